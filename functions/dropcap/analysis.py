@@ -1,0 +1,90 @@
+"""What a picture becomes on its way through the pipeline: frozen records, JSON only at the edge."""
+
+import datetime as dt
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What BLIP says: at most one line of text. `version` is the model card's revision."""
+
+    text: str
+    model: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What Gemini says, already checked against its schema and bounded in length."""
+
+    description: str
+    alt_text: str
+    tags: tuple[str, ...]
+    text: str
+    model: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Whether a model answered; `problem` says why it did not."""
+
+    answered: bool
+    model: str = ""
+    version: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFacts:
+    """The source as people see it: `width` and `height` in px after EXIF orientation."""
+
+    format: str
+    bytes: int
+    width: int
+    height: int
+    decoder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One resized picture in the pictures bucket; `object` is empty where nothing was kept."""
+
+    label: str
+    object: str
+    width: int
+    height: int
+    bytes: int
+    content_type: str
+    md5: str  # base64, as Cloud Storage gives it
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """The result for one upload: recorded in PostgreSQL, answered as JSON.
+
+    `memory` is the resident set in MB at the end of each stage, `timings` seconds by stage.
+    """
+
+    id: uuid.UUID
+    upload: Mapping[str, Any]
+    user: str
+    analyzed_at: dt.datetime
+    time_zone: str | None
+    picture: PictureFacts
+    caption: str
+    description: str
+    alt_text: str
+    tags: tuple[str, ...]
+    text: str
+    sources: Mapping[str, Source]
+    pictures: tuple[Published, ...]
+    memory: Mapping[str, float] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; instants in ISO 8601 with their offset."""
+        return asdict(self) | {"id": str(self.id), "analyzed_at": self.analyzed_at.isoformat()}

@@ -1,0 +1,216 @@
+"""Cloud Storage: read the source, publish the pictures, quarantine, and delete the source last of all.
+
+Every operation names the generation it means, so that a newer upload under the same name is never touched.
+What this raises is a passing fault, except `Rejected`; object names are only ever sent, never interpreted.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from dropcap.analysis import Published
+from dropcap.errors import Rejected
+from dropcap.settings import Settings
+from dropcap.upload import Upload
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Blob, Client
+
+CONNECT_S = 5
+LONGEST_NAME = 1024  # bytes, cloud.google.com/storage/docs/objects#naming
+LARGEST_METADATA = 8192  # bytes, keys and values: cloud.google.com/storage/quotas#objects
+# A copied token would open the published picture to whoever had the source's address.
+PRIVATE_METADATA = frozenset({"firebaseStorageDownloadTokens"})
+
+
+class NotStored(Exception):
+    """What must be in a bucket is not there as it was written: the source stays, the event comes again."""
+
+
+class Buckets:
+    """The four buckets of the settings, through one client that is made when first needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._client: Client | None = None
+
+    def _blob(self, bucket: str, name: str) -> "Blob":
+        if self._client is None:
+            from google.cloud.storage import Client  # 33 MB that get_progress_stats never pays
+
+            self._client = Client()
+        return self._client.bucket(bucket).blob(name)
+
+    def _bounds(self) -> dict[str, Any]:
+        """The time-out of one call and the bound on all its repetitions."""
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        seconds = self.settings.storage_timeout_s
+        return {"timeout": (CONNECT_S, seconds), "retry": DEFAULT_RETRY.with_timeout(seconds)}
+
+    def find(self, bucket: str, name: str) -> Upload:
+        """The present generation of an object of the uploads bucket.
+
+        Raises Rejected where the bucket is another one or the object does not exist.
+        """
+        from google.api_core.exceptions import NotFound
+
+        if bucket != self.settings.uploads_bucket:
+            raise Rejected(
+                "wrong_bucket",
+                "Only objects of the uploads bucket can be analyzed.",
+                f"Put the picture into {self.settings.uploads_bucket}, or post it.",
+                HTTPStatus.FORBIDDEN,
+            )
+        blob = self._blob(bucket, name)
+        try:
+            blob.reload(**self._bounds())
+        except NotFound as missing:
+            raise Rejected(
+                "no_such_object",
+                "There is no object of that name in the uploads bucket.",
+                "Check the name; an upload that is done has been deleted.",
+                HTTPStatus.NOT_FOUND,
+            ) from missing
+        return Upload(
+            bucket=bucket,
+            name=name,
+            generation=int(blob.generation or 0),
+            size=int(blob.size or 0),
+            content_type=blob.content_type or "",
+            metadata=blob.metadata or {},
+        )
+
+    def read(self, upload: Upload) -> bytes:
+        """The bytes of exactly this generation, as stored.
+
+        Raises Rejected where it is larger than MAX_MB, or gone: deleted, or replaced by a newer upload.
+        """
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        check_size(upload.size, self.settings)
+        blob = self._blob(upload.bucket, upload.name)
+        try:
+            # raw: a gzip-encoded object must not unfold beyond the size that was checked
+            data = blob.download_as_bytes(
+                raw_download=True, if_generation_match=upload.generation, **self._bounds()
+            )
+        except (NotFound, PreconditionFailed) as gone:
+            raise Rejected(
+                "gone",
+                "The upload was deleted or replaced before it was read.",
+                "Upload it again if it is still wanted.",
+                HTTPStatus.NOT_FOUND,
+            ) from gone
+        return bytes(data)
+
+    def publish(
+        self, upload: Upload, label: str, data: bytes, content_type: str, size: tuple[int, int]
+    ) -> Published:
+        """Write one resized picture, `size` = (width, height) px; the same upload gives the same name.
+
+        Raises NotStored where what arrived is not what was sent.
+        """
+        name = f"{upload.id}/{label}.{content_type.removeprefix('image/')}"
+        blob = self._blob(self.settings.pictures_bucket, name)
+        blob.metadata = {k: v for k, v in upload.metadata.items() if k not in PRIVATE_METADATA}
+        blob.cache_control = self.settings.cache_control
+        blob.upload_from_string(data, content_type=content_type, **self._bounds())
+        checksum = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+        published = Published(label, name, *size, len(data), content_type, checksum)
+        self._check(published, blob)
+        return published
+
+    @staticmethod
+    def _check(expected: Published, blob: "Blob") -> None:
+        if (blob.size, blob.md5_hash) != (expected.bytes, expected.md5):
+            raise NotStored(f"{expected.object} is not stored as it was written.")
+
+    def check(self, published: tuple[Published, ...]) -> None:
+        """Raise NotStored unless there is at least one output and each one is stored as it was written.
+
+        A peer deleted sources that had no output at all (firebase/extensions #3007).
+        """
+        from google.api_core.exceptions import NotFound
+
+        if not published:
+            raise NotStored("No picture was published.")
+        for expected in published:
+            blob = self._blob(self.settings.pictures_bucket, expected.object)
+            try:
+                blob.reload(**self._bounds())
+            except NotFound as missing:
+                raise NotStored(f"{expected.object} is no longer stored.") from missing
+            self._check(expected, blob)
+
+    def quarantine(self, upload: Upload, rejection: Rejected) -> None:
+        """Copy the source to the quarantine bucket, with the reason in its metadata."""
+        facts = {"reason": rejection.code, "problem": rejection.problem, "remedy": rejection.remedy}
+        self._copy(upload, self.settings.quarantine_bucket, facts)
+
+    def dispose(self, upload: Upload) -> None:
+        """Do what SOURCE says with a source that is done: delete this generation, archive it, or keep it."""
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        if self.settings.source == "keep":
+            return
+        if self.settings.source == "archive":
+            self._copy(upload, self.settings.archive_bucket, {})
+        try:
+            self._blob(upload.bucket, upload.name).delete(
+                if_generation_match=upload.generation, **self._bounds()
+            )
+        except (NotFound, PreconditionFailed):
+            return  # gone already, or a newer upload has its name: that one is not ours to delete
+
+    def _copy(self, upload: Upload, bucket: str, facts: dict[str, str]) -> None:
+        """Copy within Cloud Storage to `<id>/<name>`, where an earlier delivery has not done it already."""
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        name = f"{upload.id}/{upload.name}".encode()[:LONGEST_NAME].decode(errors="ignore")
+        target = self._blob(bucket, name)
+        target.content_type = upload.content_type or "application/octet-stream"
+        facts |= {"source": f"gs://{upload.bucket}/{upload.name}"}
+        room = LARGEST_METADATA - _bytes(facts)  # what would not fit would be refused at every delivery
+        target.metadata = (dict(upload.metadata) if _bytes(upload.metadata) <= room else {}) | facts
+        source = self._blob(upload.bucket, upload.name)
+        token: str | None = None
+        try:
+            while True:
+                token, _, _ = target.rewrite(
+                    source, token=token, if_source_generation_match=upload.generation, **self._bounds()
+                )
+                if token is None:
+                    return
+        except (NotFound, PreconditionFailed) as lost:
+            if self._is_there(upload):  # then it is the target bucket that is missing
+                raise NotStored(f"{upload.id} can't be copied to gs://{bucket}: does it exist?") from lost
+
+    def _is_there(self, upload: Upload) -> bool:
+        """Whether this generation is still the live one."""
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        try:
+            self._blob(upload.bucket, upload.name).reload(
+                if_generation_match=upload.generation, **self._bounds()
+            )
+        except (NotFound, PreconditionFailed):
+            return False
+        return True
+
+
+def _bytes(metadata: Mapping[str, str]) -> int:
+    return sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+
+
+def check_size(size: int, settings: Settings) -> None:
+    """Raise Rejected where `size` bytes are more than MAX_MB allows."""
+    if size > settings.max_mb * 1024 * 1024:
+        raise Rejected(
+            "too_many_bytes",
+            f"The picture has {size / 1048576:.1f} MiB, and at most {settings.max_mb} MiB are taken.",
+            "Send a smaller file, or raise MAX_MB.",
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        )

@@ -1,0 +1,307 @@
+"""PostgreSQL: the claims, the results and what follows from them.
+
+Every change is one transaction that may be repeated without effect, so an operation is tried a second time
+when the connection turns out to have died since its last use. All that is set is set for one transaction, so
+that a pooler between us and the server does no harm.
+"""
+
+import json
+import re
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pg8000.native import Connection, DatabaseError, InterfaceError, literal
+
+from dropcap import progress, schema
+from dropcap.analysis import Analysis
+from dropcap.connection import Unreachable as Unreachable
+from dropcap.connection import connect as connect
+from dropcap.connection import foreign_errors
+from dropcap.errors import SettingsError
+from dropcap.settings import Settings
+from dropcap.upload import Upload
+
+CHANGED = ("42P01", "42703", "42P10")  # SQLSTATE: undefined table, undefined column, no such key
+NO_SUCH_ZONE = "22023"  # SQLSTATE invalid_parameter_value
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # what a str may hold and PostgreSQL's text may not
+USERS = 0x44726F70  # "Drop": the class of the advisory locks on users
+
+T = TypeVar("T")
+Run = Callable[..., list[list[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """How an upload stands. `state` is one of
+
+    claimed     ours now, with `holder` as our token: process it
+    busy        another's, whose lease has not run out: come back later
+    recorded    the result is stored: dispose of the source
+    rejected    the rejection is stored, with its `reason`: dispose of the source
+    done        nothing is left to do
+    """
+
+    state: str
+    holder: str
+    attempts: int
+    reason: str
+
+
+class Database:
+    """The database of `settings.database_url`: one connection, opened when it is first needed.
+
+    Threads take turns. The first connection checks and repairs the schema. Every method may raise
+    SchemaError, SettingsError and, for all other trouble, Unreachable.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.RLock()
+        self._connection: Connection | None = None
+        self._checked = False
+
+    def prepare(self) -> None:
+        """Check the schema now, at the cold start, and let the connection go.
+
+        The web server forks its workers after this: two of them on one connection would read each other's
+        answers, and each checks for itself when it connects.
+        """
+        with self._lock, foreign_errors():
+            self._ready()
+            self.close()
+            self._checked = False
+
+    def close(self) -> None:
+        """Drop the connection; the next use opens another."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                try:
+                    connection.close()
+                except (InterfaceError, OSError):
+                    return  # it was dead already
+
+    def claim(self, upload: Upload) -> Claim:
+        """Take the upload for `lease_s` seconds by the database's clock, if nobody has it: one wins."""
+        holder = uuid.uuid4().hex
+
+        def work(run: Run) -> Claim:
+            [[state, present, attempts, reason]] = run(
+                """
+                INSERT INTO uploads AS u (id, bucket, name, generation, user_id, size, content_type,
+                                          holder, lease_until)
+                VALUES (:id, :bucket, :name, :generation, :user, :size, :content_type,
+                        :holder, now() + make_interval(secs => :lease))
+                ON CONFLICT (id) DO UPDATE SET (attempts, holder, lease_until) = (
+                  SELECT u.attempts + 1, excluded.holder, excluded.lease_until
+                  WHERE u.state = 'claimed' AND u.lease_until <= now()
+                  UNION ALL
+                  SELECT u.attempts, u.holder, u.lease_until
+                  WHERE u.state <> 'claimed' OR u.lease_until > now()
+                )
+                RETURNING state, holder, attempts, reason
+                """,
+                id=upload.id,
+                bucket=upload.bucket,
+                name=upload.name,
+                generation=upload.generation,
+                user=upload.user,
+                size=upload.size,
+                content_type=upload.content_type,
+                holder=holder,
+                lease=self._settings.lease_s,
+            )
+            if state != "claimed":
+                return Claim(state, "", attempts, reason)
+            ours = present == holder
+            return Claim("claimed" if ours else "busy", holder if ours else "", attempts, reason)
+
+        return self._transaction(work)
+
+    def record(self, analysis: Analysis, upload: Upload, holder: str) -> bool:
+        """Store the result, the user's achievements and the upload's state, all or nothing.
+
+        False, and nothing is changed, where the claim is no longer `holder`'s. Repeating it changes nothing.
+        """
+
+        def work(run: Run) -> bool:
+            if not self._move(run, upload, holder, "recorded"):
+                return False
+            user = analysis.user
+            run("SELECT pg_advisory_xact_lock(:class, hashtext(:user))", **{"class": USERS}, user=user)
+            run(
+                """
+                INSERT INTO analyses (id, user_id, analyzed_at, time_zone, caption, description, alt_text,
+                                      tags, picture_text, format, bytes, width, height, result)
+                VALUES (:id, :user, :analyzed_at, :time_zone, :caption, :description, :alt_text,
+                        :tags, :picture_text, :format, :bytes, :width, :height, :result)
+                ON CONFLICT (id) DO NOTHING
+                """,
+                id=upload.id,
+                user=user,
+                analyzed_at=analysis.analyzed_at,
+                time_zone=_known_zone(run, analysis.time_zone),
+                caption=analysis.caption,
+                description=analysis.description,
+                alt_text=analysis.alt_text,
+                tags=list(analysis.tags),
+                picture_text=analysis.text,
+                format=analysis.picture.format,
+                bytes=analysis.picture.bytes,
+                width=analysis.picture.width,
+                height=analysis.picture.height,
+                result=analysis.to_json(),
+            )
+            run(progress.update_achievements(), user=user, known=sorted(progress.RULES))
+            return True
+
+        return self._transaction(work)
+
+    def reject(self, upload: Upload, holder: str, code: str, reason: str) -> bool:
+        """Store why the upload can't be used. False, and nothing is changed, where the claim is another's."""
+        return self._transaction(lambda run: self._move(run, upload, holder, "rejected", code, reason))
+
+    def release(self, upload: Upload, holder: str) -> None:
+        """Give the claim back after a passing fault, so that the next delivery may start at once."""
+        self.query(
+            "UPDATE uploads SET holder = NULL, lease_until = now() "
+            "WHERE id = :id AND holder = :holder AND state = 'claimed' RETURNING id",
+            id=upload.id,
+            holder=holder,
+        )
+
+    def finish(self, upload: Upload) -> None:
+        """The source is disposed of: nothing is left to do. The reason of a rejection stays."""
+        self.query(
+            "UPDATE uploads SET state = 'done', finished_at = now() "
+            "WHERE id = :id AND state IN ('recorded', 'rejected') RETURNING id",
+            id=upload.id,
+        )
+
+    def analysis(self, upload_id: uuid.UUID) -> dict[str, Any] | None:
+        """The recorded result as `Analysis.to_json` gave it, or None."""
+        rows = self.query("SELECT result FROM analyses WHERE id = :id", id=upload_id)
+        return rows[0][0] if rows else None
+
+    def query(self, sql: str, **values: Any) -> list[list[Any]]:
+        """The rows of one statement, in a transaction of its own; it may run twice."""
+        return self._transaction(lambda run: run(sql, **values))
+
+    def _move(
+        self, run: Run, upload: Upload, holder: str, state: str, code: str = "", reason: str = ""
+    ) -> bool:
+        """Change the state of a claim that is still the holder's; the row stays locked until the commit."""
+        return bool(
+            run(
+                "UPDATE uploads SET state = :state, reason_code = :code, reason = :reason "
+                "WHERE id = :id AND holder = :holder AND state IN ('claimed', :state) RETURNING id",
+                id=upload.id,
+                holder=holder,
+                state=state,
+                code=code,
+                reason=reason,
+            )
+        )
+
+    def _transaction(self, work: Callable[[Run], T]) -> T:
+        """What `work` returns, committed; done again once where connection or schema had changed."""
+        with self._lock, foreign_errors():
+            used_before = self._connection is not None
+            try:
+                return self._attempt(work)
+            except DatabaseError as refused:
+                if refused.args[0]["C"] not in CHANGED:
+                    raise
+                self._checked = False
+            except TimeoutError:
+                raise  # the time that the caller has is spent
+            except (InterfaceError, OSError):
+                if not used_before:
+                    raise
+            return self._attempt(work)
+
+    def _attempt(self, work: Callable[[Run], T]) -> T:
+        connection = self._ready()
+
+        def run(sql: str, **values: Any) -> list[list[Any]]:
+            rows: list[list[Any]] | None = connection.run(
+                sql, **{key: _stored(v) for key, v in values.items()}
+            )
+            return rows or []
+
+        try:
+            self._begin(connection)
+            result = work(run)
+            connection.run("COMMIT")
+        except (DatabaseError, SettingsError):
+            connection.run("ROLLBACK")
+            raise
+        except BaseException:  # whatever it was, the connection may be in the middle of an answer
+            self.close()
+            raise
+        return result
+
+    def _begin(self, connection: Connection) -> None:
+        wait = max(1, round(self._settings.database_timeout_s * 1000))
+        try:
+            connection.run(
+                f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {wait}; "
+                f"SET LOCAL idle_in_transaction_session_timeout = {wait}; "  # an instance may be frozen
+                f"SET LOCAL TimeZone = {literal(self._settings.time_zone)}"
+            )
+        except DatabaseError as refused:
+            if refused.args[0]["C"] != NO_SUCH_ZONE:
+                raise
+            zone = self._settings.time_zone
+            raise SettingsError(
+                f"TIME_ZONE={zone!r} is not allowed: PostgreSQL does not know it."
+            ) from refused
+
+    def _ready(self) -> Connection:
+        """The connection, open and its schema checked; a failure of either is not remembered."""
+        timeout = self._settings.database_timeout_s
+        if self._connection is None:
+            self._connection = connect(self._settings.database_url, timeout)
+        if not self._checked:
+            try:
+                schema.check(self._connection, timeout)
+            except BaseException:  # it may be in the middle of a transaction
+                self.close()
+                raise
+            self._checked = True
+        return self._connection
+
+
+def _stored(value: Any) -> Any:
+    """The value as PostgreSQL can hold it: U+FFFD for NUL and lone surrogates, JSON for mappings."""
+    if isinstance(value, Mapping):
+        return json.dumps(_clean(value))
+    return str(value) if isinstance(value, uuid.UUID) else _clean(value)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    return value
+
+
+def _known_zone(run: Run, zone: str | None) -> str | None:
+    """The zone, or None where PostgreSQL's own list lacks it: one row must not break all progress."""
+    if zone is None:
+        return None
+    run("SAVEPOINT zone")
+    try:
+        run("SELECT now() AT TIME ZONE :zone", zone=zone)
+    except DatabaseError as refused:
+        if refused.args[0]["C"] != NO_SUCH_ZONE:
+            raise
+        run("ROLLBACK TO SAVEPOINT zone")
+        return None
+    return zone

@@ -1,0 +1,38 @@
+"""What can go wrong, and who must act.
+
+    DropcapError
+    ├── Rejected        this input will never work: quarantine it, record why, acknowledge
+    ├── SettingsError   the operator must change a setting; the function does not start
+    └── SchemaError     the operator must change the database; the function does not start
+
+Everything else that is raised is a passing fault: the platform delivers the event again.
+"""
+
+from http import HTTPStatus
+
+
+class DropcapError(Exception):
+    """The root of all errors that Dropcap raises on purpose."""
+
+
+class SettingsError(DropcapError):
+    """One line that names the variable, its value and what is allowed."""
+
+
+class SchemaError(DropcapError):
+    """One line that names table, column, what is and what should be."""
+
+
+class Rejected(DropcapError):
+    """An input that no repetition can make work.
+
+    `code` is a stable word for programs (`not_a_picture`), `problem` one sentence for people,
+    `remedy` what they can do, `status` the HTTP status that `analyze` answers.
+    """
+
+    def __init__(self, code: str, problem: str, remedy: str, status: HTTPStatus) -> None:
+        super().__init__(f"{problem} {remedy}")
+        self.code = code
+        self.problem = problem
+        self.remedy = remedy
+        self.status = status

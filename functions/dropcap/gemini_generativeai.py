@@ -1,0 +1,64 @@
+"""Gemini over google-generativeai 0.8.6: the last release, so its private names can't change any more."""
+
+import warnings
+from typing import Any
+
+import requests
+from google.api_core.exceptions import GoogleAPICallError
+
+from dropcap import gemini
+from dropcap.settings import Settings
+
+with warnings.catch_warnings():  # it warns at import that its support has ended: we know
+    warnings.simplefilter("ignore", FutureWarning)
+    from google.generativeai.client import _ClientManager
+    from google.generativeai.generative_models import GenerativeModel
+    from google.generativeai.types import RequestOptions
+
+
+class Adapter:
+    """A gemini.Sdk."""
+
+    def __init__(self, settings: Settings, key: str) -> None:
+        self._timeout = settings.gemini_timeout_s
+        self._model = GenerativeModel(
+            settings.gemini_model,
+            system_instruction=gemini.SYSTEM_INSTRUCTION,
+            generation_config={
+                "temperature": gemini.TEMPERATURE,
+                "max_output_tokens": gemini.MAX_OUTPUT_TOKENS,
+                "response_mime_type": "application/json",
+                "response_schema": gemini.SCHEMA,
+            },
+        )
+        # genai.configure would set key and address for the whole process, whoever asks next.
+        manager: Any = _ClientManager()
+        endpoint = settings.gemini_endpoint.rstrip("/")
+        manager.configure(
+            api_key=key, transport="rest", client_options={"api_endpoint": endpoint} if endpoint else None
+        )
+        client = self._model._client = manager.get_default_client("generative")
+        # After 401 google-auth refreshes credentials and asks again, twice. A key can't be refreshed.
+        client.transport._session._max_refresh_attempts = 0
+
+    def ask(self, jpeg: bytes) -> gemini.Answer:
+        response = self._model.generate_content(
+            [{"mime_type": "image/jpeg", "data": jpeg}, gemini.REQUEST],
+            request_options=RequestOptions(timeout=self._timeout, retry=None),  # gemini.py counts the tries
+        )
+        candidate = next(iter(response.candidates), None)
+        return gemini.Answer(
+            text="".join(part.text for part in candidate.content.parts) if candidate else "",
+            finish=gemini.word(candidate.finish_reason) if candidate else "",
+            blocked=gemini.word(response.prompt_feedback.block_reason),
+            version=response.model_version,
+        )
+
+    def unavailable(self, error: Exception) -> gemini.Unavailable:
+        if isinstance(error, GoogleAPICallError):
+            return gemini.refused(error.code, error.response)
+        if isinstance(error, requests.Timeout):
+            return gemini.too_slow(self._timeout)
+        if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
+            return gemini.unreachable(error)
+        return gemini.unreadable(error)

@@ -1,0 +1,105 @@
+"""Memory as a budget: what the limit is, what is used, what is left, and how long each stage took.
+
+Sizes are in MB (10^6 bytes) unless a name says MiB. The limit is the lower of the cgroup's and the
+MEMORY_LIMIT_MB setting, so that a large machine behaves as the small instance will.
+"""
+
+import ctypes
+import gc
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from dropcap import logs
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+@cache
+def cgroup_files() -> tuple[Path, Path] | None:
+    """The files that hold this process's usage and limit: cgroup v2, else v1, else None."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers == "":
+            names, roots = ("memory.current", "memory.max"), (CGROUP / path.lstrip("/"), CGROUP)
+        elif "memory" in controllers.split(","):
+            names = ("memory.usage_in_bytes", "memory.limit_in_bytes")
+            roots = (CGROUP / "memory" / path.lstrip("/"), CGROUP / "memory")
+        else:
+            continue
+        for root in roots:  # inside a container its own group is often mounted as the root
+            if all((root / name).exists() for name in names):
+                return root / names[0], root / names[1]
+    return None
+
+
+def rss_mb() -> float:
+    """Resident set of this process, MB."""
+    return float(psutil.Process().memory_info().rss) / 1e6
+
+
+def container_mb() -> float | None:
+    """What the container counts as used, page cache included, MB; None where there is no cgroup."""
+    files = cgroup_files()
+    return int(files[0].read_text()) / 1e6 if files else None
+
+
+def limit_mb(setting_mib: int) -> float:
+    """The memory that this process may use, MB."""
+    limit = setting_mib * 1.048576
+    files = cgroup_files()
+    word = files[1].read_text().strip() if files else "max"
+    return limit if word == "max" else min(limit, int(word) / 1e6)
+
+
+def left_mb(setting_mib: int) -> float:
+    """What may still be allocated before the limit, MB. Page cache does not count, as it is taken back."""
+    return max(0.0, limit_mb(setting_mib) - rss_mb())
+
+
+def release() -> None:
+    """Give freed memory back to the system: glibc keeps it otherwise, and the limit counts it."""
+    gc.collect()
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        except (OSError, AttributeError):  # another libc has no malloc_trim
+            return
+
+
+class Watch:
+    """Memory and time of one picture's way, stage by stage, logged as it goes."""
+
+    def __init__(self, upload_id: str, warning_mb: int) -> None:
+        self.upload_id = upload_id
+        self.warning_mb = warning_mb
+        self.memory: dict[str, float] = {}
+        self.timings: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage; above the warning level say so, with the stage's name."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[name] = round(time.perf_counter() - started, 4)
+            used = self.memory[name] = round(rss_mb(), 1)
+            high = used > self.warning_mb
+            logs.write(
+                "WARNING" if high else "INFO",
+                f"{name}: memory {used:.0f} MB is above {self.warning_mb} MB" if high else name,
+                upload=self.upload_id,
+                stage=name,
+                seconds=self.timings[name],
+                rss_mb=used,
+                container_mb=container_mb(),
+            )

@@ -1,0 +1,150 @@
+"""The product's story, top to bottom: what happens to a picture between its upload and its caption."""
+
+import datetime as dt
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from PIL.Image import Image
+
+from dropcap import blip, gemini, logs, memory, picture
+from dropcap.analysis import Analysis, Caption, Description, Published, Source
+from dropcap.connection import Unreachable
+from dropcap.errors import Rejected
+from dropcap.services import Services
+from dropcap.upload import Upload
+
+# One heavy picture at a time: two would need twice the memory that an instance has.
+_one_at_a_time = threading.RLock()
+
+
+class Busy(Exception):
+    """Another delivery of this upload is at work: come again, in case that one is killed."""
+
+
+def process(upload: Upload, services: Services, posted: bytes | None = None) -> None:
+    """Take one upload from its claim to the deletion of its source; each step can be repeated.
+
+    `posted` are the bytes of an upload that lies in no bucket. A picture that can't work is quarantined and
+    recorded; a posted one raises Rejected instead. Raises Busy while another delivery holds the claim.
+    Whatever else is raised is a passing fault: the claim is given back, and the next delivery goes on.
+    """
+    database, buckets = services.database, services.buckets
+    watch = memory.Watch(str(upload.id), services.settings.memory_warning_mb)
+    with _one_at_a_time:
+        with watch.stage("claim"):
+            claim = database.claim(upload)
+        if claim.state == "busy":
+            raise Busy(f"Upload {upload.id} is being analyzed by another delivery.")
+        if claim.state == "done":
+            return
+        if claim.state == "claimed":
+            try:
+                with watch.stage("read"):
+                    data = buckets.read(upload) if posted is None else posted
+                analysis = analyze(data, upload, services, watch, keep=True)
+                del data
+                with watch.stage("record"):
+                    held = database.record(analysis, upload, claim.holder)
+            except BaseException as problem:
+                if not (isinstance(problem, Rejected) and upload.in_bucket):
+                    with suppress(Unreachable):  # the lease then runs out by itself
+                        database.release(upload, claim.holder)
+                    raise
+                logs.write("WARNING", str(problem), upload=str(upload.id), code=problem.code)
+                buckets.quarantine(upload, problem)
+                held = database.reject(upload, claim.holder, problem.code, str(problem))
+            if not held:
+                raise Busy(f"The claim on upload {upload.id} ran out and another delivery took it.")
+        with watch.stage("delete the source"):
+            _finish(upload, services)
+
+
+def analyze(data: bytes, upload: Upload, services: Services, watch: memory.Watch, keep: bool) -> Analysis:
+    """From bytes to analysis: open, resize, describe beside caption, and publish where it is kept.
+
+    Raises Rejected where the bytes are no picture that can be taken.
+    """
+    settings = services.settings
+    with _one_at_a_time:
+        with watch.stage("open"):
+            source = picture.opened(data, settings)
+        with source:
+            with watch.stage("resize"):
+                for_gemini = source.for_gemini(settings).data
+                for_blip = source.fitted(picture.BLIP_SIDE)
+            with watch.stage("describe and caption"):
+                description, caption, sources = _look(for_gemini, for_blip, services)
+            del for_gemini, for_blip
+            with watch.stage("publish"):
+                published = tuple(_publish(source, upload, services)) if keep else ()
+        memory.release()
+        logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=round(memory.rss_mb(), 1))
+    return Analysis(
+        id=upload.id,
+        upload=upload.to_json(),
+        user=upload.user,
+        analyzed_at=dt.datetime.now(dt.UTC),
+        time_zone=upload.time_zone,
+        picture=source.facts,
+        caption=caption.text if caption else "",
+        description=description.description if description else "",
+        alt_text=description.alt_text if description else caption.text if caption else "",
+        tags=description.tags if description else (),
+        text=description.text if description else "",
+        sources=sources,
+        pictures=published,
+        memory=dict(watch.memory),
+        timings=dict(watch.timings),
+    )
+
+
+def _look(
+    for_gemini: bytes, for_blip: Image, services: Services
+) -> tuple[Description | None, Caption | None, dict[str, Source]]:
+    """Ask both models side by side, as one waits for the network and the other for the CPU.
+
+    Raises blip.ModelError where BLIP fails and is required, or Gemini failed too.
+    """
+    settings = services.settings
+    sources = {}
+    description = caption = model_error = None
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(services.describer.describe, for_gemini)
+        try:
+            caption = services.captioner.caption(
+                for_blip, prompt=settings.caption_prompt, beams=settings.caption_beams
+            )
+            sources["blip"] = Source(True, caption.model, caption.version)
+        except blip.ModelError as failed:
+            model_error = failed
+            sources["blip"] = Source(False, problem=str(failed))
+    try:
+        description = asked.result()
+        sources["gemini"] = Source(True, description.model, description.version)
+    except gemini.Unavailable as unavailable:
+        sources["gemini"] = Source(False, settings.gemini_model, problem=str(unavailable))
+    if model_error and (settings.blip == "required" or description is None):
+        raise model_error
+    return description, caption, sources
+
+
+def _publish(source: picture.Picture, upload: Upload, services: Services) -> list[Published]:
+    """Write each size of the settings; every label is there, also where the source is smaller."""
+    settings = services.settings
+    published = []
+    for side in settings.sizes:
+        copy = source.published(side, settings.format, settings.quality)
+        size = (copy.width, copy.height)
+        published.append(services.buckets.publish(upload, str(side), copy.data, copy.content_type, size))
+    return published
+
+
+def _finish(upload: Upload, services: Services) -> None:
+    """Dispose of a source whose outcome is committed, and only when every output is stored."""
+    if upload.in_bucket:
+        recorded = services.database.analysis(upload.id)
+        if recorded:
+            services.buckets.check(tuple(Published(**each) for each in recorded["pictures"]))
+        services.buckets.dispose(upload)
+    services.database.finish(upload)

@@ -1,0 +1,168 @@
+"""Rasters, purely: any Pillow mode to a small upright sRGB raster. Sizes are (width, height) in px."""
+
+import io
+from collections.abc import Callable
+from functools import cache
+from math import ceil, floor
+
+from PIL import Image, ImageCms
+from PIL.TiffImagePlugin import TiffImageFile
+
+ORIENTATION = 0x0112  # the EXIF and TIFF tag (CIPA DC-008, 4.6.5)
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = frozenset({5, 6, 7, 8})  # those that swap width and height
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0
+STRIP_PX = 1_000_000  # px converted at a time, without the margin that the filter needs
+LANCZOS_REACH = 3  # px of the result that the filter looks at to either side
+REDUCING_GAP = 3.0  # Pillow: from 3.0 on "indistinguishable from fair resampling in most cases"
+
+
+def fit(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """The largest size of the same shape within `side` x `side`, never larger than it is."""
+    scale = min(1.0, side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF counts. A damaged EXIF block turns nothing, as in browsers."""
+    try:
+        turn = image.getexif().get(ORIENTATION)
+    except Exception:  # parsing hostile bytes raises anything, and none of it harms the pixels
+        return 1
+    return turn if isinstance(turn, int) and turn in TURNS else 1
+
+
+def upright(raster: Image.Image, turn: int) -> Image.Image:
+    """The raster as it is to be shown, given its orientation."""
+    return raster.transpose(TURNS[turn]) if turn in TURNS else raster
+
+
+def shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The image at `size` by LANCZOS, in mode L, RGB or CMYK, strip by strip.
+
+    Strips overlap by the filter's reach, so that no seam shows, and a whole raster in a second mode is never
+    needed: a 48 MP palette picture takes 48 MB here, not 48 + 192.
+    """
+    scale = image.height / size[1]
+    rows, margin = _strip_rows(image.size, size)
+    plain = _flattener(image)
+    whole: Image.Image | None = None
+    for top in range(0, size[1], rows):
+        bottom = min(top + rows, size[1])
+        first = max(0, floor(top * scale) - margin)
+        last = min(image.height, ceil(bottom * scale) + margin)
+        strip = plain(image.crop((0, first, image.width, last)))
+        box = (0.0, top * scale - first, float(image.width), min(bottom * scale, image.height) - first)
+        part = strip.resize((size[0], bottom - top), Image.Resampling.LANCZOS, box, REDUCING_GAP)
+        whole = whole or Image.new(part.mode, size)
+        whole.paste(part, (0, top))
+    assert whole is not None, "a picture has at least one row"
+    return whole
+
+
+def strip_px(image: tuple[int, int], size: tuple[int, int]) -> int:
+    """The most px that `shrunk` has in hand at once, beside image and result."""
+    rows, margin = _strip_rows(image, size)
+    return image[0] * min(image[1], ceil(rows * image[1] / size[1]) + 2 * margin)
+
+
+def _strip_rows(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Rows of the result in a strip, and rows of the image that the filter needs above and below it."""
+    scale = image[1] / size[1]
+    return max(1, floor(STRIP_PX / image[0] / scale)), ceil(scale * LANCZOS_REACH) + 1
+
+
+def srgb(raster: Image.Image, profile: bytes | None) -> Image.Image:
+    """The raster in RGB with the meaning of sRGB, without metadata.
+
+    Relative colorimetric with black point compensation keeps the colours that sRGB has. A profile that is
+    damaged or made for another mode is ignored, as in browsers.
+    """
+    converted = None
+    if profile:
+        try:
+            converted = ImageCms.profileToProfile(
+                raster,
+                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                _srgb_profile(),
+                ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                "RGB",
+                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            )
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            converted = None
+    shown = converted or raster.convert("RGB")
+    shown.info.clear()  # profiles, EXIF and comments in it would be written again by every `save`
+    return shown
+
+
+@cache
+def _srgb_profile() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+
+@cache
+def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), _srgb_profile(), "LAB", "RGB")
+
+
+def _flattener(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """What brings a strip of this image to mode L, RGB or CMYK at 8 bits: alpha on white, full scale kept."""
+    clear = image.info.get("transparency")  # the colour that is transparent, in PNG
+    if image.mode.startswith("I") or image.mode == "F":
+        image.info.pop("transparency", None)
+        black, white = _levels(image)
+        scale = 255 / (white - black)
+        offset = -black * scale
+
+        def plain(strip: Image.Image) -> Image.Image:
+            if strip.mode != "F":  # I;16B and its like convert to I alone
+                strip = strip.convert("I").convert("F")
+            grey = strip.point(lambda value: value * scale + (offset + 0.5)).convert("L")
+            if not isinstance(clear, int):
+                return grey
+            grey.info["transparency"] = round(clear * scale + offset)
+            return _on_white(grey)
+
+        return plain
+    if image.mode == "LAB":
+        return lambda strip: _lab_to_srgb().apply(strip)
+    if image.has_transparency_data:
+        if image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255:  # 16 bits, the raster has 8
+            image.info["transparency"] = tuple(value >> 8 for value in clear)
+        return _on_white
+    mode = {"1": "L", "L": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
+    return lambda strip: strip if strip.mode == mode else strip.convert(mode)
+
+
+def _on_white(strip: Image.Image) -> Image.Image:
+    strip = strip.convert("RGBA")
+    white = Image.new("RGBA", strip.size, "white")
+    return Image.alpha_composite(white, strip).convert("RGB")
+
+
+def _levels(image: Image.Image) -> tuple[float, float]:
+    """The values of black and white in a picture of more than 8 bits a channel.
+
+    16-bit modes have them by definition (Pillow keeps 12-bit TIFF as it is, and white-is-zero unturned);
+    32-bit integers and floats use the smallest customary white that holds them, else they are stretched.
+    """
+    if image.mode.startswith("I;16"):
+        tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+        white = 2 ** int(tags.get(BITS_PER_SAMPLE, (16,))[0]) - 1
+        return (white, 0) if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else (0, white)
+    low, high = image.getextrema()
+    if not (isinstance(low, int | float) and isinstance(high, int | float)):
+        raise ValueError(f"extrema of mode {image.mode}")
+    for white in (1, 255, 65535):
+        if low >= 0 and high <= white:
+            return 0, white
+    return (low, high) if high > low else (0, 1)

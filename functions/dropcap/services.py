@@ -1,0 +1,62 @@
+"""The parts that the functions share, made once an instance and only when first needed."""
+
+import sys
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TYPE_CHECKING
+
+from dropcap import logs
+from dropcap.connection import Unreachable
+from dropcap.database import Database
+from dropcap.errors import SchemaError, SettingsError
+from dropcap.settings import Settings
+
+if TYPE_CHECKING:  # each is imported by the function that needs it: get_progress_stats needs none
+    from dropcap.blip import Captioner
+    from dropcap.bucket import Buckets
+    from dropcap.gemini import Describer
+
+
+@dataclass
+class Services:
+    """Settings and database at once, the heavy parts later; a part that fails is tried again next time."""
+
+    settings: Settings
+    database: Database
+
+    @cached_property
+    def buckets(self) -> "Buckets":
+        from dropcap.bucket import Buckets
+
+        return Buckets(self.settings)
+
+    @cached_property
+    def describer(self) -> "Describer":
+        from dropcap.gemini import Describer
+
+        return Describer(self.settings)
+
+    @cached_property
+    def captioner(self) -> "Captioner":
+        from dropcap import blip
+
+        return blip.load(self.settings.model_folder, self.settings.caption_threads)
+
+
+@cache
+def start() -> Services:
+    """The cold start: settings and schema are checked before the first request.
+
+    A wrong setting or a schema that can't be repaired ends the process with one line that says why. A
+    database that does not answer yet is no reason to stop: the first request checks again.
+    """
+    try:
+        settings = Settings.read()
+        database = Database(settings)
+        database.prepare()
+    except (SettingsError, SchemaError) as wrong:
+        logs.write("CRITICAL", str(wrong))
+        sys.exit(1)
+    except Unreachable as passing:
+        logs.write("WARNING", f"{passing} The first request checks the schema.")
+    return Services(settings, database)

@@ -1,0 +1,222 @@
+"""Every setting: read once from environment variables, checked at start, documented in one table.
+
+A field's environment variable is its name in capitals. `python -m dropcap.settings` prints the table
+that the README shows.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from dropcap.errors import SettingsError
+
+BUCKET_NAME = re.compile(
+    r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
+)  # cloud.google.com/storage/docs/buckets#naming
+
+
+def _setting(
+    default: Any, meaning: str, allowed: str, parse: Callable[[str], Any], *, secret: bool = False
+) -> Any:
+    """A field; `parse` raises ValueError for what `allowed` does not allow. A secret is never shown."""
+    metadata = {"meaning": meaning, "allowed": allowed, "parse": parse}
+    return field(default=default, repr=not secret, metadata=metadata)
+
+
+def _number(low: float, high: float, kind: type[int] | type[float] = int) -> tuple[str, Callable[[str], Any]]:
+    def parse(value: str) -> int | float:
+        number = kind(value)
+        if not low <= number <= high:
+            raise ValueError(value)
+        return number
+
+    word = "a whole number" if kind is int else "a number"
+    return f"{word} from {low} to {high}", parse
+
+
+def _one_of(*words: str) -> tuple[str, Callable[[str], Any]]:
+    def parse(value: str) -> str:
+        if value not in words:
+            raise ValueError(value)
+        return value
+
+    return " or ".join(words), parse
+
+
+def _bucket(optional: bool = False) -> tuple[str, Callable[[str], Any]]:
+    def parse(value: str) -> str:
+        if not (optional and not value) and not BUCKET_NAME.fullmatch(value):
+            raise ValueError(value)
+        return value
+
+    return "a bucket name, without gs://" + (", or empty" if optional else ""), parse
+
+
+def _url(*schemes: str) -> tuple[str, Callable[[str], Any]]:
+    def parse(value: str) -> str:
+        if value and urlsplit(value).scheme not in schemes:
+            raise ValueError(value)
+        return value
+
+    return "a URL that begins with " + " or ".join(f"{scheme}://" for scheme in schemes), parse
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def _sizes(value: str) -> tuple[int, ...]:
+    sizes = tuple(sorted({int(word) for word in _words(value)}, reverse=True))
+    if not sizes or sizes[-1] < 1 or sizes[0] > 8192 or len(sizes) > 10:
+        raise ValueError(value)
+    return sizes
+
+
+def _zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, OSError) as unknown:
+        raise ValueError(value) from unknown
+    return value
+
+
+def _text(value: str) -> str:
+    return value
+
+
+MODEL_FOLDER = Path(__file__).parent.parent / "model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of the functions. Build it with `Settings.read`."""
+
+    uploads_bucket: str = _setting("dropcap-uploads", "bucket that is watched", *_bucket())
+    pictures_bucket: str = _setting("dropcap-pictures", "bucket for the resized pictures", *_bucket())
+    quarantine_bucket: str = _setting(
+        "dropcap-quarantine", "bucket for uploads that can't be used", *_bucket()
+    )
+    archive_bucket: str = _setting("", "bucket for sources where SOURCE=archive", *_bucket(optional=True))
+    source: str = _setting(
+        "delete", "what becomes of a source that is done", *_one_of("delete", "keep", "archive")
+    )
+    include: tuple[str, ...] = _setting(
+        ("*",), "object names to take, as patterns", "patterns with * and ?, separated by commas", _words
+    )
+    exclude: tuple[str, ...] = _setting(
+        (), "object names to leave alone, as patterns", "patterns with * and ?, separated by commas", _words
+    )
+    sizes: tuple[int, ...] = _setting(
+        (1600, 800, 200),
+        "longest sides to publish, px",
+        "1 to 10 numbers from 1 to 8192, separated by commas",
+        _sizes,
+    )
+    format: str = _setting("webp", "format to publish", *_one_of("webp", "jpeg", "png", "avif"))
+    quality: int = _setting(80, "quality of the published pictures", *_number(1, 100))
+    cache_control: str = _setting(
+        "private, max-age=31536000, immutable", "Cache-Control of the published pictures", "text", _text
+    )
+    max_mb: int = _setting(32, "largest source, MiB", *_number(1, 512))
+    max_megapixels: int = _setting(100, "largest source, megapixels", *_number(1, 1000))
+    max_side: int = _setting(50_000, "longest side of a source, px", *_number(1, 65_535))
+    memory_limit_mb: int = _setting(
+        512, "memory of the instance where no cgroup limit is lower, MiB", *_number(128, 32_768)
+    )
+    memory_warning_mb: int = _setting(
+        400, "resident memory that is worth a warning, MB", *_number(64, 32_768)
+    )
+    database_url: str = _setting(
+        "", "PostgreSQL: postgresql://user:password@host/name", *_url("postgresql", "postgres"), secret=True
+    )
+    database_timeout_s: float = _setting(10.0, "longest wait for PostgreSQL, s", *_number(0.1, 300, float))
+    storage_timeout_s: float = _setting(
+        60.0, "longest wait for Cloud Storage, repetitions included, s", *_number(0.1, 300, float)
+    )
+    lease_s: int = _setting(
+        600, "how long a claim holds, s; longer than the function's timeout", *_number(1, 86_400)
+    )
+    time_zone: str = _setting("UTC", "zone of uploads without a tz of their own", "an IANA time zone", _zone)
+    gemini_api_key: str = _setting("", "key of the Gemini API; empty: BLIP alone", "text", _text, secret=True)
+    gemini_model: str = _setting("gemini-2.5-flash", "Gemini model", "text", _text)
+    gemini_sdk: str = _setting(
+        "google-generativeai",
+        "Python package that talks to Gemini",
+        *_one_of("google-generativeai", "google-genai"),
+    )
+    gemini_endpoint: str = _setting("", "other address of the Gemini API", *_url("http", "https"))
+    gemini_timeout_s: float = _setting(
+        20.0, "longest wait for one answer of Gemini, s", *_number(0.1, 300, float)
+    )
+    gemini_attempts: int = _setting(3, "tries at Gemini, at most", *_number(1, 10))
+    model_folder: Path = _setting(MODEL_FOLDER, "folder of the BLIP model", "a folder", Path)
+    blip: str = _setting(
+        "required", "optional: where BLIP fails, Gemini alone is enough", *_one_of("required", "optional")
+    )
+    caption_prompt: str = _setting("", "text that a caption begins with", "text", _text)
+    caption_beams: int = _setting(1, "beams of the search; 1 is greedy", *_number(1, 8))
+    caption_threads: int = _setting(1, "threads of BLIP; as many as the instance has vCPUs", *_number(1, 64))
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
+        """Settings from environment variables.
+
+        Raises SettingsError with one line that names the variable, its value and what is allowed.
+        """
+        values = {}
+        for item in fields(cls):
+            raw = environment.get(item.name.upper())
+            if raw is None:
+                continue
+            try:
+                values[item.name] = item.metadata["parse"](raw)
+            except ValueError as wrong:
+                shown = repr(raw) if item.repr else "***"
+                raise SettingsError(
+                    f"{item.name.upper()}={shown} is not allowed: it must be {item.metadata['allowed']}."
+                ) from wrong
+        settings = cls(**values)
+        settings._check_together()
+        return settings
+
+    def _check_together(self) -> None:
+        """What no single setting can show: a loop, a missing partner.
+
+        A function whose outputs trigger it cost a user of a peer 34.9 million executions
+        (firebase/extensions #3189), so no output bucket may be the watched one.
+        """
+        if self.source == "archive" and not self.archive_bucket:
+            raise SettingsError("ARCHIVE_BUCKET='' is not allowed with SOURCE=archive: name a bucket.")
+        for name in ("pictures_bucket", "quarantine_bucket", "archive_bucket"):
+            if getattr(self, name) == self.uploads_bucket:
+                raise SettingsError(
+                    f"{name.upper()}={self.uploads_bucket!r} is not allowed: "
+                    "it must differ from UPLOADS_BUCKET, or every output would trigger the function again."
+                )
+        if self.memory_warning_mb > self.memory_limit_mb:
+            raise SettingsError(
+                f"MEMORY_WARNING_MB='{self.memory_warning_mb}' is not allowed: "
+                f"it must be at most MEMORY_LIMIT_MB ({self.memory_limit_mb})."
+            )
+
+
+def table() -> str:
+    """The settings as a Markdown table, one row a setting."""
+    rows = ["| variable | default | meaning | allowed |", "|---|---|---|---|"]
+    for item in fields(Settings):
+        default = item.default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        shown = "the folder `model`" if item.name == "model_folder" else f"`{shown}`" if shown else "empty"
+        rows.append(
+            f"| `{item.name.upper()}` | {shown} | {item.metadata['meaning']} | {item.metadata['allowed']} |"
+        )
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,112 @@
+"""What was uploaded, by whom, and what we call it. Object names are hostile: they are compared, never run."""
+
+import hashlib
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from http import HTTPStatus
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from dropcap.errors import Rejected
+
+ANONYMOUS = "anonymous"  # the user of an upload that lies in no folder
+INT64 = 2**63 - 1  # generations and sizes: cloud.google.com/storage/docs/json_api/v1/objects
+USER_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One object generation in a bucket, or one posted picture (`bucket` empty, `generation` 0).
+
+    `size` is in bytes. `user` is the first folder of the name, exactly; a name that has none, or one that
+    can't be a user's, is credited to nobody in particular, never to somebody else.
+    """
+
+    bucket: str
+    name: str
+    generation: int
+    size: int
+    content_type: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> uuid.UUID:
+        """The same for every delivery of this generation, another for every other."""
+        return uuid.uuid5(uuid.NAMESPACE_URL, f"gs://{self.bucket}/{self.name}#{self.generation}")
+
+    @property
+    def user(self) -> str:
+        folder, slash, _ = self.name.partition("/")
+        return folder if slash and is_user(folder) else ANONYMOUS
+
+    @property
+    def time_zone(self) -> str | None:
+        """The IANA zone in the upload's metadata (`tz`), or None where there is none that exists."""
+        zone = self.metadata.get("tz", "")
+        try:
+            return ZoneInfo(zone).key if zone else None
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            return None
+
+    @property
+    def in_bucket(self) -> bool:
+        return bool(self.bucket)
+
+    def wanted(self, include: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
+        """Whether this is a picture to take: no folder marker, not empty, and its path is chosen."""
+        if self.name.endswith("/") or self.size == 0:
+            return False
+        if any(fnmatchcase(self.name, pattern) for pattern in exclude):
+            return False
+        return any(fnmatchcase(self.name, pattern) for pattern in include)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"bucket": self.bucket, "name": self.name, "generation": self.generation}
+
+
+def is_user(name: str) -> bool:
+    """Whether this can be a user's name: 1 to 128 characters, none of them a control character."""
+    return USER_NAME.fullmatch(name) is not None
+
+
+def from_event(data: Mapping[str, Any]) -> Upload:
+    """The upload that a Cloud Storage event (`StorageObjectData`) tells of.
+
+    Raises Rejected where the event lacks bucket, name or generation.
+    """
+    try:
+        metadata = data.get("metadata") or {}
+        upload = Upload(
+            bucket=str(data["bucket"]),
+            name=str(data["name"]),
+            generation=int(data["generation"]),
+            size=int(data.get("size", 0)),
+            content_type=str(data.get("contentType", "")),
+            metadata={str(key): str(value) for key, value in metadata.items()},
+        )
+        upload.name.encode()  # a lone surrogate can be in JSON, but in no name
+        if not (0 < upload.generation <= INT64 and 0 <= upload.size <= INT64):
+            raise ValueError(upload.generation)
+        return upload
+    except (AttributeError, KeyError, TypeError, ValueError) as wrong:
+        raise Rejected(
+            "not_a_storage_event",
+            "The event does not describe a Cloud Storage object.",
+            "Send a google.cloud.storage.object.v1.finalized event with bucket, name, generation and size.",
+            HTTPStatus.BAD_REQUEST,
+        ) from wrong
+
+
+def posted(body: bytes, user: str, content_type: str, time_zone: str = "") -> Upload:
+    """The upload that a posted picture is; the same bytes of the same user are the same upload."""
+    return Upload(
+        bucket="",
+        name=f"{user}/{hashlib.sha256(body).hexdigest()}",
+        generation=0,
+        size=len(body),
+        content_type=content_type,
+        metadata={"tz": time_zone} if time_zone else {},
+    )

@@ -1,0 +1,190 @@
+"""The HTTP edge: requests in, JSON out, every error as `application/problem+json` (RFC 9457)."""
+
+import json
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, NoReturn
+
+import flask
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from dropcap import logs
+from dropcap.errors import Rejected
+from dropcap.memory import Watch
+from dropcap.services import Services
+from dropcap.upload import ANONYMOUS, from_event, is_user, posted
+
+Handler = Callable[[flask.Request, Services], Mapping[str, Any]]
+RETRY_AFTER_S = 10
+TRUE = frozenset({"1", "true", "yes"})
+
+
+def handle_event(data: Mapping[str, Any] | None, services: Services) -> None:
+    """Process the object that a storage event tells of; raise only where a new delivery can help."""
+    from dropcap.pipeline import Busy, process
+
+    settings = services.settings
+    logs.follow(flask.request.headers.get("traceparent", ""))
+    try:
+        upload = from_event(data or {})
+    except Rejected as rejection:
+        logs.write("ERROR", str(rejection))  # acknowledged: the same event again would be no better
+        return
+    if upload.bucket != settings.uploads_bucket:
+        logs.write(
+            "WARNING", f"Ignored: the trigger must watch {settings.uploads_bucket}.", bucket=upload.bucket
+        )
+        return
+    if not upload.wanted(settings.include, settings.exclude):
+        logs.write(
+            "INFO", "Ignored: empty, a folder, or not chosen by INCLUDE and EXCLUDE.", name=upload.name
+        )
+        return
+    try:
+        process(upload, services)
+    except Busy as busy:
+        logs.write("INFO", str(busy))
+        flask.abort(HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def respond(request: flask.Request, method: str, handler: Handler, services: Services) -> flask.Response:
+    """Answer a request by its handler; a client sees a problem and its remedy, never a stack trace."""
+    logs.follow(request.headers.get("traceparent", ""))
+    try:
+        if request.method != method:
+            raise Rejected(
+                "wrong_method",
+                f"{request.method} is not allowed here.",
+                f"Use {method}.",
+                HTTPStatus.METHOD_NOT_ALLOWED,
+            )
+        return flask.Response(json.dumps(handler(request, services)), mimetype="application/json")
+    except Rejected as rejection:
+        response = _problem(rejection.status, rejection.code, rejection.problem, rejection.remedy)
+        if rejection.status == HTTPStatus.METHOD_NOT_ALLOWED:
+            response.headers["Allow"] = method
+        return response
+    except RequestEntityTooLarge:
+        return _problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "too_many_bytes",
+            f"The request is larger than {services.settings.max_mb} MiB.",
+            "Send a smaller picture, or raise MAX_MB.",
+        )
+    except HTTPException as refused:  # Flask's own: a broken multipart body, say
+        return _problem(
+            HTTPStatus(refused.code or 400), "bad_request", "The request can't be read.", "Check its form."
+        )
+    except Exception as problem:  # the edge: whatever failed is logged, and the client may try again
+        logs.exception("request failed", problem)
+        response = _problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "try_again",
+            "The request could not be answered just now.",
+            "Send it again in a while; if it goes on, look into the function's log.",
+        )
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return response
+
+
+def _problem(status: HTTPStatus, code: str, problem: str, remedy: str) -> flask.Response:
+    body = {"type": "about:blank", "title": status.phrase, "status": int(status)}
+    body |= {"code": code, "detail": problem, "remedy": remedy}
+    # Streamed, as the framework reads all of a request into memory before it sends any other response.
+    return flask.Response(iter([json.dumps(body)]), status, mimetype="application/problem+json")
+
+
+def analyze(request: flask.Request, services: Services) -> Mapping[str, Any]:
+    """The analysis of a posted picture: a raw body, a multipart file, or JSON `{"bucket", "name"}`.
+
+    `keep=true` publishes and records it as an upload would be; `user` and `tz` then say whose it is and in
+    which zone. They stand in the query, the form or the JSON.
+    """
+    from dropcap import pipeline  # loads Pillow and NumPy, which get_progress_stats must not
+
+    limit = services.settings.max_mb * 1024 * 1024
+    request.max_content_length = limit + 1_000_000  # room for what multipart adds
+    if request.mimetype == "application/json":
+        options = _json_object(request)
+        data, content_type = None, ""
+    elif request.mimetype == "multipart/form-data":
+        options = request.args.to_dict() | request.form.to_dict()
+        data, content_type = _only_file(request)
+    else:
+        options = request.args.to_dict()
+        data, content_type = request.get_data(cache=False), request.mimetype
+    keep = str(options.get("keep", "")).lower() in TRUE
+    if data is None:
+        upload = services.buckets.find(_text(options, "bucket"), _text(options, "name"))
+    else:
+        from dropcap.bucket import check_size
+
+        check_size(len(data), services.settings)
+        upload = posted(data, _user(options, ANONYMOUS), content_type, str(options.get("tz", "")))
+    if keep:
+        pipeline.process(upload, services, data)
+        recorded = services.database.analysis(upload.id)
+        if recorded is None:
+            raise Rejected(
+                "quarantined",
+                "This object is no picture that can be analyzed.",
+                f"Its reason stands in the metadata of its copy in {services.settings.quarantine_bucket}.",
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+            )
+        return recorded
+    watch = Watch(str(upload.id), services.settings.memory_warning_mb)
+    data = services.buckets.read(upload) if data is None else data
+    return pipeline.analyze(data, upload, services, watch, keep=False).to_json()
+
+
+def progress(request: flask.Request, services: Services) -> Mapping[str, Any]:
+    """The uploads, streaks and achievements of `user`."""
+    from dropcap.progress import stats
+
+    return stats(services.database, _user(request.args, None))
+
+
+def _user(options: Mapping[str, Any], default: str | None) -> str:
+    user = options.get("user", default)
+    if not isinstance(user, str) or not is_user(user):
+        raise Rejected(
+            "no_user",
+            "`user` is missing." if not user else "`user` is not a name.",
+            "Say whose it is: ?user=ana, at most 128 characters, none of them a control character.",
+            HTTPStatus.BAD_REQUEST,
+        )
+    return user
+
+
+def _text(options: Mapping[str, Any], name: str) -> str:
+    value = options.get(name)
+    if not isinstance(value, str) or not value:
+        _bad_json(f"`{name}` is missing or no text.")
+    return value
+
+
+def _json_object(request: flask.Request) -> Mapping[str, Any]:
+    try:
+        value = json.loads(request.get_data(cache=False))
+    except (ValueError, RecursionError):
+        _bad_json("The body is not JSON.")
+    if not isinstance(value, dict):
+        _bad_json("The body is not a JSON object.")
+    return value
+
+
+def _bad_json(problem: str) -> NoReturn:
+    remedy = 'Send {"bucket": "...", "name": "..."}, or the picture itself with its own content type.'
+    raise Rejected("bad_json", problem, remedy, HTTPStatus.BAD_REQUEST)
+
+
+def _only_file(request: flask.Request) -> tuple[bytes, str]:
+    files = list(request.files.values())
+    if len(files) != 1:
+        raise Rejected(
+            "not_one_file",
+            f"The form has {len(files)} files.",
+            "Send exactly one picture: curl -F picture=@photo.jpg.",
+            HTTPStatus.BAD_REQUEST,
+        )
+    return files[0].read(), files[0].mimetype

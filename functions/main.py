@@ -1,0 +1,28 @@
+"""The entry points that Google Cloud calls; what they do is told in `dropcap/pipeline.py`."""
+
+import flask
+import functions_framework
+from cloudevents.http import CloudEvent
+
+from dropcap import web
+from dropcap.services import start
+
+SERVICES = start()
+
+
+@functions_framework.cloud_event
+def on_upload(event: CloudEvent) -> None:
+    """A picture was uploaded (google.cloud.storage.object.v1.finalized)."""
+    web.handle_event(event.data, SERVICES)
+
+
+@functions_framework.http
+def analyze(request: flask.Request) -> flask.Response:
+    """POST a picture, or say which object of the uploads bucket; the answer is its analysis."""
+    return web.respond(request, "POST", web.analyze, SERVICES)
+
+
+@functions_framework.http
+def get_progress_stats(request: flask.Request) -> flask.Response:
+    """GET a user's uploads, streaks and achievements: ?user=ana."""
+    return web.respond(request, "GET", web.progress, SERVICES)

@@ -1,0 +1,140 @@
+"""python -m model_export train | export | evaluate | samples"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from . import ROOT
+
+CHECKPOINT = ROOT / "build" / "checkpoint"
+MODEL = ROOT / "functions" / "model"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when all is well, 1 when a model is not good enough, 2 when something is missing or wrong."""
+    asked = _parser().parse_args(arguments)
+    warnings.filterwarnings("ignore")  # the exporter's tracer warns of every shape that it reads
+    logging.disable(logging.WARNING)  # and the quantizer advises in the middle of the progress bars
+    try:
+        return int(asked.run(asked))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    except ModuleNotFoundError as missing:
+        print(f"{missing.name} is missing: pip install -r model_export/requirements.txt", file=sys.stderr)
+    except Exception as wrong:
+        if not _is_ours(wrong):
+            raise
+        print(wrong, file=sys.stderr)
+    return 2
+
+
+def _is_ours(wrong: Exception) -> bool:
+    """Errors that were written for people: one line with a remedy."""
+    return type(wrong).__name__ in {"TrainError", "ExportError", "ModelError"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model_export", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    style = argparse.ArgumentDefaultsHelpFormatter
+
+    train = commands.add_parser(
+        "train", help="train the small BLIP (two hours on two busy cores)", formatter_class=style
+    )
+    train.add_argument("--out", type=Path, default=CHECKPOINT, help="checkpoint folder")
+    train.add_argument("--steps", type=int, default=5000, help="batches")
+    train.add_argument("--batch", type=int, default=64, help="scenes a batch")
+    train.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    train.add_argument(
+        "--threes", type=float, default=0.2, help="share of scenes with three things, the hardest"
+    )
+    train.add_argument("--seed", type=int, default=0, help="of the weights and the scenes")
+    train.add_argument("--every", type=int, default=500, help="steps between checkpoints")
+    train.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint folder")
+    train.set_defaults(run=_train)
+
+    export = commands.add_parser("export", help="checkpoint -> quantized model folder", formatter_class=style)
+    export.add_argument(
+        "--checkpoint",
+        default="",
+        help="folder or hub name of a BLIP captioner; empty: the small model's weights",
+    )
+    export.add_argument(
+        "--out", type=Path, default=MODEL, help="model folder; replaced only when all went well"
+    )
+    export.add_argument("--fp32", action="store_true", help="keep fp32 (for tests; four times as large)")
+    export.add_argument("--check", type=int, default=200, help="held-out scenes to compare with fp32 on")
+    export.add_argument("--agree", type=float, default=0.98, help="least share of equal captions")
+    export.set_defaults(run=_export)
+
+    evaluate = commands.add_parser("evaluate", help="caption held-out scenes", formatter_class=style)
+    evaluate.add_argument("--model", type=Path, default=MODEL, help="model folder")
+    evaluate.add_argument("--scenes", type=int, default=1000, help="held-out scenes")
+    evaluate.add_argument("--beams", type=int, default=1, help="1 is greedy")
+    evaluate.add_argument("--at-least", type=float, default=0.98, help="share that must be exactly right")
+    evaluate.add_argument(
+        "--report", type=Path, default=ROOT / "build" / "evaluate.json", help="JSON to write"
+    )
+    evaluate.set_defaults(run=_evaluate)
+
+    samples = commands.add_parser("samples", help="draw the sample pictures", formatter_class=style)
+    samples.add_argument("--out", type=Path, default=ROOT / "infra" / "samples", help="folder")
+    samples.set_defaults(run=_samples)
+    return parser
+
+
+# PyTorch takes seconds to import: each command imports what it needs, so that --help answers at once.
+
+
+def _train(asked: argparse.Namespace) -> int:
+    from .train import train
+
+    train(
+        asked.out,
+        asked.steps,
+        asked.batch,
+        asked.rate,
+        asked.threes,
+        asked.seed,
+        asked.every,
+        asked.threads,
+        asked.resume,
+    )
+    return 0
+
+
+def _export(asked: argparse.Namespace) -> int:
+    from .export import export
+
+    card = export(asked.checkpoint, asked.out, asked.fp32, asked.check, asked.agree)
+    quality = ", ".join(f"{key} {value}" for key, value in card.get("quality", {}).items())
+    print(f"{asked.out}: {card['name']} {card['revision']}, {card['bytes'] / 1e6:.1f} MB {quality}")
+    return 0
+
+
+def _evaluate(asked: argparse.Namespace) -> int:
+    from .evaluate import evaluate
+
+    exact = evaluate(asked.model, asked.scenes, asked.beams, asked.report)
+    if exact < asked.at_least:
+        print(f"{exact:.1%} exactly right is less than --at-least {asked.at_least:.1%}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _samples(asked: argparse.Namespace) -> int:
+    from .samples import write
+
+    for name, caption in write(asked.out).items():
+        print(f"{asked.out / name}: {caption}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

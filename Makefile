@@ -1,0 +1,55 @@
+# `make help` lists what there is. Settings may be given on the command line: make run PORT=8090 SIZES=800,200
+SHELL = /bin/sh
+.DEFAULT_GOAL = help
+.PHONY: help run test lint lock train model evaluate samples deploy
+
+PORT ?= 8080
+STATE ?= .dropcap
+MODEL ?= Salesforce/blip-image-captioning-base
+JOBS ?= auto
+RUN = .venv/bin/python
+DEV = .venv-dev/bin/python
+export PYTHONPATH = functions
+# A word of google-api-core about Python versions, said at each start.
+export PYTHONWARNINGS = ignore::FutureWarning:google.api_core._python_version_support
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+run: .venv/installed ## start everything here and drop pictures: PORT=8080 ONCE=1 PICTURES="a.jpg b.png" STATE=.dropcap
+	@exec $(RUN) -m infra.local.run --port $(PORT) --state $(STATE) \
+	    $(if $(STORAGE_PORT),--storage-port $(STORAGE_PORT)) $(if $(POSTGRES_PORT),--postgres-port $(POSTGRES_PORT)) \
+	    $(if $(SVG),--svg $(SVG)) $(if $(ONCE),--once) -- $(PICTURES)
+
+test: .venv-dev/installed ## run all tests, in parallel: JOBS=auto
+	@$(DEV) -m pytest -n $(JOBS)
+
+lint: .venv-dev/installed ## check style and types
+	@$(DEV) -m ruff check .
+	@$(DEV) -m ruff format --check .
+	@$(DEV) -m mypy
+
+lock: .venv-dev/installed ## renew functions/requirements.txt from requirements.in
+	@$(DEV) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+	    --custom-compile-command 'make lock' functions/requirements.in --output-file functions/requirements.txt
+
+train: .venv-dev/installed ## train the small BLIP anew (hours)
+	@$(DEV) -m model_export train
+
+model: .venv-dev/installed ## put another BLIP into functions/model: MODEL=a-folder-or-hub-name
+	@$(DEV) -m model_export export --checkpoint "$(MODEL)"
+
+evaluate: .venv-dev/installed ## caption held-out scenes and say how many are exactly right
+	@$(DEV) -m model_export evaluate
+
+samples: .venv-dev/installed ## draw the sample pictures anew
+	@$(DEV) -m model_export samples
+
+deploy: ## deploy to Google Cloud: PROJECT=my-project DATABASE_URL=... GEMINI_API_KEY=...
+	@sh infra/deploy.sh
+
+.venv/installed: functions/requirements.txt infra/requirements.txt
+	@sh infra/environment.sh .venv functions/requirements.txt infra/requirements.txt
+
+.venv-dev/installed: requirements.txt functions/requirements.txt infra/requirements.txt model_export/requirements.txt
+	@sh infra/environment.sh .venv-dev requirements.txt

@@ -1,0 +1,1 @@
+"""Where Dropcap runs: Google Cloud by gcloud, or the local stack."""

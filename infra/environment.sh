@@ -1,0 +1,37 @@
+#!/bin/sh
+# environment.sh FOLDER FILE...: a Python environment in FOLDER with the packages of the requirements FILEs.
+set -eu
+folder=$1
+shift
+
+fail() {
+    printf 'make: %s\n' "$@" >&2
+    exit 1
+}
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+if ! "$folder/bin/python" -c 'import pip' 2>/dev/null; then
+    found=
+    for python in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
+        if new_enough "$python"; then
+            found=$python
+            break
+        fi
+    done
+    [ "$found" ] || fail "Dropcap needs Python 3.11 or newer, and none was found." \
+        "Install one (python.org, your package manager), or name it: make run PYTHON=/path/to/python3"
+    "$found" -c 'import ensurepip, venv' 2>/dev/null || fail "$found can't make environments: venv is missing." \
+        "On Debian and Ubuntu: sudo apt install $(basename "$found")-venv"
+    rm -rf "$folder"
+    "$found" -m venv "$folder" || fail "$found could not make the environment $folder."
+fi
+
+echo "Installing packages into $folder (once; a minute or two) ..."
+for file; do
+    set -- "$@" -r "$file"
+    shift
+done
+"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "$@" ||
+    fail "The packages could not be installed. Is the network up? The same command tries again."
+touch "$folder/installed"

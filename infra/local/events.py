@@ -1,0 +1,85 @@
+"""Stands in for Eventarc and its Pub/Sub subscription: tells the functions of each finalized object.
+
+Delivery is at least once: an event that is not acknowledged with a 2xx is sent again with growing waits.
+"""
+
+import asyncio
+import json
+import random
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+FINALIZED = "google.cloud.storage.object.v1.finalized"
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 60.0
+ACKNOWLEDGE_S = 600  # the longest acknowledgement deadline of Pub/Sub
+# A header value keeps printable ASCII but for space, quote and percent (CloudEvents HTTP binding, 3.1.3.2).
+KEEP = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+
+
+class Events:
+    """Sends events to `url`, at most `at_once` at a time, each for at most `give_up_s` seconds."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, at_once: int, give_up_s: float) -> None:
+        self._session = session
+        self._url = url
+        self._slots = asyncio.Semaphore(at_once)
+        self._give_up_s = give_up_s
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def send(self, resource: Mapping[str, Any]) -> None:
+        """Tell of one object (an object resource of the JSON API); returns at once."""
+        task = asyncio.create_task(self._deliver(*cloud_event(resource)))
+        self._tasks.add(task)  # the event loop keeps only a weak reference
+        task.add_done_callback(self._tasks.discard)
+
+    async def _deliver(self, headers: Mapping[str, str], body: bytes) -> None:
+        what = f"event {headers['ce-id']} ({headers['ce-bucket']}, {headers['ce-subject']})"
+        for wait in waits(self._give_up_s):
+            async with self._slots:
+                outcome = await self._post(headers, body)
+            if outcome.startswith("2"):
+                return
+            print(f"{what} answered with {outcome}, again in {wait:.1f} s", flush=True)
+            await asyncio.sleep(wait)
+        print(f"{what} given up: the next start sends it again", flush=True)
+
+    async def _post(self, headers: Mapping[str, str], body: bytes) -> str:
+        """The status that was answered, or why there was none."""
+        limit = aiohttp.ClientTimeout(total=ACKNOWLEDGE_S)
+        try:
+            async with self._session.post(self._url, data=body, headers=headers, timeout=limit) as answer:
+                return str(answer.status)
+        except (aiohttp.ClientError, TimeoutError) as failed:
+            return f"{type(failed).__name__}: {failed}"
+
+
+def waits(give_up_s: float) -> Iterator[float]:
+    """Seconds to wait after each failure: doubling with jitter, until their sum passes `give_up_s`."""
+    wait, total = FIRST_WAIT_S, 0.0
+    while total < give_up_s:
+        this = random.uniform(0.75, 1.25) * wait  # noqa: S311  jitter is no secret
+        yield this
+        total += this
+        wait = min(2 * wait, LONGEST_WAIT_S)
+
+
+def cloud_event(resource: Mapping[str, Any]) -> tuple[dict[str, str], bytes]:
+    """Headers and body of the finalized event in binary mode; the body is a StorageObjectData."""
+    data = {key: value for key, value in resource.items() if key != "acl"}
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": uuid.uuid4().hex,
+        "ce-type": FINALIZED,
+        "ce-source": f"//storage.googleapis.com/projects/_/buckets/{resource['bucket']}",
+        "ce-subject": quote(f"objects/{resource['name']}", safe=KEEP),
+        "ce-bucket": str(resource["bucket"]),
+        "ce-time": str(resource.get("timeCreated") or datetime.now(UTC).isoformat()),
+        "content-type": "application/json",
+    }
+    return headers, json.dumps(data).encode()

@@ -1,0 +1,55 @@
+"""The three functions in one process, under the real functions-framework and its own HTTP server.
+
+    POST /                          on_upload             (CloudEvents)
+    POST /analyze                   analyze
+    GET  /get_progress_stats        get_progress_stats
+
+On Google Cloud each is a service of its own; here they share a port. Settings come from the environment.
+"""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from flask import Flask
+from functions_framework import create_app
+from functions_framework._http import create_server
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+SOURCE = str(Path(__file__).parent.parent.parent / "functions" / "main.py")
+STOP_S = 3  # how long a picture under way may take when the stack ends; its source stays for the next start
+
+
+def application() -> Flask:
+    """`on_upload`'s application, with the other two under their names."""
+    app: Flask = create_app("on_upload", SOURCE, "cloudevent")
+    others = {
+        f"/{target}": _without_redirect(create_app(target, SOURCE, "http"))
+        for target in ("analyze", "get_progress_stats")
+    }
+    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, others)  # type: ignore[method-assign]  # Flask's own way
+    return app
+
+
+def _without_redirect(function: Flask) -> WSGIApplication:
+    """The function at its bare name: Flask would send `/analyze` on to `/analyze/`."""
+
+    def serve(environment: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environment["PATH_INFO"] = environment["PATH_INFO"] or "/"
+        return function(environment, start_response)
+
+    return serve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m infra.local.functions", description="Serve the three functions."
+    )
+    parser.add_argument("--port", type=int, default=8080, help="port of 127.0.0.1 (%(default)s)")
+    port = parser.parse_args().port
+    create_server(application(), debug=False, graceful_timeout=STOP_S).run("127.0.0.1", port)
+
+
+if __name__ == "__main__":
+    main()

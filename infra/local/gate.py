@@ -1,0 +1,236 @@
+"""What stands between clients and fake-gcs-server, so that together they keep Cloud Storage's rules.
+
+    client ──▶ gate ──▶ fake-gcs-server          stands in for Cloud Storage
+                 └────▶ functions (events.py)    stands in for Eventarc with its Pub/Sub subscription
+
+- **Preconditions.** fake-gcs-server heeds `ifGenerationMatch` on some uploads and on nothing else. The gate
+  checks the preconditions of each request (JSON API parameters, XML API headers) and acts with the objects
+  locked, so that check and act are one. cloud.google.com/storage/docs/request-preconditions has the rules.
+- **Generations.** A request for a generation that is not the live one is answered with 404: there is no
+  versioning here.
+- **Events.** Each object that is finalized in a watched bucket (by an upload of any kind, a copy, a rewrite
+  or a compose) is told to the functions, and so are, at the start, the objects that lie there already.
+
+Bodies are streamed. What differs from Cloud Storage: metageneration is always 1; with objects kept as files,
+a metadata update makes a new generation, and names that are no safe file path are refused; batch requests
+and whatever else the gate does not know to be safe are answered with 501.
+"""
+
+import argparse
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+from weakref import WeakValueDictionary
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from infra.local.events import Events
+from infra.local.operations import XML_OBJECT, Operation, path_of, understand
+from infra.local.rules import PRECONDITIONS, PREFIXES, Expected, Refused, check_path
+
+CHECKED_HERE = {"generation", "sourceGeneration"} | {
+    prefix + each for prefix in PREFIXES for each in PRECONDITIONS
+}
+# Named by their connection, not for the next one (RFC 9110, 7.6.1); the length is set with the body.
+HOP_BY_HOP = frozenset(
+    {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect"}
+)
+
+
+class Gate:
+    """A reverse proxy to the storage server at `storage`; see the module's text."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        storage: str,
+        events: Events,
+        watched: frozenset[str],
+        names_are_paths: bool = True,
+    ) -> None:
+        self._session = session
+        self._storage = storage
+        self._events = events
+        self._watched = watched
+        self._names_are_paths = names_are_paths
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._sessions: dict[str, Expected] = {}  # of resumable uploads, by their id
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request of a client."""
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            operation = await understand(request, self._sessions)
+            async with self._locked(operation):
+                await self._check(operation)
+                answer = await self._forward(request, operation)
+                if not operation.passes:
+                    return await self._finish(answer, operation)
+            return await self._stream(request, answer)
+        except Refused as refused:
+            return _error(request, refused)
+        except (aiohttp.ClientError, ConnectionError) as lost:
+            return _error(request, Refused(HTTPStatus.BAD_GATEWAY, f"No answer: {lost}", "backendError"))
+
+    async def send_orphans(self) -> None:
+        """Send an event for each object that already lies in a watched bucket."""
+        for bucket in sorted(self._watched):
+            page: str | None = ""
+            while page is not None:
+                url = (
+                    f"{self._storage}/storage/v1/b/{bucket}/o?maxResults=500&pageToken={quote(page, safe='')}"
+                )
+                async with self._session.get(URL(url, encoded=True)) as answer:
+                    found = await answer.json() if answer.status == HTTPStatus.OK else {}
+                for resource in found.get("items", ()):
+                    self._events.send(resource)
+                page = found.get("nextPageToken")
+
+    @asynccontextmanager
+    async def _locked(self, operation: Operation) -> AsyncIterator[None]:
+        """Hold the locks of all objects of an operation; a mere read needs none."""
+        if operation.passes and not any(each.conditional for each in operation.expects):
+            yield
+            return
+        async with AsyncExitStack() as held:
+            for key in sorted({(each.bucket, each.name) for each in operation.expects}):
+                await held.enter_async_context(self._locks.setdefault(key, asyncio.Lock()))
+            yield
+
+    async def _check(self, operation: Operation) -> None:
+        for index, expected in enumerate(operation.expects):
+            if self._names_are_paths:
+                check_path(expected.name)
+            if expected.conditional:
+                live = await self._resource(expected)
+                expected.check(live, operation.passes, creating=operation.creates and index == 0)
+
+    async def _resource(self, of: Expected) -> dict[str, Any] | None:
+        """The live object's resource, or None where there is none."""
+        url = f"{self._storage}/storage/v1/b/{quote(of.bucket, safe='')}/o/{quote(of.name, safe='')}"
+        async with self._session.get(URL(url, encoded=True)) as answer:
+            if answer.status == HTTPStatus.NOT_FOUND:
+                return None
+            answer.raise_for_status()
+            return dict(await answer.json())
+
+    async def _forward(self, request: web.BaseRequest, operation: Operation) -> aiohttp.ClientResponse:
+        path, query = path_of(request), request.raw_path.partition("?")[2]
+        kept = [part for part in query.split("&") if part and part.partition("=")[0] not in CHECKED_HERE]
+        if request.method == "PUT" and XML_OBJECT.fullmatch(path):
+            kept.append("X-Goog-Algorithm=none")  # without a signature the server takes it for another upload
+        headers = [(key, value) for key, value in request.headers.items() if key.lower() not in HOP_BY_HOP]
+        return await self._session.request(
+            request.method,
+            URL(f"{self._storage}{path}?{'&'.join(kept)}", encoded=True),
+            headers=headers,  # Host too: the server makes its links from it
+            data=request.content if operation.body is None else operation.body,
+            allow_redirects=False,
+        )
+
+    async def _finish(self, answer: aiohttp.ClientResponse, operation: Operation) -> web.Response:
+        """Pass on the answer to a change, which is small; tell of the object that it finalized."""
+        async with answer:
+            body = await answer.read()
+        if answer.ok and answer.method == "DELETE":  # the server says 200 `null`, which gcloud stumbles over
+            return web.Response(status=HTTPStatus.NO_CONTENT)
+        if answer.ok and operation.starts_session:
+            session = URL(answer.headers["Location"]).query["upload_id"]
+            self._sessions[session] = operation.expects[0]
+        elif answer.status in (HTTPStatus.OK, HTTPStatus.CREATED) and operation.creates:
+            self._sessions.pop(operation.session, None)
+            target = operation.expects[0]
+            resource = await self._resource(target) if target.bucket in self._watched else None
+            if resource:
+                self._events.send(resource)
+        return web.Response(status=answer.status, reason=answer.reason, headers=_headers(answer), body=body)
+
+    async def _stream(self, request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        async with answer:
+            response = web.StreamResponse(
+                status=answer.status, reason=answer.reason, headers=_headers(answer)
+            )
+            await response.prepare(request)
+            async for chunk in answer.content.iter_any():
+                await response.write(chunk)
+            await response.write_eof()
+            return response
+
+
+def _headers(answer: aiohttp.ClientResponse) -> list[tuple[str, str]]:
+    return [(key, value) for key, value in answer.headers.items() if key.lower() not in HOP_BY_HOP]
+
+
+def _error(request: web.BaseRequest, refused: Refused) -> web.Response:
+    """The error as Cloud Storage words it: JSON, or XML for the XML API."""
+    if refused.status == HTTPStatus.NOT_MODIFIED:
+        return web.Response(status=refused.status)
+    if XML_OBJECT.fullmatch(path_of(request)):
+        code = "".join(word.capitalize() for word in refused.status.phrase.split())
+        text = f"<Error><Code>{code}</Code><Message>{refused}</Message></Error>"
+        return web.Response(status=refused.status, text=text, content_type="application/xml")
+    message = str(refused)
+    error = {"message": message, "domain": "global", "reason": refused.reason}
+    if refused.status == HTTPStatus.PRECONDITION_FAILED:
+        error |= {"locationType": "header", "location": "If-Match"}
+    return web.json_response(
+        {"error": {"code": refused.status, "message": message, "errors": [error]}}, status=refused.status
+    )
+
+
+async def serve(arguments: argparse.Namespace) -> None:
+    """Run the gate until it is cancelled."""
+    unlimited = aiohttp.ClientTimeout(total=None, sock_connect=10)
+    async with aiohttp.ClientSession(
+        timeout=unlimited,
+        connector=aiohttp.TCPConnector(limit=0),  # a request that waits must not keep another's check waiting
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+    ) as session:
+        events = Events(session, arguments.events_to, arguments.at_once, arguments.give_up)
+        watched = frozenset(arguments.watch)
+        gate = Gate(session, arguments.storage, events, watched, names_are_paths=not arguments.any_name)
+        runner = web.ServerRunner(web.Server(gate.handle))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", arguments.port).start()
+        try:
+            await gate.send_orphans()
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.local.gate",
+        description="Cloud Storage's preconditions and events in front of fake-gcs-server.",
+    )
+    parser.add_argument("--port", type=int, required=True, help="port of 127.0.0.1 that clients use")
+    parser.add_argument("--storage", required=True, metavar="URL", help="address of fake-gcs-server")
+    parser.add_argument("--events-to", required=True, metavar="URL", help="where CloudEvents are posted")
+    parser.add_argument(
+        "--watch", action="append", default=[], metavar="BUCKET", help="a bucket whose objects make events"
+    )
+    parser.add_argument(
+        "--at-once", type=int, default=4, metavar="N", help="events in delivery at once (%(default)s)"
+    )
+    parser.add_argument(
+        "--give-up", type=float, default=86_400, metavar="S", help="seconds to retry an event (%(default)s)"
+    )
+    parser.add_argument(
+        "--any-name", action="store_true", help="object names need not be file paths (server in memory)"
+    )
+    try:
+        asyncio.run(serve(parser.parse_args()))
+    except KeyboardInterrupt:
+        return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""What a request to Cloud Storage is about: its JSON API with uploads, and the XML API's objects."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from email.message import Message
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from infra.local.rules import Expected, Refused
+
+NAME = r"([^/]+)"
+OBJECT = re.compile(rf"/(?:download/)?storage/v1/b/{NAME}/o/{NAME}")
+COPY = re.compile(rf"/storage/v1/b/{NAME}/o/{NAME}/(?:copyTo|rewriteTo)/b/{NAME}/o/{NAME}")
+COMPOSE = re.compile(rf"/storage/v1/b/{NAME}/o/{NAME}/compose")
+UPLOAD = re.compile(rf"/(?:resumable/)?upload/storage/v1/b/{NAME}/o/?")
+BUCKETS = re.compile(r"/storage/v1/b(/[^/]+(/o|/iam.*)?)?/?|/_internal/healthcheck")
+XML_OBJECT = re.compile(rf"/(?!storage/|upload/|download/|batch/|_internal/){NAME}/(.+)")
+XML_PRECONDITIONS = {
+    "x-goog-if-generation-match": "ifGenerationMatch",
+    "x-goog-if-metageneration-match": "ifMetagenerationMatch",
+}
+LARGEST_JSON = 1024 * 1024  # bytes of an object's metadata in an upload; Cloud Storage takes less
+
+Body = bytes | AsyncIterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a request expects of which objects, the one that changes first, and what it may do to it.
+
+    `passes` is for requests that change no object. `body` is there where reading was needed to understand.
+    """
+
+    expects: tuple[Expected, ...] = ()
+    passes: bool = False
+    creates: bool = False
+    starts_session: bool = False
+    session: str = ""
+    body: Body | None = None
+
+
+async def understand(request: web.BaseRequest, sessions: Mapping[str, Expected]) -> Operation:
+    """The operation that a request is; `sessions` are the resumable uploads under way, by their id.
+
+    Raises Refused for what is malformed, and for what could change objects in a way not known here.
+    """
+    path, query, reads = path_of(request), request.query, request.method in ("GET", "HEAD")
+    if match := COPY.fullmatch(path):
+        source_bucket, source_name, bucket, name = map(unquote, match.groups())
+        generation = query.get("sourceGeneration", "")
+        source = Expected(source_bucket, source_name, query, "ifSource", generation)
+        return Operation((Expected(bucket, name, query), source), creates=True)
+    if match := COMPOSE.fullmatch(path):
+        body = await request.read()
+        bucket, name = map(unquote, match.groups())
+        sources = (_source(bucket, each) for each in _parse(body).get("sourceObjects", ()))
+        return Operation((Expected(bucket, name, query), *sources), creates=True, body=body)
+    if match := OBJECT.fullmatch(path):
+        bucket, name = map(unquote, match.groups())
+        return Operation(
+            (Expected(bucket, name, query, generation=query.get("generation", "")),), passes=reads
+        )
+    if match := UPLOAD.fullmatch(path):
+        return await _understand_upload(request, unquote(match[1]), sessions)
+    if BUCKETS.fullmatch(path):
+        return Operation(passes=True)
+    given = request.headers
+    puts = request.method == "PUT" and "x-goog-copy-source" not in given
+    if (match := XML_OBJECT.fullmatch(path)) and (reads or puts):
+        conditions = {ours: given[header] for header, ours in XML_PRECONDITIONS.items() if header in given}
+        bucket, name = map(unquote, match.groups())
+        expected = Expected(bucket, name, conditions, generation=query.get("generation", ""))
+        return Operation((expected,), passes=reads, creates=puts)
+    if reads:
+        return Operation(passes=True)
+    raise Refused(
+        HTTPStatus.NOT_IMPLEMENTED, f"The local gate does not know {request.method} {path}.", "notImplemented"
+    )
+
+
+async def _understand_upload(
+    request: web.BaseRequest, bucket: str, sessions: Mapping[str, Expected]
+) -> Operation:
+    query = request.query
+    kind, name, session = query.get("uploadType"), query.get("name", ""), query.get("upload_id", "")
+    if session:
+        if session not in sessions:
+            raise Refused(HTTPStatus.NOT_FOUND, "No such upload session.", "notFound")
+        expected = sessions[session]
+        if request.headers.get("Content-Range", "").startswith("bytes */"):  # asks how far it is
+            expected = Expected(bucket, expected.name)
+        return Operation((expected,), creates=True, session=session)
+    body: Body | None = None
+    if kind == "resumable":
+        body = await request.read()
+        name = name or str(_parse(body).get("name", ""))
+    elif kind == "multipart":
+        metadata, body = await _first_part(request)
+        name = name or str(metadata.get("name", ""))
+    if not name:
+        raise Refused(HTTPStatus.BAD_REQUEST, "Required parameter: name", "required")
+    expected = Expected(bucket, name, dict(query))
+    return Operation((expected,), creates=True, starts_session=kind == "resumable", body=body)
+
+
+def path_of(request: web.BaseRequest) -> str:
+    """The path as it was sent: an escaped slash belongs to a name."""
+    return request.raw_path.partition("?")[0]
+
+
+def _source(bucket: str, source: Mapping[str, Any]) -> Expected:
+    """One of the objects that a compose joins."""
+    conditions = {key: str(value) for key, value in source.get("objectPreconditions", {}).items()}
+    return Expected(
+        bucket, str(source.get("name", "")), conditions, generation=str(source.get("generation", ""))
+    )
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    """A JSON object; an empty body is an empty one."""
+    try:
+        document = json.loads(body or b"{}")
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise Refused(HTTPStatus.BAD_REQUEST, "Parse Error", "parseError")
+    return document
+
+
+async def _first_part(request: web.BaseRequest) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
+    """The metadata of a multipart upload, and its body from the beginning."""
+    content_type = Message()
+    content_type["Content-Type"] = request.headers.get("Content-Type", "")
+    boundary = b"--" + content_type.get_boundary("").strip("'").encode()  # gcloud quotes it its own way
+    read = b""
+    while read.count(boundary) < 2:
+        chunk = await request.content.readany()
+        if not chunk or len(read) > LARGEST_JSON:
+            raise Refused(HTTPStatus.BAD_REQUEST, "Malformed multipart body.", "badContent")
+        read += chunk
+    _, _, metadata = read.split(boundary, 2)[1].replace(b"\r\n", b"\n").partition(b"\n\n")
+
+    async def body() -> AsyncIterator[bytes]:
+        yield read
+        async for chunk in request.content.iter_any():
+            yield chunk
+
+    return _parse(metadata), body()

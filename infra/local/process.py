@@ -1,0 +1,96 @@
+"""One program of the local stack: its log, its end, and the end of its parent."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+
+import requests
+
+from infra.local import Part, StackError
+
+START_S = 60.0
+STOP_S = 10.0
+
+
+def run_until_eof(signal_name: str) -> str:
+    """A shell script that becomes the program in its arguments, and outlives nobody.
+
+    What it leaves behind waits for the end of its input, a pipe of ours, which comes when we close it and
+    also when we are killed, and then sends the program the signal (TERM, INT). Works wherever there is a sh.
+    """
+    return f'exec 3<&0; ( (read _ <&3; kill -{signal_name} $$) & ); exec "$@" 3<&- </dev/null'
+
+
+class Process(Part):
+    """A program that ends with its parent, however that ends. It works in `folder` and writes to `log`."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path
+    ) -> None:
+        self.name = name
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", run_until_eof("TERM"), name, *command],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                cwd=folder,
+                start_new_session=True,  # Ctrl-C is for the parent, which ends the parts in their order
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raise StackError when the program has ended, with its last words and where its log is."""
+        if self._process.poll() is not None:
+            raise StackError(
+                f"{self.name} stopped: {last_line(self.log.read_text(errors='replace'))} (log: {self.log})"
+            )
+
+    def wait_until_answers(self, url: str) -> None:
+        """Wait until an HTTP GET of `url` gets an answer that is no server error.
+
+        Raises StackError when the program ends or START_S pass.
+        """
+        deadline = time.monotonic() + START_S
+        while True:
+            self.check()
+            try:
+                if requests.get(url, timeout=5).status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+                    return
+            except requests.ConnectionError:
+                pass  # not listening yet
+            if time.monotonic() > deadline:
+                raise StackError(f"{self.name} does not answer after {START_S:.0f} s (log: {self.log})")
+            time.sleep(0.03)
+
+    def close(self) -> None:
+        """End the program: politely, then with all that it started."""
+        if self._process.stdin is None or self._process.stdin.closed:
+            return
+        self._process.stdin.close()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+def last_line(log: str) -> str:
+    """The last line of a log that says something; of a structured one its message."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    last = lines[-1] if lines else "it said nothing"
+    try:
+        return str(json.loads(last)["message"])
+    except (ValueError, TypeError, KeyError):
+        return last

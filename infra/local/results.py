@@ -1,0 +1,70 @@
+"""What became of uploads, read from PostgreSQL as any program of a user would."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from pg8000.native import DatabaseError, InterfaceError
+
+from dropcap.database import connect
+from infra.local import StackError
+
+FINISHED = """
+SELECT u.id, u.bucket, u.name, u.reason, a.result, u.finished_at
+FROM uploads u LEFT JOIN analyses a USING (id)
+WHERE u.state = 'done' AND u.finished_at >= :since::timestamptz
+ORDER BY u.finished_at
+"""
+LATEST = "SELECT coalesce(max(finished_at), '-infinity')::text FROM uploads"
+ANALYZED = (
+    "SELECT EXISTS (SELECT FROM uploads WHERE name = ANY(:names) AND state = 'done' AND reason_code = '')"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished upload: its analysis as JSON, or the reason and remedy of its rejection."""
+
+    id: UUID
+    bucket: str
+    name: str
+    reason: str
+    analysis: Mapping[str, Any] | None
+
+
+class Results:
+    """Outcomes as they come, each once, from the moment this is made.
+
+    Raises StackError where PostgreSQL, whose log is at `log`, does not answer.
+    """
+
+    def __init__(self, database_url: str, log: Path) -> None:
+        self._url = database_url
+        self._log = log
+        [[self._since]] = self._run(LATEST)
+        self._seen = {row[0] for row in self._run(FINISHED, since=self._since)}
+
+    def new(self) -> list[Outcome]:
+        """Outcomes since the last call, in the order in which they finished."""
+        rows = self._run(FINISHED, since=self._since)
+        fresh = [row for row in rows if row[0] not in self._seen]
+        if fresh:
+            self._since = fresh[-1][-1].isoformat()
+            self._seen.update(row[0] for row in fresh)
+        return [Outcome(*row[:-1]) for row in fresh]
+
+    def analyzed(self, names: list[str]) -> bool:
+        """Whether an object of one of these names was analyzed before."""
+        [[known]] = self._run(ANALYZED, names=names)
+        return bool(known)
+
+    def _run(self, sql: str, **values: Any) -> list[list[Any]]:
+        try:
+            with closing(connect(self._url)) as connection:
+                rows: list[list[Any]] | None = connection.run(sql, **values)
+                return rows or []
+        except (InterfaceError, DatabaseError, OSError) as failed:
+            raise StackError(f"PostgreSQL does not answer: {failed} (log: {self._log})") from failed

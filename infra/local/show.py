@@ -1,0 +1,116 @@
+"""What a person sees of `make run`; plain text where the output is no terminal."""
+
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.cloud.storage import Client
+from PIL import Image
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from rich_pixels import Pixels
+
+from infra.local.results import Outcome
+
+STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish")  # jsonb forgets their order
+PICTURE_WIDTH, PICTURE_HEIGHT = 36, 36  # columns, and pixels high: a line of text shows two
+
+
+def outcome(console: Console, client: Client, finished: Outcome, pictures_bucket: str, kept: str) -> None:
+    """Print one finished upload; `kept` says what became of its source."""
+    title = f"gs://{finished.bucket}/{finished.name}" if finished.bucket else finished.name
+    if finished.analysis is None:
+        text = Text("Rejected ", "bold red").append(finished.reason, "default")
+        console.print(_framed(console, title, Group(text, Text("kept in quarantine", "dim")), "red"))
+        return
+    analysis = finished.analysis
+    body: RenderableType = Group(*_words(analysis), Text(), _written(analysis, pictures_bucket, kept), Text())
+    body = Group(body, _stages(analysis))
+    if console.is_terminal and console.color_system:
+        side_by_side = Table.grid(padding=(0, 2))
+        side_by_side.add_column(width=PICTURE_WIDTH)
+        side_by_side.add_column(ratio=1)
+        side_by_side.add_row(_picture(client, pictures_bucket, analysis), body)
+        body = side_by_side
+    console.print(_framed(console, title, body, "green"))
+
+
+def _framed(console: Console, title: str, body: RenderableType, colour: str) -> RenderableType:
+    if console.is_terminal:
+        return Panel(body, title=Text(title), title_align="left", border_style=colour)
+    return Group(Text(f"\n{title}"), body)
+
+
+def _picture(client: Client, bucket: str, analysis: Mapping[str, Any]) -> RenderableType:
+    """The smallest published picture, as the bucket has it."""
+    smallest = min(analysis["pictures"], key=lambda each: each["width"] * each["height"])
+    with Image.open(io.BytesIO(client.bucket(bucket).blob(smallest["object"]).download_as_bytes())) as image:
+        image.thumbnail((PICTURE_WIDTH, PICTURE_HEIGHT))
+        pixels: RenderableType = Pixels.from_image(image.convert("RGB"))
+        return pixels
+
+
+def _words(analysis: Mapping[str, Any]) -> Iterable[Text]:
+    """What the models say, each with its name, or why one did not answer."""
+    picture, sources = analysis["picture"], analysis["sources"]
+    facts = f"{picture['format']}, {picture['width']} x {picture['height']} px, {_bytes(picture['bytes'])}"
+    yield Text(facts, "dim")
+    blip, gemini = sources["blip"], sources["gemini"]
+    yield _said("BLIP", analysis["caption"] if blip["answered"] else blip["problem"], blip, "bold")
+    stand_in = " (stand-in)" if "stand-in" in gemini["version"] else ""
+    said = analysis["description"] if gemini["answered"] else gemini["problem"]
+    yield _said(f"Gemini{stand_in}", said, gemini, "default")
+    for name in ("alt_text", "text"):
+        if analysis[name]:
+            yield Text(f"{name.replace('_', ' ').capitalize()}: ", "cyan").append(analysis[name], "default")
+    if analysis["tags"]:
+        yield Text("Tags: ", "cyan").append(", ".join(analysis["tags"]), "default")
+
+
+def _said(who: str, what: str, source: Mapping[str, Any], style: str) -> Text:
+    return Text(f"{who}: ", "cyan").append(what, style if source["answered"] else "yellow")
+
+
+def _written(analysis: Mapping[str, Any], bucket: str, kept: str) -> Group:
+    """Where the result went."""
+    objects = Table.grid(padding=(0, 2, 0, 0))
+    for each in analysis["pictures"]:
+        size = f"{each['width']} x {each['height']} px"
+        objects.add_row("", each["object"].rpartition("/")[2], size, _bytes(each["bytes"]))
+    folder = Text(f"gs://{bucket}/{analysis['id']}/", overflow="fold")
+    return Group(folder, objects, Text(f"PostgreSQL: analyses, id {analysis['id']}"), Text(f"Source: {kept}"))
+
+
+def _stages(analysis: Mapping[str, Any]) -> Table:
+    """Seconds and resident memory by stage."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("stage")
+    table.add_column("s", justify="right")
+    table.add_column("MB", justify="right")
+    timings, memory = analysis["timings"], analysis["memory"]
+    for stage in sorted(timings, key=lambda stage: STAGES.index(stage) if stage in STAGES else len(STAGES)):
+        table.add_row(stage, f"{timings[stage]:.2f}", f"{memory.get(stage, 0):.0f}")
+    return table
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def ready(console: Console, exports: Mapping[str, str], env: str, drop: str, uploads_bucket: str) -> None:
+    """How to drop more, until Ctrl-C."""
+    url = exports["DROPCAP_URL"]
+    rows = (
+        ("a folder", f"put pictures into {drop}"),
+        ("gcloud", f". {env}; gcloud storage cp PICTURE gs://{uploads_bucket}/you/"),
+        ("HTTP", f"curl --data-binary @PICTURE -H 'Content-Type: image/jpeg' {url}/analyze"),
+        ("progress", f"curl '{url}/get_progress_stats?user=you'"),
+        ("addresses", f"functions {url}, Cloud Storage {exports['STORAGE_EMULATOR_HOST']}, all in {env}"),
+    )
+    table = Table.grid(padding=(0, 2))
+    for name, how in rows:
+        table.add_row(Text(name, "cyan"), Text(how, overflow="fold"))
+    console.print("\nDrop more, as you like; Ctrl-C ends it.", style="bold")
+    console.print(table)

@@ -1,0 +1,102 @@
+"""Real servers for the tests, and an environment that every test leaves as it found it."""
+
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from dropcap.database import Database, connect
+from dropcap.settings import Settings
+from infra.local.gemini import GeminiStandIn
+from infra.local.postgres import Postgres
+from infra.local.storage import Storage
+from tests.app import App, app
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """What a test does to the environment ends with it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One PostgreSQL for each test worker; its data need not outlive a power cut."""
+    with tempfile.TemporaryDirectory(prefix="dropcap-postgres-") as folder:
+        values = ("fsync=off", "max_connections=150", f"unix_socket_directories={folder}")
+        options = tuple(word for value in values for word in ("-c", value))
+        with Postgres(Path(folder), options=options) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def template(postgres: Postgres) -> str:
+    """The name of a database that has the schema and no rows; tests work on copies."""
+    with closing(Database(Settings(database_url=postgres.database("template")))) as database:
+        database.prepare()
+    return "template"
+
+
+@pytest.fixture
+def empty_database(postgres: Postgres) -> Iterator[str]:
+    """The address of a new database without any table."""
+    with _new_database(postgres, "template1") as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres: Postgres, template: str) -> Iterator[str]:
+    """The address of a new database that has the schema."""
+    with _new_database(postgres, template) as url:
+        yield url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """The product's own client of a new database that has the schema."""
+    with closing(Database(Settings(database_url=database_url))) as client:
+        yield client
+
+
+@contextmanager
+def _new_database(postgres: Postgres, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    _administer(postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield postgres.database(name)
+    finally:
+        _administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _administer(postgres: Postgres, statement: str) -> None:
+    with closing(connect(postgres.url)) as connection:
+        connection.run(statement)
+
+
+@pytest.fixture(scope="session")
+def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One storage server for each test worker."""
+    with Storage(None, tmp_path_factory.mktemp("storage")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def gemini_url() -> Iterator[str]:
+    """One stand-in for Gemini for each test worker."""
+    with GeminiStandIn() as stand_in:
+        yield stand_in.url
+
+
+@pytest.fixture
+def start(storage_url: str, gemini_url: str, database_url: str) -> Iterator[Callable[..., App]]:
+    """Start an instance of the functions on new buckets and a new database; keywords are its variables."""
+    usual = {"DATABASE_URL": database_url, "GEMINI_ENDPOINT": gemini_url, "GEMINI_API_KEY": "any"}
+    with ExitStack() as instances:
+        yield lambda **settings: instances.enter_context(app(storage_url, **usual | settings))

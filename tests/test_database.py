@@ -1,0 +1,435 @@
+"""Whatever is delivered, raced, cut off or restarted: one winner, one result, nothing half done."""
+
+import datetime as dt
+import re
+import socket
+import ssl
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from dropcap.analysis import Analysis, PictureFacts, Source
+from dropcap.database import Claim, Database, Unreachable, connect
+from dropcap.errors import SchemaError, SettingsError
+from dropcap.progress import stats
+from dropcap.settings import Settings
+from dropcap.upload import Upload
+from infra.local.postgres import Postgres
+
+RACERS = 16
+
+
+def upload(name: str = "ana/x.png", generation: int = 1, **others: Any) -> Upload:
+    return Upload("uploads", name, generation, 12, "image/png", **others)
+
+
+def analysis(of: Upload, **others: Any) -> Analysis:
+    fields: dict[str, Any] = {
+        "id": of.id,
+        "upload": of.to_json(),
+        "user": of.user,
+        "analyzed_at": dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC),
+        "time_zone": of.time_zone,
+        "picture": PictureFacts("PNG", 12, 3, 4, "pillow"),
+        "caption": "a crown",
+        "description": "A golden crown.",
+        "alt_text": "Crown",
+        "tags": ("gold", "crown"),
+        "text": "REX",
+        "sources": {"blip": Source(True, "blip", "1")},
+        "pictures": (),
+    }
+    return Analysis(**fields | others)
+
+
+def record(database: Database, of: Upload, **others: Any) -> bool:
+    return database.record(analysis(of, **others), of, database.claim(of).holder)
+
+
+def expire(database: Database, of: Upload) -> None:
+    database.query("UPDATE uploads SET lease_until = now() WHERE id = :id RETURNING id", id=of.id)
+
+
+def race(url: str, work: Callable[[Database, int], Any]) -> list[Any]:
+    """What `work` returns in each of several instances that begin at the same moment."""
+    start = threading.Barrier(RACERS)
+
+    def run(number: int) -> Any:
+        with closing(Database(Settings(database_url=url))) as database:
+            database.query("SELECT 1")
+            start.wait()
+            return work(database, number)
+
+    with ThreadPoolExecutor(RACERS) as pool:
+        return list(pool.map(run, range(RACERS)))
+
+
+def test_a_new_upload_is_claimed_once(database: Database) -> None:
+    first, second = database.claim(upload()), database.claim(upload())
+    assert (first.state, first.attempts, bool(first.holder)) == ("claimed", 1, True)
+    assert second == Claim("busy", "", 1, "")
+
+
+def test_another_generation_is_another_upload(database: Database) -> None:
+    assert database.claim(upload(generation=1)).state == "claimed"
+    assert database.claim(upload(generation=2)).state == "claimed"
+
+
+def test_a_race_for_a_claim_has_one_winner(database_url: str) -> None:
+    states = race(database_url, lambda database, _: database.claim(upload()).state)
+    assert sorted(states) == ["busy"] * (RACERS - 1) + ["claimed"]
+
+
+def test_a_race_for_an_expired_claim_has_one_winner(database: Database, database_url: str) -> None:
+    database.claim(upload())
+    expire(database, upload())
+    claims = race(database_url, lambda racer, _: racer.claim(upload()))
+    assert sorted(claim.state for claim in claims) == ["busy"] * (RACERS - 1) + ["claimed"]
+    assert {claim.attempts for claim in claims} == {2}
+
+
+def test_whoever_lost_the_claim_can_write_nothing(database: Database) -> None:
+    late = database.claim(upload())
+    expire(database, upload())
+    present = database.claim(upload())
+    assert present.attempts == 2
+    assert not database.record(analysis(upload()), upload(), late.holder)
+    assert not database.reject(upload(), late.holder, "not_a_picture", "It is no picture.")
+    database.release(upload(), late.holder)
+    assert database.claim(upload()).state == "busy"
+    assert database.analysis(upload().id) is None
+    assert database.record(analysis(upload()), upload(), present.holder)
+
+
+def test_an_expired_claim_that_nobody_took_over_still_counts(database: Database) -> None:
+    claim = database.claim(upload())
+    expire(database, upload())
+    assert database.record(analysis(upload()), upload(), claim.holder)
+
+
+def test_who_never_had_a_claim_can_write_nothing(database: Database) -> None:
+    database.claim(upload())
+    database.release(upload(), "")
+    for holder in ("", "somebody"):
+        assert not database.record(analysis(upload()), upload(), holder)
+
+
+def test_a_claim_given_back_can_be_taken_at_once(database: Database) -> None:
+    claim = database.claim(upload())
+    database.release(upload(), claim.holder)
+    again = database.claim(upload())
+    assert (again.state, again.attempts) == ("claimed", 2)
+    assert not database.record(analysis(upload()), upload(), claim.holder)
+
+
+def test_the_lease_is_as_long_as_the_setting_by_the_databases_clock(database: Database) -> None:
+    database.claim(upload())
+    [[lease]] = database.query("SELECT extract(epoch FROM lease_until - created_at)::int FROM uploads")
+    assert lease == Settings().lease_s
+
+
+def test_an_upload_goes_from_claimed_to_recorded_to_done(database: Database) -> None:
+    claim = database.claim(upload())
+    database.finish(upload())
+    assert database.claim(upload()).state == "busy"
+    assert database.record(analysis(upload()), upload(), claim.holder)
+    assert database.claim(upload()) == Claim("recorded", "", 1, "")
+    database.finish(upload())
+    assert database.claim(upload()) == Claim("done", "", 1, "")
+
+
+def test_a_rejected_upload_keeps_its_reason(database: Database) -> None:
+    claim = database.claim(upload())
+    assert database.reject(upload(), claim.holder, "not_a_picture", "It is no picture.")
+    assert database.claim(upload()) == Claim("rejected", "", 1, "It is no picture.")
+    database.finish(upload())
+    assert database.claim(upload()) == Claim("done", "", 1, "It is no picture.")
+    assert database.query("SELECT reason_code FROM uploads") == [["not_a_picture"]]
+    assert not database.record(analysis(upload()), upload(), claim.holder)
+
+
+def test_a_result_is_read_as_it_was_recorded(database: Database) -> None:
+    of = upload(metadata={"tz": "Europe/Madrid"})
+    assert record(database, of)
+    assert database.analysis(of.id) == {**analysis(of).to_json(), "tags": ["gold", "crown"], "pictures": []}
+    assert database.analysis(uuid.uuid4()) is None
+
+
+def test_a_result_recorded_twice_is_there_once(database: Database) -> None:
+    claim = database.claim(upload())
+    for _ in range(2):
+        assert database.record(analysis(upload()), upload(), claim.holder)
+    assert database.query("SELECT count(*) FROM analyses") == [[1]]
+    assert stats(database, "ana")["pictures_analyzed"] == 1
+    assert database.query("SELECT user_id, achievement_name FROM achievements") == [["ana", "first_picture"]]
+
+
+def test_a_result_that_cant_be_stored_leaves_no_trace(database: Database) -> None:
+    claim = database.claim(upload())
+    impossible = analysis(upload(), picture=PictureFacts("PNG", 12, -1, 4, "pillow"))
+    with pytest.raises(Unreachable, match="analyses_picture"):
+        database.record(impossible, upload(), claim.holder)
+    assert database.query("SELECT state FROM uploads") == [["claimed"]]
+    assert database.query("SELECT count(*) FROM achievements") == [[0]]
+    assert database.record(analysis(upload()), upload(), claim.holder)
+
+
+def test_results_of_one_user_recorded_at_once_are_all_counted(database: Database, database_url: str) -> None:
+    recorded = race(database_url, lambda racer, n: record(racer, upload(f"ana/{n}.png")))
+    assert all(recorded)
+    earned = database.query("SELECT achievement_name FROM achievements ORDER BY 1")
+    assert earned == [["first_picture"], ["ten_pictures"]]
+
+
+def test_threads_share_the_connection_in_turns(database: Database) -> None:
+    with ThreadPoolExecutor(RACERS) as pool:
+        assert all(pool.map(lambda n: record(database, upload(f"ana/{n}.png")), range(RACERS)))
+    assert stats(database, "ana")["pictures_analyzed"] == RACERS
+
+
+@pytest.mark.parametrize(
+    "text", ["nul\x00nul", "half\ud800", "'; DROP TABLE uploads; --", "\\', :name $1 %s", "🎉" * 250]
+)
+def test_hostile_text_is_stored_or_replaced_but_never_run(database: Database, text: str) -> None:
+    of = Upload("uploads", f"ana/{text}" if text.isprintable() else f"ana/{text!r}\x00", 1, 12)
+    assert record(database, of, caption=text, tags=(text,), text=text, upload={"name": text})
+    plain = re.sub("[\x00\ud800]", "\ufffd", text)
+    assert database.query("SELECT caption, tags FROM analyses") == [[plain, [plain]]]
+    result = database.analysis(of.id)
+    assert result is not None
+    assert (result["text"], result["upload"]["name"]) == (plain, plain)
+    assert database.query("SELECT name FROM uploads") == [[of.name.replace("\x00", "\ufffd")]]
+
+
+def test_a_zone_that_only_python_knows_does_not_break_progress(database: Database) -> None:
+    assert record(database, upload(), time_zone="Mars/Olympus_Mons")
+    assert database.query("SELECT time_zone FROM analyses") == [[None]]
+    assert stats(database, "ana")["pictures_analyzed"] == 1
+
+
+def test_a_zone_in_the_setting_that_postgresql_does_not_know_is_named(database_url: str) -> None:
+    settings = Settings(database_url=database_url, time_zone="Mars/Olympus_Mons")
+    with (
+        closing(Database(settings)) as database,
+        pytest.raises(SettingsError, match="TIME_ZONE='Mars/Olympus_Mons'"),
+    ):
+        database.claim(upload())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "ALTER TABLE analyses DROP COLUMN caption",
+        "ALTER TABLE uploads DROP COLUMN reason_code",
+        "ALTER TABLE uploads DROP CONSTRAINT uploads_pkey",
+        "DROP TABLE achievements",
+        "ALTER TABLE achievements DROP COLUMN achievement_name",
+    ],
+)
+def test_an_instance_that_runs_while_the_schema_breaks_goes_on(
+    database: Database, database_url: str, damage: str
+) -> None:
+    assert record(database, upload("ana/before.png"))
+    with closing(connect(database_url)) as outside:
+        outside.run(damage)
+    assert stats(database, "ana")["pictures_analyzed"] == 1
+    assert record(database, upload("ana/after.png"))
+    assert database.query("SELECT caption FROM analyses") == [["a crown"], ["a crown"]]
+
+
+def test_code_from_before_a_later_schema_still_works(database_url: str) -> None:
+    with closing(connect(database_url)) as outside:
+        outside.run("ALTER TABLE uploads ADD sha256 text, ADD priority integer NOT NULL DEFAULT 0")
+        outside.run(
+            "ALTER TABLE analyses ADD agreement real; CREATE TABLE receipts (id uuid REFERENCES uploads)"
+        )
+    with closing(Database(Settings(database_url=database_url))) as older:
+        assert record(older, upload())
+        older.finish(upload())
+        assert stats(older, "ana")["pictures_analyzed"] == 1
+
+
+def test_a_connection_that_died_is_replaced(database: Database, database_url: str) -> None:
+    [[process]] = database.query("SELECT pg_backend_pid()")
+    with closing(connect(database_url)) as outside:
+        outside.run("SELECT pg_terminate_backend(:process, 5000)", process=process)
+    assert record(database, upload())
+
+
+def test_a_restarted_server_is_found_again_and_a_stopped_one_is_a_passing_fault(
+    database: Database, postgres: Postgres
+) -> None:
+    claim = database.claim(upload())
+    postgres.close()
+    try:
+        with pytest.raises(Unreachable, match="does not answer"):
+            database.record(analysis(upload()), upload(), claim.holder)
+    finally:
+        postgres.start()
+    assert database.record(analysis(upload()), upload(), claim.holder)
+    postgres.close()
+    postgres.start()
+    assert database.claim(upload()).state == "recorded"
+
+
+def test_a_failed_check_of_the_schema_is_not_remembered(empty_database: str) -> None:
+    with (
+        closing(connect(empty_database)) as outside,
+        closing(Database(Settings(database_url=empty_database))) as database,
+    ):
+        outside.run("CREATE VIEW uploads AS SELECT 1")
+        for _ in range(2):
+            with pytest.raises(SchemaError, match="uploads is a view"):
+                database.claim(upload())
+        outside.run("DROP VIEW uploads")
+        assert record(database, upload())
+
+
+def test_a_wait_is_bounded_by_the_setting(database_url: str) -> None:
+    settings = Settings(database_url=database_url, database_timeout_s=0.2)
+    with closing(Database(settings)) as database, closing(connect(database_url)) as outside:
+        database.query("SELECT 1")
+        outside.run("BEGIN; LOCK TABLE uploads")
+        with pytest.raises(Unreachable, match="57014"):
+            database.claim(upload())
+        outside.run("ROLLBACK")
+        assert database.claim(upload()).state == "claimed"
+
+
+def test_names_and_passwords_may_hold_any_character(postgres: Postgres) -> None:
+    name = f"an odd/näme@{uuid.uuid4().hex}"
+    url = postgres.database(name)
+    with closing(connect(postgres.url)) as outside:
+        outside.run(f"""CREATE ROLE "{name}" SUPERUSER LOGIN PASSWORD 'p@ss:w/rd%?#'""")
+    quoted = urlsplit(url).path[1:].replace("@", "%40").replace("/", "%2F")
+    address = f"postgresql://{quoted}:p%40ss%3Aw%2Frd%25%3F%23@127.0.0.1:{postgres.port}/{quoted}"
+    with closing(connect(address)) as connection:
+        assert connection.run("SELECT current_user, current_database()") == [[name, name]]
+    with closing(connect(postgres.url)) as outside:
+        outside.run(f'DROP DATABASE "{name}" WITH (FORCE)')
+        outside.run(f'DROP ROLE "{name}"')
+
+
+def test_a_unix_socket_is_taken_as_on_cloud_sql(postgres: Postgres) -> None:
+    url = postgres.url.replace(f"127.0.0.1:{postgres.port}", f":{postgres.port}") + f"?host={postgres.folder}"
+    with closing(connect(url)) as connection:
+        assert connection.run("SELECT inet_server_addr() IS NULL") == [[True]]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "postgresql://",
+        "postgresql://host/name",
+        "postgresql://user:secret@host:port/name",
+        "postgresql://user:secret@host/name?sslmode=disable",
+        "postgresql://user:secret@host/name?sslmode=prefer",
+    ],
+)
+def test_an_address_that_cant_work_is_a_setting_to_change_and_stays_secret(url: str) -> None:
+    with pytest.raises(SettingsError, match="DATABASE_URL") as refused:
+        Database(Settings(database_url=url)).prepare()
+    assert "secret" not in str(refused.value)
+
+
+def test_an_unreachable_database_does_not_tell_its_password() -> None:
+    with pytest.raises(Unreachable) as refused:
+        Database(Settings(database_url="postgresql://user:secret@127.0.0.1:1/name")).prepare()
+    assert "secret" not in str(refused.value)
+
+
+ELSEWHERE = "127.1"  # this machine under a name that we do not take for it
+
+
+def certificate(folder: Path, name: str) -> Path:
+    """A key and a certificate that only vouches for itself, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / f"{name}.pem"
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@contextmanager
+def tls_front(port: int, pem: Path) -> Iterator[int]:
+    """The port of a front that speaks TLS as PostgreSQL does, for the server that was built without it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+
+    def relay(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+
+    def serve(client: socket.socket) -> None:
+        with suppress(OSError), ExitStack() as sockets:
+            sockets.enter_context(client)
+            assert len(client.recv(8)) == 8  # SSLRequest
+            client.sendall(b"S")
+            secure = sockets.enter_context(context.wrap_socket(client, server_side=True))
+            server = sockets.enter_context(socket.create_connection(("127.0.0.1", port)))
+            back = threading.Thread(target=relay, args=(server, secure), daemon=True)
+            back.start()
+            relay(secure, server)
+            back.join(5)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+
+
+def test_another_host_is_reached_by_verified_tls(
+    postgres: Postgres, database_url: str, tmp_path: Path
+) -> None:
+    pem = certificate(tmp_path, ELSEWHERE)
+    with tls_front(postgres.port, pem) as port:
+        url = database_url.replace(f"127.0.0.1:{postgres.port}", f"{ELSEWHERE}:{port}")
+        with closing(Database(Settings(database_url=f"{url}?sslmode=require&sslrootcert={pem}"))) as database:
+            assert record(database, upload())
+
+
+@pytest.mark.parametrize(("name", "trusted"), [(ELSEWHERE, False), ("another.example", True)])
+def test_a_certificate_that_is_not_trusted_or_not_theirs_ends_the_connection(
+    postgres: Postgres, database_url: str, tmp_path: Path, name: str, trusted: bool
+) -> None:
+    pem = certificate(tmp_path, name)
+    with tls_front(postgres.port, pem) as port:
+        url = database_url.replace(f"127.0.0.1:{postgres.port}", f"{ELSEWHERE}:{port}")
+        url += f"?sslrootcert={pem}" if trusted else ""
+        with pytest.raises(Unreachable, match="SSLCertVerificationError"):
+            Database(Settings(database_url=url)).prepare()
+
+
+def test_another_host_without_tls_is_not_used(postgres: Postgres, database_url: str) -> None:
+    url = database_url.replace("127.0.0.1", ELSEWHERE)
+    with pytest.raises(Unreachable, match="Server refuses SSL"):
+        Database(Settings(database_url=url)).prepare()

@@ -1,0 +1,73 @@
+"""What a user has uploaded, over HTTP; what the numbers mean is in test_progress.py."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from infra.local.functions import application
+from tests.app import MAIN, Start, problem, small_png
+
+
+def test_a_users_uploads_streak_and_achievements_are_answered(start: Start) -> None:
+    app = start()
+    app.deliver(app.upload("ana/a.png", small_png(), tz="Pacific/Auckland"))
+    app.deliver(app.upload("bob/b.png", small_png()))
+    stats = app.stats("ana")
+    assert set(stats) == {
+        "user", "pictures_analyzed", "this_week", "current_streak", "longest_streak", "last_upload_at",
+        "achievements",
+    }  # fmt: skip
+    assert (stats["user"], stats["pictures_analyzed"], stats["current_streak"]) == ("ana", 1, 1)
+    assert [set(each) for each in stats["achievements"]] == [{"achievement_name", "earned_at"}]
+    assert app.stats("bob")["pictures_analyzed"] == 1
+
+
+def test_an_unknown_user_has_zeros(start: Start) -> None:
+    assert start().stats("nobody") == {
+        "user": "nobody",
+        "pictures_analyzed": 0,
+        "this_week": 0,
+        "current_streak": 0,
+        "longest_streak": 0,
+        "last_upload_at": None,
+        "achievements": [],
+    }
+
+
+@pytest.mark.parametrize("query", [{}, {"user": ""}, {"user": "a\x00b"}, {"user": "x" * 129}])
+def test_a_missing_or_impossible_user_is_a_problem_with_a_remedy(start: Start, query: dict[str, str]) -> None:
+    assert problem(start().progress.get("/", query_string=query), 400)["code"] == "no_user"
+
+
+def test_locally_the_functions_answer_at_their_bare_names(start: Start) -> None:
+    app = start()
+    client = application().test_client()
+    assert client.get("/get_progress_stats?user=ana").get_json() == app.stats("ana")
+    assert client.post("/analyze", data=small_png()).status_code == 200
+
+
+def test_only_get_is_answered(start: Start) -> None:
+    assert problem(start().progress.post("/", query_string={"user": "ana"}), 405)["code"] == "wrong_method"
+
+
+def test_it_loads_neither_blip_nor_gemini_nor_pillow(database_url: str) -> None:
+    script = f"""
+import json, sys
+from functions_framework import create_app
+answer = create_app("get_progress_stats", {MAIN!r}, "http").test_client().get("/?user=ana")
+print(json.dumps([answer.status_code, [m for m in sys.modules if m.split(".")[0] in
+    ("PIL", "onnxruntime", "numpy", "grpc", "pillow_heif")
+    or m.startswith(("google.generativeai", "google.genai", "google.cloud.storage"))]]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"DATABASE_URL": database_url},
+        cwd=os.path.dirname(MAIN),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == [200, []]

@@ -1,0 +1,33 @@
+"""What the README says is so."""
+
+import re
+from dataclasses import fields
+
+import pytest
+
+from dropcap.analysis import Analysis
+from dropcap.settings import table
+from tests.app import ROOT
+
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def test_the_settings_table_is_that_of_the_code() -> None:
+    assert table() in README
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z]+)\b", README))))
+def test_every_make_target_exists(target: str) -> None:
+    assert re.search(rf"^{target}:.*## ", MAKEFILE, re.MULTILINE)
+
+
+def test_every_field_of_an_analysis_is_explained() -> None:
+    [section] = re.findall(r"\| field \| meaning \|\n(.*?)\n\n", README, re.DOTALL)
+    explained = {name for row in section.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert explained == {item.name for item in fields(Analysis)}
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_every_link_leads_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()

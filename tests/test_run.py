@@ -1,0 +1,353 @@
+"""`make run`: what a person who has just cloned the repository meets."""
+
+import io
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.storage import Client
+from rich.console import Console
+
+from dropcap.database import connect
+from dropcap.errors import SettingsError
+from infra.local import StackError
+from infra.local.ports import free_port
+from infra.local.results import Results
+from infra.local.run import Failed, Run
+from infra.local.stack import Stack
+from infra.local.storage import ROOT
+from tests.pictures import RED, encoded, quadrants
+
+WAIT_S = 90
+MARK = "DROPCAP_TEST_RUN"  # an environment variable that all processes of one run have in common
+# These are tests of the stack, whatever the model says; a killed run's claim must not be waited for.
+SETTINGS = {"BLIP": "optional", "LEASE_S": "2"}
+
+
+class Person:
+    """Somebody who runs `make run` with a terminal that is a file."""
+
+    def __init__(self, folder: Path, *words: object, **settings: str) -> None:
+        self.mark = uuid.uuid4().hex
+        self.output, self.errors = folder / "output", folder / "errors"
+        self.drop = folder / "drop"
+        environment = os.environ | SETTINGS | settings
+        environment |= {MARK: self.mark, "PYTHONPATH": "functions", "PYTHONWARNINGS": "ignore"}
+        command = [sys.executable, "-m", "infra.local.run", "--port", "0", "--drop", str(self.drop)]
+        with self.output.open("wb") as output, self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [*command, *map(str, words)], cwd=ROOT, env=environment, stdout=output, stderr=errors
+            )
+
+    def wait_for(self, text: str) -> str:
+        """The output, when it has this text in it."""
+        deadline = time.monotonic() + WAIT_S
+        while text not in (said := self.output.read_text()):
+            assert self.process.poll() is None, self.errors.read_text()
+            assert time.monotonic() < deadline, said
+            time.sleep(0.05)
+        return said
+
+    def exit(self) -> tuple[int, str, str]:
+        """Exit status, output and errors, at the end."""
+        status = self.process.wait(WAIT_S)
+        return status, self.output.read_text(), self.errors.read_text()
+
+    def left_behind(self) -> list[str]:
+        """The processes that this run started and that do not end."""
+        deadline = time.monotonic() + WAIT_S
+        while (left := list(self._processes())) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return left
+
+    def _processes(self) -> Iterator[str]:
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    yield " ".join(process.cmdline())
+            except psutil.Error:  # it has just ended, or is not ours to look at
+                continue
+
+
+@contextmanager
+def person(folder: Path, *words: object, **settings: str) -> Iterator[Person]:
+    """A run that is over when the test is."""
+    started = Person(folder, *words, **settings)
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.wait()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(tmp_path_factory.mktemp("stack") / "state", environment=os.environ | SETTINGS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for one run after the other, so that the database is made once."""
+    return tmp_path_factory.mktemp("kept") / "state"
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(quadrants(300, 200)))
+    return path
+
+
+def client(storage_url: str) -> Client:
+    return Client("demo", AnonymousCredentials(), client_options={"api_endpoint": storage_url})
+
+
+def exports(stack: Stack) -> dict[str, str]:
+    """The environment of a shell that has read the stack's file."""
+    script = f". {stack.state}/env; env -0"
+    lines = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    return dict(line.split("=", 1) for line in lines.split("\0") if line)
+
+
+def test_once_shows_what_became_of_the_picture_and_ends_well(
+    tmp_path: Path, picture: Path, state: Path
+) -> None:
+    with person(tmp_path, "--state", state, "--once", picture) as run:
+        status, output, errors = run.exit()
+        assert (status, errors) == (0, "")
+        assert "gs://dropcap-uploads/you/picture.png" in output
+        assert "Gemini (stand-in): This is Dropcap's stand-in" in output
+        assert "PNG, 300 x 200 px" in output
+        assert "gs://dropcap-pictures/" in output
+        assert re.search(r"200\.webp +200 x 133 px +\d", output)
+        assert re.search(r"^publish +\d+\.\d\d +\d+", output, re.MULTILINE)
+        assert "Source: deleted" in output
+        assert "\x1b" not in output
+        assert not run.left_behind()
+
+
+def test_a_rejected_picture_is_shown_and_ends_it_with_the_reason(stack: Stack, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("not a picture")
+    screen = io.StringIO()
+    run = Run(stack, Console(file=screen, width=200), tmp_path / "drop")
+    with pytest.raises(Failed, match=r"^you/bad.jpg was rejected: The upload is not a picture\. .*\.$"):
+        run.drop_and_wait([bad], "you", WAIT_S)
+    assert "Rejected The upload is not a picture." in screen.getvalue()
+
+
+def test_a_picture_that_is_late_ends_it_with_its_name_and_the_log(
+    stack: Stack, tmp_path: Path, picture: Path
+) -> None:
+    run = Run(stack, Console(file=io.StringIO()), tmp_path / "drop")
+    with pytest.raises(Failed, match=r"^Not done in time: picture.png\. .*functions\.log\)$"):
+        run.drop_and_wait([picture], "late", timeout_s=-1)
+
+
+def test_an_empty_file_is_not_waited_for(stack: Stack, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    run = Run(stack, Console(file=io.StringIO()), tmp_path / "drop")
+    with pytest.raises(Failed, match=r"empty\.jpg is left alone: it is empty"):
+        run.drop_and_wait([empty], "you", WAIT_S)
+
+
+def test_in_a_terminal_the_picture_is_drawn_in_colour(stack: Stack, tmp_path: Path, picture: Path) -> None:
+    screen = io.StringIO()
+    terminal = Console(file=screen, width=120, force_terminal=True, color_system="truecolor")
+    Run(stack, terminal, tmp_path / "drop").drop_and_wait([picture], "you", WAIT_S)
+    red = ";".join(map(str, RED))
+    near_red = r"38;2;(19\d|20\d);(2\d|3\d);(3\d|4\d)"
+    assert re.search(near_red, screen.getvalue()), f"no half block near {red}"
+
+
+def test_a_missing_file_is_one_line_before_anything_starts(tmp_path: Path) -> None:
+    with person(tmp_path, "--state", tmp_path / "state", "--once", "no such.jpg") as run:
+        assert run.exit() == (1, "", "make run: There is no file no such.jpg: check PICTURES.\n")
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_port_in_use_is_one_line_with_the_remedy(tmp_path: Path, state: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with person(tmp_path, "--state", state, "--port", port) as run:
+            status, output, errors = run.exit()
+    assert (status, output, errors.count("\n")) == (1, "", 1)
+    assert f"Port {port}" in errors
+    assert f"make run PORT={port + 10}" in errors
+
+
+def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"SIZES='big' is not allowed"):
+        Stack(tmp_path / "state", environment={"SIZES": "big"})
+    with person(tmp_path, "--state", tmp_path / "state", SIZES="big") as run:
+        status, output, errors = run.exit()
+    assert (status, output, errors.count("\n")) == (1, "", 1)
+    assert errors.startswith("make run: SIZES='big' is not allowed")
+
+
+def test_a_second_run_on_the_same_data_is_refused_and_harmless(tmp_path: Path, stack: Stack) -> None:
+    with person(tmp_path, "--state", stack.state) as run:
+        status, _, errors = run.exit()
+    assert (status, errors.count("\n")) == (1, 1)
+    assert "make run STATE=other" in errors
+    stack.check()
+    assert requests.get(f"{stack.url}/get_progress_stats?user=ana", timeout=WAIT_S).status_code == 200
+    assert (stack.state / "env").exists()
+
+
+def test_the_next_run_keeps_the_data_and_does_not_drop_the_samples_again(tmp_path: Path) -> None:
+    with person(tmp_path, "--state", tmp_path / "state") as run:
+        output = run.wait_for("Ctrl-C ends it")
+        assert "gs://dropcap-uploads/ana/" in output
+        run.process.send_signal(signal.SIGINT)
+        assert run.exit()[0] == 0
+    with person(tmp_path, "--state", tmp_path / "state") as run:
+        output = run.wait_for("Ctrl-C ends it")
+        assert "The samples were analyzed by an earlier run" in output
+        assert "gs://dropcap-uploads/ana/" not in output
+        run.process.send_signal(signal.SIGINT)
+        run.exit()
+
+
+def test_a_file_in_the_drop_folder_is_taken_shown_and_put_aside(
+    tmp_path: Path, picture: Path, state: Path
+) -> None:
+    with person(tmp_path, "--state", state, picture) as run:
+        run.wait_for("Ctrl-C ends it")
+        picture.rename(run.drop / "dropped.png")
+        run.wait_for("gs://dropcap-uploads/you/dropped.png")
+        assert (run.drop / "done" / "dropped.png").exists()
+        assert not (run.drop / "dropped.png").exists()
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_process_is_left_behind(tmp_path: Path, state: Path, picture: Path, end: signal.Signals) -> None:
+    with person(tmp_path, "--state", state, picture) as run:
+        run.wait_for("Ctrl-C ends it")
+        run.process.send_signal(end)
+        status = run.process.wait(WAIT_S)
+        assert status == (-end if end == signal.SIGKILL else 0)
+        assert not run.left_behind()
+
+
+def test_after_a_kill_the_next_run_takes_the_same_port_and_finishes_what_lay_there(
+    tmp_path: Path, state: Path, picture: Path
+) -> None:
+    port = free_port()
+    with person(tmp_path, "--state", state, "--port", port, picture) as run:
+        run.wait_for("Ctrl-C ends it")
+        [storage_url] = re.findall(r"STORAGE_EMULATOR_HOST=(\S+)", (state / "env").read_text())
+        client(storage_url).bucket("dropcap-uploads").blob("ana/late.png").upload_from_filename(picture)
+        run.process.kill()
+        run.process.wait()
+    with Stack(state, port, environment=os.environ | SETTINGS) as running:
+        assert running.port == port
+        results = Results(running.database_url, running.postgres_log)
+        deadline = time.monotonic() + WAIT_S
+        while not results.analyzed(["ana/late.png"]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert results.analyzed(["ana/late.png"])
+
+
+def test_any_program_can_be_pointed_at_the_stack_by_its_file(stack: Stack, picture: Path) -> None:
+    assert stat.S_IMODE((stack.state / "env").stat().st_mode) == 0o600
+    given = exports(stack)
+    assert given["DROPCAP_URL"] == stack.url
+    script = "import sys, google.cloud.storage as s; print(*(b.name for b in s.Client().list_buckets()))"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], env=given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["dropcap-pictures", "dropcap-quarantine", "dropcap-uploads"]
+    connection = connect(given["DATABASE_URL"])
+    try:
+        assert connection.run("SELECT count(*) FROM uploads") is not None
+    finally:
+        connection.close()
+
+
+def test_the_three_functions_share_a_port(stack: Stack, picture: Path) -> None:
+    body, png_type = picture.read_bytes(), {"Content-Type": "image/png"}
+    answer = requests.post(f"{stack.url}/analyze", data=body, headers=png_type, timeout=WAIT_S)
+    assert (answer.status_code, answer.json()["picture"]["format"]) == (200, "PNG")
+    stats = requests.get(f"{stack.url}/get_progress_stats?user=nobody", timeout=WAIT_S)
+    assert stats.json()["pictures_analyzed"] == 0
+    assert requests.get(f"{stack.url}/get_progress_stats", timeout=WAIT_S).status_code == 400
+    assert requests.get(stack.url, timeout=WAIT_S).status_code == 405  # events are posted
+
+
+def test_an_upload_by_any_client_is_analyzed(stack: Stack, picture: Path) -> None:
+    results = Results(stack.database_url, stack.postgres_log)
+    client(stack.storage_url).bucket("dropcap-uploads").blob("bo/one.png").upload_from_filename(picture)
+    deadline = time.monotonic() + WAIT_S
+    new = results.new()
+    while not any(each.name == "bo/one.png" for each in new) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        new = results.new()
+    [outcome] = [each for each in new if each.name == "bo/one.png"]
+    assert outcome.analysis
+    assert outcome not in results.new()
+    assert results.analyzed(["bo/one.png"])
+
+
+def test_a_key_of_your_own_is_used_and_never_written_down(state: Path) -> None:
+    secret = "AIza-of-your-own"  # noqa: S105  not one
+    environment = os.environ | SETTINGS | {"GEMINI_API_KEY": secret}
+    with Stack(state, environment=environment) as running:
+        assert not running.stand_in
+        assert "GEMINI" not in (running.state / "env").read_text()
+    assert not (state / "env").exists()
+
+
+def test_a_part_that_ends_is_named_with_its_log(state: Path) -> None:
+    with Stack(state, environment=os.environ | SETTINGS) as running:
+        gate = next(part for part in running.parts if part.name == "gate")
+        os.kill(gate.pid, signal.SIGKILL)
+        deadline = time.monotonic() + WAIT_S
+        while psutil.pid_exists(gate.pid) and time.monotonic() < deadline:
+            with suppress(StackError):
+                running.check()
+        with pytest.raises(StackError, match=r"gate stopped: .*gate\.log"):
+            running.check()
+
+
+def make(*words: str) -> str:
+    """What make says."""
+    program = shutil.which("make") or "make"
+    return subprocess.run([program, *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_make_help_has_a_line_for_each_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    [targets] = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    lines = make("help")
+    assert sorted(re.findall(r"^  make (\w+) +\S", lines, re.MULTILINE)) == sorted(targets.split())
+
+
+def test_make_passes_its_words_on() -> None:
+    said = make("-n", "-o", ".venv/installed", "run", "ONCE=1", "PICTURES=a.jpg b.png", "PORT=8090")
+    assert "--port 8090" in said
+    assert "--once -- a.jpg b.png" in said
+
+
+def test_without_a_python_make_says_what_to_do(tmp_path: Path) -> None:
+    script = ["/bin/sh", str(ROOT / "infra" / "environment.sh"), str(tmp_path / "venv")]
+    done = subprocess.run(script, env=os.environ | {"PYTHON": "/no/python"}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Dropcap needs Python 3.11 or newer" in done.stderr
+    assert not (tmp_path / "venv").exists()

@@ -1,0 +1,89 @@
+"""Settings are read once, checked at start, and a wrong one is one line that says what to change."""
+
+import os
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from dropcap.errors import SettingsError
+from dropcap.settings import Settings
+
+FUNCTIONS = Path(__file__).parent.parent / "functions"
+
+WRONG = {
+    "UPLOADS_BUCKET": "gs://photos",
+    "SOURCE": "burn",
+    "SIZES": "1600,big",
+    "FORMAT": "gif",
+    "QUALITY": "101",
+    "MAX_MB": "0",
+    "MEMORY_LIMIT_MB": "lots",
+    "DATABASE_URL": "mysql://localhost/photos",
+    "TIME_ZONE": "Middle/Earth",
+    "GEMINI_SDK": "curl",
+    "GEMINI_TIMEOUT_S": "nan",
+    "CAPTION_BEAMS": "1.5",
+}
+
+
+@pytest.mark.parametrize(("variable", "value"), WRONG.items())
+def test_a_wrong_setting_is_one_line_with_variable_value_and_what_is_allowed(
+    variable: str, value: str
+) -> None:
+    with pytest.raises(SettingsError) as wrong:
+        Settings.read({variable: value})
+    line = str(wrong.value)
+    assert line.startswith(f"{variable}=")
+    assert "must be" in line
+    assert "\n" not in line
+    assert value in line or variable == "DATABASE_URL"
+
+
+def test_a_secret_is_not_shown_where_it_is_wrong() -> None:
+    with pytest.raises(SettingsError) as wrong:
+        Settings.read({"DATABASE_URL": "mysql://ana:hunter2@host/photos"})
+    assert "hunter2" not in str(wrong.value)
+
+
+def test_a_secret_is_not_shown_where_settings_are_printed() -> None:
+    shown = repr(Settings.read({"DATABASE_URL": "postgresql://a:hunter2@h/p", "GEMINI_API_KEY": "hunter3"}))
+    assert "hunter2" not in shown
+    assert "hunter3" not in shown
+
+
+@pytest.mark.parametrize("output", ["PICTURES_BUCKET", "QUARANTINE_BUCKET", "ARCHIVE_BUCKET"])
+def test_no_output_may_trigger_the_function_again(output: str) -> None:
+    with pytest.raises(SettingsError, match=f"{output}='photos' .* differ from UPLOADS_BUCKET"):
+        Settings.read({"UPLOADS_BUCKET": "photos", output: "photos"})
+
+
+def test_archive_needs_a_bucket() -> None:
+    with pytest.raises(SettingsError, match="ARCHIVE_BUCKET"):
+        Settings.read({"SOURCE": "archive"})
+    assert Settings.read({"SOURCE": "archive", "ARCHIVE_BUCKET": "old"}).archive_bucket == "old"
+
+
+def test_settings_do_not_change_after_start() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Settings.read({}).quality = 1  # type: ignore[misc]
+
+
+def test_sizes_are_published_from_the_largest_down_once_each() -> None:
+    assert Settings.read({"SIZES": "200, 800,800"}).sizes == (800, 200)
+
+
+def test_a_function_with_a_wrong_setting_does_not_start_and_says_why_in_one_line() -> None:
+    started = subprocess.run(
+        [sys.executable, "-c", "import main"],
+        cwd=FUNCTIONS,
+        env=os.environ | {"SOURCE": "burn"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert started.returncode == 1
+    assert "SOURCE='burn' is not allowed" in started.stdout
+    assert "Traceback" not in started.stdout + started.stderr

@@ -77,7 +77,7 @@ def analyze(data: bytes, upload: Upload, services: Services, watch: memory.Watch
                 description, caption, sources = _look(for_gemini, for_blip, services)
             del for_gemini, for_blip
             with watch.stage("publish"):
-                published = tuple(_publish(source, upload, services)) if keep else ()
+                published = _publish(source, upload, services) if keep else ()
         memory.release()
         logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=round(memory.rss_mb(), 1))
     return Analysis(
@@ -129,7 +129,7 @@ def _look(
     return description, caption, sources
 
 
-def _publish(source: picture.Picture, upload: Upload, services: Services) -> list[Published]:
+def _publish(source: picture.Picture, upload: Upload, services: Services) -> tuple[Published, ...]:
     """Write each size of the settings; every label is there, also where the source is smaller."""
     settings = services.settings
     published = []
@@ -137,7 +137,7 @@ def _publish(source: picture.Picture, upload: Upload, services: Services) -> lis
         copy = source.published(side, settings.format, settings.quality)
         size = (copy.width, copy.height)
         published.append(services.buckets.publish(upload, str(side), copy.data, copy.content_type, size))
-    return published
+    return tuple(published)
 
 
 def _finish(upload: Upload, services: Services) -> None:

@@ -97,8 +97,8 @@ def _problem(status: HTTPStatus, code: str, problem: str, remedy: str) -> flask.
 def analyze(request: flask.Request, services: Services) -> Mapping[str, Any]:
     """The analysis of a posted picture: a raw body, a multipart file, or JSON `{"bucket", "name"}`.
 
-    `keep=true` publishes and records it as an upload would be; `user` and `tz` then say whose it is and in
-    which zone. They stand in the query, the form or the JSON.
+    `keep=true`, in query, form or JSON, publishes and records it as an upload would be. `user` and
+    `tz` then say whose a posted picture is and in which zone; a stored one says so itself.
     """
     from dropcap import pipeline  # loads Pillow and NumPy, which get_progress_stats must not
 

@@ -52,21 +52,16 @@ class Storage(Part):
         """Start both programs without waiting for them."""
         self.port = free_port(self.port, "Cloud Storage", "choose another port: make run STORAGE_PORT=8091")
         behind = free_port()
-        backend, options = ["-backend", "memory"], [*self.options, "--any-name"]
+        server = [str(_program()), "-scheme", "http", "-host", "127.0.0.1", "-port", str(behind)]
+        # the public host tells the XML API's paths
+        server += ["-public-host", f"127.0.0.1:{self.port}", "-log-level", "warn"]
+        gate = [sys.executable, "-m", "infra.local.gate", "--port", str(self.port), *self.options]
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
-            backend, options = (
-                ["-backend", "filesystem", "-filesystem-root", str(self.folder)],
-                [*self.options],
-            )
-        server = [str(_program()), "-scheme", "http", "-host", "127.0.0.1", "-port", str(behind), *backend]
-        server += [
-            "-public-host",
-            f"127.0.0.1:{self.port}",
-            "-log-level",
-            "warn",
-        ]  # tells the XML API's paths
-        gate = [sys.executable, "-m", "infra.local.gate", "--port", str(self.port), *options]
+            server += ["-backend", "filesystem", "-filesystem-root", str(self.folder)]
+        else:
+            server += ["-backend", "memory"]
+            gate.append("--any-name")
         gate += ["--storage", f"http://127.0.0.1:{behind}", "--events-to", self.events_to]
         gate += [word for bucket in self.watch for word in ("--watch", bucket)]
         for name, command in (("storage", server), ("gate", gate)):

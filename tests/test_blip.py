@@ -4,6 +4,7 @@ import gc
 import hashlib
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -100,6 +101,16 @@ def test_captions_from_several_threads_do_not_mix(shipped: blip.Captioner) -> No
     with ThreadPoolExecutor(4) as pool:
         said = list(pool.map(lambda name: shipped.caption(images[name], beams=3).text, [*CAPTIONS] * 3))
     assert said == [*CAPTIONS.values()] * 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has in memory is read from /proc")
+def test_the_encoders_weights_do_not_stay_in_memory(shipped: blip.Captioner) -> None:
+    shipped.caption(for_blip("garden.jpg"))
+    weights = str(MODEL / "encoder.data")
+    parts = Path("/proc/self/smaps").read_text().split("VmFlags")
+    resident = [re.search(r"Rss: +(\d+) kB", part) for part in parts if weights in part]
+    assert resident
+    assert sum(int(found[1]) for found in resident if found) == 0
 
 
 def test_nothing_of_a_picture_stays_in_memory(shipped: blip.Captioner) -> None:
@@ -267,7 +278,7 @@ def test_a_damaged_file_is_named_with_a_remedy(
     damage(folder / name)
     with pytest.raises(blip.ModelError) as error:
         blip.Captioner(folder)
-    for part in (str(folder / name), says, "python -m model_export export"):
+    for part in (str(folder / name), says, "make model"):
         assert part in str(error.value)
 
 
@@ -277,7 +288,7 @@ def test_an_unusable_card_is_named_with_a_remedy(folder: Path, card: str | None)
         (folder / "model.json").unlink()
     else:
         (folder / "model.json").write_text(card)
-    with pytest.raises(blip.ModelError, match=r"model\.json .*python -m model_export export"):
+    with pytest.raises(blip.ModelError, match=r"model\.json .*make model"):
         blip.Captioner(folder)
 
 

@@ -3,11 +3,7 @@
     captioner = load(folder, threads=1)      # once a process; a failed load is not kept
     captioner.caption(image, beams=3).text   # "a dog and a key on a green background"
 
-A model folder holds `model.json` (the card), `vocab.txt` and two graphs that `model_export` writes:
-
-    encoder   pixels -> keys and values of every cross-attention layer: computed once a picture
-    decoder   ids, past keys and values, the encoder's -> logits of the last position, present keys and values
-
+A model folder holds `model.json` (the card), `vocab.txt` and two graphs, which graphs.py runs.
 Token for token the same as `BlipForConditionalGeneration.generate` of transformers 4.57 (tests/test_blip.py).
 """
 
@@ -17,33 +13,19 @@ import hashlib
 import json
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from dropcap.analysis import Caption
-from dropcap.errors import DropcapError
+from dropcap.graphs import REMEDY, Decoder, Encoder, Floats, Step
+from dropcap.graphs import ModelError as ModelError
 
-if TYPE_CHECKING:
-    import onnxruntime as ort
-
-REMEDY = "restore the folder from the repository, or write it anew with `python -m model_export export`"
 MAX_CHARACTERS = 500  # a caption is a line; whatever a model says, no more than this leaves here
-
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
-Step = Callable[[Ids, Sequence[int] | None], Floats]
-"""(ids (B, L), which rows of the last call they continue) -> logits (B, vocabulary) of the last position."""
-
-
-class ModelError(DropcapError):
-    """The model can't be loaded or can't run; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +187,8 @@ class Captioner:
         self.card = Card.read(folder)
         self.card.verify(folder)
         self.tokenizer = WordPiece(folder / "vocab.txt")
-        self._encoder = _session(folder / "encoder.onnx", threads)
-        self._decoder = _session(folder / "decoder.onnx", threads)
-        self._present = [o.name for o in self._decoder.get_outputs() if o.name != "logits"]
-        shapes = {value.name: value.shape for value in self._decoder.get_inputs()}
-        _, self._heads, _, self._head_size = shapes["past.0"]
+        self._encoder = Encoder(folder, threads)
+        self._decoder = Decoder(folder, threads)
 
     def caption(
         self, image: Image.Image, *, prompt: str = "", beams: int = 1, max_tokens: int = 30
@@ -228,60 +207,11 @@ class Captioner:
 
     def generate(self, image: Image.Image, start: Sequence[int], beams: int, max_tokens: int) -> list[int]:
         """Ids, `start` included. The picture's keys and values live as long as this call."""
-        from onnxruntime import OrtValue
-
         card = self.card
-        pixels = OrtValue.ortvalue_from_numpy(preprocess(image, card.size, card.mean, card.std))
-        names = [output.name for output in self._encoder.get_outputs()]
-        # They stay ORT's: through NumPy, BLIP-base's 42 MB would be copied for every token.
-        cross = dict(zip(names, _run(self._encoder, names, {"pixel_values": pixels}), strict=True))
-        past: list[Any] = []
-
-        def step(ids: Ids, rows: Sequence[int] | None) -> Floats:
-            nonlocal past
-            if not past:
-                empty = np.zeros((len(ids), self._heads, 0, self._head_size), np.float32)
-                past = [OrtValue.ortvalue_from_numpy(empty) for _ in self._present]
-            elif rows is not None and list(rows) != list(range(len(ids))):
-                past = [OrtValue.ortvalue_from_numpy(value.numpy()[rows]) for value in past]
-            feeds = {f"past.{i}": value for i, value in enumerate(past)}
-            feeds["input_ids"] = OrtValue.ortvalue_from_numpy(ids)
-            logits, *past = _run(self._decoder, ["logits", *self._present], cross | feeds)
-            scores: Floats = logits.numpy()
-            return scores
-
+        step = self._decoder.steps(self._encoder(preprocess(image, card.size, card.mean, card.std)))
         if beams == 1:
             return greedy(step, start, max_tokens, card.eos)
         return beam_search(step, start, beams, max_tokens, card.eos)
-
-
-def _run(session: ort.InferenceSession, names: list[str], feeds: dict[str, ort.OrtValue]) -> list[Any]:
-    try:
-        return list(session.run_with_ort_values(names, feeds))
-    except Exception as failed:  # onnxruntime's errors have no common base but Exception
-        raise ModelError(f"BLIP failed on a picture: {failed}") from failed
-
-
-def _session(path: Path, threads: int) -> ort.InferenceSession:
-    """The one place that sets how ONNX Runtime uses memory and CPU."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    # As many threads as vCPUs: a second thread on one vCPU only waits for the first.
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads burn no CPU time
-    # Arenas and planned patterns keep what the largest run took; here it goes back at once (440 -> 379 MB
-    # peak with BLIP-base, together with weights as external data, which are mapped and not copied).
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
-    # model_export has optimised the graphs; doing it again costs time and memory at every cold start.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as wrong:  # as above
-        raise ModelError(f"onnxruntime can't load {path} ({wrong}): {REMEDY}.") from wrong
 
 
 _loading = threading.Lock()
@@ -296,3 +226,8 @@ def load(folder: Path, threads: int = 1) -> Captioner:
 @lru_cache(maxsize=1)
 def _load(folder: Path, threads: int) -> Captioner:
     return Captioner(folder, threads)  # lru_cache keeps results, not exceptions
+
+
+def unload() -> None:
+    """Keep no Captioner any more: its memory is free as soon as nobody uses it."""
+    _load.cache_clear()

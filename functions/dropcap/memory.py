@@ -7,6 +7,7 @@ MEMORY_LIMIT_MB setting, so that a large machine behaves as the small instance w
 import ctypes
 import gc
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ import psutil
 from dropcap import logs
 
 CGROUP = Path("/sys/fs/cgroup")
+MADV_DONTNEED = 4  # linux/mman.h
+SWEEP_S = 0.02  # in which an encoder reads about 10 MB
 
 
 @cache
@@ -73,6 +76,46 @@ def release() -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
         except (OSError, AttributeError):  # another libc has no malloc_trim
             return
+
+
+def mapped(file: Path) -> tuple[tuple[int, int], ...]:
+    """Where a file is mapped into this process, (address, bytes) a part; empty where that isn't known."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:  # not Linux
+        return ()
+    spans = (line.split()[0].split("-") for line in lines if line.endswith(f" {file.resolve()}"))
+    return tuple((int(first, 16), int(last, 16) - int(first, 16)) for first, last in spans)
+
+
+@contextmanager
+def read_once(parts: tuple[tuple[int, int], ...]) -> Iterator[None]:
+    """While weights that are mapped, and read once from first to last, are read: let go of what was read.
+
+    The system keeps the file in its cache as long as it has room, so that a part that is read again costs a
+    page fault, no reading.
+    """
+
+    def let_go() -> None:
+        for address, size in parts:
+            libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), MADV_DONTNEED)
+
+    def sweep() -> None:
+        while not done.wait(SWEEP_S):
+            let_go()
+
+    if not parts:
+        yield
+        return
+    libc, done = ctypes.CDLL(None), threading.Event()
+    sweeper = threading.Thread(target=sweep, daemon=True)
+    sweeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        sweeper.join()
+        let_go()
 
 
 class Watch:

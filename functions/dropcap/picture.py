@@ -11,7 +11,7 @@ loads Pillow.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from http import HTTPStatus
@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, Self
 
 from PIL import Image
 
-from dropcap import memory, pixels
+from dropcap import headers, memory, pixels
 from dropcap.analysis import PictureFacts
-from dropcap.decoders import DECODERS, Decoder
+from dropcap.decoders import Decoder, ranked
 from dropcap.errors import Rejected
 from dropcap.settings import Settings
 
@@ -118,15 +118,16 @@ class Picture:
         self.close()
 
 
-def opened(data: bytes, settings: Settings) -> Picture:
+def opened(data: bytes, settings: Settings, make_room: Callable[[], None] = memory.release) -> Picture:
     """The picture that `data` is; close it after use, best by `with`.
 
-    Uses max_side, max_megapixels, memory_limit_mb and sizes. Raises Rejected for whatever is no picture, of
+    Uses max_side, max_megapixels, memory_limit_mb and sizes. `make_room` frees what can be had again; it is
+    called before a picture is refused for want of memory. Raises Rejected for whatever is no picture, of
     another format, damaged, too large, or needs more memory than is left.
     """
     kind = _format(data)
     if kind == "WEBP":  # its reader allocates two canvases before it tells a size
-        _check_size(kind, _webp_size(data), settings)
+        _check_size(kind, headers.webp_size(data), settings)
     if kind == "HEIF":
         _register_heif()
     side = max(*settings.sizes, GEMINI_SIDE)
@@ -135,9 +136,9 @@ def opened(data: bytes, settings: Settings) -> Picture:
     with header:
         width, height = header.size
         _check_size(kind, (width, height), settings)
-        decoder = _choose(kind, header, data, side, settings)
+        decoder = _choose(kind, header, data, side, settings, make_room)
         with _readable(kind):
-            raster = decoder.decode(header, side)
+            raster = decoder.decode(header, data, side)
             orientation = pixels.orientation(header)
             profile = header.info.get("icc_profile")
     with _readable(kind):  # the whole raster is free by now
@@ -192,19 +193,6 @@ def _unsupported(name: str) -> Rejected:
         f"Save it as {FORMATS} and upload that.",
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     )
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height by the header (RFC 9649, sections 2.5 to 2.7); (0, 0) where there is none."""
-    kind, head = data[12:16], data[20:30].ljust(10, b"\0")
-    if kind == b"VP8X":
-        return int.from_bytes(head[4:7], "little") + 1, int.from_bytes(head[7:10], "little") + 1
-    if kind == b"VP8L":
-        bits = int.from_bytes(head[1:5], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8 ":
-        return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
-    return 0, 0
 
 
 @cache
@@ -265,22 +253,24 @@ def _check_size(kind: str, size: tuple[int, int], settings: Settings) -> None:
         )
 
 
-def _choose(kind: str, header: Image.Image, data: bytes, side: int, settings: Settings) -> Decoder:
-    """The first decoder whose need fits what is left of the memory."""
+def _choose(
+    kind: str, header: Image.Image, data: bytes, side: int, settings: Settings, make_room: Callable[[], None]
+) -> Decoder:
+    """The best decoder whose need fits what is left of the memory."""
     with _readable(kind):
-        needs = [(decoder.need_mb(header, data, side), decoder) for decoder in DECODERS]
-    least = min(need for need, _ in needs)
-    left = memory.left_mb(settings.memory_limit_mb) - RESERVE_MB
-    if least > left:  # what was freed but not given back counts as used: give it back, ask again
-        memory.release()
+        needs = ranked(header, data, side)
+    # What was freed but not given back counts as used: give it back and ask again, then make room and ask.
+    for more in (memory.release, make_room, None):
         left = memory.left_mb(settings.memory_limit_mb) - RESERVE_MB
-    for need, decoder in needs:
-        if need <= left:
-            return decoder
+        for need, decoder in needs:
+            if need <= left:
+                return decoder
+        if more:
+            more()
     raise Rejected(
         "needs_too_much_memory",
-        f"Decoding this {kind} picture of {header.width:,} x {header.height:,} px needs {least:,.0f} MB "
-        f"of memory, and {max(left, 0):,.0f} MB are left.",
+        f"Decoding this {kind} picture of {header.width:,} x {header.height:,} px needs "
+        f"{min(need for need, _ in needs):,.0f} MB of memory, and {max(left, 0):,.0f} MB are left.",
         "Upload a smaller copy, or raise the function's memory.",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     )

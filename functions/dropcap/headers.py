@@ -1,0 +1,94 @@
+"""What a file says about itself before it is decoded, where Pillow does not tell; sizes in px or bytes."""
+
+from typing import NamedTuple
+
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from dropcap import pixels
+
+COMPRESSION, ROWS_PER_STRIP, STRIP_BYTES, TILE_LENGTH, TILE_BYTES = 259, 278, 279, 323, 325  # TIFF 6.0
+UNCOMPRESSED = 1
+
+
+def jpeg_coefficients(header: JpegImageFile, data: bytes) -> float:
+    """Bytes a pixel that libjpeg keeps until the last scan: 2 a coefficient, where one scan is not all."""
+    scan = 2  # behind the start of the file; segments follow: 0xff, marker, length (ITU-T T.81, B.1.1)
+    while data[scan : scan + 1] == b"\xff" and data[scan + 1 : scan + 2] != b"\xda":
+        scan += 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
+    interleaved = data[scan + 4 : scan + 5] == bytes([header.layers])  # how many parts the first scan has
+    if interleaved and not header.info.get("progressive"):
+        return 0.0
+    across, down = max(part[1] for part in header.layer), max(part[2] for part in header.layer)
+    return 2 * sum(part[1] * part[2] for part in header.layer) / (across * down)
+
+
+class Png(NamedTuple):
+    """What the first chunk says, IHDR (W3C PNG, 11.2.1)."""
+
+    bits: int  # a sample
+    interlaced: bool
+
+
+def png(data: bytes) -> Png:
+    """Depth and order of the rows."""
+    return Png(data[24], data[28] != 0)
+
+
+def png_exif(data: bytes) -> bytes | None:
+    """The EXIF block of a PNG, wherever in the file it is, as Pillow keeps it."""
+    at = 8  # behind the signature; chunks follow: length, name, body, checksum (W3C PNG, 5.3)
+    while name := data[at + 4 : at + 8]:
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if name == b"eXIf":
+            return b"Exif\0\0" + data[at + 8 : end]
+        at = end + 4
+    return None
+
+
+def tiff_strip(header: TiffImageFile) -> float:
+    """Bytes of one strip or row of tiles, which libtiff decompresses as a whole."""
+    tags = header.tag_v2
+    if tags.get(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED:
+        return 0
+    rows = min(header.height, int(tags.get(TILE_LENGTH) or tags.get(ROWS_PER_STRIP) or header.height))
+    bits = tags.get(pixels.BITS_PER_SAMPLE, (8,))
+    return rows * header.width * sum(bits) / 8
+
+
+def tiff_read(header: TiffImageFile) -> int:
+    """Bytes of the longest strip or tile as it is stored, which libtiff reads as a whole to decompress it."""
+    tags = header.tag_v2
+    if tags.get(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED:
+        return 0
+    return max(tags.get(TILE_BYTES) or tags.get(STRIP_BYTES) or (0,))
+
+
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height by the header (RFC 9649, sections 2.5 to 2.7); (0, 0) where there is none."""
+    kind, head = data[12:16], data[20:30].ljust(10, b"\0")
+    if kind == b"VP8X":
+        return int.from_bytes(head[4:7], "little") + 1, int.from_bytes(head[7:10], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
+    return 0, 0
+
+
+def webp_lossless(data: bytes) -> bool:
+    """Whether the picture of a WebP that is no animation is stored without loss (RFC 9649, 2.5 to 2.7)."""
+    at = 12  # behind "RIFF", length, "WEBP"; chunks follow: name, length, body, to even lengths
+    while (name := data[at : at + 4]) and name != b"VP8 ":
+        if name == b"VP8L":
+            return True
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + length + length % 2
+    return False
+
+
+def deep_avif(data: bytes) -> bool:
+    """Whether the AV1 configuration says 10 or 12 bits (AV1-ISOBMFF 2.3.3: bit 6 of its third byte)."""
+    at = data.find(b"av1C")
+    return at >= 0 and bool(int.from_bytes(data[at + 6 : at + 7], "big") & 0x40)

@@ -11,6 +11,7 @@ import pytest
 
 from dropcap.database import Database, connect
 from dropcap.settings import Settings
+from infra.limit import NoLimit, kernel_limit
 from infra.local.gemini import GeminiStandIn
 from infra.local.postgres import Postgres
 from infra.local.storage import Storage
@@ -92,6 +93,16 @@ def gemini_url() -> Iterator[str]:
     """One stand-in for Gemini for each test worker."""
     with GeminiStandIn() as stand_in:
         yield stand_in.url
+
+
+@pytest.fixture(scope="session")
+def memory_limit() -> None:
+    """Skips where the kernel can't be made to limit memory."""
+    try:
+        with kernel_limit(64):
+            return
+    except NoLimit as refusal:
+        pytest.skip(str(refusal))
 
 
 @pytest.fixture

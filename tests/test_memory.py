@@ -3,10 +3,8 @@
 import gc
 import json
 import os
-import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import requests
 from PIL import Image
 
 from dropcap import memory
+from infra.limit import kernel_limit
 from infra.local.ports import free_port
 from infra.local.process import Process
 from tests.app import EVENT, EXPECTED, ROOT, SAMPLES, Start, event_of, rows, small_png
@@ -51,46 +50,15 @@ def test_what_is_left_is_the_limit_less_what_is_used() -> None:
     assert memory.left_mb(1) == 0
 
 
-@contextmanager
-def kernel_limit(mib: int) -> Iterator[Path]:
-    """A memory cgroup (v1 or v2) of this size without swap; skips where this machine allows none."""
-    used = memory.cgroup_files()
-    if used is None or os.geteuid() != 0:
-        pytest.skip("this machine lets us make no memory cgroup")
-    group = used[0].parent / f"dropcap-test-{os.getpid()}"
-    names = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
-    limits = names if used[0].name == "memory.usage_in_bytes" else ("memory.max",)
-    try:
-        group.mkdir()
-        for name in limits:
-            (group / name).write_text(f"{mib}M" if len(limits) == 2 else str(mib * 1048576))
-        if len(limits) == 1:
-            (group / "memory.swap.max").write_text("0")
-    except OSError as refused:
-        if group.exists():
-            group.rmdir()
-        pytest.skip(f"this machine lets us make no memory cgroup: {refused}")
-    try:
-        yield group
-    finally:
-        group.rmdir()
-
-
-def kills(group: Path) -> int:
-    events = next(group / name for name in ("memory.oom_control", "memory.events") if (group / name).exists())
-    facts = dict(line.split() for line in events.read_text().splitlines())
-    return int(facts["oom_kill"])
-
-
+@pytest.mark.usefixtures("memory_limit")
 def test_every_sample_is_captioned_under_512_mib_that_the_kernel_enforces(
     start: Start, tmp_path: Path
 ) -> None:
     app = start()  # gives buckets, database and Gemini; the pictures go to a process of its own
     port = free_port()
     with ExitStack() as running:
-        group = running.enter_context(kernel_limit(LIMIT_MIB))
-        serve = shlex.join([sys.executable, "-m", "infra.local.functions", "--port", str(port)])
-        command = ["sh", "-c", f"echo $$ > {group}/cgroup.procs; exec {serve}"]
+        limit = running.enter_context(kernel_limit(LIMIT_MIB))
+        command = limit.command(sys.executable, "-m", "infra.local.functions", "--port", str(port))
         environment = os.environ | {"PYTHONPATH": f"{ROOT / 'functions'}{os.pathsep}{ROOT}", "THREADS": "1"}
         functions = running.enter_context(Process("functions", command, tmp_path / "log", environment, ROOT))
         functions.wait_until_answers(f"http://127.0.0.1:{port}/get_progress_stats")
@@ -99,7 +67,7 @@ def test_every_sample_is_captioned_under_512_mib_that_the_kernel_enforces(
             answer = requests.post(f"http://127.0.0.1:{port}/", event_of(upload), headers=EVENT, timeout=60)
             assert answer.status_code == HTTPStatus.OK, (tmp_path / "log").read_text()[-2000:]
         functions.check()
-        assert kills(group) == 0
+        assert limit.usage(functions.pid).kills == 0
     captions = {
         str(name).removeprefix("ana/"): caption
         for name, caption in rows("SELECT name, caption FROM analyses JOIN uploads USING (id)")

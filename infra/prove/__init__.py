@@ -1,0 +1,1 @@
+"""`make prove`: the deployed function in the memory of its instance, which the kernel enforces."""

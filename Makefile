@@ -1,7 +1,7 @@
 # `make help` lists what there is. Settings may be given on the command line: make run PORT=8090 SIZES=800,200
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help run test lint lock train model evaluate samples deploy
+.PHONY: help run test lint lock train model evaluate prove samples deploy
 
 PORT ?= 8080
 STATE ?= .dropcap
@@ -33,20 +33,29 @@ lock: .venv-dev/installed ## renew functions/requirements.txt from requirements.
 	@$(DEV) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
 	    --custom-compile-command 'make lock' functions/requirements.in --output-file functions/requirements.txt
 
-train: .venv-dev/installed ## train the small BLIP anew (hours)
+train: .venv-dev/installed ## make the small BLIP anew: train it, export it, evaluate it (two hours)
 	@$(DEV) -m model_export train
+	@cp build/checkpoint/scenes.safetensors model_export/
+	@$(DEV) -m model_export export --check 1000
+	@$(DEV) -m model_export evaluate
 
-model: .venv-dev/installed ## put another BLIP into functions/model: MODEL=a-folder-or-hub-name
-	@$(DEV) -m model_export export --checkpoint "$(MODEL)"
+model: .venv-dev/installed ## put another BLIP into functions/model: MODEL=hub-name, folder or random-base, RESOLUTION=288
+	@$(DEV) -m model_export export --checkpoint "$(MODEL)" $(if $(RESOLUTION),--resolution $(RESOLUTION))
 
 evaluate: .venv-dev/installed ## caption held-out scenes and say how many are exactly right
 	@$(DEV) -m model_export evaluate
+
+prove: .venv-dev/installed build/random-base/model.json ## BLIP-base in 512 MiB that the kernel enforces: PROVE="--uploads 100 --no-naive"
+	@$(DEV) -m infra.prove $(PROVE)
 
 samples: .venv-dev/installed ## draw the sample pictures anew
 	@$(DEV) -m model_export samples
 
 deploy: ## deploy to Google Cloud: PROJECT=my-project DATABASE_URL=... GEMINI_API_KEY=...
 	@sh infra/deploy.sh
+
+build/random-base/model.json: | .venv-dev/installed
+	@$(DEV) -m model_export export --checkpoint random-base --out build/random-base
 
 .venv/installed: functions/requirements.txt infra/requirements.txt
 	@sh infra/environment.sh .venv functions/requirements.txt infra/requirements.txt

@@ -5,44 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from optimum.exporters.onnx import export_models, validate_models_outputs
 from optimum.exporters.tasks import TasksManager
 from rich.progress import track
-from transformers import BlipForConditionalGeneration, BlipProcessor
-from transformers.utils import logging as transformers_logging
+from transformers import BlipForConditionalGeneration
 
 from dropcap.blip import Captioner
 
 from . import evaluate
+from .checkpoint import RANDOM, ExportError, load, resize
 from .onnx_config import TASK, Decoder, Encoder
-from .quantize import optimise, quantize
-from .train import RECIPE, SHIPPED, unpack
+from .quantize import Recipe, optimise, quantize
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-class ExportError(Exception):
-    """The model cannot be exported; the message says what to do."""
-
-
-def load(checkpoint: str) -> tuple[BlipForConditionalGeneration, Any]:
-    """The model, fp32 and ready to run, and its processor."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    folder, is_hub_name = Path(checkpoint), HUB_NAME.fullmatch(checkpoint)
-    if not (folder / "config.json").exists() and (not is_hub_name or folder.is_dir()):
-        raise ExportError(f"no checkpoint in {checkpoint}: `python -m model_export train` makes one")
-    try:
-        model = BlipForConditionalGeneration.from_pretrained(checkpoint, attn_implementation="eager")
-        return model.float().eval(), BlipProcessor.from_pretrained(checkpoint)
-    except (OSError, ValueError) as wrong:
-        why = str(wrong).splitlines()[0]
-        raise ExportError(f"{checkpoint} is no BLIP captioner that can be loaded here: {why}") from wrong
+GRAPHS = ("encoder.onnx", "decoder.onnx")
+DISK_BYTES = 12  # for each parameter, at the worst moment: fp32 as exported and as optimised, the quantized
+FULL_BYTES = 4_000_000  # a disk with less is full: what could not be written is larger
 
 
 def write_graphs(model: BlipForConditionalGeneration, folder: Path) -> None:
@@ -54,9 +38,8 @@ def write_graphs(model: BlipForConditionalGeneration, folder: Path) -> None:
         "encoder": (Encoder(model), constructor(model.config, part="encoder")),
         "decoder": (Decoder(model), constructor(model.config, part="decoder")),
     }
-    files = [f"{name}.onnx" for name in parts]
-    _, outputs = export_models(parts, folder, output_names=files)
-    validate_models_outputs(parts, outputs, folder, onnx_files_subpaths=files, use_subprocess=False)
+    _, outputs = export_models(parts, folder, output_names=list(GRAPHS))
+    validate_models_outputs(parts, outputs, folder, onnx_files_subpaths=list(GRAPHS), use_subprocess=False)
 
 
 def write_vocabulary(processor: Any, folder: Path) -> None:
@@ -67,70 +50,113 @@ def write_vocabulary(processor: Any, folder: Path) -> None:
 
 
 def write_card(
-    folder: Path, checkpoint: str, model: BlipForConditionalGeneration, processor: Any, **more: Any
+    folder: Path,
+    recipe: Recipe | None,
+    model: BlipForConditionalGeneration,
+    processor: Any,
+    about: dict[str, Any],
 ) -> None:
     """model.json: what the model is, what it needs, what its files are, how good it is."""
     text, image = model.config.text_config, processor.image_processor
-    recipe = Path(checkpoint) / RECIPE
-    name = Path(checkpoint).name
-    source = checkpoint if HUB_NAME.fullmatch(checkpoint) else name
-    made = json.loads(recipe.read_text()) if recipe.exists() else {"name": name, "source": source}
-    files = {
+    files: dict[str, dict[str, Any]] = {
         path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for path in sorted(folder.iterdir())
         if path.name != "model.json"
     }
     card = {
-        **made,
+        **about,
+        "weights": str(recipe or "fp32"),
         "revision": hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12],
-        "source_revision": getattr(model.config, "_commit_hash", None),
         "parameters": model.num_parameters(),
         "image": {"size": image.size["height"], "mean": list(image.image_mean), "std": list(image.image_std)},
         "tokens": {"bos": text.bos_token_id, "eos": text.sep_token_id, "pad": text.pad_token_id},
         "max_length": text.max_position_embeddings,
-        **more,
         "bytes": sum(file["bytes"] for file in files.values()),
         "files": files,
     }
     (folder / "model.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
-def export(checkpoint: str, out: Path, fp32: bool, check: int, agree: float) -> dict[str, Any]:
+def export(
+    checkpoint: str,
+    out: Path,
+    *,
+    resolution: int = 0,
+    recipe: Recipe | None = None,
+    check: int = 0,
+    agree: float = 0.0,
+) -> dict[str, Any]:
     """Put the checkpoint's model in the folder `out`; its card. Any failure leaves what was there before.
 
-    Without a checkpoint, the weights of the model that ships are taken.
+    `resolution` is the side of the square that it will look at, px; 0 keeps the checkpoint's. No `recipe`
+    keeps fp32. Where both the original and the result have captioned `check` held-out scenes, at least the
+    share `agree` of the captions must be the same. Raises ExportError.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work:
-        raw, plain, small = (Path(work) / name for name in ("raw", "plain", "small"))
-        for folder in (raw, plain, small):
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work, _room(out):
+        raw, reference, made = (Path(work) / name for name in ("raw", "fp32", "made"))
+        for folder in (raw, reference, made):
             folder.mkdir()
-        checkpoint = checkpoint or str(unpack(SHIPPED, Path(work) / "checkpoint"))
-        model, processor = load(checkpoint)
+        model, processor, about = load(checkpoint, Path(work))
+        _check_disk(out, model.num_parameters())
         write_graphs(model, raw)
-        for folder in (plain, small):
-            write_vocabulary(processor, folder)
-        for name in ("encoder.onnx", "decoder.onnx"):
-            optimise(raw / name, plain / name)
-        write_card(plain, checkpoint, model, processor, weights="fp32")
-        result = plain
-        if not fp32:
-            quantize(raw, small)
-            about: dict[str, Any] = {"weights": "encoder int8, decoder int4"}
-            write_card(small, checkpoint, model, processor, **about)
-            if check:
-                about["quality"] = quality = compare(plain, small, check)
-                if quality["agrees_with_fp32"] < agree:
-                    raise ExportError(
-                        f"quantized, it agrees with fp32 on {quality['agrees_with_fp32']:.1%} of {check}"
-                        f" pictures, less than {agree:.1%}: {out} is left as it was"
-                    )
-                write_card(small, checkpoint, model, processor, **about)
-            result = small
-        Captioner(result)  # what cannot be loaded must not be installed
-        swap(result, out)
+        check = 0 if checkpoint == RANDOM else check  # what random weights say, rounding decides
+        if recipe and check:
+            assemble(raw, reference, None, model, processor, about)
+        if resolution:
+            about["trained_at"] = processor.image_processor.size["height"]
+            resize(model, processor, resolution)
+            write_graphs(model, raw)
+        assemble(raw, made, recipe, model, processor, about)
+        if recipe and check:
+            about["quality"] = quality = compare(reference, made, check)
+            if quality["agrees_with_fp32"] < agree:
+                raise ExportError(
+                    f"quantized, it agrees with fp32 on {quality['agrees_with_fp32']:.1%} of {check}"
+                    f" pictures, less than {agree:.1%}: {out} is left as it was"
+                )
+            write_card(made, recipe, model, processor, about)
+        Captioner(made)  # what cannot be loaded must not be installed
+        swap(made, out)
     card: dict[str, Any] = json.loads((out / "model.json").read_text(encoding="utf-8"))
     return card
+
+
+def assemble(
+    raw: Path,
+    folder: Path,
+    recipe: Recipe | None,
+    model: BlipForConditionalGeneration,
+    processor: Any,
+    about: dict[str, Any],
+) -> None:
+    """A model folder that the function can load, from the graphs in `raw`."""
+    if recipe:
+        quantize(raw, folder, recipe)
+    else:
+        for name in GRAPHS:
+            optimise(raw / name, folder / name)
+    write_vocabulary(processor, folder)
+    write_card(folder, recipe, model, processor, about)
+
+
+def _check_disk(out: Path, parameters: int) -> None:
+    need, free = DISK_BYTES * parameters / 1e9, shutil.disk_usage(out.parent).free / 1e9
+    if need > free:
+        raise ExportError(
+            f"the disk of {out.parent} has {free:.1f} GB free, and {need:.1f} GB are needed: make room"
+        )
+
+
+@contextmanager
+def _room(out: Path) -> Iterator[None]:
+    """A disk that fills up on the way is an error for people, too."""
+    try:
+        yield
+    except Exception as failed:  # PyTorch and ONNX Runtime have their own for a write that failed
+        if shutil.disk_usage(out.parent).free > FULL_BYTES:
+            raise
+        raise ExportError(f"the disk of {out.parent} is full: make room. {out} is left as it was") from failed
 
 
 def compare(fp32: Path, small: Path, count: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, size: int, ahead: Tensor 
     return context.transpose(1, 2).flatten(2)
 
 
-class _FusedAttention(torch.autograd.Function):
+class FusedAttention(torch.autograd.Function):
     """ONNX Runtime's own attention, which never holds the scores of all tokens at once (ORT #20805).
 
     BLIP-base's would be 16 MB a layer. Takes and gives (P, N, heads * head_size).
@@ -70,7 +70,7 @@ class Encoder(nn.Module):
         for layer in self.vision.encoder.layers:
             own = layer.self_attn
             query, key, value = own.qkv(layer.layer_norm1(x)).split(own.embed_dim, dim=-1)
-            x = x + own.projection(_FusedAttention.apply(query, key, value, own.num_heads))
+            x = x + own.projection(FusedAttention.apply(query, key, value, own.num_heads))
             x = x + layer.mlp(layer.layer_norm2(x))
         states = self.vision.post_layernorm(x)
         attentions = [layer.crossattention.self for layer in self.text.encoder.layer]

@@ -106,9 +106,12 @@ def draw(scene: Scene, longest: int | None = None, plain: bool = False) -> Image
         side = min(slot_w, slot_h) * thing.fill / max(art.size)
         w, h = max(1, round(art.width * side)), max(1, round(art.height * side))
         art = art.resize((w, h), Image.Resampling.BICUBIC, reducing_gap=2.0)
-        # Anywhere in its slot, never out of it: neighbours must not mix.
-        x = (i * slot_w if wide else 0) + (slot_w - w) / 2 * (1 + 0.8 * thing.shift[0])
-        y = (0 if wide else i * slot_h) + (slot_h - h) / 2 * (1 + 0.8 * thing.shift[1])
+        # Never out of its slot, or neighbours mix; little out of the row (or column), or the order of two
+        # things on a diagonal of a near square depends on which side of the picture is a pixel longer.
+        along, across = 0.8, 0.3
+        right, down = (along, across) if wide else (across, along)
+        x = (i * slot_w if wide else 0) + (slot_w - w) / 2 * (1 + right * thing.shift[0])
+        y = (0 if wide else i * slot_h) + (slot_h - h) / 2 * (1 + down * thing.shift[1])
         canvas.paste(art, (round(x), round(y)), art)
     return canvas
 

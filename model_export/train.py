@@ -193,21 +193,23 @@ def train(
     # AdamW with the recipe's betas; Muon took twice the time a step on two cores.
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
     state, start = folder / "training.pt", 0
+    command = (
+        "python -m model_export train"
+        f" --steps {steps} --batch {batch} --rate {rate} --threes {threes} --seed {seed}"
+    )
     if resume:
         if not state.exists():
             raise TrainError(f"nothing to resume in {folder}: train without --resume first")
         saved = torch.load(state)
+        if saved["command"] != command:
+            raise TrainError(f"{folder} is of another recipe; go on with {saved['command']} --resume")
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["step"]
     folder.mkdir(parents=True, exist_ok=True)
     recipe = {
         "name": "dropcap-scenes",
-        "source": "python -m model_export train",
-        "recipe": [
-            *(saved.get("recipe", []) if resume else []),
-            f"steps {start} to {steps}, batch {batch}, rate {rate}, threes {threes}, seed {seed}",
-        ],
+        "source": command,
         "knows": {"things": list(scenes.THINGS), "backgrounds": list(scenes.COLOURS)},
         "limits": "Trained from nothing on drawn scenes of one to three of these things: it knows nothing"
         " else, and says one of its own sentences about any other picture.",
@@ -242,7 +244,7 @@ def train(
                         "model": model.state_dict(),
                         "optimizer": optimizer.state_dict(),
                         "step": step,
-                        "recipe": recipe["recipe"],
+                        "command": command,
                     },
                     part,
                 )

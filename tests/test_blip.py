@@ -19,6 +19,7 @@ from PIL import Image
 
 from dropcap import blip, picture
 from dropcap.settings import Settings
+from tests.checkpoints import random_checkpoint
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "functions" / "model"
@@ -123,29 +124,6 @@ def test_nothing_of_a_picture_stays_in_memory(shipped: blip.Captioner) -> None:
 # Equal to the reference
 
 
-def random_checkpoint(target: Path, seed: int) -> Path:
-    """A tiny BLIP whose random weights are large enough for definite, and different, choices."""
-    import torch
-    from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
-
-    from model_export.train import tokenizer
-
-    torch.manual_seed(seed)
-    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
-    shape["initializer_range"] = 0.3
-    config = BlipConfig(
-        vision_config=shape | {"num_hidden_layers": 2, "image_size": 48, "patch_size": 16},
-        text_config=shape | {"num_hidden_layers": 2 + seed, "encoder_hidden_size": 32, "vocab_size": 30524},
-    )
-    model = BlipForConditionalGeneration(config)
-    with torch.no_grad():  # or no sentence would ever end
-        model.text_decoder.cls.predictions.bias[102] = 7.5
-    model.save_pretrained(target)
-    tokenizer().save_pretrained(target)
-    BlipImageProcessor(size={"height": 48, "width": 48}).save_pretrained(target)
-    return target
-
-
 def trained_checkpoint(target: Path, _: int) -> Path:
     """The weights that the shipped model was made from."""
     from model_export.train import SHIPPED, unpack
@@ -166,13 +144,14 @@ def test_fp32_captions_equal_transformers_token_for_token(
 ) -> None:
     import torch
 
-    from model_export.export import export, load
+    from model_export.checkpoint import load
+    from model_export.export import export
 
     checkpoint = make(tmp_path / "checkpoint", seed)
-    export(str(checkpoint), tmp_path / "model", fp32=True, check=0, agree=0)
+    export(str(checkpoint), tmp_path / "model")
     captioner = blip.Captioner(tmp_path / "model")
     torch.set_num_threads(1)  # tests run side by side: more threads than cores would wait for each other
-    model, processor = load(str(checkpoint))
+    model, processor, _ = load(str(checkpoint), tmp_path)
     lengths = set()
     pictures = [*random_pictures(seed, 3), *(for_blip(name) for name in list(CAPTIONS)[:3])]
     for image, prompt, beams in itertools.product(pictures, ("", PROMPT), (1, 3)):
@@ -316,25 +295,3 @@ def test_the_function_needs_neither_torch_nor_transformers() -> None:
 
 def test_the_shipped_model_is_small() -> None:
     assert sum(path.stat().st_size for path in MODEL.iterdir()) < 15e6
-
-
-# Making a model
-
-
-def test_an_export_that_is_not_good_enough_leaves_the_old_model(folder: Path, tmp_path: Path) -> None:
-    from model_export.export import ExportError, export
-
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    checkpoint = random_checkpoint(tmp_path / "checkpoint", 0)
-    with pytest.raises(ExportError, match="left as it was"):
-        export(str(checkpoint), folder, fp32=False, check=2, agree=1.1)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "model"]
-
-
-def test_a_missing_checkpoint_is_one_line_with_a_remedy(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "model_export", "export", "--checkpoint", str(tmp_path / "none")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "python -m model_export train" in done.stderr

@@ -1,0 +1,119 @@
+"""What else was tried: recipes and session settings side by side, each in a process of its own.
+
+Each is measured by measure.py, in a process that has imported what the function imports, on one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from .measure import TOKENS
+from .quantize import Recipe
+
+SHIPPED = Recipe()
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """`recipe` None is fp32; `without` names the setting of graphs.py or onnx_config.py that is undone."""
+
+    name: str
+    recipe: Recipe | None = SHIPPED
+    without: str = ""
+
+
+TRIALS = (
+    Trial("as shipped: encoder int8, decoder 4 bits in blocks of 32"),
+    Trial("fp32", None),
+    Trial("decoder int8", Recipe(decoder="int8")),
+    Trial("decoder 8 bits, weights alone", Recipe(decoder="w8")),
+    Trial("decoder in blocks of 64", Recipe(block=64)),
+    Trial("decoder in blocks of 128", Recipe(block=128)),
+    Trial("encoder 4 bits, weights alone", Recipe(encoder="w4")),
+    Trial("encoder 8 bits, weights alone", Recipe(encoder="w8")),
+    Trial("attention not fused", without="fused attention"),
+    Trial("encoder's weights prepacked", without="unpacked"),
+    Trial("encoder's weights kept in memory", without="read once"),
+    Trial("encoder without an arena", without="arena"),
+    Trial("encoder's arena not given back", without="shrinking"),
+)
+
+
+def compare(checkpoint: str, runs: int, report: Path, scenes: int) -> None:
+    """Try each of TRIALS on a checkpoint; a table, and `report` as JSON.
+
+    With `scenes`, also how often each recipe says the same as fp32 about as many held-out scenes.
+    """
+    results: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory(dir=report.parent) as work:
+        folders = _folders(checkpoint, Path(work))
+        for trial in track(TRIALS, "trying"):
+            folder = folders(trial)
+            child = [sys.executable, "-m", "model_export.measure", str(folder), trial.without, str(runs)]
+            done = subprocess.run(child, capture_output=True, text=True, check=True)
+            results[trial.name] = json.loads(done.stdout.splitlines()[-1])
+            if scenes and not trial.without:
+                from .export import compare as against
+
+                fp32 = folders(Trial("fp32", None))
+                results[trial.name] |= against(fp32, folder, scenes)
+    report.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    _show(results)
+
+
+def _folders(checkpoint: str, work: Path) -> Callable[[Trial], Path]:
+    """A function that makes the model folder of a trial, once for all trials that share it."""
+    from .checkpoint import load
+    from .export import assemble, write_graphs
+    from .onnx_config import FusedAttention
+
+    model, processor, about = load(checkpoint, work)
+    made: dict[tuple[str, bool], Path] = {}
+
+    def folder(trial: Trial) -> Path:
+        plain = trial.without == "fused attention"
+        raw = work / f"raw-{plain}"
+        if not raw.exists():
+            raw.mkdir()
+            with mock.patch.object(FusedAttention, "apply", _plain) if plain else nullcontext():
+                write_graphs(model, raw)
+        key = str(trial.recipe), plain
+        if key not in made:
+            made[key] = work / f"model-{len(made)}"
+            made[key].mkdir()
+            assemble(raw, made[key], trial.recipe, model, processor, about)
+        return made[key]
+
+    return folder
+
+
+def _plain(query: Any, key: Any, value: Any, heads: int) -> Any:
+    """Attention as PyTorch's exporter writes it, (P, N, heads * head_size)."""
+    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+
+
+def _show(results: dict[str, dict[str, float]]) -> None:
+    agreement = any("agrees_with_fp32" in result for result in results.values())
+    columns = ["tried", "files MB", "rest MB", "peak MB", "encoder s", f"{TOKENS} tokens s"]
+    table = Table(*columns, *(["same as fp32"] if agreement else []))
+    for name, result in results.items():
+        sizes = (f"{result[key]:,.0f}" for key in ("file_mb", "rest_mb", "peak_mb"))
+        times = (f"{result[key]:.3f}" for key in ("encoder_s", "tokens_s"))
+        same = [f"{result['agrees_with_fp32']:.1%}"] if "agrees_with_fp32" in result else []
+        table.add_row(name, *sizes, *times, *same)
+    Console().print(table)

@@ -1,0 +1,219 @@
+"""`make model`: another BLIP takes the place of the one that is there, or nothing changes and it says why."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dropcap import blip
+from tests.app import ROOT
+from tests.checkpoints import COMMIT, hub, random_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny", 0)
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """What lies in the model folder before."""
+    folder = tmp_path / "out" / "model"
+    folder.mkdir(parents=True)
+    (folder / "model.json").write_text("the old one")
+    return folder
+
+
+def export(out: Path, checkpoint: str, *options: str, **environment: str) -> tuple[int, str]:
+    """Exit status and last line of the command that `make model` runs."""
+    command = [sys.executable, "-m", "model_export", "export", "--out", str(out), "--check", "0"]
+    done = subprocess.run(
+        [*command, "--checkpoint", checkpoint, *options],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, (done.stdout if done.returncode == 0 else done.stderr).splitlines()[-1]
+
+
+def unchanged(old: Path) -> bool:
+    """The old model is there, and nothing that was begun beside it."""
+    return (old / "model.json").read_text() == "the old one" and list(old.parent.iterdir()) == [old]
+
+
+def test_a_checkpoint_takes_the_place_of_the_model_with_a_card_that_tells_all(
+    checkpoint: Path, old: Path
+) -> None:
+    assert export(old, str(checkpoint))[0] == 0
+    card = json.loads((old / "model.json").read_text())
+    assert card["name"] == "tiny"
+    assert card["source"] == str(checkpoint)
+    assert card["weights"] == "encoder int8, decoder w4, blocks of 32"
+    assert set(card["files"]) == {path.name for path in old.iterdir()} - {"model.json"}
+    assert card["bytes"] == sum(file["bytes"] for file in card["files"].values())
+    assert blip.Captioner(old).caption(Image.new("RGB", (60, 40), "red")).model == "tiny"
+
+
+def test_a_model_of_the_hub_is_downloaded_and_its_commit_recorded(
+    checkpoint: Path, old: Path, tmp_path: Path
+) -> None:
+    with hub(checkpoint) as address:
+        status, _ = export(old, "some/blip", HF_ENDPOINT=address, HF_HOME=str(tmp_path / "hf"))
+    assert status == 0
+    card = json.loads((old / "model.json").read_text())
+    assert (card["name"], card["source"], card["source_revision"]) == ("blip", "some/blip", COMMIT)
+
+
+def test_a_broken_download_leaves_the_old_model_and_says_so(
+    checkpoint: Path, old: Path, tmp_path: Path
+) -> None:
+    with hub(checkpoint, cut="model.safetensors") as address:
+        status, said = export(old, "some/blip", HF_ENDPOINT=address, HF_HOME=str(tmp_path / "hf"))
+    assert status == 2
+    assert said.startswith("some/blip could not be downloaded: ")
+    assert said.endswith("The same command goes on where it stopped.")
+    assert unchanged(old)
+
+
+def test_a_name_that_the_hub_does_not_have_is_an_error_with_a_remedy(
+    checkpoint: Path, old: Path, tmp_path: Path
+) -> None:
+    with hub(checkpoint) as address:
+        status, said = export(old, "no/such", HF_ENDPOINT=address, HF_HOME=str(tmp_path / "hf"))
+    assert status == 2
+    assert "no/such could not be downloaded" in said
+    assert "Is the name right" in said
+    assert unchanged(old)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(checkpoint: Path, old: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    config = json.loads((checkpoint / "config.json").read_text()) | {
+        "architectures": ["BlipForQuestionAnswering"]
+    }
+    (other / "config.json").write_text(json.dumps(config))
+    status, said = export(old, str(other))
+    assert status == 2
+    assert said.endswith(
+        "is a BlipForQuestionAnswering, not a BlipForConditionalGeneration: take a BLIP captioner"
+    )
+    assert unchanged(old)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint: Path, old: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    lacking = tmp_path / "lacking"
+    lacking.mkdir()
+    for path in checkpoint.iterdir():
+        (lacking / path.name).write_bytes(path.read_bytes())
+    weights = load_file(lacking / "model.safetensors")
+    del weights["vision_model.encoder.layers.1.mlp.fc1.weight"]
+    save_file(weights, lacking / "model.safetensors", metadata={"format": "pt"})
+    status, said = export(old, str(lacking))
+    assert status == 2
+    assert "lacks 1 weights, vision_model.encoder.layers.1.mlp.fc1.weight first: download it again" in said
+    assert unchanged(old)
+
+
+def test_a_checkpoint_that_was_cut_is_refused(checkpoint: Path, old: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for path in checkpoint.iterdir():
+        (cut / path.name).write_bytes(path.read_bytes())
+    whole = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    status, said = export(old, str(cut))
+    assert status == 2
+    assert "is no BLIP captioner that can be loaded here" in said
+    assert unchanged(old)
+
+
+def test_a_lower_resolution_makes_a_model_that_looks_at_fewer_pixels(checkpoint: Path, old: Path) -> None:
+    assert export(old, str(checkpoint), "--resolution", "32")[0] == 0
+    card = json.loads((old / "model.json").read_text())
+    assert (card["image"]["size"], card["trained_at"]) == (32, 48)
+    blip.Captioner(old).caption(Image.new("RGB", (60, 40), "red"))
+
+
+@pytest.mark.parametrize("side", ["40", "64", "8"])
+def test_a_resolution_that_the_model_cannot_have_is_an_error(checkpoint: Path, old: Path, side: str) -> None:
+    status, said = export(old, str(checkpoint), "--resolution", side)
+    assert status == 2
+    assert said == f"RESOLUTION={side} must be a multiple of 16 up to 48"
+    assert unchanged(old)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A real file system of this size at `folder`; skips where this machine allows none."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets us mount no file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)  # noqa: S607  wherever it lies
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(checkpoint: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 5):
+        old = tmp_path / "disk" / "model"
+        old.mkdir()
+        (old / "model.json").write_text("the old one")
+        status, said = export(old, str(checkpoint))
+        assert status == 2
+        assert f"the disk of {old.parent} has 0.0 GB free" in said
+        assert unchanged(old)
+
+
+def test_a_disk_that_fills_up_on_the_way_leaves_the_old_model(checkpoint: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 16):
+        old = tmp_path / "disk" / "model"
+        old.mkdir()
+        (old / "model.json").write_text("the old one")
+        done = subprocess.run(
+            [sys.executable, "-c", UNCHECKED, str(checkpoint), str(old)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.strip() == f"the disk of {old.parent} is full: make room. {old} is left as it was"
+        assert unchanged(old)
+
+
+# As if another program had taken the room after it was checked.
+UNCHECKED = """
+import pathlib, sys
+from model_export import export
+export.DISK_BYTES = 0
+try:
+    export.export(sys.argv[1], pathlib.Path(sys.argv[2]))
+except export.ExportError as error:
+    print(error)
+"""
+
+
+def test_a_model_that_is_not_good_enough_leaves_the_old_one(checkpoint: Path, old: Path) -> None:
+    status, said = export(old, str(checkpoint), "--check", "2", "--agree", "1.1")
+    assert status == 2
+    assert "of 2 pictures, less than 110.0%" in said
+    assert unchanged(old)
+
+
+def test_a_missing_checkpoint_is_one_line_with_a_remedy(old: Path) -> None:
+    status, said = export(old, str(old / "none"))
+    assert status == 2
+    assert "python -m model_export train" in said
+    assert unchanged(old)

@@ -1,10 +1,12 @@
 """`make model`: another BLIP takes the place of the one that is there, or nothing changes and it says why."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from dropcap import blip
+from model_export.__main__ import main
 from tests.app import ROOT
 from tests.checkpoints import COMMIT, hub, random_checkpoint
 
@@ -30,18 +33,35 @@ def old(tmp_path: Path) -> Path:
     return folder
 
 
-def export(out: Path, checkpoint: str, *options: str, **environment: str) -> tuple[int, str]:
+Export = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def export(capsys: pytest.CaptureFixture[str]) -> Iterator[Export]:
     """Exit status and last line of the command that `make model` runs."""
+
+    def run(out: Path, checkpoint: str, *options: str) -> tuple[int, str]:
+        status = main(["export", "--out", str(out), "--check", "0", "--checkpoint", checkpoint, *options])
+        said = capsys.readouterr()
+        return status, (said.err if status else said.out).splitlines()[-1]
+
+    with warnings.catch_warnings():
+        yield run
+    logging.disable(logging.NOTSET)
+
+
+def fetch(out: Path, name: str, hub: str, cache: Path) -> tuple[int, str]:
+    """The same in a process of its own: the hub's client reads its settings once."""
     command = [sys.executable, "-m", "model_export", "export", "--out", str(out), "--check", "0"]
     done = subprocess.run(
-        [*command, "--checkpoint", checkpoint, *options],
+        [*command, "--checkpoint", name],
         cwd=ROOT,
-        env=os.environ | environment,
+        env=os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(cache)},
         capture_output=True,
         text=True,
         check=False,
     )
-    return done.returncode, (done.stdout if done.returncode == 0 else done.stderr).splitlines()[-1]
+    return done.returncode, (done.stderr if done.returncode else done.stdout).splitlines()[-1]
 
 
 def unchanged(old: Path) -> bool:
@@ -50,7 +70,7 @@ def unchanged(old: Path) -> bool:
 
 
 def test_a_checkpoint_takes_the_place_of_the_model_with_a_card_that_tells_all(
-    checkpoint: Path, old: Path
+    export: Export, checkpoint: Path, old: Path
 ) -> None:
     assert export(old, str(checkpoint))[0] == 0
     card = json.loads((old / "model.json").read_text())
@@ -66,7 +86,7 @@ def test_a_model_of_the_hub_is_downloaded_and_its_commit_recorded(
     checkpoint: Path, old: Path, tmp_path: Path
 ) -> None:
     with hub(checkpoint) as address:
-        status, _ = export(old, "some/blip", HF_ENDPOINT=address, HF_HOME=str(tmp_path / "hf"))
+        status, _ = fetch(old, "some/blip", address, tmp_path / "hf")
     assert status == 0
     card = json.loads((old / "model.json").read_text())
     assert (card["name"], card["source"], card["source_revision"]) == ("blip", "some/blip", COMMIT)
@@ -76,7 +96,7 @@ def test_a_broken_download_leaves_the_old_model_and_says_so(
     checkpoint: Path, old: Path, tmp_path: Path
 ) -> None:
     with hub(checkpoint, cut="model.safetensors") as address:
-        status, said = export(old, "some/blip", HF_ENDPOINT=address, HF_HOME=str(tmp_path / "hf"))
+        status, said = fetch(old, "some/blip", address, tmp_path / "hf")
     assert status == 2
     assert said.startswith("some/blip could not be downloaded: ")
     assert said.endswith("The same command goes on where it stopped.")
@@ -87,14 +107,16 @@ def test_a_name_that_the_hub_does_not_have_is_an_error_with_a_remedy(
     checkpoint: Path, old: Path, tmp_path: Path
 ) -> None:
     with hub(checkpoint) as address:
-        status, said = export(old, "no/such", HF_ENDPOINT=address, HF_HOME=str(tmp_path / "hf"))
+        status, said = fetch(old, "no/such", address, tmp_path / "hf")
     assert status == 2
     assert "no/such could not be downloaded" in said
     assert "Is the name right" in said
     assert unchanged(old)
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(checkpoint: Path, old: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_architecture_is_refused(
+    export: Export, checkpoint: Path, old: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     other.mkdir()
     config = json.loads((checkpoint / "config.json").read_text()) | {
@@ -109,7 +131,9 @@ def test_a_checkpoint_of_another_architecture_is_refused(checkpoint: Path, old: 
     assert unchanged(old)
 
 
-def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint: Path, old: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_lacks_weights_is_refused(
+    export: Export, checkpoint: Path, old: Path, tmp_path: Path
+) -> None:
     from safetensors.torch import load_file, save_file
 
     lacking = tmp_path / "lacking"
@@ -125,7 +149,9 @@ def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint: Path, old: Path,
     assert unchanged(old)
 
 
-def test_a_checkpoint_that_was_cut_is_refused(checkpoint: Path, old: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_was_cut_is_refused(
+    export: Export, checkpoint: Path, old: Path, tmp_path: Path
+) -> None:
     cut = tmp_path / "cut"
     cut.mkdir()
     for path in checkpoint.iterdir():
@@ -138,7 +164,9 @@ def test_a_checkpoint_that_was_cut_is_refused(checkpoint: Path, old: Path, tmp_p
     assert unchanged(old)
 
 
-def test_a_lower_resolution_makes_a_model_that_looks_at_fewer_pixels(checkpoint: Path, old: Path) -> None:
+def test_a_lower_resolution_makes_a_model_that_looks_at_fewer_pixels(
+    export: Export, checkpoint: Path, old: Path
+) -> None:
     assert export(old, str(checkpoint), "--resolution", "32")[0] == 0
     card = json.loads((old / "model.json").read_text())
     assert (card["image"]["size"], card["trained_at"]) == (32, 48)
@@ -146,7 +174,9 @@ def test_a_lower_resolution_makes_a_model_that_looks_at_fewer_pixels(checkpoint:
 
 
 @pytest.mark.parametrize("side", ["40", "64", "8"])
-def test_a_resolution_that_the_model_cannot_have_is_an_error(checkpoint: Path, old: Path, side: str) -> None:
+def test_a_resolution_that_the_model_cannot_have_is_an_error(
+    export: Export, checkpoint: Path, old: Path, side: str
+) -> None:
     status, said = export(old, str(checkpoint), "--resolution", side)
     assert status == 2
     assert said == f"RESOLUTION={side} must be a multiple of 16 up to 48"
@@ -166,7 +196,9 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)  # noqa: S607  wherever it lies
 
 
-def test_a_disk_without_room_is_told_before_anything_is_written(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_disk_without_room_is_told_before_anything_is_written(
+    export: Export, checkpoint: Path, tmp_path: Path
+) -> None:
     with small_disk(tmp_path / "disk", 5):
         old = tmp_path / "disk" / "model"
         old.mkdir()
@@ -177,42 +209,31 @@ def test_a_disk_without_room_is_told_before_anything_is_written(checkpoint: Path
         assert unchanged(old)
 
 
-def test_a_disk_that_fills_up_on_the_way_leaves_the_old_model(checkpoint: Path, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", 16):
+def test_a_disk_that_fills_up_on_the_way_leaves_the_old_model(
+    export: Export, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if another program took the room after it was checked.
+    monkeypatch.setattr("model_export.export.DISK_BYTES", 0)
+    with small_disk(tmp_path / "disk", 10):
         old = tmp_path / "disk" / "model"
         old.mkdir()
         (old / "model.json").write_text("the old one")
-        done = subprocess.run(
-            [sys.executable, "-c", UNCHECKED, str(checkpoint), str(old)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.stdout.strip() == f"the disk of {old.parent} is full: make room. {old} is left as it was"
+        status, said = export(old, str(checkpoint))
+        assert status == 2
+        assert said == f"the disk of {old.parent} is full: make room. {old} is left as it was"
         assert unchanged(old)
 
 
-# As if another program had taken the room after it was checked.
-UNCHECKED = """
-import pathlib, sys
-from model_export import export
-export.DISK_BYTES = 0
-try:
-    export.export(sys.argv[1], pathlib.Path(sys.argv[2]))
-except export.ExportError as error:
-    print(error)
-"""
-
-
-def test_a_model_that_is_not_good_enough_leaves_the_old_one(checkpoint: Path, old: Path) -> None:
+def test_a_model_that_is_not_good_enough_leaves_the_old_one(
+    export: Export, checkpoint: Path, old: Path
+) -> None:
     status, said = export(old, str(checkpoint), "--check", "2", "--agree", "1.1")
     assert status == 2
     assert "of 2 pictures, less than 110.0%" in said
     assert unchanged(old)
 
 
-def test_a_missing_checkpoint_is_one_line_with_a_remedy(old: Path) -> None:
+def test_a_missing_checkpoint_is_one_line_with_a_remedy(export: Export, old: Path) -> None:
     status, said = export(old, str(old / "none"))
     assert status == 2
     assert "python -m model_export train" in said

@@ -38,7 +38,7 @@ def measure(folder: Path, without: str, runs: int) -> dict[str, float]:
         return session(path, options)
 
     session: Callable[..., ort.InferenceSession] = graphs._session
-    mapped = (lambda _: ()) if without == "read once" else memory.mapped
+    mapped = (lambda *_, **__: ()) if without == "read once" else memory.mapped
     with mock.patch.object(graphs, "_session", undone), mock.patch.object(memory, "mapped", mapped):
         captioner = blip.Captioner(folder)
     if without in ("shrinking", "arena"):

@@ -26,6 +26,7 @@ MODEL = ROOT / "functions" / "model"
 SAMPLES = ROOT / "infra" / "samples"
 CAPTIONS: dict[str, str] = json.loads((SAMPLES / "samples.json").read_text())
 PROMPT = "a picture of"
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="what a process has mapped is read from /proc")
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +105,7 @@ def test_captions_from_several_threads_do_not_mix(shipped: blip.Captioner) -> No
     assert said == [*CAPTIONS.values()] * 3
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what a process has in memory is read from /proc")
+@ON_LINUX
 def test_the_encoders_weights_do_not_stay_in_memory(shipped: blip.Captioner) -> None:
     shipped.caption(for_blip("garden.jpg"))
     weights = str(MODEL / "encoder.data")
@@ -112,6 +113,14 @@ def test_the_encoders_weights_do_not_stay_in_memory(shipped: blip.Captioner) -> 
     resident = [re.search(r"Rss: +(\d+) kB", part) for part in parts if weights in part]
     assert resident
     assert sum(int(found[1]) for found in resident if found) == 0
+
+
+@ON_LINUX
+def test_an_encoder_lets_go_of_its_own_weights_alone(folder: Path) -> None:
+    first, second = blip.Captioner(folder), blip.Captioner(folder)
+    parts = [captioner._encoder._weights for captioner in (first, second)]
+    assert all(parts)
+    assert not {*parts[0]} & {*parts[1]}
 
 
 def test_nothing_of_a_picture_stays_in_memory(shipped: blip.Captioner) -> None:

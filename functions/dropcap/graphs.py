@@ -8,6 +8,7 @@ What each setting is worth is measured with BLIP-base in model_export/README.md.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,9 @@ class ModelError(DropcapError):
     """The model can't be loaded or can't run; the message names the file and the remedy."""
 
 
+_mapping = threading.Lock()  # one encoder at a time: what is mapped meanwhile is its own
+
+
 class Encoder:
     """Each of its weights is read once a picture, so none of them stays in memory."""
 
@@ -49,8 +53,11 @@ class Encoder:
         options.enable_cpu_mem_arena = True
         self._shrink = ort.RunOptions()
         self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self._session = _session(folder / "encoder.onnx", options)
-        self._weights = memory.mapped(folder / "encoder.data")
+        weights = folder / "encoder.data"
+        with _mapping:
+            others = memory.mapped(weights)  # another encoder of the same folder may end before this one
+            self._session = _session(folder / "encoder.onnx", options)
+            self._weights = memory.mapped(weights, without=others)
         self._outputs = {output.name: output.shape[1:] for output in self._session.get_outputs()}
 
     def __call__(self, pixels: Floats) -> Cross:

@@ -91,22 +91,27 @@ def release() -> None:
             return
 
 
-def mapped(file: Path) -> tuple[tuple[int, int], ...]:
-    """Where a file is mapped into this process, (address, bytes) a part; empty where that isn't known."""
+Parts = tuple[tuple[int, int], ...]
+"""Where something lies in this process: (address, bytes) of each part."""
+
+
+def mapped(file: Path, without: Parts = ()) -> Parts:
+    """Where a file is mapped, but for what overlaps `without`; empty where that isn't known."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:  # not Linux
         return ()
     spans = (line.split()[0].split("-") for line in lines if line.endswith(f" {file.resolve()}"))
-    return tuple((int(first, 16), int(last, 16) - int(first, 16)) for first, last in spans)
+    parts = ((int(first, 16), int(last, 16) - int(first, 16)) for first, last in spans)
+    return tuple((a, n) for a, n in parts if all(a + n <= b or b + m <= a for b, m in without))
 
 
 @contextmanager
-def read_once(parts: tuple[tuple[int, int], ...]) -> Iterator[None]:
+def read_once(parts: Parts) -> Iterator[None]:
     """While weights that are mapped, and read once from first to last, are read: let go of what was read.
 
     The system keeps the file in its cache as long as it has room, so that a part that is read again costs a
-    page fault, no reading.
+    page fault, no reading. All parts must be mapped files, and stay so meanwhile: other memory would be lost.
     """
 
     def let_go() -> None:

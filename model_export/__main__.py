@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     style = argparse.ArgumentDefaultsHelpFormatter
 
     train = commands.add_parser(
-        "train", help="train the small BLIP (about 80 minutes on two cores)", formatter_class=style
+        "train", help="train the small BLIP (about 100 minutes on two cores)", formatter_class=style
     )
     train.add_argument("--out", type=Path, default=CHECKPOINT, help="checkpoint folder")
     train.add_argument("--steps", type=int, default=9000, help="batches")

@@ -21,7 +21,9 @@ def test_a_users_uploads_streak_and_achievements_are_answered(start: Start) -> N
         "achievements",
     }  # fmt: skip
     assert (stats["user"], stats["pictures_analyzed"], stats["current_streak"]) == ("ana", 1, 1)
-    assert [set(each) for each in stats["achievements"]] == [{"achievement_name", "earned_at"}]
+    assert all(set(each) == {"achievement_name", "earned_at"} for each in stats["achievements"])
+    # Others depend on the hour of this run, where the user is.
+    assert "first_picture" in {each["achievement_name"] for each in stats["achievements"]}
     assert app.stats("bob")["pictures_analyzed"] == 1
 
 

@@ -319,7 +319,7 @@ def test_a_fresh_worker_repairs_the_schema_and_progress_answers_right_after(star
     rows("ALTER TABLE achievements DROP COLUMN achievement_name CASCADE")
     stats = app.restarted().stats("ana")
     assert stats["pictures_analyzed"] == 1
-    assert [each["achievement_name"] for each in stats["achievements"]] == ["first_picture"]
+    assert "first_picture" in {each["achievement_name"] for each in stats["achievements"]}  # at any hour
 
 
 def test_a_column_dropped_while_an_instance_runs_is_repaired_by_the_next_query(start: Start) -> None:

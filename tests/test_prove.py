@@ -106,7 +106,8 @@ def test_a_killed_instance_is_counted_and_started_anew(tmp_path: Path, program: 
     with Platform(source, MODEL, os.environ, 128, 20, tmp_path) as platform:
         delivery = platform.deliver(RESOURCE)
         assert delivery.deliveries == platform.starts == deliveries
-        assert delivery.kills == (1 if program == HUNGRY else DELIVERIES)
+        # More where the kernel takes another process of the instance along.
+        assert delivery.kills >= (1 if program == HUNGRY else DELIVERIES)
         assert delivery.answered == (program == HUNGRY)
         assert 50 < delivery.anonymous_mb < 128 * 1.048576
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,17 @@ class ExportError(Exception):
     """The model cannot be exported; the message says what to do."""
 
 
-def load(checkpoint: str, scratch: Path) -> tuple[BlipForConditionalGeneration, Any, dict[str, Any]]:
-    """The model, fp32 and ready to run, its processor, and what the card tells of where it comes from.
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The model, fp32 and ready to run, its processor, and what the card tells of where it comes from."""
+
+    model: BlipForConditionalGeneration
+    processor: Any
+    about: dict[str, Any]
+
+
+def load(checkpoint: str, scratch: Path) -> Checkpoint:
+    """The checkpoint, whole and of the right architecture, or ExportError.
 
     `checkpoint` is a folder, a hub name, RANDOM, or empty for the weights of the model that ships; the
     folder `scratch` holds what is made on the way.
@@ -34,7 +44,7 @@ def load(checkpoint: str, scratch: Path) -> tuple[BlipForConditionalGeneration, 
     transformers_logging.disable_progress_bar()
     about: dict[str, Any] = {"name": checkpoint.rstrip("/").rpartition("/")[2], "source": checkpoint}
     if checkpoint == RANDOM:
-        return *_random_base(), about | {"limits": "Random weights: it says nothing that makes sense."}
+        return _random_base(about | {"limits": "Random weights: it says nothing that makes sense."})
     if not checkpoint:
         folder = unpack(SHIPPED, scratch / "shipped")
     elif (Path(checkpoint) / "config.json").is_file():
@@ -46,7 +56,7 @@ def load(checkpoint: str, scratch: Path) -> tuple[BlipForConditionalGeneration, 
         raise ExportError(f"no checkpoint in {checkpoint}: `python -m model_export train` makes one")
     if (folder / RECIPE).is_file():
         about = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    return *_read(folder, checkpoint or folder.name), about
+    return _read(folder, checkpoint or folder.name, about)
 
 
 def _download(name: str) -> Path:
@@ -64,13 +74,13 @@ def _download(name: str) -> Path:
     return folder
 
 
-def _read(folder: Path, name: str) -> tuple[BlipForConditionalGeneration, Any]:
+def _read(folder: Path, name: str, about: dict[str, Any]) -> Checkpoint:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found = (config.get("architectures") or [config.get("model_type", "none")])[0]
-        if found != ARCHITECTURE:
-            raise ExportError(f"{name} is a {found}, not a {ARCHITECTURE}: take a BLIP captioner")
-        model, about = BlipForConditionalGeneration.from_pretrained(
+        kind = (config.get("architectures") or [config.get("model_type", "none")])[0]
+        if kind != ARCHITECTURE:
+            raise ExportError(f"{name} is a {kind}, not a {ARCHITECTURE}: take a BLIP captioner")
+        model, found = BlipForConditionalGeneration.from_pretrained(
             folder, attn_implementation="eager", output_loading_info=True
         )
         processor = BlipProcessor.from_pretrained(folder)
@@ -80,30 +90,31 @@ def _read(folder: Path, name: str) -> tuple[BlipForConditionalGeneration, Any]:
         why = str(wrong).splitlines()[0]
         raise ExportError(f"{name} is no BLIP captioner that can be loaded here: {why}") from wrong
     # transformers fills what is missing with random numbers and goes on.
-    missing = sorted(key for key in about["missing_keys"] if key not in TIED and "position_ids" not in key)
+    missing = sorted(key for key in found["missing_keys"] if key not in TIED and "position_ids" not in key)
     if missing:
         raise ExportError(f"{name} lacks {len(missing)} weights, {missing[0]} first: download it again")
-    return model.float().eval(), processor
+    return Checkpoint(model.float().eval(), processor, about)
 
 
-def _random_base() -> tuple[BlipForConditionalGeneration, Any]:
+def _random_base(about: dict[str, Any]) -> Checkpoint:
     """`BlipConfig()`, the text part with 12 heads, as Salesforce/blip-image-captioning-base has it."""
     torch.manual_seed(0)
     config = BlipConfig(text_config={"num_attention_heads": 12})
     model = BlipForConditionalGeneration._from_config(config, attn_implementation="eager")
-    return model.float().eval(), BlipProcessor(BlipImageProcessor(), tokenizer())
+    return Checkpoint(model.float().eval(), BlipProcessor(BlipImageProcessor(), tokenizer()), about)
 
 
-def resize(model: BlipForConditionalGeneration, processor: Any, side: int) -> None:
-    """Make a model look at `side` x `side` px: its position embeddings are interpolated, bicubic."""
-    vision = model.config.vision_config
+def resize(checkpoint: Checkpoint, side: int) -> None:
+    """Make its model look at `side` x `side` px: its position embeddings are interpolated, bicubic."""
+    vision = checkpoint.model.config.vision_config
     patch = vision.patch_size
     if side % patch or not patch <= side <= vision.image_size:
         raise ExportError(f"RESOLUTION={side} must be a multiple of {patch} up to {vision.image_size}")
-    eyes = model.vision_model.embeddings
+    eyes = checkpoint.model.vision_model.embeddings
     patches = torch.empty(1, (side // patch) ** 2 + 1, vision.hidden_size)  # only its shape is looked at
     with torch.no_grad():
         table = eyes.interpolate_pos_encoding(patches, side, side)
     eyes.position_embedding = torch.nn.Parameter(table)
+    checkpoint.about["trained_at"] = vision.image_size
     eyes.image_size = vision.image_size = side
-    processor.image_processor.size = {"height": side, "width": side}
+    checkpoint.processor.image_processor.size = {"height": side, "width": side}

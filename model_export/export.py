@@ -20,7 +20,7 @@ from transformers import BlipForConditionalGeneration
 from dropcap.blip import Captioner
 
 from . import evaluate
-from .checkpoint import RANDOM, ExportError, load, resize
+from .checkpoint import RANDOM, Checkpoint, ExportError, load, resize
 from .onnx_config import TASK, Decoder, Encoder
 from .quantize import Recipe, optimise, quantize
 
@@ -49,25 +49,19 @@ def write_vocabulary(processor: Any, folder: Path) -> None:
     (folder / "vocab.txt").write_text("\n".join(base) + "\n", encoding="utf-8")
 
 
-def write_card(
-    folder: Path,
-    recipe: Recipe | None,
-    model: BlipForConditionalGeneration,
-    processor: Any,
-    about: dict[str, Any],
-) -> None:
+def write_card(folder: Path, recipe: Recipe | None, source: Checkpoint) -> None:
     """model.json: what the model is, what it needs, what its files are, how good it is."""
-    text, image = model.config.text_config, processor.image_processor
+    text, image = source.model.config.text_config, source.processor.image_processor
     files: dict[str, dict[str, Any]] = {
         path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for path in sorted(folder.iterdir())
         if path.name != "model.json"
     }
     card = {
-        **about,
+        **source.about,
         "weights": str(recipe or "fp32"),
         "revision": hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12],
-        "parameters": model.num_parameters(),
+        "parameters": source.model.num_parameters(),
         "image": {"size": image.size["height"], "mean": list(image.image_mean), "std": list(image.image_std)},
         "tokens": {"bos": text.bos_token_id, "eos": text.sep_token_id, "pad": text.pad_token_id},
         "max_length": text.max_position_embeddings,
@@ -97,47 +91,41 @@ def export(
         raw, reference, made = (Path(work) / name for name in ("raw", "fp32", "made"))
         for folder in (raw, reference, made):
             folder.mkdir()
-        model, processor, about = load(checkpoint, Path(work))
-        _check_disk(out, model.num_parameters())
-        write_graphs(model, raw)
-        check = 0 if checkpoint == RANDOM else check  # what random weights say, rounding decides
-        if recipe and check:
-            assemble(raw, reference, None, model, processor, about)
+        source = load(checkpoint, Path(work))
+        _check_disk(out, source.model.num_parameters())
+        if not recipe or checkpoint == RANDOM:
+            check = 0  # fp32 is the original; what random weights say, rounding decides
+        if check:
+            write_graphs(source.model, raw)
+            assemble(raw, reference, None, source)
         if resolution:
-            about["trained_at"] = processor.image_processor.size["height"]
-            resize(model, processor, resolution)
-            write_graphs(model, raw)
-        assemble(raw, made, recipe, model, processor, about)
-        if recipe and check:
-            about["quality"] = quality = compare(reference, made, check)
+            resize(source, resolution)
+        if resolution or not check:
+            write_graphs(source.model, raw)
+        assemble(raw, made, recipe, source)
+        if check:
+            source.about["quality"] = quality = compare(reference, made, check)
             if quality["agrees_with_fp32"] < agree:
                 raise ExportError(
                     f"quantized, it agrees with fp32 on {quality['agrees_with_fp32']:.1%} of {check}"
                     f" pictures, less than {agree:.1%}: {out} is left as it was"
                 )
-            write_card(made, recipe, model, processor, about)
+            write_card(made, recipe, source)
         Captioner(made)  # what cannot be loaded must not be installed
         swap(made, out)
     card: dict[str, Any] = json.loads((out / "model.json").read_text(encoding="utf-8"))
     return card
 
 
-def assemble(
-    raw: Path,
-    folder: Path,
-    recipe: Recipe | None,
-    model: BlipForConditionalGeneration,
-    processor: Any,
-    about: dict[str, Any],
-) -> None:
+def assemble(raw: Path, folder: Path, recipe: Recipe | None, source: Checkpoint) -> None:
     """A model folder that the function can load, from the graphs in `raw`."""
     if recipe:
         quantize(raw, folder, recipe)
     else:
         for name in GRAPHS:
             optimise(raw / name, folder / name)
-    write_vocabulary(processor, folder)
-    write_card(folder, recipe, model, processor, about)
+    write_vocabulary(source.processor, folder)
+    write_card(folder, recipe, source)
 
 
 def _check_disk(out: Path, parameters: int) -> None:

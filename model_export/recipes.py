@@ -80,7 +80,7 @@ def _folders(checkpoint: str, work: Path) -> Callable[[Trial], Path]:
     from .export import assemble, write_graphs
     from .onnx_config import FusedAttention
 
-    model, processor, about = load(checkpoint, work)
+    source = load(checkpoint, work)
     made: dict[tuple[str, bool], Path] = {}
 
     def folder(trial: Trial) -> Path:
@@ -89,12 +89,12 @@ def _folders(checkpoint: str, work: Path) -> Callable[[Trial], Path]:
         if not raw.exists():
             raw.mkdir()
             with mock.patch.object(FusedAttention, "apply", _plain) if plain else nullcontext():
-                write_graphs(model, raw)
+                write_graphs(source.model, raw)
         key = str(trial.recipe), plain
         if key not in made:
             made[key] = work / f"model-{len(made)}"
             made[key].mkdir()
-            assemble(raw, made[key], trial.recipe, model, processor, about)
+            assemble(raw, made[key], trial.recipe, source)
         return made[key]
 
     return folder

@@ -160,7 +160,8 @@ def test_fp32_captions_equal_transformers_token_for_token(
     export(str(checkpoint), tmp_path / "model")
     captioner = blip.Captioner(tmp_path / "model")
     torch.set_num_threads(1)  # tests run side by side: more threads than cores would wait for each other
-    model, processor, _ = load(str(checkpoint), tmp_path)
+    source = load(str(checkpoint), tmp_path)
+    model, processor = source.model, source.processor
     lengths = set()
     pictures = [*random_pictures(seed, 3), *(for_blip(name) for name in list(CAPTIONS)[:3])]
     for image, prompt, beams in itertools.product(pictures, ("", PROMPT), (1, 3)):

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -136,10 +137,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    lacking = tmp_path / "lacking"
-    lacking.mkdir()
-    for path in checkpoint.iterdir():
-        (lacking / path.name).write_bytes(path.read_bytes())
+    lacking = Path(shutil.copytree(checkpoint, tmp_path / "lacking"))
     weights = load_file(lacking / "model.safetensors")
     del weights["vision_model.encoder.layers.1.mlp.fc1.weight"]
     save_file(weights, lacking / "model.safetensors", metadata={"format": "pt"})
@@ -152,10 +150,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(
 def test_a_checkpoint_that_was_cut_is_refused(
     export: Export, checkpoint: Path, old: Path, tmp_path: Path
 ) -> None:
-    cut = tmp_path / "cut"
-    cut.mkdir()
-    for path in checkpoint.iterdir():
-        (cut / path.name).write_bytes(path.read_bytes())
+    cut = Path(shutil.copytree(checkpoint, tmp_path / "cut"))
     whole = (cut / "model.safetensors").read_bytes()
     (cut / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     status, said = export(old, str(cut))

@@ -228,6 +228,9 @@ def _load(folder: Path, threads: int) -> Captioner:
     return Captioner(folder, threads)  # lru_cache keeps results, not exceptions
 
 
-def unload() -> None:
-    """Keep no Captioner any more: its memory is free as soon as nobody uses it."""
-    _load.cache_clear()
+def unload() -> bool:
+    """Keep no Captioner any more, and say if there was one: its memory is free as soon as nobody uses it."""
+    with _loading:
+        loaded = _load.cache_info().currsize > 0
+        _load.cache_clear()
+        return loaded

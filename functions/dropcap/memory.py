@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -74,21 +74,20 @@ def use_one_heap() -> None:
 
     After 15 pictures on four threads, 300 MB were held so in place of 140 (`make prove`).
     """
-    if sys.platform == "linux":
-        try:
-            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
-        except AttributeError:  # another libc has no mallopt, and no such heaps
-            return
+    _glibc("mallopt", M_ARENA_MAX, 1)
 
 
 def release() -> None:
     """Give freed memory back to the system: glibc keeps it otherwise, and the limit counts it."""
     gc.collect()
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(function: str, *arguments: int) -> None:
+    """Call what only glibc has; nothing where there is another libc."""
     if sys.platform == "linux":
-        try:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-        except (OSError, AttributeError):  # another libc has no malloc_trim
-            return
+        with suppress(AttributeError):
+            getattr(ctypes.CDLL(None), function)(*arguments)
 
 
 Parts = tuple[tuple[int, int], ...]

@@ -36,7 +36,7 @@ class Services:
 
         return Describer(self.settings)
 
-    @cached_property
+    @property
     def captioner(self) -> "Captioner":
         from dropcap import blip
 
@@ -44,13 +44,11 @@ class Services:
 
     def make_room(self) -> None:
         """Let the captioner go, for a picture that needs its memory: the next caption loads it again."""
-        if self.__dict__.pop("captioner", None) is None:  # where cached_property keeps it
-            return
         from dropcap import blip
 
-        blip.unload()
-        memory.release()
-        logs.write("INFO", "BLIP made room for a picture", rss_mb=round(memory.rss_mb(), 1))
+        if blip.unload():
+            memory.release()
+            logs.write("INFO", "BLIP made room for a picture", rss_mb=round(memory.rss_mb(), 1))
 
 
 @cache

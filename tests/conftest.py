@@ -109,6 +109,7 @@ def memory_limit() -> None:
 def start(storage_url: str, gemini_url: str, database_url: str) -> Iterator[Callable[..., App]]:
     """Start an instance of the functions on new buckets and a new database; keywords are its variables."""
     usual = {"DATABASE_URL": database_url, "GEMINI_ENDPOINT": gemini_url, "GEMINI_API_KEY": "any"}
-    usual["MEMORY_LIMIT_MB"] = "32768"  # of this process, which may hold PyTorch as well
+    # Of this process, which may hold PyTorch as well:
+    usual["MEMORY_LIMIT_MB"] = usual["MEMORY_WARNING_MB"] = "32768"
     with ExitStack() as instances:
         yield lambda **settings: instances.enter_context(app(storage_url, **usual | settings))

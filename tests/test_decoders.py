@@ -28,7 +28,7 @@ from tests.app import CAPTION, PICTURE, Start, rows
 from tests.peaks import peak_and_need
 from tests.pictures import QUADRANTS, alike, corners, encoded, exif, quadrants
 
-ROOM = Settings(memory_limit_mb=4096)
+ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
 PILLOW, LIBVIPS, LIBHEIF = DECODERS
 
 
@@ -342,6 +342,19 @@ def test_room_is_made_before_a_picture_is_refused(monkeypatch: pytest.MonkeyPatc
         assert source.facts.decoder == "pillow"
     with picture.opened(data, ROOM, make_room=lambda: pytest.fail("there is room")):
         assert left == [500]
+
+
+def test_room_is_made_before_a_picture_takes_more_than_the_warning_level(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, used = encoded(quadrants(1200, 900)), [390.0]
+    monkeypatch.setattr(memory, "rss_mb", lambda: used[0])
+    settings = Settings(memory_limit_mb=512, memory_warning_mb=400)
+    with picture.opened(data, settings, make_room=lambda: used.append(used.pop() - 100)):
+        assert used == [290]
+    used[0] = 410.0  # and no room can be made, but there is some below the limit
+    with picture.opened(data, settings, make_room=lambda: None) as source:
+        assert source.facts.width == 1200
 
 
 def test_a_picture_that_fits_only_without_the_model_is_captioned_all_the_same(

@@ -15,7 +15,7 @@ from dropcap.settings import Settings
 from tests import pictures
 from tests.pictures import QUADRANTS, alike, corners, encoded, exif, quadrants
 
-ROOM = Settings(memory_limit_mb=4096)
+ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
 
 
 def shown(data: bytes, settings: Settings = ROOM) -> tuple[int, int, tuple[pictures.Colour, ...]]:

@@ -5,6 +5,7 @@ where the file's own order needs one. Sizes are (width, height) in px, memory is
 """
 
 import io
+import sys
 from dataclasses import dataclass
 from functools import cache
 from math import inf
@@ -17,7 +18,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from dropcap import headers, pixels
 
-LIBRARY_MB = 16.0  # 12 for the import, 4 for its thread and pipeline (pyvips 3.2, libvips 8.18)
+IMPORT_MB, PIPELINE_MB = 12.0, 4.0  # pyvips 3.2, libvips 8.18; the import is paid once
 # Rows of what is loaded that libvips has in hand at once: 950 to 1,830, measured from 2000 x 50000 to
 # 24000 x 500 px, in 1 to 4 channels of 8 and 16 bits; of 500 rows 940, of 250 850.
 ROWS = 1900
@@ -71,7 +72,9 @@ class Libvips:
                 whole = headers.tiff_read(header) + (
                     2 * headers.tiff_strip(header) if headers.TILE_LENGTH in header.tag_v2 else 0
                 )
-        return LIBRARY_MB + (whole + _streamed(width, height, samples, pixels.fit(header.size, side))) / 1e6
+        return (
+            _library_mb() + (whole + _streamed(width, height, samples, pixels.fit(header.size, side))) / 1e6
+        )
 
     def decode(self, header: Image.Image, data: bytes, side: int) -> Image.Image:
         # As strict as Pillow: a cut or damaged picture raises, an odd one does not. "error" would refuse a
@@ -117,7 +120,7 @@ class Libheif:
         px = header.width * header.height
         kept = pixels.fit(header.size, side)
         shrinking = 4 * px + _streamed(*header.size, len(header.getbands()), kept)
-        return LIBRARY_MB + (max(a_px * px + 32e6, shrinking) + len(data)) / 1e6
+        return _library_mb() + (max(a_px * px + 32e6, shrinking) + len(data)) / 1e6
 
     def decode(self, header: Image.Image, data: bytes, side: int) -> Image.Image:
         import pillow_heif
@@ -129,6 +132,10 @@ class Libheif:
         image = pyvips.Image.new_from_memory(raster, *picture.size, channels, "uchar")
         image = image.copy(interpretation="srgb" if channels > 2 else "b-w")
         return _shrunk(image, pixels.fit(header.size, side))
+
+
+def _library_mb() -> float:
+    return PIPELINE_MB + (0.0 if "pyvips" in sys.modules else IMPORT_MB)
 
 
 @cache

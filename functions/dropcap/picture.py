@@ -121,9 +121,9 @@ class Picture:
 def opened(data: bytes, settings: Settings, make_room: Callable[[], None] = memory.release) -> Picture:
     """The picture that `data` is; close it after use, best by `with`.
 
-    Uses max_side, max_megapixels, memory_limit_mb and sizes. `make_room` frees what can be had again; it is
-    called before a picture is refused for want of memory. Raises Rejected for whatever is no picture, of
-    another format, damaged, too large, or needs more memory than is left.
+    Uses max_side, max_megapixels, memory_limit_mb, memory_warning_mb and sizes. `make_room` frees what can be
+    had again; it is called before a picture takes more than the warning level, or is refused. Raises Rejected
+    for whatever is no picture, of another format, damaged, too large, or needs more memory than is left.
     """
     kind = _format(data)
     if kind == "WEBP":  # its reader allocates two canvases before it tells a size
@@ -256,14 +256,15 @@ def _check_size(kind: str, size: tuple[int, int], settings: Settings) -> None:
 def _choose(
     kind: str, header: Image.Image, data: bytes, side: int, settings: Settings, make_room: Callable[[], None]
 ) -> Decoder:
-    """The best decoder whose need fits what is left of the memory."""
+    """The best decoder whose need fits what is left of the memory: below the warning level, else at all."""
     with _readable(kind):
         needs = ranked(header, data, side)
     # What was freed but not given back counts as used: give it back and ask again, then make room and ask.
     for more in (memory.release, make_room, None):
         left = memory.left_mb(settings.memory_limit_mb) - RESERVE_MB
+        calm = settings.memory_warning_mb - memory.rss_mb() if more else left
         for need, decoder in needs:
-            if need <= left:
+            if need <= min(left, calm):
                 return decoder
         if more:
             more()

@@ -1,7 +1,7 @@
 # `make help` lists what there is. Settings may be given on the command line: make run PORT=8090 SIZES=800,200
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help run test lint lock train model evaluate prove samples deploy
+.PHONY: help run test lint lock train model evaluate prove bench samples deploy
 
 PORT ?= 8080
 STATE ?= .dropcap
@@ -42,11 +42,15 @@ train: .venv-dev/installed ## make the small BLIP anew: train it, export it, eva
 model: .venv-dev/installed ## put another BLIP into functions/model: MODEL=hub-name, folder or random-base, RESOLUTION=288
 	@$(DEV) -m model_export export --checkpoint "$(MODEL)" $(if $(RESOLUTION),--resolution $(RESOLUTION))
 
-evaluate: .venv-dev/installed ## caption held-out scenes and say how many are exactly right
-	@$(DEV) -m model_export evaluate
+evaluate: .venv-dev/installed ## captions before and after quantization: COCO=captions_val2017.json PICTURES=val2017 COUNT=1000
+	@$(DEV) -m model_export evaluate $(if $(COCO),--coco "$(COCO)" --pictures "$(PICTURES)") \
+	    $(if $(COUNT),--count $(COUNT)) $(EVALUATE)
 
 prove: .venv-dev/installed build/random-base/model.json ## BLIP-base in 512 MiB that the kernel enforces: PROVE="--uploads 100 --no-naive"
 	@$(DEV) -m infra.prove $(PROVE)
+
+bench: .venv-dev/installed .venv-bench/installed build/random-base/model.json ## time and memory beside other ways, into build/bench.json: BENCH="--rounds 9"
+	@$(DEV) -m infra.bench $(BENCH)
 
 samples: .venv-dev/installed ## draw the sample pictures anew
 	@$(DEV) -m model_export samples
@@ -62,3 +66,6 @@ build/random-base/model.json: | .venv-dev/installed
 
 .venv-dev/installed: requirements.txt functions/requirements.txt infra/requirements.txt model_export/requirements.txt
 	@sh infra/environment.sh .venv-dev requirements.txt
+
+.venv-bench/installed: infra/bench/requirements.txt
+	@sh infra/environment.sh .venv-bench infra/bench/requirements.txt

@@ -1,88 +1,210 @@
-"""How good the shipped model is: captions of held-out scenes, drawn as large as uploads, right or not.
+"""What quantization, or a lower resolution, does to captions: a model beside its fp32 original.
 
-A scene goes the whole way of an upload: drawn at 480 to 2,000 px, saved as JPEG, opened and resized by the
-function's `picture`, captioned by its `blip`.
+Both caption the same pictures in one run, each decoded once by the function's own code. README.md says what
+the keys of the report are.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from dropcap import picture
-from dropcap.blip import Captioner
-from dropcap.settings import Settings
+from dropcap.blip import Card
 
-from . import scenes
+from . import fidelity, metrics
+from .datasets import Dataset, EvaluateError
+from .export import export
+from .fidelity import Pair
 
-
-def product_copy(data: bytes) -> Image.Image:
-    """What the function's pipeline shows to BLIP of an upload."""
-    # This process holds PyTorch too: the function's own memory limit does not apply to it.
-    with picture.opened(data, Settings(memory_limit_mb=32_768)) as source:
-        return source.fitted(picture.BLIP_SIDE)
+SHOWN = 10  # pictures whose captions are printed; all are in the report
 
 
-def upload(index: int) -> tuple[scenes.Scene, bytes]:
-    """Held-out scene number `index` as a JPEG file."""
-    scene = scenes.held_out(index)
-    return scene, scenes.encode(scenes.draw(scene), "JPEG", quality=88)
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What a model must keep; shares are of 1, None is no bound."""
+
+    at_least: float | None = 0.98  # least share of captions that are exactly right
+    agree: float | None = 0.995  # least share of captions that are those of fp32
+    lose_at_most: float | None = 0.005  # share of exactly right captions that may be lost
+    lose_cider: float | None = None  # points of CIDEr that may be lost
 
 
-def uploads(count: int) -> Iterator[tuple[scenes.Scene, bytes]]:
-    """The first `count` held-out scenes, drawn by worker processes: drawing takes longer than captioning."""
-    with ProcessPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        yield from pool.map(upload, range(count), chunksize=8)
+def bounds(knows: bool, coco: bool) -> Thresholds:
+    """What is asked of a model where nothing else is said.
+
+    Of a model that knows the scenes all is asked. What any other says of them shows little, and how often two
+    models word a photograph alike has not been measured with trained weights: CIDEr is what counts there.
+    """
+    if coco:
+        return Thresholds(None, None, None, 2.0)
+    return Thresholds() if knows else Thresholds(None, None, None, None)
 
 
-def evaluate(folder: Path, count: int, beams: int, report: Path) -> float:
-    """Print a table, write `report` as JSON; the share of captions that are exactly right."""
-    captioner = Captioner(folder, threads=os.cpu_count() or 1)
-    right: Counter[str] = Counter()
-    seen: Counter[str] = Counter()
-    mistakes = []
-    for index, (scene, data) in enumerate(track(uploads(count), f"captioning {count} scenes", total=count)):
-        said = captioner.caption(product_copy(data), beams=beams).text
-        for group in ("all", f"things: {len(scene.things)}", f"shape: {_shape(scene)}"):
-            seen[group] += 1
-            right[group] += said == scene.caption
-        if said != scene.caption:
-            mistakes.append(
-                {"scene": index, "size": [scene.width, scene.height], "is": scene.caption, "said": said}
+def evaluate(
+    model: Path,
+    dataset: Dataset,
+    report: Path,
+    *,
+    checkpoint: str = "",
+    against: Path | None = None,
+    beams: int = 1,
+    asked: dict[str, float] | None = None,
+) -> list[str]:
+    """Print tables, write `report` as JSON; a line for each threshold that is missed.
+
+    The original is the folder `against`, or made on the spot: from `checkpoint`, which is as for export, and
+    empty what the model's card names. `asked` are thresholds that differ from `bounds`. Raises EvaluateError,
+    ExportError and ModelError.
+    """
+    card = _card(model)
+    report.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=report.parent, prefix=".fp32-") as work:
+        original = against
+        if original is None:
+            original = Path(work) / "fp32"
+            # The card of a model that knows the scenes names the command that trained it.
+            with Console().status("making the fp32 original"):
+                export(checkpoint or ("" if "knows" in card else card["source"]), original)
+        fp32 = _card(original)
+        _same_weights(model, card, fp32)
+        pairs = fidelity.compare(original, model, dataset, beams)
+    result = figures(pairs, exact=dataset.scenes and "knows" in card)
+    thresholds = Thresholds(**(asdict(bounds("knows" in card, not dataset.scenes)) | (asked or {})))
+    failed = misses(result, thresholds)
+    _show(dataset, card, fp32, result)
+    head = {"model": card["name"], **_which(card), "fp32": _which(fp32), "data": dataset.name, "beams": beams}
+    tail = {"thresholds": asdict(thresholds), "failed": failed}
+    report.write_text(json.dumps(head | result | tail, indent=2) + "\n", encoding="utf-8")
+    return failed
+
+
+def figures(pairs: Sequence[Pair], exact: bool) -> dict[str, Any]:
+    """The report's figures; `exact`: whether each picture has one right caption, which the models can say."""
+    references = [pair.sample.references for pair in pairs]
+    said = {"fp32": [pair.first for pair in pairs], "quantized": [pair.second for pair in pairs]}
+    groups = sorted({group for pair in pairs for group in pair.sample.groups}) if exact else []
+    return {
+        "pictures": len(pairs),
+        "agreement": fidelity.agreement(pairs),
+        "logits": fidelity.summary(pairs),
+        "bleu4": {name: metrics.bleu(texts, references) for name, texts in said.items()},
+        "cider": {name: metrics.cider(texts, references) for name, texts in said.items()},
+        "exact": _exact(pairs) if exact else None,
+        "groups": {
+            group: _exact([pair for pair in pairs if group in pair.sample.groups]) for group in groups
+        },
+        "mistakes": [
+            {
+                "picture": pair.sample.name,
+                "is": pair.sample.references[0],
+                "said": pair.second,
+                "fp32": pair.first,
+            }
+            for pair in pairs
+            if exact and pair.second not in pair.sample.references
+        ],
+        "disagreements": [
+            {"picture": pair.sample.name, "fp32": pair.first, "quantized": pair.second}
+            for pair in pairs
+            if not pair.same
+        ],
+    }
+
+
+def _exact(pairs: Sequence[Pair]) -> dict[str, float]:
+    return {
+        "number": len(pairs),
+        "fp32": sum(pair.first in pair.sample.references for pair in pairs) / len(pairs),
+        "quantized": sum(pair.second in pair.sample.references for pair in pairs) / len(pairs),
+    }
+
+
+def misses(result: dict[str, Any], bound: Thresholds) -> list[str]:
+    """A line with figure and threshold for each that is missed."""
+    exact, cider = result["exact"], result["cider"]
+    lines = []
+    if exact and bound.at_least is not None and exact["quantized"] < bound.at_least:
+        lines.append(f"exactly right: {exact['quantized']:.2%}, less than --at-least {bound.at_least:.2%}")
+    if bound.agree is not None and result["agreement"] < bound.agree:
+        lines.append(f"same captions as fp32: {result['agreement']:.2%}, less than --agree {bound.agree:.2%}")
+    # Rounded, because 0.998 - 0.993 is a little more than 0.005.
+    if exact and bound.lose_at_most is not None:
+        lost = round(exact["fp32"] - exact["quantized"], 9)
+        if lost > bound.lose_at_most:
+            lines.append(
+                f"exactly right, lost: {lost:.2%}, more than --lose-at-most {bound.lose_at_most:.2%}"
             )
-    table = Table(
-        "held-out scenes", "number", "exactly right", title=f"{captioner.card.name} {captioner.card.revision}"
-    )
-    for group in sorted(seen):
-        table.add_row(group, f"{seen[group]:,}", f"{right[group] / seen[group]:.1%}")
+    if bound.lose_cider is not None:
+        lost = round(cider["fp32"] - cider["quantized"], 9)
+        if lost > bound.lose_cider:
+            lines.append(f"CIDEr, lost: {lost:.2f}, more than --lose-cider {bound.lose_cider:.2f}")
+    return lines
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    Card.read(folder)  # or it raises ModelError, which says what is wrong
+    card: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    return card
+
+
+def _which(card: dict[str, Any]) -> dict[str, Any]:
+    return {"revision": card["revision"], "weights": card["weights"], "side": card["image"]["size"]}
+
+
+def _same_weights(model: Path, card: dict[str, Any], fp32: dict[str, Any]) -> None:
+    """Raises EvaluateError where the cards are of different weights: to compare them would say nothing."""
+    if fp32["weights"] != "fp32":
+        raise EvaluateError(
+            f"{fp32['name']} is {fp32['weights']}: make an original by export --fp32 --out FOLDER"
+        )
+    mine, its = (_origin(each) for each in (card, fp32))
+    if mine != its:
+        raise EvaluateError(
+            f"{model} was made from {mine}, not from {its}: compare it with the --checkpoint that it is of"
+        )
+
+
+def _origin(card: dict[str, Any]) -> str:
+    source = card.get("source", "")
+    where = str(Path(source).resolve()) if Path(source).is_dir() else source
+    return " ".join(filter(None, (card["name"], f"({where})", card.get("source_revision"))))
+
+
+def _show(dataset: Dataset, card: dict[str, Any], fp32: dict[str, Any], result: dict[str, Any]) -> None:
+    sides = (f"{name}, {each['image']['size']} px" for name, each in (("fp32", fp32), ("quantized", card)))
+    title = f"{card['name']} {card['revision']}: {card['weights']}"
+    table = Table(f"{result['pictures']:,} {dataset.name}", *sides, "difference", title=title)
+
+    def row(name: str, both: dict[str, float], show: Callable[[float], str]) -> None:
+        before, after = both["fp32"], both["quantized"]
+        table.add_row(
+            name, show(before), show(after), f"{'+' if after > before else ''}{show(after - before)}"
+        )
+
+    for group, exact in result["groups"].items():
+        row(f"exactly right, {group}" if group == "all" else f"  {group}", exact, "{:.1%}".format)
+    row("BLEU-4", result["bleu4"], "{:.2f}".format)
+    row("CIDEr", result["cider"], "{:.2f}".format)
+    logits = result["logits"]
+    beside = Table("beside fp32", "")
+    beside.add_row("same captions, token for token", f"{result['agreement']:.2%}")
+    beside.add_row(f"same choice of {logits['tokens']:,} tokens", f"{logits['same_choice']:.2%}")
+    beside.add_row(f"mean error of the {fidelity.LIKELIEST} likeliest logits", f"{logits['mean_error']:.3f}")
+    beside.add_row("largest error of a logit", f"{logits['max_error']:.3f}")
+    beside.add_row("Kullback-Leibler divergence, nats", f"{logits['divergence']:.2e}")
     console = Console()
     console.print(table)
-    for mistake in mistakes[:10]:
-        console.print(f"scene {mistake['scene']} {mistake['size']}: “{mistake['said']}” is “{mistake['is']}”")
-    result: dict[str, Any] = {
-        "model": captioner.card.name,
-        "revision": captioner.card.revision,
-        "beams": beams,
-        "groups": {
-            group: {"number": seen[group], "exact": right[group] / seen[group]} for group in sorted(seen)
-        },
-        "mistakes": mistakes,
-    }
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return right["all"] / count
-
-
-def _shape(scene: scenes.Scene) -> str:
-    ratio = scene.width / scene.height
-    return "wide" if ratio > 1.25 else "tall" if ratio < 0.8 else "near square"
+    console.print(beside)
+    for wrong in result["mistakes"][:SHOWN]:
+        by = "" if wrong["fp32"] in (wrong["is"], wrong["said"]) else f", by fp32 “{wrong['fp32']}”"
+        console.print(f"{wrong['picture']}: “{wrong['said']}”{by} is “{wrong['is']}”")
+    told = {wrong["picture"] for wrong in result["mistakes"]}
+    for other in [other for other in result["disagreements"] if other["picture"] not in told][:SHOWN]:
+        console.print(f"{other['picture']}: “{other['quantized']}”, by fp32 “{other['fp32']}”")

@@ -144,7 +144,7 @@ class Validation:
     """Scenes of their own seeds, drawn large: tells how training goes without touching the held-out ones."""
 
     def __init__(self, words: BertTokenizerFast, ids: list[int], count: int) -> None:
-        from .evaluate import product_copy
+        from .datasets import product_copy
 
         drawn = [scenes.random_scene(np.random.default_rng((2, i))) for i in range(count)]
         files = (scenes.encode(scenes.draw(scene), quality=90) for scene in drawn)

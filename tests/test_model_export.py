@@ -228,6 +228,29 @@ def test_a_model_that_is_not_good_enough_leaves_the_old_one(
     assert unchanged(old)
 
 
+@pytest.mark.parametrize(("agreement", "knows", "status"), [(0.97, True, 2), (0.98, True, 0), (0, False, 0)])
+def test_only_a_model_that_knows_the_scenes_must_say_of_them_what_fp32_says(
+    export: Export,
+    checkpoint: Path,
+    old: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    agreement: float,
+    knows: bool,
+    status: int,
+) -> None:
+    if knows:  # as a checkpoint that `python -m model_export train` made
+        checkpoint = Path(shutil.copytree(checkpoint, tmp_path / "trained"))
+        (checkpoint / "recipe.json").write_text('{"name": "trained", "source": "a command", "knows": {}}')
+    monkeypatch.setattr("model_export.fidelity.agreement", lambda pairs: agreement)
+    assert export(old, str(checkpoint), "--check", "2")[0] == status
+    if status:
+        assert unchanged(old)
+    else:
+        quality = json.loads((old / "model.json").read_text())["quality"]
+        assert quality == {"held_out_scenes": 2, "agrees_with_fp32": agreement, "exact": 0}
+
+
 def test_a_missing_checkpoint_is_one_line_with_a_remedy(export: Export, old: Path) -> None:
     status, said = export(old, str(old / "none"))
     assert status == 2

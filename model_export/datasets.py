@@ -1,0 +1,122 @@
+"""Pictures and what people say of them: held-out scenes, or COCO captions where a user has them.
+
+Each goes the whole way of an upload: a file, opened and resized by the function's own `picture`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from dropcap import picture
+from dropcap.errors import Rejected
+from dropcap.settings import Settings
+
+from . import scenes
+
+
+class EvaluateError(Exception):
+    """There is nothing to evaluate, or nothing to compare it with; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture: what it is called, what people say of it, and the groups that it is counted in."""
+
+    name: str
+    references: tuple[str, ...]
+    groups: tuple[str, ...] = ("all",)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """`count` pictures that are read, or drawn, while one goes through `samples()`."""
+
+    name: str
+    count: int
+    samples: Callable[[], Iterator[tuple[Sample, bytes]]]
+    scenes: bool = False  # of scenes there is one right caption, which a model can say word for word
+
+
+def product_copy(data: bytes) -> Image.Image:
+    """What the function's pipeline shows to BLIP of an upload; raises Rejected."""
+    # This process holds PyTorch too: the function's own memory limit does not apply to it.
+    with picture.opened(data, Settings(memory_limit_mb=32_768, memory_warning_mb=32_768)) as source:
+        return source.fitted(picture.BLIP_SIDE)
+
+
+def shown(sample: Sample, data: bytes) -> Image.Image:
+    """The same for a picture of a data set; raises EvaluateError."""
+    try:
+        return product_copy(data)
+    except Rejected as broken:
+        raise EvaluateError(f"{sample.name}: {broken.problem} Download it again.") from broken
+
+
+def upload(index: int) -> tuple[Sample, bytes]:
+    """Held-out scene number `index` as a JPEG file, drawn at 480 to 2,000 px."""
+    scene = scenes.held_out(index)
+    ratio = scene.width / scene.height
+    shape = "wide" if ratio > 1.25 else "tall" if ratio < 0.8 else "near square"
+    sample = Sample(
+        f"scene {index}, {scene.width} x {scene.height} px",
+        (scene.caption,),
+        ("all", f"things: {len(scene.things)}", f"shape: {shape}"),
+    )
+    return sample, scenes.encode(scenes.draw(scene), "JPEG", quality=88)
+
+
+def held_out(count: int) -> Dataset:
+    """The first `count` held-out scenes, drawn by worker processes: drawing takes longer than captioning."""
+
+    def samples() -> Iterator[tuple[Sample, bytes]]:
+        with ProcessPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            yield from pool.map(upload, range(count), chunksize=8)
+
+    return Dataset("held-out scenes", count, samples, scenes=True)
+
+
+def coco(annotations: Path, pictures: Path, count: int) -> Dataset:
+    """The first `count` pictures that have captions in a file of COCO's format.
+
+    `annotations` is a file like captions_val2017.json, `pictures` the folder of its pictures. Raises
+    EvaluateError where one of them is missing or something else.
+    """
+    names, captions = _annotations(annotations)
+    chosen = [(pictures / names[i], tuple(captions[i])) for i in names if i in captions][:count]
+    if not chosen:
+        raise EvaluateError(f"{annotations} has no caption of any of its pictures: take captions_*.json")
+    lost = [path for path, _ in chosen if not path.is_file()]
+    if lost:
+        raise EvaluateError(f"{lost[0]} is missing, the first of {len(lost):,}: is {pictures} their folder?")
+
+    def samples() -> Iterator[tuple[Sample, bytes]]:
+        for path, references in chosen:
+            yield Sample(str(path), references), path.read_bytes()
+
+    return Dataset(annotations.name, len(chosen), samples)
+
+
+def _annotations(path: Path) -> tuple[dict[int, str], dict[int, list[str]]]:
+    """File names and captions by the picture's id, in the file's order."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        names = {image["id"]: str(image["file_name"]) for image in found["images"]}
+        captions: dict[int, list[str]] = {}
+        for annotation in found["annotations"]:
+            captions.setdefault(annotation["image_id"], []).append(str(annotation["caption"]))
+    except OSError as missing:
+        raise EvaluateError(
+            f"{path} can't be read ({missing.strerror}): download COCO's annotations and unpack them"
+        ) from missing
+    except (ValueError, KeyError, TypeError) as wrong:
+        raise EvaluateError(
+            f"{path} is no file of captions in COCO's format ({wrong!r}): take captions_*.json, unpacked"
+        ) from wrong
+    return names, captions

@@ -1,0 +1,127 @@
+"""How true a model is to another of the same weights: both caption the same pictures, one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+
+from dropcap.blip import Captioner
+from dropcap.graphs import Cross, Floats
+
+from .datasets import Dataset, Sample, shown
+
+LIKELIEST = 10  # tokens whose logits are compared: most of the vocabulary never comes near being said
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How far the second model's logits are from the first's, where both were fed the first's caption.
+
+    Each array has an entry for each token of the caption, its end included.
+    """
+
+    same: NDArray[np.bool_]  # whether both think the same token the likeliest
+    mean: Floats  # mean absolute difference of the logits of the first's LIKELIEST tokens
+    largest: Floats  # largest absolute difference of any logit
+    divergence: NDArray[np.float64]  # Kullback-Leibler divergence from the first's distribution, nats
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What both say of one picture."""
+
+    sample: Sample
+    first: str
+    second: str
+    same: bool  # token for token
+    drift: Drift
+
+
+class Probe(Captioner):
+    """A Captioner that keeps the ids of its last caption, and what its encoder made of the picture."""
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        super().__init__(folder, threads)
+        self.ids: list[int] = []
+        self._cross: Cross = {}
+        encoder = self._encoder
+
+        def remembered(pixels: Floats) -> Cross:
+            self._cross = encoder(pixels)
+            return self._cross
+
+        self._encoder = remembered  # type: ignore[assignment]  # which is called, and nothing else
+
+    def generate(self, image: Image.Image, start: Sequence[int], beams: int, max_tokens: int) -> list[int]:
+        """As the Captioner's."""
+        self.ids = super().generate(image, start, beams, max_tokens)
+        return self.ids
+
+    def logits(self, ids: Sequence[int]) -> Floats:
+        """(len(ids) - 1, vocabulary): row i is what it thinks of the token after `ids[i]`."""
+        step = self._decoder.steps(self._cross)
+        return np.concatenate([step(np.array([[i]], np.int64), None) for i in ids[:-1]])
+
+
+def compare(first: Path, second: Path, dataset: Dataset, beams: int = 1) -> list[Pair]:
+    """Caption a data set by the models of two folders, each picture decoded once.
+
+    `beams` 1 is greedy. Raises ModelError, and EvaluateError for a picture that is none.
+    """
+    threads = os.cpu_count() or 1
+    one, other = Probe(first, threads), Probe(second, threads)
+    pairs = []
+    for sample, data in track(
+        dataset.samples(), f"captioning {dataset.count:,} {dataset.name}", total=dataset.count
+    ):
+        with shown(sample, data) as image:
+            said = one.caption(image, beams=beams).text
+            also = other.caption(image, beams=beams).text
+        moved = drift(one.logits(one.ids), other.logits(one.ids))
+        pairs.append(Pair(sample, said, also, one.ids == other.ids, moved))
+    return pairs
+
+
+def drift(first: Floats, second: Floats) -> Drift:
+    """How far the logits `second` are from `first`, (L, vocabulary) both."""
+    error = np.abs(second - first)
+    likeliest = np.argpartition(-first, LIKELIEST, axis=-1)[:, :LIKELIEST]
+    p, q = _log_softmax(first), _log_softmax(second)
+    return Drift(
+        same=first.argmax(-1) == second.argmax(-1),
+        mean=np.take_along_axis(error, likeliest, axis=-1).mean(-1),
+        largest=error.max(-1),
+        divergence=(np.exp(p) * (p - q)).sum(-1),
+    )
+
+
+def agreement(pairs: Sequence[Pair]) -> float:
+    """The share of pictures of which both say the same, token for token."""
+    return sum(pair.same for pair in pairs) / len(pairs)
+
+
+def summary(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """The drift of all tokens of all pictures: the units are those of Drift."""
+
+    drifts = [pair.drift for pair in pairs]
+    same = np.concatenate([drift.same for drift in drifts])
+    return {
+        "tokens": len(same),
+        "same_choice": float(same.mean()),
+        "mean_error": float(np.concatenate([drift.mean for drift in drifts]).mean()),
+        "max_error": float(max(drift.largest.max() for drift in drifts)),
+        "divergence": float(np.concatenate([drift.divergence for drift in drifts]).mean()),
+    }
+
+
+def _log_softmax(logits: Floats) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

@@ -78,6 +78,13 @@ class Limit:
         return []
 
 
+def _no_group(pid: int) -> Path:
+    raise FileNotFoundError
+
+
+NO_LIMIT = Limit("none", (), _no_group)  # all that the machine has, and nothing is known of it
+
+
 @contextmanager
 def kernel_limit(mib: int) -> Iterator[Limit]:
     """A limit of this size by the first means that work here. Raises NoLimit where none do."""

@@ -22,6 +22,7 @@ import onnxruntime as ort
 import psutil
 
 from dropcap import blip, graphs, memory
+from infra.peak import peak_mb
 
 TOKENS = 16
 MB = 1e6
@@ -58,11 +59,10 @@ def measure(folder: Path, without: str, runs: int) -> dict[str, float]:
         tokens_s.append(time.perf_counter() - started)
         del cross, step
     memory.release()
-    status = Path("/proc/self/status").read_text()
     return {
         "file_mb": sum(path.stat().st_size for path in folder.glob("*coder.*")) / MB,
         "rest_mb": psutil.Process().memory_info().rss / MB,
-        "peak_mb": int(status.partition("VmHWM:")[2].split()[0]) * 1024 / MB,
+        "peak_mb": peak_mb(),
         "encoder_s": statistics.median(encoder_s),
         "tokens_s": statistics.median(tokens_s),
     }

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,6 @@ def _folders(checkpoint: str, work: Path) -> Callable[[Trial], Path]:
     """A function that makes the model folder of a trial, once for all trials that share it."""
     from .checkpoint import load
     from .export import assemble, write_graphs
-    from .onnx_config import FusedAttention
 
     source = load(checkpoint, work)
     made: dict[tuple[str, bool], Path] = {}
@@ -88,7 +87,7 @@ def _folders(checkpoint: str, work: Path) -> Callable[[Trial], Path]:
         raw = work / f"raw-{plain}"
         if not raw.exists():
             raw.mkdir()
-            with mock.patch.object(FusedAttention, "apply", _plain) if plain else nullcontext():
+            with plain_attention() if plain else nullcontext():
                 write_graphs(source.model, raw)
         key = str(trial.recipe), plain
         if key not in made:
@@ -98,6 +97,13 @@ def _folders(checkpoint: str, work: Path) -> Callable[[Trial], Path]:
         return made[key]
 
     return folder
+
+
+def plain_attention() -> AbstractContextManager[Any]:
+    """Meanwhile the encoder's attention is exported in plain ONNX, not as ONNX Runtime's own operator."""
+    from .onnx_config import FusedAttention
+
+    return mock.patch.object(FusedAttention, "apply", _plain)
 
 
 def _plain(query: Any, key: Any, value: Any, heads: int) -> Any:

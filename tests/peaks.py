@@ -1,13 +1,13 @@
 """What decoding really takes: run by test_decoders.py in a process of its own for every measurement."""
 
 import io
-import re
 from pathlib import Path
 
 from PIL import Image
 
 from dropcap import memory, picture
 from dropcap.decoders import DECODERS
+from infra.peak import peak_mb
 
 
 def peak_and_need(path: str, decoder: str, side: int) -> tuple[float, float]:
@@ -24,5 +24,4 @@ def peak_and_need(path: str, decoder: str, side: int) -> tuple[float, float]:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew (man 5 proc)
         chosen.decode(header, data, side)
         header.getexif()
-        [peak] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(peak) * 1024 / 1e6 - before, need
+    return peak_mb() - before, need

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -18,12 +18,13 @@ from typing import Any, Self
 import psutil
 import requests
 
-from infra.limit import kernel_limit
+from infra.limit import NO_LIMIT, kernel_limit
 from infra.local import StackError
 from infra.local.events import cloud_event
 from infra.local.ports import free_port
 from infra.local.process import Process
 from infra.local.storage import ROOT
+from infra.peak import peak_mb
 
 DELIVERIES = 3
 AGAIN_S = 1.5  # before the next delivery; more than the lease, as a killed one still holds its claim
@@ -47,7 +48,10 @@ class Delivery:
 
 
 class Instance:
-    """One start of `on_upload` in the program `source`, functions-framework included, as deployed."""
+    """One start of `on_upload` in the program `source`, functions-framework included, as deployed.
+
+    `mib` 0 is no limit.
+    """
 
     def __init__(self, source: Path, environment: Mapping[str, str], mib: int, log: Path) -> None:
         self.source = source
@@ -61,7 +65,7 @@ class Instance:
 
     def start(self) -> None:
         """Start it, under the limit and on one CPU."""
-        self._limit = self._exit.enter_context(kernel_limit(self.mib))
+        self._limit = self._exit.enter_context(kernel_limit(self.mib) if self.mib else nullcontext(NO_LIMIT))
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = self._limit.command(
@@ -100,9 +104,9 @@ class Instance:
     def post(self, headers: Mapping[str, str], body: bytes, timeout_s: float) -> str:
         """One delivery: answered, refused, late, or broken off."""
         self.anonymous_mb = self.rss_mb = 0.0
-        for file in self._proc("clear_refs"):
+        for pid in self._limit.processes(self._process.pid):
             with suppress(OSError):  # a process that has ended, or not ours
-                file.write_text(RESET_PEAK)
+                Path(f"/proc/{pid}/clear_refs").write_text(RESET_PEAK)
         try:
             answer = requests.post(self.url, body, headers=headers, timeout=timeout_s)
         except requests.Timeout:
@@ -113,6 +117,12 @@ class Instance:
             self._measure()
         return "answered" if answer.status_code == HTTPStatus.OK else "refused"
 
+    def cpu_s(self) -> float:
+        """CPU seconds that it has used, with all that it started."""
+        root = psutil.Process(self._process.pid)
+        times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
+        return sum(float(each.user + each.system) for each in times)
+
     def _sample(self, ended: threading.Event) -> None:
         while not ended.wait(SAMPLE_S):
             self._measure()
@@ -122,13 +132,9 @@ class Instance:
         self.kills = max(self.kills, usage.kills)
         self.peak_mb = max(self.peak_mb, usage.peak_mb)
         self.anonymous_mb = max(self.anonymous_mb, usage.anonymous_mb)
-        for file in self._proc("status"):
+        for pid in self._limit.processes(self._process.pid):
             with suppress(OSError):
-                facts = dict(line.split(":", 1) for line in file.read_text().splitlines())
-                self.rss_mb = max(self.rss_mb, int(facts.get("VmHWM", "0 kB").split()[0]) * 1024 / 1e6)
-
-    def _proc(self, name: str) -> list[Path]:
-        return [Path(f"/proc/{pid}/{name}") for pid in self._limit.processes(self._process.pid)]
+                self.rss_mb = max(self.rss_mb, peak_mb(pid))
 
 
 class Platform:
@@ -151,6 +157,7 @@ class Platform:
         self.logs = logs
         self.starts = 0
         self.kills = 0
+        self.listening_s = 0.0  # from the first start until it listened
         self.cold_start_s = 0.0  # from the first start to the first event that was acknowledged
         self.peak_mb = 0.0  # page cache included
         self._instance: Instance | None = None
@@ -168,6 +175,7 @@ class Platform:
             deliveries += 1
             instance = self._running()
             before, ready = instance.kills, instance.ready()
+            self.listening_s = self.listening_s or time.monotonic() - self._first_start
             began = time.monotonic()
             answer = instance.post(headers, body, self.timeout_s) if ready else "broken off"
             seconds = time.monotonic() - began
@@ -180,6 +188,10 @@ class Platform:
         if answer == "answered" and not self.cold_start_s:
             self.cold_start_s = time.monotonic() - self._first_start
         return Delivery(seconds, deliveries, answer == "answered", kills, late, rss_mb, anonymous_mb)
+
+    def cpu_s(self) -> float:
+        """CPU seconds of the instance; 0 where there is none."""
+        return self._instance.cpu_s() if self._instance else 0.0
 
     def _running(self) -> Instance:
         if self._instance is None:

@@ -1,0 +1,122 @@
+"""Processes that each know one way to do something, taking turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from infra.local.storage import ROOT
+
+Way = Sequence[str | Path]
+"""The Python, the module and its arguments."""
+
+
+class Failed(Exception):
+    """A way did not work; the message says which, and its last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One line of a worker: seconds by the clock and of the CPU; its memory and the peak of it so far, MB."""
+
+    seconds: float
+    cpu_s: float
+    rss_mb: float
+    peak_mb: float
+
+
+class Worker:
+    """A way of ways.py on one CPU, which is the same for all."""
+
+    def __init__(self, name: str, python: str, module: str, *words: str) -> None:
+        self.name = name
+        self.turns: list[Turn] = []
+        cpu = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        self._process = subprocess.Popen(
+            [python, "-W", "ignore", "-m", module, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ
+            | {"OMP_NUM_THREADS": "1", "MEMORY_LIMIT_MB": "32768", "MEMORY_WARNING_MB": "32768"},
+        )
+        if cpu is not None:
+            os.sched_setaffinity(self._process.pid, {cpu})
+        self.ready = self._turn()
+
+    def turn(self) -> None:
+        """Let it work once. Raises Failed."""
+        assert self._process.stdin
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        self.turns.append(self._turn())
+
+    def _turn(self) -> Turn:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith("{"):  # libraries like to talk
+                return Turn(**json.loads(line))
+        raise Failed(f"{self.name} ended with status {self._process.wait()}: what it said stands above")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Of one way: median seconds and their quartiles, median CPU seconds, and the peak of memory in MB."""
+
+    seconds: float
+    quartiles: tuple[float, float]
+    cpu_s: float
+    peak_mb: float
+
+    @classmethod
+    def of(cls, turns: Sequence[Turn]) -> Figure:
+        """The figure of all turns but the first, which warms up."""
+        seconds = [turn.seconds for turn in turns[1:]]
+        low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
+        cpu_s = statistics.median(turn.cpu_s for turn in turns[1:])
+        return cls(median, (low, high), cpu_s, max(turn.peak_mb for turn in turns))
+
+
+def figures(ways: Mapping[str, Way], rounds: Iterable[int]) -> dict[str, Figure]:
+    """The figure of each way, when all have taken turns."""
+    return {name: Figure.of(turns) for name, turns in take_turns(ways, rounds).items()}
+
+
+def growth(turns: Sequence[Turn]) -> float:
+    """How much more memory the last tenth of the turns took than the second tenth, as a share of it."""
+    tenth = len(turns) // 10
+    second, last = (
+        statistics.fmean(turn.rss_mb for turn in part) for part in (turns[tenth : 2 * tenth], turns[-tenth:])
+    )
+    return last / second - 1
+
+
+def take_turns(ways: Mapping[str, Way], rounds: Iterable[int]) -> dict[str, list[Turn]]:
+    """Start a worker for each way, and let them work in turns, round by round.
+
+    What is slow or fast for a while on a shared machine is so for all of them. Raises Failed.
+    """
+    with ExitStack() as running:
+        workers = [running.enter_context(Worker(name, *map(str, way))) for name, way in ways.items()]
+        for _ in rounds:
+            for worker in workers:
+                worker.turn()
+        return {worker.name: worker.turns for worker in workers}

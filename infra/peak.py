@@ -1,0 +1,13 @@
+"""The most memory that a process ever had."""
+
+from pathlib import Path
+
+
+def peak_mb(pid: int | str = "self") -> float:
+    """The kernel's VmHWM (proc(5)): the peak of the resident set, mapped files included, MB.
+
+    Raises OSError where the process has ended, or there is no /proc.
+    """
+    status = Path(f"/proc/{pid}/status").read_text()
+    words = status.partition("VmHWM:")[2].split()
+    return int(words[0]) * 1024 / 1e6 if words else 0.0  # the dead who are not yet buried have none

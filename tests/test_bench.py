@@ -1,0 +1,87 @@
+"""`make bench`: what it compares does the same work, and what it says is what was measured."""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.bench import cost, deployed
+from infra.bench.floor import products
+from infra.bench.workers import Failed, Turn, figures, growth, take_turns
+from tests.app import ROOT, SAMPLES
+
+MODEL = ROOT / "functions" / "model"
+PICTURE = next(SAMPLES.glob("*.jpg"))
+WAYS = (sys.executable, "infra.bench.ways")
+
+
+def turn(seconds: float, rss_mb: float = 0.0) -> Turn:
+    return Turn(seconds, seconds / 2, rss_mb, rss_mb)
+
+
+def test_every_way_to_resize_takes_its_turns() -> None:
+    ways = {way: (*WAYS, f"resize_{way}", PICTURE) for way in ("ours", "pillow", "libvips")}
+    taken = take_turns(ways, range(2))
+    assert {way: len(turns) for way, turns in taken.items()} == dict.fromkeys(ways, 2)
+    assert all(
+        t.seconds > 0 and t.cpu_s > 0 and t.peak_mb >= t.rss_mb for turns in taken.values() for t in turns
+    )
+
+
+def test_memory_is_flat_over_a_thousand_captions() -> None:
+    turns = take_turns({"ours": (*WAYS, "ours", MODEL)}, range(1000))["ours"]
+    assert growth(turns) < 0.02
+
+
+def test_a_median_leaves_out_the_turn_that_warms_up() -> None:
+    from infra.bench.workers import Figure
+
+    figure = Figure.of([turn(100), *map(turn, (1, 2, 3, 4, 5))])
+    assert (figure.seconds, figure.quartiles, figure.cpu_s) == (3, (2, 4), 1.5)
+
+
+def test_growth_compares_the_last_tenth_with_the_second() -> None:
+    assert growth([turn(1, 900)] * 10 + [turn(1, 100)] * 80 + [turn(1, 103)] * 10) == pytest.approx(0.03)
+
+
+def test_a_way_that_fails_is_named() -> None:
+    with pytest.raises(Failed, match="ours"):
+        figures({"ours": (*WAYS, "ours", "/nowhere")}, range(2))
+
+
+def test_the_floor_counts_every_product_of_the_encoder() -> None:
+    multiplications = sum(times * a * b * c for (a, b, c), times in products().items())
+    tokens, width = 577, 768
+    layer = 12 * tokens * width**2 + 2 * tokens**2 * width  # QKV, projection and a fourfold MLP; attention
+    assert multiplications == 12 * layer + 24 * tokens * width**2 + 576 * width * 16 * 16 * 3
+
+
+def test_half_a_vcpu_takes_twice_as_long_to_compute_and_as_long_to_wait() -> None:
+    assert cost.seconds(cost.Size(0.5, 0.5), warm=3, cpu=2) == 5
+    assert cost.seconds(cost.Size(1, 0.5), warm=3, cpu=2) == 3
+    assert cost.seconds(cost.Size(2, 0.5), warm=3, cpu=2) == 3  # one thread
+
+
+def test_every_begun_tenth_of_a_second_is_paid() -> None:
+    size = cost.Size(1, 2)
+    assert cost.per_thousand(size, 0.91) == cost.per_thousand(size, 1.0) == pytest.approx(0.0290 + 0.0004)
+
+
+def test_the_deployed_function_is_measured_by_stage(tmp_path: Path) -> None:
+    run = deployed.run(deployed.MAIN, MODEL, PICTURE, 3, tmp_path)
+    assert 0 < run.listening < run.cold_start
+    assert run.cpu > 0
+    assert {"claim", "describe and caption", "delete the source"} < run.stages.keys()
+    logged = [
+        json.loads(line) for line in (tmp_path / "main-0.log").read_text().splitlines() if line[:1] == "{"
+    ]
+    claims = [entry["seconds"] for entry in logged if entry.get("stage") == "claim"]
+    assert run.stages["claim"] == (claims[0], statistics.median(claims[1:]))
+
+
+def test_progress_is_answered_by_a_process_of_its_own(tmp_path: Path) -> None:
+    progress = deployed.progress(tmp_path)
+    assert progress.seconds > 0
+    assert progress.memory_mb > 20

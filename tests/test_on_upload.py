@@ -279,17 +279,25 @@ def test_a_failed_model_load_is_not_cached_and_the_source_stays(start: Start, tm
     assert rows("SELECT caption FROM analyses") == [[CAPTION]]
 
 
-def test_where_blip_is_optional_gemini_alone_is_enough_and_the_record_says_so(
-    start: Start, tmp_path: Path
+def test_where_blip_is_optional_gemini_alone_is_enough_and_each_record_says_so_and_the_log_once(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    app = start(MODEL_FOLDER=str(tmp_path / "none"), BLIP="optional")
-    assert app.deliver(app.upload("ana/a.png", small_png())) == 200
-    [[caption, result]] = rows("SELECT caption, result FROM analyses")
-    assert isinstance(result, dict)
-    assert caption == ""
-    assert result["description"]
-    assert not result["sources"]["blip"]["answered"]
-    assert "model" in result["sources"]["blip"]["problem"]
+    folder = tmp_path / "model"
+    app = start(MODEL_FOLDER=str(folder), BLIP="optional")
+    for name in ("ana/a.png", "ana/b.png"):
+        assert app.deliver(app.upload(name, small_png())) == 200
+    logged = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    [error] = [entry["message"] for entry in logged if entry["severity"] == "ERROR"]
+    assert str(folder) in error
+    for caption, result in rows("SELECT caption, result FROM analyses"):
+        assert isinstance(result, dict)
+        assert caption == ""
+        assert result["description"]
+        assert not result["sources"]["blip"]["answered"]
+        assert result["sources"]["blip"]["problem"] == error
+    shutil.copytree(MODEL_FOLDER, folder)
+    assert app.deliver(app.upload("ana/c.png", PICTURE)) == 200
+    assert rows("SELECT caption FROM analyses WHERE caption <> ''") == [[CAPTION]]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 COLOURS = {"INFO": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31;1"}
@@ -31,6 +32,12 @@ def write(severity: str, message: str, **facts: Any) -> None:
     if _trace.get():
         entry["logging.googleapis.com/trace"] = _trace.get()
     print(json.dumps(entry, default=str), flush=True)
+
+
+@cache
+def once(severity: str, message: str) -> None:
+    """One log line for what will come again with every picture, the first time in this process."""
+    write(severity, message)
 
 
 def exception(message: str, error: BaseException, **facts: Any) -> None:

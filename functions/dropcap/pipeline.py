@@ -118,6 +118,7 @@ def _look(
             sources["blip"] = Source(True, caption.model, caption.version)
         except blip.ModelError as failed:
             model_error = failed
+            logs.once("ERROR", str(failed))
             sources["blip"] = Source(False, problem=str(failed))
     try:
         description = asked.result()

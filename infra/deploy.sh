@@ -70,7 +70,7 @@ deploy() {
 say "5/6 Functions"
 deploy dropcap-on-upload on_upload --memory=512Mi --cpu=1 --timeout=540s --retry --ingress-settings=internal-only \
     --trigger-bucket="$UPLOADS_BUCKET" --trigger-location="$REGION" --trigger-service-account="$ACCOUNT"
-deploy dropcap-analyze analyze --memory=512Mi --cpu=1 --timeout=120s --trigger-http --no-allow-unauthenticated
+deploy dropcap-analyze analyze --memory=512Mi --cpu=1 --timeout=540s --trigger-http --no-allow-unauthenticated
 deploy dropcap-get-progress-stats get_progress_stats --memory=256Mi --cpu=1 --timeout=30s --trigger-http \
     --no-allow-unauthenticated
 

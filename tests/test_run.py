@@ -34,8 +34,8 @@ from tests.pictures import RED, encoded, quadrants
 
 WAIT_S = 90
 MARK = "DROPCAP_TEST_RUN"  # an environment variable that all processes of one run have in common
-# These are tests of the stack, whatever the model says; a killed run's claim must not be waited for.
-SETTINGS = {"BLIP": "optional", "LEASE_S": "2"}
+# These are tests of the stack, whatever the model says; a killed run's claim must not be waited for long.
+SETTINGS = {"BLIP": "optional", "LEASE_S": "10", "GEMINI_ATTEMPTS": "1", "GEMINI_TIMEOUT_S": "8"}
 
 
 class Person:

@@ -132,7 +132,8 @@ def analyze(request: flask.Request, services: Services) -> Mapping[str, Any]:
                 HTTPStatus.UNPROCESSABLE_ENTITY,
             )
         return recorded
-    watch = Watch(str(upload.id), services.settings.memory_warning_mb)
+    settings = services.settings
+    watch = Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s)
     data = services.buckets.read(upload) if data is None else data
     return pipeline.analyze(data, upload, services, watch, keep=False).to_json()
 

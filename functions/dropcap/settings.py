@@ -147,6 +147,7 @@ class Settings:
     max_deaths: int = _setting(
         3, "times that a picture may take its instance down; then it is quarantined", *_number(1, 10)
     )
+    sweep_s: int = _setting(240, "seconds after which a sweep begins no other picture", *_number(0, 3600))
     time_zone: str = _setting("UTC", "zone of uploads without a tz of their own", "an IANA time zone", _zone)
     gemini_api_key: str = _setting("", "key of the Gemini API; empty: BLIP alone", "text", _text, secret=True)
     gemini_model: str = _setting("gemini-2.5-flash", "Gemini model", "text", _text)

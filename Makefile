@@ -1,7 +1,7 @@
 # `make help` lists what there is. Settings may be given on the command line: make run PORT=8090 SIZES=800,200
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help run test lint lock train model evaluate prove bench samples deploy
+.PHONY: help run sweep test lint lock train model evaluate prove bench samples deploy
 
 PORT ?= 8080
 STATE ?= .dropcap
@@ -20,6 +20,9 @@ run: .venv/installed ## start everything here and drop pictures: PORT=8080 ONCE=
 	@exec $(RUN) -m infra.local.run --port $(PORT) --state $(STATE) \
 	    $(if $(STORAGE_PORT),--storage-port $(STORAGE_PORT)) $(if $(POSTGRES_PORT),--postgres-port $(POSTGRES_PORT)) \
 	    $(if $(SVG),--svg $(SVG)) $(if $(ONCE),--once) -- $(PICTURES)
+
+sweep: .venv/installed ## finish what no event has finished in what make run has started: STATE=.dropcap
+	@$(RUN) -m infra.local.sweep --state $(STATE)
 
 test: .venv-dev/installed ## run all tests, in parallel: JOBS=auto
 	@$(DEV) -m pytest -n $(JOBS)

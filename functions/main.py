@@ -26,3 +26,9 @@ def analyze(request: flask.Request) -> flask.Response:
 def get_progress_stats(request: flask.Request) -> flask.Response:
     """GET a user's uploads, streaks and achievements: ?user=ana."""
     return web.respond(request, "GET", web.progress, SERVICES)
+
+
+@functions_framework.http
+def sweep(request: flask.Request) -> flask.Response:
+    """POST by a schedule: what no delivery has finished is finished; the answer counts it."""
+    return web.respond(request, "POST", web.sweep, SERVICES)

@@ -17,7 +17,7 @@ say() { printf '\n%s\n' "$*"; }
 say "1/6 Services"
 gcloud services enable cloudfunctions.googleapis.com run.googleapis.com cloudbuild.googleapis.com \
     artifactregistry.googleapis.com eventarc.googleapis.com pubsub.googleapis.com storage.googleapis.com \
-    secretmanager.googleapis.com
+    secretmanager.googleapis.com cloudscheduler.googleapis.com
 
 say "2/6 Buckets: private, with one access rule for the whole bucket"
 for bucket in "$UPLOADS_BUCKET" "$PICTURES_BUCKET" "$QUARANTINE_BUCKET"; do
@@ -70,12 +70,23 @@ deploy() {
 say "5/6 Functions"
 deploy dropcap-on-upload on_upload --memory=512Mi --cpu=1 --timeout=540s --retry --ingress-settings=internal-only \
     --trigger-bucket="$UPLOADS_BUCKET" --trigger-location="$REGION" --trigger-service-account="$ACCOUNT"
-deploy dropcap-analyze analyze --memory=512Mi --cpu=1 --timeout=120s --trigger-http --no-allow-unauthenticated
+for function in analyze sweep; do
+    deploy "dropcap-$function" "$function" --memory=512Mi --cpu=1 --timeout=540s --trigger-http \
+        --no-allow-unauthenticated
+done
 deploy dropcap-get-progress-stats get_progress_stats --memory=256Mi --cpu=1 --timeout=30s --trigger-http \
     --no-allow-unauthenticated
 
-say "6/6 The event may call its function"
-gcloud run services add-iam-policy-binding dropcap-on-upload --region="$REGION" \
-    --member="serviceAccount:$ACCOUNT" --role=roles/run.invoker --format=none
+say "6/6 The event and the schedule may call their functions"
+for function in on-upload sweep; do
+    gcloud run services add-iam-policy-binding "dropcap-$function" --region="$REGION" \
+        --member="serviceAccount:$ACCOUNT" --role=roles/run.invoker --format=none
+done
+VERB=create
+gcloud scheduler jobs describe dropcap-sweep --location="$REGION" --format='value(name)' >/dev/null 2>&1 && VERB=update
+SWEEP=https://$REGION-$PROJECT.cloudfunctions.net/dropcap-sweep
+gcloud scheduler jobs "$VERB" http dropcap-sweep --location="$REGION" --schedule='*/10 * * * *' --uri="$SWEEP" \
+    --http-method=POST --attempt-deadline=540s --oidc-service-account-email="$ACCOUNT" \
+    --oidc-token-audience="$SWEEP"
 
 say "Done. Drop a picture: gcloud storage cp photo.jpg gs://$UPLOADS_BUCKET/ana/photo.jpg"

@@ -1,4 +1,4 @@
-"""The three functions as a test meets them: real buckets, a real database, the framework's own client."""
+"""The four functions as a test meets them: real buckets, a real database, the framework's own client."""
 
 import io
 import json
@@ -66,6 +66,7 @@ class App:
         self.on_upload = self._client("on_upload", "cloudevent")
         self.http = self._client("analyze", "http")
         self.progress = self._client("get_progress_stats", "http")
+        self.sweeper = self._client("sweep", "http")
 
     @staticmethod
     def _client(target: str, signature: str) -> FlaskClient:
@@ -95,6 +96,12 @@ class App:
 
     def analyze(self, **request: Any) -> TestResponse:
         return self.http.post("/", **request)
+
+    def sweep(self, **query: str) -> dict[str, Any]:
+        """What a sweep found and did, with all that a count of zero says nothing of left out."""
+        answer = self.sweeper.post("/", query_string={"min_age_s": "0"} | query)
+        assert answer.status_code == 200, answer.text
+        return {name: value for name, value in answer.get_json().items() if value}
 
     def stats(self, user: str) -> dict[str, Any]:
         answer = self.progress.get("/", query_string={"user": user})

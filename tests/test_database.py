@@ -132,6 +132,80 @@ def test_a_claim_given_back_can_be_taken_at_once(database: Database) -> None:
     assert not database.record(analysis(upload()), upload(), claim.holder)
 
 
+def test_a_holder_that_died_or_hung_is_known_by_its_last_stage(database: Database) -> None:
+    claim = database.claim(upload())
+    assert database.mark(upload(), claim.holder, "resize", 123.4)
+    [[began]] = database.query("SELECT date_trunc('second', stage_at) FROM uploads")
+    expire(database, upload())
+    [death] = database.claim(upload()).deaths
+    assert (death.stage, death.rss_mb, dt.datetime.fromisoformat(death.at)) == ("resize", 123, began)
+    expire(database, upload())
+    assert [each.stage for each in database.claim(upload()).deaths] == ["resize", "claim"]
+
+
+def test_a_claim_given_back_is_no_death(database: Database) -> None:
+    for _ in range(5):
+        claim = database.claim(upload())
+        database.mark(upload(), claim.holder, "open", 100)
+        database.release(upload(), claim.holder)
+    expire(database, upload())
+    assert database.claim(upload()).deaths == ()
+
+
+def test_a_racer_that_comes_too_late_counts_no_death(database: Database, database_url: str) -> None:
+    database.claim(upload())
+    expire(database, upload())
+    claims = race(database_url, lambda racer, _: racer.claim(upload()))
+    assert sorted(len(claim.deaths) for claim in claims) == [0] * (RACERS - 1) + [1]
+
+
+def test_each_stage_begins_the_lease_anew(database: Database) -> None:
+    claim = database.claim(upload())
+    expire(database, upload())
+    assert database.mark(upload(), claim.holder, "open", 100)
+    [[left]] = database.query("SELECT extract(epoch FROM lease_until - stage_at)::int FROM uploads")
+    assert left == Settings().lease_s
+    assert database.claim(upload()).state == "busy"
+
+
+def test_whoever_lost_the_claim_is_told_at_the_next_stage(database: Database) -> None:
+    late = database.claim(upload())
+    expire(database, upload())
+    database.claim(upload())
+    assert not database.mark(upload(), late.holder, "resize", 100)
+    assert database.query("SELECT stage FROM uploads") == [["claim"]]
+
+
+# The claim of the revision before this one, which may run beside it while it is deployed.
+CLAIM_OF_BEFORE = """
+INSERT INTO uploads AS u (id, bucket, name, generation, user_id, size, content_type, holder, lease_until)
+VALUES (:id, 'uploads', 'ana/x.png', 1, 'ana', 12, 'image/png', :holder, now() + make_interval(secs => 600))
+ON CONFLICT (id) DO UPDATE SET (attempts, holder, lease_until) = (
+  SELECT u.attempts + 1, excluded.holder, excluded.lease_until
+  WHERE u.state = 'claimed' AND u.lease_until <= now()
+  UNION ALL
+  SELECT u.attempts, u.holder, u.lease_until
+  WHERE u.state <> 'claimed' OR u.lease_until > now()
+)
+RETURNING state, holder, attempts, reason
+"""
+
+
+def test_the_code_of_before_claims_on_this_schema_and_both_heed_each_other(database: Database) -> None:
+    def before(holder: str) -> list[list[Any]]:
+        return database.query(CLAIM_OF_BEFORE, id=upload().id, holder=holder)
+
+    assert before("first") == [["claimed", "first", 1, ""]]
+    assert database.claim(upload()).state == "busy"
+    expire(database, upload())
+    ours = database.claim(upload())
+    assert (ours.state, len(ours.deaths)) == ("claimed", 1)
+    assert before("second") == [["claimed", ours.holder, 2, ""]]
+    expire(database, upload())
+    assert before("third") == [["claimed", "third", 3, ""]]
+    assert not database.mark(upload(), ours.holder, "open", 100)
+
+
 def test_the_lease_is_as_long_as_the_setting_by_the_databases_clock(database: Database) -> None:
     database.claim(upload())
     [[lease]] = database.query("SELECT extract(epoch FROM lease_until - created_at)::int FROM uploads")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dropcap.settings import Settings
 from tests.app import NO_GCLOUD
 
 DEPLOY = Path(__file__).parent.parent / "infra" / "deploy.sh"
@@ -55,16 +56,30 @@ def test_every_command_and_flag_is_one_that_gcloud_knows(commands: list[list[str
 
 def test_functions_are_private_small_and_take_one_picture_at_a_time(commands: list[list[str]]) -> None:
     deployed = {command[3]: command for command in commands if command[1:3] == ["functions", "deploy"]}
-    assert set(deployed) == {"dropcap-on-upload", "dropcap-analyze", "dropcap-get-progress-stats"}
+    assert set(deployed) == {
+        f"dropcap-{name}" for name in ("on-upload", "analyze", "sweep", "get-progress-stats")
+    }
     for command in deployed.values():
         assert "--concurrency=1" in command
         assert "--allow-unauthenticated" not in command
     assert "--ingress-settings=internal-only" in deployed["dropcap-on-upload"]
     assert "--retry" in deployed["dropcap-on-upload"]
-    for name in ("dropcap-on-upload", "dropcap-analyze"):
+    for name in ("dropcap-on-upload", "dropcap-analyze", "dropcap-sweep"):
         assert {"--memory=512Mi", "--cpu=1"} <= set(deployed[name])
-    for name in ("dropcap-analyze", "dropcap-get-progress-stats"):
+        [timeout] = [word for word in deployed[name] if word.startswith("--timeout=")]
+        assert int(timeout.removeprefix("--timeout=").removesuffix("s")) > Settings().lease_s
+    for name in ("dropcap-analyze", "dropcap-sweep", "dropcap-get-progress-stats"):
         assert "--no-allow-unauthenticated" in deployed[name]
+
+
+def test_a_schedule_may_call_the_sweep_and_does(commands: list[list[str]]) -> None:
+    [job] = [command for command in commands if command[1:4] == ["scheduler", "jobs", "create"]]
+    assert "--http-method=POST" in job
+    assert any(word.startswith("--oidc-service-account-email=dropcap@") for word in job)
+    bound = [
+        command[4] for command in commands if command[1:4] == ["run", "services", "add-iam-policy-binding"]
+    ]
+    assert bound == ["dropcap-on-upload", "dropcap-sweep"]
 
 
 def test_secrets_are_in_no_command_line(commands: list[list[str]]) -> None:

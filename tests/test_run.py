@@ -9,10 +9,12 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
@@ -22,20 +24,23 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 from rich.console import Console
 
-from dropcap.database import connect
+from dropcap.database import Database, connect
 from dropcap.errors import SettingsError
+from dropcap.settings import Settings
+from dropcap.upload import Upload
 from infra.local import StackError
 from infra.local.ports import free_port
 from infra.local.results import Results
 from infra.local.run import Failed, Run
 from infra.local.stack import Stack
 from infra.local.storage import ROOT
+from infra.local.sweep import main as sweep
 from tests.pictures import RED, encoded, quadrants
 
 WAIT_S = 90
 MARK = "DROPCAP_TEST_RUN"  # an environment variable that all processes of one run have in common
-# These are tests of the stack, whatever the model says; a killed run's claim must not be waited for.
-SETTINGS = {"BLIP": "optional", "LEASE_S": "2"}
+# These are tests of the stack, whatever the model says; a killed run's claim must not be waited for long.
+SETTINGS = {"BLIP": "optional", "LEASE_S": "10", "GEMINI_ATTEMPTS": "1", "GEMINI_TIMEOUT_S": "8"}
 
 
 class Person:
@@ -281,13 +286,14 @@ def test_any_program_can_be_pointed_at_the_stack_by_its_file(stack: Stack, pictu
         connection.close()
 
 
-def test_the_three_functions_share_a_port(stack: Stack, picture: Path) -> None:
+def test_the_four_functions_share_a_port(stack: Stack, picture: Path) -> None:
     body, png_type = picture.read_bytes(), {"Content-Type": "image/png"}
     answer = requests.post(f"{stack.url}/analyze", data=body, headers=png_type, timeout=WAIT_S)
     assert (answer.status_code, answer.json()["picture"]["format"]) == (200, "PNG")
     stats = requests.get(f"{stack.url}/get_progress_stats?user=nobody", timeout=WAIT_S)
     assert stats.json()["pictures_analyzed"] == 0
     assert requests.get(f"{stack.url}/get_progress_stats", timeout=WAIT_S).status_code == 400
+    assert requests.post(f"{stack.url}/sweep", timeout=WAIT_S).json()["complete"]
     assert requests.get(stack.url, timeout=WAIT_S).status_code == 405  # events are posted
 
 
@@ -324,6 +330,48 @@ def test_a_part_that_ends_is_named_with_its_log(state: Path) -> None:
                 running.check()
         with pytest.raises(StackError, match=r"gate stopped: .*gate\.log"):
             running.check()
+
+
+def test_make_sweep_finishes_what_lies_unfinished_and_says_so_in_a_line(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(Database(Settings(database_url=stack.database_url, lease_s=1))) as database:
+        database.claim(Upload("dropcap-uploads", "ana/gone.png", 1, 12))
+        while database.query("SELECT 1 FROM uploads WHERE lease_until > now() AND state = 'claimed'"):
+            time.sleep(0.1)
+    assert sweep(["--state", str(stack.state)]) == 0
+    said = capsys.readouterr().out
+    assert said == "1 upload was unfinished: 1 done, 0 quarantined, 0 failed, 0 left for the next sweep.\n"
+
+
+def test_make_sweep_without_a_run_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "env").write_text("export DROPCAP_URL=http://127.0.0.1:9\n")  # a run that was killed left it
+    for folder in (tmp_path / "none", tmp_path):
+        assert sweep(["--state", str(folder)]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"make sweep: Nothing runs in {folder}: start it with make run")
+        assert said.count("\n") == 1
+
+
+class Dying(BaseHTTPRequestHandler):
+    """Functions that answer until they are to sweep."""
+
+    def do_GET(self) -> None:
+        self.send_error(400)
+
+    def do_POST(self) -> None:
+        self.close_connection = True
+
+
+def test_make_sweep_says_so_where_the_functions_die_at_an_upload(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), Dying) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (tmp_path / "env").write_text(f"export DROPCAP_URL=http://127.0.0.1:{server.server_port}\n")
+        assert sweep(["--state", str(tmp_path)]) == 1
+        server.shutdown()
+    assert "make sweep: The functions died at an upload." in capsys.readouterr().err
 
 
 def make(*words: str) -> str:

@@ -66,6 +66,14 @@ def test_archive_needs_a_bucket() -> None:
     assert Settings.read({"SOURCE": "archive", "ARCHIVE_BUCKET": "old"}).archive_bucket == "old"
 
 
+def test_a_wait_for_gemini_must_not_look_like_a_hang() -> None:
+    gemini = {"GEMINI_API_KEY": "any", "GEMINI_ATTEMPTS": "2", "GEMINI_TIMEOUT_S": "20"}
+    with pytest.raises(SettingsError, match=r"LEASE_S='60' .* more than the 60 s that Gemini may take"):
+        Settings.read(gemini | {"LEASE_S": "60"})
+    assert Settings.read(gemini | {"LEASE_S": "61"}).lease_s == 61
+    assert Settings.read({"LEASE_S": "1"}).lease_s == 1
+
+
 def test_settings_do_not_change_after_start() -> None:
     with pytest.raises(FrozenInstanceError):
         Settings.read({}).quality = 1  # type: ignore[misc]

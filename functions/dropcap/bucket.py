@@ -5,8 +5,10 @@ What this raises is a passing fault, except `Rejected`; object names are only ev
 """
 
 import base64
+import datetime as dt
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from google.cloud.storage import Blob, Client
 
 CONNECT_S = 5
+PAGE = 500  # objects of one listing: about 1 MB of them
 LONGEST_NAME = 1024  # bytes, cloud.google.com/storage/docs/objects#naming
 LARGEST_METADATA = 8192  # bytes, keys and values: cloud.google.com/storage/quotas#objects
 # A copied token would open the published picture to whoever had the source's address.
@@ -34,13 +37,14 @@ class Buckets:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._client: Client | None = None
+
+    @cached_property
+    def _client(self) -> "Client":
+        from google.cloud.storage import Client  # 33 MB that get_progress_stats never pays
+
+        return Client()
 
     def _blob(self, bucket: str, name: str) -> "Blob":
-        if self._client is None:
-            from google.cloud.storage import Client  # 33 MB that get_progress_stats never pays
-
-            self._client = Client()
         return self._client.bucket(bucket).blob(name)
 
     def _bounds(self) -> dict[str, Any]:
@@ -74,14 +78,30 @@ class Buckets:
                 "Check the name; an upload that is done has been deleted.",
                 HTTPStatus.NOT_FOUND,
             ) from missing
-        return Upload(
-            bucket=bucket,
-            name=name,
-            generation=int(blob.generation or 0),
-            size=int(blob.size or 0),
-            content_type=blob.content_type or "",
-            metadata=blob.metadata or {},
-        )
+        return _upload(blob)
+
+    def current(self, upload: Upload) -> Upload:
+        """The upload with all that the bucket knows of it; as it is given where this generation is gone."""
+        blob = self._live(upload)
+        return _upload(blob) if blob else upload
+
+    def pages(
+        self, before: dt.datetime, start: str | None = None, end: str | None = None
+    ) -> Iterator[list[Upload]]:
+        """The objects of the uploads bucket that were there `before`, without their metadata, page by page.
+
+        By name, from `start` on and up to `end`, where these are given.
+        """
+        pages = self._client.list_blobs(
+            self.settings.uploads_bucket,
+            start_offset=start,
+            end_offset=end,
+            page_size=PAGE,
+            fields="items(bucket,name,generation,size,timeCreated),nextPageToken",
+            **self._bounds(),
+        ).pages
+        for page in pages:
+            yield [_upload(blob) for blob in page if blob.time_created < before]
 
     def read(self, upload: Upload) -> bytes:
         """The bytes of exactly this generation, as stored.
@@ -185,20 +205,30 @@ class Buckets:
                 if token is None:
                     return
         except (NotFound, PreconditionFailed) as lost:
-            if self._is_there(upload):  # then it is the target bucket that is missing
+            if self._live(upload):  # then it is the target bucket that is missing
                 raise NotStored(f"{upload.id} can't be copied to gs://{bucket}: does it exist?") from lost
 
-    def _is_there(self, upload: Upload) -> bool:
-        """Whether this generation is still the live one."""
+    def _live(self, upload: Upload) -> "Blob | None":
+        """The object, where this generation is still the live one."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
+        blob = self._blob(upload.bucket, upload.name)
         try:
-            self._blob(upload.bucket, upload.name).reload(
-                if_generation_match=upload.generation, **self._bounds()
-            )
+            blob.reload(if_generation_match=upload.generation, **self._bounds())
         except (NotFound, PreconditionFailed):
-            return False
-        return True
+            return None
+        return blob
+
+
+def _upload(blob: "Blob") -> Upload:
+    return Upload(
+        bucket=blob.bucket.name,
+        name=blob.name,
+        generation=int(blob.generation or 0),
+        size=int(blob.size or 0),
+        content_type=blob.content_type or "",
+        metadata=blob.metadata or {},
+    )
 
 
 def _bytes(metadata: Mapping[str, str]) -> int:

@@ -10,13 +10,14 @@ import re
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pg8000.native import Connection, DatabaseError, InterfaceError, literal
 
-from dropcap import progress, schema
+from dropcap import claims, progress, schema
 from dropcap.analysis import Analysis
+from dropcap.claims import Claim as Claim
+from dropcap.claims import Run
 from dropcap.connection import Unreachable as Unreachable
 from dropcap.connection import connect as connect
 from dropcap.connection import foreign_errors
@@ -30,24 +31,6 @@ UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # what a str may hold and Postgr
 USERS = 0x44726F70  # "Drop": the class of the advisory locks on users
 
 T = TypeVar("T")
-Run = Callable[..., list[list[Any]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """How an upload stands. `state` is one of
-
-    claimed     ours now, with `holder` as our token: process it
-    busy        another's, whose lease has not run out: come back later
-    recorded    the result is stored: dispose of the source
-    rejected    the rejection is stored, with its `reason`: dispose of the source
-    done        nothing is left to do
-    """
-
-    state: str
-    holder: str
-    attempts: int
-    reason: str
 
 
 class Database:
@@ -85,41 +68,17 @@ class Database:
                     return  # it was dead already
 
     def claim(self, upload: Upload) -> Claim:
-        """Take the upload for `lease_s` seconds by the database's clock, if nobody has it: one wins."""
-        holder = uuid.uuid4().hex
+        """Take the upload for LEASE_S seconds, if nobody has it: one wins."""
+        holder = uuid.uuid4().hex  # the same where the transaction is repeated: the claim may be ours already
+        return self._transaction(lambda run: claims.take(run, upload, holder, self._settings.lease_s))
 
-        def work(run: Run) -> Claim:
-            [[state, present, attempts, reason]] = run(
-                """
-                INSERT INTO uploads AS u (id, bucket, name, generation, user_id, size, content_type,
-                                          holder, lease_until)
-                VALUES (:id, :bucket, :name, :generation, :user, :size, :content_type,
-                        :holder, now() + make_interval(secs => :lease))
-                ON CONFLICT (id) DO UPDATE SET (attempts, holder, lease_until) = (
-                  SELECT u.attempts + 1, excluded.holder, excluded.lease_until
-                  WHERE u.state = 'claimed' AND u.lease_until <= now()
-                  UNION ALL
-                  SELECT u.attempts, u.holder, u.lease_until
-                  WHERE u.state <> 'claimed' OR u.lease_until > now()
-                )
-                RETURNING state, holder, attempts, reason
-                """,
-                id=upload.id,
-                bucket=upload.bucket,
-                name=upload.name,
-                generation=upload.generation,
-                user=upload.user,
-                size=upload.size,
-                content_type=upload.content_type,
-                holder=holder,
-                lease=self._settings.lease_s,
-            )
-            if state != "claimed":
-                return Claim(state, "", attempts, reason)
-            ours = present == holder
-            return Claim("claimed" if ours else "busy", holder if ours else "", attempts, reason)
+    def mark(self, upload: Upload, holder: str, stage: str, rss_mb: float) -> bool:
+        """Say what stage begins at how many resident MB; the lease begins anew.
 
-        return self._transaction(work)
+        False, and nothing is changed, where the claim is no longer `holder`'s.
+        """
+        lease_s = self._settings.lease_s
+        return self._transaction(lambda run: claims.mark(run, upload, holder, stage, rss_mb, lease_s))
 
     def record(self, analysis: Analysis, upload: Upload, holder: str) -> bool:
         """Store the result, the user's achievements and the upload's state, all or nothing.
@@ -128,7 +87,7 @@ class Database:
         """
 
         def work(run: Run) -> bool:
-            if not self._move(run, upload, holder, "recorded"):
+            if not claims.move(run, upload, holder, "recorded"):
                 return False
             user = analysis.user
             run("SELECT pg_advisory_xact_lock(:class, hashtext(:user))", **{"class": USERS}, user=user)
@@ -162,7 +121,7 @@ class Database:
 
     def reject(self, upload: Upload, holder: str, code: str, reason: str) -> bool:
         """Store why the upload can't be used. False, and nothing is changed, where the claim is another's."""
-        return self._transaction(lambda run: self._move(run, upload, holder, "rejected", code, reason))
+        return self._transaction(lambda run: claims.move(run, upload, holder, "rejected", code, reason))
 
     def release(self, upload: Upload, holder: str) -> None:
         """Give the claim back after a passing fault, so that the next delivery may start at once."""
@@ -189,22 +148,6 @@ class Database:
     def query(self, sql: str, **values: Any) -> list[list[Any]]:
         """The rows of one statement, in a transaction of its own; it may run twice."""
         return self._transaction(lambda run: run(sql, **values))
-
-    def _move(
-        self, run: Run, upload: Upload, holder: str, state: str, code: str = "", reason: str = ""
-    ) -> bool:
-        """Change the state of a claim that is still the holder's; the row stays locked until the commit."""
-        return bool(
-            run(
-                "UPDATE uploads SET state = :state, reason_code = :code, reason = :reason "
-                "WHERE id = :id AND holder = :holder AND state IN ('claimed', :state) RETURNING id",
-                id=upload.id,
-                holder=holder,
-                state=state,
-                code=code,
-                reason=reason,
-            )
-        )
 
     def _transaction(self, work: Callable[[Run], T]) -> T:
         """What `work` returns, committed; done again once where connection or schema had changed."""

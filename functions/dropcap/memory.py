@@ -1,15 +1,16 @@
-"""Memory as a budget: what the limit is, what is used, what is left, and how long each stage took.
+"""Memory as a budget: what the limit is, what is used, what is left, and how long a stage took and may take.
 
 Sizes are in MB (10^6 bytes) unless a name says MiB. The limit is the lower of the cgroup's and the
 MEMORY_LIMIT_MB setting, so that a large machine behaves as the small instance will.
 """
 
 import ctypes
+import faulthandler
 import gc
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from dropcap import logs
 CGROUP = Path("/sys/fs/cgroup")
 MADV_DONTNEED = 4  # linux/mman.h
 M_ARENA_MAX = -8  # malloc.h of glibc
+STDERR = 2  # sys.stderr may have no file behind it
 SWEEP_S = 0.02  # in which an encoder reads about 10 MB
 
 
@@ -136,21 +138,32 @@ def read_once(parts: Parts) -> Iterator[None]:
 
 
 class Watch:
-    """Memory and time of one picture's way, stage by stage, logged as it goes."""
+    """Memory and time of one picture's way, stage by stage, logged as it goes.
 
-    def __init__(self, upload_id: str, warning_mb: int) -> None:
+    A stage that takes longer than `longest_s` seconds hangs, and ends this process with the stack of each
+    thread on stderr: an instance takes one picture at a time, so nobody else's work ends with it. `begins` is
+    told the name of each stage, and may refuse it by raising.
+    """
+
+    def __init__(self, upload_id: str, warning_mb: int, longest_s: float) -> None:
         self.upload_id = upload_id
         self.warning_mb = warning_mb
+        self.longest_s = longest_s
+        self.begins: Callable[[str], None] = lambda name: None
         self.memory: dict[str, float] = {}
         self.timings: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure a stage; above the warning level say so, with the stage's name."""
+        """Measure and bound a stage; above the warning level say so, with the stage's name."""
         started = time.perf_counter()
+        # A timer or signal handler of Python's would wait for the very decoder that hangs on to the GIL.
+        faulthandler.dump_traceback_later(self.longest_s, exit=True, file=STDERR)
         try:
+            self.begins(name)
             yield
         finally:
+            faulthandler.cancel_dump_traceback_later()
             self.timings[name] = round(time.perf_counter() - started, 4)
             used = self.memory[name] = round(rss_mb(), 1)
             high = used > self.warning_mb

@@ -4,11 +4,13 @@ import datetime as dt
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http import HTTPStatus
 
 from PIL.Image import Image
 
 from dropcap import blip, gemini, logs, memory, picture
 from dropcap.analysis import Analysis, Caption, Description, Published, Source
+from dropcap.claims import Claim
 from dropcap.connection import Unreachable
 from dropcap.errors import Rejected
 from dropcap.services import Services
@@ -26,11 +28,12 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
     """Take one upload from its claim to the deletion of its source; each step can be repeated.
 
     `posted` are the bytes of an upload that lies in no bucket. A picture that can't work is quarantined and
-    recorded; a posted one raises Rejected instead. Raises Busy while another delivery holds the claim.
-    Whatever else is raised is a passing fault: the claim is given back, and the next delivery goes on.
+    recorded; a posted one raises Rejected instead. Raises Busy while another delivery holds the claim, and
+    as soon as another has taken it over. Whatever else is raised is a passing fault, the database's included:
+    the claim is given back, and the next delivery goes on.
     """
-    database, buckets = services.database, services.buckets
-    watch = memory.Watch(str(upload.id), services.settings.memory_warning_mb)
+    database, settings = services.database, services.settings
+    watch = memory.Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s)
     with _one_at_a_time:
         with watch.stage("claim"):
             claim = database.claim(upload)
@@ -39,25 +42,66 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
         if claim.state == "done":
             return
         if claim.state == "claimed":
+            watch.begins = lambda stage: _keep(claim, upload, services, stage)
             try:
-                with watch.stage("read"):
-                    data = buckets.read(upload) if posted is None else posted
-                analysis = analyze(data, upload, services, watch, keep=True)
-                del data
-                with watch.stage("record"):
-                    held = database.record(analysis, upload, claim.holder)
-            except BaseException as problem:
-                if not (isinstance(problem, Rejected) and upload.in_bucket):
-                    with suppress(Unreachable):  # the lease then runs out by itself
-                        database.release(upload, claim.holder)
-                    raise
-                logs.write("WARNING", str(problem), upload=str(upload.id), code=problem.code)
-                buckets.quarantine(upload, problem)
-                held = database.reject(upload, claim.holder, problem.code, str(problem))
-            if not held:
-                raise Busy(f"The claim on upload {upload.id} ran out and another delivery took it.")
+                _decide(claim, upload, services, watch, posted)
+            except BaseException:
+                with suppress(Unreachable):  # the lease then runs out by itself
+                    database.release(upload, claim.holder)
+                raise
         with watch.stage("delete the source"):
             _finish(upload, services)
+
+
+def _keep(claim: Claim, upload: Upload, services: Services, stage: str) -> None:
+    """Renew the claim as a stage begins, so that a death in it is known. Raises Busy where it is lost."""
+    if not services.database.mark(upload, claim.holder, stage, memory.rss_mb()):
+        raise _lost(upload)
+
+
+def _lost(upload: Upload) -> Busy:
+    return Busy(f"The claim on upload {upload.id} ran out and another delivery took it.")
+
+
+def _decide(
+    claim: Claim, upload: Upload, services: Services, watch: memory.Watch, posted: bytes | None
+) -> None:
+    """Record the analysis of a claimed upload, or quarantine it and record why."""
+    database, buckets = services.database, services.buckets
+    try:
+        _check_deaths(claim, upload, services.settings.max_deaths)
+        with watch.stage("read"):
+            data = buckets.read(upload) if posted is None else posted
+        analysis = analyze(data, upload, services, watch, keep=True)
+        del data
+        with watch.stage("record"):
+            held = database.record(analysis, upload, claim.holder)
+    except Rejected as rejection:
+        if not upload.in_bucket:
+            raise
+        logs.write("WARNING", str(rejection), upload=str(upload.id), code=rejection.code)
+        with watch.stage("quarantine"):
+            buckets.quarantine(upload, rejection)
+        held = database.reject(upload, claim.holder, rejection.code, str(rejection))
+    if not held:
+        raise _lost(upload)
+
+
+def _check_deaths(claim: Claim, upload: Upload, most: int) -> None:
+    """Raise Rejected where this upload took too many instances down: the next one is not to follow them."""
+    if not claim.deaths:
+        return
+    problem = "At this upload the instance died, or hung and was ended, at: "
+    problem += "; ".join(map(str, claim.deaths)) + "."
+    if len(claim.deaths) < most:
+        logs.write("WARNING", problem, upload=str(upload.id))
+        return
+    raise Rejected(
+        "took_the_instance_down",
+        problem,
+        "Look into the function's log at these times; a smaller file, or another format, may work.",
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    )
 
 
 def analyze(data: bytes, upload: Upload, services: Services, watch: memory.Watch, keep: bool) -> Analysis:

@@ -139,8 +139,15 @@ class Settings:
         60.0, "longest wait for Cloud Storage, repetitions included, s", *_number(0.1, 300, float)
     )
     lease_s: int = _setting(
-        600, "how long a claim holds, s; longer than the function's timeout", *_number(1, 86_400)
+        300,
+        "longest that a stage may take, s, or its process ends and the next delivery takes over; "
+        "shorter than the function's timeout",
+        *_number(1, 86_400),
     )
+    max_deaths: int = _setting(
+        3, "times that a picture may take its instance down; then it is quarantined", *_number(1, 10)
+    )
+    sweep_s: int = _setting(240, "seconds after which a sweep begins no other picture", *_number(0, 3600))
     time_zone: str = _setting("UTC", "zone of uploads without a tz of their own", "an IANA time zone", _zone)
     gemini_api_key: str = _setting("", "key of the Gemini API; empty: BLIP alone", "text", _text, secret=True)
     gemini_model: str = _setting("gemini-2.5-flash", "Gemini model", "text", _text)
@@ -185,7 +192,7 @@ class Settings:
         return settings
 
     def _check_together(self) -> None:
-        """What no single setting can show: a loop, a missing partner.
+        """What no single setting can show: a loop, a missing partner, a wait that is longer than it may be.
 
         A function whose outputs trigger it cost a user of a peer 34.9 million executions
         (firebase/extensions #3189), so no output bucket may be the watched one.
@@ -198,6 +205,12 @@ class Settings:
                     f"{name.upper()}={self.uploads_bucket!r} is not allowed: "
                     "it must differ from UPLOADS_BUCKET, or every output would trigger the function again."
                 )
+        gemini_s = (2 * self.gemini_attempts - 1) * self.gemini_timeout_s  # gemini.Describer.describe
+        if self.gemini_api_key and self.lease_s <= gemini_s:
+            raise SettingsError(
+                f"LEASE_S='{self.lease_s}' is not allowed: it must be more than the {gemini_s:g} s that "
+                "Gemini may take, (2 x GEMINI_ATTEMPTS - 1) x GEMINI_TIMEOUT_S, or to wait is to hang."
+            )
         if self.memory_warning_mb > self.memory_limit_mb:
             raise SettingsError(
                 f"MEMORY_WARNING_MB='{self.memory_warning_mb}' is not allowed: "

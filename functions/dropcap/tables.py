@@ -59,6 +59,10 @@ TABLES = (
             Column("finished_at", INSTANT, null=True),
             Column("reason_code", "text", "''::text"),
             Column("reason", "text", "''::text"),
+            Column("stage", "text", "''::text"),  # the holder's, with its time and resident MB
+            Column("stage_at", INSTANT, "now()"),
+            Column("rss_mb", "bigint", "0"),
+            Column("deaths", "jsonb", "'[]'::jsonb"),  # the same of holders whose lease ran out
         ),
         key=("id",),
         checks=(("uploads_attempts", "attempts > 0"),),

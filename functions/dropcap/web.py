@@ -16,6 +16,7 @@ from dropcap.upload import ANONYMOUS, from_event, is_user, posted
 
 Handler = Callable[[flask.Request, Services], Mapping[str, Any]]
 RETRY_AFTER_S = 10
+YEAR_S = 31_536_000
 TRUE = frozenset({"1", "true", "yes"})
 
 
@@ -132,9 +133,20 @@ def analyze(request: flask.Request, services: Services) -> Mapping[str, Any]:
                 HTTPStatus.UNPROCESSABLE_ENTITY,
             )
         return recorded
-    watch = Watch(str(upload.id), services.settings.memory_warning_mb)
+    settings = services.settings
+    watch = Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s)
     data = services.buckets.read(upload) if data is None else data
     return pipeline.analyze(data, upload, services, watch, keep=False).to_json()
+
+
+def sweep(request: flask.Request, services: Services) -> Mapping[str, Any]:
+    """How many uploads no delivery has finished, and what became of them now.
+
+    `min_age_s` is the age from which an object without a row is one of them: the lease, unless it is given.
+    """
+    from dropcap.sweep import sweep
+
+    return sweep(services, _seconds(request.args.get("min_age_s", str(services.settings.lease_s))))
 
 
 def progress(request: flask.Request, services: Services) -> Mapping[str, Any]:
@@ -154,6 +166,21 @@ def _user(options: Mapping[str, Any], default: str | None) -> str:
             HTTPStatus.BAD_REQUEST,
         )
     return user
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+        if 0 <= seconds < YEAR_S:
+            return seconds
+    except ValueError:
+        pass
+    raise Rejected(
+        "bad_age",
+        "`min_age_s` is no number of seconds.",
+        "Leave it out, or give one from 0 to a year: ?min_age_s=0.",
+        HTTPStatus.BAD_REQUEST,
+    )
 
 
 def _text(options: Mapping[str, Any], name: str) -> str:

@@ -1,8 +1,9 @@
-"""The three functions in one process, under the real functions-framework and its own HTTP server.
+"""The four functions in one process, under the real functions-framework and its own HTTP server.
 
     POST /                          on_upload             (CloudEvents)
     POST /analyze                   analyze
     GET  /get_progress_stats        get_progress_stats
+    POST /sweep                     sweep
 
 On Google Cloud each is a service of its own; here they share a port. Settings come from the environment.
 """
@@ -22,11 +23,11 @@ STOP_S = 3  # how long a picture under way may take when the stack ends; its sou
 
 
 def application() -> Flask:
-    """`on_upload`'s application, with the other two under their names."""
+    """`on_upload`'s application, with the others under their names."""
     app: Flask = create_app("on_upload", SOURCE, "cloudevent")
     others = {
         f"/{target}": _without_redirect(create_app(target, SOURCE, "http"))
-        for target in ("analyze", "get_progress_stats")
+        for target in ("analyze", "get_progress_stats", "sweep")
     }
     app.wsgi_app = DispatcherMiddleware(app.wsgi_app, others)  # type: ignore[method-assign]  # Flask's own way
     return app
@@ -44,7 +45,7 @@ def _without_redirect(function: Flask) -> WSGIApplication:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        "python -m infra.local.functions", description="Serve the three functions."
+        "python -m infra.local.functions", description="Serve the four functions."
     )
     parser.add_argument("--port", type=int, default=8080, help="port of 127.0.0.1 (%(default)s)")
     port = parser.parse_args().port

@@ -25,7 +25,7 @@ NEXT_PORTS = 50
 ENDING_S = 5.0  # how long the parts of a run that was killed may hold its port
 AT_ONCE = 4  # events in delivery; fewer than THREADS, so that the HTTP functions answer meanwhile
 THREADS = 8
-LEASE_S = 60  # what a killed run had begun is taken up by the next, which should not be long
+LEASE_S = 110  # what a killed run had begun, the next takes up, which should be soon; Gemini may take 100
 
 
 class Stack(Part):

@@ -87,9 +87,8 @@ def dropcap(asked: argparse.Namespace, samples: Sequence[Sample], console: Conso
     """The deployed function, and what became of each upload when all had been delivered."""
     with Outside(asked.build / "prove") as outside:
         environment = os.environ | outside.environment
-        with Platform(
-            MAIN, asked.model, environment, asked.limit, TIMEOUT_S, asked.build / "prove"
-        ) as platform:
+        logs, died = asked.build / "prove", outside.let_leases_run_out
+        with Platform(MAIN, asked.model, environment, asked.limit, TIMEOUT_S, logs, died) as platform:
             deliveries = [
                 platform.deliver(outside.upload(sample))
                 for sample in track(samples, "uploads to Dropcap", console=console)

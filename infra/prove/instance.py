@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -27,9 +27,8 @@ from infra.local.storage import ROOT
 from infra.peak import peak_mb
 
 DELIVERIES = 3
-AGAIN_S = 1.5  # before the next delivery; more than the lease, as a killed one still holds its claim
-# One vCPU lets functions-framework take 4 threads. The lease is 600 s there, where others are at work too.
-AS_DEPLOYED = {"THREADS": "4", "LEASE_S": "1"}
+AGAIN_S = 1.5  # before the next delivery
+AS_DEPLOYED = {"THREADS": "4"}  # what one vCPU lets functions-framework take
 SAMPLE_S = 0.02
 RESET_PEAK = "5"  # to clear_refs: VmHWM begins anew (proc(5))
 
@@ -148,6 +147,7 @@ class Platform:
         mib: int,
         timeout_s: float,
         logs: Path,
+        died: Callable[[], None] = lambda: None,
     ) -> None:
         self.source = source
         self.model = model.resolve()
@@ -155,6 +155,7 @@ class Platform:
         self.mib = mib
         self.timeout_s = timeout_s
         self.logs = logs
+        self.died = died  # called when an instance is gone with its work undone
         self.starts = 0
         self.kills = 0
         self.listening_s = 0.0  # from the first start until it listened
@@ -181,6 +182,7 @@ class Platform:
             seconds = time.monotonic() - began
             if answer in ("late", "broken off"):
                 self.close()  # the platform ends an instance whose memory ran out, whichever process died
+                self.died()
             kills += instance.kills - before
             late += answer == "late"
             rss_mb, anonymous_mb = max(rss_mb, instance.rss_mb), max(anonymous_mb, instance.anonymous_mb)

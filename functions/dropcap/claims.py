@@ -1,0 +1,118 @@
+"""Claims: who works on an upload, until when, and what became of those before.
+
+A holder tells of each stage that it begins, which renews its lease. One that ends well, or meets a passing
+fault, says so; a lease that runs out is the sign of a holder that died, or hung and was ended. The next one
+finds it among the `deaths`.
+
+Each function works in a transaction of `database.py`, with the `run` that it is given.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dropcap.upload import Upload
+
+Run = Callable[..., list[list[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """The last that is known of a holder: the stage that it began, when (ISO 8601), and resident MB then."""
+
+    stage: str
+    at: str
+    rss_mb: int
+
+    def __str__(self) -> str:
+        return f"{self.stage} ({self.rss_mb} MB, {self.at})"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """How an upload stands. `state` is one of
+
+    claimed     ours now, with `holder` as our token: process it
+    busy        another's, whose lease has not run out: come back later
+    recorded    the result is stored: dispose of the source
+    rejected    the rejection is stored, with its `reason`: dispose of the source
+    done        nothing is left to do
+    """
+
+    state: str
+    holder: str
+    attempts: int
+    reason: str
+    deaths: tuple[Death, ...] = ()
+
+
+def take(run: Run, upload: Upload, holder: str, lease_s: int) -> Claim:
+    """Take the upload for `lease_s` seconds by the database's clock, if nobody has it: one wins.
+
+    `holder` is a token of the caller's own.
+    """
+    [[state, present, attempts, reason, deaths]] = run(
+        """
+        INSERT INTO uploads AS u (id, bucket, name, generation, user_id, size, content_type,
+                                  holder, lease_until, stage, stage_at)
+        VALUES (:id, :bucket, :name, :generation, :user, :size, :content_type,
+                :holder, now() + make_interval(secs => :lease), 'claim', now())
+        ON CONFLICT (id) DO UPDATE
+        SET (attempts, holder, lease_until, stage, stage_at, rss_mb, deaths) = (
+          SELECT u.attempts + 1, excluded.holder, excluded.lease_until,
+                 excluded.stage, excluded.stage_at, excluded.rss_mb,
+                 CASE WHEN u.holder IS NULL THEN u.deaths ELSE u.deaths || jsonb_build_object(
+                   'stage', u.stage, 'at', date_trunc('second', u.stage_at), 'rss_mb', u.rss_mb) END
+          WHERE u.state = 'claimed' AND u.lease_until <= now()
+          UNION ALL
+          SELECT u.attempts, u.holder, u.lease_until, u.stage, u.stage_at, u.rss_mb, u.deaths
+          WHERE u.state <> 'claimed' OR u.lease_until > now()
+        )
+        RETURNING state, holder, attempts, reason, deaths
+        """,
+        id=upload.id,
+        bucket=upload.bucket,
+        name=upload.name,
+        generation=upload.generation,
+        user=upload.user,
+        size=upload.size,
+        content_type=upload.content_type,
+        holder=holder,
+        lease=lease_s,
+    )
+    if state != "claimed":
+        return Claim(state, "", attempts, reason)
+    if present != holder:
+        return Claim("busy", "", attempts, reason)
+    return Claim("claimed", holder, attempts, reason, tuple(Death(**each) for each in deaths))
+
+
+def mark(run: Run, upload: Upload, holder: str, stage: str, rss_mb: float, lease_s: int) -> bool:
+    """Say what stage begins, and renew the lease; False, changing nothing, where the claim is another's."""
+    return bool(
+        run(
+            "UPDATE uploads SET stage = :stage, stage_at = now(), rss_mb = :rss_mb, "
+            "lease_until = now() + make_interval(secs => :lease) "
+            "WHERE id = :id AND holder = :holder RETURNING id",
+            id=upload.id,
+            holder=holder,
+            stage=stage,
+            rss_mb=round(rss_mb),
+            lease=lease_s,
+        )
+    )
+
+
+def move(run: Run, upload: Upload, holder: str, state: str, code: str = "", reason: str = "") -> bool:
+    """Change the state of a claim that is still the holder's; the row stays locked until the commit."""
+    return bool(
+        run(
+            "UPDATE uploads SET state = :state, reason_code = :code, reason = :reason "
+            "WHERE id = :id AND holder = :holder AND state IN ('claimed', :state) RETURNING id",
+            id=upload.id,
+            holder=holder,
+            state=state,
+            code=code,
+            reason=reason,
+        )
+    )

@@ -1,0 +1,86 @@
+"""What no delivery may ever finish: found in database and bucket, and taken through the pipeline as usual.
+
+    rows that are not done and whose lease ran out    a kill, a fault that lasted, a source that went away
+    objects without a row                             their event never came
+
+A sweep that finds nothing costs two queries and a listing, with one query for each page of objects, however
+many of them are done and kept. The claim decides who works on what: a sweep may run beside deliveries, and
+beside another.
+"""
+
+import datetime as dt
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dropcap import logs
+from dropcap.pipeline import Busy, process
+from dropcap.services import Services
+from dropcap.upload import Upload
+
+ROWS = 1000  # in one sweep; what fails goes to the end, as its lease ends anew
+# A posted picture lies in no bucket: only what is recorded can be finished without its bytes.
+UNFINISHED = """
+SELECT bucket, name, generation, size, content_type FROM uploads
+WHERE state <> 'done' AND lease_until <= now()
+  AND (bucket = :bucket OR bucket = '' AND state <> 'claimed')
+ORDER BY lease_until LIMIT :rows
+"""
+KNOWN = "SELECT id FROM uploads WHERE id = ANY(CAST(:ids AS uuid[]))"
+# An id is a hash: the first one after any is any one, found by the key.
+ANY_NAME = "SELECT name FROM uploads WHERE id >= :id AND bucket = :bucket ORDER BY id LIMIT 1"
+CODE = "SELECT reason_code FROM uploads WHERE id = :id"
+
+
+def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
+    """Finish what is unfinished, one after the other, and begin none when SWEEP_S have passed.
+
+    An object without a row counts from the age of `min_age_s`: the event of a younger one may be on its way.
+    Of those found, some are then done, quarantined, failed (the log says why) or left, for want of time or
+    because another is at work on them. Not `complete` where there was no time to look at everything.
+    """
+    ends = time.monotonic() + services.settings.sweep_s
+    outcomes = Counter(dict.fromkeys(("found", "done", "quarantined", "failed", "left"), 0))
+    complete = False
+    for some in _unfinished(services, min_age_s):
+        for upload in some:
+            outcomes["found"] += 1
+            outcomes[_finish(upload, services) if time.monotonic() < ends else "left"] += 1
+        if time.monotonic() > ends:
+            break
+    else:
+        complete = True
+    logs.write("INFO" if complete and not outcomes["failed"] else "WARNING", "swept", **outcomes)
+    return {**outcomes, "complete": complete}
+
+
+def _unfinished(services: Services, min_age_s: float) -> Iterator[list[Upload]]:
+    """First the rows, then the objects by pages, from anywhere on: no part may be left out every time."""
+    settings, database, bucket = services.settings, services.database, services.settings.uploads_bucket
+
+    def wanted(uploads: list[Upload]) -> list[Upload]:
+        return [each for each in uploads if each.wanted(settings.include, settings.exclude)]
+
+    rows = database.query(UNFINISHED, bucket=bucket, rows=ROWS)
+    yield wanted([Upload(*row) for row in rows])
+    before = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=min_age_s)
+    [[middle]] = database.query(ANY_NAME, id=uuid.uuid4(), bucket=bucket) or [[None]]
+    for part in ((middle, None), (None, middle)) if middle else ((None, None),):
+        for page in services.buckets.pages(before, *part):
+            known = {row[0] for row in database.query(KNOWN, ids=[str(each.id) for each in page])}
+            yield wanted([each for each in page if each.id not in known])
+
+
+def _finish(upload: Upload, services: Services) -> str:
+    """What became of it; no failure of one may keep a sweep from the others."""
+    try:
+        process(services.buckets.current(upload) if upload.in_bucket else upload, services)
+        [[code]] = services.database.query(CODE, id=upload.id)
+    except Busy:
+        return "left"
+    except Exception as problem:  # whatever it was, it is logged and counted
+        logs.exception("not finished by the sweep", problem, upload=str(upload.id))
+        return "failed"
+    return "done" if code in ("", "gone") else "quarantined"

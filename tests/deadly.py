@@ -1,0 +1,60 @@
+"""The functions with a way to die: a source for functions-framework, of the tests alone.
+
+The file that DEADLY names says where: `after record` kills this process at that boundary, once. A picture
+whose bytes end with `kill`, `grow` or `hang` does so whenever it is decoded.
+"""
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dropcap import picture
+from dropcap.bucket import Buckets
+from dropcap.database import Database
+from main import on_upload as on_upload
+
+DEADLY = Path(os.environ["DEADLY"])
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def grow() -> None:
+    bytearray(b"x" * 10**9)
+
+
+def hang() -> None:
+    ctypes.PyDLL(None).sleep(3600)  # a call by PyDLL keeps the GIL, as a bad decoder does
+
+
+def mortal(owner: Any, name: str) -> None:
+    """Let the process die, where the file says so, when this is done and the next has not begun."""
+    work: Callable[..., Any] = getattr(owner, name)
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        result = work(*arguments, **options)
+        if DEADLY.exists() and DEADLY.read_text() == f"after {name}":
+            DEADLY.unlink()
+            die()
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def decode(data: bytes, *others: Any) -> picture.Picture:
+    print("a decoder at work", flush=True)
+    {b"kill": die, b"grow": grow, b"hang": hang}.get(data[-4:], lambda: None)()
+    return opened(data, *others)
+
+
+opened = picture.opened
+picture.opened = decode  # type: ignore[assignment]  # it passes on what it is given
+for method in ("claim", "record", "reject", "finish"):
+    mortal(Database, method)
+for method in ("read", "publish", "quarantine", "check", "dispose"):
+    mortal(Buckets, method)
+mortal(picture, "opened")

@@ -1,0 +1,194 @@
+"""What no delivery finishes, a sweep finds and finishes; what is done or in other hands it leaves alone."""
+
+import threading
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dropcap import bucket
+from dropcap.database import Database
+from dropcap.upload import Upload, posted
+from tests.app import NAME, PICTURE, Start, problem, rows, small_png
+from tests.test_healing import instance, lease_runs_out
+
+NOTHING = {"complete": True}
+ONE_DONE = {"found": 1, "done": 1, "complete": True}
+
+
+def test_an_object_whose_event_never_came_is_found_and_analyzed_as_an_upload_is(start: Start) -> None:
+    app = start()
+    upload = app.upload(f"ana/{NAME}", PICTURE, tz="Europe/Madrid", album="spring")
+    assert app.sweep() == ONE_DONE
+    assert rows("SELECT id, time_zone FROM analyses") == [[upload.id, "Europe/Madrid"]]
+    assert {blob.metadata["album"] for blob in app.objects(app.pictures).values()} == {"spring"}
+    assert app.objects(app.uploads) == {}
+    assert app.sweep() == NOTHING
+
+
+def test_a_younger_object_than_the_lease_is_left_to_its_event(start: Start) -> None:
+    app = start()
+    app.upload("ana/a.png", small_png())
+    answer = app.sweeper.post("/").get_json()
+    assert answer == {"found": 0, "done": 0, "quarantined": 0, "failed": 0, "left": 0, "complete": True}
+
+
+def test_a_killed_upload_is_finished_when_its_lease_has_run_out_and_not_before(start: Start) -> None:
+    app = start()
+    upload = app.upload("ana/a.png", small_png(), tz="Europe/Madrid")
+    app.services.database.claim(upload)
+    assert app.sweep() == NOTHING
+    lease_runs_out()
+    assert app.sweep() == ONE_DONE
+    assert rows("SELECT id, time_zone FROM analyses") == [[upload.id, "Europe/Madrid"]]
+
+
+@pytest.mark.parametrize("source", ["there", "gone"])
+def test_a_source_that_was_recorded_but_never_disposed_of_is_finished(start: Start, source: str) -> None:
+    app = start(SOURCE="keep")
+    app.deliver(app.upload("ana/a.png", small_png()))
+    app.deliver(app.upload("ana/b.png", b"no picture"))
+    rows("UPDATE uploads SET state = CASE reason_code WHEN '' THEN 'recorded' ELSE 'rejected' END")
+    lease_runs_out()
+    for blob in app.objects(app.uploads).values():
+        if source == "gone":
+            blob.delete()
+    app = app.restarted(SOURCE="delete")
+    assert app.sweep() == {"found": 2, "done": 1, "quarantined": 1, "complete": True}
+    assert app.objects(app.uploads) == {}
+    assert rows("SELECT DISTINCT state FROM uploads") == [["done"]]
+
+
+def test_a_claim_whose_source_went_away_is_closed(start: Start) -> None:
+    app = start()
+    upload = app.upload("ana/a.png", small_png())
+    app.services.database.claim(upload)
+    lease_runs_out()
+    app.objects(app.uploads)["ana/a.png"].delete()
+    assert app.sweep() == ONE_DONE
+    assert rows("SELECT state, reason_code FROM uploads") == [["done", "gone"]]
+    assert app.objects(app.quarantine) == {}
+
+
+def test_a_claim_whose_source_was_replaced_is_closed_and_the_newer_upload_analyzed(start: Start) -> None:
+    app = start()
+    older = app.upload("ana/a.png", small_png())
+    app.services.database.claim(older)
+    lease_runs_out()
+    newer = app.upload("ana/a.png", small_png())
+    assert app.sweep() == {"found": 2, "done": 2, "complete": True}
+    assert rows("SELECT id FROM analyses") == [[newer.id]]
+    assert rows("SELECT reason_code FROM uploads WHERE id = :id", id=older.id) == [["gone"]]
+
+
+def test_of_a_posted_picture_what_is_recorded_is_finished_and_the_rest_left_to_who_posts_again(
+    start: Start,
+) -> None:
+    app = start()
+    app.analyze(data=small_png(), query_string={"keep": "true", "user": "ana"})
+    rows("UPDATE uploads SET state = 'recorded'")
+    app.services.database.claim(posted(PICTURE, "ana", ""))
+    lease_runs_out()
+    assert app.sweep() == ONE_DONE
+    assert rows("SELECT state FROM uploads ORDER BY created_at") == [["done"], ["claimed"]]
+
+
+def test_no_failure_of_one_keeps_the_others_waiting(start: Start) -> None:
+    app = start(SOURCE="keep")
+    lost = app.upload("ana/a.png", small_png())
+    app.deliver(lost)
+    rows("UPDATE uploads SET state = 'recorded'")
+    lease_runs_out()
+    app.objects(app.pictures)[f"{lost.id}/200.webp"].delete()
+    app.upload("ana/b.png", b"no picture")
+    app.upload("ana/c.png", small_png())
+    app = app.restarted(SOURCE="delete")
+    counted = {"found": 3, "failed": 1, "quarantined": 1, "done": 1, "complete": True}
+    assert app.sweep() == counted
+    assert list(app.objects(app.uploads)) == ["ana/a.png"]
+
+
+def test_what_took_instances_down_is_quarantined_by_a_sweep_too(start: Start) -> None:
+    app = start(MAX_DEATHS="1")
+    app.services.database.claim(app.upload("ana/a.png", small_png()))
+    lease_runs_out()
+    assert app.sweep() == {"found": 1, "quarantined": 1, "complete": True}
+    assert len(app.objects(app.quarantine)) == 1
+
+
+def test_done_sources_that_are_kept_cost_one_query_a_page_and_are_not_taken_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "PAGE", 3)
+    app = start(SOURCE="keep")
+    for number in range(7):
+        assert app.deliver(app.upload(f"ana/{number}.png", small_png())) == HTTPStatus.OK
+    orphan = app.upload("ana/x.png", small_png())
+    assert app.sweep() == ONE_DONE
+    assert rows("SELECT state FROM uploads WHERE id = :id", id=orphan.id) == [["done"]]
+    asked: list[str] = []
+    query = Database.query
+
+    def counted(database: Database, sql: str, **values: Any) -> list[list[Any]]:
+        asked.append(sql)
+        return query(database, sql, **values)
+
+    monkeypatch.setattr(Database, "query", counted)
+    assert app.sweep() == NOTHING
+    assert len(asked) <= 2 + 4  # 8 objects in two parts: at most four pages of three
+    assert rows("SELECT DISTINCT attempts FROM uploads") == [[1]]
+
+
+def test_wherever_it_begins_every_object_is_seen_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bucket, "PAGE", 2)
+    app = start()
+    names = [f"{user}/{number}.png" for user in ("ana", "bob", "zoé") for number in range(2)]
+    for name in names:
+        app.services.database.claim(Upload(app.uploads, name, 1, 1))  # any of these may be where it begins
+        app.upload(name, small_png())
+    assert app.sweep() == {"found": len(names), "done": len(names), "complete": True}
+
+
+def test_names_that_are_not_chosen_are_left_alone(start: Start) -> None:
+    app = start(INCLUDE="ana/*", EXCLUDE="*/skip/*")
+    for name in ("bob/a.png", "ana/skip/a.png", "ana/"):
+        app.upload(name, small_png())
+    assert app.sweep() == NOTHING
+    assert rows("SELECT count(*) FROM uploads") == [[0]]
+
+
+def test_when_its_time_is_over_a_sweep_begins_no_other_and_says_so(start: Start) -> None:
+    app = start(SWEEP_S="0")
+    for name in ("ana/a.png", "ana/b.png"):
+        app.services.database.claim(app.upload(name, small_png()))
+    lease_runs_out()
+    assert app.sweep() == {"found": 2, "left": 2}
+    assert rows("SELECT DISTINCT state FROM uploads") == [["claimed"]]
+
+
+def test_beside_deliveries_in_another_instance_each_upload_is_recorded_once(
+    start: Start, tmp_path: Path
+) -> None:
+    app = start()
+    uploads = [app.upload(f"ana/{number}.png", small_png()) for number in range(12)]
+    with instance(tmp_path) as function:
+        deliveries = threading.Thread(target=lambda: [function.deliver(each) for each in reversed(uploads)])
+        deliveries.start()
+        app.sweep()
+        deliveries.join()
+    app.sweep()
+    assert rows("SELECT count(*), count(DISTINCT id) FROM analyses") == [[12, 12]]
+    assert rows("SELECT DISTINCT state, attempts, deaths FROM uploads") == [["done", 1, []]]
+    assert app.objects(app.uploads) == {}
+
+
+@pytest.mark.parametrize("age", ["old", "-1", "nan", "1e99"])
+def test_an_age_that_is_none_is_a_problem_with_a_remedy(start: Start, age: str) -> None:
+    answer = start().sweeper.post("/", query_string={"min_age_s": age})
+    assert problem(answer, 400)["code"] == "bad_age"
+
+
+def test_a_sweep_is_posted(start: Start) -> None:
+    answer = start().sweeper.get("/")
+    assert problem(answer, 405)["code"] == "wrong_method"

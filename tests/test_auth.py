@@ -205,7 +205,7 @@ def test_nothing_is_read_or_done_for_who_is_not_signed_in(start: Start, issuer: 
 
     app = start(**issuer.settings)
     problem(app.analyze(input_stream=Unread(small_png()), query_string={"keep": "true"}), 401)
-    assert rows("SELECT count(*) FROM uploads") == [[0]]
+    assert rows("SELECT count(*) FROM uploads") == rows("SELECT count(*) FROM analyze_calls") == [[0]]
 
 
 # Whose it is

@@ -144,6 +144,9 @@ class Settings:
         _audience,
     )
     auth_certs_url: str = _setting("", "other address of the issuer's certificates", *_url("https"))
+    max_per_hour: int = _setting(
+        300, "calls of analyze an hour for each user; 0: any number", *_number(0, 1_000_000)
+    )
     max_mb: int = _setting(32, "largest source, MiB", *_number(1, 512))
     max_megapixels: int = _setting(100, "largest source, megapixels", *_number(1, 1000))
     max_side: int = _setting(50_000, "longest side of a source, px", *_number(1, 65_535))

@@ -108,7 +108,7 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
     `tz` then say whose a posted picture is and in which zone; a stored one says so itself, and where a
     user is given or signed in, only that user's is found.
     """
-    from dropcap import pipeline  # loads Pillow and NumPy, which get_progress_stats must not
+    from dropcap import pipeline, rate  # loads Pillow and NumPy, which get_progress_stats must not
 
     limit = services.settings.max_mb * 1024 * 1024
     request.max_content_length = limit + 1_000_000  # room for what multipart adds
@@ -131,6 +131,8 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
         check_size(len(data), services.settings)
         user = _user(options, caller, ANONYMOUS)
         upload = posted(data, user, content_type, str(options.get("tz", "")))
+    if upload.user != ANONYMOUS:  # nobody in particular: a back end that IAM lets in keeps its own count
+        rate.count(services.database, upload.user, services.settings.max_per_hour)
     if keep:
         pipeline.process(upload, services, data)
         recorded = services.database.analysis(upload.id)

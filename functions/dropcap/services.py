@@ -65,6 +65,7 @@ def start() -> Services:
     A wrong setting or a schema that can't be repaired ends the process with one line that says why. A
     database that does not answer yet is no reason to stop: the first request checks again.
     """
+    logs.guard()
     memory.use_one_heap()
     try:
         settings = Settings.read()

@@ -67,6 +67,19 @@ def test_functions_are_private_small_and_take_one_picture_at_a_time(commands: li
         assert "--no-allow-unauthenticated" in deployed[name]
 
 
+def test_with_auth_token_the_functions_that_check_tokens_are_open_and_no_other(tmp_path: Path) -> None:
+    clients = "1.apps.googleusercontent.com,2.apps.googleusercontent.com"
+    settings = {"PROJECT": "my-project", "DATABASE_URL": "postgresql://host/name", "AUTH": "token"}
+    commands = deploy(tmp_path, **settings, AUTH_AUDIENCE=clients)
+    deployed = {command[3]: command for command in commands if command[1:3] == ["functions", "deploy"]}
+    for name, command in deployed.items():
+        assert ("--allow-unauthenticated" in command) == (name != "dropcap-on-upload")
+        [variables] = [word for word in command if word.startswith("--set-env-vars=^;^")]
+        assert {"AUTH=token", f"AUTH_AUDIENCE={clients}"} <= set(variables.split(";"))
+    with pytest.raises(subprocess.CalledProcessError):
+        deploy(tmp_path, **settings)  # whose tokens?
+
+
 def test_secrets_are_in_no_command_line(commands: list[list[str]]) -> None:
     assert not any("secret1" in word or "secret2" in word for command in commands for word in command)
 

@@ -55,21 +55,26 @@ def test_only_get_is_answered(start: Start) -> None:
     assert problem(start().progress.post("/", query_string={"user": "ana"}), 405)["code"] == "wrong_method"
 
 
-def test_it_loads_neither_blip_nor_gemini_nor_pillow(database_url: str) -> None:
+@pytest.mark.parametrize(
+    ("auth", "status", "more"), [("iam", 200, ("cryptography", "requests")), ("token", 401, ())]
+)
+def test_it_loads_neither_blip_nor_gemini_nor_pillow_nor_what_checks_tokens_where_none_is_asked_for(
+    database_url: str, auth: str, status: int, more: tuple[str, ...]
+) -> None:
     script = f"""
 import json, sys
 from functions_framework import create_app
 answer = create_app("get_progress_stats", {MAIN!r}, "http").test_client().get("/?user=ana")
 print(json.dumps([answer.status_code, [m for m in sys.modules if m.split(".")[0] in
-    ("PIL", "onnxruntime", "numpy", "grpc", "pillow_heif")
+    {("PIL", "onnxruntime", "numpy", "grpc", "pillow_heif", *more)}
     or m.startswith(("google.generativeai", "google.genai", "google.cloud.storage"))]]))
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | {"DATABASE_URL": database_url},
+        env=os.environ | {"DATABASE_URL": database_url, "AUTH": auth, "AUTH_AUDIENCE": "dropcap-demo"},
         cwd=os.path.dirname(MAIN),
         capture_output=True,
         text=True,
         check=True,
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == [200, []]
+    assert json.loads(done.stdout.splitlines()[-1]) == [status, []]

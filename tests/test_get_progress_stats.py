@@ -5,8 +5,12 @@ import os
 import subprocess
 import sys
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from dropcap.upload import is_user
 from infra.local.functions import application
 from tests.app import MAIN, Start, problem, small_png
 
@@ -42,6 +46,19 @@ def test_an_unknown_user_has_zeros(start: Start) -> None:
 @pytest.mark.parametrize("query", [{}, {"user": ""}, {"user": "a\x00b"}, {"user": "x" * 129}])
 def test_a_missing_or_impossible_user_is_a_problem_with_a_remedy(start: Start, query: dict[str, str]) -> None:
     assert problem(start().progress.get("/", query_string=query), 400)["code"] == "no_user"
+
+
+def test_whatever_the_user_is_called_it_is_a_name_or_none(start: Start) -> None:
+    app = start()
+
+    @hypothesis.settings(deadline=None, database=None, max_examples=60)
+    @given(st.sampled_from(["'; DROP TABLE analyses; --", "..", "%s", ":user", "ana/x"]) | st.text())
+    def ask(user: str) -> None:
+        answer = app.progress.get("/", query_string={"user": user})
+        assert answer.status_code == (200 if is_user(user) else 400), answer.text
+        assert answer.status_code == 400 or answer.get_json()["user"] == user
+
+    ask()
 
 
 def test_locally_the_functions_answer_at_their_bare_names(start: Start) -> None:

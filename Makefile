@@ -1,7 +1,7 @@
 # `make help` lists what there is. Settings may be given on the command line: make run PORT=8090 SIZES=800,200
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help run sweep test lint lock train model evaluate prove bench samples deploy
+.PHONY: help run sweep test lint lock audit train model evaluate prove bench samples deploy
 
 PORT ?= 8080
 STATE ?= .dropcap
@@ -9,6 +9,8 @@ MODEL ?= Salesforce/blip-image-captioning-base
 JOBS ?= auto
 RUN = .venv/bin/python
 DEV = .venv-dev/bin/python
+LOCK = $(DEV) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+    --custom-compile-command 'make lock'
 export PYTHONPATH = functions
 # A word of google-api-core about Python versions, said at each start.
 export PYTHONWARNINGS = ignore::FutureWarning:google.api_core._python_version_support
@@ -32,9 +34,15 @@ lint: .venv-dev/installed ## check style and types
 	@$(DEV) -m ruff format --check .
 	@$(DEV) -m mypy
 
-lock: .venv-dev/installed ## renew functions/requirements.txt from requirements.in
-	@$(DEV) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade \
-	    --custom-compile-command 'make lock' functions/requirements.in --output-file functions/requirements.txt
+lock: .venv-dev/installed ## renew every requirements.txt that has a requirements.in, with hashes
+	@$(LOCK) infra/pip.in --output-file infra/pip.txt
+	@$(LOCK) functions/requirements.in --output-file functions/requirements.txt
+	@$(LOCK) infra/requirements.in --constraint functions/requirements.txt --output-file infra/requirements.txt
+	@$(LOCK) requirements.in --constraint functions/requirements.txt --constraint infra/requirements.txt \
+	    --output-file requirements.txt
+
+audit: .venv-dev/installed ## look for known vulnerabilities in what is deployed; fails where nobody could tell
+	@$(DEV) -m infra.audit functions/requirements.txt
 
 train: .venv-dev/installed ## make the small BLIP anew: train it, export it, evaluate it (two hours)
 	@$(DEV) -m model_export train
@@ -64,11 +72,12 @@ deploy: ## deploy to Google Cloud: PROJECT=my-project DATABASE_URL=... GEMINI_AP
 build/random-base/model.json: | .venv-dev/installed
 	@$(DEV) -m model_export export --checkpoint random-base --out build/random-base
 
-.venv/installed: functions/requirements.txt infra/requirements.txt
+.venv/installed: infra/pip.txt functions/requirements.txt infra/requirements.txt
 	@sh infra/environment.sh .venv functions/requirements.txt infra/requirements.txt
 
-.venv-dev/installed: requirements.txt functions/requirements.txt infra/requirements.txt model_export/requirements.txt
-	@sh infra/environment.sh .venv-dev requirements.txt
+.venv-dev/installed: requirements.txt infra/pip.txt functions/requirements.txt infra/requirements.txt model_export/requirements.txt
+	@sh infra/environment.sh .venv-dev functions/requirements.txt infra/requirements.txt requirements.txt \
+	    model_export/requirements.txt
 
-.venv-bench/installed: infra/bench/requirements.txt
+.venv-bench/installed: infra/pip.txt infra/bench/requirements.txt
 	@sh infra/environment.sh .venv-bench infra/bench/requirements.txt

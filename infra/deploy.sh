@@ -9,6 +9,12 @@ REGION=${REGION:-europe-west1}
 UPLOADS_BUCKET=${UPLOADS_BUCKET:-$PROJECT-uploads}
 PICTURES_BUCKET=${PICTURES_BUCKET:-$PROJECT-pictures}
 QUARANTINE_BUCKET=${QUARANTINE_BUCKET:-$PROJECT-quarantine}
+AUTH=${AUTH:-iam}
+DOOR=--no-allow-unauthenticated # takes away what a deployment with AUTH=token had allowed
+if [ "$AUTH" = token ]; then
+    : "${AUTH_AUDIENCE:?say whose tokens: AUTH_AUDIENCE=OAUTH-CLIENT-ID or a Firebase project id}"
+    DOOR=--allow-unauthenticated # whoever calls shows an ID token, which the function itself checks
+fi
 export CLOUDSDK_CORE_PROJECT="$PROJECT"
 ACCOUNT=dropcap@$PROJECT.iam.gserviceaccount.com
 
@@ -58,24 +64,24 @@ fi
 
 # 1 vCPU with 512 MiB, as the default of a third would make BLIP three times slower; one request at a time,
 # as two pictures need twice the memory; few instances, as each holds a database connection and costs money.
+ENVIRONMENT="UPLOADS_BUCKET=$UPLOADS_BUCKET;PICTURES_BUCKET=$PICTURES_BUCKET;QUARANTINE_BUCKET=$QUARANTINE_BUCKET"
+ENVIRONMENT="$ENVIRONMENT;AUTH=$AUTH;AUTH_AUDIENCE=${AUTH_AUDIENCE:-};MAX_PER_HOUR=${MAX_PER_HOUR:-300}"
 deploy() {
     name=$1 entry_point=$2
     shift 2
     gcloud functions deploy "$name" --gen2 --region="$REGION" --runtime=python313 --source=functions \
         --entry-point="$entry_point" --service-account="$ACCOUNT" --concurrency=1 --max-instances=5 \
-        --set-env-vars="UPLOADS_BUCKET=$UPLOADS_BUCKET,PICTURES_BUCKET=$PICTURES_BUCKET,QUARANTINE_BUCKET=$QUARANTINE_BUCKET" \
+        --set-env-vars="^;^$ENVIRONMENT" \
         --set-secrets="$SECRETS" --quiet "$@"
 }
 
 say "5/6 Functions"
 deploy dropcap-on-upload on_upload --memory=512Mi --cpu=1 --timeout=540s --retry --ingress-settings=internal-only \
     --trigger-bucket="$UPLOADS_BUCKET" --trigger-location="$REGION" --trigger-service-account="$ACCOUNT"
-for function in analyze sweep; do
-    deploy "dropcap-$function" "$function" --memory=512Mi --cpu=1 --timeout=540s --trigger-http \
-        --no-allow-unauthenticated
-done
+deploy dropcap-analyze analyze --memory=512Mi --cpu=1 --timeout=540s --trigger-http "$DOOR"
+deploy dropcap-sweep sweep --memory=512Mi --cpu=1 --timeout=540s --trigger-http --no-allow-unauthenticated
 deploy dropcap-get-progress-stats get_progress_stats --memory=256Mi --cpu=1 --timeout=30s --trigger-http \
-    --no-allow-unauthenticated
+    "$DOOR"
 
 say "6/6 The event and the schedule may call their functions"
 for function in on-upload sweep; do

@@ -1,5 +1,6 @@
 #!/bin/sh
-# environment.sh FOLDER FILE...: a Python environment in FOLDER with the packages of the requirements FILEs.
+# environment.sh FOLDER FILE...: a Python environment in FOLDER with the packages of the requirements FILEs, one
+# after the other: pip checks hashes where a file has them, and then wants them for all that it installs at once.
 set -eu
 folder=$1
 shift
@@ -28,10 +29,10 @@ if ! "$folder/bin/python" -c 'import pip' 2>/dev/null; then
 fi
 
 echo "Installing packages into $folder (once; a minute or two) ..."
-for file; do
-    set -- "$@" -r "$file"
-    shift
+for file in "$(dirname "$0")/pip.txt" "$@"; do
+    "$folder/bin/python" -m pip freeze >"$folder/pins" # so that no file moves what an earlier one installed
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+        --constraint "$folder/pins" --requirement "$file" ||
+        fail "The packages could not be installed. Is the network up? The same command tries again."
 done
-"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "$@" ||
-    fail "The packages could not be installed. Is the network up? The same command tries again."
 touch "$folder/installed"

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
     except ModuleNotFoundError as missing:
-        print(f"{missing.name} is missing: pip install -r model_export/requirements.txt", file=sys.stderr)
+        print(f"{missing.name} is missing: install model_export/requirements.txt", file=sys.stderr)
     except Exception as wrong:
         if not _is_ours(wrong):
             raise

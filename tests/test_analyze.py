@@ -1,9 +1,13 @@
 """POST a picture, get its analysis; whatever is wrong with it is a problem with a remedy."""
 
 import io
+import json
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests.app import CAPTION, NAME, PICTURE, SAMPLES, Start, problem, rows, small_png
@@ -106,6 +110,38 @@ def test_bad_input_is_a_problem_with_a_remedy(
     start: Start, body: bytes, request_: dict[str, Any], status: int, code: str
 ) -> None:
     assert problem(start().analyze(data=body, **request_), status)["code"] == code
+
+
+STRANGE = [
+    ".",
+    "..",
+    "ana/..",
+    "../../b",
+    "a\r\nHost: b",
+    "\0",
+    "\ud800",
+    "x" * 1025,
+    "?a=b#c",
+    "'; DROP TABLE uploads;",
+]
+STRANGE += [f"ana/{name}" for name in STRANGE]
+
+
+def test_whatever_the_name_it_is_that_of_an_object_or_of_none(start: Start) -> None:
+    app = start()
+    app.upload("ana/a.png", small_png())
+
+    @hypothesis.settings(deadline=None, database=None, max_examples=60)
+    @given(st.sampled_from(STRANGE) | st.text(st.characters(), min_size=1))
+    def ask(name: str) -> None:
+        answer = app.analyze(json={"bucket": app.uploads, "name": name, "keep": True})
+        assert problem(answer, 404)["code"] == "no_such_object"
+        event = {"bucket": app.uploads, "name": name, "generation": "1", "size": "1"}
+        assert app.post_event(json.dumps(event).encode()) == 200  # a name without an object: it is gone
+
+    ask()
+    assert list(app.objects(app.uploads)) == ["ana/a.png"]
+    assert app.objects(app.pictures) == app.objects(app.quarantine) == {}
 
 
 def test_an_object_that_does_not_exist_is_not_found(start: Start) -> None:

@@ -82,6 +82,19 @@ def test_a_schedule_may_call_the_sweep_and_does(commands: list[list[str]]) -> No
     assert bound == ["dropcap-on-upload", "dropcap-sweep"]
 
 
+def test_with_auth_token_the_functions_that_check_tokens_are_open_and_no_other(tmp_path: Path) -> None:
+    clients = "1.apps.googleusercontent.com,2.apps.googleusercontent.com"
+    settings = {"PROJECT": "my-project", "DATABASE_URL": "postgresql://host/name", "AUTH": "token"}
+    commands = deploy(tmp_path, **settings, AUTH_AUDIENCE=clients)
+    deployed = {command[3]: command for command in commands if command[1:3] == ["functions", "deploy"]}
+    for name, command in deployed.items():
+        assert ("--allow-unauthenticated" in command) == (name not in ("dropcap-on-upload", "dropcap-sweep"))
+        [variables] = [word for word in command if word.startswith("--set-env-vars=^;^")]
+        assert {"AUTH=token", f"AUTH_AUDIENCE={clients}"} <= set(variables.split(";"))
+    with pytest.raises(subprocess.CalledProcessError):
+        deploy(tmp_path, **settings)  # whose tokens?
+
+
 def test_secrets_are_in_no_command_line(commands: list[list[str]]) -> None:
     assert not any("secret1" in word or "secret2" in word for command in commands for word in command)
 

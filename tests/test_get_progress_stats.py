@@ -5,8 +5,12 @@ import os
 import subprocess
 import sys
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from dropcap.upload import is_user
 from infra.local.functions import application
 from tests.app import MAIN, Start, problem, small_png
 
@@ -44,6 +48,19 @@ def test_a_missing_or_impossible_user_is_a_problem_with_a_remedy(start: Start, q
     assert problem(start().progress.get("/", query_string=query), 400)["code"] == "no_user"
 
 
+def test_whatever_the_user_is_called_it_is_a_name_or_none(start: Start) -> None:
+    app = start()
+
+    @hypothesis.settings(deadline=None, database=None, max_examples=60)
+    @given(st.sampled_from(["'; DROP TABLE analyses; --", "..", "%s", ":user", "ana/x"]) | st.text())
+    def ask(user: str) -> None:
+        answer = app.progress.get("/", query_string={"user": user})
+        assert answer.status_code == (200 if is_user(user) else 400), answer.text
+        assert answer.status_code == 400 or answer.get_json()["user"] == user
+
+    ask()
+
+
 def test_locally_the_functions_answer_at_their_bare_names(start: Start) -> None:
     app = start()
     client = application().test_client()
@@ -55,21 +72,26 @@ def test_only_get_is_answered(start: Start) -> None:
     assert problem(start().progress.post("/", query_string={"user": "ana"}), 405)["code"] == "wrong_method"
 
 
-def test_it_loads_neither_blip_nor_gemini_nor_pillow(database_url: str) -> None:
+@pytest.mark.parametrize(
+    ("auth", "status", "more"), [("iam", 200, ("cryptography", "requests")), ("token", 401, ())]
+)
+def test_it_loads_neither_blip_nor_gemini_nor_pillow_nor_what_checks_tokens_where_none_is_asked_for(
+    database_url: str, auth: str, status: int, more: tuple[str, ...]
+) -> None:
     script = f"""
 import json, sys
 from functions_framework import create_app
 answer = create_app("get_progress_stats", {MAIN!r}, "http").test_client().get("/?user=ana")
 print(json.dumps([answer.status_code, [m for m in sys.modules if m.split(".")[0] in
-    ("PIL", "onnxruntime", "numpy", "grpc", "pillow_heif")
+    {("PIL", "onnxruntime", "numpy", "grpc", "pillow_heif", *more)}
     or m.startswith(("google.generativeai", "google.genai", "google.cloud.storage"))]]))
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | {"DATABASE_URL": database_url},
+        env=os.environ | {"DATABASE_URL": database_url, "AUTH": auth, "AUTH_AUDIENCE": "dropcap-demo"},
         cwd=os.path.dirname(MAIN),
         capture_output=True,
         text=True,
         check=True,
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == [200, []]
+    assert json.loads(done.stdout.splitlines()[-1]) == [status, []]

@@ -1,6 +1,5 @@
 """What Dropcap promises about pictures: what it takes, what it shows, what it refuses and why."""
 
-import io
 import re
 import struct
 from contextlib import suppress
@@ -239,39 +238,6 @@ def test_a_thin_picture_keeps_at_least_a_pixel(size: tuple[int, int]) -> None:
 
 
 # What it publishes
-
-
-@pytest.mark.parametrize("kind", ["webp", "jpeg", "png", "avif"])
-@pytest.mark.parametrize("source_kind", pictures.EXIF_FORMATS)
-def test_nothing_of_position_exif_xmp_or_comments_is_published(kind: str, source_kind: str) -> None:
-    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/">' + pictures.SECRET + b"</x:xmpmeta>"
-    options: dict[str, object] = {"exif": exif(6).tobytes(), "icc_profile": pictures.DISPLAY_P3}
-    if source_kind in ("JPEG", "WEBP", "HEIF", "AVIF"):
-        options["xmp"] = xmp
-    if source_kind == "JPEG":
-        options["comment"] = pictures.SECRET
-    data = encoded(quadrants(), source_kind, **options)
-    assert pictures.SECRET in data
-    with picture.opened(data, ROOM) as source:
-        copy = source.published(800, kind, 80)
-    assert copy.content_type == f"image/{kind}"
-    for trace in (
-        pictures.SECRET,
-        b"Exif",
-        b"EXIF",
-        b"eXIf",
-        b"GPS",
-        b"xmp",
-        b"XMP",
-        b"ICC",
-        b"acsp",
-        b"iTXt",
-        b"tEXt",
-    ):
-        assert trace not in copy.data, trace
-    with Image.open(io.BytesIO(copy.data)) as again:
-        assert (again.format, again.size, dict(again.getexif())) == (kind.upper(), (80, 120), {})
-        assert not {"exif", "xmp", "comment", "icc_profile"} & set(again.info)
 
 
 def test_quality_is_that_of_the_setting() -> None:

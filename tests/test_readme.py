@@ -1,4 +1,4 @@
-"""What the README says is so."""
+"""What the README and SECURITY.md say is so."""
 
 import re
 from dataclasses import fields
@@ -10,6 +10,7 @@ from dropcap.settings import table
 from tests.app import ROOT
 
 README = (ROOT / "README.md").read_text()
+SECURITY = (ROOT / "SECURITY.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
@@ -17,7 +18,7 @@ def test_the_settings_table_is_that_of_the_code() -> None:
     assert table() in README
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z]+)\b", README))))
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z]+)\b", README + SECURITY))))
 def test_every_make_target_exists(target: str) -> None:
     assert re.search(rf"^{target}:.*## ", MAKEFILE, re.MULTILINE)
 
@@ -31,3 +32,8 @@ def test_every_field_of_an_analysis_is_explained() -> None:
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
 def test_every_link_leads_somewhere(link: str) -> None:
     assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("test", sorted(set(re.findall(r"\btest_\w+", SECURITY))))
+def test_every_proof_that_security_names_is_there(test: str) -> None:
+    assert (ROOT / "tests" / f"{test}.py").exists()

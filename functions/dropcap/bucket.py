@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 from dropcap.analysis import Published
 from dropcap.errors import Rejected
 from dropcap.settings import Settings
-from dropcap.upload import Upload
+from dropcap.upload import LONGEST_NAME, Upload, is_object, owner
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob, Client
 
 CONNECT_S = 5
 PAGE = 500  # objects of one listing: about 1 MB of them
-LONGEST_NAME = 1024  # bytes, cloud.google.com/storage/docs/objects#naming
 LARGEST_METADATA = 8192  # bytes, keys and values: cloud.google.com/storage/quotas#objects
 # A copied token would open the published picture to whoever had the source's address.
 PRIVATE_METADATA = frozenset({"firebaseStorageDownloadTokens"})
@@ -54,13 +53,20 @@ class Buckets:
         seconds = self.settings.storage_timeout_s
         return {"timeout": (CONNECT_S, seconds), "retry": DEFAULT_RETRY.with_timeout(seconds)}
 
-    def find(self, bucket: str, name: str) -> Upload:
-        """The present generation of an object of the uploads bucket.
+    def find(self, bucket: str, name: str, user: str) -> Upload:
+        """The present generation of an object of the uploads bucket that is this user's.
 
-        Raises Rejected where the bucket is another one or the object does not exist.
+        Raises Rejected where the bucket is another one or the object does not exist; somebody else's is
+        refused in the same words without a look, so that nobody learns which names others have.
         """
         from google.api_core.exceptions import NotFound
 
+        none = Rejected(
+            "no_such_object",
+            "There is no object of that name in the uploads bucket.",
+            "Check the name; an upload that is done has been deleted.",
+            HTTPStatus.NOT_FOUND,
+        )
         if bucket != self.settings.uploads_bucket:
             raise Rejected(
                 "wrong_bucket",
@@ -68,16 +74,13 @@ class Buckets:
                 f"Put the picture into {self.settings.uploads_bucket}, or post it.",
                 HTTPStatus.FORBIDDEN,
             )
+        if owner(name) != user or not is_object(name):
+            raise none
         blob = self._blob(bucket, name)
         try:
             blob.reload(**self._bounds())
         except NotFound as missing:
-            raise Rejected(
-                "no_such_object",
-                "There is no object of that name in the uploads bucket.",
-                "Check the name; an upload that is done has been deleted.",
-                HTTPStatus.NOT_FOUND,
-            ) from missing
+            raise none from missing
         return _upload(blob)
 
     def current(self, upload: Upload) -> Upload:

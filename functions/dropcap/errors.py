@@ -1,13 +1,15 @@
 """What can go wrong, and who must act.
 
     DropcapError
-    ├── Rejected        this input will never work: quarantine it, record why, acknowledge
+    ├── Rejected        this input will never work: quarantine it, record why, acknowledge; over HTTP also
+    │                   a request that is not for who asks, or one too many
     ├── SettingsError   the operator must change a setting; the function does not start
     └── SchemaError     the operator must change the database; the function does not start
 
 Everything else that is raised is a passing fault: the platform delivers the event again.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 
@@ -27,12 +29,20 @@ class Rejected(DropcapError):
     """An input that no repetition can make work.
 
     `code` is a stable word for programs (`not_a_picture`), `problem` one sentence for people,
-    `remedy` what they can do, `status` the HTTP status that `analyze` answers.
+    `remedy` what they can do, `status` the HTTP status that `analyze` answers, with `headers`.
     """
 
-    def __init__(self, code: str, problem: str, remedy: str, status: HTTPStatus) -> None:
+    def __init__(
+        self,
+        code: str,
+        problem: str,
+        remedy: str,
+        status: HTTPStatus,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(f"{problem} {remedy}")
         self.code = code
         self.problem = problem
         self.remedy = remedy
         self.status = status
+        self.headers = dict(headers or {})

@@ -4,13 +4,18 @@ https://cloud.google.com/logging/docs/structured-logging names the fields that C
 """
 
 import json
+import logging
 import os
+import re
 import sys
 import traceback
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
+# What follows the "?" of an address. Clients quote whole addresses in their errors, and that of an upload of
+# more than 8 MB or a signed one opens what it names to whoever reads it.
+QUERY = re.compile(r"\?[\w.$%-]+=[^\s\"'<>\\]*")
 COLOURS = {"INFO": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31;1"}
 _trace: ContextVar[str] = ContextVar("trace", default="")
 
@@ -26,12 +31,13 @@ def write(severity: str, message: str, **facts: Any) -> None:
     """One log line on stdout. Facts must be names, numbers and words: never keys, addresses or pictures."""
     if sys.stdout.isatty():
         details = " ".join(f"{key}={value}" for key, value in facts.items() if value not in (None, ""))
-        print(f"\x1b[{COLOURS.get(severity, '0')}m{severity:7} {message} {details}\x1b[0m", flush=True)
+        line = _safe(f"{message} {details}")
+        print(f"\x1b[{COLOURS.get(severity, '0')}m{severity:7} {line}\x1b[0m", flush=True)
         return
     entry = {"severity": severity, "message": message} | facts
     if _trace.get():
         entry["logging.googleapis.com/trace"] = _trace.get()
-    print(json.dumps(entry, default=str), flush=True)
+    print(_safe(json.dumps(entry, default=str)), flush=True)
 
 
 @cache
@@ -49,3 +55,22 @@ def exception(message: str, error: BaseException, **facts: Any) -> None:
         stack_trace="".join(traceback.format_exception(error)),
         **facts,
     )
+
+
+def guard() -> None:
+    """Keep addresses' queries out of what packages log too: Flask logs each error that a function raises."""
+    logging.setLogRecordFactory(_Record)
+
+
+class _Record(logging.LogRecord):
+    def __init__(self, *args: Any, **facts: Any) -> None:
+        super().__init__(*args, **facts)
+        if self.exc_info and self.exc_info[1]:  # a formatter takes the text where there is one
+            self.exc_text = _safe("".join(traceback.format_exception(self.exc_info[1])))
+
+    def getMessage(self) -> str:
+        return _safe(super().getMessage())
+
+
+def _safe(text: str) -> str:
+    return QUERY.sub("?...", text)

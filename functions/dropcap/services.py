@@ -11,7 +11,8 @@ from dropcap.database import Database
 from dropcap.errors import SchemaError, SettingsError
 from dropcap.settings import Settings
 
-if TYPE_CHECKING:  # each is imported by the function that needs it: get_progress_stats needs none
+if TYPE_CHECKING:  # each is imported by the function that needs it: get_progress_stats needs tokens at most
+    from dropcap.auth import Tokens
     from dropcap.blip import Captioner
     from dropcap.bucket import Buckets
     from dropcap.gemini import Describer
@@ -23,6 +24,12 @@ class Services:
 
     settings: Settings
     database: Database
+
+    @cached_property
+    def tokens(self) -> "Tokens":
+        from dropcap.auth import Tokens
+
+        return Tokens(self.settings)
 
     @cached_property
     def buckets(self) -> "Buckets":
@@ -58,6 +65,7 @@ def start() -> Services:
     A wrong setting or a schema that can't be repaired ends the process with one line that says why. A
     database that does not answer yet is no reason to stop: the first request checks again.
     """
+    logs.guard()
     memory.use_one_heap()
     try:
         settings = Settings.read()

@@ -19,6 +19,9 @@ BUCKET_NAME = re.compile(
     r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
 )  # cloud.google.com/storage/docs/buckets#naming
 
+OAUTH_CLIENT = re.compile(r"[a-z0-9-]+\.apps\.googleusercontent\.com")
+PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")  # cloud.google.com/resource-manager
+
 
 def _setting(
     default: Any, meaning: str, allowed: str, parse: Callable[[str], Any], *, secret: bool = False
@@ -55,6 +58,13 @@ def _bucket(optional: bool = False) -> tuple[str, Callable[[str], Any]]:
         return value
 
     return "a bucket name, without gs://" + (", or empty" if optional else ""), parse
+
+
+def _audience(value: str) -> tuple[str, ...]:
+    words = _words(value)
+    if not all(map(OAUTH_CLIENT.fullmatch, words)) and not (len(words) == 1 and PROJECT.fullmatch(words[0])):
+        raise ValueError(value)
+    return words
 
 
 def _url(*schemes: str) -> tuple[str, Callable[[str], Any]]:
@@ -121,6 +131,21 @@ class Settings:
     quality: int = _setting(80, "quality of the published pictures", *_number(1, 100))
     cache_control: str = _setting(
         "private, max-age=31536000, immutable", "Cache-Control of the published pictures", "text", _text
+    )
+    auth: str = _setting(
+        "iam",
+        "who names the user over HTTP: a back end that IAM lets in, or an ID token",
+        *_one_of("iam", "token"),
+    )
+    auth_audience: tuple[str, ...] = _setting(
+        (),
+        "whom ID tokens must be made out to, with AUTH=token",
+        "Google OAuth client ids, separated by commas, or one Firebase project id",
+        _audience,
+    )
+    auth_certs_url: str = _setting("", "other address of the issuer's certificates", *_url("https"))
+    max_per_hour: int = _setting(
+        300, "calls of analyze an hour for each user; 0: any number", *_number(0, 1_000_000)
     )
     max_mb: int = _setting(32, "largest source, MiB", *_number(1, 512))
     max_megapixels: int = _setting(100, "largest source, megapixels", *_number(1, 1000))
@@ -199,6 +224,11 @@ class Settings:
         """
         if self.source == "archive" and not self.archive_bucket:
             raise SettingsError("ARCHIVE_BUCKET='' is not allowed with SOURCE=archive: name a bucket.")
+        if self.auth == "token" and not self.auth_audience:
+            raise SettingsError(
+                "AUTH_AUDIENCE='' is not allowed with AUTH=token: "
+                "without it, a token made out to any other app would be let in."
+            )
         for name in ("pictures_bucket", "quarantine_bucket", "archive_bucket"):
             if getattr(self, name) == self.uploads_bucket:
                 raise SettingsError(

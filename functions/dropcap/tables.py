@@ -103,6 +103,11 @@ TABLES = (
         ),
         key=("user_id", "achievement_name"),
     ),
+    Table(  # one row a user: the calls of `analyze` in the hour of the latest one
+        "analyze_calls",
+        (Column("user_id", "text"), Column("hour", INSTANT, "now()"), Column("calls", "bigint", "0")),
+        key=("user_id",),
+    ),
 )
 
 # What can become a type without losing a value, and how. The old web app's clocks without a zone were UTC.

@@ -14,7 +14,9 @@ from dropcap.errors import Rejected
 
 ANONYMOUS = "anonymous"  # the user of an upload that lies in no folder
 INT64 = 2**63 - 1  # generations and sizes: cloud.google.com/storage/docs/json_api/v1/objects
-USER_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
+LONGEST_NAME = 1024  # bytes of an object's name: cloud.google.com/storage/docs/objects#naming
+# A user is a folder: with a slash, "ana/x" would write as "ana". Surrogates are in no UTF-8.
+USER_NAME = re.compile(r"[^\x00-\x1f\x7f/\ud800-\udfff]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,7 @@ class Upload:
 
     @property
     def user(self) -> str:
-        folder, slash, _ = self.name.partition("/")
-        return folder if slash and is_user(folder) else ANONYMOUS
+        return owner(self.name)
 
     @property
     def time_zone(self) -> str | None:
@@ -68,8 +69,22 @@ class Upload:
 
 
 def is_user(name: str) -> bool:
-    """Whether this can be a user's name: 1 to 128 characters, none of them a control character."""
+    """Whether this can be a user's name: 1 to 128 characters, none of them a slash or control character."""
     return USER_NAME.fullmatch(name) is not None
+
+
+def is_object(name: str) -> bool:
+    """Whether an object can have this name. "." and ".." are steps in the client's path: to the bucket."""
+    try:
+        return 0 < len(name.encode()) <= LONGEST_NAME and name not in (".", "..") and not {*name} & {*"\r\n"}
+    except UnicodeEncodeError:  # a lone surrogate can be in JSON, but in no name
+        return False
+
+
+def owner(name: str) -> str:
+    """The user whose an object of this name is: its first folder, where that can be a user's name."""
+    folder, slash, _ = name.partition("/")
+    return folder if slash and is_user(folder) else ANONYMOUS
 
 
 def from_event(data: Mapping[str, Any]) -> Upload:
@@ -87,8 +102,7 @@ def from_event(data: Mapping[str, Any]) -> Upload:
             content_type=str(data.get("contentType", "")),
             metadata={str(key): str(value) for key, value in metadata.items()},
         )
-        upload.name.encode()  # a lone surrogate can be in JSON, but in no name
-        if not (0 < upload.generation <= INT64 and 0 <= upload.size <= INT64):
+        if not (is_object(upload.name) and 0 < upload.generation <= INT64 and 0 <= upload.size <= INT64):
             raise ValueError(upload.generation)
         return upload
     except (AttributeError, KeyError, TypeError, ValueError) as wrong:

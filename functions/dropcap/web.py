@@ -12,9 +12,10 @@ from dropcap import logs
 from dropcap.errors import Rejected
 from dropcap.memory import Watch
 from dropcap.services import Services
-from dropcap.upload import ANONYMOUS, from_event, is_user, posted
+from dropcap.upload import ANONYMOUS, from_event, is_user, owner, posted
 
-Handler = Callable[[flask.Request, Services], Mapping[str, Any]]
+# The last argument is the user who is signed in, or None where AUTH=iam lets a back end name the user.
+Handler = Callable[[flask.Request, Services, str | None], Mapping[str, Any]]
 RETRY_AFTER_S = 10
 YEAR_S = 31_536_000
 TRUE = frozenset({"1", "true", "yes"})
@@ -48,8 +49,14 @@ def handle_event(data: Mapping[str, Any] | None, services: Services) -> None:
         flask.abort(HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-def respond(request: flask.Request, method: str, handler: Handler, services: Services) -> flask.Response:
-    """Answer a request by its handler; a client sees a problem and its remedy, never a stack trace."""
+def respond(
+    request: flask.Request, method: str, handler: Handler, services: Services, operators: bool = False
+) -> flask.Response:
+    """Answer a request by its handler; a client sees a problem and its remedy, never a stack trace.
+
+    With AUTH=token nothing is done, nor the body read, for who shows no valid token. What is for `operators`
+    has no users: there IAM says who may call.
+    """
     logs.follow(request.headers.get("traceparent", ""))
     try:
         if request.method != method:
@@ -58,12 +65,15 @@ def respond(request: flask.Request, method: str, handler: Handler, services: Ser
                 f"{request.method} is not allowed here.",
                 f"Use {method}.",
                 HTTPStatus.METHOD_NOT_ALLOWED,
+                {"Allow": method},
             )
-        return flask.Response(json.dumps(handler(request, services)), mimetype="application/json")
+        caller = None
+        if services.settings.auth == "token" and not operators:
+            caller = services.tokens.user(request.headers.get("Authorization", ""))
+        return flask.Response(json.dumps(handler(request, services, caller)), mimetype="application/json")
     except Rejected as rejection:
         response = _problem(rejection.status, rejection.code, rejection.problem, rejection.remedy)
-        if rejection.status == HTTPStatus.METHOD_NOT_ALLOWED:
-            response.headers["Allow"] = method
+        response.headers.update(rejection.headers)
         return response
     except RequestEntityTooLarge:
         return _problem(
@@ -95,13 +105,14 @@ def _problem(status: HTTPStatus, code: str, problem: str, remedy: str) -> flask.
     return flask.Response(iter([json.dumps(body)]), status, mimetype="application/problem+json")
 
 
-def analyze(request: flask.Request, services: Services) -> Mapping[str, Any]:
+def analyze(request: flask.Request, services: Services, caller: str | None) -> Mapping[str, Any]:
     """The analysis of a posted picture: a raw body, a multipart file, or JSON `{"bucket", "name"}`.
 
     `keep=true`, in query, form or JSON, publishes and records it as an upload would be. `user` and
-    `tz` then say whose a posted picture is and in which zone; a stored one says so itself.
+    `tz` then say whose a posted picture is and in which zone; a stored one says so itself, and where a
+    user is given or signed in, only that user's is found.
     """
-    from dropcap import pipeline  # loads Pillow and NumPy, which get_progress_stats must not
+    from dropcap import pipeline, rate  # loads Pillow and NumPy, which get_progress_stats must not
 
     limit = services.settings.max_mb * 1024 * 1024
     request.max_content_length = limit + 1_000_000  # room for what multipart adds
@@ -116,12 +127,16 @@ def analyze(request: flask.Request, services: Services) -> Mapping[str, Any]:
         data, content_type = request.get_data(cache=False), request.mimetype
     keep = str(options.get("keep", "")).lower() in TRUE
     if data is None:
-        upload = services.buckets.find(_text(options, "bucket"), _text(options, "name"))
+        bucket, name = _text(options, "bucket"), _text(options, "name")
+        upload = services.buckets.find(bucket, name, _user(options, caller, owner(name)))
     else:
         from dropcap.bucket import check_size
 
         check_size(len(data), services.settings)
-        upload = posted(data, _user(options, ANONYMOUS), content_type, str(options.get("tz", "")))
+        user = _user(options, caller, ANONYMOUS)
+        upload = posted(data, user, content_type, str(options.get("tz", "")))
+    if upload.user != ANONYMOUS:  # nobody in particular: a back end that IAM lets in keeps its own count
+        rate.count(services.database, upload.user, services.settings.max_per_hour)
     if keep:
         pipeline.process(upload, services, data)
         recorded = services.database.analysis(upload.id)
@@ -139,7 +154,7 @@ def analyze(request: flask.Request, services: Services) -> Mapping[str, Any]:
     return pipeline.analyze(data, upload, services, watch, keep=False).to_json()
 
 
-def sweep(request: flask.Request, services: Services) -> Mapping[str, Any]:
+def sweep(request: flask.Request, services: Services, _: str | None) -> Mapping[str, Any]:
     """How many uploads no delivery has finished, and what became of them now.
 
     `min_age_s` is the age from which an object without a row is one of them: the lease, unless it is given.
@@ -149,20 +164,28 @@ def sweep(request: flask.Request, services: Services) -> Mapping[str, Any]:
     return sweep(services, _seconds(request.args.get("min_age_s", str(services.settings.lease_s))))
 
 
-def progress(request: flask.Request, services: Services) -> Mapping[str, Any]:
-    """The uploads, streaks and achievements of `user`."""
+def progress(request: flask.Request, services: Services, caller: str | None) -> Mapping[str, Any]:
+    """The uploads, streaks and achievements of `user`, who is the caller where one is signed in."""
     from dropcap.progress import stats
 
-    return stats(services.database, _user(request.args, None))
+    return stats(services.database, _user(request.args, caller, None))
 
 
-def _user(options: Mapping[str, Any], default: str | None) -> str:
-    user = options.get("user", default)
+def _user(options: Mapping[str, Any], caller: str | None, default: str | None) -> str:
+    """The user of the options, else the caller, else `default`; Rejected where it is not the caller."""
+    user = options.get("user", caller or default)
+    if caller and user != caller:
+        raise Rejected(
+            "not_you",
+            "`user` is not who the ID token says.",
+            "Leave it out: the user is always that of the token.",
+            HTTPStatus.FORBIDDEN,
+        )
     if not isinstance(user, str) or not is_user(user):
         raise Rejected(
             "no_user",
             "`user` is missing." if not user else "`user` is not a name.",
-            "Say whose it is: ?user=ana, at most 128 characters, none of them a control character.",
+            "Say whose it is: ?user=ana, at most 128 characters, none of them a slash or control character.",
             HTTPStatus.BAD_REQUEST,
         )
     return user

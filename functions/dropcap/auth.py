@@ -1,0 +1,111 @@
+"""Who asks. With AUTH=token it is whom a Google or Firebase ID token names; with AUTH=iam nothing here runs.
+
+An audience belongs to one issuer, so a `sub` alone is a user's id: there is no other issuer whose user could
+have the same. It is also the folder of that user's uploads, as `request.auth.uid` is in Firebase's rules.
+"""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from google.auth import jwt
+from google.auth.exceptions import GoogleAuthError, TransportError
+from google.auth.transport.requests import Request
+
+from dropcap import logs
+from dropcap.errors import Rejected
+from dropcap.settings import OAUTH_CLIENT, Settings
+from dropcap.upload import ANONYMOUS, is_user
+
+# developers.google.com/identity/gsi/web/guides/verify-google-id-token
+GOOGLE = frozenset({"accounts.google.com", "https://accounts.google.com"})
+GOOGLE_CERTS = "https://www.googleapis.com/oauth2/v1/certs"
+# firebase.google.com/docs/auth/admin/verify-id-tokens
+FIREBASE = "https://securetoken.google.com/"
+FIREBASE_CERTS = "https://www.googleapis.com/robot/v1/metadata/x509/securetoken@system.gserviceaccount.com"
+ALGORITHM = "RS256"  # both sign with nothing else; google-auth would take ES256 as well
+CLOCK_SKEW_S = 30
+LONGEST_TOKEN = 8192  # characters, as the web server allows; the usual ones have 1,000 to 2,000
+CERTS_TIMEOUT_S = 5
+LONGEST_KEPT_S = 86_400  # whatever Cache-Control says: a key that was withdrawn is not trusted for longer
+
+
+class KeysUnreachable(Exception):
+    """The issuer's public keys can't be had: a passing fault, in which nobody is let in or called a liar."""
+
+
+class Tokens:
+    """Checks ID tokens, with the issuer's keys kept for as long as it says. Safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._audience = list(settings.auth_audience)
+        google = OAUTH_CLIENT.fullmatch(self._audience[0])
+        self._issuers = GOOGLE if google else {FIREBASE + self._audience[0]}
+        self._address = settings.auth_certs_url or (GOOGLE_CERTS if google else FIREBASE_CERTS)
+        self._lock = threading.Lock()
+        self._keys: Mapping[str, str] = {}
+        self._kept_until = 0.0  # in seconds of the monotonic clock
+
+    def user(self, authorization: str) -> str:
+        """The user whose ID token stands in an `Authorization: Bearer` header.
+
+        Raises Rejected (401) where there is none or it is not valid, which says no more to the client than
+        that; the log has the kind of fault, but no word of the token. Raises KeysUnreachable.
+        """
+        scheme, _, token = authorization.partition(" ")
+        try:
+            if scheme.lower() != "bearer" or len(token) > LONGEST_TOKEN:
+                raise ValueError("no bearer token")
+            header = jwt.decode_header(token)
+            if header.get("alg") != ALGORITHM or not isinstance(header.get("kid"), str):
+                raise ValueError("not signed as the issuers do")
+            claims = jwt.decode(
+                token,
+                certs=self._present_keys(),
+                audience=self._audience,
+                clock_skew_in_seconds=CLOCK_SKEW_S,
+            )
+            user = claims.get("sub")
+            if claims.get("iss") not in self._issuers or not isinstance(user, str) or not is_user(user):
+                raise ValueError("another issuer, or no user")
+            if user == ANONYMOUS:  # what nobody in particular uploaded is nobody's to read
+                raise ValueError("no user of its own")
+            return user
+        # TypeError: a claim of a type that it can't be; RecursionError: JSON that is nested too deep.
+        except (GoogleAuthError, ValueError, TypeError, RecursionError) as wrong:
+            if token:
+                logs.write("INFO", "An ID token was refused", error=type(wrong).__name__)
+            raise Rejected(
+                "not_signed_in",
+                "This needs a valid ID token.",
+                "Sign in, and send the ID token as `Authorization: Bearer TOKEN`.",
+                HTTPStatus.UNAUTHORIZED,
+                {"WWW-Authenticate": "Bearer"},
+            ) from None  # google-auth's messages quote the token
+
+    def _present_keys(self) -> Mapping[str, str]:
+        """The issuer's certificates by key id. A key id that is not among them is no reason to ask again.
+
+        Issuers publish a key long before they use it; anybody can invent key ids.
+        """
+        with self._lock:
+            if time.monotonic() >= self._kept_until:
+                try:
+                    answer = Request()(self._address, timeout=CERTS_TIMEOUT_S)
+                    keys = json.loads(answer.data) if answer.status == HTTPStatus.OK else None
+                except (TransportError, ValueError) as failed:
+                    raise KeysUnreachable(f"The issuer's keys can't be had: {failed}") from failed
+                if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
+                    raise KeysUnreachable(f"The issuer's keys are no certificates: HTTP {answer.status}")
+                self._keys, self._kept_until = keys, time.monotonic() + _kept_s(answer.headers)
+            return self._keys
+
+
+def _kept_s(headers: Mapping[str, str]) -> int:
+    """For how many seconds an answer may be kept (RFC 9111: max-age less Age)."""
+    age = re.fullmatch(r"\d{1,9}", headers.get("Age", ""))
+    longest = re.search(r"\bmax-age=(\d{1,9})", headers.get("Cache-Control", ""))
+    return min(int(longest[1]) - int(age[0] if age else 0), LONGEST_KEPT_S) if longest else 0

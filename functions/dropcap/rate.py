@@ -1,0 +1,39 @@
+"""How often: each user may ask `analyze` MAX_PER_HOUR times in an hour, whichever instances answer."""
+
+import time
+from http import HTTPStatus
+
+from dropcap.errors import Rejected
+from dropcap.progress import Queries
+
+HOUR_S = 3600
+
+
+def count(database: Queries, user: str, most: int) -> None:
+    """Count one more call of the user in this hour of UTC, by the database's clock. 0 sets no bound.
+
+    One row a user, which the statement locks: of any number of calls at once exactly `most` pass. Raises
+    Rejected (429) for the others, which are not counted.
+    """
+    counted = not most or database.query(
+        """
+        INSERT INTO analyze_calls AS c (user_id, hour, calls)
+        VALUES (:user, date_trunc('hour', now(), 'UTC'), 1)
+        ON CONFLICT (user_id) DO UPDATE SET
+          hour = greatest(c.hour, excluded.hour),
+          calls = CASE WHEN c.hour < excluded.hour THEN 1 ELSE c.calls + 1 END
+        WHERE c.hour < excluded.hour OR c.calls < :most
+        RETURNING calls
+        """,
+        user=user,
+        most=most,
+    )
+    if not counted:
+        wait = HOUR_S - int(time.time()) % HOUR_S
+        raise Rejected(
+            "too_many_calls",
+            f"{most} pictures an hour are taken, and this hour has had them.",
+            f"Send it again in {wait} s, or raise MAX_PER_HOUR.",
+            HTTPStatus.TOO_MANY_REQUESTS,
+            {"Retry-After": str(wait)},
+        )

@@ -1,0 +1,82 @@
+"""What is installed is what was locked, and an audit that could not look does not say that all is well."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.app import ROOT
+
+LOCKS = ("functions/requirements", "infra/requirements", "infra/pip", "requirements")
+PIN = re.compile(r"^([a-z0-9._-]+)==([^ ;]+)(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
+GOOD, SKIPPED = {"name": "good", "version": "1", "vulns": []}, {"name": "other", "skip_reason": "not found"}
+BAD = {"name": "bad", "version": "1", "vulns": [{"id": "PYSEC-1", "fix_versions": ["2"]}]}
+
+
+def pins(lock: str) -> dict[str, set[str]]:
+    """The packages of a lock with their versions: several where some Pythons need another."""
+    found: dict[str, set[str]] = {}
+    for name, version, rest in PIN.findall((ROOT / f"{lock}.txt").read_text()):
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", rest), name
+        found.setdefault(name, set()).add(version)
+    return found
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_package_is_pinned_with_hashes_and_no_index_is_named(lock: str) -> None:
+    wanted = re.findall(r"^[a-z0-9._-]+", (ROOT / f"{lock}.in").read_text(), re.MULTILINE)
+    assert set(wanted) <= set(pins(lock))
+    for line in (ROOT / f"{lock}.txt").read_text().splitlines():
+        assert re.match(r"[a-z0-9._-]+==|    --hash=|\s*#", line), line
+        assert "://" not in line
+
+
+def test_what_several_locks_pin_they_pin_alike() -> None:
+    known: dict[str, set[str]] = {}
+    for lock in LOCKS:
+        for name, versions in pins(lock).items():
+            assert known.setdefault(name, versions) == versions, name
+
+
+def audit(folder: Path, output: str) -> tuple[int, str]:
+    """The exit status and words of `make audit` where pip-audit prints this and exits with 0."""
+    (folder / "pip_audit.py").write_text(f"print({output!r})")
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.audit", "functions/requirements.txt"],
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("packages", "status", "words"),
+    [
+        ([GOOD], 0, "No vulnerability is known in any of 1 packages."),
+        ([GOOD, BAD], 1, "bad 1: PYSEC-1, fixed in 2"),
+        ([SKIPPED, BAD], 1, "1 of 2 packages are known to be vulnerable"),
+        ([GOOD, SKIPPED], 2, "Not audited: the database did not answer for 1 of 2 packages."),
+        ([], 2, "Not audited"),
+    ],
+)
+def test_an_audit_says_what_is_known_and_what_is_not(
+    tmp_path: Path, packages: list[dict[str, Any]], status: int, words: str
+) -> None:
+    found, said = audit(tmp_path, json.dumps({"dependencies": packages, "fixes": []}))
+    assert found == status
+    assert words in said
+
+
+@pytest.mark.parametrize("output", ["", "Traceback", "[]", "{}"])
+def test_an_audit_that_broke_off_is_none(tmp_path: Path, output: str) -> None:
+    found, said = audit(tmp_path, output)
+    assert (found, said.count("\n")) == (2, 1)
+    assert "Not audited: pip-audit did not get through" in said

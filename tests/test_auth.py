@@ -276,6 +276,11 @@ def test_a_user_with_a_slash_does_not_write_as_somebody_else(start: Start) -> No
     assert rows("SELECT count(*) FROM uploads") == [[0]]
 
 
+def test_a_sweep_is_for_whom_iam_lets_in_and_asks_for_no_users_token(start: Start, issuer: Issuer) -> None:
+    app = start(**issuer.settings)
+    assert app.sweep() == {"complete": True}
+
+
 def test_with_iam_the_token_of_the_back_end_is_not_looked_at(start: Start) -> None:
     answer = stats(start(), {"Authorization": "Bearer a.b.SIGNATURE_REMOVED_BY_GOOGLE"}, user="ana")
     assert answer.get_json()["user"] == "ana"

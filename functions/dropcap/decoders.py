@@ -64,7 +64,7 @@ class Pillow:
                 assert isinstance(header, TiffImageFile)
                 whole += headers.tiff_strip(header)
             case "WEBP":
-                decoding = px * 16.2 + len(data)
+                decoding = px * 16.5 + len(data)
             case "AVIF":
                 decoding = px * (16 if headers.deep_avif(data) else 12) + len(data)
             case "HEIF":

@@ -5,11 +5,14 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.api_core.exceptions import NotFound
 from PIL import Image
 
+from dropcap.analysis import Published
+from dropcap.bucket import Buckets
 from dropcap.settings import MODEL_FOLDER
 from dropcap.upload import Upload
 from tests.app import CAPTION, EXPECTED, NAME, PICTURE, SAMPLES, Start, rows, small_png
@@ -87,6 +90,27 @@ def test_a_delivery_while_another_holds_the_claim_is_sent_again_and_not_acknowle
     app.services.database.claim(upload)
     assert app.deliver(upload) == 503
     assert "ana/a.png" in app.objects(app.uploads)
+
+
+def test_an_instance_whose_lease_ran_out_replaces_no_picture_of_the_one_that_took_over(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start()
+    upload = app.upload(f"ana/{NAME}", PICTURE)
+    publish = Buckets.publish
+
+    def late(*arguments: Any) -> Published:
+        monkeypatch.undo()
+        rows("UPDATE uploads SET lease_until = now()")
+        assert app.restarted(QUALITY="30").deliver(upload) == 200  # another deploy: other bytes
+        return publish(*arguments)
+
+    monkeypatch.setattr(Buckets, "publish", late)
+    assert app.deliver(upload) == 500
+    [[result]] = rows("SELECT result FROM analyses")
+    assert isinstance(result, dict)
+    stored = {blob.name: blob.md5_hash for blob in app.objects(app.pictures).values()}
+    assert stored == {each["object"]: each["md5"] for each in result["pictures"]}
 
 
 def test_an_instance_killed_after_the_commit_is_finished_by_the_next_delivery(start: Start) -> None:

@@ -36,12 +36,15 @@ class Buckets:
         self.settings = settings
         self._client: Client | None = None
 
-    def _blob(self, bucket: str, name: str) -> "Blob":
+    def _connected(self) -> "Client":
         if self._client is None:
             from google.cloud.storage import Client  # 33 MB that get_progress_stats never pays
 
             self._client = Client()
-        return self._client.bucket(bucket).blob(name)
+        return self._client
+
+    def _blob(self, bucket: str, name: str) -> "Blob":
+        return self._connected().bucket(bucket).blob(name)
 
     def _bounds(self) -> dict[str, Any]:
         """The time-out of one call and the bound on all its repetitions."""
@@ -106,18 +109,42 @@ class Buckets:
             ) from gone
         return bytes(data)
 
+    def published(self, upload: Upload) -> dict[str, int]:
+        """What is published of an upload: generations by object name."""
+        client, bucket = self._connected(), self.settings.pictures_bucket
+        blobs = client.list_blobs(bucket, prefix=f"{upload.id}/", **self._bounds())
+        return {blob.name: int(blob.generation) for blob in blobs}
+
     def publish(
-        self, upload: Upload, label: str, data: bytes, content_type: str, size: tuple[int, int]
+        self,
+        upload: Upload,
+        label: str,
+        data: bytes,
+        content_type: str,
+        size: tuple[int, int],
+        before: Mapping[str, int],
     ) -> Published:
         """Write one resized picture, `size` = (width, height) px; the same upload gives the same name.
 
-        Raises NotStored where what arrived is not what was sent.
+        `before` is what was `published` before we claimed the upload. Nothing else is replaced: whoever took
+        the claim from us has published since, and recorded it. Raises NotStored where what is stored is not
+        what was sent.
         """
+        from google.api_core.exceptions import PreconditionFailed
+
         name = f"{upload.id}/{label}.{content_type.removeprefix('image/')}"
         blob = self._blob(self.settings.pictures_bucket, name)
         blob.metadata = {k: v for k, v in upload.metadata.items() if k not in PRIVATE_METADATA}
         blob.cache_control = self.settings.cache_control
-        blob.upload_from_string(data, content_type=content_type, **self._bounds())
+        known = before.get(name, 0)  # 0: there is none
+        try:
+            blob.upload_from_string(
+                data, content_type=content_type, if_generation_match=known, **self._bounds()
+            )
+        except PreconditionFailed:
+            blob.reload(
+                **self._bounds()
+            )  # the same bytes are as good: our own, whose answer was lost, perhaps
         checksum = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
         published = Published(label, name, *size, len(data), content_type, checksum)
         self._check(published, blob)

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -33,6 +34,7 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
     watch = memory.Watch(str(upload.id), services.settings.memory_warning_mb)
     with _one_at_a_time:
         with watch.stage("claim"):
+            before = buckets.published(upload)  # first: what a later holder publishes is not in it
             claim = database.claim(upload)
         if claim.state == "busy":
             raise Busy(f"Upload {upload.id} is being analyzed by another delivery.")
@@ -42,7 +44,7 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
             try:
                 with watch.stage("read"):
                     data = buckets.read(upload) if posted is None else posted
-                analysis = analyze(data, upload, services, watch, keep=True)
+                analysis = analyze(data, upload, services, watch, before)
                 del data
                 with watch.stage("record"):
                     held = database.record(analysis, upload, claim.holder)
@@ -60,9 +62,16 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
             _finish(upload, services)
 
 
-def analyze(data: bytes, upload: Upload, services: Services, watch: memory.Watch, keep: bool) -> Analysis:
+def analyze(
+    data: bytes,
+    upload: Upload,
+    services: Services,
+    watch: memory.Watch,
+    before: Mapping[str, int] | None = None,
+) -> Analysis:
     """From bytes to analysis: open, resize, describe beside caption, and publish where it is kept.
 
+    It is kept where there is a `before`: what was published of it before it was claimed.
     Raises Rejected where the bytes are no picture that can be taken.
     """
     settings = services.settings
@@ -77,7 +86,7 @@ def analyze(data: bytes, upload: Upload, services: Services, watch: memory.Watch
                 description, caption, sources = _look(for_gemini, for_blip, services)
             del for_gemini, for_blip
             with watch.stage("publish"):
-                published = _publish(source, upload, services) if keep else ()
+                published = () if before is None else _publish(source, upload, services, before)
         memory.release()
         logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=round(memory.rss_mb(), 1))
     return Analysis(
@@ -129,14 +138,18 @@ def _look(
     return description, caption, sources
 
 
-def _publish(source: picture.Picture, upload: Upload, services: Services) -> tuple[Published, ...]:
+def _publish(
+    source: picture.Picture, upload: Upload, services: Services, before: Mapping[str, int]
+) -> tuple[Published, ...]:
     """Write each size of the settings; every label is there, also where the source is smaller."""
     settings = services.settings
     published = []
     for side in settings.sizes:
         copy = source.published(side, settings.format, settings.quality)
         size = (copy.width, copy.height)
-        published.append(services.buckets.publish(upload, str(side), copy.data, copy.content_type, size))
+        published.append(
+            services.buckets.publish(upload, str(side), copy.data, copy.content_type, size, before)
+        )
     return tuple(published)
 
 

@@ -134,7 +134,7 @@ def analyze(request: flask.Request, services: Services) -> Mapping[str, Any]:
         return recorded
     watch = Watch(str(upload.id), services.settings.memory_warning_mb)
     data = services.buckets.read(upload) if data is None else data
-    return pipeline.analyze(data, upload, services, watch, keep=False).to_json()
+    return pipeline.analyze(data, upload, services, watch).to_json()
 
 
 def progress(request: flask.Request, services: Services) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from google.api_core.exceptions import NotFound
+from google.cloud.storage import Blob
 from PIL import Image
 
 from dropcap.analysis import Published
@@ -369,3 +370,33 @@ def test_a_picture_deleted_before_it_was_read_ends_there(start: Start) -> None:
     with pytest.raises(NotFound):
         app.storage.bucket(app.uploads).blob("ana/a.png").reload()
     assert rows("SELECT state, reason_code FROM uploads") == [["done", "gone"]]
+
+
+def test_a_picture_that_only_seems_gone_stays_and_is_analyzed_later(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start()
+    upload = app.upload("ana/a.png", small_png())
+    with monkeypatch.context() as patched:
+        patched.setattr(Blob, "download_as_bytes", missing)
+        assert app.deliver(upload) == 500
+    assert app.objects(app.quarantine) == {}
+    assert app.deliver(upload) == 200
+    assert rows("SELECT state, reason_code FROM uploads") == [["done", ""]]
+
+
+def test_a_rejected_source_that_is_not_in_quarantine_stays(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start()
+    upload = app.upload("ana/a.png", small_png())
+    with monkeypatch.context() as patched:
+        for operation in ("download_as_bytes", "reload", "rewrite"):
+            patched.setattr(Blob, operation, missing)
+        app.deliver(upload)
+    app.deliver(upload)
+    assert list(app.objects(app.uploads)) == ["ana/a.png"]
+
+
+def missing(*_: object, **__: object) -> None:
+    raise NotFound("storage says so")

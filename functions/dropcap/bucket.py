@@ -101,6 +101,8 @@ class Buckets:
                 raw_download=True, if_generation_match=upload.generation, **self._bounds()
             )
         except (NotFound, PreconditionFailed) as gone:
+            if self._is_there(upload):
+                raise NotStored(f"{upload.id} could not be read, and is there.") from gone
             raise Rejected(
                 "gone",
                 "The upload was deleted or replaced before it was read.",
@@ -177,6 +179,21 @@ class Buckets:
         facts = {"reason": rejection.code, "problem": rejection.problem, "remedy": rejection.remedy}
         self._copy(upload, self.settings.quarantine_bucket, facts)
 
+    def quarantined(self, upload: Upload) -> bool:
+        """Whether its copy is in quarantine; a source that was gone has none.
+
+        Raises NotStored where the source is there and its copy is not.
+        """
+        from google.api_core.exceptions import NotFound
+
+        try:
+            self._blob(self.settings.quarantine_bucket, _kept_as(upload)).reload(**self._bounds())
+        except NotFound as missing:
+            if self._is_there(upload):
+                raise NotStored(f"{upload.id} is rejected and not in quarantine.") from missing
+            return False
+        return True
+
     def dispose(self, upload: Upload) -> None:
         """Do what SOURCE says with a source that is done: delete this generation, archive it, or keep it."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
@@ -196,8 +213,7 @@ class Buckets:
         """Copy within Cloud Storage to `<id>/<name>`, where an earlier delivery has not done it already."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        name = f"{upload.id}/{upload.name}".encode()[:LONGEST_NAME].decode(errors="ignore")
-        target = self._blob(bucket, name)
+        target = self._blob(bucket, _kept_as(upload))
         target.content_type = upload.content_type or "application/octet-stream"
         facts |= {"source": f"gs://{upload.bucket}/{upload.name}"}
         room = LARGEST_METADATA - _bytes(facts)  # what would not fit would be refused at every delivery
@@ -226,6 +242,11 @@ class Buckets:
         except (NotFound, PreconditionFailed):
             return False
         return True
+
+
+def _kept_as(upload: Upload) -> str:
+    """The name of its copy in quarantine or archive."""
+    return f"{upload.id}/{upload.name}".encode()[:LONGEST_NAME].decode(errors="ignore")
 
 
 def _bytes(metadata: Mapping[str, str]) -> int:

@@ -154,10 +154,11 @@ def _publish(
 
 
 def _finish(upload: Upload, services: Services) -> None:
-    """Dispose of a source whose outcome is committed, and only when every output is stored."""
+    """Dispose of a source whose outcome is committed, and only when every output or its copy is stored."""
     if upload.in_bucket:
         recorded = services.database.analysis(upload.id)
         if recorded:
             services.buckets.check(tuple(Published(**each) for each in recorded["pictures"]))
-        services.buckets.dispose(upload)
+        if recorded or services.buckets.quarantined(upload):
+            services.buckets.dispose(upload)
     services.database.finish(upload)

@@ -10,6 +10,7 @@ JOBS ?= auto
 RUN = .venv/bin/python
 DEV = .venv-dev/bin/python
 export PYTHONPATH = functions
+export ORT_DISABLE_TELEMETRY = 1
 # A word of google-api-core about Python versions, said at each start.
 export PYTHONWARNINGS = ignore::FutureWarning:google.api_core._python_version_support
 

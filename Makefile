@@ -1,7 +1,7 @@
 # `make help` lists what there is. Settings may be given on the command line: make run PORT=8090 SIZES=800,200
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help run test lint lock train model evaluate prove samples deploy
+.PHONY: help run test lint lock train model evaluate prove torture soak samples deploy
 
 PORT ?= 8080
 STATE ?= .dropcap
@@ -48,6 +48,12 @@ evaluate: .venv-dev/installed ## caption held-out scenes and say how many are ex
 
 prove: .venv-dev/installed build/random-base/model.json ## BLIP-base in 512 MiB that the kernel enforces: PROVE="--uploads 100 --no-naive"
 	@$(DEV) -m infra.prove $(PROVE)
+
+torture: .venv-dev/installed ## kills, duplicates, zombies, faults, and whether every promise is kept: TORTURE="--seed 7 --kills 50"
+	@$(DEV) -m infra.torture $(TORTURE)
+
+soak: .venv-dev/installed ## 2,000 uploads through one instance, and whether anything grows: SOAK="--uploads 200"
+	@$(DEV) -m infra.torture.soak $(SOAK)
 
 samples: .venv-dev/installed ## draw the sample pictures anew
 	@$(DEV) -m model_export samples

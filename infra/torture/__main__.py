@@ -1,22 +1,15 @@
 """`make torture`: kills, duplicates, zombies and faults, and what became of each upload."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
-from rich.console import Console
-
-from infra.local import StackError
 from infra.local.storage import ROOT
 from infra.torture import duplicates, faults, kills, report, zombies
 from infra.torture.report import Play
-from infra.torture.world import LEASE_S, TIMEOUT_S
 
-PLAIN_WIDTH = 160  # columns
 ARCHIVED = "killed, archived"
 
 
@@ -44,26 +37,9 @@ def plays(asked: argparse.Namespace) -> Mapping[str, Play]:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The exit status; see `--help`."""
-    signal.signal(signal.SIGTERM, _interrupt)
     asked = _arguments(words)
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
     chosen = {name: play for name, play in plays(asked).items() if asked.only in name}
-    try:
-        scenes = report.play(chosen, asked.build / "torture", asked.seed, console, archived=[ARCHIVED])
-    except StackError as problem:
-        reasons = [str(problem)]
-    except KeyboardInterrupt:
-        reasons = ["stopped"]
-    else:
-        reasons = [reason for scene in scenes for reason in scene.reasons]
-        reasons += ["no scenario has such a name"] * (not scenes)
-        facts = {"kept": not reasons, "reasons": reasons, "seed": asked.seed}
-        facts |= {"lease_s": LEASE_S, "timeout_s": TIMEOUT_S}
-        file = asked.build / "torture.json"
-        report.write(file, facts, scenes)
-        report.show(console, scenes)
-        console.print(f"All of it: {file}. The same again: --seed {asked.seed}")
-    return report.say(reasons, "make torture")
+    return report.run("torture", chosen, asked, archived=[ARCHIVED])
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -94,10 +70,6 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="folder for logs and torture.json")
     return parser.parse_args(words)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ BROKEN = tuple(Fault(kind) for kind in ("refuse", "lose", "half-open", "cut"))
 SLOW = (Fault("latency", seconds=0.2), Fault("drip", seconds=0.002))
 TOO_SLOW = (Fault("latency", seconds=TIMEOUT_S), Fault("drip", seconds=0.1))
 STATUSES = tuple(Fault("status", status=status) for status in (404, 412, 429, 500, 503))
-FOR_GOOD = Fault("status", status=404)  # to say for ever that an object is not there is no fault that passes
+LAST = (404, 412)  # said for ever, they are no fault that passes: the object is not there
 TRIES = 3
 GEMINI = (
     "fault-slow", "fault-drip", "fault-cut", "fault-page", "fault-proxy", "fault-429", "fault-429-after-0.5",
@@ -108,7 +108,7 @@ def _faults(part: str, turns: int) -> Iterator[Fault]:
     for fault in kinds:
         for turn in range(turns):
             yield Fault(fault.kind, turn, 1, fault.seconds, fault.status)
-            if fault != FOR_GOOD:
+            if fault.status not in LAST:
                 yield Fault(fault.kind, turn, seconds=fault.seconds, status=fault.status)
     yield from SLOW
     for fault in TOO_SLOW:

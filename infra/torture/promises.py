@@ -9,7 +9,6 @@ The first three hold at every moment, so they may be checked while functions are
 for first, as it goes last.
 """
 
-import base64
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 from google.cloud.storage import Blob
 from PIL import Image
 
-from infra.torture.world import Sent, World, md5
+from infra.torture.world import Sent, World
 
 PROMISES = ("lost", "twice", "wrong one", "not healed")
 COUNTED = {"first_picture": 1, "ten_pictures": 10, "hundred_pictures": 100, "thousand_pictures": 1000}
@@ -139,7 +138,9 @@ def _twice(seen: Seen) -> Iterator[Finding]:
     for upload, number in Counter((r.bucket, r.name, r.generation) for r in seen.rows.values()).items():
         if number > 1:
             yield "twice", f"{upload[1]}#{upload[2]}", f"{number} rows in uploads"
-    whose = Counter((each[2]["bucket"], each[2]["name"], each[2]["generation"]) for each in seen.analyses)
+    whose = Counter(
+        (each["bucket"], each["name"], each["generation"]) for _, _, each in seen.analyses if each
+    )
     for analyzed, number in whose.items():
         if number > 1:
             yield "twice", f"{analyzed[1]}#{analyzed[2]}", f"{number} analyses"
@@ -175,7 +176,7 @@ def _wrong(seen: Seen) -> Iterator[Finding]:
         result, row = seen.result(sent), seen.rows.get(sent.id)
         if result:
             facts = result["picture"]
-            is_, due = (facts["bytes"], facts["width"], facts["height"]), (len(sent.data), *sent.size)
+            is_, due = (facts["bytes"], facts["width"], facts["height"]), (sent.upload.size, *sent.size)
             if is_ != due:
                 yield "wrong one", str(sent), f"its result is of a picture of {is_}, not {due}"
         if row and row.code == "gone" and not sent.overwritten:
@@ -219,7 +220,7 @@ def _wrongly_shown(world: World, seen: Seen) -> Iterator[Finding]:
 
 
 def _is(blob: Blob, sent: Sent) -> bool:
-    return bool(blob.md5_hash == base64.b64encode(md5(sent.data)).decode())
+    return bool(blob.md5_hash == sent.md5)
 
 
 def tally(found: Sequence[Broken]) -> dict[str, int]:

@@ -1,6 +1,8 @@
 """What a run showed: the table, the JSON, and the reasons why a promise does not hold."""
 
+import argparse
 import json
+import signal
 import sys
 import threading
 import time
@@ -8,15 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from infra.local import StackError
 from infra.torture.promises import PROMISES, Broken, broken, tally
-from infra.torture.world import World
+from infra.torture.world import LEASE_S, TIMEOUT_S, World
 
+PLAIN_WIDTH = 160  # columns
 WATCH_S = 1.0  # between two looks while functions are at work
 SHOWN = 20  # reasons at most on the terminal; the JSON has all
 
@@ -121,10 +126,35 @@ def write(file: Path, facts: Mapping[str, Any], scenes: Sequence[Scene]) -> None
     file.write_text(json.dumps(told, indent=1, default=str))
 
 
-def say(reasons: Sequence[str], who: str) -> int:
-    """Tell the reasons on stderr; the exit status."""
+def run(
+    who: str,
+    plays: Mapping[str, Play],
+    asked: argparse.Namespace,
+    archived: Sequence[str] = (),
+    show: Callable[[Console, Sequence[Scene]], None] = show,
+) -> int:
+    """Play all, show and write what came of it, tell the reasons on stderr; `make {who}`'s exit status."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    try:
+        scenes = play(plays, asked.build / who, asked.seed, console, archived)
+    except StackError as problem:
+        reasons = [str(problem)]
+    except KeyboardInterrupt:
+        reasons = ["stopped"]
+    else:
+        reasons = [reason for scene in scenes for reason in scene.reasons]
+        file = asked.build / f"{who}.json"
+        facts = {"kept": not reasons, "reasons": reasons, "lease_s": LEASE_S, "timeout_s": TIMEOUT_S}
+        write(file, facts | {"asked": vars(asked)}, scenes)
+        show(console, scenes)
+        console.print(f"All of it: {file}. The same again: --seed {asked.seed}")
     for reason in reasons[:SHOWN]:
-        print(f"{who}: {reason}", file=sys.stderr)
+        print(f"make {who}: {reason}", file=sys.stderr)
     if len(reasons) > SHOWN:
-        print(f"{who}: {len(reasons) - SHOWN} more", file=sys.stderr)
+        print(f"make {who}: {len(reasons) - SHOWN} more", file=sys.stderr)
     return 1 if reasons else 0
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,8 +1,10 @@
 """What a scenario plays with: surroundings, uploads and what must become of them, functions, the clock."""
 
+import base64
 import hashlib
 import io
 import random
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -47,11 +49,11 @@ POSTGRES = ("-c", "fsync=off", "-c", "max_connections=30")  # no power fails her
 
 @dataclass(slots=True)
 class Sent:
-    """An upload that was sent. `code` is that of its rejection, empty for a picture."""
+    """An upload that was sent: what colour it shows, and the code of its rejection, empty for a picture."""
 
     resource: Mapping[str, Any]
     upload: Upload
-    data: bytes
+    md5: str  # in base64, as Cloud Storage has it
     size: tuple[int, int]
     colour: tuple[int, int, int]
     code: str = ""
@@ -86,9 +88,19 @@ class World(Surroundings):
             name = over.upload.name if over else f"{USERS[number % len(USERS)]}/{number}.png"
             if over:
                 over.overwritten = True
-            resource = self.put(name, data)
-            sent = Sent(resource, from_event(resource), data, size, (red, green, blue), BAD if bad else "")
-            self.sent.append(sent)
+            return self._send(name, data, size, (red, green, blue), BAD if bad else "")
+
+    def upload_file(self, name: str, path: Path, size: tuple[int, int], code: str) -> Sent:
+        """Put a file into the bucket; `size` in px."""
+        with self._lock:
+            return self._send(name, path.read_bytes(), size, (0, 0, 0), code)
+
+    def _send(
+        self, name: str, data: bytes, size: tuple[int, int], colour: tuple[int, int, int], code: str
+    ) -> Sent:
+        resource = self.put(name, data)
+        sent = Sent(resource, from_event(resource), _md5(data), size, colour, code)
+        self.sent.append(sent)
         return sent
 
     def later(self, seconds: float) -> None:
@@ -128,9 +140,8 @@ class Function(Part):
         self.world = world
         self.name = name
         self.folder = world.logs / name
-        self.folder.mkdir(exist_ok=True)
-        for left in self.folder.iterdir():
-            left.unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
         path = f"{ROOT / 'functions'}:{ROOT}"
         own = {"TORTURE": str(self.folder), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         self.environment = (
@@ -200,5 +211,5 @@ def _png(size: tuple[int, int], colour: tuple[int, ...]) -> bytes:
     return file.getvalue()
 
 
-def md5(data: bytes) -> bytes:
-    return hashlib.md5(data, usedforsecurity=False).digest()
+def _md5(data: bytes) -> str:
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

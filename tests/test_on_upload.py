@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dropcap.analysis import Published
 from dropcap.bucket import Buckets
 from dropcap.settings import MODEL_FOLDER
 from dropcap.upload import Upload
+from infra.torture.proxy import Fault, Proxy
 from tests.app import CAPTION, EXPECTED, NAME, PICTURE, SAMPLES, Start, rows, small_png
 
 
@@ -396,6 +398,20 @@ def test_a_rejected_source_that_is_not_in_quarantine_stays(
         app.deliver(upload)
     app.deliver(upload)
     assert list(app.objects(app.uploads)) == ["ana/a.png"]
+
+
+def test_a_storage_server_that_never_ends_an_answer_is_given_up_in_time(
+    start: Start, storage_url: str
+) -> None:
+    with Proxy(int(storage_url.rpartition(":")[2])) as proxy:
+        app = start(STORAGE_EMULATOR_HOST=f"http://127.0.0.1:{proxy.port}", STORAGE_TIMEOUT_S="1")
+        upload = app.upload("ana/a.png", small_png())
+        proxy.set(Fault("drip", seconds=0.05))  # of some 400 bytes, each in time
+        began = time.monotonic()
+        assert app.deliver(upload) == 500
+        assert time.monotonic() - began < 5
+        proxy.clear()
+        assert app.deliver(upload) == 200
 
 
 def missing(*_: object, **__: object) -> None:

@@ -6,17 +6,20 @@ What this raises is a passing fault, except `Rejected`; object names are only ev
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dropcap.analysis import Published
+from dropcap.deadline import within
 from dropcap.errors import Rejected
 from dropcap.settings import Settings
 from dropcap.upload import Upload
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob, Client
+
+T = TypeVar("T")
 
 CONNECT_S = 5
 LONGEST_NAME = 1024  # bytes, cloud.google.com/storage/docs/objects#naming
@@ -46,12 +49,13 @@ class Buckets:
     def _blob(self, bucket: str, name: str) -> "Blob":
         return self._connected().bucket(bucket).blob(name)
 
-    def _bounds(self) -> dict[str, Any]:
-        """The time-out of one call and the bound on all its repetitions."""
+    def _ask(self, call: Callable[..., T], **options: Any) -> T:
+        """What the call returns or raises, repetitions included; TimeoutError after STORAGE_TIMEOUT_S."""
         from google.cloud.storage.retry import DEFAULT_RETRY
 
         seconds = self.settings.storage_timeout_s
-        return {"timeout": (CONNECT_S, seconds), "retry": DEFAULT_RETRY.with_timeout(seconds)}
+        options |= {"timeout": (CONNECT_S, seconds), "retry": DEFAULT_RETRY.with_timeout(seconds)}
+        return within(seconds, lambda: call(**options))
 
     def find(self, bucket: str, name: str) -> Upload:
         """The present generation of an object of the uploads bucket.
@@ -69,7 +73,7 @@ class Buckets:
             )
         blob = self._blob(bucket, name)
         try:
-            blob.reload(**self._bounds())
+            self._ask(blob.reload)
         except NotFound as missing:
             raise Rejected(
                 "no_such_object",
@@ -97,9 +101,7 @@ class Buckets:
         blob = self._blob(upload.bucket, upload.name)
         try:
             # raw: a gzip-encoded object must not unfold beyond the size that was checked
-            data = blob.download_as_bytes(
-                raw_download=True, if_generation_match=upload.generation, **self._bounds()
-            )
+            data = self._ask(blob.download_as_bytes, raw_download=True, if_generation_match=upload.generation)
         except (NotFound, PreconditionFailed) as gone:
             if self._is_there(upload):
                 raise NotStored(f"{upload.id} could not be read, and is there.") from gone
@@ -114,7 +116,7 @@ class Buckets:
     def published(self, upload: Upload) -> dict[str, int]:
         """What is published of an upload: generations by object name."""
         client, bucket = self._connected(), self.settings.pictures_bucket
-        blobs = client.list_blobs(bucket, prefix=f"{upload.id}/", **self._bounds())
+        blobs = self._ask(lambda **bounds: list(client.list_blobs(bucket, prefix=f"{upload.id}/", **bounds)))
         return {blob.name: int(blob.generation) for blob in blobs}
 
     def publish(
@@ -140,13 +142,12 @@ class Buckets:
         blob.cache_control = self.settings.cache_control
         known = before.get(name, 0)  # 0: there is none
         try:
-            blob.upload_from_string(
-                data, content_type=content_type, if_generation_match=known, **self._bounds()
+            self._ask(
+                blob.upload_from_string, data=data, content_type=content_type, if_generation_match=known
             )
         except PreconditionFailed:
-            blob.reload(
-                **self._bounds()
-            )  # the same bytes are as good: our own, whose answer was lost, perhaps
+            # The same bytes are as good: our own, perhaps, whose answer was lost.
+            self._ask(blob.reload)
         checksum = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
         published = Published(label, name, *size, len(data), content_type, checksum)
         self._check(published, blob)
@@ -169,7 +170,7 @@ class Buckets:
         for expected in published:
             blob = self._blob(self.settings.pictures_bucket, expected.object)
             try:
-                blob.reload(**self._bounds())
+                self._ask(blob.reload)
             except NotFound as missing:
                 raise NotStored(f"{expected.object} is no longer stored.") from missing
             self._check(expected, blob)
@@ -187,7 +188,7 @@ class Buckets:
         from google.api_core.exceptions import NotFound
 
         try:
-            self._blob(self.settings.quarantine_bucket, _kept_as(upload)).reload(**self._bounds())
+            self._ask(self._blob(self.settings.quarantine_bucket, _kept_as(upload)).reload)
         except NotFound as missing:
             if self._is_there(upload):
                 raise NotStored(f"{upload.id} is rejected and not in quarantine.") from missing
@@ -203,9 +204,8 @@ class Buckets:
         if self.settings.source == "archive":
             self._copy(upload, self.settings.archive_bucket, {})
         try:
-            self._blob(upload.bucket, upload.name).delete(
-                if_generation_match=upload.generation, **self._bounds()
-            )
+            blob = self._blob(upload.bucket, upload.name)
+            self._ask(blob.delete, if_generation_match=upload.generation)
         except (NotFound, PreconditionFailed):
             return  # gone already, or a newer upload has its name: that one is not ours to delete
 
@@ -222,8 +222,8 @@ class Buckets:
         token: str | None = None
         try:
             while True:
-                token, _, _ = target.rewrite(
-                    source, token=token, if_source_generation_match=upload.generation, **self._bounds()
+                token, _, _ = self._ask(
+                    target.rewrite, source=source, token=token, if_source_generation_match=upload.generation
                 )
                 if token is None:
                     return
@@ -236,9 +236,8 @@ class Buckets:
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         try:
-            self._blob(upload.bucket, upload.name).reload(
-                if_generation_match=upload.generation, **self._bounds()
-            )
+            blob = self._blob(upload.bucket, upload.name)
+            self._ask(blob.reload, if_generation_match=upload.generation)
         except (NotFound, PreconditionFailed):
             return False
         return True

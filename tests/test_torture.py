@@ -15,7 +15,7 @@ import requests
 
 from infra.local.gemini import GeminiStandIn
 from infra.torture import __main__ as torture
-from infra.torture import soak
+from infra.torture import schemas, soak
 from infra.torture.promises import Broken, broken, tally
 from infra.torture.proxy import Fault, Proxy
 from infra.torture.soak import Rest, grown
@@ -45,6 +45,26 @@ def test_every_promise_is_kept(tmp_path: Path, scenario: str) -> None:
     assert scene["looks"] > 0
     assert scene["deliveries"] >= scene["uploads"] > 0
     assert (scene["kills"] == 2) == scenario.startswith("killed")
+
+
+@pytest.mark.parametrize(("scenario", "number"), [("schema damaged", "60"), ("schema, cold starts", "6")])
+def test_a_schema_is_repaired_or_refused_and_ddl_runs_once(
+    tmp_path: Path, scenario: str, number: str
+) -> None:
+    words = ["--damages", number, "--starts", number, "--seed", "7", "--build", str(tmp_path)]
+    assert torture.main(["--only", scenario, *words]) == 0
+    told = json.loads((tmp_path / "torture.json").read_text())["scenarios"][0]
+    assert scenario != "schema damaged" or (told["repaired"] > 10 and told["refused"] > 10)
+
+
+def test_a_lost_row_and_an_unclear_refusal_are_seen() -> None:
+    rows = {"a": [{"n": 1, "word": "x"}]}
+    assert not schemas._lost(rows, {"a": [{"n": "1", "word": "x", "more": 2}]})
+    assert "lost" in schemas._lost(rows, {"a": [{"n": 2, "word": "x"}]})
+    assert "0" in schemas._lost(rows, {"a": []})
+    assert "changed" in schemas._lost(rows, {"a": [{"n": 1}]}, exactly=True)
+    assert schemas._unclear("Something is wrong.")
+    assert not schemas._unclear("Column public.uploads.id is missing; it should be there: id uuid.")
 
 
 def test_a_run_is_the_same_for_a_seed(tmp_path: Path) -> None:

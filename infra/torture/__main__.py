@@ -1,4 +1,4 @@
-"""`make torture`: kills, duplicates, zombies and faults, and what became of each upload."""
+"""`make torture`: kills, duplicates, zombies, faults and damages, and what became of each upload."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from infra.local.storage import ROOT
-from infra.torture import duplicates, faults, kills, report, zombies
+from infra.torture import duplicates, faults, kills, report, schemas, zombies
 from infra.torture.report import Play
 
 ARCHIVED = "killed, archived"
@@ -32,6 +32,8 @@ def plays(asked: argparse.Namespace) -> Mapping[str, Play]:
             f"faults towards {part}": partial(faults.of_the_network, part=part, only=few)
             for part in faults.ADDRESSES
         },
+        "schema damaged": partial(schemas.damaged, damages=asked.damages),
+        "schema, cold starts": partial(schemas.started_at_once, processes=asked.starts),
     }
 
 
@@ -65,6 +67,8 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--faults", type=int, default=40, metavar="N", help="faults of each part, drawn by chance"
     )
+    parser.add_argument("--damages", type=int, default=200, metavar="N", help="schemas damaged by chance")
+    parser.add_argument("--starts", type=int, default=50, metavar="N", help="cold starts at one instant")
     parser.add_argument(
         "--only", default="", metavar="WORDS", help="scenarios with these words in their names"
     )

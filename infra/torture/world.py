@@ -44,7 +44,7 @@ BOUNDS = {
 }
 USUAL = {"SIZES": "96,48", "THREADS": "4", "LEASE_S": str(LEASE_S), "ARCHIVE_BUCKET": ARCHIVE} | BOUNDS
 START_S = 20.0  # in which the web server forks another process
-POSTGRES = ("-c", "fsync=off", "-c", "max_connections=30")  # no power fails here
+POSTGRES = ("-c", "fsync=off", "-c", "max_connections=100")  # no power fails here
 
 
 @dataclass(slots=True)

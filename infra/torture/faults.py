@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
 from pg8000.native import DatabaseError, InterfaceError
@@ -148,7 +148,7 @@ def _timed(scene: Scene, function: Function, sent: Sent, fault: str) -> tuple[st
 
 
 def _note(scene: Scene, told: Told) -> None:
-    scene.facts.setdefault("faults", []).append(told)
+    scene.facts.setdefault("faults", []).append(asdict(told))
 
 
 def _heal(scene: Scene, function: Function, sent: Sent, fault: str) -> None:

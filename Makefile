@@ -1,7 +1,7 @@
 # `make help` lists what there is. Settings may be given on the command line: make run PORT=8090 SIZES=800,200
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help run sweep test lint lock audit train model evaluate prove bench samples deploy
+.PHONY: help run sweep test lint lock audit train model evaluate prove bench torture soak samples deploy
 
 PORT ?= 8080
 STATE ?= .dropcap
@@ -12,6 +12,7 @@ DEV = .venv-dev/bin/python
 LOCK = $(DEV) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
     --custom-compile-command 'make lock'
 export PYTHONPATH = functions
+export ORT_DISABLE_TELEMETRY = 1
 # A word of google-api-core about Python versions, said at each start.
 export PYTHONWARNINGS = ignore::FutureWarning:google.api_core._python_version_support
 
@@ -62,6 +63,12 @@ prove: .venv-dev/installed build/random-base/model.json ## BLIP-base in 512 MiB 
 
 bench: .venv-dev/installed .venv-bench/installed build/random-base/model.json ## time and memory beside other ways, into build/bench.json: BENCH="--rounds 9"
 	@$(DEV) -m infra.bench $(BENCH)
+
+torture: .venv-dev/installed ## kills, duplicates, zombies, faults, and whether every promise is kept: TORTURE="--seed 7 --kills 50"
+	@$(DEV) -m infra.torture $(TORTURE)
+
+soak: .venv-dev/installed ## 2,000 uploads through one instance, and whether anything grows: SOAK="--uploads 200"
+	@$(DEV) -m infra.torture.soak $(SOAK)
 
 samples: .venv-dev/installed ## draw the sample pictures anew
 	@$(DEV) -m model_export samples

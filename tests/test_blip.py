@@ -4,6 +4,7 @@ import gc
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -303,6 +304,15 @@ def test_the_function_needs_neither_torch_nor_transformers() -> None:
     )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"torch", "transformers", "optimum", "onnx", "tokenizers"}
+
+
+def test_onnx_runtime_tells_nobody_what_it_runs(tmp_path: Path) -> None:
+    program = "from dropcap import blip, settings; blip.load(settings.MODEL_FOLDER, 1)"
+    cached = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {key: value for key, value in os.environ.items() if key != "CI"} | cached
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT / "functions", env=environment)
+    assert done.returncode == 0
+    assert list(tmp_path.iterdir()) == []  # its telemetry keeps a session and a device there
 
 
 def test_the_shipped_model_is_small() -> None:

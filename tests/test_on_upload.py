@@ -4,14 +4,20 @@ import io
 import json
 import os
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.api_core.exceptions import NotFound
+from google.cloud.storage import Blob
 from PIL import Image
 
+from dropcap.analysis import Published
+from dropcap.bucket import Buckets
 from dropcap.settings import MODEL_FOLDER
 from dropcap.upload import Upload
+from infra.torture.proxy import Fault, Proxy
 from tests.app import CAPTION, EXPECTED, NAME, PICTURE, SAMPLES, Start, rows, small_png
 
 
@@ -87,6 +93,27 @@ def test_a_delivery_while_another_holds_the_claim_is_sent_again_and_not_acknowle
     app.services.database.claim(upload)
     assert app.deliver(upload) == 503
     assert "ana/a.png" in app.objects(app.uploads)
+
+
+def test_an_instance_whose_lease_ran_out_replaces_no_picture_of_the_one_that_took_over(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start()
+    upload = app.upload(f"ana/{NAME}", PICTURE)
+    publish = Buckets.publish
+
+    def late(*arguments: Any) -> Published:
+        monkeypatch.undo()
+        rows("UPDATE uploads SET lease_until = now()")
+        assert app.restarted(QUALITY="30").deliver(upload) == 200  # another deploy: other bytes
+        return publish(*arguments)
+
+    monkeypatch.setattr(Buckets, "publish", late)
+    assert app.deliver(upload) == 500
+    [[result]] = rows("SELECT result FROM analyses")
+    assert isinstance(result, dict)
+    stored = {blob.name: blob.md5_hash for blob in app.objects(app.pictures).values()}
+    assert stored == {each["object"]: each["md5"] for each in result["pictures"]}
 
 
 def test_an_instance_killed_after_the_commit_is_finished_by_the_next_delivery(start: Start) -> None:
@@ -353,3 +380,47 @@ def test_a_picture_deleted_before_it_was_read_ends_there(start: Start) -> None:
     with pytest.raises(NotFound):
         app.storage.bucket(app.uploads).blob("ana/a.png").reload()
     assert rows("SELECT state, reason_code FROM uploads") == [["done", "gone"]]
+
+
+def test_a_picture_that_only_seems_gone_stays_and_is_analyzed_later(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start()
+    upload = app.upload("ana/a.png", small_png())
+    with monkeypatch.context() as patched:
+        patched.setattr(Blob, "download_as_bytes", missing)
+        assert app.deliver(upload) == 500
+    assert app.objects(app.quarantine) == {}
+    assert app.deliver(upload) == 200
+    assert rows("SELECT state, reason_code FROM uploads") == [["done", ""]]
+
+
+def test_a_rejected_source_that_is_not_in_quarantine_stays(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start()
+    upload = app.upload("ana/a.png", small_png())
+    with monkeypatch.context() as patched:
+        for operation in ("download_as_bytes", "reload", "rewrite"):
+            patched.setattr(Blob, operation, missing)
+        app.deliver(upload)
+    app.deliver(upload)
+    assert list(app.objects(app.uploads)) == ["ana/a.png"]
+
+
+def test_a_storage_server_that_never_ends_an_answer_is_given_up_in_time(
+    start: Start, storage_url: str
+) -> None:
+    with Proxy(int(storage_url.rpartition(":")[2])) as proxy:
+        app = start(STORAGE_EMULATOR_HOST=f"http://127.0.0.1:{proxy.port}", STORAGE_TIMEOUT_S="1")
+        upload = app.upload("ana/a.png", small_png())
+        proxy.set(Fault("drip", seconds=0.05))  # of some 400 bytes, each in time
+        began = time.monotonic()
+        assert app.deliver(upload) == 500
+        assert time.monotonic() - began < 5
+        proxy.clear()
+        assert app.deliver(upload) == 200
+
+
+def missing(*_: object, **__: object) -> None:
+    raise NotFound("storage says so")

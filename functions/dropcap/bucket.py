@@ -7,18 +7,21 @@ What this raises is a passing fault, except `Rejected`; object names are only ev
 import base64
 import datetime as dt
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dropcap.analysis import Published
+from dropcap.deadline import within
 from dropcap.errors import Rejected
 from dropcap.settings import Settings
 from dropcap.upload import LONGEST_NAME, Upload, is_object, owner
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob, Client
+
+T = TypeVar("T")
 
 CONNECT_S = 5
 PAGE = 500  # objects of one listing: about 1 MB of them
@@ -46,12 +49,13 @@ class Buckets:
     def _blob(self, bucket: str, name: str) -> "Blob":
         return self._client.bucket(bucket).blob(name)
 
-    def _bounds(self) -> dict[str, Any]:
-        """The time-out of one call and the bound on all its repetitions."""
+    def _ask(self, call: Callable[..., T], **options: Any) -> T:
+        """What the call returns or raises, repetitions included; TimeoutError after STORAGE_TIMEOUT_S."""
         from google.cloud.storage.retry import DEFAULT_RETRY
 
         seconds = self.settings.storage_timeout_s
-        return {"timeout": (CONNECT_S, seconds), "retry": DEFAULT_RETRY.with_timeout(seconds)}
+        options |= {"timeout": (CONNECT_S, seconds), "retry": DEFAULT_RETRY.with_timeout(seconds)}
+        return within(seconds, lambda: call(**options))
 
     def find(self, bucket: str, name: str, user: str) -> Upload:
         """The present generation of an object of the uploads bucket that is this user's.
@@ -78,7 +82,7 @@ class Buckets:
             raise none
         blob = self._blob(bucket, name)
         try:
-            blob.reload(**self._bounds())
+            self._ask(blob.reload)
         except NotFound as missing:
             raise none from missing
         return _upload(blob)
@@ -95,15 +99,15 @@ class Buckets:
 
         By name, from `start` on and up to `end`, where these are given.
         """
-        pages = self._client.list_blobs(
-            self.settings.uploads_bucket,
+        listing = self._ask(
+            self._client.list_blobs,
+            bucket_or_name=self.settings.uploads_bucket,
             start_offset=start,
             end_offset=end,
             page_size=PAGE,
             fields="items(bucket,name,generation,size,timeCreated),nextPageToken",
-            **self._bounds(),
-        ).pages
-        for page in pages:
+        )
+        for page in listing.pages:
             yield [_upload(blob) for blob in page if blob.time_created < before]
 
     def read(self, upload: Upload) -> bytes:
@@ -117,10 +121,10 @@ class Buckets:
         blob = self._blob(upload.bucket, upload.name)
         try:
             # raw: a gzip-encoded object must not unfold beyond the size that was checked
-            data = blob.download_as_bytes(
-                raw_download=True, if_generation_match=upload.generation, **self._bounds()
-            )
+            data = self._ask(blob.download_as_bytes, raw_download=True, if_generation_match=upload.generation)
         except (NotFound, PreconditionFailed) as gone:
+            if self._live(upload):
+                raise NotStored(f"{upload.id} could not be read, and is there.") from gone
             raise Rejected(
                 "gone",
                 "The upload was deleted or replaced before it was read.",
@@ -129,18 +133,41 @@ class Buckets:
             ) from gone
         return bytes(data)
 
+    def published(self, upload: Upload) -> dict[str, int]:
+        """What is published of an upload: generations by object name."""
+        client, bucket = self._client, self.settings.pictures_bucket
+        blobs = self._ask(lambda **bounds: list(client.list_blobs(bucket, prefix=f"{upload.id}/", **bounds)))
+        return {blob.name: int(blob.generation) for blob in blobs}
+
     def publish(
-        self, upload: Upload, label: str, data: bytes, content_type: str, size: tuple[int, int]
+        self,
+        upload: Upload,
+        label: str,
+        data: bytes,
+        content_type: str,
+        size: tuple[int, int],
+        before: Mapping[str, int],
     ) -> Published:
         """Write one resized picture, `size` = (width, height) px; the same upload gives the same name.
 
-        Raises NotStored where what arrived is not what was sent.
+        `before` is what was `published` before we claimed the upload. Nothing else is replaced: whoever took
+        the claim from us has published since, and recorded it. Raises NotStored where what is stored is not
+        what was sent.
         """
+        from google.api_core.exceptions import PreconditionFailed
+
         name = f"{upload.id}/{label}.{content_type.removeprefix('image/')}"
         blob = self._blob(self.settings.pictures_bucket, name)
         blob.metadata = {k: v for k, v in upload.metadata.items() if k not in PRIVATE_METADATA}
         blob.cache_control = self.settings.cache_control
-        blob.upload_from_string(data, content_type=content_type, **self._bounds())
+        known = before.get(name, 0)  # 0: there is none
+        try:
+            self._ask(
+                blob.upload_from_string, data=data, content_type=content_type, if_generation_match=known
+            )
+        except PreconditionFailed:
+            # The same bytes are as good: our own, perhaps, whose answer was lost.
+            self._ask(blob.reload)
         checksum = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
         published = Published(label, name, *size, len(data), content_type, checksum)
         self._check(published, blob)
@@ -163,7 +190,7 @@ class Buckets:
         for expected in published:
             blob = self._blob(self.settings.pictures_bucket, expected.object)
             try:
-                blob.reload(**self._bounds())
+                self._ask(blob.reload)
             except NotFound as missing:
                 raise NotStored(f"{expected.object} is no longer stored.") from missing
             self._check(expected, blob)
@@ -172,6 +199,21 @@ class Buckets:
         """Copy the source to the quarantine bucket, with the reason in its metadata."""
         facts = {"reason": rejection.code, "problem": rejection.problem, "remedy": rejection.remedy}
         self._copy(upload, self.settings.quarantine_bucket, facts)
+
+    def quarantined(self, upload: Upload) -> bool:
+        """Whether its copy is in quarantine; a source that was gone has none.
+
+        Raises NotStored where the source is there and its copy is not.
+        """
+        from google.api_core.exceptions import NotFound
+
+        try:
+            self._ask(self._blob(self.settings.quarantine_bucket, _kept_as(upload)).reload)
+        except NotFound as missing:
+            if self._live(upload):
+                raise NotStored(f"{upload.id} is rejected and not in quarantine.") from missing
+            return False
+        return True
 
     def dispose(self, upload: Upload) -> None:
         """Do what SOURCE says with a source that is done: delete this generation, archive it, or keep it."""
@@ -182,9 +224,8 @@ class Buckets:
         if self.settings.source == "archive":
             self._copy(upload, self.settings.archive_bucket, {})
         try:
-            self._blob(upload.bucket, upload.name).delete(
-                if_generation_match=upload.generation, **self._bounds()
-            )
+            blob = self._blob(upload.bucket, upload.name)
+            self._ask(blob.delete, if_generation_match=upload.generation)
         except (NotFound, PreconditionFailed):
             return  # gone already, or a newer upload has its name: that one is not ours to delete
 
@@ -192,8 +233,7 @@ class Buckets:
         """Copy within Cloud Storage to `<id>/<name>`, where an earlier delivery has not done it already."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        name = f"{upload.id}/{upload.name}".encode()[:LONGEST_NAME].decode(errors="ignore")
-        target = self._blob(bucket, name)
+        target = self._blob(bucket, _kept_as(upload))
         target.content_type = upload.content_type or "application/octet-stream"
         facts |= {"source": f"gs://{upload.bucket}/{upload.name}"}
         room = LARGEST_METADATA - _bytes(facts)  # what would not fit would be refused at every delivery
@@ -202,8 +242,8 @@ class Buckets:
         token: str | None = None
         try:
             while True:
-                token, _, _ = target.rewrite(
-                    source, token=token, if_source_generation_match=upload.generation, **self._bounds()
+                token, _, _ = self._ask(
+                    target.rewrite, source=source, token=token, if_source_generation_match=upload.generation
                 )
                 if token is None:
                     return
@@ -217,7 +257,7 @@ class Buckets:
 
         blob = self._blob(upload.bucket, upload.name)
         try:
-            blob.reload(if_generation_match=upload.generation, **self._bounds())
+            self._ask(blob.reload, if_generation_match=upload.generation)
         except (NotFound, PreconditionFailed):
             return None
         return blob
@@ -232,6 +272,11 @@ def _upload(blob: "Blob") -> Upload:
         content_type=blob.content_type or "",
         metadata=blob.metadata or {},
     )
+
+
+def _kept_as(upload: Upload) -> str:
+    """The name of its copy in quarantine or archive."""
+    return f"{upload.id}/{upload.name}".encode()[:LONGEST_NAME].decode(errors="ignore")
 
 
 def _bytes(metadata: Mapping[str, str]) -> int:

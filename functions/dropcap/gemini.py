@@ -20,13 +20,12 @@ import re
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from dropcap import logs
 from dropcap.analysis import Description
+from dropcap.deadline import within
 from dropcap.errors import DropcapError
 from dropcap.settings import Settings
 
@@ -139,7 +138,7 @@ class Describer:
         """One try. The only place where errors of the packages become ours."""
         timeout = self._settings.gemini_timeout_s
         try:
-            return _within(timeout, lambda: sdk.ask(jpeg))
+            return within(timeout, lambda: sdk.ask(jpeg))
         except TimeoutError as error:
             raise too_slow(timeout) from self._safe(error)
         # No closed list here either: google-api-core raises AttributeError over an error body that is
@@ -171,25 +170,6 @@ class Sdk(Protocol):
 
     def unavailable(self, error: Exception) -> Unavailable:
         """The package's error as ours."""
-
-
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """What `call` returns or raises; TimeoutError after `seconds`.
-
-    The packages bound each wait for bytes, but neither the look-up of the name nor all waits together: a
-    server that sends a byte now and then would hold a picture for ever. A late call is left to itself; it
-    ends with its own timeouts or with the process.
-    """
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:  # raised again where the result is read
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="gemini", daemon=True).start()
-    return future.result(seconds)
 
 
 def too_slow(seconds: float) -> Unavailable:

@@ -8,6 +8,7 @@ What each setting is worth is measured with BLIP-base in model_export/README.md.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ from dropcap.errors import DropcapError
 
 if TYPE_CHECKING:
     import onnxruntime as ort
+
+# Since 1.29 it tells Microsoft which models run where, unless this is set before it is loaded (ORT #27379).
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 REMEDY = "restore the folder from the repository, or write it anew with `make model`"
 

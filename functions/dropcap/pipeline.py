@@ -2,6 +2,7 @@
 
 import datetime as dt
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http import HTTPStatus
@@ -36,6 +37,7 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
     watch = memory.Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s)
     with _one_at_a_time:
         with watch.stage("claim"):
+            before = services.buckets.published(upload)  # first: what a later holder publishes is not in it
             claim = database.claim(upload)
         if claim.state == "busy":
             raise Busy(f"Upload {upload.id} is being analyzed by another delivery.")
@@ -44,7 +46,7 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
         if claim.state == "claimed":
             watch.begins = lambda stage: _keep(claim, upload, services, stage)
             try:
-                _decide(claim, upload, services, watch, posted)
+                _decide(claim, upload, services, watch, posted, before)
             except BaseException:
                 with suppress(Unreachable):  # the lease then runs out by itself
                     database.release(upload, claim.holder)
@@ -64,7 +66,12 @@ def _lost(upload: Upload) -> Busy:
 
 
 def _decide(
-    claim: Claim, upload: Upload, services: Services, watch: memory.Watch, posted: bytes | None
+    claim: Claim,
+    upload: Upload,
+    services: Services,
+    watch: memory.Watch,
+    posted: bytes | None,
+    before: Mapping[str, int],
 ) -> None:
     """Record the analysis of a claimed upload, or quarantine it and record why."""
     database, buckets = services.database, services.buckets
@@ -72,7 +79,7 @@ def _decide(
         _check_deaths(claim, upload, services.settings.max_deaths)
         with watch.stage("read"):
             data = buckets.read(upload) if posted is None else posted
-        analysis = analyze(data, upload, services, watch, keep=True)
+        analysis = analyze(data, upload, services, watch, before)
         del data
         with watch.stage("record"):
             held = database.record(analysis, upload, claim.holder)
@@ -104,9 +111,16 @@ def _check_deaths(claim: Claim, upload: Upload, most: int) -> None:
     )
 
 
-def analyze(data: bytes, upload: Upload, services: Services, watch: memory.Watch, keep: bool) -> Analysis:
+def analyze(
+    data: bytes,
+    upload: Upload,
+    services: Services,
+    watch: memory.Watch,
+    before: Mapping[str, int] | None = None,
+) -> Analysis:
     """From bytes to analysis: open, resize, describe beside caption, and publish where it is kept.
 
+    It is kept where there is a `before`: what was published of it before it was claimed.
     Raises Rejected where the bytes are no picture that can be taken.
     """
     settings = services.settings
@@ -121,7 +135,7 @@ def analyze(data: bytes, upload: Upload, services: Services, watch: memory.Watch
                 description, caption, sources = _look(for_gemini, for_blip, services)
             del for_gemini, for_blip
             with watch.stage("publish"):
-                published = _publish(source, upload, services) if keep else ()
+                published = () if before is None else _publish(source, upload, services, before)
         memory.release()
         logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=round(memory.rss_mb(), 1))
     return Analysis(
@@ -174,22 +188,27 @@ def _look(
     return description, caption, sources
 
 
-def _publish(source: picture.Picture, upload: Upload, services: Services) -> tuple[Published, ...]:
+def _publish(
+    source: picture.Picture, upload: Upload, services: Services, before: Mapping[str, int]
+) -> tuple[Published, ...]:
     """Write each size of the settings; every label is there, also where the source is smaller."""
     settings = services.settings
     published = []
     for side in settings.sizes:
         copy = source.published(side, settings.format, settings.quality)
         size = (copy.width, copy.height)
-        published.append(services.buckets.publish(upload, str(side), copy.data, copy.content_type, size))
+        published.append(
+            services.buckets.publish(upload, str(side), copy.data, copy.content_type, size, before)
+        )
     return tuple(published)
 
 
 def _finish(upload: Upload, services: Services) -> None:
-    """Dispose of a source whose outcome is committed, and only when every output is stored."""
+    """Dispose of a source whose outcome is committed, and only when every output or its copy is stored."""
     if upload.in_bucket:
         recorded = services.database.analysis(upload.id)
         if recorded:
             services.buckets.check(tuple(Published(**each) for each in recorded["pictures"]))
-        services.buckets.dispose(upload)
+        if recorded or services.buckets.quarantined(upload):
+            services.buckets.dispose(upload)
     services.database.finish(upload)

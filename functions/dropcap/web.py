@@ -151,7 +151,7 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
     settings = services.settings
     watch = Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s)
     data = services.buckets.read(upload) if data is None else data
-    return pipeline.analyze(data, upload, services, watch, keep=False).to_json()
+    return pipeline.analyze(data, upload, services, watch).to_json()
 
 
 def sweep(request: flask.Request, services: Services, _: str | None) -> Mapping[str, Any]:

@@ -9,10 +9,12 @@ import random
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+import requests
 
 FINALIZED = "google.cloud.storage.object.v1.finalized"
 FIRST_WAIT_S = 0.5
@@ -83,3 +85,15 @@ def cloud_event(resource: Mapping[str, Any]) -> tuple[dict[str, str], bytes]:
         "content-type": "application/json",
     }
     return headers, json.dumps(data).encode()
+
+
+def post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> str:
+    """One delivery: answered, busy, refused, late, or broken off."""
+    try:
+        status = requests.post(url, body, headers=dict(headers), timeout=timeout_s).status_code
+    except requests.Timeout:
+        return "late"
+    except requests.ConnectionError:
+        return "broken off"
+    named = {HTTPStatus.OK: "answered", HTTPStatus.SERVICE_UNAVAILABLE: "busy"}
+    return named.get(HTTPStatus(status), "refused")

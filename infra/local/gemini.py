@@ -14,6 +14,7 @@ import colorsys
 import io
 import json
 import re
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -53,10 +54,11 @@ class Call:
 class GeminiStandIn:
     """The stand-in on 127.0.0.1, in threads of this process; `port` 0 takes a free one.
 
-    `calls` holds the latest requests, oldest first.
+    `calls` holds the latest requests, oldest first. `model`, once set, answers whichever model is asked.
     """
 
     def __init__(self, port: int = 0) -> None:
+        self.model = ""
         self.calls: deque[Call] = deque(maxlen=50)
         self.counts: Counter[str] = Counter()
         self.closing = threading.Event()
@@ -85,6 +87,11 @@ class GeminiStandIn:
 
 class _Server(ThreadingHTTPServer):
     request_queue_size = 128  # the usual 5 turns away a burst of pictures
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Silence where the client is gone, killed perhaps; else a stack trace, as usual."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -118,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         key = self.headers.get("x-goog-api-key") or query.get("key", [""])[0]
         path = PATH.fullmatch(address.path)
-        model = path[1] if path else ""
+        model = self.stand_in.model or (path[1] if path else "")
         self.stand_in.counts[key] += 1
         fields = _json(body)
         self.stand_in.calls.append(Call(model, key, time.monotonic(), fields))

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -84,6 +85,15 @@ class Process(Part):
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def framework(source: Path, port: int) -> tuple[str, ...]:
+    """The words that start `on_upload` of a program on 127.0.0.1, under functions-framework, as deployed."""
+    return (
+        *(str(Path(sys.executable).with_name("functions-framework")), "--target", "on_upload"),
+        *("--source", str(source), "--signature-type", "cloudevent"),
+        *("--host", "127.0.0.1", "--port", str(port)),
+    )
 
 
 def last_line(log: str) -> str:

@@ -11,18 +11,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
-import requests
 
 from infra.limit import NO_LIMIT, kernel_limit
 from infra.local import StackError
-from infra.local.events import cloud_event
+from infra.local.events import cloud_event, post
 from infra.local.ports import free_port
-from infra.local.process import Process
+from infra.local.process import Process, framework
 from infra.local.storage import ROOT
 from infra.peak import peak_mb
 
@@ -67,11 +65,7 @@ class Instance:
         self._limit = self._exit.enter_context(kernel_limit(self.mib) if self.mib else nullcontext(NO_LIMIT))
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        command = self._limit.command(
-            *(str(Path(sys.executable).with_name("functions-framework")), "--target", "on_upload"),
-            *("--source", str(self.source), "--signature-type", "cloudevent"),
-            *("--host", "127.0.0.1", "--port", str(port)),
-        )
+        command = self._limit.command(*framework(self.source, port))
         self._exit.callback(self._measure)  # when it has ended, as that may be by a kill too
         process = Process(self.source.stem, command, self.log, self.environment, ROOT)
         self._process = self._exit.enter_context(process)
@@ -101,20 +95,15 @@ class Instance:
         self._exit.close()
 
     def post(self, headers: Mapping[str, str], body: bytes, timeout_s: float) -> str:
-        """One delivery: answered, refused, late, or broken off."""
+        """One delivery, in the words of `events.post`."""
         self.anonymous_mb = self.rss_mb = 0.0
         for pid in self._limit.processes(self._process.pid):
             with suppress(OSError):  # a process that has ended, or not ours
                 Path(f"/proc/{pid}/clear_refs").write_text(RESET_PEAK)
         try:
-            answer = requests.post(self.url, body, headers=headers, timeout=timeout_s)
-        except requests.Timeout:
-            return "late"
-        except requests.ConnectionError:
-            return "broken off"
+            return post(self.url, headers, body, timeout_s)
         finally:
             self._measure()
-        return "answered" if answer.status_code == HTTPStatus.OK else "refused"
 
     def cpu_s(self) -> float:
         """CPU seconds that it has used, with all that it started."""

@@ -1,23 +1,15 @@
-"""What is outside of the limit: database, storage and Gemini's stand-in, and whoever looks at what became of
-an upload."""
+"""Whoever looks from outside of the limit at what became of an upload."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack, closing, redirect_stdout
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID
 
-from google.auth.credentials import AnonymousCredentials
-from google.cloud.storage import Client
-
-from dropcap.database import Database, connect
+from dropcap.database import connect
 from dropcap.settings import Settings
-from infra.local import Part
-from infra.local.gemini import GeminiStandIn
-from infra.local.postgres import Postgres
-from infra.local.storage import Storage
+from infra.local.surroundings import Surroundings
 from infra.prove.uploads import Sample
 
 ROWS = """
@@ -36,54 +28,24 @@ class Fate:
     decoder: str = ""
 
 
-class Outside(Part):
+class Outside(Surroundings):
     """The parts around a function, with new data; `environment` is how the function finds them."""
 
     def __init__(self, logs: Path) -> None:
-        self.logs = logs
-        self.environment: dict[str, str] = {}
-        self._settings = Settings.read()
-        self._exit = ExitStack()
-
-    def start(self) -> None:
-        folder = Path(self._exit.enter_context(TemporaryDirectory(prefix="dropcap-prove-")))
-        storage = self._exit.enter_context(Storage(folder / "objects", self.logs))
-        for bucket in self._buckets():
-            storage.create_bucket(bucket)
-        self._database_url = self._exit.enter_context(Postgres(folder / "postgres")).database("dropcap")
-        database = Database(Settings(database_url=self._database_url))
-        with closing(database), (self.logs / "schema.log").open("w") as log, redirect_stdout(log):
-            database.prepare()  # a new instance finds its tables, as nearly all do
-        self.environment = {
-            "DATABASE_URL": self._database_url,
-            "STORAGE_EMULATOR_HOST": storage.url,
-            "GOOGLE_CLOUD_PROJECT": "dropcap-local",
-            "GEMINI_API_KEY": "stand-in",
-            "GEMINI_ENDPOINT": self._exit.enter_context(GeminiStandIn()).url,
-        }
-        self._client = Client(
-            "dropcap-local", AnonymousCredentials(), client_options={"api_endpoint": storage.url}
-        )
-
-    def close(self) -> None:
-        self._exit.close()
+        super().__init__(logs, Settings.read())
 
     def upload(self, sample: Sample) -> Mapping[str, Any]:
         """Put a file into the bucket; the object's resource, for its event."""
-        blob = self._client.bucket(self._settings.uploads_bucket).blob(sample.name)
-        blob.metadata = {"tz": "Europe/Madrid"}
-        blob.upload_from_filename(sample.path)
-        facts = {"generation": str(blob.generation), "size": str(blob.size), "metadata": blob.metadata}
-        return facts | {"bucket": blob.bucket.name, "name": blob.name, "contentType": blob.content_type}
+        return self.put(sample.name, sample.path)
 
     def let_leases_run_out(self) -> None:
         """What a killed instance held is free again, as it would be in a while."""
-        with closing(connect(self._database_url)) as connection:
+        with closing(connect(self.database_url)) as connection:
             connection.run("UPDATE uploads SET lease_until = now()")
 
     def fate(self, sample: Sample) -> Fate:
         """What became of an upload, by the database's word and by what lies in the buckets."""
-        with closing(connect(self._database_url)) as connection:
+        with closing(connect(self.database_url)) as connection:
             rows = connection.run(ROWS, name=sample.name) or []
         if [row[1] for row in rows] != ["done"]:
             return Fate("lost", why=f"in the database it is {[row[1] for row in rows] or 'unknown'}")
@@ -99,12 +61,12 @@ class Outside(Part):
         """What became of an upload to naive.py, which writes its smallest picture last."""
         if not answered:
             return Fate("lost", why="it was never acknowledged")
-        published = self._client.bucket(self._settings.pictures_bucket).get_blob(f"{sample.name}/200.webp")
+        published = self.client.bucket(self.settings.pictures_bucket).get_blob(f"{sample.name}/200.webp")
         return Fate("analyzed" if published else "rejected")
 
     def _missing(self, upload: UUID, sample: Sample, code: str, result: Mapping[str, Any] | None) -> str:
         """What is not as it should be, or nothing."""
-        uploads, pictures, quarantine = map(self._client.bucket, self._buckets())
+        uploads, pictures, quarantine = map(self.client.bucket, self.buckets[:3])
         if uploads.get_blob(sample.name):
             return "its source is still there"
         if code:
@@ -116,7 +78,3 @@ class Outside(Part):
             if blob is None or (blob.size, blob.md5_hash) != (each["bytes"], each["md5"]):
                 return f"{each['object']} is not as it was written"
         return "" if result and result["pictures"] else "nothing was published"
-
-    def _buckets(self) -> tuple[str, str, str]:
-        settings = self._settings
-        return settings.uploads_bucket, settings.pictures_bucket, settings.quarantine_bucket

@@ -1,0 +1,127 @@
+"""The functions in a process that ends or halts where it is told to; their own code knows nothing of it.
+
+What an upload passes are points: beginning and end of each stage, of each method of the buckets and the
+database, of each SQL statement and of each HTTP request. They are found by wrapping what is there, so that a
+new stage has its points without a word here. Files in the folder TORTURE, if they are there, say what to do:
+
+    passed      the name of each point that is passed is added to it
+    at          a signal and a point: `9 record > Database.record > COMMIT, before`; done once
+"""
+
+import functools
+import importlib
+import inspect
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+from pg8000.native import Connection
+
+import main
+from dropcap import gemini, pipeline
+from dropcap.bucket import Buckets
+from dropcap.database import Database
+from dropcap.memory import Watch
+
+FOLDER = Path(os.environ["TORTURE"])
+WORDS = 3  # of a statement: enough to know it
+BESIDE = (
+    "(_fetch_background)"  # google-cloud-storage, which looks at a bucket once, for traces, at any moment
+)
+on_upload = main.on_upload
+
+_seen: Counter[str] = Counter()
+_within = threading.local()  # the names of what this thread is in
+
+
+def point(name: str) -> None:
+    """Pass a point: note it, and send this process the signal that is meant for it."""
+    if threading.current_thread().name.endswith(BESIDE):
+        return
+    name = " > ".join([*getattr(_within, "names", ()), name])
+    _seen[name] += 1
+    if _seen[name] > 1:
+        name = f"{name} {_seen[name]}"
+    if (FOLDER / "passed").exists():
+        with (FOLDER / "passed").open("a") as passed:
+            passed.write(f"{name}\n")
+    order = FOLDER / "at"
+    if order.exists():
+        signal, _, where = order.read_text().partition(" ")
+        if where == name:
+            order.rename(FOLDER / "done")
+            os.kill(os.getpid(), int(signal))
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Two points around what is done within."""
+    point(f"{name}, before")
+    if not hasattr(_within, "names"):
+        _within.names = []
+    _within.names.append(name)
+    try:
+        yield
+    finally:
+        _within.names.pop()
+        point(f"{name}, after")
+
+
+def wrap(owner: Any, method: str, name: Callable[..., str]) -> None:
+    """Put points around a method, named by its arguments."""
+    original = getattr(owner, method)
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with named(name(*args, **kwargs)):
+            return original(*args, **kwargs)
+
+    setattr(owner, method, call)
+
+
+def _statement(self: Connection, sql: str, *args: Any, **kwargs: Any) -> str:
+    return " ".join(sql.split()[:WORDS])
+
+
+def _request(self: requests.Session, method: str, *args: Any, **kwargs: Any) -> str:
+    return method
+
+
+def _watch_stages() -> None:
+    original = Watch.stage
+
+    @contextmanager
+    def stage(self: Watch, name: str) -> Iterator[None]:
+        with named(name), original(self, name):
+            yield
+
+    Watch.stage = stage  # type: ignore[method-assign]
+
+
+def _count_anew() -> None:
+    original = pipeline.process
+
+    @functools.wraps(original)
+    def process(*args: Any, **kwargs: Any) -> None:
+        _seen.clear()
+        original(*args, **kwargs)
+
+    pipeline.process = process
+
+
+# Loaded before the web server forks, so that the process after a killed one is ready at once.
+for module in ("google.cloud.storage", gemini.ADAPTERS[main.SERVICES.settings.gemini_sdk]):
+    importlib.import_module(module)
+for part in (Buckets, Database):
+    for each, _ in inspect.getmembers(part, inspect.isfunction):
+        if not each.startswith("_"):
+            wrap(part, each, functools.partial(lambda name, *_, **__: name, f"{part.__name__}.{each}"))
+wrap(Connection, "run", _statement)
+wrap(requests.Session, "request", _request)
+_watch_stages()
+_count_anew()

@@ -61,7 +61,7 @@ evaluate: .venv-dev/installed ## captions before and after quantization: COCO=ca
 prove: .venv-dev/installed build/random-base/model.json ## BLIP-base in 512 MiB that the kernel enforces: PROVE="--uploads 100 --no-naive"
 	@$(DEV) -m infra.prove $(PROVE)
 
-bench: .venv-dev/installed .venv-bench/installed build/random-base/model.json ## time and memory beside other ways, into build/bench.json: BENCH="--rounds 9"
+bench: .venv/installed .venv-dev/installed .venv-bench/installed build/random-base/model.json ## time and memory beside other ways, into build/bench.json: BENCH="--rounds 9"
 	@$(DEV) -m infra.bench $(BENCH)
 
 torture: .venv-dev/installed ## kills, duplicates, zombies, faults, and whether every promise is kept: TORTURE="--seed 7 --kills 50"

@@ -31,7 +31,7 @@ def test_every_way_to_resize_takes_its_turns() -> None:
 
 
 def test_memory_is_flat_over_a_thousand_captions() -> None:
-    turns = take_turns({"ours": (*WAYS, "ours", MODEL)}, range(1000))["ours"]
+    turns = take_turns({"ours": (*WAYS, "function", MODEL)}, range(1000))["ours"]
     assert growth(turns) < 0.02
 
 
@@ -70,7 +70,7 @@ def test_every_begun_tenth_of_a_second_is_paid() -> None:
 
 
 def test_the_deployed_function_is_measured_by_stage(tmp_path: Path) -> None:
-    run = deployed.run(deployed.MAIN, MODEL, PICTURE, 3, tmp_path)
+    run = deployed.run(deployed.MAIN, MODEL, PICTURE, 3, tmp_path, Path(sys.executable))
     assert 0 < run.listening < run.cold_start
     assert run.cpu > 0
     assert {"claim", "describe and caption", "delete the source"} < run.stages.keys()

@@ -161,6 +161,17 @@ def test_a_picture_that_hangs_ends_its_process_within_the_lease_and_the_log_says
     assert rows("SELECT state, reason_code FROM uploads") == [["done", "took_the_instance_down"]]
 
 
+def test_a_picture_whose_stages_are_each_within_the_lease_may_not_take_for_ever(
+    start: Start, tmp_path: Path
+) -> None:
+    app = start(GEMINI_API_KEY="")
+    upload = app.upload("ana/a.png", small_png() + b"hang")
+    with instance(tmp_path, TIMEOUT_S="2") as function:
+        began = time.monotonic()
+        assert function.deliver(upload) == DIED
+        assert 1 < time.monotonic() - began < WAIT_S
+
+
 def test_a_posted_picture_that_killed_its_instance_is_refused_with_what_is_known(start: Start) -> None:
     app = start(MAX_DEATHS="2")
     data = small_png()

@@ -140,15 +140,17 @@ def read_once(parts: Parts) -> Iterator[None]:
 class Watch:
     """Memory and time of one picture's way, stage by stage, logged as it goes.
 
-    A stage that takes longer than `longest_s` seconds hangs, and ends this process with the stack of each
-    thread on stderr: an instance takes one picture at a time, so nobody else's work ends with it. `begins` is
-    told the name of each stage, and may refuse it by raising.
+    A stage that takes longer than `stage_s` seconds hangs, and so does a picture that takes longer than
+    `in_all_s`: either ends this process, with the stack of each thread on stderr. An instance takes one picture
+    at a time, so nobody else's work ends with it. `begins` is told the name of each stage, and may refuse it by
+    raising.
     """
 
-    def __init__(self, upload_id: str, warning_mb: int, longest_s: float) -> None:
+    def __init__(self, upload_id: str, warning_mb: int, stage_s: float, in_all_s: float) -> None:
         self.upload_id = upload_id
         self.warning_mb = warning_mb
-        self.longest_s = longest_s
+        self.stage_s = stage_s
+        self.ends = time.monotonic() + in_all_s
         self.begins: Callable[[str], None] = lambda name: None
         self.memory: dict[str, float] = {}
         self.timings: dict[str, float] = {}
@@ -158,7 +160,8 @@ class Watch:
         """Measure and bound a stage; above the warning level say so, with the stage's name."""
         started = time.perf_counter()
         # A timer or signal handler of Python's would wait for the very decoder that hangs on to the GIL.
-        faulthandler.dump_traceback_later(self.longest_s, exit=True, file=STDERR)
+        longest_s = max(0.001, min(self.stage_s, self.ends - time.monotonic()))
+        faulthandler.dump_traceback_later(longest_s, exit=True, file=STDERR)
         try:
             self.begins(name)
             yield

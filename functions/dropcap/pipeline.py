@@ -34,7 +34,7 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
     the claim is given back, and the next delivery goes on.
     """
     database, settings = services.database, services.settings
-    watch = memory.Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s)
+    watch = memory.Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
     with _one_at_a_time:
         with watch.stage("claim"):
             before = services.buckets.published(upload)  # first: what a later holder publishes is not in it

@@ -169,6 +169,11 @@ class Settings:
         "shorter than the function's timeout",
         *_number(1, 86_400),
     )
+    timeout_s: int = _setting(
+        500,
+        "longest that a picture may take in all, s, or its process ends; shorter than the function's timeout",
+        *_number(1, 3600),
+    )
     max_deaths: int = _setting(
         3, "times that a picture may take its instance down; then it is quarantined", *_number(1, 10)
     )

@@ -149,7 +149,7 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
             )
         return recorded
     settings = services.settings
-    watch = Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s)
+    watch = Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
     data = services.buckets.read(upload) if data is None else data
     return pipeline.analyze(data, upload, services, watch).to_json()
 

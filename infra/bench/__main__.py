@@ -66,8 +66,6 @@ def measure(asked: argparse.Namespace, console: Console) -> Report:
         "encoder": (*WAYS, "encoder", asked.model),
     }
     caption = figures(captions, track(range(rounds), "captions", console=console))
-    many = track(range(asked.captions), "memory over many captions", console=console)
-    turns = take_turns({"ours": captions["ours"]}, many)["ours"]
     encoder = {"seconds": caption.pop("encoder").seconds, "floor_seconds": floor_seconds()}
     resize = {
         name: figures(
@@ -77,12 +75,15 @@ def measure(asked: argparse.Namespace, console: Console) -> Report:
         for name, path in photos.items()
     }
     path = photos["JPEG, 12 MP"]
+    logs, python = asked.build / "bench", Path(sys.executable)
     with console.status("The deployed function, cold and warm ..."):
-        ours = deployed.run(deployed.MAIN, asked.model, path, rounds, asked.build / "bench")
+        ours = deployed.run(deployed.MAIN, asked.model, path, rounds, logs, deployed.DEPLOYED)
         direct = figures({"direct": (*WAYS, "direct", path)}, range(rounds))["direct"]
-        progress = deployed.progress(asked.build / "bench")
+        progress = deployed.progress(logs)
     with console.status("The naive function, cold and warm ..."):
-        naive = deployed.run(deployed.NAIVE, folders["transformers"], path, rounds, asked.build / "bench")
+        naive = deployed.run(deployed.NAIVE, folders["transformers"], path, rounds, logs, python)
+    many = track(range(asked.captions), "memory over many captions", console=console)
+    turns = take_turns({"function": (*WAYS, "function", asked.model)}, many)["function"]
     return {
         "caption": {name: asdict(figure) for name, figure in caption.items()},
         "memory": {"captions": len(turns), "growth": growth(turns), "rest_mb": turns[-1].rss_mb},

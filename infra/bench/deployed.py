@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from infra.local.ports import free_port
-from infra.local.process import Process
+from infra.local.process import Process, framework
 from infra.local.storage import ROOT
 from infra.prove.instance import Platform
 from infra.prove.outside import Outside
@@ -24,6 +23,7 @@ from infra.prove.uploads import Sample
 MAIN, NAIVE = ROOT / "functions" / "main.py", ROOT / "infra" / "prove" / "naive.py"
 TIMEOUT_S = 300.0
 NO_LIMIT = 0
+DEPLOYED = ROOT / ".venv" / "bin" / "python"  # has what the function needs and the local stack, no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,14 @@ class Run:
     stages: dict[str, tuple[float, float]]  # of the first upload, and the median of the others
 
 
-def run(source: Path, model: Path, picture: Path, uploads: int, logs: Path) -> Run:
-    """Start an instance whose files are not cached and upload one picture several times, at least twice."""
+def run(source: Path, model: Path, picture: Path, uploads: int, logs: Path, python: Path) -> Run:
+    """Start an instance whose files are not cached and upload one picture several times, at least twice.
+
+    It runs in the environment of `python`.
+    """
     with Outside(logs) as outside:
         environment = os.environ | outside.environment
-        with Platform(source, model, environment, NO_LIMIT, TIMEOUT_S, logs) as platform:
+        with Platform(source, model, environment, NO_LIMIT, TIMEOUT_S, logs, python=python) as platform:
             seconds, cpu_s = [], []
             for index in range(uploads):
                 sample = Sample(f"ana/{index}{picture.suffix}", "", picture, 0, 0)
@@ -74,9 +77,7 @@ def progress(logs: Path) -> Progress:
     """Start it and ask it once."""
     with Outside(logs) as outside:
         port, began = free_port(), time.monotonic()
-        command = [str(Path(sys.executable).with_name("functions-framework"))]
-        command += ["--target", "get_progress_stats", "--source", str(MAIN), "--port", str(port)]
-        command += ["--host", "127.0.0.1"]
+        command = framework(MAIN, port, "get_progress_stats", DEPLOYED)
         environment = os.environ | outside.environment
         with Process("get_progress_stats", command, logs / "progress.log", environment, ROOT) as process:
             process.wait_until_answers(f"http://127.0.0.1:{port}/?user=ana")

@@ -87,11 +87,17 @@ class Process(Part):
             self._process.wait()
 
 
-def framework(source: Path, port: int) -> tuple[str, ...]:
-    """The words that start `on_upload` of a program on 127.0.0.1, under functions-framework, as deployed."""
+def framework(
+    source: Path, port: int, target: str = "on_upload", python: Path = Path(sys.executable)
+) -> tuple[str, ...]:
+    """The words that start a function of a program on 127.0.0.1, under functions-framework, as deployed.
+
+    It runs in the environment of `python`.
+    """
+    kind = "cloudevent" if target == "on_upload" else "http"
     return (
-        *(str(Path(sys.executable).with_name("functions-framework")), "--target", "on_upload"),
-        *("--source", str(source), "--signature-type", "cloudevent"),
+        *(str(python.with_name("functions-framework")), "--target", target),
+        *("--source", str(source), "--signature-type", kind),
         *("--host", "127.0.0.1", "--port", str(port)),
     )
 

@@ -47,11 +47,14 @@ class Delivery:
 class Instance:
     """One start of `on_upload` in the program `source`, functions-framework included, as deployed.
 
-    `mib` 0 is no limit.
+    `mib` 0 is no limit; `python` is that of the environment it runs in.
     """
 
-    def __init__(self, source: Path, environment: Mapping[str, str], mib: int, log: Path) -> None:
+    def __init__(
+        self, source: Path, environment: Mapping[str, str], mib: int, log: Path, python: Path
+    ) -> None:
         self.source = source
+        self.python = python
         self.environment = environment
         self.mib = mib
         self.log = log
@@ -65,7 +68,7 @@ class Instance:
         self._limit = self._exit.enter_context(kernel_limit(self.mib) if self.mib else nullcontext(NO_LIMIT))
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        command = self._limit.command(*framework(self.source, port))
+        command = self._limit.command(*framework(self.source, port, python=self.python))
         self._exit.callback(self._measure)  # when it has ended, as that may be by a kill too
         process = Process(self.source.stem, command, self.log, self.environment, ROOT)
         self._process = self._exit.enter_context(process)
@@ -137,6 +140,7 @@ class Platform:
         timeout_s: float,
         logs: Path,
         died: Callable[[], None] = lambda: None,
+        python: Path = Path(sys.executable),
     ) -> None:
         self.source = source
         self.model = model.resolve()
@@ -144,6 +148,7 @@ class Platform:
         self.mib = mib
         self.timeout_s = timeout_s
         self.logs = logs
+        self.python = python  # of the environment that the function runs in
         self.died = died  # called when an instance is gone with its work undone
         self.starts = 0
         self.kills = 0
@@ -187,7 +192,7 @@ class Platform:
     def _running(self) -> Instance:
         if self._instance is None:
             log = self.logs / f"{self.source.stem}-{self.starts}.log"
-            self._instance = Instance(self.source, self.environment, self.mib, log)
+            self._instance = Instance(self.source, self.environment, self.mib, log, self.python)
             self._first_start = self._first_start or time.monotonic()
             self.starts += 1
             self._instance.start()
@@ -201,7 +206,7 @@ class Platform:
             self._instance = None
 
     def __enter__(self) -> Self:
-        _forget([*Path(sys.prefix).rglob("*.so*"), *self.model.iterdir()])
+        _forget([*self.python.parent.parent.rglob("*.so*"), *self.model.iterdir()])
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -41,6 +41,7 @@ BOUNDS = {
     "DATABASE_TIMEOUT_S": "1",
     "GEMINI_TIMEOUT_S": "1",
     "GEMINI_ATTEMPTS": "2",
+    "TIMEOUT_S": "16",
 }
 USUAL = {"SIZES": "96,48", "THREADS": "4", "LEASE_S": str(LEASE_S), "ARCHIVE_BUCKET": ARCHIVE} | BOUNDS
 START_S = 20.0  # in which the web server forks another process

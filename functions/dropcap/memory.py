@@ -141,9 +141,9 @@ class Watch:
     """Memory and time of one picture's way, stage by stage, logged as it goes.
 
     A stage that takes longer than `stage_s` seconds hangs, and so does a picture that takes longer than
-    `in_all_s`: either ends this process, with the stack of each thread on stderr. An instance takes one picture
-    at a time, so nobody else's work ends with it. `begins` is told the name of each stage, and may refuse it by
-    raising.
+    `in_all_s`: either ends this process, with the stack of each thread on stderr. An instance takes one
+    picture at a time, so nobody else's work ends with it. `begins` is told the name of each stage, and may
+    refuse it by raising.
     """
 
     def __init__(self, upload_id: str, warning_mb: int, stage_s: float, in_all_s: float) -> None:

@@ -82,6 +82,6 @@ def test_the_deployed_function_is_measured_by_stage(tmp_path: Path) -> None:
 
 
 def test_progress_is_answered_by_a_process_of_its_own(tmp_path: Path) -> None:
-    progress = deployed.progress(tmp_path)
+    progress = deployed.progress(tmp_path, Path(sys.executable))
     assert progress.seconds > 0
     assert progress.memory_mb > 20

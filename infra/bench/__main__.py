@@ -79,7 +79,7 @@ def measure(asked: argparse.Namespace, console: Console) -> Report:
     with console.status("The deployed function, cold and warm ..."):
         ours = deployed.run(deployed.MAIN, asked.model, path, rounds, logs, deployed.DEPLOYED)
         direct = figures({"direct": (*WAYS, "direct", path)}, range(rounds))["direct"]
-        progress = deployed.progress(logs)
+        progress = deployed.progress(logs, deployed.DEPLOYED)
     with console.status("The naive function, cold and warm ..."):
         naive = deployed.run(deployed.NAIVE, folders["transformers"], path, rounds, logs, python)
     many = track(range(asked.captions), "memory over many captions", console=console)

@@ -73,11 +73,11 @@ class Progress:
     memory_mb: float
 
 
-def progress(logs: Path) -> Progress:
-    """Start it and ask it once."""
+def progress(logs: Path, python: Path) -> Progress:
+    """Start it in the environment of `python` and ask it once."""
     with Outside(logs) as outside:
         port, began = free_port(), time.monotonic()
-        command = framework(MAIN, port, "get_progress_stats", DEPLOYED)
+        command = framework(MAIN, port, "get_progress_stats", python)
         environment = os.environ | outside.environment
         with Process("get_progress_stats", command, logs / "progress.log", environment, ROOT) as process:
             process.wait_until_answers(f"http://127.0.0.1:{port}/?user=ana")

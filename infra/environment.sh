@@ -12,6 +12,11 @@ fail() {
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
+# What an earlier list left there would contradict this one.
+if [ -f "$folder/installed" ]; then
+    rm -rf "$folder"
+fi
+
 if ! "$folder/bin/python" -c 'import pip' 2>/dev/null; then
     found=
     for python in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do

@@ -59,7 +59,7 @@ def jpeg(width: int = 64, height: int = 48, colour: str = "red") -> bytes:
     return file.getvalue()
 
 
-def describer(settings: dict[str, Any], model: str = "gemini-2.5-flash", **others: Any) -> Describer:
+def describer(settings: dict[str, Any], model: str = "gemini-3.5-flash-lite", **others: Any) -> Describer:
     return Describer(Settings(**settings | {"gemini_model": model} | others))
 
 
@@ -94,7 +94,7 @@ def test_the_stand_in_never_passes_for_gemini(settings: dict[str, Any]) -> None:
     assert found.version == "dropcap-stand-in"
     assert "stand-in" in found.description
     assert "not Gemini" in found.description
-    assert found.model == "gemini-2.5-flash"
+    assert found.model == "gemini-3.5-flash-lite"
 
 
 def test_one_describer_serves_picture_after_picture(settings: dict[str, Any]) -> None:
@@ -181,7 +181,7 @@ def test_the_instruction_is_apart_from_the_picture_and_nothing_of_the_user_is_in
     assert "IGNORE" not in json.dumps(call.body)
 
 
-def test_an_answer_is_asked_for_as_json_with_a_schema_at_a_low_temperature(
+def test_an_answer_is_asked_for_as_json_with_a_schema_at_the_models_own_temperature(
     stand_in: GeminiStandIn, settings: dict[str, Any]
 ) -> None:
     describer(settings).describe(jpeg())
@@ -189,7 +189,7 @@ def test_an_answer_is_asked_for_as_json_with_a_schema_at_a_low_temperature(
     configuration = call.body["generationConfig"]
     assert configuration["responseMimeType"] == "application/json"
     assert set(configuration["responseSchema"]["properties"]) == {"description", "alt_text", "tags", "text"}
-    assert configuration["temperature"] == pytest.approx(0.2)
+    assert "temperature" not in configuration  # Gemini 3 may loop at a lower one than its own
 
 
 # Why it did not answer
@@ -291,7 +291,7 @@ def test_a_timeout_below_googles_shortest_deadline_is_allowed(settings: dict[str
 def test_a_server_that_is_not_there_is_told(settings: dict[str, Any]) -> None:
     with GeminiStandIn() as gone:
         pass
-    told = refusal(settings, "gemini-2.5-flash", gemini_endpoint=gone.url)
+    told = refusal(settings, "gemini-3.5-flash-lite", gemini_endpoint=gone.url)
     assert told.problem.startswith("Gemini could not be reached (")
 
 
@@ -364,7 +364,7 @@ def test_an_error_keeps_its_cause_where_that_holds_no_key(settings: dict[str, An
 def test_what_can_not_be_a_key_is_told_without_showing_it(
     stand_in: GeminiStandIn, settings: dict[str, Any], key: str
 ) -> None:
-    told = refusal(settings | {"gemini_api_key": key}, "gemini-2.5-flash")
+    told = refusal(settings | {"gemini_api_key": key}, "gemini-3.5-flash-lite")
     assert told.problem == "GEMINI_API_KEY is not a key: it holds characters that no key has"
 
 
@@ -502,7 +502,7 @@ def post(url: str, body: bytes, **headers: str) -> tuple[int, Any]:
 
 
 def test_the_stand_in_understands_both_spellings_and_both_places_of_the_key(stand_in: GeminiStandIn) -> None:
-    url = f"{stand_in.url}/v1beta/models/gemini-2.5-flash:generateContent"
+    url = f"{stand_in.url}/v1beta/models/gemini-3.5-flash-lite:generateContent"
     data = base64.b64encode(jpeg()).decode()
     for part in (
         {"inlineData": {"mimeType": "image/jpeg", "data": data}},
@@ -535,7 +535,7 @@ def test_the_stand_in_understands_both_spellings_and_both_places_of_the_key(stan
 def test_the_stand_in_refuses_what_google_refuses(
     stand_in: GeminiStandIn, body: bytes, key: str, says: str
 ) -> None:
-    url = f"{stand_in.url}/v1beta/models/gemini-2.5-flash:generateContent?key={key}"
+    url = f"{stand_in.url}/v1beta/models/gemini-3.5-flash-lite:generateContent?key={key}"
     status, answer = post(url, body)
     assert status == 400
     assert answer["error"]["code"] == 400
@@ -551,7 +551,7 @@ def test_the_stand_in_runs_as_a_program_and_counts_its_calls() -> None:
             url = program.stdout.readline().split()[-1]
             key = uuid.uuid4().hex
             for _ in range(3):
-                post(f"{url}/v1beta/models/gemini-2.5-flash:generateContent?key={key}", b"{}")
+                post(f"{url}/v1beta/models/gemini-3.5-flash-lite:generateContent?key={key}", b"{}")
             with urllib.request.urlopen(f"{url}/_calls") as answer:  # noqa: S310
                 assert json.load(answer) == {key: 3}
         finally:

@@ -51,7 +51,6 @@ SCHEMA = {  # the subset of OpenAPI 3.0 that both packages know: ai.google.dev/a
     },
     "required": ["description", "alt_text", "tags", "text"],
 }
-TEMPERATURE = 0.2  # a description, not a story
 MAX_OUTPUT_TOKENS = 8192  # an answer needs about 1,500; a thinking model's thoughts count as well
 
 MAX_ANSWER = 32_768  # characters of JSON: all fields at their limits, every character escaped

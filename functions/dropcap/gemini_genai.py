@@ -21,7 +21,6 @@ class Adapter:
         self._model = settings.gemini_model
         self._config = types.GenerateContentConfig(
             system_instruction=gemini.SYSTEM_INSTRUCTION,
-            temperature=gemini.TEMPERATURE,
             max_output_tokens=gemini.MAX_OUTPUT_TOKENS,
             response_mime_type="application/json",
             response_schema=gemini.SCHEMA,

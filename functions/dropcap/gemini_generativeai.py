@@ -25,7 +25,6 @@ class Adapter:
             settings.gemini_model,
             system_instruction=gemini.SYSTEM_INSTRUCTION,
             generation_config={
-                "temperature": gemini.TEMPERATURE,
                 "max_output_tokens": gemini.MAX_OUTPUT_TOKENS,
                 "response_mime_type": "application/json",
                 "response_schema": gemini.SCHEMA,

@@ -1,7 +1,7 @@
 """Every setting: read once from environment variables, checked at start, documented in one table.
 
 A field's environment variable is its name in capitals. `python -m dropcap.settings` prints the table
-that the README shows.
+that docs/settings.md shows.
 """
 
 import os
@@ -180,7 +180,7 @@ class Settings:
     sweep_s: int = _setting(240, "seconds after which a sweep begins no other picture", *_number(0, 3600))
     time_zone: str = _setting("UTC", "zone of uploads without a tz of their own", "an IANA time zone", _zone)
     gemini_api_key: str = _setting("", "key of the Gemini API; empty: BLIP alone", "text", _text, secret=True)
-    gemini_model: str = _setting("gemini-2.5-flash", "Gemini model", "text", _text)
+    gemini_model: str = _setting("gemini-3.5-flash-lite", "Gemini model", "text", _text)
     gemini_sdk: str = _setting(
         "google-generativeai",
         "Python package that talks to Gemini",

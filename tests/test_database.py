@@ -2,22 +2,17 @@
 
 import datetime as dt
 import re
-import socket
-import ssl
 import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
-from pathlib import Path
+from contextlib import closing
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
+from dropcap import connection, schema
 from dropcap.analysis import Analysis, PictureFacts, Source
 from dropcap.database import Claim, Database, Unreachable, connect
 from dropcap.errors import SchemaError, SettingsError
@@ -308,6 +303,10 @@ def test_a_zone_in_the_setting_that_postgresql_does_not_know_is_named(database_u
         "ALTER TABLE uploads DROP CONSTRAINT uploads_pkey",
         "DROP TABLE achievements",
         "ALTER TABLE achievements DROP COLUMN achievement_name",
+        "ALTER TABLE analyses DROP COLUMN counted",
+        "DROP TABLE progress_totals",
+        "DROP TABLE progress_days",
+        "ALTER TABLE progress_hours DROP CONSTRAINT progress_hours_pkey",
     ],
 )
 def test_an_instance_that_runs_while_the_schema_breaks_goes_on(
@@ -369,6 +368,21 @@ def test_a_failed_check_of_the_schema_is_not_remembered(empty_database: str) -> 
         assert record(database, upload())
 
 
+def test_a_cold_start_waits_for_another_that_repairs_longer_than_for_any_answer(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "NETWORK_S", 0.2)
+    starting = Database(Settings(database_url=database_url, database_timeout_s=0.2))
+    with closing(connect(database_url)) as outside, ThreadPoolExecutor(1) as pool:
+        outside.run("ALTER TABLE uploads ALTER size DROP DEFAULT")
+        outside.run(f"BEGIN; SELECT pg_advisory_xact_lock({schema.LOCK})")
+        started = pool.submit(starting.prepare)
+        time.sleep(0.8)
+        assert not started.done()
+        outside.run("COMMIT")
+        started.result()
+
+
 def test_a_wait_is_bounded_by_the_setting(database_url: str) -> None:
     settings = Settings(database_url=database_url, database_timeout_s=0.2)
     with closing(Database(settings)) as database, closing(connect(database_url)) as outside:
@@ -378,132 +392,3 @@ def test_a_wait_is_bounded_by_the_setting(database_url: str) -> None:
             database.claim(upload())
         outside.run("ROLLBACK")
         assert database.claim(upload()).state == "claimed"
-
-
-def test_names_and_passwords_may_hold_any_character(postgres: Postgres) -> None:
-    name = f"an odd/näme@{uuid.uuid4().hex}"
-    url = postgres.database(name)
-    with closing(connect(postgres.url)) as outside:
-        outside.run(f"""CREATE ROLE "{name}" SUPERUSER LOGIN PASSWORD 'p@ss:w/rd%?#'""")
-    quoted = urlsplit(url).path[1:].replace("@", "%40").replace("/", "%2F")
-    address = f"postgresql://{quoted}:p%40ss%3Aw%2Frd%25%3F%23@127.0.0.1:{postgres.port}/{quoted}"
-    with closing(connect(address)) as connection:
-        assert connection.run("SELECT current_user, current_database()") == [[name, name]]
-    with closing(connect(postgres.url)) as outside:
-        outside.run(f'DROP DATABASE "{name}" WITH (FORCE)')
-        outside.run(f'DROP ROLE "{name}"')
-
-
-def test_a_unix_socket_is_taken_as_on_cloud_sql(postgres: Postgres) -> None:
-    url = postgres.url.replace(f"127.0.0.1:{postgres.port}", f":{postgres.port}") + f"?host={postgres.folder}"
-    with closing(connect(url)) as connection:
-        assert connection.run("SELECT inet_server_addr() IS NULL") == [[True]]
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "postgresql://",
-        "postgresql://host/name",
-        "postgresql://user:secret@host:port/name",
-        "postgresql://user:secret@host/name?sslmode=disable",
-        "postgresql://user:secret@host/name?sslmode=prefer",
-    ],
-)
-def test_an_address_that_cant_work_is_a_setting_to_change_and_stays_secret(url: str) -> None:
-    with pytest.raises(SettingsError, match="DATABASE_URL") as refused:
-        Database(Settings(database_url=url)).prepare()
-    assert "secret" not in str(refused.value)
-
-
-def test_an_unreachable_database_does_not_tell_its_password() -> None:
-    with pytest.raises(Unreachable) as refused:
-        Database(Settings(database_url="postgresql://user:secret@127.0.0.1:1/name")).prepare()
-    assert "secret" not in str(refused.value)
-
-
-ELSEWHERE = "127.1"  # this machine under a name that we do not take for it
-
-
-def certificate(folder: Path, name: str) -> Path:
-    """A key and a certificate that only vouches for itself, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / f"{name}.pem"
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
-    return path
-
-
-@contextmanager
-def tls_front(port: int, pem: Path) -> Iterator[int]:
-    """The port of a front that speaks TLS as PostgreSQL does, for the server that was built without it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-
-    def relay(source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_RDWR)
-
-    def serve(client: socket.socket) -> None:
-        with suppress(OSError), ExitStack() as sockets:
-            sockets.enter_context(client)
-            assert len(client.recv(8)) == 8  # SSLRequest
-            client.sendall(b"S")
-            secure = sockets.enter_context(context.wrap_socket(client, server_side=True))
-            server = sockets.enter_context(socket.create_connection(("127.0.0.1", port)))
-            back = threading.Thread(target=relay, args=(server, secure), daemon=True)
-            back.start()
-            relay(secure, server)
-            back.join(5)
-
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept, daemon=True).start()
-        yield listener.getsockname()[1]
-
-
-def test_another_host_is_reached_by_verified_tls(
-    postgres: Postgres, database_url: str, tmp_path: Path
-) -> None:
-    pem = certificate(tmp_path, ELSEWHERE)
-    with tls_front(postgres.port, pem) as port:
-        url = database_url.replace(f"127.0.0.1:{postgres.port}", f"{ELSEWHERE}:{port}")
-        with closing(Database(Settings(database_url=f"{url}?sslmode=require&sslrootcert={pem}"))) as database:
-            assert record(database, upload())
-
-
-@pytest.mark.parametrize(("name", "trusted"), [(ELSEWHERE, False), ("another.example", True)])
-def test_a_certificate_that_is_not_trusted_or_not_theirs_ends_the_connection(
-    postgres: Postgres, database_url: str, tmp_path: Path, name: str, trusted: bool
-) -> None:
-    pem = certificate(tmp_path, name)
-    with tls_front(postgres.port, pem) as port:
-        url = database_url.replace(f"127.0.0.1:{postgres.port}", f"{ELSEWHERE}:{port}")
-        url += f"?sslrootcert={pem}" if trusted else ""
-        with pytest.raises(Unreachable, match="SSLCertVerificationError"):
-            Database(Settings(database_url=url)).prepare()
-
-
-def test_another_host_without_tls_is_not_used(postgres: Postgres, database_url: str) -> None:
-    url = database_url.replace("127.0.0.1", ELSEWHERE)
-    with pytest.raises(Unreachable, match="Server refuses SSL"):
-        Database(Settings(database_url=url)).prepare()

@@ -1,19 +1,23 @@
 # ruff: noqa: S608  the SQL is made of this file's own words
 """A fresh worker finds sound tables, or makes them so without losing a row, or says what is to be done."""
 
+import datetime as dt
 import json
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pg8000.native import Connection, DatabaseError
 
-from dropcap import schema
+from dropcap import rollup, schema
 from dropcap.database import Database, connect
 from dropcap.errors import SchemaError
 from dropcap.progress import stats
@@ -38,10 +42,28 @@ ROWS = (
     f"INSERT INTO uploads VALUES ('{ID}', 'b', 'ana/x.png', 7, 'ana', 12, 'image/png', 'done', 2, 'h', "
     "'2026-02-03 04:05+00', '2026-02-03 04:05+00', '2026-02-03 04:06+00', 'no_picture', 'why')",
     f"INSERT INTO analyses VALUES ('{ID}', 'ana', '{RESULT['analyzed_at']}', 'Europe/Madrid', 'a crown', "
-    f"'A golden crown.', 'Crown', '{{gold,crown}}', 'REX', 'PNG', 12, 3, 4, '{json.dumps(RESULT)}')",
+    f"'A golden crown.', 'Crown', '{{gold,crown}}', 'REX', 'PNG', 12, 3, 4, '{json.dumps(RESULT)}', true)",
+    "INSERT INTO progress_totals VALUES ('ana', 1, 'infinity', 'UTC')",
+    "INSERT INTO progress_days "
+    "SELECT 'ana', at::date, 1, at, 1, at FROM (SELECT analyzed_at FROM analyses) AS analyzed (at)",
+    "INSERT INTO progress_hours VALUES ('ana', 5, '2026-02-03 04:05:06+00')",
     "INSERT INTO achievements VALUES ('ana', 'first_picture', '2026-02-03 04:05:06+00')",
     "INSERT INTO analyze_calls VALUES ('ana', '2026-02-03 04:00:00+00', 5)",
 )
+DERIVED = {table.name for table in TABLES if table.derived}
+NOW = dt.datetime(2026, 2, 3, 12, tzinfo=dt.UTC)
+PROGRESS = {
+    "user": "ana",
+    "pictures_analyzed": 1,
+    "this_week": 1,
+    "current_streak": 1,
+    "longest_streak": 1,
+    "last_upload_at": RESULT["analyzed_at"],
+    "achievements": [
+        {"achievement_name": name, "earned_at": RESULT["analyzed_at"]}
+        for name in ("early_bird", "first_picture")
+    ],
+}
 NARROWER = {
     "bigint": "integer",
     "text": "character varying(900)",
@@ -49,7 +71,14 @@ NARROWER = {
     "jsonb": "json",
     INSTANT: "timestamp without time zone",
 }
-WRONG = {"text": "bytea USING convert_to({0}, 'UTF8')", "jsonb": "text", "text[]": "text", "uuid": "text"}
+WRONG = {
+    "date": "integer USING 1",
+    "boolean": "text",
+    "text": "bytea USING convert_to({0}, 'UTF8')",
+    "jsonb": "text",
+    "text[]": "text",
+    "uuid": "text",
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +102,9 @@ def damages() -> Iterator[Damage]:
 def column_damages(table: Table, column: Column) -> Iterator[Damage]:
     name, change = f"{table.name}.{column.name}", f"ALTER TABLE {table.name} ALTER COLUMN {column.name}"
     drop = f"ALTER TABLE {table.name} DROP COLUMN {column.name}"
-    tells = bool(column.default or column.null or column.fill or column.name == "achievement_name")
+    tells = table.derived or bool(
+        column.default or column.null or column.fill or column.name == "achievement_name"
+    )
     missing = (name, "is missing", column.type)
     yield Damage(f"{name} dropped", drop, () if tells else missing)
     yield Damage(f"{name} dropped while empty", drop, filled=False)
@@ -86,22 +117,29 @@ def column_damages(table: Table, column: Column) -> Iterator[Damage]:
     if not (table.checks and column.type == "bigint"):
         wrong = WRONG.get(column.type, "text").format(column.name)
         seen = (name, f"is {wrong.split()[0]}", f"be {column.type}")
-        drop_default = f"{change} DROP DEFAULT; " if column.default else ""
-        yield Damage(f"{name} of a wrong type", f"{drop_default}{change} TYPE {wrong}", seen)
+        drops = [f"{change} DROP DEFAULT; "] if column.default else []
+        drops += [
+            f"DROP INDEX {table.name}_{'_'.join(index.columns)}_idx; "
+            for index in table.indexes
+            if index.where
+        ]
+        sql = f"{''.join(drops)}{change} TYPE {wrong}"
+        yield Damage(f"{name} of a wrong type", sql, () if table.derived else seen)
     if column.null:
         yield Damage(f"{name} not nullable", f"{change} SET NOT NULL")
     elif column.name not in table.key:
         yield Damage(f"{name} nullable", f"{change} DROP NOT NULL")
         null = f"{change} DROP NOT NULL; UPDATE {table.name} SET {column.name} = NULL"
-        yield Damage(f"{name} holding NULL", null, (name, "allows NULL", "NOT NULL"))
+        refused = (name, "allows NULL", "NOT NULL")
+        yield Damage(f"{name} holding NULL", null, () if table.derived else refused)
     if column.default:
         yield Damage(f"{name} without its default", f"{change} DROP DEFAULT")
         value = "now() - interval '1 day'" if column.type == INSTANT else "NULL"
         yield Damage(f"{name} with another default", f"{change} SET DEFAULT {value}")
     if column.name not in table.key and not column.fill:
         add = f"ALTER TABLE {table.name} ADD {column.name} {column.type} GENERATED ALWAYS AS (NULL) STORED"
-        generated = f"{drop}; {add}"
-        yield Damage(f"{name} generated", generated, (name, "is generated", column.type))
+        refused = (name, "is generated", column.type)
+        yield Damage(f"{name} generated", f"{drop}; {add}", () if table.derived else refused)
 
 
 def table_damages(table: Table) -> Iterator[Damage]:
@@ -114,7 +152,8 @@ def table_damages(table: Table) -> Iterator[Damage]:
     yield Damage(f"{name} is a sequence", f"DROP TABLE {name}; CREATE SEQUENCE {name}", (name, "a sequence"))
     yield Damage(f"{name} without key", f"{alter} DROP CONSTRAINT {name}_pkey")
     twice = f"{alter} DROP CONSTRAINT {name}_pkey; INSERT INTO {name} TABLE {name}"
-    yield Damage(f"{name} with duplicates", twice, (name, ", ".join(table.key), "unique"))
+    refused = (name, ", ".join(table.key), "unique")
+    yield Damage(f"{name} with duplicates", twice, () if table.derived else refused)
     deferred = f"{alter} DROP CONSTRAINT {name}_pkey, ADD UNIQUE ({', '.join(table.key)}) DEFERRABLE"
     yield Damage(f"{name} with a deferrable key", deferred)
     yield Damage(
@@ -124,19 +163,31 @@ def table_damages(table: Table) -> Iterator[Damage]:
     yield Damage(f"{name} with a strict column of others", strict)
     refer = f"CREATE TABLE users (id text PRIMARY KEY); INSERT INTO users VALUES ('ana'); {alter} ADD "
     yield Damage(f"{name} bound to users", f"{refer} FOREIGN KEY (user_id) REFERENCES users")
-    for columns in table.indexes:
-        index = f"{name}_{'_'.join(columns)}_idx"
-        yield Damage(f"{name} without index", f"DROP INDEX {index}")
-        partial = (
-            f"DROP INDEX {index}; CREATE INDEX {index} ON {name} ({', '.join(columns)}) WHERE user_id = 'bob'"
-        )
-        yield Damage(f"{name} with a partial index", partial)
+    for wanted in table.indexes:
+        columns = ", ".join(wanted.columns)
+        index = f"{name}_{'_'.join(wanted.columns)}_idx"
+        yield Damage(f"{name} without {index}", f"DROP INDEX {index}")
+        other = f"DROP INDEX {index}; CREATE INDEX {index} ON {name} ({columns}) WHERE user_id = 'bob'"
+        yield Damage(f"{name} with {index} of other rows", other)
     for rule, text in table.checks:
         yield Damage(f"{name} without {rule}", f"{alter} DROP CONSTRAINT {rule}")
         again = f"{alter} DROP CONSTRAINT {rule}, ADD CONSTRAINT {rule} CHECK ({text}) NOT VALID"
         yield Damage(f"{name} with {rule} never validated", again)
         broken = f"{alter} DROP CONSTRAINT {rule}; UPDATE {name} SET {text.split()[0]} = -1"
         yield Damage(f"{name} against {rule}", broken, (name, rule, text))
+
+
+@dataclass(frozen=True)
+class Here:
+    """The product's questions, asked on a connection as it is."""
+
+    connection: Connection
+
+    def query(self, sql: str, **values: Any) -> list[list[Any]]:
+        return list(self.connection.run(sql, **values) or ())
+
+    def count(self, user: str) -> None:
+        assert rollup.count(self.query, user)
 
 
 @pytest.fixture(scope="module")
@@ -188,14 +239,17 @@ def test_damage_is_repaired_without_losing_a_row_or_refused_with_its_name(
         return
     schema.check(sound)
     after = contents(sound)
-    for name, row in damaged.items():
+    kept = {name: row for name, row in damaged.items() if name not in DERIVED}
+    for name, row in kept.items():
         for column, value in row.items():
             assert str(after[name][column]).removesuffix("+00:00") == str(value).removesuffix("+00:00")
     if damage.name.startswith("analyses.") and damage.filled and "result" not in damage.name:
         assert after["analyses"].items() >= before["analyses"].items()
     schema.check(sound)
     if "renamed" not in damage.name and "dropped" not in damage.name:
-        assert after.keys() == before.keys()
+        assert after.keys() - DERIVED == before.keys() - DERIVED
+    if damage.filled and damage.name.startswith(("progress_", "analyses.counted")):
+        assert stats(Here(sound), "ana", NOW) == PROGRESS
 
 
 def test_a_sound_schema_costs_one_query(sound: Connection, postgres: Postgres) -> None:
@@ -221,7 +275,7 @@ def test_an_index_that_does_more_than_ours_will_do(sound: Connection) -> None:
         "DROP INDEX analyses_user_id_analyzed_at_idx; CREATE INDEX i ON analyses (user_id, analyzed_at, id)"
     )
     schema.check(sound)
-    assert sound.run("SELECT count(*) FROM pg_index WHERE indrelid = 'analyses'::regclass") == [[2]]
+    assert sound.run("SELECT count(*) FROM pg_index WHERE indrelid = 'analyses'::regclass") == [[3]]
 
 
 @pytest.fixture
@@ -281,6 +335,73 @@ def test_a_table_that_somebody_holds_is_a_passing_fault(sound: Connection, postg
             schema.check(sound, timeout_s=0.2)
     assert refused.value.args[0]["C"] == "55P03"
     schema.check(sound)
+
+
+@contextmanager
+def writing(sound: Connection, postgres: Postgres) -> Iterator[Connection]:
+    """Another connection, in the middle of a transaction that has written to `analyses`."""
+    [[name]] = sound.run("SELECT quote_ident(current_schema())")
+    with closing(connect(postgres.database("damages"))) as other:
+        other.run(f"SET search_path = {name}; BEGIN")
+        other.run(
+            "INSERT INTO analyses (id, user_id, analyzed_at, result) VALUES (:id, '', now(), '{}')", id=ID
+        )
+        yield other
+
+
+def test_indexes_come_last_when_all_else_is_repaired_and_one_by_one(
+    sound: Connection, postgres: Postgres
+) -> None:
+    sound.run("DROP INDEX analyses_user_id_analyzed_at_idx, uploads_created_at_idx")
+    sound.run("ALTER TABLE uploads ALTER size DROP DEFAULT")
+    with writing(sound, postgres), pytest.raises(DatabaseError) as refused:
+        schema.check(sound, timeout_s=0.2)
+    assert refused.value.args[0]["C"] == "55P03"
+    sound.run(
+        "INSERT INTO uploads (id, bucket, name, generation, user_id) VALUES (:id, '', '', 0, '')", id=ID
+    )
+    made = "SELECT to_regclass('uploads_created_at_idx'), to_regclass('analyses_user_id_analyzed_at_idx')"
+    assert sound.run(made) == [["uploads_created_at_idx", None]]
+    schema.check(sound)
+    assert sound.run(made) == [["uploads_created_at_idx", "analyses_user_id_analyzed_at_idx"]]
+
+
+def test_an_index_that_takes_too_long_is_spelled_out_for_a_person(
+    sound: Connection, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound.run("DROP INDEX analyses_user_id_idx")
+    monkeypatch.setattr(schema, "REPAIR_S", 0.3)
+    said = r"CREATE INDEX CONCURRENTLY ON .*analyses \(user_id\) WHERE \(NOT"
+    with writing(sound, postgres), pytest.raises(SchemaError, match=said):
+        schema.check(sound)
+
+
+def test_who_comes_while_another_repairs_waits_for_it_longer_than_for_a_table(
+    sound: Connection, postgres: Postgres
+) -> None:
+    sound.run("ALTER TABLE uploads ALTER size DROP DEFAULT")
+    with closing(connect(postgres.database("damages"))) as other, ThreadPoolExecutor(1) as pool:
+        other.run(f"BEGIN; SELECT pg_advisory_xact_lock({schema.LOCK})")
+        repaired = pool.submit(schema.check, sound, 0.1)
+        time.sleep(0.4)
+        assert not repaired.done()
+        other.run("COMMIT")
+        repaired.result()
+
+
+def test_a_new_column_that_is_the_same_for_all_rows_rewrites_none(sound: Connection) -> None:
+    for statement in ROWS:
+        sound.run(statement)
+    sound.run("ALTER TABLE analyses DROP COLUMN counted")
+    file = "SELECT pg_relation_filenode('analyses')"
+    before = sound.run(file)
+    schema.check(sound)
+    assert sound.run("SELECT counted FROM analyses") == [[True]]
+    sound.run(
+        "INSERT INTO analyses (id, user_id, analyzed_at, result) VALUES (gen_random_uuid(), '', now(), '{}')"
+    )
+    assert sound.run("SELECT counted FROM analyses ORDER BY 1") == [[False], [True]]
+    assert sound.run(file) == before
 
 
 ANCESTORS = {
@@ -387,8 +508,9 @@ def test_ten_cold_starts_at_once_change_an_empty_and_an_old_database_once(
     for url in (empty_database, old):
         with closing(connect(url)) as outside:
             made[url] = dict(outside.run("SELECT tag, count(*) FROM ddl GROUP BY tag"))
-    assert made[empty_database] == {"CREATE TABLE": 4, "CREATE INDEX": 1}
-    assert made[old]["CREATE TABLE"] == 3
+    indexes = sum(len(table.indexes) for table in TABLES)
+    assert made[empty_database] == {"CREATE TABLE": len(TABLES), "CREATE INDEX": indexes}
+    assert made[old]["CREATE TABLE"] == len(TABLES) - 1
     with closing(connect(old)) as outside:
         assert outside.run("SELECT count(*) FROM achievements") == [[4]]
     with closing(connect(postgres.url)) as outside:

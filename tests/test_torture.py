@@ -116,7 +116,7 @@ def function(world: World) -> Iterator[Function]:
 def sent(world: World, function: Function) -> Sent:
     """An upload that is done, the only one there is."""
     world.sent.clear()
-    run(world, "TRUNCATE uploads, analyses, achievements")
+    run(world, "TRUNCATE uploads, analyses, achievements, progress_totals")
     upload = world.upload()
     assert world.deliver(function, upload) == "answered"
     assert broken(world, at_rest=True) == []

@@ -8,13 +8,14 @@ that a pooler between us and the server does no harm.
 import json
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pg8000.native import Connection, DatabaseError, InterfaceError, literal
 
-from dropcap import claims, progress, schema
+from dropcap import claims, progress, rollup, schema
 from dropcap.analysis import Analysis
 from dropcap.claims import Claim as Claim
 from dropcap.claims import Run
@@ -28,7 +29,6 @@ from dropcap.upload import Upload
 CHANGED = ("42P01", "42703", "42P10")  # SQLSTATE: undefined table, undefined column, no such key
 NO_SUCH_ZONE = "22023"  # SQLSTATE invalid_parameter_value
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # what a str may hold and PostgreSQL's text may not
-USERS = 0x44726F70  # "Drop": the class of the advisory locks on users
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ class Database:
         return self._transaction(lambda run: claims.mark(run, upload, holder, stage, rss_mb, lease_s))
 
     def record(self, analysis: Analysis, upload: Upload, holder: str) -> bool:
-        """Store the result, the user's achievements and the upload's state, all or nothing.
+        """Store the result, the user's sums and achievements, and the upload's state, all or nothing.
 
         False, and nothing is changed, where the claim is no longer `holder`'s. Repeating it changes nothing.
         """
@@ -90,17 +90,11 @@ class Database:
             if not claims.move(run, upload, holder, "recorded"):
                 return False
             user = analysis.user
-            run("SELECT pg_advisory_xact_lock(:class, hashtext(:user))", **{"class": USERS}, user=user)
-            run(
-                """
-                INSERT INTO analyses (id, user_id, analyzed_at, time_zone, caption, description, alt_text,
-                                      tags, picture_text, format, bytes, width, height, result)
-                VALUES (:id, :user, :analyzed_at, :time_zone, :caption, :description, :alt_text,
-                        :tags, :picture_text, :format, :bytes, :width, :height, :result)
-                ON CONFLICT (id) DO NOTHING
-                """,
+            rollup.lock(run, user)
+            complete = rollup.record(
+                run,
+                user,
                 id=upload.id,
-                user=user,
                 analyzed_at=analysis.analyzed_at,
                 time_zone=_known_zone(run, analysis.time_zone),
                 caption=analysis.caption,
@@ -114,10 +108,26 @@ class Database:
                 height=analysis.picture.height,
                 result=analysis.to_json(),
             )
-            run(progress.update_achievements(), user=user, known=sorted(progress.RULES))
+            if complete:
+                run(progress.update_achievements(), user=user, known=sorted(progress.RULES))
             return True
 
         return self._transaction(work)
+
+    def count(self, user: str) -> None:
+        """Count what of the user's pictures is not counted yet (rollup.py).
+
+        Raises Unreachable where it takes longer than the setting; the next call goes on from there.
+        """
+        ends = time.monotonic() + self._settings.database_timeout_s
+
+        def work(run: Run) -> bool:
+            rollup.lock(run, user)
+            return rollup.count(run, user)
+
+        while not self._transaction(work):
+            if time.monotonic() > ends:
+                raise Unreachable("The user's pictures are still being counted: ask again.")
 
     def reject(self, upload: Upload, holder: str, code: str, reason: str) -> bool:
         """Store why the upload can't be used. False, and nothing is changed, where the claim is another's."""
@@ -210,7 +220,9 @@ class Database:
             self._connection = connect(self._settings.database_url, timeout)
         if not self._checked:
             try:
-                schema.check(self._connection, timeout)
+                schema.check(
+                    self._connection, timeout, lambda: connect(self._settings.database_url, schema.REPAIR_S)
+                )
             except BaseException:  # it may be in the middle of a transaction
                 self.close()
                 raise

@@ -29,8 +29,12 @@ WHERE state <> 'done' AND lease_until <= now()
 ORDER BY lease_until LIMIT :rows
 """
 KNOWN = "SELECT id FROM uploads WHERE id = ANY(CAST(:ids AS uuid[]))"
-# An id is a hash: the first one after any is any one, found by the key.
-ANY_NAME = "SELECT name FROM uploads WHERE id >= :id AND bucket = :bucket ORDER BY id LIMIT 1"
+# An id is a hash: the first one after any is any one, found by the key. Where none of 30 is of this bucket,
+# few of all are, and the listing begins at its beginning.
+ANY_NAME = """
+SELECT name FROM (SELECT bucket, name FROM uploads WHERE id >= :id ORDER BY id LIMIT 30) AS some_of_all
+WHERE bucket = :bucket LIMIT 1
+"""
 CODE = "SELECT reason_code FROM uploads WHERE id = :id"
 
 

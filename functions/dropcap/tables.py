@@ -1,8 +1,22 @@
-"""What is stored: every table, column, key, index and check, declared once. `schema.py` makes it so."""
+"""What is stored: every table, column, key, index and check, declared once. `schema.py` makes it so.
+
+Two revisions share the database while one is deployed, and after a rollback the older one has it alone, so a
+change here is made in two steps, each a revision of its own: **expand, then contract**.
+
+    expand      what is new is a table, an index, or a column that may be NULL or has a default: the revision
+                before does not name it when it inserts
+    contract    what is no longer read or written goes out of this file when the revision before does without
+                it too; `schema.py` drops nothing, a person may
+
+Never in one step: another name for a column, a narrower type, a stricter check or key. What the older
+revision writes must be right for the newer, and the other way round: `tests/test_revisions.py` has the latest
+revision with other tables and today's at work on one database.
+"""
 
 from dataclasses import dataclass
 
 INSTANT = "timestamp with time zone"
+TOTALS = "progress_totals"  # a user who has no row there is counted anew
 UNNAMED = "unnamed"  # the achievement of a row that has lost its name: kept, but not shown
 
 
@@ -10,7 +24,8 @@ UNNAMED = "unnamed"  # the achievement of a row that has lost its name: kept, bu
 class Column:
     """`type` and `default` as PostgreSQL prints them.
 
-    `fill` tells the value of a lost column from other columns of the row, the ones in `source`.
+    `fill` tells the value of a lost column from other columns of the row, the ones in `source`: where there
+    are none it is the same for all rows that there are, which costs nothing however many they are.
     """
 
     name: str
@@ -22,14 +37,26 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Index:
+    """`where` as PostgreSQL prints it; empty: of all rows."""
+
+    columns: tuple[str, ...]
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
-    """`key` and `indexes` are column names, `checks` (name, rule): only such as will hold for ever."""
+    """`key` is column names, `checks` (name, rule): only such as will hold for ever.
+
+    A table that is `derived` can be counted anew from the others, and is where it can't be repaired.
+    """
 
     name: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
-    indexes: tuple[tuple[str, ...], ...] = ()
+    indexes: tuple[Index, ...] = ()
     checks: tuple[tuple[str, str], ...] = ()
+    derived: bool = False
 
 
 # In the order in which a transaction of `database.py` locks them, so that a repair can't deadlock with one.
@@ -65,7 +92,22 @@ TABLES = (
             Column("deaths", "jsonb", "'[]'::jsonb"),  # the same of holders whose lease ran out
         ),
         key=("id",),
+        # What a sweep looks for among millions that are done. By an instant that no update changes, so that
+        # a lease is renewed in place (HOT), without an entry in any index.
+        indexes=(Index(("created_at",), "(state <> 'done'::text)"),),
         checks=(("uploads_attempts", "attempts > 0"),),
+    ),
+    # The first of three that progress is read from; `rollup.py` says how a row of `analyses` gets into them.
+    Table(
+        TOTALS,
+        (
+            Column("user_id", "text"),
+            Column("pictures", "bigint", "0"),
+            Column("counted_to", INSTANT, "'-infinity'::timestamp with time zone"),
+            Column("time_zone", "text", null=True),  # the setting's, if any picture was counted by it
+        ),
+        key=("user_id",),
+        derived=True,
     ),
     Table(
         "analyses",
@@ -89,10 +131,33 @@ TABLES = (
             Column("width", "bigint", "0", fill="(result->'picture'->>'width')::bigint"),
             Column("height", "bigint", "0", fill="(result->'picture'->>'height')::bigint"),
             Column("result", "jsonb"),  # the whole Analysis
+            # Whether it is in the tables of progress, where its user is in TOTALS. A revision that does not
+            # count leaves it false; rows from before there was the column have users who are not in TOTALS.
+            Column("counted", "boolean", "false", fill="true", source=()),
         ),
         key=("id",),
-        indexes=(("user_id", "analyzed_at"),),
+        indexes=(Index(("user_id", "analyzed_at")), Index(("user_id",), "(NOT counted)")),
         checks=(("analyses_picture", "bytes >= 0 AND width >= 0 AND height >= 0"),),
+    ),
+    Table(
+        "progress_days",
+        (
+            Column("user_id", "text"),
+            Column("day", "date"),  # where the user was
+            Column("pictures", "bigint", "0"),
+            Column("first_at", INSTANT),
+            Column("nth", "bigint", "0"),  # of its run of days without a gap
+            Column("reached_at", INSTANT),  # when all days of the run so far had been seen
+        ),
+        key=("user_id", "day"),
+        indexes=(Index(("user_id", "nth", "reached_at")),),
+        derived=True,
+    ),
+    Table(
+        "progress_hours",
+        (Column("user_id", "text"), Column("hour", "bigint"), Column("first_at", INSTANT)),
+        key=("user_id", "hour"),
+        derived=True,
     ),
     Table(
         "achievements",

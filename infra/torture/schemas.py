@@ -40,7 +40,10 @@ VALUES = {  # of row :n, by type
     "text[]": "ARRAY['{n}']",
     "jsonb": "'{{\"n\": {n}}}'::jsonb",
     "timestamp with time zone": "timestamptz '2026-02-03 04:05:06+00'",
+    "date": "date '2026-02-03'",
+    "boolean": "true",
 }
+DERIVED = {table.name for table in TABLES if table.derived}  # are counted anew where they can't be repaired
 OLD = """
 CREATE TABLE achievements (id serial PRIMARY KEY, user_id integer, name varchar(80) NOT NULL,
                            earned_at timestamp DEFAULT now());
@@ -165,8 +168,8 @@ def _damages(table: Table, column: Column, chance: random.Random) -> Iterator[st
     yield f"{alter} DROP CONSTRAINT {table.name}_pkey; INSERT INTO {table.name} TABLE {table.name}"
     for rule, _ in table.checks:
         yield f"{alter} DROP CONSTRAINT {rule}"
-    for columns in table.indexes:
-        yield f"DROP INDEX {table.name}_{'_'.join(columns)}_idx"
+    for index in table.indexes:
+        yield f"DROP INDEX {table.name}_{'_'.join(index.columns)}_idx"
     yield f"{alter} ADD extra text"
     yield f"{alter} ADD strict text NOT NULL DEFAULT 1; {alter} ALTER strict DROP DEFAULT"
     yield f"{alter} ADD made integer GENERATED ALWAYS AS (1) STORED"
@@ -201,6 +204,8 @@ def _lost(before: Contents, after: Contents, exactly: bool = False) -> str:
     if exactly and before != after:
         return "it was refused, and yet changed"
     for table, rows in before.items():
+        if table.rpartition(".")[2] in DERIVED:
+            continue
         if len(after.get(table, ())) != len(rows):
             return f"{table} had {len(rows)} rows and has {len(after.get(table, ()))}"
         for old in rows:

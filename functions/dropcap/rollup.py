@@ -1,0 +1,189 @@
+# ruff: noqa: S608  what is put into the SQL is this file's own; users and instants are parameters
+"""What progress is read from: sums of a user's pictures, so that a million cost no more than ten.
+
+    progress_totals    a row a user: how many pictures, and up to which instant they are counted
+    progress_days      a row a local day with pictures: how many, the first instant, the day's place in its
+                       run of days without a gap, and when the run had come that far
+    progress_hours     a row a local hour (0 to 23): the first instant in it
+
+A picture counts for the day and hour that it was where the user was: in its own time zone, or in the
+setting's, which the connection carries as its TimeZone. It is counted once, in the transaction that records
+it. What was recorded without being counted is counted by whoever next records for the user, or asks; all of
+them hold the user's advisory lock. It is of two kinds:
+
+    beyond `counted_to`    all that a user has who is not in progress_totals yet: counted in the order of its
+                           instants, BATCH in one transaction; 'infinity' when no more is left
+    not `counted`          rows of a revision that does not count, while one is deployed beside this one, or
+                           again after it; an index on just these finds them
+
+So nothing has to be migrated, and there is one way to count a user anew, whatever happened: to delete the row
+of progress_totals, as must be done when rows of `analyses` are changed or deleted. A user who has pictures
+without a zone is counted anew, too, when TIME_ZONE is another than they were counted by.
+
+Each function works in a transaction of `database.py`, with the `run` that it is given.
+"""
+
+from typing import Any
+
+from dropcap.claims import Run
+
+USERS = 0x44726F70  # "Drop": the class of the advisory locks on users
+BATCH = 10_000  # pictures counted in one transaction: 0.1 s where they are in memory
+ZONE = "current_setting('TimeZone')"
+
+# Of a row of progress_totals: whether nothing of its user's is left to count.
+COMPLETE = f"""
+counted_to = 'infinity' AND coalesce(time_zone, {ZONE}) = {ZONE}
+AND NOT EXISTS (SELECT FROM analyses WHERE user_id = :user AND NOT counted)
+"""
+# A row is returned where the user's sums begin at nothing; those of another TIME_ZONE are given up.
+BEGIN = f"""
+INSERT INTO progress_totals AS t (user_id) VALUES (:user)
+ON CONFLICT (user_id) DO UPDATE SET pictures = 0, counted_to = '-infinity', time_zone = NULL
+WHERE t.time_zone <> {ZONE}
+RETURNING 1
+"""
+EMPTY = (
+    "DELETE FROM progress_days WHERE user_id = :user",
+    "DELETE FROM progress_hours WHERE user_id = :user",
+)
+COUNTED_TO = "(SELECT counted_to FROM progress_totals WHERE user_id = :user)"
+
+
+def _count(new: str, counted_to: str = "counted_to") -> str:
+    """The statement that adds the rows (at, time_zone) of the query part `new` to the sums.
+
+    It gives the first day whose place in its run has to be told anew, or NULL.
+    """
+    return f"""
+WITH {new},
+placed AS (
+  SELECT at, time_zone, local::date AS day, extract(hour FROM local) AS hour
+  FROM (SELECT at, time_zone, at AT TIME ZONE coalesce(time_zone, {ZONE}) AS local FROM new) AS localised
+),
+totals AS (
+  UPDATE progress_totals SET pictures = pictures + (SELECT count(*) FROM placed), counted_to = {counted_to},
+    time_zone = CASE WHEN EXISTS (SELECT FROM placed WHERE time_zone IS NULL) THEN {ZONE} ELSE time_zone END
+  WHERE user_id = :user
+),
+by_day AS (
+  INSERT INTO progress_days AS d (user_id, day, pictures, first_at, nth, reached_at)
+  SELECT :user, day, count(*), min(at), 0, min(at) FROM placed GROUP BY day
+  ON CONFLICT (user_id, day) DO UPDATE SET
+    pictures = d.pictures + excluded.pictures, first_at = least(d.first_at, excluded.first_at),
+    nth = CASE WHEN excluded.first_at < d.first_at THEN 0 ELSE d.nth END
+  RETURNING day, nth
+),
+by_hour AS (
+  INSERT INTO progress_hours AS h (user_id, hour, first_at)
+  SELECT :user, hour, min(at) FROM placed GROUP BY hour
+  ON CONFLICT (user_id, hour) DO UPDATE SET first_at = excluded.first_at WHERE excluded.first_at < h.first_at
+)
+SELECT min(day) FILTER (WHERE nth = 0) FROM by_day
+"""
+
+
+RECORD = _count(f"""
+recorded AS (
+  INSERT INTO analyses (id, user_id, analyzed_at, time_zone, caption, description, alt_text,
+                        tags, picture_text, format, bytes, width, height, result, counted)
+  VALUES (:id, :user, :analyzed_at, :time_zone, :caption, :description, :alt_text,
+          :tags, :picture_text, :format, :bytes, :width, :height, :result, true)
+  ON CONFLICT (id) DO NOTHING RETURNING analyzed_at AS at, time_zone
+),
+new AS (SELECT at, time_zone FROM recorded WHERE at <= {COUNTED_TO})
+""")
+
+
+def _late() -> str:
+    """Count rows that are not `counted`; those of them beyond `counted_to` come later, with the others."""
+    return _count(f"""
+marked AS (
+  UPDATE analyses SET counted = true
+  WHERE id IN (SELECT id FROM analyses WHERE user_id = :user AND NOT counted LIMIT {BATCH})
+  RETURNING analyzed_at AS at, time_zone
+),
+new AS (SELECT at, time_zone FROM marked WHERE at <= {COUNTED_TO})
+""")
+
+
+def _next() -> str:
+    """Count rows beyond `counted_to` in the order of their instants, all of one instant together."""
+    return _count(
+        f"""
+reach AS (
+  SELECT coalesce((
+      SELECT analyzed_at FROM analyses WHERE user_id = :user AND analyzed_at > {COUNTED_TO}
+      ORDER BY analyzed_at OFFSET {BATCH - 1} LIMIT 1
+    ), 'infinity') AS high
+),
+new AS (
+  SELECT analyzed_at AS at, time_zone FROM analyses
+  WHERE user_id = :user AND counted AND analyzed_at > {COUNTED_TO} AND analyzed_at <= (SELECT high FROM reach)
+)
+""",
+        "(SELECT high FROM reach)",
+    )
+
+
+# A day's place in its run follows from the day before, or is the first after a gap: none before :day changes.
+PLACE = """
+WITH before AS (
+  SELECT nth, reached_at FROM progress_days WHERE user_id = :user AND day = CAST(:day AS date) - 1
+),
+later AS (
+  SELECT day, first_at, day - (row_number() OVER (ORDER BY day))::int AS run
+  FROM progress_days WHERE user_id = :user AND day >= CAST(:day AS date)
+),
+placed AS (
+  SELECT day, row_number() OVER so_far + coalesce(before.nth, 0) AS nth,
+         greatest(max(first_at) OVER so_far, before.reached_at) AS reached_at
+  FROM later LEFT JOIN before ON run = CAST(:day AS date) - 1
+  WINDOW so_far AS (PARTITION BY run ORDER BY day)
+)
+UPDATE progress_days AS d SET nth = placed.nth, reached_at = placed.reached_at
+FROM placed
+WHERE d.user_id = :user AND d.day = placed.day
+  AND (d.nth, d.reached_at) IS DISTINCT FROM (placed.nth, placed.reached_at)
+RETURNING 1
+"""
+
+
+def lock(run: Run, user: str) -> None:
+    """Let nobody else record or count for the user until the end of the transaction."""
+    run("SELECT pg_advisory_xact_lock(:class, hashtext(:user))", **{"class": USERS}, user=user)
+
+
+def record(run: Run, user: str, **analysis: Any) -> bool:
+    """Store an analysis, unless it is there, and count it. Needs the user's lock.
+
+    False where not all of the user's pictures are counted yet: some more are at each call.
+    """
+    complete = count(run, user)
+    _add(run, RECORD, user, **analysis)
+    return complete
+
+
+def count(run: Run, user: str) -> bool:
+    """Count what of the user's pictures is not counted, BATCH at most of each kind; whether that was all.
+
+    Needs the user's lock.
+    """
+    if _complete(run, user):
+        return True
+    if run(BEGIN, user=user):
+        for statement in EMPTY:
+            run(statement, user=user)
+    for statement in (_late(), _next()):
+        _add(run, statement, user)
+    return _complete(run, user)
+
+
+def _complete(run: Run, user: str) -> bool:
+    return run(f"SELECT {COMPLETE} FROM progress_totals WHERE user_id = :user", user=user) == [[True]]
+
+
+def _add(run: Run, statement: str, user: str, **values: Any) -> None:
+    [[day]] = run(statement, user=user, **values)
+    if day is not None:
+        run(PLACE, user=user, day=day)

@@ -15,7 +15,10 @@ from infra.limit import NoLimit, kernel_limit
 from infra.local.gemini import GeminiStandIn
 from infra.local.postgres import Postgres
 from infra.local.storage import Storage
-from tests.app import App, app
+from tests.app import NO_GCLOUD, App, app
+from tests.cloud import ALERTS, Deployment, load, once, save
+from tests.control_plane import ControlPlane
+from tests.warm_gcloud import WarmGcloud
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +96,50 @@ def gemini_url() -> Iterator[str]:
     """One stand-in for Gemini for each test worker."""
     with GeminiStandIn() as stand_in:
         yield stand_in.url
+
+
+@pytest.fixture(scope="session")
+def warm_gcloud() -> Iterator[str]:
+    """The folder, to be first on PATH, of a gcloud that starts quickly: one for each test worker."""
+    if NO_GCLOUD:
+        pytest.skip("gcloud is not installed")
+    with tempfile.TemporaryDirectory(prefix="dropcap-gcloud-") as folder, WarmGcloud(folder) as warm:
+        yield warm.folder  # of a short name: it holds a socket
+
+
+@pytest.fixture
+def plane(warm_gcloud: str, tmp_path: Path) -> Iterator[ControlPlane]:
+    """A new project of Google Cloud's stand-in; its `environment` leads gcloud to it."""
+    with ControlPlane(tmp_path / "plane") as plane:
+        plane.environment["PATH"] = f"{warm_gcloud}:{os.environ['PATH']}"
+        yield plane
+
+
+@pytest.fixture(scope="session")
+def deployed_state(warm_gcloud: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is there after a first deployment, made once for all test workers."""
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "deployed.pickle"
+    if once(made):
+        folder = tmp_path_factory.mktemp("first")
+        try:
+            with ControlPlane(folder / "plane") as plane:
+                plane.environment["PATH"] = f"{warm_gcloud}:{os.environ['PATH']}"
+                ran = Deployment(folder, plane).deployed(**ALERTS)
+                assert "make verify" in ran.out
+                bodies = [repr(each.body) for each in plane.writes]
+                plane.resources["said"] = {"out": ran.out, "bodies": bodies}
+            save(plane, made)
+        finally:
+            made.with_suffix(".taken").rmdir()
+    return made
+
+
+@pytest.fixture
+def there(deployed_state: Path, plane: ControlPlane, tmp_path: Path) -> Deployment:
+    """A project in which this code is deployed."""
+    load(plane, deployed_state)
+    return Deployment(tmp_path, plane)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,280 @@
+"""Cloud Run behind the stand-in for Google Cloud's control plane: services, revisions, builds, images."""
+
+import hashlib
+import json
+import uuid
+
+from tests.control_plane_store import (
+    NUMBER,
+    OWNER,
+    Answer,
+    Json,
+    Refusal,
+    Request,
+    Store,
+    defaults,
+    merged,
+    shape,
+    special,
+    stamped,
+)
+
+
+@shape("run/services")
+def _service(store: Store, key: str, sent: Json, before: Json) -> Json:
+    """A service with what Cloud Run adds. A new template makes a revision, which is ready unless it fails."""
+    _, _, _, _, region, _, name = key.split("/")
+    sent_metadata: Json = sent.get("metadata", {})
+    had: Json = before.get("metadata", {})
+    version = sent_metadata.get("resourceVersion")
+    if had and version and version != had["resourceVersion"]:
+        raise Refusal(
+            409, f"Conflict for resource '{name}': version '{version}' was specified", code="ABORTED"
+        )
+    template = _template(sent["spec"]["template"])
+    store.act_as(template["spec"]["serviceAccountName"])
+    traffic = sent["spec"].get("traffic") or [{"percent": 100, "latestRevision": True}]
+    spec: Json = {"template": template, "traffic": traffic}
+    generation = had.get("generation", 0) + (spec != before.get("spec"))
+    status: Json = before.get("status", {})
+    created, ready = status.get("latestCreatedRevisionName"), status.get("latestReadyRevisionName")
+    if template != before.get("spec", {}).get("template"):
+        created = template["metadata"].get("name") or f"{name}-{generation:05d}-{uuid.uuid4().hex[:3]}"
+        fault = str(store.failure or "") or _fault(store, template)
+        _add_revision(store, key, created, template, fault)
+        ready = ready if fault else created
+    revisions = f"{key.rpartition('/services/')[0]}/revisions"
+    pinned = [part["revisionName"] for part in traffic if part.get("revisionName")]
+    for revision in pinned:
+        if f"{revisions}/{revision}" not in store.resources or _trouble(store, f"{revisions}/{revision}"):
+            raise Refusal(400, f"Revision '{revision}' is not ready and cannot serve traffic.")
+    trouble = _trouble(store, f"{revisions}/{created}") if len(pinned) < len(traffic) else ""
+    now, short = store.now(), "".join(part[0] for part in region.split("-"))
+    url = f"https://{name}-a1b2c3d4e5-{short}.a.run.app"
+    annotations = {
+        "run.googleapis.com/ingress": "all",
+        **sent_metadata.get("annotations", {}),
+        "run.googleapis.com/operation-id": str(uuid.uuid4()),
+        "run.googleapis.com/urls": json.dumps([f"https://{name}-{NUMBER}.{region}.run.app", url]),
+        "serving.knative.dev/creator": OWNER,
+        "serving.knative.dev/lastModifier": OWNER,
+    }
+    annotations["run.googleapis.com/ingress-status"] = annotations["run.googleapis.com/ingress"]
+    metadata = {
+        "name": name,
+        "namespace": NUMBER,
+        "selfLink": f"/apis/serving.knative.dev/v1/namespaces/{NUMBER}/services/{name}",
+        "uid": had.get("uid", str(uuid.uuid4())),
+        "resourceVersion": store.etag(),
+        "generation": generation,
+        "creationTimestamp": had.get("creationTimestamp", now),
+        "labels": sent_metadata.get("labels", {}) | {"cloud.googleapis.com/location": region},
+        "annotations": annotations,
+    }
+    status = {
+        "observedGeneration": generation,
+        "conditions": _conditions(now, trouble, "Ready", "ConfigurationsReady", "RoutesReady"),
+        "latestCreatedRevisionName": created,
+        "traffic": [{"revisionName": ready} | part for part in traffic] if ready else [],
+        "url": url,
+        "address": {"url": url},
+    }
+    if ready:
+        status["latestReadyRevisionName"] = ready
+    kind = {"apiVersion": "serving.knative.dev/v1", "kind": "Service"}
+    return kind | {"metadata": metadata, "spec": spec, "status": status}
+
+
+def _trouble(store: Store, revision: str) -> str:
+    """Why this revision is not ready, or nothing."""
+    return str(store.get(revision)["status"]["conditions"][0].get("message", ""))
+
+
+def _fault(store: Store, template: Json) -> str:
+    """Why a revision can't start: a secret that is not there, or that its account may not read."""
+    account = template["spec"]["serviceAccountName"]
+    sources = [entry.get("valueFrom", {}) for entry in template["spec"]["containers"][0].get("env", [])]
+    for reference in [source["secretKeyRef"] for source in sources if "secretKeyRef" in source]:
+        secret = f"secretmanager/projects/{store.project}/secrets/{reference['name']}"
+        number, versions = reference["key"], store.list(f"{secret}/versions")
+        version = f"projects/{NUMBER}/secrets/{reference['name']}/versions/{number}"
+        if not versions or number not in ("latest", *(each["name"].rsplit("/")[-1] for each in versions)):
+            return f"Secret {version} was not found"
+        if not store.granted(secret, "roles/secretmanager.secretAccessor", f"serviceAccount:{account}"):
+            return (
+                f"Permission denied on secret: {version} for Revision service account {account}. The"
+                " service account used must be granted the 'Secret Manager Secret Accessor' role"
+                " (roles/secretmanager.secretAccessor) at the secret, project or higher level."
+            )
+    return ""
+
+
+def _template(sent: Json) -> Json:
+    """The template of a revision with the values that Cloud Run gives where none is sent."""
+    account = f"{NUMBER}-compute@developer.gserviceaccount.com"
+    spec = {"containerConcurrency": 80, "timeoutSeconds": 300, "serviceAccountName": account}
+    annotations = {"autoscaling.knative.dev/maxScale": "100"}
+    template = defaults({"metadata": {"annotations": annotations}, "spec": spec}, sent)
+    probe = {"timeoutSeconds": 240, "periodSeconds": 240, "failureThreshold": 1, "tcpSocket": {"port": 8080}}
+    container = {
+        "ports": [{"name": "http1", "containerPort": 8080}],
+        "resources": {"limits": {"cpu": "1000m", "memory": "512Mi"}},
+        "startupProbe": probe,
+    }
+    template["spec"]["containers"] = [defaults(container, one) for one in template["spec"]["containers"]]
+    return template
+
+
+def _conditions(now: str, fault: str, *types: str) -> list[Json]:
+    bad = {"status": "False", "reason": "RevisionFailed", "message": fault}
+    return [
+        {"type": kind, "lastTransitionTime": now}
+        | (bad if fault and kind != "RoutesReady" else {"status": "True"})
+        for kind in types
+    ]
+
+
+def _add_revision(store: Store, service: str, name: str, template: Json, fault: str) -> None:
+    parent, now = service.rpartition("/services/")[0], store.now()
+    key = f"{parent}/revisions/{name}"
+    if key in store.resources:
+        raise Refusal(409, f"Revision named '{name}' with different configuration already exists.")
+    labels = {"serving.knative.dev/service": service.rsplit("/")[-1]}
+    labels["cloud.googleapis.com/location"] = parent.rsplit("/")[-1]
+    metadata = {
+        "name": name,
+        "namespace": NUMBER,
+        "labels": template["metadata"].get("labels", {}) | labels,
+        "uid": str(uuid.uuid4()),
+        "creationTimestamp": now,
+        "generation": 1,
+        "resourceVersion": store.etag(),
+    }
+    store.resources[key] = {
+        "apiVersion": "serving.knative.dev/v1",
+        "kind": "Revision",
+        "metadata": template["metadata"] | metadata,
+        "spec": template["spec"],
+        "status": {
+            "observedGeneration": 1,
+            "conditions": _conditions(now, fault, "Ready", "ContainerHealthy", "ResourcesAvailable"),
+            "imageDigest": template["spec"]["containers"][0].get("image", ""),
+        },
+    }
+
+
+@special("PUT POST", r"run/projects/[^/]+/locations/[^/]+/services(/[^/:]+)?")
+def _change_service(store: Store, request: Request, key: str) -> Answer:
+    """A revision that fails does not make the request fail: the service says so in its conditions."""
+    if request.method == "PUT":
+        store.get(key)
+        return 200, store.put(key, request.body)
+    return 200, store.put(f"{key}/{request.body['metadata']['name']}", request.body, new=True)
+
+
+@special("DELETE", r"run/projects/[^/]+/locations/[^/]+/services/[^/:]+")
+def _delete_service(store: Store, request: Request, key: str) -> None:
+    store.get(key)
+    parent, _, name = key.rpartition("/services/")
+    for revision in _selected(store, f"{parent}/revisions", f"serving.knative.dev/service={name}"):
+        store.delete(f"{parent}/revisions/{revision['metadata']['name']}")
+
+
+@special("DELETE", r"run/projects/[^/]+/locations/[^/]+/revisions/[^/]+")
+def _delete_revision(store: Store, request: Request, key: str) -> None:
+    service = store.get(key)["metadata"]["labels"]["serving.knative.dev/service"]
+    holder = store.resources[f"{key.rpartition('/revisions/')[0]}/services/{service}"]
+    if key.rsplit("/")[-1] in [part["revisionName"] for part in holder["status"]["traffic"]]:
+        raise Refusal(400, "Revision is actively serving traffic.", code="FAILED_PRECONDITION")
+
+
+def _selected(store: Store, collection: str, selector: str) -> list[Json]:
+    """What is in a collection with these labels, as `name = value,name=value`; the newest first."""
+    pairs = [[word.strip(" =") for word in pair.split("=", 1)] for pair in selector.split(",") if pair]
+    labels = {(name, value) for name, value in pairs}
+    return [one for one in store.list(collection)[::-1] if labels <= set(one["metadata"]["labels"].items())]
+
+
+@special("GET", r"run/projects/[^/]+/locations/[^/]+/(services|revisions)")
+def _list(store: Store, request: Request, key: str) -> Answer:
+    items = _selected(store, key, request.query.get("labelSelector", ""))
+    return 200, {"items": items, "metadata": {}}
+
+
+@special("POST", r"run/projects/[^/]+/locations/[^/]+/operations/[^/]+:wait")
+def _wait(store: Store, request: Request, key: str) -> Answer:
+    """The change of a service, by its number among the service's annotations: it is over."""
+    parent, _, number = key.rpartition("/operations/")
+    [service] = [
+        one
+        for one in store.list(f"{parent}/services")
+        if one["metadata"]["annotations"]["run.googleapis.com/operation-id"] == number
+    ]
+    response = {"@type": "type.googleapis.com/google.cloud.run.v1.Service"} | service
+    return 200, {"name": key.partition("/")[2], "done": True, "response": response}
+
+
+@shape("artifactregistry/repositories")
+def _repository(store: Store, key: str, sent: Json, before: Json) -> Json:
+    _, _, _, _, region, _, name = key.split("/")
+    for policy in sent.get("cleanupPolicies", {}).values():
+        policy["action"] = policy["action"].upper()
+        condition = policy.get("condition", {})
+        if "tagState" in condition:
+            condition["tagState"] = condition["tagState"].upper()
+        if "olderThan" in condition:
+            condition["olderThan"] = f"{float(condition['olderThan'].rstrip('s')):g}s"
+    added = {"mode": "STANDARD_REPOSITORY", "registryUri": f"{region}-docker.pkg.dev/{store.project}/{name}"}
+    return stamped(store, sent, before) | added
+
+
+@special("PATCH", r"artifactregistry/projects/[^/]+/locations/[^/]+/repositories/[^/]+")
+def _update_repository(store: Store, request: Request, key: str) -> Answer:
+    """The one change of this API that is answered with the resource."""
+    return 200, store.put(key, merged(request, store.get(key)))
+
+
+@special("GET", r"cloudbuild/projects/[^/]+/locations/[^/]+/defaultServiceAccount")
+def _builder(store: Store, request: Request, key: str) -> Answer:
+    account = f"projects/{store.project}/serviceAccounts/{NUMBER}-compute@developer.gserviceaccount.com"
+    return 200, {"name": key.partition("/")[2], "serviceAccountEmail": account}
+
+
+@special("POST", r"run/projects/[^/]+/locations/[^/]+/builds:submit")
+def _submit(store: Store, request: Request, key: str) -> Answer:
+    """Build what was uploaded; the operation is done, or has failed where it has to."""
+    body, identity = request.body, str(uuid.uuid4())
+    region, error = key.split("/")[4], store.failure
+    source = body["storageSource"]
+    store.get(f"storage/b/{source['bucket']}/o/{source['object'].replace('/', '%2F')}")
+    digest = "sha256:" + hashlib.sha256(identity.encode()).hexdigest()
+    build: Json = {
+        "id": identity,
+        "name": f"projects/{NUMBER}/locations/{region}/builds/{identity}",
+        "projectId": store.project,
+        "status": "FAILURE" if error else "SUCCESS",
+        "logUrl": f"https://console.cloud.google.com/cloud-build/builds;region={region}/{identity}?project={NUMBER}",
+        "results": {"images": [{"name": body.get("imageUri"), "digest": digest}]},
+        "source": {"storageSource": source},
+    }
+    metadata = {
+        "@type": "type.googleapis.com/google.devtools.cloudbuild.v1.BuildOperationMetadata",
+        "build": build,
+    }
+    operation: Json = {
+        "name": f"operations/build/{store.project}/{identity}",
+        "metadata": metadata,
+        "done": True,
+    }
+    if error:
+        operation["error"] = {
+            "code": 2,
+            "message": str(error) or "Build failed; check build logs for details",
+        }
+    else:
+        build_type = "type.googleapis.com/google.devtools.cloudbuild.v1.Build"
+        operation["response"] = {"@type": build_type} | build
+    store.operations[identity] = operation
+    answer: Json = {"buildOperation": {"name": operation["name"], "metadata": metadata}}
+    base = body.get("buildpackBuild", {}).get("baseImage")
+    return 200, answer | ({"baseImageUri": base} if base else {})

@@ -1,0 +1,184 @@
+"""A gcloud that is already awake: the real one, imported once, forked for each call.
+
+Most of the second that a gcloud command takes goes into starting Python and importing; tests make hundreds
+of calls. `WarmGcloud` starts one process with gcloud's own Python and code, and makes a folder with a small
+`gcloud` to be first on PATH. That program hands its words, folder, environment and standard streams to a fork
+of the process, and ends with the fork's exit status. Flags, output and requests are the real gcloud's.
+
+This file runs in three places: as a module of the tests, as the process that serves (in gcloud's Python) and
+as the program that calls; so its top imports only what the last, which runs most often, needs.
+"""
+
+import os
+import socket
+import sys
+
+TYPE_CHECKING = (
+    False  # as mypy reads it; to import `typing` would take the calling program a third of its time
+)
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+STREAMS = 3  # standard input, output and error
+PAUSE_S = 0.02  # the longest pause before gcloud asks again: what answers in tests never needs more
+BROKEN = 70  # EX_SOFTWARE: the fork died without a word
+PYTHON = os.path.join("platform", "bundledpythonunix", "bin", "python3")
+
+
+class WarmGcloud:
+    """A context manager; inside, `folder` holds a program `gcloud` that is quick.
+
+    `temporary` is an empty folder. Where this machine's gcloud is not laid out as expected, `folder` holds a
+    link to the plain one.
+    """
+
+    def __init__(self, temporary: str) -> None:
+        self.folder = str(temporary)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Self":
+        import shlex
+        import shutil
+        import subprocess
+
+        gcloud, plain = os.path.join(self.folder, "gcloud"), shutil.which("gcloud")
+        assert plain, "gcloud is not installed"
+        root = os.path.dirname(os.path.dirname(os.path.realpath(plain)))
+        address = os.path.join(self.folder, "socket")
+        words = [os.path.join(root, PYTHON), os.path.abspath(__file__), address, root]
+        if not all(os.path.exists(path) for path in (words[0], os.path.join(root, "lib", "gcloud.py"))):
+            os.symlink(plain, gcloud)
+            return self
+        environment = {name: value for name, value in os.environ.items() if "CLOUDSDK" not in name}
+        environment |= _usual(root)
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(words, env=environment, stdin=pipe, stdout=pipe, cwd=self.folder)
+        ready = self._process.stdout.readline() if self._process.stdout else b""
+        assert ready == b"ready\n", f"{root} could not be imported"
+        with open(gcloud, "w") as program:
+            caller = shlex.join([sys.executable, "-IS", words[1], address])
+            program.write(f'#!/bin/sh\nexec {caller} "$@"\n')
+        os.chmod(gcloud, 0o700)
+        return self
+
+    def __exit__(
+        self, kind: "type[BaseException] | None", error: "BaseException | None", trace: "TracebackType | None"
+    ) -> None:
+        if self._process:
+            self._process.communicate()  # its standard input ends, and so does it
+
+
+def call(address: str, words: list[str]) -> int:
+    """Let the gcloud that listens at this address run these words here; its exit status."""
+    variables = [f"{name}={value}" for name, value in os.environ.items()]
+    message = b"\0".join(map(os.fsencode, [os.getcwd(), str(len(words)), *words, *variables]))
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(address)
+        socket.send_fds(link, [len(message).to_bytes(4, "big")], range(STREAMS))
+        link.sendall(message)
+        status = link.recv(1)
+    return status[0] if status else BROKEN
+
+
+def serve(address: str, root: str) -> None:
+    """Import the gcloud of the SDK in the folder `root`, and answer calls until standard input ends."""
+    import gc
+    import importlib
+    import select
+    import signal
+    from contextlib import suppress
+
+    sys.path.insert(0, os.path.join(root, "lib"))
+    gcloud = importlib.import_module("gcloud")
+    importlib.import_module("googlecloudsdk.gcloud_main")
+    lessons, lesson = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        print("ready", flush=True)
+        while True:
+            ready, _, _ = select.select([listener.fileno(), lessons.fileno(), 0], [], [])
+            if 0 in ready:
+                return
+            if lessons.fileno() in ready:  # what one fork had to import, the next ones find imported
+                for name in lessons.recv(1 << 20).decode().split():
+                    with suppress(Exception):
+                        importlib.import_module(name)
+                continue
+            link, _ = listener.accept()
+            gc.freeze()  # a collection in a fork would copy every page
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                listener.close()
+                _run(gcloud.main, root, link, lesson)
+            link.close()
+
+
+def _run(main: "Callable[[], None]", root: str, link: socket.socket, lesson: socket.socket) -> None:
+    """In a fork: be the gcloud that was called, send its exit status, and end."""
+    import atexit
+    import threading
+    import time
+    from contextlib import suppress
+
+    head, streams, _, _ = socket.recv_fds(link, 4, STREAMS)
+    message = b""
+    while len(message) < int.from_bytes(head, "big"):
+        message += link.recv(1 << 20)
+    folder, count, *rest = map(os.fsdecode, message.split(b"\0"))
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(folder)
+    os.environ.clear()
+    for variable in rest[int(count) :]:
+        name, _, value = variable.partition("=")
+        os.environ[name] = value
+    os.environ.update(_usual(root))
+    sys.argv = [os.path.join(root, "lib", "gcloud.py"), *rest[: int(count)]]
+
+    def watch() -> None:
+        if not link.recv(1):
+            os._exit(BROKEN)  # the caller is gone, as after Ctrl-C
+
+    threading.Thread(target=watch, daemon=True).start()
+    sleep = time.sleep
+    time.sleep = lambda seconds: sleep(min(float(seconds), PAUSE_S))
+    known = set(sys.modules)
+    status: object = 1
+    try:
+        main()
+    except SystemExit as end:
+        status = end.code
+        if isinstance(status, str):
+            print(status, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with suppress(OSError):  # too long, or nobody listens any more
+        lesson.send(" ".join(name for name in sys.modules if name not in known).encode())
+    link.send(bytes([int(status or 0) if isinstance(status, int | None) else 1]))
+    os._exit(0)
+
+
+def _usual(root: str) -> dict[str, str]:
+    """The variables that gcloud's own start script sets."""
+    return {
+        "CLOUDSDK_ROOT_DIR": root,
+        "CLOUDSDK_PYTHON": os.path.join(root, PYTHON),
+        "CLOUDSDK_PYTHON_SITEPACKAGES": "1",
+        "CLOUDSDK_ENCODING": "UTF-8",
+        "PYTHONIOENCODING": "UTF-8",
+    }
+
+
+if __name__ == "__main__":
+    if sys.flags.isolated:
+        sys.exit(call(sys.argv[1], sys.argv[2:]))
+    serve(*sys.argv[1:])

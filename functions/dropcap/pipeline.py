@@ -100,8 +100,9 @@ def _check_deaths(claim: Claim, upload: Upload, most: int) -> None:
         return
     problem = "At this upload the instance died, or hung and was ended, at: "
     problem += "; ".join(map(str, claim.deaths)) + "."
-    if len(claim.deaths) < most:
-        logs.write("WARNING", problem, upload=str(upload.id))
+    times, stage = len(claim.deaths), claim.deaths[-1].stage
+    logs.write("WARNING", problem, upload=str(upload.id), deaths=times, stage=stage)
+    if times < most:
         return
     raise Rejected(
         "took_the_instance_down",
@@ -132,7 +133,7 @@ def analyze(
                 for_gemini = source.for_gemini(settings).data
                 for_blip = source.fitted(picture.BLIP_SIDE)
             with watch.stage("describe and caption"):
-                description, caption, sources = _look(for_gemini, for_blip, services)
+                description, caption, sources = _look(upload, for_gemini, for_blip, services)
             del for_gemini, for_blip
             with watch.stage("publish"):
                 published = () if before is None else _publish(source, upload, services, before)
@@ -158,7 +159,7 @@ def analyze(
 
 
 def _look(
-    for_gemini: bytes, for_blip: Image, services: Services
+    upload: Upload, for_gemini: bytes, for_blip: Image, services: Services
 ) -> tuple[Description | None, Caption | None, dict[str, Source]]:
     """Ask both models side by side, as one waits for the network and the other for the CPU.
 
@@ -182,6 +183,9 @@ def _look(
         description = asked.result()
         sources["gemini"] = Source(True, description.model, description.version)
     except gemini.Unavailable as unavailable:
+        if settings.gemini_api_key:  # without one, BLIP alone is what was chosen
+            problem = str(unavailable)
+            logs.write("WARNING", "not described by Gemini", upload=str(upload.id), problem=problem)
         sources["gemini"] = Source(False, settings.gemini_model, problem=str(unavailable))
     if model_error and (settings.blip == "required" or description is None):
         raise model_error

@@ -72,7 +72,7 @@ def start() -> Services:
         database = Database(settings)
         database.prepare()
     except (SettingsError, SchemaError) as wrong:
-        logs.write("CRITICAL", str(wrong))
+        logs.write("CRITICAL", str(wrong), error=type(wrong).__name__)
         sys.exit(1)
     except Unreachable as passing:
         logs.write("WARNING", f"{passing} The first request checks the schema.")

@@ -1,7 +1,8 @@
 # `make help` lists what there is. Settings may be given on the command line: make run PORT=8090 SIZES=800,200
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help run sweep test lint lock audit train model evaluate prove bench torture soak samples deploy
+.PHONY: help run sweep test lint lock audit train model evaluate prove bench bench-database torture soak scaling samples
+.PHONY: plan deploy verify backfill rollback logs open destroy
 
 PORT ?= 8080
 STATE ?= .dropcap
@@ -17,7 +18,7 @@ export ORT_DISABLE_TELEMETRY = 1
 export PYTHONWARNINGS = ignore::FutureWarning:google.api_core._python_version_support
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/installed ## start everything here and drop pictures: PORT=8080 ONCE=1 PICTURES="a.jpg b.png" STATE=.dropcap
 	@exec $(RUN) -m infra.local.run --port $(PORT) --state $(STATE) \
@@ -64,17 +65,44 @@ prove: .venv-dev/installed build/random-base/model.json ## BLIP-base in 512 MiB 
 bench: .venv/installed .venv-dev/installed .venv-bench/installed build/random-base/model.json ## time and memory beside other ways, into build/bench.json: BENCH="--rounds 9"
 	@$(DEV) -m infra.bench $(BENCH)
 
+bench-database: .venv-dev/installed ## time of the database at 10 million analyses, into build/bench-database.json: BENCH="--analyses 100000"
+	@$(DEV) -m infra.bench.database $(BENCH)
+
 torture: .venv-dev/installed ## kills, duplicates, zombies, faults, and whether every promise is kept: TORTURE="--seed 7 --kills 50"
 	@$(DEV) -m infra.torture $(TORTURE)
 
 soak: .venv-dev/installed ## 2,000 uploads through one instance, and whether anything grows: SOAK="--uploads 200"
 	@$(DEV) -m infra.torture.soak $(SOAK)
 
+scaling: .venv-dev/installed .venv-bench/installed ## simulate from 0.01 to 10,000 uploads a second, say what limits it: SCALING="--write"
+	@$(DEV) -m infra.scaling $(SCALING)
+
 samples: .venv-dev/installed ## draw the sample pictures anew
 	@$(DEV) -m model_export samples
 
-deploy: ## deploy to Google Cloud: PROJECT=my-project DATABASE_URL=... GEMINI_API_KEY=...
-	@sh infra/deploy.sh
+plan: .venv/installed ## what make deploy would change, and no more: PROJECT=my-project COMMANDS=1
+	@$(RUN) -m infra.cloud plan
+
+deploy: .venv/installed ## deploy to Google Cloud, or change what differs: PROJECT=my-project DATABASE_URL=... GEMINI_API_KEY=...
+	@$(RUN) -m infra.cloud deploy
+
+verify: .venv/installed ## drop a sample into the deployed bucket and wait for its result: PROJECT=my-project
+	@$(RUN) -m infra.cloud verify
+
+backfill: .venv/installed ## have on_upload take what already lies in its bucket: PROJECT=my-project BUCKET=... PREFIX=ana/ RATE=5
+	@$(RUN) -m infra.cloud.backfill
+
+rollback: .venv/installed ## lead all traffic to the code before: PROJECT=my-project
+	@$(RUN) -m infra.cloud rollback
+
+logs: .venv/installed ## what the deployed functions say: PROJECT=my-project FUNCTION=on-upload SINCE=1h SEVERITY=WARNING
+	@$(RUN) -m infra.cloud logs
+
+open: .venv/installed ## where dashboard, functions and buckets are: PROJECT=my-project
+	@$(RUN) -m infra.cloud open
+
+destroy: .venv/installed ## take down all but the data: PROJECT=my-project DATA=1 takes the data, too
+	@$(RUN) -m infra.cloud destroy
 
 build/random-base/model.json: | .venv-dev/installed
 	@$(DEV) -m model_export export --checkpoint random-base --out build/random-base

@@ -1,106 +1,247 @@
-"""The deployment is plain gcloud; gcloud itself checks every command and flag."""
+"""`make deploy` takes a project from nothing to a working Dropcap, and sends no more than what differs.
 
+What is judged is what the real gcloud sent, and what Google's stand-in keeps of it.
+"""
+
+import io
 import json
-import os
-import shlex
-import subprocess
+import re
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from dropcap.settings import Settings
+from infra.cloud import source
 from tests.app import NO_GCLOUD
+from tests.cloud import ALERTS, KEY, PASSWORD, Deployment
+from tests.control_plane import ControlPlane
+from tests.control_plane_store import NUMBER
 
-DEPLOY = Path(__file__).parent.parent / "infra" / "deploy.sh"
-RECORDER = """#!/bin/sh
-printf '%s\\n' "gcloud $(for a in "$@"; do printf "'%s' " "$a"; done)" >> "$RECORD"
-case "$*" in *service-agent*) echo agent@example.com ;; *describe*) exit 1 ;; esac
-"""
-
-
-def deploy(folder: Path, **settings: str) -> list[list[str]]:
-    """The gcloud commands of a first deployment, each as its words."""
-    recorder = folder / "gcloud"
-    recorder.write_text(RECORDER)
-    recorder.chmod(0o755)
-    record = folder / "record"
-    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "RECORD": str(record)} | settings
-    subprocess.run([DEPLOY], env=environment, check=True, stdin=subprocess.DEVNULL, capture_output=True)
-    return [shlex.split(line) for line in record.read_text().splitlines()]
+pytestmark = pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
+PROJECT = "demo-project"
+NAMES = ("on-upload", "analyze", "sweep", "get-progress-stats")
+UPLOADS, PICTURES, QUARANTINE = (f"{PROJECT}-{kind}" for kind in ("uploads", "pictures", "quarantine"))
 
 
-@pytest.fixture
-def commands(tmp_path: Path) -> list[list[str]]:
-    return deploy(
-        tmp_path,
-        PROJECT="my-project",
-        DATABASE_URL="postgresql://ana:secret1@host/name",
-        GEMINI_API_KEY="secret2",
-    )
+def test_a_second_deployment_sends_no_change_also_without_the_secrets_at_hand(there: Deployment) -> None:
+    again = there.deployed(**ALERTS, DATABASE_URL="", GEMINI_API_KEY="")
+    assert again.lines == []
+    assert "Nothing to change." in again.out
 
 
-@pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
-def test_every_command_and_flag_is_one_that_gcloud_knows(commands: list[list[str]], tmp_path: Path) -> None:
-    environment = os.environ | {"CLOUDSDK_CONFIG": str(tmp_path)}
-    for forms in {tuple(command[:4]): command for command in commands}.values():
-        checked = subprocess.run(
-            ["gcloud", "meta", "lint-gcloud-commands", "--command-string", shlex.join(forms)],  # noqa: S607
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        [verdict] = json.loads(checked.stdout)
-        assert verdict["success"], verdict["error_message"]
+def test_the_functions_are_private_small_and_take_one_picture_at_a_time(there: Deployment) -> None:
+    for name in NAMES:
+        template = there.service(name)["spec"]["template"]
+        spec, notes = template["spec"], template["metadata"]["annotations"]
+        assert spec["containerConcurrency"] == 1
+        assert spec["serviceAccountName"] == f"dropcap-{name}@{PROJECT}.iam.gserviceaccount.com"
+        assert notes["run.googleapis.com/startup-cpu-boost"].lower() == "true"
+        assert int(notes["autoscaling.knative.dev/maxScale"]) == (1 if name == "sweep" else 5)
+        small = name == "get-progress-stats"
+        assert notes["run.googleapis.com/execution-environment"] == ("gen1" if small else "gen2")
+        limits = there.container(name)["resources"]["limits"]
+        assert (limits["cpu"], limits["memory"]) == ("1", "256Mi" if small else "512Mi")
+        invokers = {who for who, role in there.rights(_service(name)) if role == "run.invoker"}
+        calls = {"on-upload": {"dropcap-trigger"}, "sweep": {"dropcap-scheduler"}}
+        assert invokers == calls.get(name, set())
+        ingress = there.service(name)["metadata"]["annotations"]["run.googleapis.com/ingress"]
+        assert ingress == ("internal" if name in calls else "all")
+        if not small:
+            settings = Settings()
+            assert settings.lease_s < spec["timeoutSeconds"] < 600
+            assert settings.timeout_s < spec["timeoutSeconds"]
 
 
-def test_functions_are_private_small_and_take_one_picture_at_a_time(commands: list[list[str]]) -> None:
-    deployed = {command[3]: command for command in commands if command[1:3] == ["functions", "deploy"]}
-    assert set(deployed) == {
-        f"dropcap-{name}" for name in ("on-upload", "analyze", "sweep", "get-progress-stats")
+def _service(name: str) -> str:
+    return f"run/projects/{PROJECT}/locations/europe-west1/services/dropcap-{name}"
+
+
+def test_each_account_has_what_its_function_needs_and_no_more(there: Deployment) -> None:
+    takers = {(f"dropcap-{name}", "storage.objectUser") for name in NAMES[:3]}
+    for bucket in (UPLOADS, PICTURES, QUARANTINE):
+        ours = {each for each in there.rights(f"storage/b/{bucket}") if each[0].startswith("dropcap")}
+        assert ours == takers
+    secrets = f"secretmanager/projects/{PROJECT}/secrets"
+    read = "secretmanager.secretAccessor"
+    assert there.rights(f"{secrets}/dropcap-database-url") == {(f"dropcap-{name}", read) for name in NAMES}
+    assert there.rights(f"{secrets}/dropcap-gemini-api-key") == {
+        (f"dropcap-{name}", read) for name in NAMES[:3]
     }
-    for command in deployed.values():
-        assert "--concurrency=1" in command
-        assert "--allow-unauthenticated" not in command
-    assert "--ingress-settings=internal-only" in deployed["dropcap-on-upload"]
-    assert "--retry" in deployed["dropcap-on-upload"]
-    for name in ("dropcap-on-upload", "dropcap-analyze", "dropcap-sweep"):
-        assert {"--memory=512Mi", "--cpu=1"} <= set(deployed[name])
-        [timeout] = [word for word in deployed[name] if word.startswith("--timeout=")]
-        assert int(timeout.removeprefix("--timeout=").removesuffix("s")) > Settings().lease_s
-    for name in ("dropcap-analyze", "dropcap-sweep", "dropcap-get-progress-stats"):
-        assert "--no-allow-unauthenticated" in deployed[name]
+    assert there.rights(f"cloudresourcemanager/projects/{PROJECT}") == {
+        ("owner", "owner"),
+        ("dropcap-build", "run.builder"),
+        ("dropcap-trigger", "eventarc.eventReceiver"),
+        (f"service-{NUMBER}", "pubsub.publisher"),
+    }
 
 
-def test_a_schedule_may_call_the_sweep_and_does(commands: list[list[str]]) -> None:
-    [job] = [command for command in commands if command[1:4] == ["scheduler", "jobs", "create"]]
-    assert "--http-method=POST" in job
-    assert any(word.startswith("--oidc-service-account-email=dropcap@") for word in job)
-    bound = [
-        command[4] for command in commands if command[1:4] == ["run", "services", "add-iam-policy-binding"]
-    ]
-    assert bound == ["dropcap-on-upload", "dropcap-sweep"]
+def test_the_buckets_are_private_and_nothing_is_deleted_from_uploads_by_its_age(there: Deployment) -> None:
+    deletes = {}
+    for name in (UPLOADS, PICTURES, QUARANTINE):
+        bucket = there.plane.resources[f"storage/b/{name}"]
+        access = bucket["iamConfiguration"]
+        assert access["uniformBucketLevelAccess"]["enabled"]
+        assert access["publicAccessPrevention"] == "enforced"
+        assert bucket["softDeletePolicy"]["retentionDurationSeconds"] == str(7 * 86_400)
+        rules = {rule["action"]["type"]: rule["condition"] for rule in bucket["lifecycle"]["rule"]}
+        assert rules["AbortIncompleteMultipartUpload"] == {"age": 1}
+        deletes[name] = rules.get("Delete")
+    assert deletes == {UPLOADS: None, PICTURES: None, QUARANTINE: {"age": 90}}
 
 
-def test_with_auth_token_the_functions_that_check_tokens_are_open_and_no_other(tmp_path: Path) -> None:
-    clients = "1.apps.googleusercontent.com,2.apps.googleusercontent.com"
-    settings = {"PROJECT": "my-project", "DATABASE_URL": "postgresql://host/name", "AUTH": "token"}
-    commands = deploy(tmp_path, **settings, AUTH_AUDIENCE=clients)
-    deployed = {command[3]: command for command in commands if command[1:3] == ["functions", "deploy"]}
-    for name, command in deployed.items():
-        assert ("--allow-unauthenticated" in command) == (name not in ("dropcap-on-upload", "dropcap-sweep"))
-        [variables] = [word for word in command if word.startswith("--set-env-vars=^;^")]
-        assert {"AUTH=token", f"AUTH_AUDIENCE={clients}"} <= set(variables.split(";"))
-    with pytest.raises(subprocess.CalledProcessError):
-        deploy(tmp_path, **settings)  # whose tokens?
+def test_an_event_is_not_sent_again_while_its_picture_is_in_work(there: Deployment) -> None:
+    [trigger] = [each for key, each in there.plane.resources.items() if "/triggers/" in key]
+    filters = {each["attribute"]: each["value"] for each in trigger["eventFilters"]}
+    assert filters == {"type": "google.cloud.storage.object.v1.finalized", "bucket": UPLOADS}
+    assert trigger["serviceAccount"].endswith(f"dropcap-trigger@{PROJECT}.iam.gserviceaccount.com")
+    name = trigger["transport"]["pubsub"]["subscription"]
+    subscription = there.plane.resources[f"pubsub/{name}"]
+    timeout = there.service("on-upload")["spec"]["template"]["spec"]["timeoutSeconds"]
+    assert subscription["ackDeadlineSeconds"] == 600 > timeout
+    assert subscription["retryPolicy"] == {"minimumBackoff": "10s", "maximumBackoff": "60s"}
+    assert subscription["messageRetentionDuration"] == "604800s"
 
 
-def test_secrets_are_in_no_command_line(commands: list[list[str]]) -> None:
-    assert not any("secret1" in word or "secret2" in word for command in commands for word in command)
+def test_a_schedule_calls_the_sweep_as_an_account_that_may(there: Deployment) -> None:
+    [job] = [each for key, each in there.plane.resources.items() if key.startswith("cloudscheduler/")]
+    url = there.service("sweep")["status"]["url"]
+    assert job["schedule"] == "*/10 * * * *"
+    target = job["httpTarget"]
+    assert (target["httpMethod"], target["uri"].rstrip("/")) == ("POST", url)
+    assert target["oidcToken"]["serviceAccountEmail"].startswith("dropcap-scheduler@")
+    assert target["oidcToken"]["audience"].rstrip("/") == url
 
 
-def test_without_a_project_it_says_what_to_do() -> None:
-    environment = {"PATH": os.environ["PATH"]}
-    refused = subprocess.run([DEPLOY], env=environment, capture_output=True, text=True, check=False)
-    assert refused.returncode != 0
-    assert "make deploy PROJECT=my-project" in refused.stderr
+def test_who_operates_it_is_told(there: Deployment) -> None:
+    resources = there.plane.resources
+    [channel] = [each for key, each in resources.items() if "/notificationChannels/" in key]
+    assert channel["labels"] == {"email_address": "ana@example.com"}
+    alerts = [each for key, each in resources.items() if "/alertPolicies/" in key]
+    assert len(alerts) == len(list((source.ROOT / "infra/cloud/monitoring/alerts").iterdir()))
+    for alert in alerts:
+        assert alert["notificationChannels"] == [channel["name"]]
+    [budget] = [each for key, each in resources.items() if "/budgets/" in key]
+    assert budget["amount"]["specifiedAmount"]["units"] == "20"
+    assert budget["notificationsRule"]["monitoringNotificationChannels"] == [channel["name"]]
+    assert [key for key in resources if key.endswith("/dashboards/dropcap")]
+
+
+def test_the_functions_get_variables_that_their_settings_take_and_secrets_by_version(
+    there: Deployment,
+) -> None:
+    for name in NAMES:
+        settings = Settings.read(there.variables(name))
+        assert (settings.uploads_bucket, settings.pictures_bucket) == (UPLOADS, PICTURES)
+        secrets = {
+            each["name"]: tuple(each["valueFrom"]["secretKeyRef"][part] for part in ("name", "key"))
+            for each in there.container(name)["env"]
+            if "valueFrom" in each
+        }
+        database = {"DATABASE_URL": ("dropcap-database-url", "1")}
+        gemini = {} if name == "get-progress-stats" else {"GEMINI_API_KEY": ("dropcap-gemini-api-key", "1")}
+        assert secrets == database | gemini
+
+
+def test_secrets_are_sent_once_and_to_secret_manager_alone(there: Deployment) -> None:
+    said = there.plane.resources["said"]
+    assert PASSWORD not in said["out"]
+    bodies = "".join(said["bodies"])
+    assert PASSWORD not in bodies  # they are base64 where they are sent
+    assert KEY not in bodies
+    kept = [json.loads(there.plane.payloads[key]) for key in there.plane.payloads if "/versions/" in key]
+    assert len(kept) == 2
+
+
+def test_what_is_uploaded_is_the_folder_of_the_functions(there: Deployment) -> None:
+    archives = {key: data for key, data in there.plane.payloads.items() if key.endswith(".zip")}
+    assert len(archives) == len(NAMES)
+    for data in archives.values():
+        names = {name for name in zipfile.ZipFile(io.BytesIO(data)).namelist() if name[-1] != "/"}
+        assert names == set(source.files(there.root))
+        assert {"main.py", "requirements.txt", "dropcap/pipeline.py"} <= names
+        assert not [name for name in names if re.search(r"pycache|test|\.git|requirements\.in", name)]
+
+
+def test_one_changed_setting_is_one_request_a_function_and_no_build(there: Deployment) -> None:
+    before = {name: there.service(name)["spec"]["template"]["metadata"]["name"] for name in NAMES}
+    ran = there.deployed(**ALERTS, MAX_PER_HOUR="7")
+    assert len(ran.lines) == len(NAMES)
+    assert all(
+        re.match(r"(PUT|POST) \S*run.googleapis.com/\S+/services/dropcap-", line) for line in ran.lines
+    )
+    for name in NAMES:
+        assert there.variables(name)["MAX_PER_HOUR"] == "7"
+        after = there.service(name)["spec"]["template"]["metadata"]["name"]
+        assert after != before[name]
+        assert after.rpartition("-")[0].startswith(f"dropcap-{name}-")
+    again = there.deployed(**ALERTS)  # taken back: the name that it had is taken, and another is found
+    assert len(again.lines) == len(NAMES)
+    assert "MAX_PER_HOUR" not in there.variables("analyze")
+
+
+def test_changed_code_is_built_and_named_for_its_commit_and_a_rollback_leads_back(there: Deployment) -> None:
+    first = {name: there.service(name)["status"]["latestReadyRevisionName"] for name in NAMES}
+    refused = there.make("rollback")
+    assert refused.status == 1
+    assert "no revision of other code" in refused.error
+    (there.functions / "dropcap" / "new.py").write_text("")
+    assert there.read_source().commit.endswith("-dirty")  # what is not committed says so
+    commit = there.commit("second")
+    ran = there.deployed(**ALERTS)
+    assert len([line for line in ran.lines if "builds:submit" in line]) == len(NAMES)
+    for name in NAMES:
+        metadata = there.service(name)["spec"]["template"]["metadata"]
+        assert re.fullmatch(rf"dropcap-{name}-{commit}-[0-9a-f]{{8}}", metadata["name"])
+        assert metadata["labels"]["dropcap-commit"] == commit
+    back = there.make("rollback")
+    assert back.status == 0, back.error
+    assert len(back.lines) == len(NAMES)
+    for name in NAMES:
+        [part] = [each for each in there.service(name)["spec"]["traffic"] if each.get("percent")]
+        assert part["revisionName"] == first[name]
+        assert first[name] in back.out
+    assert len(there.deployed(**ALERTS).lines) == len(NAMES)  # and a deployment leads forward again
+    for name in NAMES:
+        assert there.service(name)["spec"]["traffic"] == [{"percent": 100, "latestRevision": True}]
+
+
+def test_doors_open_last_and_shut_first_and_rights_that_are_not_declared_go(there: Deployment) -> None:
+    opened = there.deployed(**ALERTS, AUTH="token", AUTH_AUDIENCE="my-firebase-project")
+    public = {name for name in NAMES if ("allUsers", "run.invoker") in there.rights(_service(name))}
+    assert public == {"analyze", "get-progress-stats"}
+    assert [line.rpartition(":")[2].partition("?")[0] for line in opened.lines[-2:]] == ["setIamPolicy"] * 2
+    member = f"serviceAccount:dropcap-analyze@{PROJECT}.iam.gserviceaccount.com"
+    too_much = {"role": "roles/storage.admin", "members": [member]}
+    there.plane.policies[f"storage/b/{UPLOADS}"]["bindings"].append(too_much)
+    shut = there.deployed(**ALERTS)
+    assert ("dropcap-analyze", "storage.admin") not in there.rights(f"storage/b/{UPLOADS}")
+    assert [line.rpartition(":")[2].partition("?")[0] for line in shut.lines[:2]] == ["setIamPolicy"] * 2
+    assert not [name for name in NAMES if ("allUsers", "run.invoker") in there.rights(_service(name))]
+
+
+def test_what_lay_in_the_bucket_before_is_not_deleted_unless_that_is_said(there: Deployment) -> None:
+    there.deployed(SOURCE="keep")
+    refused = there.make("deploy")
+    assert (refused.status, refused.writes) == (1, [])
+    assert "SOURCE=keep is deployed, and not said now" in refused.error
+    there.deployed(SOURCE="delete")
+    there.deployed()
+
+
+def test_a_bucket_that_is_not_empty_is_taken_over_only_where_it_is_said_what_becomes_of_it(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    deployment = Deployment(tmp_path, plane)
+    bucket = f"gs://{plane.project}-uploads"
+    (tmp_path / "old.jpg").write_bytes(b"a picture from before")
+    deployment.run_script(
+        f"gcloud services enable storage.googleapis.com\n"
+        f"gcloud storage buckets create {bucket} --location=europe-west1\n"
+        f"gcloud storage cp {tmp_path}/old.jpg {bucket}/ana/old.jpg\n"
+    )
+    refused = deployment.make("deploy")
+    assert (refused.status, refused.writes) == (1, [])
+    assert f"{bucket} is not empty" in refused.error
+    assert "SOURCE=keep" in refused.error
+    assert deployment.make("plan", SOURCE="keep").status == 0

@@ -26,7 +26,7 @@ from infra.prove.uploads import Sample, drawn
 
 MAIN = ROOT / "functions" / "main.py"
 NAIVE = ROOT / "infra" / "prove" / "naive.py"
-TIMEOUT_S = 540  # as infra/deploy.sh sets it
+TIMEOUT_S = 540  # as infra/cloud/config.py sets it
 NAIVE_TIMEOUT_S = 60
 PLAIN_WIDTH = 160  # columns
 

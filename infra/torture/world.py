@@ -33,7 +33,7 @@ KILLABLE = Path(__file__).with_name("killable.py")
 ARCHIVE = "dropcap-archive"
 USERS = ("ana", "bo", "cy")
 BAD = "not_a_picture"
-TIMEOUT_S = 18  # the function's 540 s (infra/deploy.sh), by the same measure as the bounds below
+TIMEOUT_S = 18  # the function's 540 s (infra/cloud/config.py), by the same measure as the bounds below
 LEASE_S = 20  # as the lease of 600 s is longer than 540 s
 # A thirtieth of what ships, where that is not too short for a busy machine.
 BOUNDS = {

@@ -1,0 +1,143 @@
+"""`make plan`, `make deploy` and what comes after: python -m infra.cloud COMMAND, set by the environment."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from rich.console import Console
+
+from infra.cloud import CloudError, after, rights, verify
+from infra.cloud.apply import apply
+from infra.cloud.cloud import look
+from infra.cloud.config import Config, help_lines
+from infra.cloud.gcloud import Gcloud
+from infra.cloud.plan import changes, removals, script, show
+from infra.cloud.source import read as read_source
+
+Run = Callable[[Console, Config, Gcloud], None]
+
+
+def _plan(console: Console, config: Config, gcloud: Gcloud) -> None:
+    planned = changes(config, look(config, gcloud), read_source())
+    if config.given.get("COMMANDS"):
+        print(script(config, planned))
+    else:
+        show(console, planned)
+
+
+def _deploy(console: Console, config: Config, gcloud: Gcloud) -> None:
+    _somebody_is_there(config, "deploy")
+    source, cloud = read_source(), look(config, gcloud)
+    planned = changes(config, cloud, source)
+    show(console, planned)
+    if planned:
+        _ask(console, config, f"Deploy {source.commit} to {config.project}?")
+        apply(console, gcloud, planned)
+        cloud = after.services(config, gcloud)
+    after.deployed(console, config, cloud)
+
+
+def _destroy(console: Console, config: Config, gcloud: Gcloud) -> None:
+    data = bool(config.given.get("DATA"))
+    _somebody_is_there(config, "destroy", config.project if data else "1")
+    planned = removals(config, look(config, gcloud), read_source(), data)
+    show(console, planned, "Nothing is there to destroy.")
+    if not planned:
+        return
+    if not data:
+        _ask(console, config, "Destroy all this, and keep buckets, database and secrets (DATA=1 takes them)?")
+    elif config.given.get("YES") != config.project:
+        warning = "All data goes with it: pictures, quarantine, database, secrets."
+        if (
+            console.input(f"{warning} Type the name of the project to go on: ", markup=False)
+            != config.project
+        ):
+            raise CloudError("Nothing was changed.")
+    apply(console, gcloud, planned)
+    kept = "" if data else ", but for buckets, database and secrets: DATA=1 takes them, too"
+    console.print(f"Destroyed{kept}.")
+
+
+def _rollback(console: Console, config: Config, gcloud: Gcloud) -> None:
+    _somebody_is_there(config, "rollback")
+    planned = after.rollback(config, gcloud)
+    show(console, planned)
+    _ask(console, config, "Lead all traffic there? make deploy leads it back.")
+    apply(console, gcloud, planned)
+
+
+def _somebody_is_there(config: Config, command: str, yes: str = "1") -> None:
+    """Raises CloudError where nobody can be asked, and nobody has said yes beforehand."""
+    said = config.given.get("YES", "")
+    if not sys.stdin.isatty() and (not said or yes == config.project != said):
+        again = f"make {command} PROJECT={config.project}" + (" DATA=1" if yes != "1" else "")
+        raise CloudError(
+            f"Nobody is there to ask, so nothing was changed: {again} YES={yes} (make plan shows it)"
+        )
+
+
+def _ask(console: Console, config: Config, question: str) -> None:
+    """Go on only where somebody says yes. Raises CloudError."""
+    if not config.given.get("YES"):
+        answer = console.input(f"{question} [y/N] ", markup=False)
+        if answer.strip().lower() not in ("y", "yes"):
+            raise CloudError("Nothing was changed.")
+
+
+COMMANDS: Mapping[str, tuple[Run, str]] = {
+    "plan": (
+        _plan,
+        "what make deploy would change, without changing anything; COMMANDS=1: as gcloud commands",
+    ),
+    "deploy": (_deploy, "take the project from whatever is there to what is wanted; YES=1: do not ask"),
+    "destroy": (_destroy, "take down all but the data; DATA=1: the data, too (YES=my-project: do not ask)"),
+    "verify": (verify.verify, "drop a sample picture and wait for its result; WAIT_S=180"),
+    "rollback": (_rollback, "lead all traffic to the revisions of the code before; YES=1: do not ask"),
+    "logs": (after.logs, "what the functions say; FUNCTION=on-upload SINCE=1h SEVERITY=WARNING LIMIT=200"),
+    "open": (
+        after.addresses,
+        "addresses of dashboard, functions and buckets, opened where there is a browser",
+    ),
+}
+
+
+def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
+    """The exit status: 0, or 1 with the reason in one line on standard error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.cloud",
+        description="Dropcap in Google Cloud. Settings are environment variables, or words of make.",
+        epilog=f"variables:\n{help_lines()}\n  and every setting of the functions, docs/settings.md",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, meaning) in COMMANDS.items():
+        commands.add_parser(
+            name,
+            help=meaning,
+            description=meaning,
+            epilog=parser.epilog,
+            formatter_class=parser.formatter_class,
+        )
+    commands.add_parser(
+        "roles", help="print who has which role on what, and why", description="Print the rights."
+    )
+    command = parser.parse_args(words).command
+    if command == "roles":
+        print(rights.table())
+        return 0
+    try:
+        config = Config.read(environment)
+        run, _ = COMMANDS[command]
+        run(Console(highlight=False), config, Gcloud(config.project, environment))
+    except CloudError as reason:
+        print(f"make {command}: {reason}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nmake {command}: stopped. The same command again goes on from there.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

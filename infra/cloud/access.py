@@ -1,0 +1,123 @@
+"""Who may do what: service accounts, and the rights that they have."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from infra.cloud.cloud import Cloud
+from infra.cloud.config import Config
+from infra.cloud.gcloud import Command, Late, Word, command
+from infra.cloud.resource import ABSENT, Change, Facts, Resource
+
+EVERYBODY = ("allUsers", "allAuthenticatedUsers")
+# The target's kind, and how gcloud changes its policy.
+SURFACES = {
+    "project": ("projects",),
+    "bucket": ("storage", "buckets"),
+    "secret": ("secrets",),
+    "function": ("run", "services"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account(Resource):
+    """A service account; `name` is its address."""
+
+    kind: ClassVar[str] = "account"
+    aside: ClassVar[str] = "accounts"
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind} {self.name.partition('@')[0]}"
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        return {}
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        return {} if self.name in cloud.accounts else None
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        name = self.name.partition("@")[0]
+        return [
+            command("iam", "service-accounts", "create", name, f"--display-name=Dropcap: {self.why}"[:115])
+        ]
+
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        return [command("iam", "service-accounts", "delete", self.name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grant(Resource):
+    """One right: `name` is the role, `member` who has it, `target` on what: `bucket b`, `project p`."""
+
+    kind: ClassVar[str] = "right"
+    member: str
+    target: str
+    region: str = ""
+    who: str = ""  # for people, where it is an account of Google's
+    born: tuple[str, ...] = ()  # the command that prints the account, and makes it where it is not there yet
+
+    @property
+    def title(self) -> str:
+        return _title(self.name, self.member, self.target)
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        return {"granted": True}
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        held = (self.name, self.member) in cloud.policies.get(self.target, ())
+        return self.wanted(cloud) if held else None
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        member: Word = f"--member={self.member}"
+        if self.born:
+            member = Late(self.born, "--member=serviceAccount:")
+        return [policy_command("add", self.target, self.name, member, self.region)]
+
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        return [policy_command("remove", self.target, self.name, f"--member={self.member}", self.region)]
+
+
+def policy_command(verb: str, target: str, role: str, member: Word, region: str) -> Command:
+    """Add or remove one binding."""
+    kind, _, name = target.partition(" ")
+    words: tuple[Word, ...] = (member, f"--role={role}")
+    if kind == "project":
+        words += ("--condition=None",)
+    if kind == "function":
+        words += (f"--region={region}",)
+    where = f"gs://{name}" if kind == "bucket" else name
+    return command(*SURFACES[kind], f"{verb}-iam-policy-binding", where, *words)
+
+
+def stale(config: Config, cloud: Cloud, wanted: Sequence[Grant]) -> tuple[list[Change], list[Change]]:
+    """The rights on what is ours that are not wanted: those of everybody, and those of our own accounts.
+
+    The first are taken away before all else; the others at the end, as what runs until then may need them.
+    """
+    ours = {f"serviceAccount:{config.account(name)}" for name in ACCOUNTS}
+    keep = {(each.target, each.name, each.member) for each in wanted}
+    public, own = [], []
+    for target, bindings in sorted(cloud.policies.items()):
+        for role, member in bindings:
+            if (target, role, member) in keep:
+                continue
+            remove = policy_command("remove", target, role, f"--member={member}", config.region)
+            title = _title(role, member, target)
+            if member in ours:
+                own.append(Change(title, "granted", ABSENT, "no longer needed", (remove,)))
+            elif member in EVERYBODY and not target.startswith("project "):
+                public.append(Change(title, "granted", ABSENT, "a door that is to be shut", (remove,)))
+    return public, own
+
+
+ACCOUNTS = ("on-upload", "analyze", "sweep", "get-progress-stats", "trigger", "scheduler", "build")
+
+
+def _title(role: str, member: str, target: str) -> str:
+    return f"right {role.removeprefix('roles/')} of {short(member)} on {target}"
+
+
+def short(member: str) -> str:
+    """A member without what is the same for all: dropcap-analyze, allUsers."""
+    return member.partition(":")[2].partition("@")[0] if ":" in member else member

@@ -1,0 +1,151 @@
+"""What comes after a deployment: its next step, going back one, its logs, its addresses."""
+
+import os
+import sys
+import webbrowser
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from rich.console import Console
+
+from infra.cloud import CloudError
+from infra.cloud.cloud import Cloud
+from infra.cloud.config import Config
+from infra.cloud.functions import traffic
+from infra.cloud.gcloud import Gcloud
+from infra.cloud.resource import Change
+from infra.cloud.rights import FUNCTIONS
+
+CONSOLE = "https://console.cloud.google.com"
+
+
+def deployed(console: Console, config: Config, cloud: Cloud) -> None:
+    """The next step, and where the functions answer."""
+    for name in ("analyze", "get-progress-stats"):
+        console.print(f"{name}: {cloud.url(f'dropcap-{name}')}", soft_wrap=True)
+    say = f"make verify PROJECT={config.project}"
+    console.print(
+        f"Next: {say}, or drop a picture: gcloud storage cp photo.jpg gs://{config.buckets['uploads']}/ana/photo.jpg",
+        soft_wrap=True,
+    )
+
+
+def services(config: Config, gcloud: Gcloud) -> Cloud:
+    """The functions that are there, and nothing else."""
+    found = gcloud.read("run", "services", "list", f"--region={config.region}") or ()
+    return Cloud(gcloud, services={each["metadata"]["name"]: each for each in found})
+
+
+def rollback(config: Config, gcloud: Gcloud) -> list[Change]:
+    """What leads each function's traffic to the newest revision of the code before.
+
+    Raises CloudError where one has none: all go back together, or none does.
+    """
+    cloud = services(config, gcloud)
+    revisions = gcloud.read("run", "revisions", "list", f"--region={config.region}") or []
+    revisions.sort(key=lambda each: each["metadata"]["creationTimestamp"], reverse=True)
+    planned = []
+    for name in (f"dropcap-{name}" for name in FUNCTIONS):
+        if name not in cloud.services:
+            raise CloudError(f"{name} is not deployed: make deploy PROJECT={config.project}")
+        own = [
+            each for each in revisions if each["metadata"]["labels"]["serving.knative.dev/service"] == name
+        ]
+        now = _serving(cloud.services[name])
+        place = next((place for place, each in enumerate(own) if each["metadata"]["name"] == now), 0)
+        code = _label(own[place], "dropcap-source") if own else ""
+        before = next(
+            (each for each in own[place + 1 :] if _label(each, "dropcap-source") != code and _ready(each)),
+            None,
+        )
+        if before is None:
+            raise CloudError(
+                f"{name} has no revision of other code before {now}. "
+                "A setting is taken back by make deploy with its old value."
+            )
+        to = before["metadata"]["name"]
+        done = traffic(name, config.region, f"--to-revisions={to}=100")
+        planned.append(
+            Change(f"traffic of {name}", now, to, f"commit {_label(before, 'dropcap-commit')}", (done,))
+        )
+    return planned
+
+
+def _serving(service: Mapping[str, Any]) -> str:
+    """The revision that most traffic goes to."""
+    shares = service.get("status", {}).get("traffic", ())
+    most: Mapping[str, Any] = max(shares, key=lambda each: each.get("percent", 0), default={})
+    return str(most.get("revisionName") or service.get("status", {}).get("latestReadyRevisionName", ""))
+
+
+def _label(revision: Mapping[str, Any], name: str) -> str:
+    return str(revision["metadata"].get("labels", {}).get(name, ""))
+
+
+def _ready(revision: Mapping[str, Any]) -> bool:
+    conditions = revision.get("status", {}).get("conditions", ())
+    return all(each.get("status") != "False" for each in conditions if each["type"] == "Ready")
+
+
+def logs(console: Console, config: Config, gcloud: Gcloud) -> None:
+    """What the functions said, the oldest first, one line each."""
+    given = config.given
+    name = given.get("FUNCTION", "").removeprefix("dropcap-").replace("_", "-")
+    if name and name not in FUNCTIONS:
+        raise CloudError(f"FUNCTION={name!r} is not allowed: it must be {' or '.join(FUNCTIONS)}.")
+    lines = entries(
+        config, gcloud, name, given.get("SEVERITY", ""), given.get("SINCE", "1h"), given.get("LIMIT", "200")
+    )
+    for each in lines:
+        console.print(each, markup=False, soft_wrap=True)
+    if not lines:
+        console.print(
+            f"Nothing was logged in the last {given.get('SINCE', '1h')}: SINCE=1d looks further back."
+        )
+
+
+def entries(config: Config, gcloud: Gcloud, name: str, severity: str, since: str, limit: str) -> list[str]:
+    """Log lines of a function, or of all, from a severity on, as a person reads them."""
+    query = f'resource.type="cloud_run_revision" AND resource.labels.service_name:"dropcap-{name}"'
+    query += f' AND resource.labels.location="{config.region}"'
+    if severity:
+        query += f" AND severity>={severity.upper()}"
+    found = (
+        gcloud.read("logging", "read", query, f"--freshness={since}", f"--limit={limit}", "--order=desc")
+        or []
+    )
+    return [line(each) for each in reversed(found)]
+
+
+def line(entry: Mapping[str, Any]) -> str:
+    """A log entry as one line: time, severity, function, message and the facts beside it."""
+    time = str(entry.get("timestamp", ""))[:19].replace("T", " ")
+    service = entry.get("resource", {}).get("labels", {}).get("service_name", "").removeprefix("dropcap-")
+    payload = dict(entry.get("jsonPayload") or {})
+    said = payload.pop("message", "") or entry.get("textPayload", "")
+    request = entry.get("httpRequest", {})
+    if not said and request:
+        said = f"{request.get('requestMethod')} {request.get('status')} {request.get('latency', '')}"
+    facts = " ".join(
+        f"{name}={value}" for name, value in payload.items() if isinstance(value, str | int | float)
+    )
+    return f"{time} {entry.get('severity', 'DEFAULT'):8} {service:18} {said} {facts}".rstrip()
+
+
+def addresses(console: Console, config: Config, gcloud: Gcloud) -> None:
+    """Where to look, for people; in a browser where there is one."""
+    where = f"project={quote(config.project)}"
+    boards = gcloud.read("monitoring", "dashboards", "list") or ()
+    pages = [
+        f"{CONSOLE}/monitoring/dashboards/builder/{each['name'].rpartition('/')[2]}?{where}"
+        for each in boards
+        if each["name"].endswith("/dropcap")
+    ]
+    pages += [f"{CONSOLE}/run/detail/{config.region}/dropcap-{name}/metrics?{where}" for name in FUNCTIONS]
+    pages += [f"{CONSOLE}/storage/browser/{name}?{where}" for name in config.buckets.values()]
+    browser = sys.stdout.isatty() and (sys.platform == "darwin" or os.environ.get("DISPLAY"))
+    for page in pages:
+        console.print(page, markup=False, soft_wrap=True)
+        if browser:
+            webbrowser.open(page)

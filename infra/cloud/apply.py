@@ -1,0 +1,54 @@
+"""Doing what is planned: in order, with one line a step; what is alike, as the builds are, side by side."""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+
+from rich.console import Console
+
+from infra.cloud import CloudError
+from infra.cloud.gcloud import Gcloud
+from infra.cloud.resource import Change
+
+AT_ONCE = 4
+SHOWN = 6  # of what is not done
+
+
+def apply(console: Console, gcloud: Gcloud, planned: Sequence[Change]) -> None:
+    """Do all that is planned. Raises CloudError, with what is done and what is not said before."""
+    done: list[Change] = []
+    for group in _groups(planned):
+        names = group[0].what + (f" and {len(group) - 1} beside it" if len(group) > 1 else "")
+        with console.status(f"{len(done)} of {len(planned)}: {names}"), ThreadPoolExecutor(AT_ONCE) as pool:
+            results = [(change, pool.submit(_do, console, gcloud, change)) for change in group]
+            failed = []
+            for change, result in results:
+                if error := result.exception():
+                    failed.append(error)
+                else:
+                    done.append(change)
+        if failed:
+            left = [change.what for change in planned if change not in done]
+            more = f" and {len(left) - SHOWN} more (make plan shows them)" if len(left) > SHOWN else ""
+            said = f"Done: {len(done)} of {len(planned)}. Not done: {', '.join(left[:SHOWN])}{more}."
+            console.print(said, markup=False, soft_wrap=True)
+            if not isinstance(failed[0], CloudError):
+                raise failed[0]
+            raise CloudError(f"{failed[0]} The same command again goes on from there.") from failed[0]
+
+
+def _groups(planned: Sequence[Change]) -> Iterator[list[Change]]:
+    """What may run side by side, together; everything else alone."""
+    for aside, group in groupby(planned, key=lambda change: change.aside):
+        together = list(group)
+        yield from [together] if aside else [[change] for change in together]
+
+
+def _do(console: Console, gcloud: Gcloud, change: Change) -> None:
+    begun = time.monotonic()
+    for command in change.commands:
+        gcloud.do(command, lambda what: console.print(f"  {change.what} waits for {what}", markup=False))
+    console.print(
+        f"{time.monotonic() - begun:6.1f} s  {change.what}: {change.then}", soft_wrap=True, markup=False
+    )

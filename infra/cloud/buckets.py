@@ -1,0 +1,194 @@
+"""Buckets, and the repository of the images that are built."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from infra.cloud.cloud import Cloud
+from infra.cloud.gcloud import Command, command
+from infra.cloud.resource import ABSENT, Change, Facts, Resource, covers
+
+DAY_S = 86_400
+Rule = dict[str, Any]
+# An upload in parts that was given up costs storage and is in no listing.
+ABORT: Rule = {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 1}}
+
+
+def delete_after(days: int) -> Rule:
+    return {"action": {"type": "Delete"}, "condition": {"age": days}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket(Resource):
+    """A bucket that nobody can open to the public, not even by mistake."""
+
+    kind: ClassVar[str] = "bucket"
+    aside: ClassVar[str] = "buckets"
+    data: ClassVar[bool] = True
+    region: str
+    soft_delete_days: int
+    rules: tuple[Rule, ...] = (ABORT,)
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        return {
+            "one access rule": True,
+            "public access": "prevented",
+            "deleted objects kept": f"{self.soft_delete_days} days",
+            "lifecycle": "; ".join(map(_rule, self.rules)),
+        }
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        if (bucket := cloud.buckets.get(self.name)) is None:
+            return None
+        access = bucket.get("iamConfiguration", {})
+        rules = bucket.get("lifecycle", {}).get("rule", [])
+        days = int(bucket.get("softDeletePolicy", {}).get("retentionDurationSeconds", 0)) / DAY_S
+        enforced = access.get("publicAccessPrevention") == "enforced"
+        return {
+            "one access rule": bool(access.get("uniformBucketLevelAccess", {}).get("enabled")),
+            "public access": "prevented" if enforced else access.get("publicAccessPrevention"),
+            "deleted objects kept": f"{days:g} days",
+            "lifecycle": "; ".join(map(_rule, rules)) or None,
+        }
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        soft = (
+            f"--soft-delete-duration={self.soft_delete_days}d"
+            if self.soft_delete_days
+            else "--soft-delete-duration=0"
+        )
+        words = ("create", f"gs://{self.name}", f"--location={self.region}")
+        return [self._command(*words, "--uniform-bucket-level-access", "--public-access-prevention", soft)]
+
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        words = {
+            "one access rule": "--uniform-bucket-level-access",
+            "public access": "--public-access-prevention",
+            "deleted objects kept": f"--soft-delete-duration={self.soft_delete_days}d"
+            if self.soft_delete_days
+            else "--clear-soft-delete",
+        }
+        flags = [words[name] for name in differing if name in words]
+        if "lifecycle" in differing:
+            return [self._command("update", f"gs://{self.name}", *flags)]
+        return [command("storage", "buckets", "update", f"gs://{self.name}", *flags)]
+
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        return [command("storage", "rm", "--recursive", f"gs://{self.name}")]
+
+    def _command(self, *words: str) -> Command:
+        rules = json.dumps({"rule": list(self.rules)}, indent=2)
+        return command("storage", "buckets", *words, file=("--lifecycle-file", rules))
+
+
+def _rule(rule: Rule) -> str:
+    """A rule in words: `Delete after 90 days`; with conditions that are not ours, all of them."""
+    condition, action = rule.get("condition", {}), rule["action"]["type"]
+    days = condition.get("age")
+    return (
+        f"{action} after {days} day{'s' * (days != 1)}"
+        if set(condition) == {"age"}
+        else f"{action} if {condition}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Resource):
+    """The repository of images, which keeps the last few of each function: a rollback needs one of them."""
+
+    kind: ClassVar[str] = "image repository"
+    project: str
+    region: str
+    keep: int
+
+    def _policy(self) -> list[dict[str, Any]]:
+        """Of our own images alone: the repository is that of all services which are deployed from source."""
+        ours = {"packageNamePrefixes": ["dropcap-"]}
+        return [
+            {
+                "name": "dropcap-keep",
+                "action": {"type": "Keep"},
+                "mostRecentVersions": ours | {"keepCount": self.keep},
+            },
+            {
+                "name": "dropcap-delete",
+                "action": {"type": "Delete"},
+                "condition": ours | {"olderThan": "86400s"},
+            },
+        ]
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        return {"images kept of a function": self.keep}
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        if (repository := cloud.repositories.get(self.name)) is None:
+            return None
+        policies = repository.get("cleanupPolicies", {})
+        wanted = {each["name"]: each for each in self._policy()}
+        kept = policies.get("dropcap-keep", {}).get("mostRecentVersions", {}).get("keepCount")
+        return {"images kept of a function": self.keep if covers(policies, _as_stored(wanted)) else kept}
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        made = command(
+            "artifacts",
+            "repositories",
+            "create",
+            self.name,
+            f"--location={self.region}",
+            "--repository-format=docker",
+            "--description=Images of what is deployed from source",
+        )
+        return [made, *self.change(cloud, {})]
+
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        words = ("artifacts", "repositories", "set-cleanup-policies", self.name, f"--location={self.region}")
+        return [command(*words, "--no-dry-run", file=("--policy", json.dumps(self._policy(), indent=2)))]
+
+    def removal(self, cloud: Cloud) -> Change | None:
+        """Our images; the repository may hold those of others."""
+        if self.name not in cloud.repositories:
+            return None
+        where = (f"--repository={self.name}", f"--location={self.region}")
+        packages = cloud.gcloud.read("artifacts", "packages", "list", *where) or ()
+        ours = [name for each in packages if (name := each["name"].rpartition("/")[2]).startswith("dropcap-")]
+        done = tuple(command("artifacts", "packages", "delete", name, *where) for name in sorted(ours))
+        return (
+            Change(f"images in {self.name}", ", ".join(sorted(ours)), ABSENT, self.why, done)
+            if done
+            else None
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources(Resource):
+    """The sources that gcloud uploaded for the builds, into a bucket that it makes and shares (`name`)."""
+
+    kind: ClassVar[str] = "sources in"
+    functions: tuple[str, ...]
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        return {}
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        return {}  # each build brings its own
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        return ()
+
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        if self.name not in cloud.buckets:
+            return ()
+        folders = cloud.gcloud.listed(f"gs://{self.name}/services/")
+        ours = [f"gs://{self.name}/services/{name}" for name in self.functions]
+        return [command("storage", "rm", "--recursive", each) for each in ours if f"{each}/" in folders]
+
+
+def sources_bucket(project: str, region: str) -> str:
+    """As gcloud calls it: googlecloudsdk/command_lib/run/sourcedeploys/sources.py."""
+    return f"run-sources-{project}-{region}"
+
+
+def _as_stored(policies: dict[str, Any]) -> dict[str, Any]:
+    """As the API gives them: actions are words in capitals, not objects."""
+    return {name: each | {"action": each["action"]["type"].upper()} for name, each in policies.items()}

@@ -1,0 +1,224 @@
+"""What is there: a few dozen reading commands, side by side, once for each plan."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from infra.cloud.config import Config
+from infra.cloud.gcloud import Gcloud
+
+AT_ONCE = 8
+Binding = tuple[str, str]  # role, member
+
+
+@dataclass
+class Cloud:
+    """What `look` found, as gcloud gives it, by name; empty where an API is off or nothing is there."""
+
+    gcloud: Gcloud
+    number: str = ""
+    created: str = ""  # when the project was, ISO 8601
+    apis: frozenset[str] = frozenset()
+    buckets: dict[str, Any] = field(default_factory=dict)
+    policies: dict[str, list[Binding]] = field(
+        default_factory=dict
+    )  # by target: "project p", "bucket b", ...
+    accounts: dict[str, Any] = field(default_factory=dict)
+    secrets: dict[str, list[Any]] = field(default_factory=dict)  # versions, the newest first
+    values: dict[str, str] = field(default_factory=dict, repr=False)  # of the newest version
+    services: dict[str, Any] = field(default_factory=dict)
+    revisions: list[Any] = field(default_factory=list)
+    repositories: dict[str, Any] = field(default_factory=dict)
+    triggers: dict[str, Any] = field(default_factory=dict)
+    subscriptions: dict[str, Any] = field(default_factory=dict)
+    jobs: dict[str, Any] = field(default_factory=dict)
+    queues: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    alerts: dict[str, Any] = field(default_factory=dict)  # by userLabels.dropcap
+    dashboards: dict[str, Any] = field(default_factory=dict)
+    channels: list[Any] = field(default_factory=list)
+    budgets: list[Any] = field(default_factory=list)
+    instance: Any = None
+    databases: dict[str, Any] = field(default_factory=dict)
+    users: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def storage_agent(self) -> str:
+        """Cloud Storage's own account of the project: cloud.google.com/iam/docs/service-agents."""
+        return f"service-{self.number}@gs-project-accounts.iam.gserviceaccount.com"
+
+    def url(self, service: str) -> str:
+        """The address of a service; empty before it is there."""
+        return str(self.services.get(service, {}).get("status", {}).get("url", ""))
+
+
+def look(config: Config, gcloud: Gcloud) -> Cloud:
+    """All that is there of a deployment. Raises CloudError."""
+    cloud = Cloud(gcloud)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        project, apis = pool.map(
+            lambda words: gcloud.read(*words),
+            (("projects", "describe", config.project), ("services", "list", "--enabled")),
+        )
+        cloud.number, cloud.created = str(project["projectNumber"]), str(project.get("createTime", ""))
+        cloud.apis = frozenset(api["config"]["name"] for api in apis or ())
+        _together(pool, [task for api, task in _first(config, cloud) if api in cloud.apis])
+        _together(pool, [task for api, task in _second(config, cloud) if api in cloud.apis])
+    return cloud
+
+
+Task = tuple[str, Callable[[], None]]
+
+
+def _together(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], None]]) -> None:
+    for done in [pool.submit(task) for task in tasks]:
+        done.result()
+
+
+def _api(name: str) -> str:
+    return f"{name}.googleapis.com"
+
+
+def _first(config: Config, cloud: Cloud) -> Iterable[Task]:
+    """What can be asked without knowing anything else."""
+    read, region = cloud.gcloud.read, config.region
+
+    def named(into: dict[str, Any], name: Callable[[Any], str], *words: str) -> Callable[[], None]:
+        return lambda: into.update({name(each): each for each in read(*words) or ()})
+
+    def services() -> None:
+        for each in read("run", "services", "list", f"--region={region}") or ():
+            cloud.services[each["metadata"]["name"]] = each
+        if any(name.startswith("dropcap-") for name in cloud.services):
+            cloud.revisions += read("run", "revisions", "list", f"--region={region}") or ()
+
+    def policy() -> None:
+        cloud.policies[f"project {config.project}"] = bindings(
+            read("projects", "get-iam-policy", config.project)
+        )
+
+    yield _api("storage"), named(cloud.buckets, _plain, "storage", "buckets", "list", "--raw")
+    yield _api("cloudresourcemanager"), policy
+    yield _api("iam"), named(cloud.accounts, lambda each: each["email"], "iam", "service-accounts", "list")
+    yield (
+        _api("secretmanager"),
+        lambda: cloud.secrets.update({_last(each): [] for each in read("secrets", "list") or ()}),
+    )
+    yield _api("run"), services
+    artifacts = ("artifacts", "repositories", "list", f"--location={region}")
+    yield _api("artifactregistry"), named(cloud.repositories, _last, *artifacts)
+    yield _api("pubsub"), named(cloud.subscriptions, _plain, "pubsub", "subscriptions", "list")
+    yield (
+        _api("cloudscheduler"),
+        named(cloud.jobs, _last, "scheduler", "jobs", "list", f"--location={region}"),
+    )
+    yield _api("cloudtasks"), named(cloud.queues, _last, "tasks", "queues", "list", f"--location={region}")
+    yield _api("logging"), named(cloud.metrics, _plain, "logging", "metrics", "list")
+    policies = ("alpha", "monitoring", "policies", "list")
+    yield (
+        _api("monitoring"),
+        named(cloud.alerts, lambda each: each.get("userLabels", {}).get("dropcap", ""), *policies),
+    )
+    yield _api("monitoring"), named(cloud.dashboards, _last, "monitoring", "dashboards", "list")
+    channels = ("beta", "monitoring", "channels", "list")
+    yield _api("monitoring"), lambda: cloud.channels.extend(read(*channels) or ())
+    if config.budget:
+        yield _api("billingbudgets"), lambda: _budgets(config, cloud)
+    project, _, name = config.instance
+    if name:
+        yield _api("sqladmin"), lambda: _instance(cloud, project, name)
+
+
+def _second(config: Config, cloud: Cloud) -> Iterable[Task]:
+    """What can be asked once the names are known."""
+    read = cloud.gcloud.read
+
+    def policy(target: str, *words: str) -> Callable[[], None]:
+        return lambda: cloud.policies.update({target: bindings(read(*words))})
+
+    for name in {*config.buckets.values()} & {*cloud.buckets}:
+        yield (
+            _api("storage"),
+            policy(f"bucket {name}", "storage", "buckets", "get-iam-policy", f"gs://{name}"),
+        )
+    for name in [name for name in cloud.secrets if name.startswith("dropcap-")]:
+        yield _api("secretmanager"), policy(f"secret {name}", "secrets", "get-iam-policy", name)
+        yield _api("secretmanager"), lambda name=name: _versions(cloud, name)  # type: ignore[misc]
+    for name in [name for name in cloud.services if name.startswith("dropcap-")]:
+        words = ("run", "services", "get-iam-policy", name, f"--region={config.region}")
+        yield _api("run"), policy(f"function {name}", *words)
+    location = trigger_location(config, cloud)
+    triggers = ("eventarc", "triggers", "list", f"--location={location}")
+    yield (
+        _api("eventarc"),
+        lambda: cloud.triggers.update({_last(each): each for each in read(*triggers) or ()}),
+    )
+    project = config.instance[0]
+    if project and project != config.project:
+        yield (
+            _api("cloudresourcemanager"),
+            policy(f"project {project}", "projects", "get-iam-policy", project),
+        )
+
+
+def trigger_location(config: Config, cloud: Cloud) -> str:
+    """Where the trigger must be: where its bucket is, which may be older than this deployment."""
+    return str(cloud.buckets.get(config.buckets["uploads"], {}).get("location", config.region)).lower()
+
+
+def bindings(policy: Mapping[str, Any] | None) -> list[Binding]:
+    """Role and member of each binding that has no condition."""
+    all_of_them = (policy or {}).get("bindings", ())
+    return [
+        (each["role"], member)
+        for each in all_of_them
+        if "condition" not in each
+        for member in each["members"]
+    ]
+
+
+def _versions(cloud: Cloud, name: str) -> None:
+    """Versions, destroyed ones too as their numbers are gone, and the value of the newest that is enabled."""
+    found = cloud.gcloud.read("secrets", "versions", "list", name) or []
+    cloud.secrets[name] = sorted(found, key=lambda each: int(_last(each)), reverse=True)
+    newest = next(
+        (each for each in cloud.secrets[name] if each.get("state", "ENABLED").upper() == "ENABLED"), None
+    )
+    if newest and newest is cloud.secrets[name][0]:
+        answer = cloud.gcloud.text("secrets", "versions", "access", _last(newest), f"--secret={name}")
+        cloud.values[name] = answer
+
+
+def _budgets(config: Config, cloud: Cloud) -> None:
+    account = cloud.gcloud.text(*billing_account(config.project)).strip()
+    cloud.budgets += cloud.gcloud.read("billing", "budgets", "list", f"--billing-account={account}") or ()
+
+
+def billing_account(project: str) -> tuple[str, ...]:
+    """The command that prints the billing account of a project."""
+    return ("billing", "projects", "describe", project, "--format=value(billingAccountName.basename())")
+
+
+def _instance(cloud: Cloud, project: str, name: str) -> None:
+    read, where = cloud.gcloud.read, f"--project={project}"
+    found = [each for each in read("sql", "instances", "list", where) or () if each["name"] == name]
+    if not found:
+        return
+    cloud.instance = found[0]
+    cloud.databases.update(
+        {each["name"]: each for each in read("sql", "databases", "list", f"--instance={name}", where)}
+    )
+    cloud.users.update(
+        {each["name"]: each for each in read("sql", "users", "list", f"--instance={name}", where) or ()}
+    )
+
+
+def _plain(each: Any) -> str:
+    return str(each["name"])
+
+
+def _last(each: Any) -> str:
+    """The last word of a resource's name: projects/p/secrets/NAME."""
+    return re.sub(r".*/", "", str(each["name"]))

@@ -1,0 +1,185 @@
+"""What can be set of a deployment: read once from environment variables, checked before anything is sent."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from dropcap.connection import CHECKED_TLS, LOCAL
+from dropcap.errors import SettingsError
+from dropcap.settings import PROJECT, Settings
+from infra.cloud import CloudError
+
+SECRETS = ("DATABASE_URL", "GEMINI_API_KEY")  # never in a variable of a function: in Secret Manager
+FUNCTION_TIMEOUT_S = 540  # shorter than the 600 s after which Pub/Sub would deliver once more
+MEMORY_MB = (512, 4096)  # second generation and 1 vCPU: cloud.google.com/run/docs/configuring/memory-limits
+INSTANCE = re.compile(r"([a-z][a-z0-9-]{4,28}[a-z0-9]):([a-z0-9-]+):([a-z][a-z0-9-]*)")
+EMAIL = re.compile(r"[^\s@,]+@[^\s@,]+\.[^\s@,]+")
+
+
+def _variable(default: str, meaning: str, allowed: str = "", fits: str = ".*") -> Any:
+    return field(default=default, metadata={"meaning": meaning, "allowed": allowed, "fits": fits})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One deployment. A field's environment variable is its name in capitals; build it with `Config.read`.
+
+    `settings` are those of the functions, `variables` what goes to them, `given` all of the environment.
+    """
+
+    project: str = _variable("", "id of the Google Cloud project")
+    region: str = _variable(
+        "europe-west1", "where all of it is", "a region: europe-west1", r"[a-z]+-[a-z]+\d+"
+    )
+    cloud_sql: str = _variable(
+        "",
+        "Cloud SQL in place of DATABASE_URL: an instance, or one to make",
+        "project:region:name, or new",
+        rf"|new|{INSTANCE.pattern}",
+    )
+    cloud_sql_tier: str = _variable(
+        "db-f1-micro", "machine of CLOUD_SQL=new", "a tier: db-f1-micro", r"db-[\w-]+"
+    )
+    max_instances: str = _variable(
+        "5",
+        "instances of a function, at most; each holds a database connection",
+        "a number from 1 to 1000",
+        r"[1-9]\d{0,2}|1000",
+    )
+    quarantine_days: str = _variable(
+        "90", "days after which what is in quarantine is deleted", "a number from 1 to 36500", r"[1-9]\d{0,3}"
+    )
+    soft_delete_days: str = _variable(
+        "7",
+        "days in which a deleted object can be had back",
+        "0, or a number from 7 to 90",
+        r"0|[7-9]|[1-8]\d|90",
+    )
+    alert_email: str = _variable("", "address that alerts go to", "an address", rf"|{EMAIL.pattern}")
+    budget: str = _variable(
+        "", "money a month, in the billing account's currency", "a number", r"|[1-9]\d{0,8}"
+    )
+    backfill_per_second: str = _variable(
+        "2",
+        "pictures that make backfill sends a second",
+        "a number from 0.01 to 500",
+        r"0\.\d{1,2}|[1-9]\d{0,2}",
+    )
+    settings: Settings = field(default_factory=Settings)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] = os.environ) -> "Config":
+        """The deployment that the environment describes. Raises CloudError with one line and its remedy."""
+        chosen = {}
+        for item in fields(cls):
+            value = environment.get(item.name.upper())
+            if not item.metadata or value is None or value == "":
+                continue
+            if not re.fullmatch(item.metadata["fits"], value):
+                name = item.name.upper()
+                raise CloudError(f"{name}={value!r} is not allowed: it must be {item.metadata['allowed']}.")
+            chosen[item.name] = value
+        project = chosen.get("project", "")
+        if not PROJECT.fullmatch(project):
+            said = f"PROJECT={project!r} is no project id" if project else "Say which project"
+            raise CloudError(f"{said}: make deploy PROJECT=my-project (gcloud projects list shows yours)")
+        if ":" in project:
+            raise CloudError(
+                f"PROJECT={project!r} is a domain's project, where gcloud can't build: use another."
+            )
+        named = {item.name.upper() for item in fields(Settings)}
+        variables = {name: value for name, value in sorted(environment.items()) if name in named}
+        for kind in ("UPLOADS", "PICTURES", "QUARANTINE"):
+            variables.setdefault(f"{kind}_BUCKET", f"{project}-{kind.lower()}")
+        if variables.get("SOURCE") == "archive":
+            variables.setdefault("ARCHIVE_BUCKET", f"{project}-archive")
+        try:
+            settings = Settings.read(variables)
+        except SettingsError as wrong:
+            raise CloudError(str(wrong)) from wrong
+        for name in SECRETS:
+            variables.pop(name, None)
+        config = cls(**chosen, settings=settings, variables=variables, given=environment)
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        """What only the cloud makes wrong."""
+        settings = self.settings
+        for name in ("lease_s", "timeout_s"):
+            if getattr(settings, name) >= FUNCTION_TIMEOUT_S:
+                raise CloudError(
+                    f"{name.upper()}='{getattr(settings, name)}' is not allowed: it must be less than the "
+                    f"{FUNCTION_TIMEOUT_S} s after which the platform ends a function."
+                )
+        if not MEMORY_MB[0] <= settings.memory_limit_mb <= MEMORY_MB[1]:
+            raise CloudError(
+                f"MEMORY_LIMIT_MB='{settings.memory_limit_mb}' is not allowed: an instance of 1 vCPU "
+                f"has from {MEMORY_MB[0]} to {MEMORY_MB[1]} MiB."
+            )
+        if self.cloud_sql and settings.database_url:
+            raise CloudError("DATABASE_URL and CLOUD_SQL are both set: say which of the two it is to be.")
+        address = urlsplit(settings.database_url)
+        options = parse_qs(address.query)
+        if (
+            settings.database_url
+            and (not address.hostname or address.hostname in LOCAL)
+            and "host" not in options
+        ):
+            raise CloudError(
+                "DATABASE_URL is on this machine, which no function can reach: name one that it can."
+            )
+        if options.get("sslmode", [""])[-1] not in CHECKED_TLS:
+            raise CloudError(
+                "DATABASE_URL=*** is not allowed: sslmode must be require, verify-ca or verify-full."
+            )
+        if (urlsplit(settings.gemini_endpoint).hostname or "") in LOCAL:
+            raise CloudError("GEMINI_ENDPOINT is on this machine, which no function can reach: unset it.")
+
+    @property
+    def buckets(self) -> dict[str, str]:
+        """The buckets by what they are for; the archive only where sources go there."""
+        settings = self.settings
+        named = {
+            "uploads": settings.uploads_bucket,
+            "pictures": settings.pictures_bucket,
+            "quarantine": settings.quarantine_bucket,
+        }
+        return named | ({"archive": settings.archive_bucket} if settings.source == "archive" else {})
+
+    def account(self, name: str) -> str:
+        """The address of our service account of that name: dropcap-NAME."""
+        return f"dropcap-{name}@{self.project}.iam.gserviceaccount.com"
+
+    def database_user(self, name: str) -> str:
+        """The user of Cloud SQL that a service account is: cloud.google.com/sql/docs/postgres/iam-logins."""
+        return self.account(name).removesuffix(".gserviceaccount.com")
+
+    @property
+    def instance(self) -> tuple[str, str, str]:
+        """Project, region and name of the Cloud SQL instance; three empty words where there is none."""
+        if self.cloud_sql == "new":
+            return self.project, self.region, "dropcap"
+        found = INSTANCE.fullmatch(self.cloud_sql)
+        return (found[1], found[2], found[3]) if found else ("", "", "")
+
+    @property
+    def most_instances(self) -> int:
+        """Of all functions together: so many connections to the database, at most."""
+        return 3 * int(self.max_instances) + 1
+
+
+def help_lines() -> str:
+    """The variables of a deployment, for --help."""
+    lines = [
+        f"  {item.name.upper():20} {item.metadata['meaning']}"
+        + (f" ({item.default})" if item.default else "")
+        for item in fields(Config)
+        if item.metadata
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,147 @@
+"""What a backfill would be, said before it starts: how many pictures, how fast, how long, for how much."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from dropcap.errors import SettingsError
+from dropcap.settings import Settings
+from dropcap.upload import Upload
+from infra import cost
+from infra.cloud import CloudError
+from infra.cloud.backlog import PAGE
+from infra.cloud.gcloud import Gcloud
+from infra.cloud.tasks import Limits
+
+SERVICE = "dropcap-on-upload"
+PUT = 400  # tasks a second that go into the queue, as backlog.py measured
+USUAL_INSTANCES = 100  # of a service without a bound: cloud.google.com/run/docs/configuring/max-instances
+GIB = 0.5  # of an instance
+TASK = 0.40e-6  # US$ an operation: cloud.google.com/tasks/pricing, read on 2026-11-24
+PRICED_MODEL = "gemini-3.5-flash-lite"  # the one whose price infra/cost.py has
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """on_upload as it runs: its address, settings, most instances, and the seconds that it may take."""
+
+    url: str
+    settings: Settings
+    instances: int
+    timeout_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What a listing has; `exact` unless it was left before its end."""
+
+    pictures: int
+    bytes: int
+    ignored: int
+    exact: bool
+
+    @property
+    def least(self) -> str:
+        return "" if self.exact else "at least "
+
+
+def deployed(gcloud: Gcloud, region: str) -> Deployed:
+    """What runs now. Raises CloudError where nothing does."""
+    try:
+        service = gcloud.read("run", "services", "describe", SERVICE, f"--region={region}")
+    except CloudError as refused:
+        if "annot find" not in str(refused) and "could not be found" not in str(refused):
+            raise
+        raise CloudError(
+            f"No {SERVICE} runs in {gcloud.project}, {region}: make deploy comes first; REGION names another."
+        ) from refused
+    template = service["spec"]["template"]
+    container = template["spec"]["containers"][0]
+    # A secret is as good as its value here: that there is one is all that counts.
+    variables = {each["name"]: each.get("value", "secret") for each in container.get("env", ())}
+    variables.pop("DATABASE_URL", None)
+    try:
+        settings = Settings.read(variables)
+    except SettingsError as wrong:
+        raise CloudError(f"{SERVICE} runs with a wrong setting: {wrong}") from wrong
+    annotations = {
+        **service["metadata"].get("annotations", {}),
+        **template["metadata"].get("annotations", {}),
+    }
+    bounds = [
+        annotations.get(name) for name in ("run.googleapis.com/maxScale", "autoscaling.knative.dev/maxScale")
+    ]
+    instances = min((int(bound) for bound in bounds if bound), default=USUAL_INSTANCES)
+    return Deployed(
+        service["status"]["url"], settings, instances, int(template["spec"].get("timeoutSeconds", 300))
+    )
+
+
+def check_bucket(bucket: str, watched: str, settings: Settings) -> None:
+    """Raise CloudError unless on_upload would take the bucket's events."""
+    if bucket == watched:
+        return
+    others = (settings.pictures_bucket, settings.quarantine_bucket, settings.archive_bucket)
+    remedy = f"copy what you want: gcloud storage cp --recursive gs://{bucket}/FOLDER gs://{watched}/"
+    if bucket not in others:
+        remedy = f"deploy for it, make deploy UPLOADS_BUCKET={bucket} SOURCE=keep, or {remedy}"
+    raise CloudError(f"{SERVICE} watches gs://{watched} and ignores gs://{bucket}: {remedy}")
+
+
+def count(uploads: Iterable[Upload], wanted: Callable[[Upload], bool], most: int) -> Count:
+    """Count what is wanted among the first `most` objects."""
+    pictures = total = ignored = 0
+    for upload in uploads:
+        if pictures + ignored >= most:
+            return Count(pictures, total, ignored, exact=False)
+        if wanted(upload):
+            pictures, total = pictures + 1, total + upload.size
+        else:
+            ignored += 1
+    return Count(pictures, total, ignored, exact=True)
+
+
+def pace(limits: Limits, instances: int, seconds: float) -> float:
+    """Pictures a second that queue and function allow together."""
+    return min(limits.per_second, min(limits.at_once, instances) / seconds)
+
+
+def costs(pictures: int, objects: int, settings: Settings, seconds: float) -> Mapping[str, float | None]:
+    """US$ of what these pictures add, at list price, what is free left out; None: not known.
+
+    They are found among so many objects. No event is paid, and instances stay warm.
+    """
+    described = bool(settings.gemini_api_key)
+    nothing = cost.month(0, described)
+    more = {name: each - nothing[name] for name, each in cost.month(pictures, described).items()}
+    more |= {"vcpu": pictures * seconds, "memory": pictures * seconds * GIB, "requests": pictures / 1e6}
+    more["class A"] += 2 * objects / PAGE / 1000  # listed to be counted and to be put in
+
+    def usd(*names: str) -> float:
+        return sum(cost.usd(name, more[name], free=False) for name in names)
+
+    found: dict[str, float | None] = {
+        "Cloud Run": usd("vcpu", "memory", "requests"),
+        "Cloud Storage": usd("class A", "class B"),
+        "Cloud Tasks": pictures * 2 * TASK,  # put in, and sent
+        "logs": usd("logs"),
+    }
+    if described:
+        found["Gemini"] = usd("input", "output") if settings.gemini_model == PRICED_MODEL else None
+    return found
+
+
+def size(number: float) -> str:
+    """Bytes for a person."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.4g} TB"
+
+
+def duration(seconds: float) -> str:
+    """A time for a person."""
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,220 @@
+"""The functions: Cloud Run services that are built from source."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+from dropcap.settings import Settings
+from infra.cloud.cloud import Cloud
+from infra.cloud.gcloud import Command, command
+from infra.cloud.resource import ABSENT, Change, Facts, Resource
+from infra.cloud.secrets import Secret
+from infra.cloud.source import FOLDER, Source
+
+RUNTIME = "python313"
+SETTINGS = frozenset(item.name.upper() for item in fields(Settings))
+ANNOTATIONS = {  # by words: where Cloud Run keeps it
+    "at most instances": "autoscaling.knative.dev/maxScale",
+    "environment": "run.googleapis.com/execution-environment",
+    "startup boost": "run.googleapis.com/startup-cpu-boost",
+    "Cloud SQL": "run.googleapis.com/cloudsql-instances",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Function(Resource):
+    """A function. Its revisions are named for the commit and for all that is wanted, so that what has not
+    changed has the name that it had, and a changed setting another one."""
+
+    kind: ClassVar[str] = "function"
+    aside: ClassVar[str] = "functions"
+    entry: str
+    source: Source
+    region: str
+    account: str
+    builder: str
+    memory_mb: int
+    environment: str
+    timeout_s: int
+    instances: int
+    ingress: str
+    variables: Mapping[str, str]
+    secrets: tuple[Secret, ...]
+    sql: str
+
+    def _template(self, cloud: Cloud) -> dict[str, Any]:
+        """What a change of needs no build."""
+        return {
+            "memory": f"{self.memory_mb}Mi",
+            "vCPU": "1",
+            "requests at once": 1,
+            "timeout": f"{self.timeout_s} s",
+            "at most instances": str(self.instances),
+            "environment": self.environment,
+            "startup boost": "true",
+            "ingress": self.ingress,
+            "account": self.account,
+            "Cloud SQL": self.sql or None,
+            **{name: self._secret(secret, cloud) for name, secret in self._secrets().items()},
+            **dict(sorted(self.variables.items())),
+        }
+
+    def _secrets(self) -> dict[str, Secret]:
+        return {each.variable: each for each in self.secrets}
+
+    def _secret(self, secret: Secret, cloud: Cloud) -> str:
+        return f"{secret.name}:{secret.version(cloud)}"
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        unwanted = variables(cloud, self.name).keys() & SETTINGS
+        facts = dict.fromkeys(sorted(unwanted)) | self._template(cloud)
+        return {"source": self.source.digest, "traffic": "to the newest", "state": "ready"} | facts
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        if (service := cloud.services.get(self.name)) is None:
+            return None
+        metadata, spec, status = service["metadata"], service["spec"], service.get("status", {})
+        template = spec["template"]
+        notes = template["metadata"].get("annotations", {})
+        container = template["spec"]["containers"][0]
+        limits = container.get("resources", {}).get("limits", {})
+        ready: dict[str, Any] = next(
+            (each for each in status.get("conditions", ()) if each["type"] == "Ready"), {}
+        )
+        latest = all(each.get("latestRevision") for each in spec.get("traffic", ()) if each.get("percent"))
+        return {
+            "source": metadata.get("labels", {}).get("dropcap-source"),
+            "traffic": "to the newest" if latest else "to an earlier revision",
+            "state": "failed" if ready.get("status") == "False" else "ready",
+            "memory": limits.get("memory"),
+            "vCPU": "1" if limits.get("cpu") in ("1", "1000m") else limits.get("cpu"),
+            "requests at once": template["spec"].get("containerConcurrency"),
+            "timeout": f"{template['spec'].get('timeoutSeconds')} s",
+            **{name: notes.get(key, "").lower() or None for name, key in ANNOTATIONS.items()},
+            "ingress": metadata.get("annotations", {}).get("run.googleapis.com/ingress", "all"),
+            "account": template["spec"].get("serviceAccountName"),
+            **variables(cloud, self.name),
+        }
+
+    def revision(self, cloud: Cloud) -> str:
+        """The end of the next revision's name: commit and digest, and a number where that name is taken."""
+        wanted = {"source": self.source.digest, **self._template(cloud)}
+        digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
+        suffix = f"{self.source.commit}-{digest}"
+        taken = {each["metadata"]["name"] for each in cloud.revisions}
+        names = [suffix, *(f"{suffix}-{number}" for number in range(2, len(taken) + 3))]
+        return next(name for name in names if f"{self.name}-{name}" not in taken)
+
+    def summary(self, wanted: Facts) -> str:
+        instances = f"at most {self.instances} instance{'s' * (self.instances != 1)}"
+        return f"{self.source.commit}, {wanted['memory']}, {instances}, {self.ingress} ingress"
+
+    def difference(self, cloud: Cloud) -> Change | None:
+        """With the commits that people know, beside digests."""
+        if (change := super().difference(cloud)) is None:
+            return None
+        labels = cloud.services.get(self.name, {}).get("metadata", {}).get("labels", {})
+        now, was = self.source.digest, labels.get("dropcap-source", ABSENT)
+        then = change.then.replace(now, f"{self.source.commit} ({now})")
+        return replace(
+            change, now=change.now.replace(was, f"{labels.get('dropcap-commit')} ({was})"), then=then
+        )
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        return [self._deploy(cloud, "--no-allow-unauthenticated")]
+
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        commands = [self._with_variables(cloud)] if self._changes_kind(cloud) else []
+        if "source" in differing:
+            commands.append(self._deploy(cloud))
+        elif differing.keys() - {"traffic"}:
+            commands.append(self._command(cloud, "run", "services", "update", self.name))
+        if "traffic" in differing:
+            commands.append(traffic(self.name, self.region, "--to-latest"))
+        return commands
+
+    def _changes_kind(self, cloud: Cloud) -> bool:
+        """Whether a secret is to become a plain variable, which no flag of gcloud can do in one step."""
+        container = cloud.services[self.name]["spec"]["template"]["spec"]["containers"][0]
+        return any(
+            "valueFrom" in each and each["name"] in self.variables for each in container.get("env", ())
+        )
+
+    def _with_variables(self, cloud: Cloud) -> Command:
+        """The service as it is, with the variables that are wanted, as a revision of its own."""
+        service: dict[str, Any] = copy.deepcopy({**cloud.services[self.name], "status": {}})
+        kept = ("name", "namespace", "labels", "annotations")
+        service["metadata"] = {name: value for name, value in service["metadata"].items() if name in kept}
+        template = service["spec"]["template"]
+        template["metadata"]["name"] = f"{self.name}-{self.revision(cloud)}-env"
+        template["metadata"]["annotations"][ANNOTATIONS["Cloud SQL"]] = self.sql
+        secrets = {name: (each.name, str(each.version(cloud))) for name, each in self._secrets().items()}
+        template["spec"]["containers"][0]["env"] = [
+            *({"name": name, "value": value} for name, value in self.variables.items()),
+            *(
+                {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": version}}}
+                for name, (secret, version) in secrets.items()
+            ),
+        ]
+        return command(
+            "run", "services", "replace", f"--region={self.region}", file=("", json.dumps(service, indent=2))
+        )
+
+    def _deploy(self, cloud: Cloud, *flags: str) -> Command:
+        return self._command(
+            cloud,
+            "run",
+            "deploy",
+            self.name,
+            f"--source={FOLDER}",
+            f"--function={self.entry}",
+            f"--base-image={RUNTIME}",
+            f"--build-service-account={self.builder}",
+            *flags,
+        )
+
+    def _command(self, cloud: Cloud, *words: str) -> Command:
+        secrets = ",".join(f"{name}={self._secret(each, cloud)}" for name, each in self._secrets().items())
+        return command(
+            *words,
+            f"--region={self.region}",
+            f"--service-account={self.account}",
+            f"--memory={self.memory_mb}Mi",
+            "--cpu=1",
+            "--concurrency=1",
+            f"--timeout={self.timeout_s}",
+            f"--max-instances={self.instances}",
+            f"--execution-environment={self.environment}",
+            "--cpu-boost",
+            f"--ingress={self.ingress}",
+            f"--set-secrets={secrets}" if secrets else "--clear-secrets",
+            f"--set-cloudsql-instances={self.sql}" if self.sql else "--clear-cloudsql-instances",
+            f"--update-labels=dropcap-source={self.source.digest},dropcap-commit={self.source.commit}",
+            f"--revision-suffix={self.revision(cloud)}",
+            file=(
+                "--env-vars-file",
+                json.dumps(dict(self.variables), indent=2),
+            ),  # JSON is YAML, and quotes all
+        )
+
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        return [command("run", "services", "delete", self.name, f"--region={self.region}")]
+
+
+def traffic(name: str, region: str, to: str) -> Command:
+    return command("run", "services", "update-traffic", name, f"--region={region}", to)
+
+
+def variables(cloud: Cloud, service: str) -> dict[str, str]:
+    """What a service has: variables, and secrets as name:version; nothing where it is not there."""
+    if service not in cloud.services:
+        return {}
+    found = {}
+    for each in cloud.services[service]["spec"]["template"]["spec"]["containers"][0].get("env", ()):
+        reference = each.get("valueFrom", {}).get("secretKeyRef")
+        value = f"{reference['name']}:{reference['key']}" if reference else each.get("value", "")
+        found[each["name"]] = value
+    return found

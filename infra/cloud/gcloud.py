@@ -1,0 +1,162 @@
+"""gcloud: commands as lists of words, JSON as answers, and its errors as one line each."""
+
+import json
+import os
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.cloud import CloudError, refusals
+from infra.cloud.source import ROOT
+
+PAUSE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A word that nobody knows before an earlier command has run: what this reading command prints."""
+
+    words: tuple[str, ...]
+    before: str = ""  # text that the word begins with: a flag
+
+    def shell(self) -> str:
+        return f'{self.before}"$(gcloud {shlex.join(self.words)})"'
+
+
+Word = str | Late
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`gcloud WORDS`. `file` is the flag that takes a file, and the text of that file.
+
+    Without a flag the file is a word of its own, followed by `last`.
+
+    `secret` is the environment variable whose value goes in by standard input: no command line, no output
+    and no file ever has it.
+    """
+
+    words: tuple[Word, ...]
+    file: tuple[str, str] | None = None
+    secret: str = ""
+    last: str = ""
+
+    def shell(self) -> str:
+        """As it can be read, and run by a shell that has the secrets in its environment."""
+        words = " ".join(shlex.quote(word) if isinstance(word, str) else word.shell() for word in self.words)
+        if self.secret:
+            return f'printf %s "${self.secret}" | gcloud {words}'
+        if self.file:
+            flag, text = self.file
+            path = (
+                f'{flag}="$FILES/file.json"'
+                if flag
+                else f'"$FILES/file.json" {shlex.quote(self.last) if self.last else ""}'.rstrip()
+            )
+            return f"cat >\"$FILES/file.json\" <<'EOF'\n{text.rstrip()}\nEOF\ngcloud {words} {path}"
+        return f"gcloud {words}"
+
+
+def command(*words: Word, file: tuple[str, str] | None = None, secret: str = "") -> Command:
+    return Command(words, file, secret)
+
+
+class Gcloud:
+    """Runs gcloud for one project, with the environment that it is given."""
+
+    def __init__(self, project: str, environment: Mapping[str, str] = os.environ) -> None:
+        self.project = project
+        self._secrets = environment
+        self._environment = {
+            **{
+                name: value
+                for name, value in environment.items()
+                if name not in ("DATABASE_URL", "GEMINI_API_KEY")
+            },
+            "CLOUDSDK_CORE_PROJECT": project,
+            "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+            "CLOUDSDK_CORE_SHOW_STRUCTURED_LOGS": "never",
+            "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
+        }
+        self._known: dict[tuple[str, ...], str] = {}  # what late words turned out to be
+        self._patience_s = float(environment.get("PATIENCE_S", "300"))
+
+    def read(self, *words: str) -> Any:
+        """What a reading command answers, from its JSON; None where it says nothing. Raises CloudError."""
+        answer = self._run([*words, "--format=json"], None)
+        return json.loads(answer) if answer.strip() else None
+
+    def text(self, *words: str) -> str:
+        """What a reading command prints, to the byte. Raises CloudError."""
+        return self._run(list(words), None)
+
+    def listed(self, pattern: str) -> list[str]:
+        """The addresses of the objects and folders that a pattern names. Raises CloudError."""
+        try:
+            return self.text("storage", "ls", pattern).split("\n")[:-1]
+        except CloudError as refused:
+            if "matched no objects" in str(refused):
+                return []
+            raise
+
+    def said(self, *words: str) -> str:
+        """What a command prints, with what it says beside it. Raises CloudError."""
+        return self._run(list(words), None, both=True)
+
+    def do(self, command: Command, waiting: Callable[[str], None] = lambda _: None) -> str:
+        """Run a command that changes something, and return what it prints. Raises CloudError.
+
+        What passes by itself is tried again for five minutes: a new account, right or API is not known
+        everywhere at once. `waiting` hears what is waited for.
+        """
+        ends = time.monotonic() + self._patience_s
+        words = [word if isinstance(word, str) else self._word(word) for word in command.words]
+        with tempfile.TemporaryDirectory(prefix="dropcap-") as folder:
+            if command.file:
+                flag, text = command.file
+                path = Path(folder) / "file.json"
+                path.write_text(text)
+                words += [f"{flag}={path}"] if flag else [str(path), *filter(None, (command.last,))]
+            while True:
+                try:
+                    return self._run(words, self._secrets[command.secret] if command.secret else None)
+                except refusals.Passing as passing:
+                    if time.monotonic() + PAUSE_S > ends:
+                        raise CloudError(str(passing)) from passing
+                    waiting(passing.waits_for)
+                    time.sleep(PAUSE_S)
+
+    def _word(self, late: Late) -> str:
+        if late.words not in self._known:
+            self._known[late.words] = self.text(*late.words).strip()
+        return late.before + self._known[late.words]
+
+    def _run(self, words: list[str], stdin: str | None, both: bool = False) -> str:
+        try:
+            ran = subprocess.run(
+                ["gcloud", *words, "--quiet"],  # noqa: S607  the user's own gcloud
+                env=self._environment,
+                cwd=ROOT,
+                input=stdin or "",
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except FileNotFoundError as missing:
+            raise CloudError(
+                "gcloud is not installed, or not on PATH: https://cloud.google.com/sdk/docs/install has it."
+            ) from missing
+        if ran.returncode:
+            raise refusals.refusal(words, ran.stderr, self.project, self._account)
+        return ran.stdout + ran.stderr if both else ran.stdout
+
+    def _account(self) -> str:
+        """Who is signed in; empty where gcloud does not say."""
+        asked = ["gcloud", "config", "get", "core/account", "--quiet"]
+        ran = subprocess.run(asked, env=self._environment, capture_output=True, text=True, check=False)
+        return ran.stdout.strip()

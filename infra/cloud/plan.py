@@ -1,0 +1,111 @@
+"""What differs between what is wanted and what is there, as a table to read or commands to run."""
+
+import shlex
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from infra.cloud import CloudError
+from infra.cloud.access import Grant, stale
+from infra.cloud.cloud import Cloud
+from infra.cloud.config import SECRETS, Config
+from infra.cloud.functions import variables
+from infra.cloud.resource import Change, Resource
+from infra.cloud.resources import resources
+from infra.cloud.source import Source
+
+
+def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
+    """What is to be done, in order: a door that is to be shut is shut first, and opened last.
+
+    Raises CloudError where the functions would have no database, or delete what nobody said may go.
+    """
+    if (
+        not config.cloud_sql
+        and not config.given.get("DATABASE_URL")
+        and not cloud.values.get("dropcap-database-url")
+    ):
+        raise CloudError(
+            "Dropcap needs a PostgreSQL: give DATABASE_URL='postgresql://user:password@host/name', "
+            "or CLOUD_SQL=new to have one made (docs/costs.md says for how much)."
+        )
+    _check_sources(config, cloud)
+    declared = resources(config, cloud, source)
+    granted = [each for each in declared if isinstance(each, Grant)]
+    wanted = [each.difference(cloud) for each in declared]
+    public, own = stale(config, cloud, granted)
+    return [*public, *(each for each in wanted if each), *own]
+
+
+def _check_sources(config: Config, cloud: Cloud) -> None:
+    """The sweep takes what lay in the bucket before, too, and SOURCE=delete deletes what is analyzed."""
+    if config.given.get("SOURCE") or config.settings.source != "delete":
+        return
+    uploads = config.buckets["uploads"]
+    if (kept := variables(cloud, "dropcap-on-upload").get("SOURCE", "delete")) != "delete":
+        raise CloudError(
+            f"SOURCE={kept} is deployed, and not said now, so sources would be deleted: "
+            f"say SOURCE={kept}, or SOURCE=delete where they may go."
+        )
+    if "dropcap-on-upload" in cloud.services or uploads not in cloud.buckets:
+        return
+    if cloud.gcloud.read("storage", "objects", "list", f"gs://{uploads}/**", "--limit=1"):
+        raise CloudError(
+            f"gs://{uploads} is not empty, and Dropcap would analyze what lies there, and then delete it: "
+            "say SOURCE=keep, SOURCE=archive, or SOURCE=delete where it may go."
+        )
+
+
+def removals(config: Config, cloud: Cloud, source: Source, data: bool) -> list[Change]:
+    """What `make destroy` takes down, the last first; what holds data only where that is said.
+
+    Rights on what goes need no command of their own: they go with it.
+    """
+    going = ("function ", "bucket ", "secret ") if data else ("function ",)
+    declared: list[Resource] = [
+        each
+        for each in resources(config, cloud, source)
+        if (data or not each.data) and not (isinstance(each, Grant) and each.target.startswith(going))
+    ]
+    return [change for each in reversed(declared) if (change := each.removal(cloud))]
+
+
+def show(console: Console, planned: Sequence[Change], nothing: str = "Nothing to change.") -> None:
+    """The plan for people; plain text where the output is no terminal."""
+    if not planned:
+        console.print(nothing)
+        return
+    if not console.is_terminal:
+        for each in planned:
+            console.print(
+                f"{each.what}: {each.now} -> {each.then} ({each.why})", soft_wrap=True, markup=False
+            )
+    else:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+        for name in ("what", "now", "then", "why"):
+            table.add_column(name, overflow="fold")
+        for each in planned:
+            table.add_row(*map(_plain, (each.what, each.now, each.then, each.why)))
+        console.print(table)
+    count = len(planned)
+    console.print(f"{count} {'change' if count == 1 else 'changes'}.")
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def script(config: Config, planned: Sequence[Change]) -> str:
+    """The plan as a shell script that can be read, and run from the folder of the project."""
+    needed = [
+        name for name in SECRETS if any(each.secret == name for change in planned for each in change.commands)
+    ]
+    lines = ["#!/bin/sh", "set -eu"]
+    lines += [f': "${{{name}:?}}"' for name in needed]
+    lines += ["FILES=$(mktemp -d)", "trap 'rm -r \"$FILES\"' EXIT"]
+    lines += [f"export CLOUDSDK_CORE_PROJECT={shlex.quote(config.project)} CLOUDSDK_CORE_DISABLE_PROMPTS=1"]
+    for change in planned:
+        lines += ["", f"# {change.what}: {change.then} ({change.why})"]
+        lines += [each.shell() for each in change.commands]
+    return "\n".join(lines)

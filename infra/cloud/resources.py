@@ -1,0 +1,225 @@
+"""All that exists in the cloud, top to bottom in the order in which it is made, each with its reason."""
+
+from collections.abc import Sequence
+
+from infra.cloud import monitoring, sql
+from infra.cloud.access import ACCOUNTS, Account
+from infra.cloud.buckets import ABORT, Bucket, Images, Sources, delete_after, sources_bucket
+from infra.cloud.cloud import Cloud, trigger_location
+from infra.cloud.config import FUNCTION_TIMEOUT_S, Config
+from infra.cloud.events import Queue, Schedule, Subscription, Trigger
+from infra.cloud.functions import Function
+from infra.cloud.resource import Resource
+from infra.cloud.rights import FUNCTIONS, WHY_ACCOUNT, grants, secrets_of
+from infra.cloud.secrets import Secret
+from infra.cloud.source import Source
+from infra.cloud.watched import Alert, Apis, Budget, Channel, Dashboard, Metric
+
+IMAGES_KEPT = 5
+SWEEP = "*/10 * * * *"
+
+
+def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
+    """The declaration."""
+    secrets = secrets_of(config, cloud)
+    return [
+        _apis(config),
+        *(Account(name=config.account(name), why=WHY_ACCOUNT[name]) for name in ACCOUNTS),
+        *_buckets(config),
+        *secrets.values(),
+        *_sql(config),
+        Images(
+            name="cloud-run-source-deploy",
+            why="a build a deployment, and each is an image that costs storage",
+            project=config.project,
+            region=config.region,
+            keep=IMAGES_KEPT,
+        ),
+        Sources(
+            name=sources_bucket(config.project, config.region),
+            why="what was built",
+            functions=tuple(f"dropcap-{name}" for name in FUNCTIONS),
+        ),
+        *(grant for grant in grants(config, cloud) if not grant.target.startswith("function ")),
+        *_functions(config, source, secrets),
+        *(grant for grant in grants(config, cloud) if grant.target.startswith("function ")),
+        *_calls(config, cloud),
+        *_watched(config),
+    ]
+
+
+def _apis(config: Config) -> Apis:
+    apis = [
+        "artifactregistry",
+        "cloudbuild",
+        "cloudresourcemanager",
+        "cloudscheduler",
+        "cloudtasks",
+        "eventarc",
+        "iam",
+        "logging",
+        "monitoring",
+        "pubsub",
+        "run",
+        "secretmanager",
+        "storage",
+    ]
+    apis += ["sql-component", "sqladmin"] if config.cloud_sql else []
+    apis += ["cloudbilling", "billingbudgets"] if config.budget else []
+    return Apis(name="", why="what Dropcap runs on", apis=tuple(apis))
+
+
+def _buckets(config: Config) -> list[Bucket]:
+    # Never by age from uploads: with SOURCE=keep what lies there is what somebody wants to keep.
+    rules = {"quarantine": (ABORT, delete_after(int(config.quarantine_days)))}
+    why = {
+        "uploads": "pictures are dropped here",
+        "pictures": "resized pictures are published here",
+        "quarantine": "uploads that can't be used, with the reason; what nobody looked at for so long goes",
+        "archive": "sources that are done",
+    }
+    return [
+        Bucket(
+            name=name,
+            why=why[kind],
+            region=config.region,
+            soft_delete_days=int(config.soft_delete_days),
+            rules=rules.get(kind, (ABORT,)),
+        )
+        for kind, name in config.buckets.items()
+    ]
+
+
+def _sql(config: Config) -> list[Resource]:
+    project, _, instance = config.instance
+    if not instance:
+        return []
+    users = tuple(config.database_user(name) for name in FUNCTIONS)
+    made: list[Resource] = []
+    if config.cloud_sql == "new":
+        # Twice what the functions may open, as two revisions run while one takes over, and a few.
+        why, connections = "PostgreSQL, the smallest there is", 2 * config.most_instances + 10
+        made.append(
+            sql.Instance(
+                name=instance,
+                why=why,
+                region=config.region,
+                tier=config.cloud_sql_tier,
+                connections=connections,
+            )
+        )
+    where = {"project": project, "instance": instance}
+    made.append(sql.Database(name=sql.DATABASE, why="tables of Dropcap, and of nobody else", **where))
+    made += [sql.User(name=user, why="signs in by IAM, without a password", **where) for user in users]
+    return [
+        *made,
+        sql.Grants(
+            name=sql.ROLE,
+            why="one role owns the tables, whichever function made them",
+            users=users,
+            bucket=config.buckets["quarantine"],
+            **where,
+        ),
+    ]
+
+
+def _functions(config: Config, source: Source, secrets: dict[str, Secret]) -> list[Function]:
+    """1 vCPU, as the default of a third would make BLIP three times slower. One request at a time, as two
+    pictures need twice the memory; a peer's default of 80 ran out of it (firebase/extensions #3203). Few
+    instances, as each holds a database connection and costs money. The second generation, as the
+    first is reported to need more memory for the same program; it begins at 512 MiB, so the small function
+    runs in the first. A boost of the CPU while an instance starts, for which somebody waits."""
+    made = []
+    project, region, instance = config.instance
+    connection = f"{project}:{region}:{instance}" if instance else ""
+    inside = (
+        "on-upload",
+        "sweep",
+    )  # Eventarc, Cloud Scheduler and Cloud Tasks of the project call from inside
+    for name, (entry, why) in FUNCTIONS.items():
+        small = name == "get-progress-stats"
+        variables = dict(config.variables)
+        if connection:
+            variables["DATABASE_URL"] = sql.url(config.database_user(name), connection)
+        made.append(
+            Function(
+                name=f"dropcap-{name}",
+                why=why,
+                entry=entry,
+                source=source,
+                region=config.region,
+                account=config.account(name),
+                builder=f"projects/{config.project}/serviceAccounts/{config.account('build')}",
+                memory_mb=256 if small else config.settings.memory_limit_mb,
+                environment="gen1" if small else "gen2",
+                timeout_s=30 if small else FUNCTION_TIMEOUT_S,
+                instances=1 if name == "sweep" else int(config.max_instances),
+                ingress="internal" if name in inside else "all",
+                variables=dict(sorted(variables.items())),
+                secrets=tuple(
+                    each for each in secrets.values() if not small or each.variable != "GEMINI_API_KEY"
+                ),
+                sql=connection,
+            )
+        )
+    return made
+
+
+def _calls(config: Config, cloud: Cloud) -> Sequence[Resource]:
+    region, trigger, location = config.region, config.account("trigger"), trigger_location(config, cloud)
+    return [
+        Trigger(
+            name="dropcap-on-upload",
+            why="each upload calls the function",
+            location=location,
+            region=region,
+            bucket=config.buckets["uploads"],
+            service="dropcap-on-upload",
+            account=trigger,
+        ),
+        Subscription(
+            name="dropcap-on-upload",
+            location=location,
+            why="waits longer than a picture may take, or it would come again while in work",
+        ),
+        Schedule(
+            name="dropcap-sweep",
+            why="what no event has finished is finished",
+            region=region,
+            service="dropcap-sweep",
+            account=config.account("scheduler"),
+            cron=SWEEP,
+            deadline_s=FUNCTION_TIMEOUT_S,
+        ),
+        Queue(
+            name="dropcap-backfill",
+            why="paces make backfill, and leaves an instance to those who upload now",
+            region=region,
+            per_second=config.backfill_per_second,
+            at_once=max(1, int(config.max_instances) - 1),
+        ),
+    ]
+
+
+def _watched(config: Config) -> list[Resource]:
+    values = monitoring.Values(config.project, config.region)
+    address = config.alert_email
+    made: list[Resource] = []
+    if address:
+        made.append(Channel(name=address, why="alerts are sent there"))
+    made += [
+        Metric(name=name, why=each.get("description", ""), wanted_json=each)
+        for name, each in monitoring.metrics(values).items()
+    ]
+    for name, each in monitoring.alerts(values).items():
+        policy = {key: value for key, value in each.items() if key != "notificationChannels"}
+        made.append(Alert(name=name, why=each["displayName"], wanted_json=policy, address=address))
+    made.append(
+        Dashboard(name="dropcap", why="all of it at a glance", wanted_json=monitoring.dashboard(values))
+    )
+    if config.budget:
+        why = "says so when half, nine tenths, all of it is spent; it stops nothing"
+        made.append(
+            Budget(name=f"Dropcap {config.project}"[:60], why=why, amount=config.budget, address=address)
+        )
+    return made

@@ -1,0 +1,143 @@
+"""Every right that a deployment gives, to whom, on what and why: the least that works."""
+
+from infra.cloud.access import EVERYBODY, Grant, short
+from infra.cloud.cloud import Cloud
+from infra.cloud.config import Config
+from infra.cloud.gcloud import Gcloud
+from infra.cloud.secrets import Secret
+
+FUNCTIONS = {  # name: entry point in functions/main.py, and what it is for
+    "on-upload": ("on_upload", "analyzes what is dropped into the bucket"),
+    "analyze": ("analyze", "analyzes what is posted"),
+    "sweep": ("sweep", "finishes what no event has finished"),
+    "get-progress-stats": ("get_progress_stats", "tells how a user is doing"),
+}
+WHY_ACCOUNT = {name: why for name, (_, why) in FUNCTIONS.items()} | {
+    "trigger": "Eventarc and Cloud Tasks call on-upload as it",
+    "scheduler": "Cloud Scheduler calls sweep as it",
+    "build": "Cloud Build builds as it",
+}
+WHY_BUCKET = {
+    "uploads": "reads the source, and deletes this generation of it when all is stored",
+    "pictures": "writes the resized pictures, and writes them anew where a delivery comes again",
+    "quarantine": "keeps a copy of what can't be used, with the reason",
+    "archive": "keeps the source where SOURCE=archive",
+}
+# For projects from before: cloud.google.com/eventarc/docs/run/create-trigger-storage-gcloud#before-you-begin
+OLD_PROJECT = "2021-04-09"
+
+
+def grants(config: Config, cloud: Cloud) -> list[Grant]:
+    """Every right that this deployment gives, and to whom: the least that works."""
+
+    def grant(role: str, name: str, target: str, why: str) -> Grant:
+        member = f"serviceAccount:{config.account(name)}"
+        return Grant(name=f"roles/{role}", member=member, target=target, why=why, region=config.region)
+
+    def agent(role: str, address: str, who: str, why: str, *born: str) -> Grant:
+        member, target = f"serviceAccount:{address}", f"project {config.project}"
+        return Grant(name=f"roles/{role}", member=member, target=target, why=why, who=who, born=born)
+
+    project = f"project {config.project}"
+    made = [
+        grant("run.builder", "build", project, "builds: in new projects the default account may not"),
+        grant("eventarc.eventReceiver", "trigger", project, "receives the events of the bucket"),
+        agent(
+            "pubsub.publisher",
+            cloud.storage_agent,
+            "Cloud Storage's own account",
+            "tells of uploads, by Pub/Sub; nobody else gives it this right",
+            "storage",
+            "service-agent",
+        ),
+    ]
+    if cloud.created and cloud.created < OLD_PROJECT:
+        address = f"service-{cloud.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
+        made.append(
+            agent(
+                "iam.serviceAccountTokenCreator",
+                address,
+                "Pub/Sub's own account",
+                "signs its calls; newer projects need no such right",
+            )
+        )
+    for name in ("on-upload", "analyze", "sweep"):  # get-progress-stats reads no bucket
+        made += [
+            grant("storage.objectUser", name, f"bucket {bucket}", WHY_BUCKET[kind])
+            for kind, bucket in config.buckets.items()
+        ]
+    for variable, secret in secrets_of(config, cloud).items():
+        users = [name for name in FUNCTIONS if variable != "GEMINI_API_KEY" or name != "get-progress-stats"]
+        made += [
+            grant("secretmanager.secretAccessor", name, f"secret {secret.name}", f"reads {variable}")
+            for name in users
+        ]
+    if config.cloud_sql:
+        for name in FUNCTIONS:
+            where = f"project {config.instance[0]}"
+            made.append(grant("cloudsql.client", name, where, "opens the socket of Cloud SQL"))
+            made.append(grant("cloudsql.instanceUser", name, where, "signs in to Cloud SQL by IAM"))
+    calls = "function dropcap-on-upload"
+    made.append(
+        grant("run.invoker", "trigger", calls, "calls it with each upload, and make backfill's queue does")
+    )
+    made.append(grant("run.invoker", "scheduler", "function dropcap-sweep", "calls it every ten minutes"))
+    if config.settings.auth == "token":
+        made += [
+            Grant(
+                name="roles/run.invoker",
+                member=EVERYBODY[0],
+                target=f"function dropcap-{name}",
+                region=config.region,
+                why="AUTH=token: the function itself checks the caller's ID token",
+            )
+            for name in ("analyze", "get-progress-stats")
+        ]
+    return made
+
+
+def secrets_of(config: Config, cloud: Cloud) -> dict[str, Secret]:
+    """By variable. What is not given, and is there, stays; one that is given empty goes unused."""
+    names = {"DATABASE_URL": "dropcap-database-url", "GEMINI_API_KEY": "dropcap-gemini-api-key"}
+    why = {
+        "DATABASE_URL": "address and password of PostgreSQL",
+        "GEMINI_API_KEY": "key of the Gemini API",
+    }
+    if config.cloud_sql:
+        del names["DATABASE_URL"]  # by IAM, without a password
+    return {
+        variable: Secret(
+            name=name, why=why[variable], variable=variable, value=config.given.get(variable, "")
+        )
+        for variable, name in names.items()
+        if config.given.get(variable)
+        or (cloud.values.get(name) and (variable not in config.given or variable == "DATABASE_URL"))
+    }
+
+
+EXAMPLE = {
+    "PROJECT": "my-project",
+    "CLOUD_SQL": "new",
+    "SOURCE": "archive",
+    "GEMINI_API_KEY": "example",
+    "AUTH": "token",
+    "AUTH_AUDIENCE": "my-project",
+}
+
+
+def table() -> str:
+    """Who has which role on what, and why, as Markdown: with every option on."""
+    rows = ["| role | on what | who | why |", "|---|---|---|---|"]
+    who_of: dict[tuple[str, str, str], list[str]] = {}
+    for given in (EXAMPLE, EXAMPLE | {"CLOUD_SQL": "", "DATABASE_URL": "postgresql://example"}):
+        config = Config.read(given)
+        cloud = Cloud(Gcloud(config.project, {}), number="NUMBER", created="2020-01-01")
+        for each in grants(config, cloud):
+            where = each.target.replace("my-project-", "").replace("project my-project", "the project")
+            known = who_of.setdefault((each.name, where, each.why), [])
+            if (who := each.who or f"`{short(each.member)}`") not in known:
+                known.append(who)
+    rows += [
+        f"| `{role}` | {where} | {', '.join(who)} | {why} |" for (role, where, why), who in who_of.items()
+    ]
+    return "\n".join(rows)

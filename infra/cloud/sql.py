@@ -1,0 +1,193 @@
+"""Cloud SQL, where it is asked for: functions sign in as themselves, by IAM, and no password exists."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from infra.cloud.cloud import Cloud
+from infra.cloud.gcloud import Command, Late, command
+from infra.cloud.resource import Facts, Resource
+
+VERSION = "POSTGRES_17"
+DATABASE = ROLE = "dropcap"
+
+
+def url(user: str, connection: str) -> str:
+    """DATABASE_URL of a user of Cloud SQL, by the socket that Cloud Run puts there, signing in by IAM."""
+    name = user.replace("@", "%40")
+    return f"postgresql://{name}@/{DATABASE}?host=/cloudsql/{connection}&iam=true&role={ROLE}"
+
+
+def grants(users: Sequence[str]) -> str:
+    """What makes one role of all functions, so that a table that one made is everyone's. Can be run again."""
+    names = ", ".join(f'"{user}"' for user in users)
+    return (
+        f"DO $$ BEGIN CREATE ROLE {ROLE} NOLOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;\n"
+        f"GRANT {ROLE} TO {names};\n"
+        f"GRANT USAGE, CREATE ON SCHEMA public TO {ROLE};\n"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance(Resource):
+    """The smallest PostgreSQL that Cloud SQL has, reached by Cloud Run's own encrypted socket alone."""
+
+    kind: ClassVar[str] = "Cloud SQL"
+    data: ClassVar[bool] = True
+    region: str
+    tier: str
+    connections: int
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        flags = {"cloudsql.iam_authentication": "on", "max_connections": str(self.connections)}
+        return {"machine": self.tier, **flags, "backups": True, "protected from deletion": True}
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        if cloud.instance is None:
+            return None
+        settings = cloud.instance.get("settings", {})
+        flags = {each["name"]: each["value"] for each in settings.get("databaseFlags", ())}
+        return {
+            "machine": settings.get("tier"),
+            **flags,
+            "backups": bool(settings.get("backupConfiguration", {}).get("enabled")),
+            "protected from deletion": bool(settings.get("deletionProtectionEnabled")),
+        }
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        return [
+            command(
+                "sql",
+                "instances",
+                "create",
+                self.name,
+                f"--database-version={VERSION}",
+                f"--region={self.region}",
+                "--edition=enterprise",  # the other one has no small machines
+                "--ssl-mode=ENCRYPTED_ONLY",
+                "--storage-auto-increase",
+                "--backup-start-time=03:00",
+                *self._flags(cloud),
+            )
+        ]
+
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        return [command("sql", "instances", "patch", self.name, *self._flags(cloud))]
+
+    def _flags(self, cloud: Cloud) -> tuple[str, ...]:
+        flags = f"cloudsql.iam_authentication=on,max_connections={self.connections}"
+        return (f"--tier={self.tier}", f"--database-flags={flags}", "--backup", "--deletion-protection")
+
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        unprotected = command("sql", "instances", "patch", self.name, "--no-deletion-protection")
+        return [unprotected, command("sql", "instances", "delete", self.name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database(Resource):
+    kind: ClassVar[str] = "database"
+    data: ClassVar[bool] = True
+    project: str
+    instance: str
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        return {}
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        return {} if self.name in cloud.databases else None
+
+    def _command(self, verb: str) -> Command:
+        where = (f"--instance={self.instance}", f"--project={self.project}")
+        return command("sql", "databases", verb, self.name, *where)
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        return [self._command("create")]
+
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        return [self._command("delete")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class User(Resource):
+    """A service account as a user of the database."""
+
+    kind: ClassVar[str] = "database user"
+    project: str
+    instance: str
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        return {}
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        return {} if self.name in cloud.users else None
+
+    def _command(self, verb: str, *words: str) -> Command:
+        where = (f"--instance={self.instance}", f"--project={self.project}")
+        return command("sql", "users", verb, self.name, *where, *words)
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        return [self._command("create", "--type=cloud_iam_service_account")]
+
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        return [self._command("delete")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grants(Resource):
+    """What only PostgreSQL's own administrator can grant, by an import of a few lines.
+
+    That it is done, a label of the instance says. The lines lie in the quarantine bucket while it lasts.
+    """
+
+    kind: ClassVar[str] = "database rights"
+    project: str
+    instance: str
+    users: tuple[str, ...]
+    bucket: str
+
+    @property
+    def _digest(self) -> str:
+        return hashlib.sha256(grants(self.users).encode()).hexdigest()[:12]
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        return {"of the functions": self._digest}
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        labels = (cloud.instance or {}).get("settings", {}).get("userLabels", {})
+        return {"of the functions": labels["dropcap-grants"]} if "dropcap-grants" in labels else None
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        where = f"--project={self.project}"
+        file = f"gs://{self.bucket}/dropcap-grants.sql"
+        describe = (
+            "sql",
+            "instances",
+            "describe",
+            self.instance,
+            where,
+            "--format=value(serviceAccountEmailAddress)",
+        )
+        mark = f"dropcap-grants={self._digest}"
+        reader = (Late(describe, "--member=serviceAccount:"), "--role=roles/storage.objectViewer")
+        policy = ("storage", "buckets")
+        return [
+            Command(("storage", "cp"), file=("", grants(self.users)), last=file),
+            command(*policy, "add-iam-policy-binding", f"gs://{self.bucket}", *reader),
+            command(
+                "sql",
+                "import",
+                "sql",
+                self.instance,
+                file,
+                f"--database={DATABASE}",
+                "--user=postgres",
+                where,
+            ),
+            command(*policy, "remove-iam-policy-binding", f"gs://{self.bucket}", *reader),
+            command("storage", "rm", file),
+            command("beta", "sql", "instances", "patch", self.instance, where, f"--update-labels={mark}"),
+        ]
+
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        return self.make(cloud)

@@ -1,0 +1,75 @@
+"""`make verify`: one picture through all of it, seen from outside."""
+
+import re
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from dropcap.settings import Settings
+from dropcap.upload import Upload
+from infra.cloud import CloudError, after
+from infra.cloud.config import Config
+from infra.cloud.gcloud import Gcloud
+from infra.cloud.source import ROOT
+
+SAMPLE = ROOT / "infra" / "samples" / "garden.jpg"
+POLL_S = 2.0
+
+
+def verify(console: Console, config: Config, gcloud: Gcloud) -> None:
+    """Drop a sample and wait for what becomes of it. Raises CloudError where it is not published in time."""
+    settings = _deployed(config, gcloud)
+    name = f"dropcap-verify/{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.jpg"
+    upload = Upload(settings.uploads_bucket, name, 0, SAMPLE.stat().st_size)
+    if not upload.wanted(settings.include, settings.exclude):
+        raise CloudError(f"{name} is not chosen by INCLUDE and EXCLUDE: allow dropcap-verify/* to verify.")
+    begun = time.monotonic()
+    upload = _drop(gcloud, upload, SAMPLE)
+    console.print(f"Dropped gs://{upload.bucket}/{upload.name}", soft_wrap=True)
+    patience = float(config.given.get("WAIT_S", "180"))
+    published = f"gs://{settings.pictures_bucket}/{upload.id}/"
+    while (passed := time.monotonic() - begun) < patience:
+        if kept := gcloud.listed(f"gs://{settings.quarantine_bucket}/{upload.id}/**"):
+            facts = gcloud.read("storage", "objects", "describe", kept[0]).get("custom_fields") or {}
+            raise CloudError(
+                f"The sample was quarantined after {passed:.0f} s, as {facts.get('reason', 'unknown')}: "
+                f"{facts.get('problem', '')} {facts.get('remedy', '')} {_where(config)}"
+            )
+        gone = settings.source == "keep" or not gcloud.listed(f"gs://{upload.bucket}/{upload.name}")
+        if gone and (pictures := gcloud.listed(f"{published}**")):
+            for each in pictures:
+                console.print(f"  {each}", soft_wrap=True)
+            source = "kept" if settings.source == "keep" else "gone"
+            console.print(
+                f"It works: {len(pictures)} pictures published after {passed:.0f} s, source {source}."
+            )
+            return
+        time.sleep(POLL_S)
+    for line in after.entries(config, gcloud, "on-upload", "WARNING", "10m", "5"):
+        console.print(line, markup=False, soft_wrap=True)
+    raise CloudError(f"Nothing came of it in {patience:.0f} s. {_where(config)}")
+
+
+def _deployed(config: Config, gcloud: Gcloud) -> Settings:
+    """The settings that on-upload runs with. Raises CloudError where it is not there."""
+    cloud = after.services(config, gcloud)
+    if (service := cloud.services.get("dropcap-on-upload")) is None:
+        raise CloudError(f"Nothing is deployed in {config.region}: make deploy PROJECT={config.project}")
+    container = service["spec"]["template"]["spec"]["containers"][0]
+    return Settings.read(
+        {each["name"]: each["value"] for each in container.get("env", ()) if "value" in each}
+    )
+
+
+def _drop(gcloud: Gcloud, upload: Upload, file: Path) -> Upload:
+    """Upload it; with the generation that gcloud prints, as the object may be gone before anybody can ask."""
+    to = f"gs://{upload.bucket}/{upload.name}"
+    printed = gcloud.said("storage", "cp", str(file), to, "--print-created-message")
+    if not (found := re.search(re.escape(to) + r"#(\d+)", printed)):
+        raise CloudError(f"gcloud did not say which generation of {to} it made: {printed.strip()[-200:]}")
+    return Upload(upload.bucket, upload.name, int(found[1]), upload.size)
+
+
+def _where(config: Config) -> str:
+    return f"Look: make logs PROJECT={config.project} FUNCTION=on-upload SEVERITY=WARNING"

@@ -1,0 +1,232 @@
+"""What an operator watches: metrics, alerts and a dashboard from monitoring/, an address, a budget."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from infra.cloud.cloud import Cloud, billing_account
+from infra.cloud.gcloud import Command, Late, Word, command
+from infra.cloud.monitoring import BUDGET_THRESHOLDS
+from infra.cloud.resource import Change, Facts, Resource, covers
+
+SAME = "as in infra/cloud/monitoring"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel(Resource):
+    """An address that alerts are sent to, found again by the address."""
+
+    kind: ClassVar[str] = "alert address"
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        return {}
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        return {} if channel(cloud, self.name) else None
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        words = (
+            "--type=email",
+            f"--channel-labels=email_address={self.name}",
+            "--user-labels=dropcap=alerts",
+        )
+        return [command("beta", "monitoring", "channels", "create", "--display-name=Dropcap", *words)]
+
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        return [
+            command("beta", "monitoring", "channels", "delete", str(channel(cloud, self.name)), "--force")
+        ]
+
+
+def channel(cloud: Cloud, address: str) -> str | None:
+    """The name of the channel for this address."""
+    for each in cloud.channels:
+        if each.get("type") == "email" and each.get("labels", {}).get("email_address") == address:
+            return str(each["name"])
+    return None
+
+
+def channel_word(cloud: Cloud, address: str, flag: str) -> tuple[Word, ...]:
+    """A flag with the channel's name, which is only known once it is made; nothing without an address."""
+    if not address:
+        return ()
+    if name := channel(cloud, address):
+        return (f"{flag}={name}",)
+    found = f'--filter=type="email" AND labels.email_address="{address}"'
+    return (
+        Late(
+            ("beta", "monitoring", "channels", "list", found, "--limit=1", "--format=value(name)"), f"{flag}="
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document(Resource):
+    """What is wanted as one JSON document; what the server adds to it is ignored."""
+
+    wanted_json: Any
+
+    def _found_json(self, cloud: Cloud) -> Any:
+        raise NotImplementedError
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        return {SAME: True}
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        found = self._found_json(cloud)
+        return None if found is None else {SAME: covers(found, self.wanted_json)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Document):
+    kind: ClassVar[str] = "metric"
+    aside: ClassVar[str] = "metrics"
+
+    def _found_json(self, cloud: Cloud) -> Any:
+        return cloud.metrics.get(self.name)
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        return [self._command("create")]
+
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        return [self._command("update")]
+
+    def _command(self, verb: str) -> Command:
+        document = json.dumps(self.wanted_json, indent=2)
+        return command("logging", "metrics", verb, self.name, file=("--config-from-file", document))
+
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        return [command("logging", "metrics", "delete", self.name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alert(Document):
+    kind: ClassVar[str] = "alert"
+    aside: ClassVar[str] = "alerts"
+    address: str
+
+    def _found_json(self, cloud: Cloud) -> Any:
+        return cloud.alerts.get(self.name)
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        if (facts := super().found(cloud)) is None or not self.address:
+            return facts
+        goes_to = cloud.alerts[self.name].get("notificationChannels", [])
+        return {SAME: facts[SAME], f"sent to {self.address}": channel(cloud, self.address) in goes_to}
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        return {SAME: True} | ({f"sent to {self.address}": True} if self.address else {})
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        channels = channel_word(cloud, self.address, "--notification-channels")
+        return [command("alpha", "monitoring", "policies", "create", *channels, file=self._file())]
+
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        name = str(cloud.alerts[self.name]["name"])
+        channels = channel_word(cloud, self.address, "--set-notification-channels")
+        return [command("alpha", "monitoring", "policies", "update", name, *channels, file=self._file())]
+
+    def _file(self) -> tuple[str, str]:
+        return "--policy-from-file", json.dumps(self.wanted_json, indent=2)
+
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        return [command("alpha", "monitoring", "policies", "delete", str(cloud.alerts[self.name]["name"]))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dashboard(Document):
+    kind: ClassVar[str] = "dashboard"
+
+    def _found_json(self, cloud: Cloud) -> Any:
+        found = cloud.dashboards.get(self.name)
+        return found and found | {
+            "name": self.wanted_json.get("name")
+        }  # the server knows the project by number
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        document = json.dumps(self.wanted_json, indent=2)
+        return [command("monitoring", "dashboards", "create", file=("--config-from-file", document))]
+
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        document = json.dumps(
+            self.wanted_json | {"etag": cloud.dashboards[self.name].get("etag", "")}, indent=2
+        )
+        return [
+            command("monitoring", "dashboards", "update", self.name, file=("--config-from-file", document))
+        ]
+
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        return [command("monitoring", "dashboards", "delete", self.name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget(Resource):
+    """A budget of the project alone, of the billing account that pays for it. It warns, and stops nothing."""
+
+    kind: ClassVar[str] = "budget"
+    amount: str
+    address: str
+
+    def _budget(self, cloud: Cloud) -> Any:
+        return next((each for each in cloud.budgets if each.get("displayName") == self.name), None)
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        return {"a month": self.amount}
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        if (budget := self._budget(cloud)) is None:
+            return None
+        return {"a month": budget.get("amount", {}).get("specifiedAmount", {}).get("units")}
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        flag = "--notifications-rule-monitoring-notification-channels"
+        return [
+            command(
+                "billing",
+                "budgets",
+                "create",
+                Late(billing_account(cloud.gcloud.project), "--billing-account="),
+                f"--display-name={self.name}",
+                f"--budget-amount={self.amount}",
+                f"--filter-projects=projects/{cloud.gcloud.project}",
+                *(f"--threshold-rule={rule}" for rule in BUDGET_THRESHOLDS),
+                *channel_word(cloud, self.address, flag),
+            )
+        ]
+
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        return [command("billing", "budgets", "update", self._path(cloud), f"--budget-amount={self.amount}")]
+
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        return [command("billing", "budgets", "delete", self._path(cloud))]
+
+    def _path(self, cloud: Cloud) -> str:
+        return str(self._budget(cloud)["name"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apis(Resource):
+    """Google's APIs; they stay on, as others of the project may use them."""
+
+    kind: ClassVar[str] = "APIs"
+    apis: tuple[str, ...]
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        return dict.fromkeys(self.apis, True)
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        return {api: f"{api}.googleapis.com" in cloud.apis for api in self.apis}
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        raise NotImplementedError
+
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        return [command("services", "enable", *(f"{api}.googleapis.com" for api in differing))]
+
+    def difference(self, cloud: Cloud) -> Change | None:
+        change = super().difference(cloud)
+        return replace(change, now="off") if change else None
+
+    def removal(self, cloud: Cloud) -> Change | None:
+        return None

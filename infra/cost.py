@@ -1,0 +1,220 @@
+"""What a month costs at list prices: `python -m infra.cost` prints the tables of docs/costs.md.
+
+US$, europe-west1 (tier 1), without taxes and discounts. Quantities without a source are assumptions, and the
+page says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from dropcap.gemini import MAX_OUTPUT_TOKENS, SCHEMA, SYSTEM_INSTRUCTION
+from dropcap.gemini import REQUEST as ASKED
+from infra.bench.cost import GIB_S, REQUEST, VCPU_S
+from infra.cloud.config import Config
+from infra.cloud.resources import IMAGES_KEPT
+from infra.cloud.rights import FUNCTIONS
+
+VOLUMES = (100, 10_000, 1_000_000)  # pictures a month
+GIB = 2.0**30
+DAYS, HOURS = 30, 730  # of a month; Google's own examples count 730 hours
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US$ for one `unit`, how many are `free` each month, and the page that says so, as it was on `day`."""
+
+    what: str
+    usd: float
+    unit: str
+    free: float
+    page: str
+    day: str
+
+
+def _google(page: str, day: str) -> tuple[str, str]:
+    return f"cloud.google.com/{page}/pricing", day
+
+
+RUN, STORAGE = _google("run", "2026-09-22"), _google("storage", "2026-09-20")
+SQL, SECRETS = _google("sql", "2026-09-22"), _google("secret-manager", "2026-04")
+BUILD, IMAGES = _google("build", "2025-08-25"), _google("artifact-registry", "undated")
+PUBSUB, LOGS = _google("pubsub", "2026-09-20"), _google("stackdriver", "2026-09-12")
+SCHEDULER = _google("scheduler", "undated")
+GEMINI = "ai.google.dev/gemini-api/docs/pricing", "2026-10-07"
+
+PRICES = {
+    "vcpu": Price("Cloud Run, CPU", VCPU_S, "vCPU-second", 180_000, *RUN),
+    "memory": Price("Cloud Run, memory", GIB_S, "GiB-second", 360_000, *RUN),
+    "requests": Price("Cloud Run, requests", REQUEST * 1e6, "million", 2, *RUN),
+    "stored": Price("Cloud Storage, Standard", 0.02, "GiB-month", 0, *STORAGE),
+    "class A": Price("Cloud Storage, class A (write, list)", 0.005, "1,000", 0, *STORAGE),
+    "class B": Price("Cloud Storage, class B (read)", 0.0004, "1,000", 0, *STORAGE),
+    "events": Price("Pub/Sub, which carries Eventarc's events", 40 / 1024, "GiB", 10, *PUBSUB),
+    "build": Price("Cloud Build, e2-standard-2", 0.006, "minute", 2_500, *BUILD),
+    "images": Price("Artifact Registry", 0.10, "GB-month", 0.5, *IMAGES),
+    "secrets": Price("Secret Manager, versions", 0.06, "version", 6, *SECRETS),
+    "accesses": Price("Secret Manager, accesses", 0.03, "10,000", 1, *SECRETS),
+    "jobs": Price("Cloud Scheduler", 0.10, "job", 3, *SCHEDULER),
+    "logs": Price("Cloud Logging", 0.50, "GiB", 50, *LOGS),
+    "sql": Price("Cloud SQL, db-f1-micro", 0.0105, "hour", 0, *SQL),
+    "sql disk": Price("Cloud SQL, SSD", 0.17, "GiB-month", 0, *SQL),
+    "input": Price("Gemini 3.5 Flash-Lite, input", 0.30, "million tokens", 0, *GEMINI),
+    "output": Price("Gemini 3.5 Flash-Lite, output", 2.50, "million tokens", 0, *GEMINI),
+}
+
+# Measured: README.md, `make bench`, BLIP-base, a JPEG of 12 MP, 1 vCPU and 512 MiB.
+WARM_S, CAPTION_S, COLD_S = 3600 / 2900, 0.65, 2.95
+SWEEPS, SWEEP_S = DAYS * 24 * 6, 2.0  # every ten minutes; most of it is the start
+CLASS_A, CLASS_B, SWEEP_A = 5, 4, 2  # counted: tests/test_cost.py; a new instance reads 2 more of class B
+APP_GB = 0.134 + 0.184  # measured: packages and small model as tar.gz; what BLIP-base has more
+IMAGES_GB = APP_GB * IMAGES_KEPT * len(FUNCTIONS)  # at most: equal layers are stored once
+SOFT_DELETE_DAYS = int(Config().soft_delete_days)  # a source that is deleted is paid for so long
+ROW_B = 5_000  # measured: 2,433 after VACUUM FULL; the row of an upload is written about nine times
+LOG_B = 10_000  # measured: 1,551 in nine lines, to which the platform adds its own
+EVENT_B = 2 * 2_000  # in and out, as cloud.google.com/eventarc/pricing reckons an event
+# Assumed.
+# Until Gemini answers. A reseller measured 2 s for simple requests (docs.apiyi.com, of 2026-07-22); the log
+# has yours.
+GEMINI_S = 2.5
+NEW_INSTANCES = 0.1  # of the pictures
+SOURCE_B, PUBLISHED_B = 4e6, 0.35e6  # a telephone's JPEG; WebP of 1600, 800 and 200 px
+DEPLOYMENTS, BUILD_MINUTES = 4, 12  # a month; of the four functions together
+ANSWER_TOKENS, THOUGHT_TOKENS = 250, 0  # this model thinks only where it is asked to
+FREE_ROWS_B = 0.5e9  # of the smallest free PostgreSQL: Neon, neon.com/docs/introduction/plans, 2026-11-12
+# At most, of a picture at the default resolution: ai.google.dev/gemini-api/docs/media-resolution.
+PICTURE_TOKENS = 1_120
+
+
+def prompt_tokens() -> int:
+    """Of what is sent beside it: about four characters each (ai.google.dev/gemini-api/docs/tokens)."""
+    return len(SYSTEM_INSTRUCTION + ASKED + json.dumps(SCHEMA)) // 4
+
+
+def seconds(described: bool) -> float:
+    """What is paid of a picture on an instance that runs, waits for Gemini included: each begun tenth."""
+    whole = WARM_S - CAPTION_S + max(CAPTION_S, GEMINI_S) if described else WARM_S
+    return ceil(whole * 10) / 10
+
+
+def month(pictures: int, described: bool) -> Mapping[str, float]:
+    """Quantities in the units of PRICES, of which sources and published are both stored."""
+    starts = pictures * NEW_INSTANCES
+    running = pictures * seconds(described) + starts * (COLD_S - WARM_S) + SWEEPS * SWEEP_S
+    sources, published = (pictures * size / GIB for size in (SOURCE_B, PUBLISHED_B))
+    tokens = PICTURE_TOKENS + prompt_tokens()
+    rows = pictures * ROW_B
+    managed = rows > FREE_ROWS_B  # then the free one is full within the month
+    return {
+        "vcpu": running,
+        "memory": running * 0.5,
+        "requests": (pictures + SWEEPS) / 1e6,
+        "sources": sources * SOFT_DELETE_DAYS / DAYS,
+        "published": published,
+        "class A": (pictures * CLASS_A + SWEEPS * SWEEP_A) / 1000,
+        "class B": pictures * CLASS_B / 1000,
+        "events": pictures * EVENT_B / GIB,
+        "build": DEPLOYMENTS * BUILD_MINUTES,
+        "images": IMAGES_GB,
+        "secrets": 2,
+        "accesses": 2 * (starts + SWEEPS) / 10_000,
+        "jobs": 1,
+        "logs": pictures * LOG_B / GIB,
+        "sql": HOURS if managed else 0,
+        "sql disk": 10 if managed else 0,
+        "input": pictures * tokens / 1e6 if described else 0,
+        "output": pictures * (ANSWER_TOKENS + THOUGHT_TOKENS) / 1e6 if described else 0,
+    }
+
+
+def usd(name: str, quantity: float, free: bool = True) -> float:
+    """What a quantity costs, less what is free."""
+    price = PRICES["stored" if name in ("sources", "published") else name]
+    return price.usd * max(0.0, quantity - (price.free if free else 0))
+
+
+LINES = {
+    "Cloud Run": ("vcpu", "memory", "requests"),
+    "Cloud Storage: deleted sources": ("sources",),
+    "Cloud Storage: pictures": ("published",),
+    "Cloud Storage: operations": ("class A", "class B"),
+    "Eventarc, Pub/Sub": ("events",),
+    "Cloud Build": ("build",),
+    "Artifact Registry": ("images",),
+    "Secret Manager": ("secrets", "accesses"),
+    "Cloud Scheduler": ("jobs",),
+    "Cloud Logging": ("logs",),
+    "PostgreSQL": ("sql", "sql disk"),
+    "Gemini": ("input", "output"),
+}
+
+
+def bill(described: bool) -> str:
+    """The month in a table, by service and volume."""
+    months = [month(pictures, described) for pictures in VOLUMES]
+    totals = {
+        free: [sum(usd(name, q, free) for name, q in each.items()) for each in months]
+        for free in (True, False)
+    }
+    of_each = [total / n * 1000 for total, n in zip(totals[True], VOLUMES, strict=True)]
+    services = {
+        service: [sum(usd(name, each[name]) for name in names) for each in months]
+        for service, names in LINES.items()
+    }
+    rows = services | {
+        "**all**": totals[True],
+        "for 1,000 pictures": of_each,
+        "all, if nothing were free": totals[False],
+    }
+    head = ["US$ a month", *(f"{n:,} pictures" for n in VOLUMES)]
+    return _table([head, *([name, *map(_money, row)] for name, row in rows.items())])
+
+
+def prices() -> str:
+    """The prices in a table."""
+    rows = [["what", "US$", "for one", "free each month", "page", "as of"]]
+    for price in PRICES.values():
+        amount = f"{price.usd:.7f}".rstrip("0").rstrip(".")
+        rows.append([price.what, amount, price.unit, f"{price.free:,}", price.page, price.day])
+    return _table(rows)
+
+
+def picture() -> str:
+    """What one picture takes, in a table."""
+    shown, told = PICTURE_TOKENS, prompt_tokens()
+    spoken = f"assumed: answer {ANSWER_TOKENS}, thoughts {THOUGHT_TOKENS}"
+    rows = [
+        ["of one picture", "", "how it is known"],
+        ["1 vCPU and 512 MiB, BLIP alone", f"{seconds(False)} s", "`make bench`: 2,900 an hour"],
+        ["the same with Gemini", f"{seconds(True)} s", f"assumed: it answers after {GEMINI_S:g} s"],
+        ["a new instance, more", f"{COLD_S - WARM_S:.1f} s", f"assumed: {NEW_INSTANCES:.0%} of the pictures"],
+        ["operations of class A; B", f"{CLASS_A}; {CLASS_B}", "counted; deleting is free"],
+        ["source", f"{SOURCE_B / 1e6:g} MB for {SOFT_DELETE_DAYS} days", "assumed; soft delete keeps it"],
+        ["published", f"{PUBLISHED_B / 1e6:g} MB", "assumed; each month that you keep it costs again"],
+        ["event", f"{EVENT_B / 1000:g} kB", "cloud.google.com/eventarc/pricing"],
+        ["log", f"{LOG_B / 1000:g} kB", "1.6 kB measured, the platform's own assumed"],
+        ["database", f"{ROW_B / 1000:g} kB", "2.4 kB measured, dead rows assumed"],
+        ["tokens in", f"{shown + told:,}", f"{shown:,} of the picture, {told} of the instruction"],
+        ["tokens out", f"{ANSWER_TOKENS + THOUGHT_TOKENS:,}", f"{spoken}; at most {MAX_OUTPUT_TOKENS:,}"],
+    ]  # fmt: skip
+    return _table(rows)
+
+
+def _money(amount: float) -> str:
+    return f"{amount:,.2f}" if amount else "0"
+
+
+def _table(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def main() -> None:
+    print(picture(), bill(described=False), bill(described=True), prices(), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()

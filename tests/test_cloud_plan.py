@@ -1,0 +1,227 @@
+"""What a plan is made of: settings that are checked before anything is sent, rights, names, and words."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from infra.cloud import CloudError, after, rights, source
+from infra.cloud.__main__ import COMMANDS, main
+from infra.cloud.cloud import Cloud
+from infra.cloud.config import Config
+from infra.cloud.gcloud import Gcloud
+from infra.cloud.plan import changes, script
+from infra.cloud.refusals import ROLES, Passing, refusal
+from infra.cloud.resource import covers
+from infra.cloud.source import Source
+
+USUAL = {"PROJECT": "my-project", "DATABASE_URL": "postgresql://ana:secret1@db.example.com/x"}
+SOURCE = Source("0123456789abcdef", "abc1234", 1)
+
+
+def planned(**variables: str) -> str:
+    """The plan of a first deployment, as a script."""
+    config = Config.read(USUAL | variables)
+    cloud = Cloud(Gcloud(config.project, {}), number="12", created="2026-01-01")
+    return script(config, changes(config, cloud, SOURCE))
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"PROJECT": ""}, "make deploy PROJECT=my-project"),
+        ({"PROJECT": "Mine!"}, "PROJECT='Mine!'"),
+        ({"PROJECT": "example.com:my-project"}, "can't build"),
+        ({"REGION": "Belgium"}, "REGION='Belgium' is not allowed: it must be a region"),
+        ({"MAX_INSTANCES": "0"}, "from 1 to 1000"),
+        ({"SOFT_DELETE_DAYS": "3"}, "0, or a number from 7 to 90"),
+        ({"QUALITY": "101"}, "QUALITY='101' is not allowed"),
+        ({"UPLOADS_BUCKET": "My Bucket"}, "a bucket name"),
+        ({"PICTURES_BUCKET": "my-project-uploads"}, "must differ from UPLOADS_BUCKET"),
+        ({"AUTH": "token"}, "AUTH_AUDIENCE"),
+        ({"LEASE_S": "540"}, "540 s after which the platform ends a function"),
+        ({"TIMEOUT_S": "600"}, "540 s after which the platform ends a function"),
+        ({"MEMORY_LIMIT_MB": "8192"}, "from 512 to 4096 MiB"),
+        ({"DATABASE_URL": "postgresql://ana@localhost/x"}, "no function can reach"),
+        ({"DATABASE_URL": "postgresql://ana@db.example.com/x?sslmode=disable"}, "sslmode"),
+        ({"GEMINI_ENDPOINT": "http://127.0.0.1:8082"}, "no function can reach"),
+        ({"CLOUD_SQL": "new"}, "DATABASE_URL and CLOUD_SQL are both set"),
+        ({"CLOUD_SQL": "my-instance", "DATABASE_URL": ""}, "project:region:name, or new"),
+        ({"ALERT_EMAIL": "ana"}, "an address"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_before_anything_is_sent(variables: Mapping[str, str], said: str) -> None:
+    with pytest.raises(CloudError, match=re.escape(said)) as refused:
+        Config.read({**USUAL, **variables})
+    assert "\n" not in str(refused.value)
+    assert "secret1" not in str(refused.value)
+
+
+def test_without_a_database_it_says_how_to_have_one() -> None:
+    with pytest.raises(CloudError, match="CLOUD_SQL=new"):
+        planned(DATABASE_URL="")
+
+
+def test_what_is_set_of_the_functions_goes_to_them_and_nothing_else() -> None:
+    config = Config.read(USUAL | {"SIZES": "100", "HOME": "/root", "GEMINI_API_KEY": "secret2"})
+    assert config.variables == {
+        "SIZES": "100",
+        "UPLOADS_BUCKET": "my-project-uploads",
+        "PICTURES_BUCKET": "my-project-pictures",
+        "QUARANTINE_BUCKET": "my-project-quarantine",
+    }
+
+
+def test_no_command_has_a_secret_in_it() -> None:
+    commands = planned(GEMINI_API_KEY="secret2")
+    assert (
+        'printf %s "$DATABASE_URL" | gcloud secrets versions add dropcap-database-url --data-file=-'
+        in commands
+    )
+    assert "secret1" not in commands
+    assert "secret2" not in commands
+
+
+def test_an_instance_of_another_project_is_used_and_not_made() -> None:
+    commands = planned(DATABASE_URL="", CLOUD_SQL="other-project:us-east1:shared")
+    assert "sql instances create" not in commands
+    assert "sql databases create dropcap --instance=shared --project=other-project" in commands
+    assert "projects add-iam-policy-binding other-project" in commands
+    assert "--set-cloudsql-instances=other-project:us-east1:shared" in commands
+
+
+def test_only_an_old_project_needs_the_right_that_pub_sub_once_lacked() -> None:
+    config = Config.read(USUAL)
+    for created, needed in (("2021-04-08", True), ("2021-04-09", False)):
+        cloud = Cloud(Gcloud(config.project, {}), number="12", created=created)
+        names = [grant.name for grant in rights.grants(config, cloud)]
+        assert ("roles/iam.serviceAccountTokenCreator" in names) == needed
+
+
+def test_the_printed_rights_are_those_that_are_granted() -> None:
+    table = rights.table()
+    granted = set(re.findall(r"--role=(roles/[\w.]+)", planned(GEMINI_API_KEY="x", SOURCE="archive")))
+    assert granted <= set(re.findall(r"`(roles/[\w.]+)`", table))
+    assert "get-progress-stats" not in "".join(re.findall(r".*objectUser.*|.*gemini.*", table))
+
+
+def test_the_same_wanted_state_has_the_same_name_and_a_taken_one_gets_a_number() -> None:
+    config = Config.read(USUAL)
+
+    def names(config: Config, taken: tuple[str, ...] = (), code: Source = SOURCE) -> set[str]:
+        cloud = Cloud(Gcloud(config.project, {}), number="12")
+        cloud.revisions = [{"metadata": {"name": f"dropcap-sweep-{name}"}} for name in taken]
+        return set(re.findall(r"--revision-suffix=(\S+)", script(config, changes(config, cloud, code))))
+
+    first = names(config)
+    assert first == names(config)
+    assert all(re.fullmatch(r"abc1234-[0-9a-f]{8}", name) for name in first)
+    assert not first & names(Config.read(USUAL | {"QUALITY": "81"}))
+    assert not first & names(config, code=replace(SOURCE, digest="fedcba9876543210"))
+    assert {f"{name}-2" for name in first} & names(config, taken=tuple(first))
+
+
+def test_the_longest_name_of_a_revision_is_one_that_cloud_run_takes() -> None:
+    longest = "dropcap-get-progress-stats-" + "abc1234-dirty-01234567-99-env"
+    assert len(longest) <= 63
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "answer"),
+    [
+        (
+            "run services list",
+            "ERROR: You do not currently have an active account selected.",
+            "gcloud auth login",
+        ),
+        (
+            "run deploy x",
+            "ERROR: (gcloud.run.deploy) unrecognized arguments: --x",
+            "gcloud components update",
+        ),
+        ("run deploy x", "ERROR: BILLING_DISABLED", "gcloud billing projects link my-project"),
+        ("run deploy x", "ERROR: Quota exceeded for CPU", "iam-admin/quotas?project=my-project"),
+        (
+            "run deploy x",
+            "ERROR: violates constraints/iam.allowedPolicyMemberDomains",
+            "A policy of your organization",
+        ),
+        (
+            "storage buckets create gs://x",
+            "ERROR: HTTPError 409: The name is not available",
+            "UPLOADS_BUCKET",
+        ),
+        (
+            "pubsub topics list",
+            "ERROR: PERMISSION_DENIED: The caller does not have permission",
+            "roles/pubsub.admin",
+        ),
+        ("x y", "Traceback\nERROR: (gcloud.x) It went wrong.\n  in two lines", "It went wrong. in two lines"),
+    ],
+)
+def test_what_gcloud_refuses_is_one_line_with_its_remedy(words: str, said: str, answer: str) -> None:
+    error = refusal(words.split(), said, "my-project", lambda: "ana@example.com")
+    assert answer in str(error)
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ERROR: Permission denied while using the Eventarc Service Agent.",
+        "ERROR: Service account dropcap-sweep@my-project.iam.gserviceaccount.com does not exist.",
+        "ERROR: API [run.googleapis.com] has not been used in project 1 before or it is disabled.",
+        "ERROR: Cannot find metric that matches type = x",
+        "ERROR: gcloud crashed (ProxyError): Max retries exceeded",
+        "ERROR: RESOURCE_EXHAUSTED: Quota exceeded for 'Writes' and limit 'Writes per minute'",
+    ],
+)
+def test_what_passes_by_itself_is_waited_for(said: str) -> None:
+    assert isinstance(refusal(["run"], said, "my-project", str), Passing)
+
+
+@pytest.mark.parametrize(("beginning", "role"), ROLES.items())
+def test_a_missing_permission_names_account_role_and_command(beginning: str, role: str) -> None:
+    permission = ".".join([*beginning.split("."), "things", "create"][:3])
+    said = f"ERROR: Permission '{permission}' denied on resource"
+    account = "deployer@my-project.iam.gserviceaccount.com"
+    error = str(refusal(["run", "deploy"], said, "my-project", lambda: account))
+    assert role in error
+    assert f"--member=serviceAccount:{account}" in error
+    assert error.startswith(account)
+
+
+def test_a_log_line_is_one_that_people_read() -> None:
+    entry = {
+        "timestamp": "2026-11-24T16:00:01.123456Z",
+        "severity": "WARNING",
+        "resource": {"labels": {"service_name": "dropcap-on-upload"}},
+        "jsonPayload": {"message": "rejected", "code": "not_a_picture", "facts": {"any": 1}},
+    }
+    assert after.line(entry) == "2026-11-24 16:00:01 WARNING  on-upload          rejected code=not_a_picture"
+
+
+def test_what_the_server_adds_is_no_difference() -> None:
+    assert covers({"a": [{"b": "1", "etag": "x"}], "c": 0}, {"a": [{"b": 1}], "d": False})
+    assert not covers({"a": [1, 2]}, {"a": [1]})
+    assert not covers({"a": {"b": 1}}, {"a": {"b": 2}})
+
+
+def test_with_the_model_the_source_is_as_small_as_it_may_be() -> None:
+    """100 MB compressed is the limit of the first generation; for this one, none is published."""
+    assert "model/decoder.onnx" in source.files()
+    assert source.read().bytes < 100e6
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "roles"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_where_gcloud_is_not_installed_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan"], USUAL | {"PATH": "/nowhere"}) == 1
+    assert "cloud.google.com/sdk/docs/install" in capsys.readouterr().err

@@ -1,0 +1,97 @@
+"""A deployment that is stopped anywhere goes on from there, and says what to do about what stopped it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.app import NO_GCLOUD
+from tests.cloud import ALERTS, Deployment
+from tests.control_plane import FAILED, ControlPlane
+
+pytestmark = pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
+NAMES = ("on-upload", "analyze", "sweep", "get-progress-stats")
+
+# What is refused, and how often: one write of several kinds, early and late, and the builds of all functions.
+STEPS = (
+    (":addVersion", 400, 1),
+    ("builds:submit", FAILED, 4),
+    (r"POST \S+-run\S+/services\?", FAILED, 4),  # the services are there, and their revisions not ready
+    ("POST eventarc", 400, 1),
+    ("POST monitoring.*alertPolicies", 400, 1),
+)
+
+
+def test_it_goes_on_from_wherever_it_was_stopped_and_does_nothing_twice(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    deployment = Deployment(tmp_path, plane)
+    odd = {"ALERT_EMAIL": "ana@example.com", "BUDGET": "20", "SOURCE": "archive"}
+    odd |= {
+        "CACHE_CONTROL": "public, max-age=60; a='b' \"c\" ^;^ $HOME ü=ß",
+        "UPLOADS_BUCKET": "my.odd_bucket-1",
+    }
+    for step, status, times in STEPS:
+        plane.refuse(step, status, message="No.", times=times)
+        ran = deployment.make("deploy", **odd)
+        assert ran.status == 1, step
+        assert len(ran.error.splitlines()) == 1
+        assert "goes on from there" in ran.error
+        assert "Not done: " in ran.out
+    deployment.deployed(**odd)
+    sent = [request.line for request in plane.writes]
+    refused = {"triggers": 1}
+    for made in ("serviceAccounts", "secrets", "repositories", "triggers", "jobs", "queues", "metrics"):
+        there = [key for key in plane.resources if key.rpartition("/")[0].endswith(f"/{made}")]
+        done = [line for line in sent if re.match(rf"POST \S+/{made}(\?|$)", line)]
+        assert len(done) == len(there) + refused.get(made, 0), made
+    assert len([line for line in sent if ":addVersion" in line]) == 2 + 1
+    for name in NAMES:
+        assert deployment.service(name)["status"]["latestReadyRevisionName"].endswith("-2")
+        variables = deployment.variables(name)
+        assert variables["CACHE_CONTROL"] == odd["CACHE_CONTROL"]
+        assert variables["ARCHIVE_BUCKET"] == f"{plane.project}-archive"
+
+
+def test_a_missing_permission_names_the_role_to_grant_and_the_command(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    deployment = Deployment(tmp_path, plane)
+    plane.refuse("POST iam.*/serviceAccounts", 403, "iam.serviceAccounts.create")
+    ran = deployment.make("deploy", CLOUDSDK_CORE_ACCOUNT="ana@example.com")
+    assert ran.status == 1
+    [line] = ran.error.splitlines()
+    assert "iam.serviceAccounts.create" in line
+    assert (
+        f"gcloud projects add-iam-policy-binding {plane.project} --member=user:ana@example.com "
+        "--role=roles/iam.serviceAccountAdmin" in line
+    )
+
+
+def test_a_project_that_is_not_there_or_not_yours_is_named(plane: ControlPlane, tmp_path: Path) -> None:
+    ran = Deployment(tmp_path, plane).make("plan", PROJECT="somebody-elses")
+    assert ran.status == 1
+    [line] = ran.error.splitlines()
+    assert "gcloud projects create somebody-elses" in line
+
+
+def test_a_plan_sends_nothing_and_its_commands_do_what_a_deployment_does(there: Deployment) -> None:
+    resources = there.plane.resources
+    for key in [key for key in resources if key.startswith(("eventarc/", "pubsub/", "cloudscheduler/"))]:
+        del resources[key]
+    changed = {**ALERTS, "GEMINI_API_KEY": "secret2b"}
+    script = there.make("plan", **changed, COMMANDS="1")
+    assert script.status == 0, script.error
+    assert script.lines == []
+    assert script.out.startswith("#!/bin/sh\n")
+    there.run_script(script.out, **changed)
+    assert there.make("plan", **changed).out == "Nothing to change.\n"
+    [reference] = [each for each in there.container("sweep")["env"] if each["name"] == "GEMINI_API_KEY"]
+    assert reference["valueFrom"]["secretKeyRef"]["key"] == "2"
+
+
+def test_nobody_is_asked_where_nobody_is(plane: ControlPlane, tmp_path: Path) -> None:
+    ran = Deployment(tmp_path, plane).make("deploy", YES="")
+    assert ran.status == 1
+    assert ran.lines == []
+    assert "YES=1" in ran.error

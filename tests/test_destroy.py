@@ -1,0 +1,164 @@
+"""What comes after a deployment: it is verified, looked at, and taken down but for the data."""
+
+import threading
+import uuid
+from contextlib import closing
+
+import pytest
+
+from dropcap import database
+from infra.cloud import sql
+from infra.local.postgres import Postgres
+from tests.app import NO_GCLOUD
+from tests.cloud import ALERTS, Deployment
+from tests.control_plane import ControlPlane
+
+pytestmark = pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
+GONE = (
+    "/services/dropcap",
+    "/triggers/",
+    "/jobs/",
+    "/serviceAccounts/dropcap",
+    "/metrics/",
+    "/alertPolicies/",
+)
+DATA = ("storage/b/demo-project-uploads", "/secrets/dropcap-database-url")
+
+
+def _keys(there: Deployment, parts: tuple[str, ...]) -> list[str]:
+    services = "serviceusage"
+    return [
+        key
+        for key in there.plane.resources
+        if not key.startswith(services) and any(part in key for part in parts) and "/o/" not in key
+    ]
+
+
+def test_destroy_takes_down_all_but_the_data_and_that_only_where_the_project_is_named(
+    there: Deployment,
+) -> None:
+    ran = there.make("destroy", **ALERTS)
+    assert ran.status == 0, ran.error
+    assert _keys(there, GONE) == []
+    assert len(_keys(there, DATA)) >= 2
+    for key in (f"cloudresourcemanager/projects/{there.plane.project}", DATA[0]):
+        assert not [who for who, _ in there.rights(key) if who.startswith("dropcap")]
+    refused = there.make("destroy", **ALERTS, DATA="1", YES="1")
+    assert refused.status == 1
+    assert refused.lines == []
+    assert f"YES={there.plane.project}" in refused.error
+    ran = there.make("destroy", **ALERTS, DATA="1", YES=there.plane.project)
+    assert ran.status == 0, ran.error
+    assert _keys(there, GONE + DATA) == []
+
+
+class Function(threading.Thread):
+    """Does in the stand-in what the deployed function does to an upload, as soon as it is there."""
+
+    def __init__(self, plane: ControlPlane, target: str) -> None:
+        super().__init__(daemon=True)
+        self.plane, self.target = plane, target
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        uploads = f"storage/b/{self.plane.project}-uploads/o/"
+        while not self.stop.wait(0.05):
+            for key in [key for key in self.plane.resources if key.startswith(uploads)]:
+                source = self.plane.resources[key]
+                address = f"gs://{source['bucket']}/{source['name']}#{source['generation']}"
+                identity = uuid.uuid5(uuid.NAMESPACE_URL, address)
+                bucket = f"{self.plane.project}-{self.target}"
+                name = "800.webp" if self.target == "pictures" else source["name"]
+                copy = source | {"name": f"{identity}/{name}", "bucket": bucket}
+                if self.target == "quarantine":
+                    copy["metadata"] = {
+                        "reason": "not_a_picture",
+                        "problem": "It is none.",
+                        "remedy": "Send one.",
+                    }
+                self.plane.resources[f"storage/b/{bucket}/o/{copy['name'].replace('/', '%2F')}"] = copy
+                del self.plane.resources[key]
+
+
+def test_verify_drops_a_picture_and_says_what_came_of_it(there: Deployment) -> None:
+    function = Function(there.plane, "pictures")
+    function.start()
+    ran = there.make("verify", WAIT_S="60")
+    function.stop.set()
+    assert ran.status == 0, ran.error
+    assert "It works: 1 pictures published after" in ran.out
+    assert "/800.webp" in ran.out
+
+
+def test_verify_says_why_a_sample_was_quarantined(there: Deployment) -> None:
+    function = Function(there.plane, "quarantine")
+    function.start()
+    ran = there.make("verify", WAIT_S="60")
+    function.stop.set()
+    assert ran.status == 1
+    assert "not_a_picture" in ran.error
+    assert "make logs" in ran.error
+
+
+def test_verify_says_where_to_look_when_nothing_comes(there: Deployment) -> None:
+    ran = there.make("verify", WAIT_S="1")
+    assert ran.status == 1
+    assert "Nothing came of it in 1 s. Look: make logs" in ran.error
+
+
+def test_open_prints_where_to_look(there: Deployment) -> None:
+    ran = there.make("open")
+    assert ran.status == 0, ran.error
+    assert "/monitoring/dashboards/builder/dropcap?project=demo-project" in ran.out
+    assert "/run/detail/europe-west1/dropcap-on-upload/" in ran.out
+    assert "/storage/browser/demo-project-uploads" in ran.out
+
+
+def test_logs_refuse_a_function_that_there_is_not(there: Deployment) -> None:
+    assert "Nothing was logged" in there.make("logs").out
+    ran = there.make("logs", FUNCTION="no")
+    assert ran.status == 1
+    assert "on-upload or analyze" in ran.error
+
+
+def test_cloud_sql_is_made_without_any_password(plane: ControlPlane, there: Deployment) -> None:
+    cloud = {"CLOUD_SQL": "new", "DATABASE_URL": ""}
+    there.deployed(**ALERTS, **cloud)
+    [instance] = [each for key, each in plane.resources.items() if key.endswith("/instances/dropcap")]
+    flags = {each["name"]: each["value"] for each in instance["settings"]["databaseFlags"]}
+    assert flags["cloudsql.iam_authentication"] == "on"
+    assert instance["settings"]["tier"] == "db-f1-micro"
+    assert instance["settings"]["backupConfiguration"]["enabled"]
+    url = there.variables("on-upload")["DATABASE_URL"]
+    socket = "demo-project:europe-west1:dropcap"
+    assert url == (
+        f"postgresql://dropcap-on-upload%40demo-project.iam@/dropcap?host=/cloudsql/{socket}&iam=true&role=dropcap"
+    )
+    notes = there.service("on-upload")["spec"]["template"]["metadata"]["annotations"]
+    assert notes["run.googleapis.com/cloudsql-instances"] == socket
+    rights = there.rights("cloudresourcemanager/projects/demo-project")
+    assert {("dropcap-sweep", "cloudsql.client"), ("dropcap-sweep", "cloudsql.instanceUser")} <= rights
+    assert not there.rights("secretmanager/projects/demo-project/secrets/dropcap-database-url")
+    assert there.deployed(**ALERTS, **cloud).lines == []
+
+
+def test_the_rights_in_the_database_make_every_table_everyones(
+    postgres: Postgres, empty_database: str
+) -> None:
+    users = [f"dropcap-{name}@p-{uuid.uuid4().hex[:8]}.iam" for name in ("on-upload", "sweep")]
+    with closing(database.connect(empty_database)) as admin:
+        for user in users:
+            admin.run(f'CREATE ROLE "{user}" LOGIN')
+        for _ in range(2):  # it can be run again
+            for statement in sql.grants(users).split(";\n"):
+                if statement.strip():
+                    admin.run(statement)
+        admin.run(f'SET ROLE "{users[0]}"')
+        admin.run(f"SET ROLE {sql.ROLE}")
+        admin.run("CREATE TABLE made (by text)")
+        admin.run("RESET ROLE")
+        admin.run(f'SET ROLE "{users[1]}"')
+        admin.run("INSERT INTO made VALUES ('the other')")
+        admin.run("RESET ROLE")
+        for user in users:
+            admin.run(f'DROP OWNED BY "{user}"; DROP ROLE "{user}"')

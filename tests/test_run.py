@@ -382,9 +382,9 @@ def make(*words: str) -> str:
 
 def test_make_help_has_a_line_for_each_target() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    [targets] = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    targets = " ".join(re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE))
     lines = make("help")
-    assert sorted(re.findall(r"^  make (\w+) +\S", lines, re.MULTILINE)) == sorted(targets.split())
+    assert sorted(re.findall(r"^  make ([\w-]+) +\S", lines, re.MULTILINE)) == sorted(targets.split())
 
 
 def test_make_passes_its_words_on() -> None:

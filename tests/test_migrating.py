@@ -1,0 +1,82 @@
+"""The steps of docs/migrating.md, on a database as the old web app left it."""
+
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+from pg8000.native import Connection, identifier
+
+from dropcap.ancestor import OLD_INSTANTS, OLD_NAMES
+from dropcap.database import Database, connect
+from dropcap.progress import stats
+from dropcap.settings import Settings
+from tests.pages import DOCS
+
+PAGE = (DOCS / "migrating.md").read_text()
+ROLE, SCHEMA, USERS = re.findall(r"^   ```sql\n(.*?)^   ```", PAGE, re.MULTILINE | re.DOTALL)
+OLD = """
+CREATE TABLE users (id serial PRIMARY KEY, google_id text NOT NULL);
+INSERT INTO users (google_id) VALUES ('107'), ('');
+CREATE TABLE uploads (id serial PRIMARY KEY, path text NOT NULL);
+INSERT INTO uploads (path) VALUES ('/var/pictures/1.jpg');
+CREATE TABLE achievements (id serial PRIMARY KEY, user_id integer NOT NULL REFERENCES users,
+                           title text NOT NULL, created_at timestamp NOT NULL DEFAULT now());
+INSERT INTO achievements (user_id, title, created_at) VALUES
+  (1, 'Collector', '2020-05-01 10:00'), (2, 'Starter', '2020-05-03');
+"""
+
+
+@pytest.fixture
+def old(empty_database: str) -> Iterator[Connection]:
+    """A connection of the database's owner to what the old app left."""
+    with closing(connect(empty_database)) as connection:
+        connection.run(OLD)
+        yield connection
+
+
+@contextmanager
+def dropcap(old: Connection, address: str, *steps: str) -> Iterator[Database]:
+    """Dropcap on that database after these steps, as a role that is this test's alone."""
+    [[database]] = old.run("SELECT current_database()")
+    role = f"dropcap_{database}"
+    try:
+        for step in steps:
+            ours = step.replace("DATABASE photos", f"DATABASE {identifier(database)}")
+            old.run(re.sub(r"\b(ROLE|TO|AUTHORIZATION) dropcap\b", rf"\1 {role}", ours))
+        url = re.sub(r"//[^@]*@", f"//{role}:secret@", address)
+        with closing(Database(Settings(database_url=url))) as client:
+            client.prepare()
+            yield client
+    finally:
+        old.run(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
+def names(database: Database, user: str) -> list[str]:
+    return [each["achievement_name"] for each in stats(database, user)["achievements"]]
+
+
+def test_achievements_come_along_where_a_name_is_taken_and_users_get_other_ids(
+    old: Connection, empty_database: str
+) -> None:
+    with dropcap(old, empty_database, ROLE, SCHEMA) as database:
+        assert names(database, "1") == ["Collector"]
+        assert old.run("SELECT path FROM public.uploads") == [["/var/pictures/1.jpg"]]
+        old.run(f"SET search_path = dropcap, public; {USERS}")
+        assert names(database, "107") == ["Collector"]
+        assert names(database, "1") == []
+        assert names(database, "2") == ["Starter"]  # the old app does not know whose it is
+
+
+def test_achievements_come_along_in_place(old: Connection, empty_database: str) -> None:
+    old.run("DROP TABLE uploads")
+    with dropcap(old, empty_database, ROLE) as database:
+        assert names(database, "1") == ["Collector"]
+        assert stats(database, "1")["achievements"][0]["earned_at"] == "2020-05-01T10:00:00+00:00"
+        assert old.run("SELECT title FROM achievements ORDER BY title") == [["Collector"], ["Starter"]]
+
+
+def test_the_page_names_every_column_that_a_name_or_date_is_taken_from() -> None:
+    told = set(re.findall(r"`(\w+)`", PAGE))
+    assert set(OLD_NAMES) <= told
+    assert set(OLD_INSTANTS) <= told

@@ -24,6 +24,7 @@ WINDOW = 100  # uploads; each picture comes twice in it, so that windows can be 
 MEMORY = 1.02  # times the median resident set at rest of the second window, at most
 LATENCY = 1.5  # times its median time
 SIZES = "1600,800,200"  # as shipped
+THREADS = 6  # of a worker whose pool is full: its own, four that begin when they are needed, and the watchdog
 CONNECTIONS = (
     "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dropcap' AND pid <> pg_backend_pid()"
 )
@@ -72,7 +73,7 @@ def grown(rests: Sequence[Rest], window: int) -> list[str]:
     checks: tuple[tuple[str, Callable[[Rest], float], Callable[..., float], float], ...] = (
         ("resident set at rest, MB", lambda rest: rest.rss_mb, median, MEMORY),
         ("seconds of an upload", lambda rest: rest.seconds, median, LATENCY),
-        ("threads", lambda rest: rest.threads, max, 1),
+        ("threads", lambda rest: max(rest.threads, THREADS), max, 1),
         ("open files", lambda rest: rest.files, max, 1),
     )
     reasons = []

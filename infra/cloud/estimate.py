@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from dropcap.errors import SettingsError
 from dropcap.settings import Settings
 from dropcap.upload import Upload
 from infra import cost
-from infra.cloud import CloudError
+from infra.cloud import CloudError, functions
 from infra.cloud.backlog import PAGE
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.tasks import Limits
@@ -55,14 +54,6 @@ def deployed(gcloud: Gcloud, region: str) -> Deployed:
             f"No {SERVICE} runs in {gcloud.project}, {region}: make deploy comes first; REGION names another."
         ) from refused
     template = service["spec"]["template"]
-    container = template["spec"]["containers"][0]
-    # A secret is as good as its value here: that there is one is all that counts.
-    variables = {each["name"]: each.get("value", "secret") for each in container.get("env", ())}
-    variables.pop("DATABASE_URL", None)
-    try:
-        settings = Settings.read(variables)
-    except SettingsError as wrong:
-        raise CloudError(f"{SERVICE} runs with a wrong setting: {wrong}") from wrong
     annotations = {
         **service["metadata"].get("annotations", {}),
         **template["metadata"].get("annotations", {}),
@@ -72,7 +63,10 @@ def deployed(gcloud: Gcloud, region: str) -> Deployed:
     ]
     instances = min((int(bound) for bound in bounds if bound), default=USUAL_INSTANCES)
     return Deployed(
-        service["status"]["url"], settings, instances, int(template["spec"].get("timeoutSeconds", 300))
+        service["status"]["url"],
+        functions.settings(service),
+        instances,
+        int(template["spec"].get("timeoutSeconds", 300)),
     )
 
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
+from dropcap.errors import SettingsError
 from dropcap.settings import Settings
+from infra.cloud import CloudError
 from infra.cloud.cloud import Cloud
 from infra.cloud.gcloud import Command, command
 from infra.cloud.resource import ABSENT, Change, Facts, Resource
@@ -69,7 +71,7 @@ class Function(Resource):
         return f"{secret.name}:{secret.version(cloud)}"
 
     def wanted(self, cloud: Cloud) -> Facts:
-        unwanted = variables(cloud, self.name).keys() & SETTINGS
+        unwanted = variables(cloud.services.get(self.name)).keys() & SETTINGS
         facts = dict.fromkeys(sorted(unwanted)) | self._template(cloud)
         return {"source": self.source.digest, "traffic": "to the newest", "state": "ready"} | facts
 
@@ -96,7 +98,7 @@ class Function(Resource):
             **{name: notes.get(key, "").lower() or None for name, key in ANNOTATIONS.items()},
             "ingress": metadata.get("annotations", {}).get("run.googleapis.com/ingress", "all"),
             "account": template["spec"].get("serviceAccountName"),
-            **variables(cloud, self.name),
+            **variables(cloud.services.get(self.name)),
         }
 
     def revision(self, cloud: Cloud) -> str:
@@ -208,13 +210,22 @@ def traffic(name: str, region: str, to: str) -> Command:
     return command("run", "services", "update-traffic", name, f"--region={region}", to)
 
 
-def variables(cloud: Cloud, service: str) -> dict[str, str]:
+def variables(service: Mapping[str, Any] | None) -> dict[str, str]:
     """What a service has: variables, and secrets as name:version; nothing where it is not there."""
-    if service not in cloud.services:
-        return {}
     found = {}
-    for each in cloud.services[service]["spec"]["template"]["spec"]["containers"][0].get("env", ()):
+    container = service["spec"]["template"]["spec"]["containers"][0] if service else {}
+    for each in container.get("env", ()):
         reference = each.get("valueFrom", {}).get("secretKeyRef")
         value = f"{reference['name']}:{reference['key']}" if reference else each.get("value", "")
         found[each["name"]] = value
     return found
+
+
+def settings(service: Mapping[str, Any]) -> Settings:
+    """What on-upload runs with, its database left out; of a key there is the name. Raises CloudError."""
+    values = variables(service)
+    values.pop("DATABASE_URL", None)
+    try:
+        return Settings.read(values)
+    except SettingsError as wrong:
+        raise CloudError(f"dropcap-on-upload runs with a wrong setting: {wrong}") from wrong

@@ -43,7 +43,7 @@ def _check_sources(config: Config, cloud: Cloud) -> None:
     if config.given.get("SOURCE") or config.settings.source != "delete":
         return
     uploads = config.buckets["uploads"]
-    if (kept := variables(cloud, "dropcap-on-upload").get("SOURCE", "delete")) != "delete":
+    if (kept := variables(cloud.services.get("dropcap-on-upload")).get("SOURCE", "delete")) != "delete":
         raise CloudError(
             f"SOURCE={kept} is deployed, and not said now, so sources would be deleted: "
             f"say SOURCE={kept}, or SOURCE=delete where they may go."

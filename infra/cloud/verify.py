@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dropcap.settings import Settings
 from dropcap.upload import Upload
-from infra.cloud import CloudError, after
+from infra.cloud import CloudError, after, functions
 from infra.cloud.config import Config
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.source import ROOT
@@ -56,10 +56,7 @@ def _deployed(config: Config, gcloud: Gcloud) -> Settings:
     cloud = after.services(config, gcloud)
     if (service := cloud.services.get("dropcap-on-upload")) is None:
         raise CloudError(f"Nothing is deployed in {config.region}: make deploy PROJECT={config.project}")
-    container = service["spec"]["template"]["spec"]["containers"][0]
-    return Settings.read(
-        {each["name"]: each["value"] for each in container.get("env", ()) if "value" in each}
-    )
+    return functions.settings(service)
 
 
 def _drop(gcloud: Gcloud, upload: Upload, file: Path) -> Upload:

@@ -8,6 +8,9 @@
   locked, so that check and act are one. cloud.google.com/storage/docs/request-preconditions has the rules.
 - **Generations.** A request for a generation that is not the live one is answered with 404: there is no
   versioning here.
+- **Resumable uploads** are kept here until they are complete, as sessions.py tells, and pages of the origin
+  that they were begun for may go on with them. Nothing else is for pages of another origin, as no bucket here
+  has a CORS configuration.
 - **Events.** Each object that is finalized in a watched bucket (by an upload of any kind, a copy, a rewrite
   or a compose) is told to the functions, and so are, at the start, the objects that lie there already.
 
@@ -30,8 +33,9 @@ from aiohttp import web
 from yarl import URL
 
 from infra.local.events import Events
-from infra.local.operations import XML_OBJECT, Operation, path_of, understand
+from infra.local.operations import SIZE, XML_OBJECT, Operation, path_of, session_of, understand
 from infra.local.rules import PRECONDITIONS, PREFIXES, Expected, Refused, check_path
+from infra.local.sessions import ALLOWED, CANCELLED, Session, Sessions
 
 CHECKED_HERE = {"generation", "sourceGeneration"} | {
     prefix + each for prefix in PREFIXES for each in PRECONDITIONS
@@ -59,17 +63,23 @@ class Gate:
         self._watched = watched
         self._names_are_paths = names_are_paths
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
-        self._sessions: dict[str, Expected] = {}  # of resumable uploads, by their id
+        self._sessions = Sessions()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request of a client."""
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
-            operation = await understand(request, self._sessions)
+            if id_ := session_of(request):
+                return await self._go_on(request, id_)
+            if request.method == "OPTIONS":
+                return web.Response()
+            operation = await understand(request)
             async with self._locked(operation):
                 await self._check(operation)
                 answer = await self._forward(request, operation)
+                if operation.starts_session:
+                    return await self._begin(request, answer, operation)
                 if not operation.passes:
                     return await self._finish(answer, operation)
             return await self._stream(request, answer)
@@ -125,7 +135,8 @@ class Gate:
         kept = [part for part in query.split("&") if part and part.partition("=")[0] not in CHECKED_HERE]
         if request.method == "PUT" and XML_OBJECT.fullmatch(path):
             kept.append("X-Goog-Algorithm=none")  # without a signature the server takes it for another upload
-        headers = [(key, value) for key, value in request.headers.items() if key.lower() not in HOP_BY_HOP]
+        left_out = HOP_BY_HOP | ({"content-length"} if isinstance(operation.body, bytes) else set())
+        headers = [(key, value) for key, value in request.headers.items() if key.lower() not in left_out]
         return await self._session.request(
             request.method,
             URL(f"{self._storage}{path}?{'&'.join(kept)}", encoded=True),
@@ -134,17 +145,65 @@ class Gate:
             allow_redirects=False,
         )
 
+    async def _begin(
+        self, request: web.BaseRequest, answer: aiohttp.ClientResponse, operation: Operation
+    ) -> web.Response:
+        """Pass on where a resumable upload goes to; from then on its session is here."""
+        async with answer:
+            body = await answer.read()
+        if answer.ok:
+            size = request.headers.get(SIZE, "")
+            session = Session(
+                operation.expects[0],
+                request.headers.get("Origin", ""),
+                int(size) if size.isdecimal() else None,
+            )
+            self._sessions.add(URL(answer.headers["Location"]).query["upload_id"], session)
+        return web.Response(status=answer.status, reason=answer.reason, headers=_headers(answer), body=body)
+
+    async def _go_on(self, request: web.BaseRequest, id_: str) -> web.Response:
+        """Answer a request of a resumable upload's session."""
+        session = self._sessions.find(id_)
+        if request.method == "OPTIONS":
+            return session.share(web.Response(headers=ALLOWED))
+        async with session.lock:
+            try:
+                response = await self._answer(request, session, id_)
+            except Refused as refused:
+                response = _error(request, refused)
+        return session.share(response)
+
+    async def _answer(self, request: web.BaseRequest, session: Session, id_: str) -> web.Response:
+        if request.method == "DELETE" and not session.made:
+            self._sessions.end(id_)
+            return web.Response(status=CANCELLED, reason="Client Closed Request")
+        if request.method not in ("PUT", "POST"):
+            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "Use PUT.", "methodNotAllowed")
+        if session.made:
+            return web.Response(body=session.made, content_type="application/json")
+        if not await session.take(request):
+            return session.progress()
+        operation = Operation((session.expected,), creates=True, body=session.content())
+        async with self._locked(operation):
+            await self._check(operation)
+            answer = await self._session.put(
+                URL(f"{self._storage}{request.raw_path}", encoded=True),
+                headers={"Host": request.headers["Host"]},
+                data=operation.body,
+            )
+            response = await self._finish(answer, operation)
+        if answer.ok and isinstance(response.body, bytes):
+            session.made = response.body
+            session.close()
+        return response
+
     async def _finish(self, answer: aiohttp.ClientResponse, operation: Operation) -> web.Response:
         """Pass on the answer to a change, which is small; tell of the object that it finalized."""
         async with answer:
             body = await answer.read()
         if answer.ok and answer.method == "DELETE":  # the server says 200 `null`, which gcloud stumbles over
             return web.Response(status=HTTPStatus.NO_CONTENT)
-        if answer.ok and operation.starts_session:
-            session = URL(answer.headers["Location"]).query["upload_id"]
-            self._sessions[session] = operation.expects[0]
-        elif answer.status in (HTTPStatus.OK, HTTPStatus.CREATED) and operation.creates:
-            self._sessions.pop(operation.session, None)
+        if answer.status in (HTTPStatus.OK, HTTPStatus.CREATED) and operation.creates:
             target = operation.expects[0]
             resource = await self._resource(target) if target.bucket in self._watched else None
             if resource:
@@ -164,7 +223,9 @@ class Gate:
 
 
 def _headers(answer: aiohttp.ClientResponse) -> list[tuple[str, str]]:
-    return [(key, value) for key, value in answer.headers.items() if key.lower() not in HOP_BY_HOP]
+    """What is passed on: the server would open every object to the pages of all sites."""
+    headers = ((key, value) for key, value in answer.headers.items() if key.lower() not in HOP_BY_HOP)
+    return [(key, value) for key, value in headers if not key.lower().startswith("access-control-")]
 
 
 def _error(request: web.BaseRequest, refused: Refused) -> web.Response:

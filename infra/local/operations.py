@@ -24,6 +24,7 @@ XML_PRECONDITIONS = {
     "x-goog-if-generation-match": "ifGenerationMatch",
     "x-goog-if-metageneration-match": "ifMetagenerationMatch",
 }
+TYPE, SIZE = "X-Upload-Content-Type", "X-Upload-Content-Length"  # of what a resumable upload will bring
 LARGEST_JSON = 1024 * 1024  # bytes of an object's metadata in an upload; Cloud Storage takes less
 
 Body = bytes | AsyncIterator[bytes]
@@ -40,12 +41,16 @@ class Operation:
     passes: bool = False
     creates: bool = False
     starts_session: bool = False
-    session: str = ""
     body: Body | None = None
 
 
-async def understand(request: web.BaseRequest, sessions: Mapping[str, Expected]) -> Operation:
-    """The operation that a request is; `sessions` are the resumable uploads under way, by their id.
+def session_of(request: web.BaseRequest) -> str:
+    """The id of the resumable upload that a request goes on with; empty where it is another request."""
+    return request.query.get("upload_id", "") if UPLOAD.fullmatch(path_of(request)) else ""
+
+
+async def understand(request: web.BaseRequest) -> Operation:
+    """The operation that a request is, where it does not go on with a resumable upload.
 
     Raises Refused for what is malformed, and for what could change objects in a way not known here.
     """
@@ -66,7 +71,7 @@ async def understand(request: web.BaseRequest, sessions: Mapping[str, Expected])
             (Expected(bucket, name, query, generation=query.get("generation", "")),), passes=reads
         )
     if match := UPLOAD.fullmatch(path):
-        return await _understand_upload(request, unquote(match[1]), sessions)
+        return await _understand_upload(request, unquote(match[1]))
     if BUCKETS.fullmatch(path):
         return Operation(passes=True)
     given = request.headers
@@ -83,22 +88,16 @@ async def understand(request: web.BaseRequest, sessions: Mapping[str, Expected])
     )
 
 
-async def _understand_upload(
-    request: web.BaseRequest, bucket: str, sessions: Mapping[str, Expected]
-) -> Operation:
+async def _understand_upload(request: web.BaseRequest, bucket: str) -> Operation:
     query = request.query
-    kind, name, session = query.get("uploadType"), query.get("name", ""), query.get("upload_id", "")
-    if session:
-        if session not in sessions:
-            raise Refused(HTTPStatus.NOT_FOUND, "No such upload session.", "notFound")
-        expected = sessions[session]
-        if request.headers.get("Content-Range", "").startswith("bytes */"):  # asks how far it is
-            expected = Expected(bucket, expected.name)
-        return Operation((expected,), creates=True, session=session)
+    kind, name = query.get("uploadType"), query.get("name", "")
     body: Body | None = None
     if kind == "resumable":
-        body = await request.read()
-        name = name or str(_parse(body).get("name", ""))
+        resource = _parse(await request.read())
+        name = name or str(resource.get("name", ""))
+        if TYPE in request.headers:  # the server would take the type from the last request
+            resource.setdefault("contentType", request.headers[TYPE])
+        body = json.dumps(resource).encode()
     elif kind == "multipart":
         metadata, body = await _first_part(request)
         name = name or str(metadata.get("name", ""))

@@ -1,7 +1,7 @@
 # `make help` lists what there is. Settings may be given on the command line: make run PORT=8090 SIZES=800,200
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help run sweep test lint lock audit train model evaluate prove bench bench-database torture soak scaling samples
+.PHONY: help run sweep test lint lock audit train model evaluate prove bench bench-database torture soak scaling samples screenshots
 .PHONY: plan deploy verify backfill rollback logs open destroy
 
 PORT ?= 8080
@@ -80,10 +80,13 @@ scaling: .venv-dev/installed .venv-bench/installed ## simulate from 0.01 to 10,0
 samples: .venv-dev/installed ## draw the sample pictures anew
 	@$(DEV) -m model_export samples
 
+screenshots: .venv-dev/installed ## take pictures of the gallery, into build/screenshots: SCREENSHOTS="--write" puts two into docs/
+	@$(DEV) -m infra.screenshots $(SCREENSHOTS)
+
 plan: .venv/installed ## what make deploy would change, and no more: PROJECT=my-project COMMANDS=1
 	@$(RUN) -m infra.cloud plan
 
-deploy: .venv/installed ## deploy to Google Cloud, or change what differs: PROJECT=my-project DATABASE_URL=... GEMINI_API_KEY=...
+deploy: .venv/installed ## deploy to Google Cloud, or change what differs: PROJECT=my-project DATABASE_URL=... GEMINI_API_KEY=... GALLERY=1
 	@$(RUN) -m infra.cloud deploy
 
 verify: .venv/installed ## drop a sample into the deployed bucket and wait for its result: PROJECT=my-project
@@ -98,7 +101,7 @@ rollback: .venv/installed ## lead all traffic to the code before: PROJECT=my-pro
 logs: .venv/installed ## what the deployed functions say: PROJECT=my-project FUNCTION=on-upload SINCE=1h SEVERITY=WARNING
 	@$(RUN) -m infra.cloud logs
 
-open: .venv/installed ## where dashboard, functions and buckets are: PROJECT=my-project
+open: .venv/installed ## where gallery, dashboard, functions and buckets are: PROJECT=my-project
 	@$(RUN) -m infra.cloud open
 
 destroy: .venv/installed ## take down all but the data: PROJECT=my-project DATA=1 takes the data, too

@@ -32,3 +32,11 @@ def get_progress_stats(request: flask.Request) -> flask.Response:
 def sweep(request: flask.Request) -> flask.Response:
     """POST by a schedule: what no delivery has finished is finished; the answer counts it."""
     return web.respond(request, "POST", web.sweep, SERVICES, operators=True)
+
+
+@functions_framework.http
+def gallery(request: flask.Request) -> flask.Response:
+    """The page to drop pictures on, to find them again, and to see how one is doing."""
+    from dropcap.gallery.edge import respond  # templates, which the other functions do without
+
+    return respond(request, SERVICES)

@@ -1,4 +1,4 @@
-"""The four functions as a test meets them: real buckets, a real database, the framework's own client."""
+"""The five functions as a test meets them: real buckets, a real database, the framework's own client."""
 
 import io
 import json
@@ -67,6 +67,7 @@ class App:
         self.http = self._client("analyze", "http")
         self.progress = self._client("get_progress_stats", "http")
         self.sweeper = self._client("sweep", "http")
+        self.gallery = self._client("gallery", "http")
 
     @staticmethod
     def _client(target: str, signature: str) -> FlaskClient:

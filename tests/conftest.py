@@ -16,8 +16,10 @@ from infra.local.gemini import GeminiStandIn
 from infra.local.postgres import Postgres
 from infra.local.storage import Storage
 from tests.app import NO_GCLOUD, App, app
+from tests.browser import chromium, guest, site, visitor  # noqa: F401  fixtures
 from tests.cloud import ALERTS, Deployment, load, once, save
 from tests.control_plane import ControlPlane
+from tests.issuer import Issuer
 from tests.warm_gcloud import WarmGcloud
 
 
@@ -99,6 +101,22 @@ def gemini_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def one_issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
+    """One issuer of ID tokens for each test worker."""
+    with Issuer(tmp_path_factory.mktemp("issuer")) as server:
+        yield server
+
+
+@pytest.fixture
+def issuer(one_issuer: Issuer) -> Iterator[Issuer]:
+    """The issuer, as it was before once the test is over."""
+    before = dict(vars(one_issuer))
+    one_issuer.asked = 0
+    yield one_issuer
+    vars(one_issuer).update(before)
+
+
+@pytest.fixture(scope="session")
 def warm_gcloud() -> Iterator[str]:
     """The folder, to be first on PATH, of a gcloud that starts quickly: one for each test worker."""
     if NO_GCLOUD:
@@ -125,7 +143,7 @@ def deployed_state(warm_gcloud: str, tmp_path_factory: pytest.TempPathFactory) -
         try:
             with ControlPlane(folder / "plane") as plane:
                 plane.environment["PATH"] = f"{warm_gcloud}:{os.environ['PATH']}"
-                ran = Deployment(folder, plane).deployed(**ALERTS)
+                ran = Deployment(folder, plane).deployed(**ALERTS, GALLERY="1")
                 assert "make verify" in ran.out
                 bodies = [repr(each.body) for each in plane.writes]
                 plane.resources["said"] = {"out": ran.out, "bodies": bodies}

@@ -1,8 +1,14 @@
-"""An issuer of ID tokens on this machine: signs as Google and Firebase do, and serves its keys as they do."""
+"""An issuer of ID tokens on this machine: signs as Google and Firebase do, and serves its keys as they do.
+
+Its page to sign in at stands in for Google's, which is out of reach: it takes the same parameters, refuses
+what Google's refuses, and posts what Google's posts, but for whoever `person` says, without a password.
+"""
 
 import datetime as dt
+import html
 import ipaddress
 import json
+import re
 import ssl
 import threading
 import time
@@ -10,7 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import parse_qsl, urlsplit
 
+import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -19,6 +27,8 @@ from google.auth import crypt, jwt
 CLIENT = "1234-abc.apps.googleusercontent.com"
 PROJECT = "dropcap-demo"
 KID = "key-1"
+PAGE = "/o/oauth2/v2/auth"
+KNOWN = ("id_token", "form_post", "openid")  # of what Google knows, what is asked for here
 
 
 class Issuer:
@@ -39,7 +49,12 @@ class Issuer:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.trusted)
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self.url = f"https://127.0.0.1:{self._server.server_address[1]}/certs"
+        self.origin = f"https://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"{self.origin}/certs"
+        self.page = f"{self.origin}{PAGE}"
+        self.redirects: tuple[str, ...] = ("http://localhost/gallery/sign-in",)  # registered for the client
+        self.person: str | None = "ana"  # who sits before the page; None: who has changed their mind
+        self.claims: dict[str, Any] = {}  # others than usual, of the page's tokens
 
     @property
     def settings(self) -> dict[str, str]:
@@ -49,6 +64,7 @@ class Issuer:
             "AUTH_AUDIENCE": CLIENT,
             "AUTH_CERTS_URL": self.url,
             "REQUESTS_CA_BUNDLE": str(self.trusted),
+            "SIGN_IN_URL": self.page,
         }
 
     def token(self, user: Any = "ana", signer: crypt.Signer | None = None, **claims: Any) -> str:
@@ -62,6 +78,38 @@ class Issuer:
     def signed_in(self, user: Any = "ana", **claims: Any) -> dict[str, str]:
         """The headers of a request of this user."""
         return {"Authorization": f"Bearer {self.token(user, **claims)}"}
+
+    def sign_in(self, address: str) -> dict[str, str]:
+        """What a browser that was sent to this address of the page posts from there."""
+        answer = requests.get(address, verify=str(self.trusted), timeout=10)
+        assert answer.status_code == 200, answer.text
+        fields = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', answer.text)
+        return {name: html.unescape(value) for name, value in fields}
+
+    def answer(self, asked: dict[str, str]) -> tuple[int, str]:
+        """Status and HTML of the page that was asked for with these parameters."""
+        wanted = ("client_id", "redirect_uri", "response_type", "scope", "nonce")
+        missing = [name for name in wanted if not asked.get(name)]
+        if missing:
+            return 400, f"Missing required parameter: {missing[0]}"
+        if asked["client_id"] not in (CLIENT, PROJECT):
+            return 401, "The OAuth client was not found."
+        if asked["redirect_uri"] not in self.redirects:
+            return 400, "Error 400: redirect_uri_mismatch"
+        if (asked["response_type"], asked.get("response_mode"), asked["scope"]) != KNOWN:
+            return 400, "Error 400: invalid_request"
+        fields = {"state": asked.get("state", "")}
+        if self.person is None:
+            fields |= {"error": "access_denied"}
+        else:
+            claims = {"nonce": asked["nonce"]} | self.claims
+            fields |= {"id_token": self.token(self.person, **claims), "authuser": "0", "prompt": "none"}
+        inputs = [
+            f'<input type="hidden" name="{name}" value="{html.escape(value)}">'
+            for name, value in fields.items()
+        ]
+        action = html.escape(asked["redirect_uri"])
+        return 200, f'<form method="post" action="{action}">{"".join(inputs)}<button>Continue</button></form>'
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -78,6 +126,14 @@ class _Handler(BaseHTTPRequestHandler):
     issuer: Issuer
 
     def do_GET(self) -> None:
+        asked = urlsplit(self.path)
+        if asked.path == PAGE:
+            status, text = self.issuer.answer(dict(parse_qsl(asked.query)))
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(text.encode())
+            return
         self.issuer.asked += 1
         self.send_response(self.issuer.status)
         for name, value in self.issuer.headers.items():

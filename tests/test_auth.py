@@ -6,7 +6,7 @@ import hmac
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,21 +19,6 @@ from tests.app import App, Start, problem, rows, small_png
 from tests.issuer import CLIENT, KID, PROJECT, Issuer
 
 FIREBASE = {"iss": f"https://securetoken.google.com/{PROJECT}", "aud": PROJECT}
-
-
-@pytest.fixture(scope="module")
-def one_issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
-    with Issuer(tmp_path_factory.mktemp("issuer")) as server:
-        yield server
-
-
-@pytest.fixture
-def issuer(one_issuer: Issuer) -> Iterator[Issuer]:
-    """The issuer, as it was before once the test is over."""
-    before = dict(vars(one_issuer))
-    one_issuer.asked = 0
-    yield one_issuer
-    vars(one_issuer).update(before)
 
 
 def stats(app: App, headers: dict[str, str], **query: str) -> Any:

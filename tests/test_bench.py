@@ -30,8 +30,9 @@ def test_every_way_to_resize_takes_its_turns() -> None:
     )
 
 
-def test_memory_is_flat_over_a_thousand_captions() -> None:
-    turns = take_turns({"ours": (*WAYS, "function", MODEL)}, range(1000))["ours"]
+def test_memory_is_flat_from_caption_to_caption() -> None:
+    # make bench does it for a thousand
+    turns = take_turns({"ours": (*WAYS, "function", MODEL)}, range(300))["ours"]
     assert growth(turns) < 0.02
 
 

@@ -10,13 +10,16 @@ import pytest
 from infra.bench import database
 from infra.bench.operations import BOUND_MS, Figure
 
-GROWING = ("analyses", "uploads", "progress_days")  # the others have too few rows here to need an index
+# The others have too few rows here to need an index.
+GROWING = ("analyses", "documents", "uploads", "progress_days")
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("bench")
-    assert database.main(["--analyses", "40000", "--rounds", "3", "--build", str(folder)]) in (0, 1)
+    assert database.main(
+        ["--analyses", "40000", "--gallery", "4000", "--rounds", "3", "--build", str(folder)]
+    ) in (0, 1)
     return dict(json.loads((folder / "bench-database.json").read_text()))
 
 
@@ -42,11 +45,13 @@ def test_a_user_with_thousands_costs_as_many_pages_as_one_with_a_picture(report:
 def test_everything_is_reported(report: dict[str, Any]) -> None:
     operations = " ".join(figure["operation"] for figure in report["figures"])
     assert all(
-        word in operations for word in ("stats", "record", "claim", "mark", "finish", "sweep", "schema")
+        word in operations
+        for word in ("stats", "record", "claim", "mark", "finish", "sweep", "schema", "wall", "search")
     )
     assert all(figure["plans"] and figure["database_ms"][0] > 0 for figure in report["figures"])
     assert report["upgrade_s"] > 0
     assert report["index_s"] > 0
+    assert report["gallery_s"] > 0
     assert report["sizes"]["analyses"] > report["sizes"]["analyses_user_id_analyzed_at_idx"] > 0
     assert report["first"]["decade"] > 0
 

@@ -149,7 +149,8 @@ def test_another_zone_in_the_setting_recomputes_what_has_none_of_its_own(
 def test_a_changed_rule_shows_at_once(database: Database) -> None:
     add(database, "ana", *days("2026-01-01", 2))
     assert names(progress.stats(database, "ana")) == ["first_picture"]
-    rules = {"two_pictures": progress.pictures(2), "first_picture": "SELECT NULL::timestamptz"}
+    never = progress.Rule("pictures", 1, "SELECT NULL::timestamptz")
+    rules = {"two_pictures": progress.pictures(2), "first_picture": never}
     assert names(progress.stats(database, "ana", rules=rules)) == ["two_pictures"]
 
 

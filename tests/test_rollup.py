@@ -48,7 +48,7 @@ def totals(database: Database) -> list[list[Any]]:
     return database.query("SELECT user_id, pictures FROM progress_totals ORDER BY 1")
 
 
-def rules(of: Any) -> dict[str, str]:
+def rules(of: Any) -> dict[str, Any]:
     """Some of each kind, in the words of one module or the other, that short histories meet."""
     pictures = {f"picture {n}": of.pictures(n) for n in (1, 2, 5)}
     days = {f"day {n}": of.days_in_a_row(n) for n in (1, 2, 3, 4)}

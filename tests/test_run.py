@@ -35,6 +35,7 @@ from infra.local.run import Failed, Run
 from infra.local.stack import Stack
 from infra.local.storage import ROOT
 from infra.local.sweep import main as sweep
+from tests.app import EXPECTED
 from tests.pictures import RED, encoded, quadrants
 
 WAIT_S = 90
@@ -218,14 +219,19 @@ def test_a_second_run_on_the_same_data_is_refused_and_harmless(tmp_path: Path, s
 
 def test_the_next_run_keeps_the_data_and_does_not_drop_the_samples_again(tmp_path: Path) -> None:
     with person(tmp_path, "--state", tmp_path / "state") as run:
-        output = run.wait_for("Ctrl-C ends it")
-        assert "gs://dropcap-uploads/ana/" in output
+        output = run.wait_for("all in ")
+        assert output.count("gs://dropcap-uploads/you/") == len(EXPECTED) + 1  # of all, and how to add one
+        ready = output.partition("Ctrl-C ends it.\n")[2]
+        page = re.match(r"a browser +(http://127\.0\.0\.1:\d+/gallery/\?user=you)\s", ready)
+        assert page
+        shown = requests.get(page[1], timeout=WAIT_S).text
+        assert len(set(re.findall(r"/gallery/picture/([0-9a-f-]{36})", shown))) == len(EXPECTED)
         run.process.send_signal(signal.SIGINT)
         assert run.exit()[0] == 0
     with person(tmp_path, "--state", tmp_path / "state") as run:
-        output = run.wait_for("Ctrl-C ends it")
+        output = run.wait_for("all in ")
         assert "The samples were analyzed by an earlier run" in output
-        assert "gs://dropcap-uploads/ana/" not in output
+        assert output.count("gs://dropcap-uploads/you/") == 1
         run.process.send_signal(signal.SIGINT)
         run.exit()
 
@@ -286,7 +292,7 @@ def test_any_program_can_be_pointed_at_the_stack_by_its_file(stack: Stack, pictu
         connection.close()
 
 
-def test_the_four_functions_share_a_port(stack: Stack, picture: Path) -> None:
+def test_all_functions_share_a_port(stack: Stack, picture: Path) -> None:
     body, png_type = picture.read_bytes(), {"Content-Type": "image/png"}
     answer = requests.post(f"{stack.url}/analyze", data=body, headers=png_type, timeout=WAIT_S)
     assert (answer.status_code, answer.json()["picture"]["format"]) == (200, "PNG")
@@ -294,6 +300,7 @@ def test_the_four_functions_share_a_port(stack: Stack, picture: Path) -> None:
     assert stats.json()["pictures_analyzed"] == 0
     assert requests.get(f"{stack.url}/get_progress_stats", timeout=WAIT_S).status_code == 400
     assert requests.post(f"{stack.url}/sweep", timeout=WAIT_S).json()["complete"]
+    assert "Whose pictures?" in requests.get(f"{stack.url}/gallery", timeout=WAIT_S).text
     assert requests.get(stack.url, timeout=WAIT_S).status_code == 405  # events are posted
 
 

@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from google.auth import jwt
@@ -37,6 +38,15 @@ class KeysUnreachable(Exception):
     """The issuer's public keys can't be had: a passing fault, in which nobody is let in or called a liar."""
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a valid ID token says: the user, until when (s since 1970), and of which sign-in, if it tells."""
+
+    user: str
+    expires: float
+    nonce: str | None
+
+
 class Tokens:
     """Checks ID tokens, with the issuer's keys kept for as long as it says. Safe to share between threads."""
 
@@ -50,15 +60,19 @@ class Tokens:
         self._kept_until = 0.0  # in seconds of the monotonic clock
 
     def user(self, authorization: str) -> str:
-        """The user whose ID token stands in an `Authorization: Bearer` header.
+        """The user whose ID token stands in an `Authorization: Bearer` header; raises as `check` does."""
+        scheme, _, token = authorization.partition(" ")
+        return self.check(token if scheme.lower() == "bearer" else "").user
+
+    def check(self, token: str) -> Identity:
+        """Who an ID token says that its bearer is.
 
         Raises Rejected (401) where there is none or it is not valid, which says no more to the client than
         that; the log has the kind of fault, but no word of the token. Raises KeysUnreachable.
         """
-        scheme, _, token = authorization.partition(" ")
         try:
-            if scheme.lower() != "bearer" or len(token) > LONGEST_TOKEN:
-                raise ValueError("no bearer token")
+            if not token or len(token) > LONGEST_TOKEN:
+                raise ValueError("no token")
             header = jwt.decode_header(token)
             if header.get("alg") != ALGORITHM or not isinstance(header.get("kid"), str):
                 raise ValueError("not signed as the issuers do")
@@ -68,12 +82,12 @@ class Tokens:
                 audience=self._audience,
                 clock_skew_in_seconds=CLOCK_SKEW_S,
             )
-            user = claims.get("sub")
+            user, nonce = claims.get("sub"), claims.get("nonce")
             if claims.get("iss") not in self._issuers or not isinstance(user, str) or not is_user(user):
                 raise ValueError("another issuer, or no user")
             if user == ANONYMOUS:  # what nobody in particular uploaded is nobody's to read
                 raise ValueError("no user of its own")
-            return user
+            return Identity(user, float(claims["exp"]), None if nonce is None else str(nonce))
         # TypeError: a claim of a type that it can't be; RecursionError: JSON that is nested too deep.
         except (GoogleAuthError, ValueError, TypeError, RecursionError) as wrong:
             if token:

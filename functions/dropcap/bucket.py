@@ -41,15 +41,17 @@ class Buckets:
         self.settings = settings
 
     @cached_property
-    def _client(self) -> "Client":
-        from google.cloud.storage import Client  # 33 MB that get_progress_stats never pays
+    def client(self) -> "Client":
+        """Google's own client: 33 MB that get_progress_stats never pays."""
+        from google.cloud.storage import Client
 
         return Client()
 
-    def _blob(self, bucket: str, name: str) -> "Blob":
-        return self._client.bucket(bucket).blob(name)
+    def blob(self, bucket: str, name: str) -> "Blob":
+        """The object of this name, whether it is there or not."""
+        return self.client.bucket(bucket).blob(name)
 
-    def _ask(self, call: Callable[..., T], **options: Any) -> T:
+    def ask(self, call: Callable[..., T], **options: Any) -> T:
         """What the call returns or raises, repetitions included; TimeoutError after STORAGE_TIMEOUT_S."""
         from google.cloud.storage.retry import DEFAULT_RETRY
 
@@ -80,9 +82,9 @@ class Buckets:
             )
         if owner(name) != user or not is_object(name):
             raise none
-        blob = self._blob(bucket, name)
+        blob = self.blob(bucket, name)
         try:
-            self._ask(blob.reload)
+            self.ask(blob.reload)
         except NotFound as missing:
             raise none from missing
         return _upload(blob)
@@ -99,8 +101,8 @@ class Buckets:
 
         By name, from `start` on and up to `end`, where these are given.
         """
-        listing = self._ask(
-            self._client.list_blobs,
+        listing = self.ask(
+            self.client.list_blobs,
             bucket_or_name=self.settings.uploads_bucket,
             start_offset=start,
             end_offset=end,
@@ -118,10 +120,10 @@ class Buckets:
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         check_size(upload.size, self.settings)
-        blob = self._blob(upload.bucket, upload.name)
+        blob = self.blob(upload.bucket, upload.name)
         try:
             # raw: a gzip-encoded object must not unfold beyond the size that was checked
-            data = self._ask(blob.download_as_bytes, raw_download=True, if_generation_match=upload.generation)
+            data = self.ask(blob.download_as_bytes, raw_download=True, if_generation_match=upload.generation)
         except (NotFound, PreconditionFailed) as gone:
             if self._live(upload):
                 raise NotStored(f"{upload.id} could not be read, and is there.") from gone
@@ -135,8 +137,8 @@ class Buckets:
 
     def published(self, upload: Upload) -> dict[str, int]:
         """What is published of an upload: generations by object name."""
-        client, bucket = self._client, self.settings.pictures_bucket
-        blobs = self._ask(lambda **bounds: list(client.list_blobs(bucket, prefix=f"{upload.id}/", **bounds)))
+        client, bucket = self.client, self.settings.pictures_bucket
+        blobs = self.ask(lambda **bounds: list(client.list_blobs(bucket, prefix=f"{upload.id}/", **bounds)))
         return {blob.name: int(blob.generation) for blob in blobs}
 
     def publish(
@@ -157,17 +159,15 @@ class Buckets:
         from google.api_core.exceptions import PreconditionFailed
 
         name = f"{upload.id}/{label}.{content_type.removeprefix('image/')}"
-        blob = self._blob(self.settings.pictures_bucket, name)
+        blob = self.blob(self.settings.pictures_bucket, name)
         blob.metadata = {k: v for k, v in upload.metadata.items() if k not in PRIVATE_METADATA}
         blob.cache_control = self.settings.cache_control
         known = before.get(name, 0)  # 0: there is none
         try:
-            self._ask(
-                blob.upload_from_string, data=data, content_type=content_type, if_generation_match=known
-            )
+            self.ask(blob.upload_from_string, data=data, content_type=content_type, if_generation_match=known)
         except PreconditionFailed:
             # The same bytes are as good: our own, perhaps, whose answer was lost.
-            self._ask(blob.reload)
+            self.ask(blob.reload)
         checksum = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
         published = Published(label, name, *size, len(data), content_type, checksum)
         self._check(published, blob)
@@ -188,9 +188,9 @@ class Buckets:
         if not published:
             raise NotStored("No picture was published.")
         for expected in published:
-            blob = self._blob(self.settings.pictures_bucket, expected.object)
+            blob = self.blob(self.settings.pictures_bucket, expected.object)
             try:
-                self._ask(blob.reload)
+                self.ask(blob.reload)
             except NotFound as missing:
                 raise NotStored(f"{expected.object} is no longer stored.") from missing
             self._check(expected, blob)
@@ -208,7 +208,7 @@ class Buckets:
         from google.api_core.exceptions import NotFound
 
         try:
-            self._ask(self._blob(self.settings.quarantine_bucket, _kept_as(upload)).reload)
+            self.ask(self.blob(self.settings.quarantine_bucket, _kept_as(upload)).reload)
         except NotFound as missing:
             if self._live(upload):
                 raise NotStored(f"{upload.id} is rejected and not in quarantine.") from missing
@@ -224,8 +224,8 @@ class Buckets:
         if self.settings.source == "archive":
             self._copy(upload, self.settings.archive_bucket, {})
         try:
-            blob = self._blob(upload.bucket, upload.name)
-            self._ask(blob.delete, if_generation_match=upload.generation)
+            blob = self.blob(upload.bucket, upload.name)
+            self.ask(blob.delete, if_generation_match=upload.generation)
         except (NotFound, PreconditionFailed):
             return  # gone already, or a newer upload has its name: that one is not ours to delete
 
@@ -233,16 +233,16 @@ class Buckets:
         """Copy within Cloud Storage to `<id>/<name>`, where an earlier delivery has not done it already."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        target = self._blob(bucket, _kept_as(upload))
+        target = self.blob(bucket, _kept_as(upload))
         target.content_type = upload.content_type or "application/octet-stream"
         facts |= {"source": f"gs://{upload.bucket}/{upload.name}"}
         room = LARGEST_METADATA - _bytes(facts)  # what would not fit would be refused at every delivery
         target.metadata = (dict(upload.metadata) if _bytes(upload.metadata) <= room else {}) | facts
-        source = self._blob(upload.bucket, upload.name)
+        source = self.blob(upload.bucket, upload.name)
         token: str | None = None
         try:
             while True:
-                token, _, _ = self._ask(
+                token, _, _ = self.ask(
                     target.rewrite, source=source, token=token, if_source_generation_match=upload.generation
                 )
                 if token is None:
@@ -255,9 +255,9 @@ class Buckets:
         """The object, where this generation is still the live one."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        blob = self._blob(upload.bucket, upload.name)
+        blob = self.blob(upload.bucket, upload.name)
         try:
-            self._ask(blob.reload, if_generation_match=upload.generation)
+            self.ask(blob.reload, if_generation_match=upload.generation)
         except (NotFound, PreconditionFailed):
             return None
         return blob

@@ -36,6 +36,7 @@ class Claim:
     busy        another's, whose lease has not run out: come back later
     recorded    the result is stored: dispose of the source
     rejected    the rejection is stored, with its `reason`: dispose of the source
+    deleted     by its user, and not yet all that is stored of it: see deletion.py
     done        nothing is left to do
     """
 

@@ -70,7 +70,7 @@ class Database:
     def claim(self, upload: Upload) -> Claim:
         """Take the upload for LEASE_S seconds, if nobody has it: one wins."""
         holder = uuid.uuid4().hex  # the same where the transaction is repeated: the claim may be ours already
-        return self._transaction(lambda run: claims.take(run, upload, holder, self._settings.lease_s))
+        return self.transaction(lambda run: claims.take(run, upload, holder, self._settings.lease_s))
 
     def mark(self, upload: Upload, holder: str, stage: str, rss_mb: float) -> bool:
         """Say what stage begins at how many resident MB; the lease begins anew.
@@ -78,7 +78,7 @@ class Database:
         False, and nothing is changed, where the claim is no longer `holder`'s.
         """
         lease_s = self._settings.lease_s
-        return self._transaction(lambda run: claims.mark(run, upload, holder, stage, rss_mb, lease_s))
+        return self.transaction(lambda run: claims.mark(run, upload, holder, stage, rss_mb, lease_s))
 
     def record(self, analysis: Analysis, upload: Upload, holder: str) -> bool:
         """Store the result, the user's sums and achievements, and the upload's state, all or nothing.
@@ -109,13 +109,13 @@ class Database:
                 result=analysis.to_json(),
             )
             if complete:
-                run(progress.update_achievements(), user=user, known=sorted(progress.RULES))
+                progress.achieve(run, user)
             return True
 
-        return self._transaction(work)
+        return self.transaction(work)
 
     def count(self, user: str) -> None:
-        """Count what of the user's pictures is not counted yet (rollup.py).
+        """Count what of the user's pictures is not counted yet (rollup.py); achievements follow.
 
         Raises Unreachable where it takes longer than the setting; the next call goes on from there.
         """
@@ -123,15 +123,18 @@ class Database:
 
         def work(run: Run) -> bool:
             rollup.lock(run, user)
-            return rollup.count(run, user)
+            complete = rollup.count(run, user)
+            if complete:
+                progress.achieve(run, user)
+            return complete
 
-        while not self._transaction(work):
+        while not self.transaction(work):
             if time.monotonic() > ends:
                 raise Unreachable("The user's pictures are still being counted: ask again.")
 
     def reject(self, upload: Upload, holder: str, code: str, reason: str) -> bool:
         """Store why the upload can't be used. False, and nothing is changed, where the claim is another's."""
-        return self._transaction(lambda run: claims.move(run, upload, holder, "rejected", code, reason))
+        return self.transaction(lambda run: claims.move(run, upload, holder, "rejected", code, reason))
 
     def release(self, upload: Upload, holder: str) -> None:
         """Give the claim back after a passing fault, so that the next delivery may start at once."""
@@ -157,9 +160,9 @@ class Database:
 
     def query(self, sql: str, **values: Any) -> list[list[Any]]:
         """The rows of one statement, in a transaction of its own; it may run twice."""
-        return self._transaction(lambda run: run(sql, **values))
+        return self.transaction(lambda run: run(sql, **values))
 
-    def _transaction(self, work: Callable[[Run], T]) -> T:
+    def transaction(self, work: Callable[[Run], T]) -> T:
         """What `work` returns, committed; done again once where connection or schema had changed."""
         with self._lock, foreign_errors():
             used_before = self._connection is not None

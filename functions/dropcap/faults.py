@@ -9,7 +9,7 @@ from typing import Any
 from pg8000.native import Connection, identifier, literal
 
 from dropcap import ancestor
-from dropcap.tables import TABLES, TOTALS, WIDER, Column, Index, Table
+from dropcap.tables import TABLES, WIDER, Column, Index, Table
 
 MISSING, NULLABLE = "is missing", "allows NULL"
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -42,6 +42,7 @@ SELECT json_build_object(
           FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (n, place)
           JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.n ORDER BY k.place),
         'where', coalesce(pg_get_expr(i.indpred, i.indrelid), ''),
+        'method', (SELECT m.amname FROM pg_class x JOIN pg_am m ON x.relam = m.oid WHERE x.oid = indexrelid),
         'unique', i.indisunique AND i.indimmediate, 'primary', i.indisprimary))
       FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indexprs IS NULL),
     'constraints', (SELECT json_agg(json_build_object('name', o.conname, 'type', o.contype, 'columns',
@@ -58,8 +59,8 @@ SELECT json_build_object(
 class Fault:
     """One difference, and the SQL that removes it: empty where that would take a risk.
 
-    `recount`: what was counted does not hold after it. `slow`: it takes time that grows with the rows, while
-    others can read and not write.
+    `empties`: the derived table, if any, that does not hold after it. `slow`: it takes time that grows with
+    the rows, while others can read and not write.
     """
 
     where: str
@@ -67,7 +68,7 @@ class Fault:
     wanted: str
     repair: tuple[str, ...] = ()
     severity: str = "WARNING"
-    recount: bool = False
+    empties: str = ""
     slow: bool = False
 
     def __str__(self) -> str:
@@ -82,20 +83,23 @@ def find(connection: Connection, bounds: str) -> list[Fault]:
     if found["schema"] is None:
         return [Fault("The search_path", "names no schema that exists", "name one")]
     tables = found["tables"] or {}
-    totals = tables.get(TOTALS)
-    anew = (f"TRUNCATE {totals['schema']}.{TOTALS}",) if totals and totals["kind"] in TABLE_KINDS else ()
     return [
-        replace(fault, repair=(*anew, *fault.repair)) if fault.recount else fault
+        replace(fault, repair=(*_emptied(fault.empties, tables), *fault.repair))
         for table in TABLES
         for fault in _table_faults(table, tables.get(table.name), found["schema"])
     ]
+
+
+def _emptied(name: str, tables: dict[str, Any]) -> tuple[str, ...]:
+    found = tables.get(name)
+    return (f"TRUNCATE {found['schema']}.{name}",) if found and found["kind"] in TABLE_KINDS else ()
 
 
 def _table_faults(table: Table, found: dict[str, Any] | None, schema: str) -> Iterator[Fault]:
     if found is None:
         name = f"{schema}.{table.name}"
         made = _creation(name, table)
-        yield Fault(f"Table {name}", "is missing", "exist", made, "INFO", recount=table.derived)
+        yield Fault(f"Table {name}", "is missing", "exist", made, "INFO", empties=table.derived)
         return
     name = f"{found['schema']}.{table.name}"  # regnamespace quotes where it must
     if found["kind"] not in TABLE_KINDS:
@@ -132,7 +136,7 @@ def _table_faults(table: Table, found: dict[str, Any] | None, schema: str) -> It
             faults = iter((_missing_column(name, column, columns.keys()),))
         else:
             faults = _column_faults(name, column, columns[column.name])
-        yield from (_made_anew(name, column, fault) for fault in faults) if table.derived else faults
+        yield from (_made_anew(name, table, column, fault) for fault in faults) if table.derived else faults
     for other in columns.keys() - ours:
         known = columns[other]
         if known["not_null"] and known["default"] is None and not known["identity"] and not known["made"]:
@@ -151,7 +155,7 @@ def _table_faults(table: Table, found: dict[str, Any] | None, schema: str) -> It
         kind = "UNIQUE" if any(index["primary"] for index in whole) else "PRIMARY KEY"
         key = f"({', '.join(table.key)})"
         add = (*((f"TRUNCATE {name}",) if table.derived else ()), f"{alter} ADD {kind} {key}")
-        yield Fault(f"Table {name}", f"has no key {key}", f"be unique by {key}", add, recount=table.derived)
+        yield Fault(f"Table {name}", f"has no key {key}", f"be unique by {key}", add, empties=table.derived)
     for index in table.indexes:
         if not any(_does(found, index) for found in indexes):
             create = f"CREATE INDEX {_on(name, index)}"
@@ -177,13 +181,15 @@ def _creation(name: str, table: Table) -> tuple[str, ...]:
 
 
 def _on(name: str, index: Index) -> str:
-    return f"ON {name} ({', '.join(index.columns)})" + (f" WHERE {index.where}" if index.where else "")
+    method = "" if index.method == "btree" else f"USING {index.method} "
+    where = f" WHERE {index.where}" if index.where else ""
+    return f"ON {name} {method}({', '.join(index.columns)}){where}"
 
 
 def _does(found: dict[str, Any], wanted: Index) -> bool:
     """Whether an index does what is wanted: more columns after ours do no harm."""
     leading = found["columns"][: len(wanted.columns)]
-    return (tuple(leading), found["where"]) == (wanted.columns, wanted.where)
+    return Index(tuple(leading), found["where"], found["method"]) == wanted
 
 
 def _definition(column: Column) -> str:
@@ -196,22 +202,23 @@ def _missing_column(name: str, column: Column, present: AbstractSet[str]) -> Fau
     add = f"ALTER TABLE {name} ADD COLUMN "
     wanted = f"be there: {_definition(column)}"
     if not (column.fill and present >= set(column.source)):
-        return Fault(f"Column {name}.{column.name}", MISSING, wanted, (add + _definition(column),))
+        there = add + _definition(column)
+        return Fault(f"Column {name}.{column.name}", MISSING, wanted, (there,), empties=column.empties)
     if not column.source:  # the rows that there are get it from the catalogue
         there = add + _definition(replace(column, default=column.fill))
-        return Fault(f"Column {name}.{column.name}", MISSING, wanted, (there,), recount=True)
+        return Fault(f"Column {name}.{column.name}", MISSING, wanted, (there,), empties=column.empties)
     value = f"coalesce({column.fill}, {column.default})" if column.default else column.fill
     repair = (f"{add}{column.name} {column.type}", f"UPDATE {name} SET {column.name} = {value}")
     return Fault(f"Column {name}.{column.name}", MISSING, wanted, repair)
 
 
-def _made_anew(name: str, column: Column, fault: Fault) -> Fault:
+def _made_anew(name: str, table: Table, column: Column, fault: Fault) -> Fault:
     """The fault of a derived table's column, mended by emptying the table where nothing better is known."""
     if fault.repair and fault.found not in (MISSING, NULLABLE):
         return fault
     alter = f"ALTER TABLE {name}"
     drop, add = f"DROP COLUMN IF EXISTS {column.name}", f"ADD COLUMN {_definition(column)}"
-    return replace(fault, repair=(f"TRUNCATE {name}", f"{alter} {drop}, {add}"), recount=True)
+    return replace(fault, repair=(f"TRUNCATE {name}", f"{alter} {drop}, {add}"), empties=table.derived)
 
 
 def _column_faults(name: str, column: Column, found: dict[str, Any]) -> Iterator[Fault]:

@@ -148,6 +148,26 @@ def opened(data: bytes, settings: Settings, make_room: Callable[[], None] = memo
     return Picture(PictureFacts(kind, len(data), width, height, decoder.name), raster)
 
 
+def check_head(head: bytes, settings: Settings) -> None:
+    """Raise Rejected where the first bytes of a file already show that it is no picture that can be taken.
+
+    Only for what is certain: no picture, of another format, or of a size that is too large. A header that is
+    not whole, or that no decoder understands, is left to `opened`.
+    """
+    kind = _format(head)
+    size = headers.webp_size(head)
+    if kind != "WEBP":
+        try:
+            if kind == "HEIF":
+                _register_heif()
+            with Image.open(io.BytesIO(head), formats=(kind,)) as header:
+                size = header.size
+        except Exception:  # half a file, or hostile bytes: parsers raise anything
+            return
+    if min(size) > 0:
+        _check_size(kind, size, settings)
+
+
 def _format(data: bytes) -> str:
     """The format by its first bytes, as Pillow calls it."""
     if not data:

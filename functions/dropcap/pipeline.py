@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from PIL.Image import Image
 
-from dropcap import blip, gemini, logs, memory, picture
+from dropcap import blip, deletion, gemini, logs, memory, picture
 from dropcap.analysis import Analysis, Caption, Description, Published, Source
 from dropcap.claims import Claim
 from dropcap.connection import Unreachable
@@ -30,8 +30,9 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
 
     `posted` are the bytes of an upload that lies in no bucket. A picture that can't work is quarantined and
     recorded; a posted one raises Rejected instead. Raises Busy while another delivery holds the claim, and
-    as soon as another has taken it over. Whatever else is raised is a passing fault, the database's included:
-    the claim is given back, and the next delivery goes on.
+    as soon as another has taken it over. Of what its user has deleted, nothing comes back. Whatever else is
+    raised is a passing fault, the database's included: the claim is given back, and the next delivery goes
+    on.
     """
     database, settings = services.database, services.settings
     watch = memory.Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
@@ -42,6 +43,9 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
         if claim.state == "busy":
             raise Busy(f"Upload {upload.id} is being analyzed by another delivery.")
         if claim.state == "done":
+            return
+        if claim.state == deletion.STATE:
+            deletion.finish(upload, services)
             return
         if claim.state == "claimed":
             watch.begins = lambda stage: _keep(claim, upload, services, stage)

@@ -9,10 +9,14 @@ changed rule shows at once.
 
 import datetime as dt
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dropcap.claims import Run
 from dropcap.rollup import COMPLETE, ZONE
 from dropcap.tables import UNNAMED
+
+PICTURES, DAYS = "pictures", "days in a row"
 
 
 class Queries(Protocol):
@@ -27,26 +31,42 @@ class Sums(Queries, Protocol):
     def count(self, user: str) -> None: ...
 
 
-def pictures(number: int) -> str:
-    return (
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """An achievement: `target` of what it `counts` are needed.
+
+    `earned_at` is the SQL of the instant it was earned at: NULL while it is not.
+    """
+
+    counts: str
+    target: int
+    earned_at: str
+
+
+def pictures(number: int) -> Rule:
+    earned_at = (
         "SELECT analyzed_at FROM analyses WHERE user_id = :user "
         f"ORDER BY analyzed_at OFFSET {number - 1} LIMIT 1"
     )
+    return Rule(PICTURES, number, earned_at)
 
 
-def days_in_a_row(number: int) -> str:
-    return f"SELECT min(reached_at) FROM progress_days WHERE user_id = :user AND nth = {number}"
+def days_in_a_row(number: int) -> Rule:
+    earned_at = f"SELECT min(reached_at) FROM progress_days WHERE user_id = :user AND nth = {number}"
+    return Rule(DAYS, number, earned_at)
 
 
-def between(first_hour: int, end_hour: int) -> str:
-    return (
+def between(first_hour: int, end_hour: int) -> Rule:
+    earned_at = (
         "SELECT min(first_at) FROM progress_hours "
         f"WHERE user_id = :user AND hour >= {first_hour} AND hour < {end_hour}"
     )
+    return Rule(f"picture between {first_hour}:00 and {end_hour}:00", 1, earned_at)
 
 
-# Each achievement by name, and the SQL of the instant it was earned at: NULL while it is not.
-RULES: Mapping[str, str] = {
+PICTURES, DAYS = "pictures", "days in a row"
+# Each achievement by name, which is its title with underscores; of a kind, the nearer first.
+RULES: Mapping[str, Rule] = {
     "first_picture": pictures(1),
     "ten_pictures": pictures(10),
     "hundred_pictures": pictures(100),
@@ -58,11 +78,23 @@ RULES: Mapping[str, str] = {
     "early_bird": between(5, 7),
     "night_owl": between(0, 4),
 }
+# The last picture, and what day it is for its user: that of its zone.
+TODAY = f"""
+latest AS (
+  SELECT analyzed_at AS at, coalesce(time_zone, {ZONE}) AS zone
+  FROM analyses WHERE user_id = :user ORDER BY analyzed_at DESC, id DESC LIMIT 1
+),
+today AS (
+  SELECT local::date AS today, date_trunc('week', local)::date AS monday
+  FROM (SELECT coalesce(CAST(:now AS timestamptz), now())
+          AT TIME ZONE coalesce((SELECT zone FROM latest), {ZONE}) AS local) AS localised
+)
+"""
 
 
-def _earned(rules: Mapping[str, str]) -> str:
+def _earned(rules: Mapping[str, Rule]) -> str:
     """The query part `earned`: each rule's name and instant, where it is earned."""
-    rows = ", ".join(f"('{name}', ({instant}))" for name, instant in rules.items())
+    rows = ", ".join(f"('{name}', ({rule.earned_at}))" for name, rule in rules.items())
     return f"""
 earned AS (
   SELECT achievement_name, earned_at FROM (VALUES {rows}) AS rule (achievement_name, earned_at)
@@ -71,7 +103,7 @@ earned AS (
 """
 
 
-def update_achievements(rules: Mapping[str, str] = RULES) -> str:
+def update_achievements(rules: Mapping[str, Rule] = RULES) -> str:
     """The statement that brings the stored achievements of `:user` in line with the rules in `:known`.
 
     Names that no rule knows stay: they come from the old web app.
@@ -89,8 +121,13 @@ ON CONFLICT (user_id, achievement_name) DO UPDATE SET earned_at = excluded.earne
 """
 
 
+def achieve(run: Run, user: str) -> None:
+    """Bring the user's stored achievements in line with RULES, once all pictures are counted."""
+    run(update_achievements(), user=user, known=sorted(RULES))
+
+
 def stats(
-    database: Sums, user: str, now: dt.datetime | None = None, rules: Mapping[str, str] = RULES
+    database: Sums, user: str, now: dt.datetime | None = None, rules: Mapping[str, Rule] = RULES
 ) -> dict[str, Any]:
     """The progress of a user, ready for JSON; zeros, an empty list and None for one who is unknown.
 
@@ -100,15 +137,7 @@ def stats(
     """
     sql = f"""
 WITH totals AS (SELECT pictures, {COMPLETE} AS complete FROM progress_totals WHERE user_id = :user),
-latest AS (
-  SELECT analyzed_at AS at, coalesce(time_zone, {ZONE}) AS zone
-  FROM analyses WHERE user_id = :user ORDER BY analyzed_at DESC, id DESC LIMIT 1
-),
-today AS (
-  SELECT local::date AS today, date_trunc('week', local)::date AS monday
-  FROM (SELECT coalesce(CAST(:now AS timestamptz), now())
-          AT TIME ZONE coalesce((SELECT zone FROM latest), {ZONE}) AS local) AS localised
-),
+{TODAY},
 {_earned(rules)},
 all_earned AS (
   SELECT achievement_name, earned_at FROM earned
@@ -139,3 +168,24 @@ SELECT coalesce((SELECT complete FROM totals), NOT EXISTS (SELECT FROM latest)),
         if complete:
             return dict(progress)
         database.count(user)
+
+
+def days(
+    database: Queries, user: str, weeks: int, now: dt.datetime | None = None
+) -> tuple[dt.date, dict[dt.date, int]]:
+    """Today where the user is, and how many pictures the user has on each day that has any.
+
+    Of the last `weeks` ISO weeks, this one included. All have to be counted: ask for `stats` first.
+    """
+    rows = database.query(
+        f"""
+        WITH {TODAY}
+        SELECT today, day, pictures FROM today
+        LEFT JOIN progress_days
+        ON user_id = :user AND day >= monday - 7 * CAST(:before AS int) AND day <= today
+        """,
+        user=user,
+        now=now,
+        before=weeks - 1,
+    )
+    return rows[0][0], {day: pictures for _, day, pictures in rows if day}

@@ -1,4 +1,7 @@
-"""How often: each user may ask `analyze` MAX_PER_HOUR times in an hour, whichever instances answer."""
+"""How often: each user may send MAX_PER_HOUR pictures in an hour, whichever instances answer.
+
+What is sent to `analyze` counts, and where users sign in what they drop on the gallery's page.
+"""
 
 import time
 from http import HTTPStatus
@@ -10,9 +13,9 @@ HOUR_S = 3600
 
 
 def count(database: Queries, user: str, most: int) -> None:
-    """Count one more call of the user in this hour of UTC, by the database's clock. 0 sets no bound.
+    """Count one more picture of the user in this hour of UTC, by the database's clock. 0 sets no bound.
 
-    One row a user, which the statement locks: of any number of calls at once exactly `most` pass. Raises
+    One row a user, which the statement locks: of any number at once exactly `most` pass. Raises
     Rejected (429) for the others, which are not counted.
     """
     counted = not most or database.query(

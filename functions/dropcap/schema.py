@@ -5,7 +5,7 @@ transaction what can be repaired without losing a row, and checks again:
 
     missing table, column, default, key, index, check     added
     missing column that other columns still tell          added and filled from them
-    what a derived table lacks or holds that is wrong     emptied: users are counted anew (rollup.py)
+    what a derived table lacks or holds that is wrong     emptied, to be made anew (rollup.py, search.py)
     narrower type (integer, varchar(40), json, ...)       widened
     nullable column that must not be                      tightened, where it holds no NULL
     what would refuse our rows: NOT NULL without default

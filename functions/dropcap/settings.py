@@ -111,6 +111,12 @@ class Settings:
     quarantine_bucket: str = _setting(
         "dropcap-quarantine", "bucket for uploads that can't be used", *_bucket()
     )
+    pictures_url: str = _setting(
+        "",
+        "address under which apps reach the published pictures, for the HTML and Markdown that the gallery "
+        "copies; empty: that of PICTURES_BUCKET at Cloud Storage",
+        *_url("https", "http"),
+    )
     archive_bucket: str = _setting("", "bucket for sources where SOURCE=archive", *_bucket(optional=True))
     source: str = _setting(
         "delete", "what becomes of a source that is done", *_one_of("delete", "keep", "archive")
@@ -144,8 +150,16 @@ class Settings:
         _audience,
     )
     auth_certs_url: str = _setting("", "other address of the issuer's certificates", *_url("https"))
+    sign_in_url: str = _setting(
+        "",
+        "page that signs people in for the gallery and posts their `id_token`; empty: Google's, where "
+        "AUTH_AUDIENCE is an OAuth client id",
+        *_url("https"),
+    )
     max_per_hour: int = _setting(
-        300, "calls of analyze an hour for each user; 0: any number", *_number(0, 1_000_000)
+        300,
+        "pictures an hour that each user may send to analyze or drop on the gallery's page; 0: any number",
+        *_number(0, 1_000_000),
     )
     max_mb: int = _setting(32, "largest source, MiB", *_number(1, 512))
     max_megapixels: int = _setting(100, "largest source, megapixels", *_number(1, 1000))

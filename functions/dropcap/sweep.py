@@ -1,6 +1,7 @@
 """What no delivery may ever finish: found in database and bucket, and taken through the pipeline as usual.
 
-    rows that are not done and whose lease ran out    a kill, a fault that lasted, a source that went away
+    rows that are not done and whose lease ran out    a kill, a fault that lasted, a source that went away,
+                                                      a deletion that broke off
     objects without a row                             their event never came
 
 A sweep that finds nothing costs two queries and a listing, with one query for each page of objects, however
@@ -15,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dropcap import logs
+from dropcap import deletion, logs
 from dropcap.pipeline import Busy, process
 from dropcap.services import Services
 from dropcap.upload import Upload
@@ -81,10 +82,10 @@ def _finish(upload: Upload, services: Services) -> str:
     """What became of it; no failure of one may keep a sweep from the others."""
     try:
         process(services.buckets.current(upload) if upload.in_bucket else upload, services)
-        [[code]] = services.database.query(CODE, id=upload.id)
+        [[code]] = services.database.query(CODE, id=upload.id) or [[deletion.STATE]]
     except Busy:
         return "left"
     except Exception as problem:  # whatever it was, it is logged and counted
         logs.exception("not finished by the sweep", problem, upload=str(upload.id))
         return "failed"
-    return "done" if code in ("", "gone") else "quarantined"
+    return "done" if code in ("", "gone", deletion.STATE) else "quarantined"

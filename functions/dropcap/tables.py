@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 INSTANT = "timestamp with time zone"
 TOTALS = "progress_totals"  # a user who has no row there is counted anew
+VOCABULARY = "vocabulary"  # a user who has no row there is indexed anew
 UNNAMED = "unnamed"  # the achievement of a row that has lost its name: kept, but not shown
 
 
@@ -25,7 +26,8 @@ class Column:
     """`type` and `default` as PostgreSQL prints them.
 
     `fill` tells the value of a lost column from other columns of the row, the ones in `source`: where there
-    are none it is the same for all rows that there are, which costs nothing however many they are.
+    are none it is the same for all rows that there are, which costs nothing however many they are. `empties`
+    is the table that was derived from the column, and does not hold when it is lost.
     """
 
     name: str
@@ -34,21 +36,24 @@ class Column:
     null: bool = False
     fill: str = ""
     source: tuple[str, ...] = ("result",)
+    empties: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """`where` as PostgreSQL prints it; empty: of all rows."""
+    """`where` as PostgreSQL prints it; empty: of all rows. `method` as in pg_am."""
 
     columns: tuple[str, ...]
     where: str = ""
+    method: str = "btree"
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """`key` is column names, `checks` (name, rule): only such as will hold for ever.
 
-    A table that is `derived` can be counted anew from the others, and is where it can't be repaired.
+    A table that is `derived` can be made anew from the others, and is where it can't be repaired: it names
+    the table that is emptied so that this happens, which may be itself.
     """
 
     name: str
@@ -56,7 +61,7 @@ class Table:
     key: tuple[str, ...]
     indexes: tuple[Index, ...] = ()
     checks: tuple[tuple[str, str], ...] = ()
-    derived: bool = False
+    derived: str = ""
 
 
 # In the order in which a transaction of `database.py` locks them, so that a repair can't deadlock with one.
@@ -71,7 +76,7 @@ TABLES = (
             Column("user_id", "text"),
             Column("size", "bigint", "0"),
             Column("content_type", "text", "''::text"),
-            Column(  # claimed, recorded, rejected, done
+            Column(  # claimed, recorded, rejected, done; deleted by its user, but not all that is stored
                 "state",
                 "text",
                 "'claimed'::text",
@@ -94,7 +99,10 @@ TABLES = (
         key=("id",),
         # What a sweep looks for among millions that are done. By an instant that no update changes, so that
         # a lease is renewed in place (HOT), without an entry in any index.
-        indexes=(Index(("created_at",), "(state <> 'done'::text)"),),
+        indexes=(
+            Index(("created_at",), "(state <> 'done'::text)"),
+            Index(("user_id", "created_at"), "(reason_code <> ''::text)"),
+        ),
         checks=(("uploads_attempts", "attempts > 0"),),
     ),
     # The first of three that progress is read from; `rollup.py` says how a row of `analyses` gets into them.
@@ -107,7 +115,33 @@ TABLES = (
             Column("time_zone", "text", null=True),  # the setting's, if any picture was counted by it
         ),
         key=("user_id",),
-        derived=True,
+        derived=TOTALS,
+    ),
+    Table(  # the words and tags of a user's pictures, for whoever mistypes one; `search.py` keeps it
+        VOCABULARY,
+        (
+            Column("user_id", "text"),
+            Column("tag", "boolean"),
+            Column("word", "text"),  # '': the user's documents are counted in here
+            Column("pictures", "bigint", "0"),
+            Column("grams", "text[]", "'{}'::text[]"),  # its trigrams, each begun with a hash of the user
+        ),
+        key=("user_id", "tag", "word"),
+        indexes=(Index(("grams",), method="gin"),),
+        derived=VOCABULARY,
+    ),
+    # What a search looks through, apart from `analyses`, which has five times as many pages.
+    Table(
+        "documents",
+        (
+            Column("id", "uuid"),
+            Column("user_id", "text"),
+            Column("analyzed_at", INSTANT),
+            Column("document", "tsvector"),
+        ),
+        key=("id",),
+        indexes=(Index(("user_id", "analyzed_at")), Index(("document",), method="gin")),
+        derived=VOCABULARY,
     ),
     Table(
         "analyses",
@@ -133,10 +167,19 @@ TABLES = (
             Column("result", "jsonb"),  # the whole Analysis
             # Whether it is in the tables of progress, where its user is in TOTALS. A revision that does not
             # count leaves it false; rows from before there was the column have users who are not in TOTALS.
-            Column("counted", "boolean", "false", fill="true", source=()),
+            Column("counted", "boolean", "false", fill="true", source=(), empties=TOTALS),
+            Column("own_caption", "text", null=True),  # a person's, shown instead of the model's beside it
+            Column("own_alt_text", "text", null=True),
+            Column("edited_at", INSTANT, null=True),
+            # Whether it has its document; a revision that makes none leaves it false.
+            Column("searchable", "boolean", "false", empties=VOCABULARY),
         ),
         key=("id",),
-        indexes=(Index(("user_id", "analyzed_at")), Index(("user_id",), "(NOT counted)")),
+        indexes=(
+            Index(("user_id", "analyzed_at")),
+            Index(("user_id",), "(NOT counted)"),
+            Index(("user_id", "analyzed_at", "id"), "(NOT searchable)"),
+        ),
         checks=(("analyses_picture", "bytes >= 0 AND width >= 0 AND height >= 0"),),
     ),
     Table(
@@ -151,13 +194,13 @@ TABLES = (
         ),
         key=("user_id", "day"),
         indexes=(Index(("user_id", "nth", "reached_at")),),
-        derived=True,
+        derived=TOTALS,
     ),
     Table(
         "progress_hours",
         (Column("user_id", "text"), Column("hour", "bigint"), Column("first_at", INSTANT)),
         key=("user_id", "hour"),
-        derived=True,
+        derived=TOTALS,
     ),
     Table(
         "achievements",

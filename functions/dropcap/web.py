@@ -16,6 +16,7 @@ from dropcap.upload import ANONYMOUS, from_event, is_user, owner, posted
 
 # The last argument is the user who is signed in, or None where AUTH=iam lets a back end name the user.
 Handler = Callable[[flask.Request, Services, str | None], Mapping[str, Any]]
+Tell = Callable[[HTTPStatus, str, str, str], flask.Response]  # status, code, problem, remedy
 RETRY_AFTER_S = 10
 YEAR_S = 31_536_000
 TRUE = frozenset({"1", "true", "yes"})
@@ -49,46 +50,59 @@ def handle_event(data: Mapping[str, Any] | None, services: Services) -> None:
         flask.abort(HTTPStatus.SERVICE_UNAVAILABLE)
 
 
+def problem(status: HTTPStatus, code: str, problem: str, remedy: str) -> flask.Response:
+    """The answer to a program that something went wrong (RFC 9457)."""
+    body = {"type": "about:blank", "title": status.phrase, "status": int(status)}
+    body |= {"code": code, "detail": problem, "remedy": remedy}
+    # Streamed, as the framework reads all of a request into memory before it sends any other response.
+    return flask.Response(iter([json.dumps(body)]), status, mimetype="application/problem+json")
+
+
 def respond(
     request: flask.Request, method: str, handler: Handler, services: Services, operators: bool = False
 ) -> flask.Response:
-    """Answer a request by its handler; a client sees a problem and its remedy, never a stack trace.
+    """Answer a request by its handler, in JSON.
 
     With AUTH=token nothing is done, nor the body read, for who shows no valid token. What is for `operators`
     has no users: there IAM says who may call.
     """
-    logs.follow(request.headers.get("traceparent", ""))
-    try:
+
+    def work() -> flask.Response:
         if request.method != method:
-            raise Rejected(
-                "wrong_method",
-                f"{request.method} is not allowed here.",
-                f"Use {method}.",
-                HTTPStatus.METHOD_NOT_ALLOWED,
-                {"Allow": method},
-            )
+            raise wrong_method(request, method)
         caller = None
         if services.settings.auth == "token" and not operators:
             caller = services.tokens.user(request.headers.get("Authorization", ""))
         return flask.Response(json.dumps(handler(request, services, caller)), mimetype="application/json")
+
+    return guarded(request, services, work)
+
+
+def guarded(
+    request: flask.Request, services: Services, work: Callable[[], flask.Response], tell: Tell = problem
+) -> flask.Response:
+    """What `work` answers; a client sees a problem and its remedy by `tell`, never a stack trace."""
+    logs.follow(request.headers.get("traceparent", ""))
+    try:
+        return work()
     except Rejected as rejection:
-        response = _problem(rejection.status, rejection.code, rejection.problem, rejection.remedy)
+        response = tell(rejection.status, rejection.code, rejection.problem, rejection.remedy)
         response.headers.update(rejection.headers)
         return response
     except RequestEntityTooLarge:
-        return _problem(
+        return tell(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             "too_many_bytes",
             f"The request is larger than {services.settings.max_mb} MiB.",
             "Send a smaller picture, or raise MAX_MB.",
         )
     except HTTPException as refused:  # Flask's own: a broken multipart body, say
-        return _problem(
+        return tell(
             HTTPStatus(refused.code or 400), "bad_request", "The request can't be read.", "Check its form."
         )
-    except Exception as problem:  # the edge: whatever failed is logged, and the client may try again
-        logs.exception("request failed", problem)
-        response = _problem(
+    except Exception as failed:  # the edge: whatever failed is logged, and the client may try again
+        logs.exception("request failed", failed)
+        response = tell(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "try_again",
             "The request could not be answered just now.",
@@ -98,11 +112,15 @@ def respond(
         return response
 
 
-def _problem(status: HTTPStatus, code: str, problem: str, remedy: str) -> flask.Response:
-    body = {"type": "about:blank", "title": status.phrase, "status": int(status)}
-    body |= {"code": code, "detail": problem, "remedy": remedy}
-    # Streamed, as the framework reads all of a request into memory before it sends any other response.
-    return flask.Response(iter([json.dumps(body)]), status, mimetype="application/problem+json")
+def wrong_method(request: flask.Request, *allowed: str) -> Rejected:
+    """The refusal of the request's method, where these are allowed."""
+    return Rejected(
+        "wrong_method",
+        f"{request.method} is not allowed here.",
+        f"Use {' or '.join(allowed)}.",
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        {"Allow": ", ".join(allowed)},
+    )
 
 
 def analyze(request: flask.Request, services: Services, caller: str | None) -> Mapping[str, Any]:
@@ -128,12 +146,12 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
     keep = str(options.get("keep", "")).lower() in TRUE
     if data is None:
         bucket, name = _text(options, "bucket"), _text(options, "name")
-        upload = services.buckets.find(bucket, name, _user(options, caller, owner(name)))
+        upload = services.buckets.find(bucket, name, user_of(options, caller, owner(name)))
     else:
         from dropcap.bucket import check_size
 
         check_size(len(data), services.settings)
-        user = _user(options, caller, ANONYMOUS)
+        user = user_of(options, caller, ANONYMOUS)
         upload = posted(data, user, content_type, str(options.get("tz", "")))
     if upload.user != ANONYMOUS:  # nobody in particular: a back end that IAM lets in keeps its own count
         rate.count(services.database, upload.user, services.settings.max_per_hour)
@@ -168,10 +186,10 @@ def progress(request: flask.Request, services: Services, caller: str | None) -> 
     """The uploads, streaks and achievements of `user`, who is the caller where one is signed in."""
     from dropcap.progress import stats
 
-    return stats(services.database, _user(request.args, caller, None))
+    return stats(services.database, user_of(request.args, caller, None))
 
 
-def _user(options: Mapping[str, Any], caller: str | None, default: str | None) -> str:
+def user_of(options: Mapping[str, Any], caller: str | None, default: str | None) -> str:
     """The user of the options, else the caller, else `default`; Rejected where it is not the caller."""
     user = options.get("user", caller or default)
     if caller and user != caller:

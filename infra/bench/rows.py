@@ -19,6 +19,7 @@ UNFINISHED = 500  # uploads, in all states but done, whose lease ran out
 BEFORE = """
 DROP TABLE progress_totals, progress_days, progress_hours;
 ALTER TABLE analyses DROP COLUMN counted;
+ALTER TABLE analyses DROP COLUMN searchable;
 DROP INDEX analyses_user_id_analyzed_at_idx, uploads_created_at_idx;
 """
 AFTER = "CREATE INDEX ON analyses (user_id, analyzed_at)"

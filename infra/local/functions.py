@@ -1,9 +1,10 @@
-"""The four functions in one process, under the real functions-framework and its own HTTP server.
+"""The five functions in one process, under the real functions-framework and its own HTTP server.
 
     POST /                          on_upload             (CloudEvents)
     POST /analyze                   analyze
     GET  /get_progress_stats        get_progress_stats
     POST /sweep                     sweep
+    any  /gallery/...               gallery
 
 On Google Cloud each is a service of its own; here they share a port. Settings come from the environment.
 """
@@ -26,18 +27,19 @@ def application() -> Flask:
     """`on_upload`'s application, with the others under their names."""
     app: Flask = create_app("on_upload", SOURCE, "cloudevent")
     others = {
-        f"/{target}": _without_redirect(create_app(target, SOURCE, "http"))
-        for target in ("analyze", "get_progress_stats", "sweep")
+        f"/{target}": _whole_path(create_app(target, SOURCE, "http"))
+        for target in ("analyze", "get_progress_stats", "sweep", "gallery")
     }
     app.wsgi_app = DispatcherMiddleware(app.wsgi_app, others)  # type: ignore[method-assign]  # Flask's own way
     return app
 
 
-def _without_redirect(function: Flask) -> WSGIApplication:
-    """The function at its bare name: Flask would send `/analyze` on to `/analyze/`."""
+def _whole_path(function: Flask) -> WSGIApplication:
+    """The function with the path that was asked for: below a root, Flask has a `/static/` of its own."""
 
     def serve(environment: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environment["PATH_INFO"] = environment["PATH_INFO"] or "/"
+        environment["PATH_INFO"] = environment["SCRIPT_NAME"] + environment["PATH_INFO"]
+        environment["SCRIPT_NAME"] = ""
         return function(environment, start_response)
 
     return serve
@@ -45,7 +47,7 @@ def _without_redirect(function: Flask) -> WSGIApplication:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        "python -m infra.local.functions", description="Serve the four functions."
+        "python -m infra.local.functions", description="Serve the five functions."
     )
     parser.add_argument("--port", type=int, default=8080, help="port of 127.0.0.1 (%(default)s)")
     port = parser.parse_args().port

@@ -119,7 +119,7 @@ class Run:
             facts = path.stat()
             self._sizes[path] = (facts.st_size, facts.st_mtime_ns)
             if before.get(path) == self._sizes[path]:
-                if self.upload(path, "you") is None:
+                if self.upload(path, show.YOU) is None:
                     self.console.print(
                         f"{path.name} is left alone: empty, or not chosen by INCLUDE and EXCLUDE."
                     )
@@ -186,9 +186,9 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
         )
         run = Run(stack, console, arguments.drop)
         if arguments.pictures:
-            run.drop_and_wait(arguments.pictures, "you", arguments.timeout)
-        elif arguments.once or not run.results.analyzed([f"ana/{path.name}" for path in samples]):
-            run.drop_and_wait(samples, "ana", arguments.timeout)
+            run.drop_and_wait(arguments.pictures, show.YOU, arguments.timeout)
+        elif arguments.once or not run.results.analyzed([f"{show.YOU}/{path.name}" for path in samples]):
+            run.drop_and_wait(samples, show.YOU, arguments.timeout)
         else:
             console.print("The samples were analyzed by an earlier run; its data is kept.", highlight=False)
         if not arguments.once:

@@ -15,6 +15,7 @@ from rich_pixels import Pixels
 from infra.local.results import Outcome
 
 STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish")  # jsonb forgets their order
+YOU = "you"  # the user whose all is that is dropped here: one page of the gallery shows it
 PICTURE_WIDTH, PICTURE_HEIGHT = 36, 36  # columns, and pixels high: a line of text shows two
 
 
@@ -100,17 +101,18 @@ def _bytes(count: int) -> str:
 
 
 def ready(console: Console, exports: Mapping[str, str], env: str, drop: str, uploads_bucket: str) -> None:
-    """How to drop more, until Ctrl-C."""
+    """Where to look, and how to drop more, until Ctrl-C."""
     url = exports["DROPCAP_URL"]
     rows = (
+        ("a browser", f"{url}/gallery/?user={YOU}"),
         ("a folder", f"put pictures into {drop}"),
-        ("gcloud", f". {env}; gcloud storage cp PICTURE gs://{uploads_bucket}/you/"),
+        ("gcloud", f". {env}; gcloud storage cp PICTURE gs://{uploads_bucket}/{YOU}/"),
         ("HTTP", f"curl --data-binary @PICTURE -H 'Content-Type: image/jpeg' {url}/analyze"),
-        ("progress", f"curl '{url}/get_progress_stats?user=you'"),
+        ("progress", f"curl '{url}/get_progress_stats?user={YOU}'"),
         ("addresses", f"functions {url}, Cloud Storage {exports['STORAGE_EMULATOR_HOST']}, all in {env}"),
     )
     table = Table.grid(padding=(0, 2))
     for name, how in rows:
-        table.add_row(Text(name, "cyan"), Text(how, overflow="fold"))
-    console.print("\nDrop more, as you like; Ctrl-C ends it.", style="bold")
+        table.add_row(Text(name, "cyan"), Text(how, "default" if table.rows else "bold", overflow="fold"))
+    console.print("\nSee them, and drop more, as you like; Ctrl-C ends it.", style="bold")
     console.print(table)

@@ -33,6 +33,7 @@ WORDS = 3  # of a statement: enough to know it
 BESIDE = (
     "(_fetch_background)"  # google-cloud-storage, which looks at a bucket once, for traces, at any moment
 )
+WAYS = ("ask", "blob", "transaction")  # what the other methods go through, which are points already
 on_upload = main.on_upload
 
 _seen: Counter[str] = Counter()
@@ -119,7 +120,7 @@ for module in ("google.cloud.storage", gemini.ADAPTERS[main.SERVICES.settings.ge
     importlib.import_module(module)
 for part in (Buckets, Database):
     for each, _ in inspect.getmembers(part, inspect.isfunction):
-        if not each.startswith("_"):
+        if not each.startswith("_") and each not in WAYS:
             wrap(part, each, functools.partial(lambda name, *_, **__: name, f"{part.__name__}.{each}"))
 wrap(Connection, "run", _statement)
 wrap(requests.Session, "request", _request)

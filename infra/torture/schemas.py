@@ -42,8 +42,9 @@ VALUES = {  # of row :n, by type
     "timestamp with time zone": "timestamptz '2026-02-03 04:05:06+00'",
     "date": "date '2026-02-03'",
     "boolean": "true",
+    "tsvector": "to_tsvector('simple', 'word {n}')",
 }
-DERIVED = {table.name for table in TABLES if table.derived}  # are counted anew where they can't be repaired
+DERIVED = {table.name for table in TABLES if table.derived}  # are made anew where they can't be repaired
 OLD = """
 CREATE TABLE achievements (id serial PRIMARY KEY, user_id integer, name varchar(80) NOT NULL,
                            earned_at timestamp DEFAULT now());

@@ -1,0 +1,79 @@
+"""A picture is deleted by its user: first nobody can see it any more, then nothing of it is stored.
+
+    changes.py    one transaction: its analysis, words, sums and achievements are gone; the upload's row is
+                  nobody's and in the state `deleted`, but still tells where the objects lie
+    _erase        the published pictures, the copies in quarantine and archive, the source
+    _forget       the row tells nothing any more: a tombstone, which is `done`
+
+So at no moment is a picture shown without its parts, or is something stored that no row tells of. Whoever
+dies in between leaves a row that is not done: who deletes the picture again, a late delivery and the sweep
+all go on with it, from its beginning, as each step may be repeated.
+
+The tombstone is an id, which is a hash, and some times: without it, an event that is delivered late would be
+that of a new upload. No event can come of a posted picture, so its row goes, and it may be posted again.
+
+What is not ours to delete stays as long as it is set to: objects where the bucket has soft delete (7 days, as
+`make deploy` makes them), backups of the database, logs, and copies in browsers.
+"""
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from dropcap.bucket import Buckets
+from dropcap.services import Services
+from dropcap.upload import Upload
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Blob
+
+STATE = "deleted"  # of an upload's row while something is stored; and, from then on, its reason
+
+
+def finish(upload: Upload, services: Services) -> None:
+    """Erase all that is stored of an upload whose row is in the state `deleted`, and make it a tombstone.
+
+    What this raises is a passing fault: the next to come goes on.
+    """
+    _erase(upload, services.buckets)
+    _forget(upload, services)
+
+
+def _erase(upload: Upload, buckets: Buckets) -> None:
+    from google.api_core.exceptions import NotFound
+
+    settings = buckets.settings
+    places = {settings.pictures_bucket, settings.quarantine_bucket, settings.archive_bucket} - {""}
+    stored = [blob for bucket in sorted(places) for blob in _stored(bucket, upload, buckets)]
+    if upload.in_bucket:
+        bucket = buckets.client.bucket(upload.bucket)
+        stored.append(bucket.blob(upload.name, generation=upload.generation))
+    for blob in stored:
+        with suppress(NotFound):
+            buckets.ask(blob.delete)
+
+
+def _stored(bucket: str, upload: Upload, buckets: Buckets) -> "list[Blob]":
+    """All objects of an upload in a bucket, which need not exist.
+
+    Each with its generation: where the bucket keeps versions, a delete without one would leave another.
+    """
+    from google.api_core.exceptions import NotFound
+
+    def listing(**bounds: Any) -> "list[Blob]":
+        return list(buckets.client.list_blobs(bucket, prefix=f"{upload.id}/", versions=True, **bounds))
+
+    try:
+        return buckets.ask(listing)
+    except NotFound:
+        return []
+
+
+def _forget(upload: Upload, services: Services) -> None:
+    services.database.query(
+        "UPDATE uploads SET state = 'done', bucket = '', name = '', generation = 0, size = 0 "
+        "WHERE id = :id AND state = :deleted RETURNING id"
+        if upload.in_bucket
+        else "DELETE FROM uploads WHERE id = :id AND state = :deleted RETURNING id",
+        id=upload.id,
+        deleted=STATE,
+    )

@@ -1,0 +1,1 @@
+"""The page to drop pictures on: `edge.py` answers its requests; the other files each do one thing for it."""

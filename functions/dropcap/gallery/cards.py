@@ -1,0 +1,127 @@
+"""A picture, or an upload that is none yet, as the gallery shows it; made of a row of the database."""
+
+import datetime as dt
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dropcap.analysis import PictureFacts, Published, Source
+
+# The pipeline's, in their order, which JSON in PostgreSQL does not keep.
+STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish", "record")
+COLUMNS = """
+id, analyzed_at, caption, description, alt_text, own_caption, own_alt_text, edited_at, tags, picture_text,
+format, bytes, width, height, result
+"""
+UPLOADS = """
+SELECT id, bucket, name, created_at, state, stage, stage_at, rss_mb, attempts, jsonb_array_length(deaths),
+       reason_code, reason
+FROM uploads WHERE user_id = :user
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A picture with all that is known of it. `caption` and `alt_text` are what is shown.
+
+    That is a person's own where there is one, else the model's. `name` is the base name of the upload, empty
+    for a posted picture. `pictures` are the published ones, the largest first; `picture` tells of the source.
+    `memory` is in MB and `timings` in seconds, by stage, in the order of the stages.
+    """
+
+    id: uuid.UUID
+    name: str
+    at: dt.datetime
+    caption: str
+    description: str
+    alt_text: str
+    model_caption: str
+    model_alt_text: str
+    own_caption: str | None
+    own_alt_text: str | None
+    edited_at: dt.datetime | None
+    tags: tuple[str, ...]
+    text: str
+    pictures: tuple[Published, ...]
+    picture: PictureFacts
+    memory: Mapping[str, float]
+    timings: Mapping[str, float]
+    sources: Mapping[str, Source]
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An upload without a card: `state` is working or rejected, for the reason `reason` (`code`).
+
+    `stage` began at the instant `since`, with `rss_mb` MB resident.
+    """
+
+    id: uuid.UUID
+    name: str
+    at: dt.datetime
+    state: str
+    stage: str
+    since: dt.datetime
+    rss_mb: int
+    attempts: int
+    deaths: int
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageMemory:
+    """Resident MB at the end of a stage."""
+
+    stage: str
+    median: float
+    largest: float
+
+
+def card_of(*row: Any) -> Card:
+    """From a row of COLUMNS."""
+    id, at, caption, description, alt_text, own_caption, own_alt_text, edited_at, tags, text = row[:10]
+    format, bytes, width, height, result = row[10:]
+    published = (Published(**each) for each in result.get("pictures", ()))
+    return Card(
+        id=id,
+        name=_name(**result.get("upload", {"bucket": "", "name": "", "generation": 0})),
+        at=at,
+        caption=caption if own_caption is None else own_caption,
+        description=description,
+        alt_text=alt_text if own_alt_text is None else own_alt_text,
+        model_caption=caption,
+        model_alt_text=alt_text,
+        own_caption=own_caption,
+        own_alt_text=own_alt_text,
+        edited_at=edited_at,
+        tags=tuple(tags),
+        text=text,
+        pictures=tuple(sorted(published, key=lambda each: -each.width * each.height)),
+        picture=PictureFacts(format, bytes, width, height, result.get("picture", {}).get("decoder", "")),
+        memory=_by_stage(result.get("memory", {})),
+        timings=_by_stage(result.get("timings", {})),
+        sources={name: Source(**each) for name, each in result.get("sources", {}).items()},
+    )
+
+
+def pending_of(
+    id: uuid.UUID, bucket: str, name: str, at: dt.datetime, state: str, stage: str, *rest: Any
+) -> Pending:
+    """From a row of UPLOADS."""
+    return Pending(id, _name(bucket, name), at, "working" if state == "claimed" else "rejected", stage, *rest)
+
+
+def _name(bucket: str, name: str, generation: int = 0) -> str:
+    """What the user's file was called; a posted picture has a hash for a name."""
+    return name.rpartition("/")[2] if bucket else ""
+
+
+def _by_stage(measured: Mapping[str, float]) -> dict[str, float]:
+    return {stage: measured[stage] for stage in sorted(measured, key=nth)}
+
+
+def nth(stage: str) -> tuple[int, str]:
+    """Sorts stages as the pipeline has them, others behind."""
+    return STAGES.index(stage) if stage in STAGES else len(STAGES), stage

@@ -1,0 +1,299 @@
+// Pictures that are dropped, pasted or chosen: a queue, a row for each, and in the end a card on the wall.
+
+import { isPicture, MOST, noFile, noPicture, sources, wrong } from "./files.js";
+import { follow, goOn, hung, Way, whenSignedOut } from "./stages.js";
+import { Problem, SignedOut, upload } from "./transfer.js";
+
+const AT_ONCE = 3;
+const LINGER_MS = 4000; // in which one can still look at the way of a picture that is done
+const SAY_MS = 1000; // so that what comes at once is said at once
+const BUTTONS = { waiting: ["cancel"], sending: ["cancel"], failed: ["retry", "dismiss"], refused: ["dismiss"], way: [], done: ["dismiss"] };
+
+const byId = (id) => document.getElementById(id);
+const section = byId("uploads");
+const list = section.querySelector("ol");
+const wall = byId("wall");
+const rows = new Map(); // by their views
+const waiting = []; // rows
+let sending = 0;
+let signedOut = false;
+
+class Row {
+  #view = byId("upload").content.firstElementChild.cloneNode(true);
+  #state = this.#view.querySelector(".state");
+  #progress = this.#view.querySelector("progress");
+  #way = null;
+  #hanging = false;
+  #controller = new AbortController();
+
+  constructor(file) {
+    this.file = file;
+    this.#view.querySelector("b").textContent = file.name;
+    this.#view.querySelector(".facts").textContent = size(file.size);
+    this.#progress.setAttribute("aria-label", `Uploaded of ${file.name}`);
+    for (const button of this.#view.querySelectorAll("button")) {
+      button.setAttribute("aria-label", `${button.textContent} ${file.name}`);
+    }
+    rows.set(this.#view, this);
+  }
+
+  get view() {
+    return this.#view;
+  }
+
+  get state() {
+    return this.#view.dataset.state;
+  }
+
+  show(state, text) {
+    const focused = this.#view.contains(document.activeElement);
+    this.#view.dataset.state = state;
+    this.#state.textContent = text;
+    this.#progress.hidden = state !== "sending";
+    for (const button of this.#view.querySelectorAll("button")) {
+      button.hidden = !BUTTONS[state].includes(button.dataset.do);
+    }
+    if (focused && !this.#view.contains(document.activeElement)) this.focus();
+    count();
+  }
+
+  fail(state, text) {
+    this.show(state, text);
+    say(`${this.file.name}: ${text}`);
+  }
+
+  focus() {
+    const button = this.#view.querySelector("button:not([hidden])");
+    if (!button) this.#view.tabIndex = -1;
+    (button ?? this.#view).focus();
+  }
+
+  /** Upload it, and have its way followed. Ends when the next one may begin. */
+  async send() {
+    const { signal } = (this.#controller = new AbortController());
+    try {
+      if (!await isPicture(this.file)) throw noPicture();
+      this.#picture();
+      this.#progress.value = 0;
+      this.show("sending", "Uploading");
+      const told = (bytes, text) => {
+        this.#progress.value = bytes / this.file.size;
+        if (text) this.#state.textContent = text;
+      };
+      const sent = await upload(this.file, section.dataset.begin, signal, told);
+      if (!sent.generation) return this.show("done", "Uploaded. Load the page again to see what became of it.");
+      this.show("way", "Uploaded, waiting for its turn");
+      follow(sent, (status) => this.#told(status));
+    } catch (problem) {
+      if (signal.aborted) return;
+      if (problem instanceof SignedOut) {
+        this.show("waiting", "Waiting");
+        waiting.unshift(this);
+        pause();
+      } else {
+        const known = problem instanceof Problem;
+        this.fail(known && !problem.again ? "refused" : "failed", known ? problem.message : "The upload failed.");
+        if (!known) throw problem;
+      }
+    }
+  }
+
+  /** Give it up, wherever it stands before it is in the bucket. */
+  cancel() {
+    const place = waiting.indexOf(this);
+    if (place >= 0) waiting.splice(place, 1);
+    this.#controller.abort();
+    this.leave();
+    say(`${this.file.name}: cancelled.`);
+  }
+
+  leave() {
+    const next = this.#view.nextElementSibling ?? this.#view.previousElementSibling;
+    const focused = this.#view.contains(document.activeElement);
+    this.#view.remove();
+    rows.delete(this.#view);
+    if (focused) next ? rows.get(next).focus() : byId("files")?.focus();
+    count();
+  }
+
+  /** It is done; with a card, it hangs on the wall. */
+  done(card, address) {
+    const caption = card?.querySelector(".caption").textContent.trim();
+    this.show("done", caption ?? "Captioned. ");
+    if (!card) {
+      const link = document.createElement("a");
+      link.href = address;
+      link.textContent = "Look at it";
+      this.#state.append(link);
+    }
+    say(`${this.file.name}: ${caption ?? "captioned."}`);
+  }
+
+  /** What the pipeline says of it; whether that is new. */
+  #told(status) {
+    if (!status) {
+      this.show("done", "There is no news of it. It will be on the wall when it is done.");
+      return false;
+    }
+    if (status.state === "waiting") return false;
+    this.#way ??= new Way(this.#view);
+    if (!this.#way.show(status)) return false;
+    if (status.state === "working") {
+      const died = status.deaths ? `; the instance died at it, ${status.deaths} of its attempts` : "";
+      this.show("way", status.attempts > 1 ? `In work, attempt ${status.attempts}${died}` : "In work");
+    } else if (status.state === "rejected") {
+      this.fail("refused", status.reason);
+    } else if (!this.#hanging) {
+      this.#hanging = true;
+      hang(this, status);
+    }
+    if (status.finished && status.state === "captioned" && wall) setTimeout(() => this.#linger(), LINGER_MS);
+    return true;
+  }
+
+  #linger() {
+    if (this.#view.matches(":hover, :focus-within")) setTimeout(() => this.#linger(), LINGER_MS);
+    else if (!this.#state.querySelector("a")) this.leave();
+  }
+
+  /** A small picture of it; not before its turn, as a browser decodes all of it for that. */
+  #picture() {
+    const place = this.#view.querySelector(".thumb");
+    if (place.firstChild) return;
+    const image = new Image();
+    image.alt = "";
+    image.decoding = "async";
+    image.src = URL.createObjectURL(this.file);
+    image.onload = image.onerror = (event) => {
+      URL.revokeObjectURL(image.src);
+      if (event.type === "error") image.remove(); // HEIC and TIFF, in most browsers
+    };
+    place.append(image);
+  }
+}
+
+/** Put files into the queue, or say at once why one will not be taken. */
+function add(files) {
+  const room = MOST - rows.size;
+  const more = files.length - room;
+  if (more > 0) {
+    const problem = new Problem(`At most ${MOST} can wait.`, "Drop them again when the others are done.");
+    files = [...files.slice(0, room), noFile(`${more} more files`, problem)];
+  }
+  const added = files.map((file) => {
+    const row = new Row(file);
+    const problem = wrong(file);
+    if (problem) {
+      row.fail("refused", problem.message);
+    } else {
+      row.show("waiting", "Waiting");
+      waiting.push(row);
+    }
+    return row.view;
+  });
+  list.append(...added);
+  if (added.length) say(`${added.length} ${added.length === 1 ? "file" : "files"} added.`);
+  next();
+}
+
+function next() {
+  while (sending < AT_ONCE && waiting.length && !signedOut) {
+    sending += 1;
+    waiting.shift().send().finally(() => {
+      sending -= 1;
+      next();
+    });
+  }
+  count();
+}
+
+const size = (bytes) => bytes < 1e5 ? `${Math.ceil(bytes / 1000)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+
+// Several that end together are hung together, from one look at the wall.
+const ended = new Map(); // ids of cards to [row, address]
+
+function hang(row, { id, card }) {
+  if (!ended.size) setTimeout(hangAll);
+  ended.set(`p-${id}`, [row, card]);
+}
+
+async function hangAll() {
+  const all = new Map(ended);
+  ended.clear();
+  const whole = [...new URLSearchParams(location.search).keys()].every((key) => key === "user");
+  const cards = wall && whole ? await hung(new Set(all.keys())) : [];
+  for (const card of cards.reverse()) {
+    byId(card.id)?.remove();
+    wall.prepend(card);
+    byId("drop").classList.remove("alone");
+    all.get(card.id)[0].done(card);
+    all.delete(card.id);
+  }
+  for (const [row, address] of all.values()) row.done(null, address);
+}
+
+// What is going on, in a line for all, and in a few words for those who listen.
+let counting = 0;
+
+function count() {
+  counting ||= requestAnimationFrame(() => {
+    counting = 0;
+    const of = (state) => [...rows.values()].filter((row) => row.state === state).length;
+    const sums = [[of("sending"), "uploading"], [waiting.length, "waiting"], [of("way"), "in work"]];
+    byId("uploads-sum").textContent = sums.filter(([sum]) => sum).map((words) => words.join(" ")).join(", ");
+    byId("uploads-cancel").hidden = waiting.length < 2;
+    section.hidden = !rows.size;
+  });
+  window.onbeforeunload = sending || waiting.length ? (event) => event.preventDefault() : null;
+}
+
+const news = [];
+
+function say(text) {
+  if (!news.length) setTimeout(tell, SAY_MS);
+  news.push(text);
+}
+
+function tell() {
+  const more = news.length > 3 ? ` And ${news.length - 2} more.` : "";
+  byId("said").textContent = (more ? news.slice(0, 2) : news).join(" ") + more;
+  news.length = 0;
+}
+
+// Who is signed out finds the queue as it was.
+function pause() {
+  if (signedOut) return;
+  signedOut = true;
+  byId("signed-out").replaceChildren(byId("signed-out-text").content.cloneNode(true));
+  byId("signed-out").hidden = false;
+}
+
+function unpause() {
+  if (!signedOut || document.hidden) return;
+  signedOut = false;
+  byId("signed-out").hidden = true;
+  goOn();
+  next();
+}
+
+sources(add);
+whenSignedOut(pause);
+document.addEventListener("visibilitychange", unpause);
+window.addEventListener("focus", unpause);
+
+list.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  const row = rows.get(button.closest("li"));
+  if (button.dataset.do === "cancel") row.cancel();
+  if (button.dataset.do === "dismiss") row.leave();
+  if (button.dataset.do === "retry") {
+    row.show("waiting", "Waiting");
+    waiting.unshift(row);
+    next();
+  }
+});
+byId("uploads-cancel").addEventListener("click", () => {
+  for (const row of waiting.splice(0)) row.leave();
+  say("What was waiting is cancelled.");
+});

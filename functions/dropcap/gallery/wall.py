@@ -1,0 +1,257 @@
+# ruff: noqa: S608  what is put into the SQL is this file's own; users, words and keys are parameters
+"""The wall of a user's pictures, newest first and page by page, and one picture of it."""
+
+import datetime as dt
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import flask
+
+from dropcap.claims import Run
+from dropcap.database import Database
+from dropcap.errors import Rejected
+from dropcap.gallery import search
+from dropcap.gallery.cards import COLUMNS, UPLOADS, Card, Pending, StageMemory, card_of, nth, pending_of
+from dropcap.gallery.visit import Visit, no_such_picture
+
+SIZE = 24  # cards of a page
+SEARCH_S, GLANCE_S = 2.0, 0.3  # to make pictures searchable first, where one is searched for or just looks
+NEWS = 50  # uploads without a card, of either kind, at the top of the first page
+STATES = ("captioned", "working", "rejected")
+LONGEST_SEARCH, LONGEST_TAG = 200, 100  # characters
+KEY = re.compile(r"([0-9a-f]{1,14})-([0-9a-f]{32})")  # microseconds since 1970, and the id at that instant
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+CARDS = f"SELECT {COLUMNS} FROM analyses WHERE user_id = :user"
+NEWEST_FIRST = "ORDER BY analyzed_at DESC, id DESC LIMIT :size"
+# Rows that follow a key, newest first. The first condition is what an index on the instant can tell.
+BEYOND = "AND {0} <= :at AND ({0}, id) < (:at, CAST(:id AS uuid))"
+IN_STATE = {"working": "state = 'claimed'", "rejected": "reason_code <> ''"}
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What of the wall is asked for; days, both included, are those of the setting's zone.
+
+    `state` is captioned (cards), working or rejected (uploads without one); `after` the key of a page.
+    """
+
+    words: str = ""
+    tag: str = ""
+    since: dt.date | None = None
+    until: dt.date | None = None
+    state: str = "captioned"
+    after: str = ""
+
+    @classmethod
+    def read(cls, args: Mapping[str, str]) -> "Filters":
+        """From `?q=&tag=&from=&to=&state=&after=`. Raises Rejected for what can't be meant."""
+        found = cls(
+            words=args.get("q", "").strip(),
+            tag=args.get("tag", ""),
+            since=_day(args.get("from", "")),
+            until=_day(args.get("to", "")),
+            state=args.get("state", "") or "captioned",
+            after=args.get("after", ""),
+        )
+        if len(found.words) > LONGEST_SEARCH or len(re.findall(r"\w+", found.words)) > search.MOST_WORDS:
+            raise Rejected(
+                "long_search",
+                "The search is too long.",
+                f"Search for at most {search.MOST_WORDS} words, {LONGEST_SEARCH} characters.",
+                HTTPStatus.BAD_REQUEST,
+            )
+        if len(found.tag) > LONGEST_TAG:
+            raise Rejected(
+                "no_such_tag",
+                "No tag is that long.",
+                "Choose one of the tags on the page.",
+                HTTPStatus.BAD_REQUEST,
+            )
+        if found.state not in STATES:
+            raise Rejected(
+                "bad_state",
+                "`state` is none of a picture.",
+                f"Give one of {', '.join(STATES)}.",
+                HTTPStatus.BAD_REQUEST,
+            )
+        if found.after:
+            _place(found.after)
+        return found
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The same as a query string names it, without `after`; empty where it chooses nothing."""
+        return {
+            "q": self.words,
+            "tag": self.tag,
+            "from": self.since.isoformat() if self.since else "",
+            "to": self.until.isoformat() if self.until else "",
+            "state": "" if self.state == "captioned" else self.state,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Cards, newest first; `next` is the key of the page after it, empty at the end.
+
+    `pending` are uploads without a card: those of the state asked for, and on the first page of the whole
+    wall the ones in work, and rejected within a day. `corrected` tells what a mistyped word was taken for;
+    `unindexed` how many pictures no search finds yet.
+    """
+
+    cards: tuple[Card, ...]
+    pending: tuple[Pending, ...]
+    next: str
+    corrected: Mapping[str, tuple[str, ...]]
+    unindexed: int
+
+
+def show(visit: Visit) -> flask.Response:
+    """The wall, or the part of it that is asked for."""
+    filters = Filters.read(visit.request.args)
+    database = visit.services.database
+    found = page(database, visit.user, filters)  # first: it indexes, and the tags come from there
+    return visit.page("wall.html", page=found, filters=filters, tags=tags(database, visit.user))
+
+
+def picture(visit: Visit, picture: uuid.UUID) -> flask.Response:
+    """One picture: its `card`, or how its upload stands (`pending`). Raises Rejected where there is none."""
+    database = visit.services.database
+    found = card(database, visit.user, picture)
+    upload = None if found else pending(database, visit.user, picture)
+    if not found and not upload:
+        raise no_such_picture()
+    return visit.page("picture.html", card=found, pending=upload)
+
+
+def page(database: Database, user: str, filters: Filters, size: int = SIZE) -> Page:
+    """The page of the user's wall that is asked for."""
+    if filters.state != "captioned":
+        uploads = database.transaction(lambda run: _uploads(run, user, filters, size + 1))
+        return Page((), *_cut(uploads, size), {}, 0)
+
+    searched = bool(filters.words or filters.tag)
+    unindexed = search.refresh(database, user, SEARCH_S if searched else GLANCE_S)
+
+    def work(run: Run) -> Page:
+        conditions, values = _bounds(filters, "analyzed_at")
+        corrected: Mapping[str, tuple[str, ...]] = {}
+        if searched:
+            asked = search.query(run, user, filters.words, filters.tag)
+            ids = search.newest(run, user, asked.text, size + 1, conditions, values) if asked.text else []
+            conditions, values = "AND id = ANY (CAST(:ids AS uuid[]))", {"ids": [str(id) for id in ids]}
+            corrected = asked.corrected
+        rows = run(f"{CARDS} {conditions} {NEWEST_FIRST}", user=user, size=size + 1, **values)
+        cards, after = _cut([card_of(*row) for row in rows], size)
+        return Page(cards, _news(run, user) if filters == Filters() else (), after, corrected, unindexed)
+
+    return database.transaction(work)
+
+
+def _news(run: Run, user: str) -> tuple[Pending, ...]:
+    working = _uploads(run, user, Filters(state="working"), NEWS)
+    rejected = _uploads(run, user, Filters(state="rejected"), NEWS, "created_at > now() - interval '1 day'")
+    return (*working, *rejected)
+
+
+def card(database: Database, user: str, id: uuid.UUID) -> Card | None:
+    """The user's picture of this id, or None: somebody else's is none."""
+    rows = database.query(f"{CARDS} AND id = CAST(:id AS uuid)", user=user, id=id)
+    return card_of(*rows[0]) if rows else None
+
+
+def pending(database: Database, user: str, id: uuid.UUID) -> Pending | None:
+    """How the user's upload of this id stands, where it is in work or rejected."""
+    wanted = f"{UPLOADS} AND id = CAST(:id AS uuid) AND ({' OR '.join(IN_STATE.values())})"
+    rows = database.query(wanted, user=user, id=id)
+    return pending_of(*rows[0]) if rows else None
+
+
+def cards(database: Database, user: str, after: Card | None = None, size: int = 200) -> list[Card]:
+    """The `size` cards that follow `after`, which is the last of those before: newest first."""
+    values = {"at": after.at, "id": after.id} if after else {}
+    beyond = BEYOND.format("analyzed_at") if after else ""
+    rows = database.query(f"{CARDS} {beyond} {NEWEST_FIRST}", user=user, size=size, **values)
+    return [card_of(*row) for row in rows]
+
+
+def tags(database: Database, user: str, most: int = 40) -> list[tuple[str, int]]:
+    """The user's tags and how many pictures have them, the most frequent first; `page` indexes new ones."""
+    return database.transaction(lambda run: search.tags(run, user, most))
+
+
+def key(at: dt.datetime, id: uuid.UUID) -> str:
+    """The key of the page that follows a picture."""
+    return f"{(at - EPOCH) // dt.timedelta(microseconds=1):x}-{id.hex}"
+
+
+def memory(database: Database, user: str, pictures: int = 50) -> tuple[StageMemory, ...]:
+    """What each stage left resident, over the user's latest pictures, in the order of the stages."""
+    rows = database.query(
+        """
+        SELECT stage, percentile_cont(0.5) WITHIN GROUP (ORDER BY mb), max(mb)
+        FROM (SELECT result->'memory' AS memory FROM analyses WHERE user_id = :user
+              ORDER BY analyzed_at DESC, id DESC LIMIT :pictures) AS latest,
+             jsonb_each_text(memory) AS of_stage (stage, used), CAST(used AS float8) AS mb
+        GROUP BY stage
+        """,
+        user=user,
+        pictures=pictures,
+    )
+    return tuple(StageMemory(*row) for row in sorted(rows, key=lambda row: nth(row[0])))
+
+
+def _uploads(run: Run, user: str, filters: Filters, size: int, more: str = "true") -> list[Pending]:
+    conditions, values = _bounds(filters, "created_at")
+    wanted = f"{UPLOADS} AND {IN_STATE[filters.state]} AND {more} {conditions}"
+    rows = run(f"{wanted} ORDER BY created_at DESC, id DESC LIMIT :size", user=user, size=size, **values)
+    return [pending_of(*row) for row in rows]
+
+
+def _bounds(filters: Filters, instant: str) -> tuple[str, dict[str, Any]]:
+    """The conditions on the column `instant`, and their parameters."""
+    conditions = ""
+    values: dict[str, Any] = {}
+    if filters.after:
+        conditions += BEYOND.format(instant)
+        values["at"], values["id"] = _place(filters.after)
+    if filters.since:
+        conditions += f" AND {instant} >= CAST(CAST(:since AS date) AS timestamptz)"
+        values["since"] = filters.since
+    if filters.until:
+        conditions += f" AND {instant} < CAST(CAST(:until AS date) + 1 AS timestamptz)"
+        values["until"] = filters.until
+    return conditions, values
+
+
+def _cut(found: list[Any], size: int) -> tuple[tuple[Any, ...], str]:
+    """The first `size`, and the key to what is behind them."""
+    shown = tuple(found[:size])
+    if len(found) <= size:
+        return shown, ""
+    return shown, key(shown[-1].at, shown[-1].id)
+
+
+def _place(key: str) -> tuple[dt.datetime, uuid.UUID]:
+    found = KEY.fullmatch(key)
+    if found:
+        return EPOCH + dt.timedelta(microseconds=int(found[1], 16)), uuid.UUID(found[2])
+    raise Rejected(
+        "bad_page",
+        "`after` is no place on the wall.",
+        "Begin at the first page, and follow its links.",
+        HTTPStatus.BAD_REQUEST,
+    )
+
+
+def _day(text: str) -> dt.date | None:
+    try:
+        return dt.date.fromisoformat(text) if text else None
+    except ValueError:
+        raise Rejected(
+            "bad_date", "A date can't be read.", "Give days as 2026-01-31.", HTTPStatus.BAD_REQUEST
+        ) from None

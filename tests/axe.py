@@ -1,0 +1,18 @@
+"""What axe, which tests pages for barriers, finds on one."""
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
+
+def check_with_axe(page: Page) -> None:
+    """In light, and with all that is folded open; in dark, the colours."""
+    page.eval_on_selector_all("details:not(.delete)", "all => all.forEach((each) => { each.open = true; })")
+    for scheme, rules in (
+        ("light", {"type": "tag", "values": WCAG}),
+        ("dark", {"type": "rule", "values": ["color-contrast"]}),
+    ):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        found = Axe().run(page, options={"runOnly": rules})
+        assert not found.violations_count, f"{scheme}: {found.generate_report()}"

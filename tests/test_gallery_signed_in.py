@@ -1,0 +1,102 @@
+"""The gallery behind sign-in in real browsers, which decide what they keep and what they say."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from werkzeug.serving import make_server
+
+from dropcap.gallery.session import COOKIE
+from dropcap.upload import Upload
+from tests.app import App, Start, small_png
+from tests.axe import check_with_axe
+from tests.browser import looping
+from tests.issuer import Issuer
+
+
+@pytest.fixture
+def app(start: Start, issuer: Issuer) -> App:
+    return start(**issuer.settings)
+
+
+@pytest.fixture
+def address(app: App, issuer: Issuer) -> Iterator[str]:
+    """The gallery on a port, at another site than the page to sign in at."""
+    server = make_server("127.0.0.1", 0, app.gallery.application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    address = f"http://localhost:{server.port}"
+    issuer.redirects = (f"{address}/gallery/sign-in",)
+    yield address
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_real_browser_signs_in_and_out_and_does_nothing_for_another_site(
+    chromium: Browser, address: str
+) -> None:
+    with looping(chromium), closing(chromium.new_context(ignore_https_errors=True)) as context:
+        page = context.new_page()
+        page.goto(f"{address}/gallery/")
+        page.get_by_role("link", name="Sign in").click()
+        page.get_by_role("button", name="Continue").click()  # at the other site
+        page.wait_for_url(f"{address}/gallery/")
+        assert page.get_by_role("button", name="Sign out").is_visible()
+        assert page.evaluate("document.cookie") == ""
+        assert {kept["name"] for kept in context.cookies()} == {COOKIE}
+
+        form = f'<form method="post" action="{address}/gallery/sign-out"><button>Win</button></form>'
+        context.route(
+            "http://evil.example/", lambda route: route.fulfill(body=form, content_type="text/html")
+        )
+        page.goto("http://evil.example/")
+        page.get_by_role("button", name="Win").click()
+        page.get_by_text("This change was not asked for by a page of the gallery").wait_for()
+
+        page.goto(f"{address}/gallery/")
+        page.get_by_role("button", name="Sign out").click()
+        page.get_by_role("link", name="Sign in").wait_for()
+        assert context.cookies() == []
+
+
+@contextmanager
+def signed_in(chromium: Browser, address: str, issuer: Issuer, person: str) -> Iterator[Page]:
+    """A person at a browser of their own, who looks at the wall."""
+    issuer.person = person
+    with closing(chromium.new_context(ignore_https_errors=True)) as context:
+        page = context.new_page()
+        page.goto(f"{address}/gallery/")
+        check_with_axe(page)
+        page.get_by_role("link", name="Sign in").click()
+        page.get_by_role("button", name="Continue").click()
+        page.wait_for_url(f"{address}/gallery/")
+        yield page
+
+
+def test_two_people_drop_pictures_and_see_each_their_own(
+    chromium: Browser, address: str, app: App, issuer: Issuer
+) -> None:
+    with (
+        looping(chromium),
+        signed_in(chromium, address, issuer, "ana") as ana,
+        signed_in(chromium, address, issuer, "bob") as bob,
+    ):
+        picture = {"name": "mine.png", "mimeType": "image/png", "buffer": small_png()}
+        ana.set_input_files("#files", [picture])  # type: ignore[arg-type]
+        expect(ana.locator(".upload")).to_contain_text("waiting for its turn")
+        [blob] = app.objects(app.uploads).values()
+        assert blob.name.startswith("ana/")
+        assert app.deliver(Upload(app.uploads, blob.name, int(blob.generation), int(blob.size))) == 200
+        expect(ana.locator("#wall .hung img")).to_have_count(1)
+        check_with_axe(ana)
+        link = ana.locator("#wall .caption a").get_attribute("href")
+
+        bob.reload()
+        expect(bob.locator("#wall .hung")).to_have_count(0)
+        bob.goto(f"{address}{link}")
+        expect(bob.get_by_text("There is no such picture")).to_be_visible()
+        ana.goto(f"{address}{link}")
+        expect(ana.get_by_role("heading", level=1)).to_be_visible()

@@ -60,6 +60,7 @@ PRICES = {
     "accesses": Price("Secret Manager, accesses", 0.03, "10,000", 1, *SECRETS),
     "jobs": Price("Cloud Scheduler", 0.10, "job", 3, *SCHEDULER),
     "logs": Price("Cloud Logging", 0.50, "GiB", 50, *LOGS),
+    "traffic": Price("Traffic to the internet", 0.12, "GiB", 0, "cloud.google.com/vpc/pricing", "undated"),
     "sql": Price("Cloud SQL, db-f1-micro", 0.0105, "hour", 0, *SQL),
     "sql disk": Price("Cloud SQL, SSD", 0.17, "GiB-month", 0, *SQL),
     "input": Price("Gemini 3.5 Flash-Lite, input", 0.30, "million tokens", 0, *GEMINI),
@@ -71,7 +72,8 @@ WARM_S, CAPTION_S, COLD_S = 3600 / 2900, 0.65, 2.95
 SWEEPS, SWEEP_S = DAYS * 24 * 6, 2.0  # every ten minutes; most of it is the start
 CLASS_A, CLASS_B, SWEEP_A = 5, 4, 2  # counted: tests/test_cost.py; a new instance reads 2 more of class B
 APP_GB = 0.134 + 0.184  # measured: packages and small model as tar.gz; what BLIP-base has more
-IMAGES_GB = APP_GB * IMAGES_KEPT * len(FUNCTIONS)  # at most: equal layers are stored once
+FUNCTION_COUNT = len(FUNCTIONS) - 1  # without the gallery, which is counted apart
+IMAGES_GB = APP_GB * IMAGES_KEPT * FUNCTION_COUNT  # at most: equal layers are stored once
 SOFT_DELETE_DAYS = int(Config().soft_delete_days)  # a source that is deleted is paid for so long
 ROW_B = 5_000  # measured: 2,433 after VACUUM FULL; the row of an upload is written about nine times
 LOG_B = 10_000  # measured: 1,551 in nine lines, to which the platform adds its own
@@ -85,6 +87,11 @@ SOURCE_B, PUBLISHED_B = 4e6, 0.35e6  # a telephone's JPEG; WebP of 1600, 800 and
 DEPLOYMENTS, BUILD_MINUTES = 4, 12  # a month; of the four functions together
 ANSWER_TOKENS, THOUGHT_TOKENS = 250, 0  # this model thinks only where it is asked to
 FREE_ROWS_B = 0.5e9  # of the smallest free PostgreSQL: Neon, neon.com/docs/introduction/plans, 2026-11-12
+# Of a visit of the gallery, which costs nothing while nobody looks: two pages of pictures, each loaded once.
+PAGES, PICTURES, FILES = 2, 24, 3  # files: style, script, icon
+ANSWER_S = 0.1  # for each request: every begun tenth, as if no two shared an instance
+GALLERY_START_S, GALLERY_GIB = 1.0, 0.25
+CARD_B, PAGE_B = 40e3, 30e3  # a picture as wide as a card; a page with its files, compressed or kept
 # At most, of a picture at the default resolution: ai.google.dev/gemini-api/docs/media-resolution.
 PICTURE_TOKENS = 1_120
 
@@ -173,6 +180,33 @@ def bill(described: bool) -> str:
     return _table([head, *([name, *map(_money, row)] for name, row in rows.items())])
 
 
+def visit() -> Mapping[str, float]:
+    """Quantities of one visit of the gallery, in the units of PRICES."""
+    images = PAGES * PICTURES
+    requests = PAGES + images + FILES
+    running = requests * ANSWER_S + GALLERY_START_S
+    return {
+        "vcpu": running,
+        "memory": running * GALLERY_GIB,
+        "requests": requests / 1e6,
+        "class B": images / 1000,
+        "traffic": (images * CARD_B + PAGES * PAGE_B) / GIB,
+    }
+
+
+def gallery() -> str:
+    """What the gallery costs, in a table."""
+    one = visit()
+    counts = (100, 10_000, 1_000_000)
+    lines = {"Cloud Run, 256 MiB": ("vcpu", "memory", "requests"), "pictures read": ("class B",)}
+    lines |= {"traffic": ("traffic",), "**all**": tuple(one)}
+    rows = [["US$ a month, nothing free", *(f"{count:,} visits" for count in counts)]]
+    for name, parts in lines.items():
+        each = sum(usd(part, one[part], free=False) for part in parts)
+        rows.append([name, *(_money(each * count) for count in counts)])
+    return _table(rows)
+
+
 def prices() -> str:
     """The prices in a table."""
     rows = [["what", "US$", "for one", "free each month", "page", "as of"]]
@@ -213,7 +247,7 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def main() -> None:
-    print(picture(), bill(described=False), bill(described=True), prices(), sep="\n\n")
+    print(picture(), bill(described=False), bill(described=True), gallery(), prices(), sep="\n\n")
 
 
 if __name__ == "__main__":

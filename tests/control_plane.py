@@ -1,9 +1,9 @@
 """A stand-in for Google Cloud's control plane, which remembers: the real gcloud talks to it in tests.
 
-It is a proxy on 127.0.0.1 that answers for every host of googleapis.com itself, with a certificate that
-gcloud is told to trust; so gcloud sends what it sends to Google, to the same hosts, and no request leaves
-the machine. Behind it is one store of resources by their paths, with the fields that Google's servers add,
-policies with etags, and operations that are done at once. What is special about an API is in
+It is a proxy on 127.0.0.1 that answers for every host of googleapis.com itself, and for the gallery's, with
+a certificate that gcloud is told to trust; so gcloud sends what it sends to Google, to the same hosts, and no
+request leaves the machine. Behind it is one store of resources by their paths, with the fields that Google's
+servers add, policies with etags, and operations that are done at once. What is special about an API is in
 `control_plane_apis`.
 
 It is not Google: it checks few values, knows few limits, and grants what `refuse` does not deny.
@@ -143,6 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.request = self.connection = self.context.wrap_socket(self.connection, server_side=True)
         self.setup()
+        self.close_connection = False  # which a CONNECT of HTTP/1.0, Python's own, would have ended
 
     def finish(self) -> None:
         super().finish()
@@ -180,11 +181,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _certificate() -> bytes:
-    """A new key and the certificate of it for googleapis.com, which signs itself."""
+    """A new key and the certificate of it for Google's APIs and Cloud Run, which signs itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stand-in")])
     now = dt.datetime.now(dt.UTC)
-    names = [x509.DNSName(host) for host in ("googleapis.com", "*.googleapis.com")]
+    names = [x509.DNSName(host) for host in ("googleapis.com", "*.googleapis.com", "*.a.run.app")]
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(days=1))

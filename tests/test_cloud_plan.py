@@ -49,6 +49,7 @@ def planned(**variables: str) -> str:
         ({"CLOUD_SQL": "new"}, "DATABASE_URL and CLOUD_SQL are both set"),
         ({"CLOUD_SQL": "my-instance", "DATABASE_URL": ""}, "project:region:name, or new"),
         ({"ALERT_EMAIL": "ana"}, "an address"),
+        ({"GALLERY": "yes"}, "GALLERY='yes' is not allowed: it must be 0 or 1"),
     ],
 )
 def test_a_wrong_setting_is_one_line_before_anything_is_sent(variables: Mapping[str, str], said: str) -> None:
@@ -61,6 +62,20 @@ def test_a_wrong_setting_is_one_line_before_anything_is_sent(variables: Mapping[
 def test_without_a_database_it_says_how_to_have_one() -> None:
     with pytest.raises(CloudError, match="CLOUD_SQL=new"):
         planned(DATABASE_URL="")
+
+
+def test_a_gallery_where_nobody_could_sign_in_is_refused_with_the_way_to_mend_it() -> None:
+    firebase = {"GALLERY": "1", "AUTH": "token", "AUTH_AUDIENCE": "my-firebase"}
+    with pytest.raises(
+        CloudError, match="SIGN_IN_URL='' is not allowed with GALLERY=1 and a Firebase project"
+    ):
+        planned(**firebase)
+    assert "dropcap-gallery" in planned(**firebase, SIGN_IN_URL="https://my-firebase.web.app/sign-in")
+    assert "dropcap-gallery" in planned(**firebase | {"AUTH_AUDIENCE": "1-a.apps.googleusercontent.com"})
+
+
+def test_of_the_gallery_there_is_nothing_where_it_is_not_asked_for() -> None:
+    assert "gallery" not in planned(AUTH="token", AUTH_AUDIENCE="my-firebase", SOURCE="archive")
 
 
 def test_what_is_set_of_the_functions_goes_to_them_and_nothing_else() -> None:
@@ -101,9 +116,11 @@ def test_only_an_old_project_needs_the_right_that_pub_sub_once_lacked() -> None:
 
 def test_the_printed_rights_are_those_that_are_granted() -> None:
     table = rights.table()
-    granted = set(re.findall(r"--role=(roles/[\w.]+)", planned(GEMINI_API_KEY="x", SOURCE="archive")))
+    commands = planned(GEMINI_API_KEY="x", SOURCE="archive", GALLERY="1")
+    granted = set(re.findall(r"--role=(roles/[\w.]+)", commands))
     assert granted <= set(re.findall(r"`(roles/[\w.]+)`", table))
     assert "get-progress-stats" not in "".join(re.findall(r".*objectUser.*|.*gemini.*", table))
+    assert "gallery" not in "".join(re.findall(r".*gemini.*|.*objectUser. \| bucket [^p].*", table))
 
 
 def test_the_same_wanted_state_has_the_same_name_and_a_taken_one_gets_a_number() -> None:

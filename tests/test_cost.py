@@ -19,7 +19,8 @@ PAGE = (ROOT / "docs" / "costs.md").read_text()
 
 
 @pytest.mark.parametrize(
-    "table", [cost.picture(), cost.bill(described=False), cost.bill(described=True), cost.prices()]
+    "table",
+    [cost.picture(), cost.bill(described=False), cost.bill(described=True), cost.gallery(), cost.prices()],
 )
 def test_the_page_holds_what_the_command_prints(table: str) -> None:
     assert table in PAGE

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from dropcap.settings import Settings
-from infra.cloud import source
+from infra.cloud import after, source
+from infra.cloud.config import Config
+from infra.cloud.gcloud import Gcloud
 from tests.app import NO_GCLOUD
 from tests.cloud import ALERTS, KEY, PASSWORD, Deployment
 from tests.control_plane import ControlPlane
@@ -20,7 +22,8 @@ from tests.control_plane_store import NUMBER
 
 pytestmark = pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
 PROJECT = "demo-project"
-NAMES = ("on-upload", "analyze", "sweep", "get-progress-stats")
+NAMES = ("on-upload", "analyze", "sweep", "get-progress-stats", "gallery")
+SMALL = NAMES[3:]  # which open no picture
 UPLOADS, PICTURES, QUARANTINE = (f"{PROJECT}-{kind}" for kind in ("uploads", "pictures", "quarantine"))
 
 
@@ -31,14 +34,16 @@ def test_a_second_deployment_sends_no_change_also_without_the_secrets_at_hand(th
 
 
 def test_the_functions_are_private_small_and_take_one_picture_at_a_time(there: Deployment) -> None:
+    """The gallery, which opens none, takes several requests, and has a thread for each."""
     for name in NAMES:
         template = there.service(name)["spec"]["template"]
         spec, notes = template["spec"], template["metadata"]["annotations"]
-        assert spec["containerConcurrency"] == 1
+        at_once = int(there.variables(name).get("THREADS", "1"))
+        assert spec["containerConcurrency"] == at_once == (8 if name == "gallery" else 1)
         assert spec["serviceAccountName"] == f"dropcap-{name}@{PROJECT}.iam.gserviceaccount.com"
         assert notes["run.googleapis.com/startup-cpu-boost"].lower() == "true"
         assert int(notes["autoscaling.knative.dev/maxScale"]) == (1 if name == "sweep" else 5)
-        small = name == "get-progress-stats"
+        small = name in SMALL
         assert notes["run.googleapis.com/execution-environment"] == ("gen1" if small else "gen2")
         limits = there.container(name)["resources"]["limits"]
         assert (limits["cpu"], limits["memory"]) == ("1", "256Mi" if small else "512Mi")
@@ -59,9 +64,10 @@ def _service(name: str) -> str:
 
 def test_each_account_has_what_its_function_needs_and_no_more(there: Deployment) -> None:
     takers = {(f"dropcap-{name}", "storage.objectUser") for name in NAMES[:3]}
+    page = {PICTURES: ("dropcap-gallery", "storage.objectUser")}  # elsewhere it can't read
     for bucket in (UPLOADS, PICTURES, QUARANTINE):
         ours = {each for each in there.rights(f"storage/b/{bucket}") if each[0].startswith("dropcap")}
-        assert ours == takers
+        assert ours == takers | {page.get(bucket, ("dropcap-gallery", "storage.legacyBucketWriter"))}
     secrets = f"secretmanager/projects/{PROJECT}/secrets"
     read = "secretmanager.secretAccessor"
     assert there.rights(f"{secrets}/dropcap-database-url") == {(f"dropcap-{name}", read) for name in NAMES}
@@ -139,7 +145,7 @@ def test_the_functions_get_variables_that_their_settings_take_and_secrets_by_ver
             if "valueFrom" in each
         }
         database = {"DATABASE_URL": ("dropcap-database-url", "1")}
-        gemini = {} if name == "get-progress-stats" else {"GEMINI_API_KEY": ("dropcap-gemini-api-key", "1")}
+        gemini = {} if name in SMALL else {"GEMINI_API_KEY": ("dropcap-gemini-api-key", "1")}
         assert secrets == database | gemini
 
 
@@ -204,20 +210,33 @@ def test_changed_code_is_built_and_named_for_its_commit_and_a_rollback_leads_bac
     assert len(there.deployed(**ALERTS).lines) == len(NAMES)  # and a deployment leads forward again
     for name in NAMES:
         assert there.service(name)["spec"]["traffic"] == [{"percent": 100, "latestRevision": True}]
+    prefix = f"run/projects/{PROJECT}/locations/europe-west1/revisions"
+    del there.plane.resources[f"{prefix}/{first['gallery']}"]  # as if it were new with the last deployment
+    gcloud = Gcloud(PROJECT, there.environment())
+    planned = after.rollback(Config.read(there.environment()), gcloud)
+    assert [each.then for each in planned] == [*(first[name] for name in NAMES[:-1]), "stays"]
 
 
-def test_doors_open_last_and_shut_first_and_rights_that_are_not_declared_go(there: Deployment) -> None:
-    opened = there.deployed(**ALERTS, AUTH="token", AUTH_AUDIENCE="my-firebase-project")
+def test_doors_open_last_and_shut_first_and_what_is_not_declared_goes(there: Deployment) -> None:
+    client = "1-a.apps.googleusercontent.com"
+    opened = there.deployed(**ALERTS, AUTH="token", AUTH_AUDIENCE=client)
     public = {name for name in NAMES if ("allUsers", "run.invoker") in there.rights(_service(name))}
-    assert public == {"analyze", "get-progress-stats"}
-    assert [line.rpartition(":")[2].partition("?")[0] for line in opened.lines[-2:]] == ["setIamPolicy"] * 2
+    assert public == {"analyze", *SMALL}
+    assert [line.rpartition(":")[2].partition("?")[0] for line in opened.lines[-3:]] == ["setIamPolicy"] * 3
+    url = there.service("gallery")["status"]["url"]
+    assert f"gallery: {url}/gallery/\n" in opened.out
+    assert re.search(rf"oauthclient/{client}\?project={PROJECT} .*add {url}/gallery/sign-in\n", opened.out)
     member = f"serviceAccount:dropcap-analyze@{PROJECT}.iam.gserviceaccount.com"
     too_much = {"role": "roles/storage.admin", "members": [member]}
     there.plane.policies[f"storage/b/{UPLOADS}"]["bindings"].append(too_much)
-    shut = there.deployed(**ALERTS)
+    shut = there.deployed(**ALERTS, GALLERY="0")
     assert ("dropcap-analyze", "storage.admin") not in there.rights(f"storage/b/{UPLOADS}")
-    assert [line.rpartition(":")[2].partition("?")[0] for line in shut.lines[:2]] == ["setIamPolicy"] * 2
-    assert not [name for name in NAMES if ("allUsers", "run.invoker") in there.rights(_service(name))]
+    assert [line.rpartition(":")[2].partition("?")[0] for line in shut.lines[:3]] == ["setIamPolicy"] * 3
+    assert not [name for name in NAMES[:-1] if ("allUsers", "run.invoker") in there.rights(_service(name))]
+    left = [key for key in there.plane.resources if "gallery" in key and "/run-sources-" not in key]
+    assert left == []
+    assert "dropcap-gallery" not in json.dumps(there.plane.policies)
+    assert there.deployed(**ALERTS).lines == []  # and it stays away where nothing is said of it
 
 
 def test_what_lay_in_the_bucket_before_is_not_deleted_unless_that_is_said(there: Deployment) -> None:

@@ -57,6 +57,7 @@ def test_it_goes_on_from_wherever_it_was_stopped_and_does_nothing_twice(
         assert "goes on from there" in ran.error
         assert "Not done: " in ran.out
     deployment.deployed(**odd)
+    assert not [key for key in plane.resources if "gallery" in key]  # of which nobody said a word
     sent = [request.line for request in plane.writes]
     for made in ONE_EACH:
         there = [key for key in plane.resources if key.rpartition("/")[0].endswith(f"/{made}")]

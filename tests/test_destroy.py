@@ -7,7 +7,10 @@ from contextlib import closing
 import pytest
 
 from dropcap import database
-from infra.cloud import sql
+from infra.cloud import CloudError, gallery, sql
+from infra.cloud.cloud import Cloud
+from infra.cloud.config import Config
+from infra.cloud.gcloud import Gcloud
 from infra.local.postgres import Postgres
 from tests.app import NO_GCLOUD
 from tests.cloud import ALERTS, Deployment
@@ -88,6 +91,23 @@ def test_verify_drops_a_picture_and_says_what_came_of_it(there: Deployment) -> N
     assert ran.status == 0, ran.error
     assert "It works: 1 pictures published after" in ran.out
     assert "/800.webp" in ran.out
+    assert "/gallery/ is shut to strangers (HTTP 403)." in ran.out
+
+
+def test_verify_knows_whom_the_gallery_should_let_in(
+    there: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("https_proxy", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.setenv(name, there.environment()[name])
+    config, service = Config.read(there.environment()), there.service("gallery")
+    cloud = Cloud(Gcloud(config.project), services={gallery.GALLERY: service})
+    key = f"run/projects/{config.project}/locations/europe-west1/services/dropcap-gallery"
+    policy = there.plane.policies.setdefault(key, {"bindings": []})
+    policy["bindings"] = [{"role": "roles/run.invoker", "members": ["allUsers"]}]
+    with pytest.raises(CloudError, match=r"HTTP 401, and should with 403\. Look: make logs"):
+        gallery.verify(config, cloud, 0)
+    there.container("gallery")["env"].append({"name": "AUTH", "value": "token"})
+    assert "asks strangers to sign in (HTTP 401)" in gallery.verify(config, cloud, 0)
 
 
 def test_verify_says_why_a_sample_was_quarantined(there: Deployment) -> None:
@@ -109,6 +129,8 @@ def test_verify_says_where_to_look_when_nothing_comes(there: Deployment) -> None
 def test_open_prints_where_to_look(there: Deployment) -> None:
     ran = there.make("open")
     assert ran.status == 0, ran.error
+    assert ran.out.startswith("gallery: https://dropcap-gallery-")
+    assert "gcloud run services proxy dropcap-gallery --region=europe-west1" in ran.out.splitlines()[0]
     assert "/monitoring/dashboards/builder/dropcap?project=demo-project" in ran.out
     assert "/run/detail/europe-west1/dropcap-on-upload/" in ran.out
     assert "/storage/browser/demo-project-uploads" in ran.out
@@ -127,6 +149,7 @@ def test_cloud_sql_is_made_without_any_password(plane: ControlPlane, there: Depl
     [instance] = [each for key, each in plane.resources.items() if key.endswith("/instances/dropcap")]
     flags = {each["name"]: each["value"] for each in instance["settings"]["databaseFlags"]}
     assert flags["cloudsql.iam_authentication"] == "on"
+    assert int(flags["max_connections"]) > 2 * (4 * 5 + 1)  # of two revisions of all functions
     assert instance["settings"]["tier"] == "db-f1-micro"
     assert instance["settings"]["backupConfiguration"]["enabled"]
     url = there.variables("on-upload")["DATABASE_URL"]
@@ -137,7 +160,8 @@ def test_cloud_sql_is_made_without_any_password(plane: ControlPlane, there: Depl
     notes = there.service("on-upload")["spec"]["template"]["metadata"]["annotations"]
     assert notes["run.googleapis.com/cloudsql-instances"] == socket
     rights = there.rights("cloudresourcemanager/projects/demo-project")
-    assert {("dropcap-sweep", "cloudsql.client"), ("dropcap-sweep", "cloudsql.instanceUser")} <= rights
+    for name in ("dropcap-sweep", "dropcap-gallery"):
+        assert {(name, "cloudsql.client"), (name, "cloudsql.instanceUser")} <= rights
     assert not there.rights("secretmanager/projects/demo-project/secrets/dropcap-database-url")
     assert there.deployed(**ALERTS, **cloud).lines == []
 

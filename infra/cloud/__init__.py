@@ -7,7 +7,7 @@
     cloud.py       what is there
     plan.py        what differs from what is wanted; apply.py does it
     gcloud.py      commands; refusals.py says what to do about what they refuse
-    __main__.py    the commands of make; after.py and verify.py are what comes after a deployment
+    __main__.py    the commands of make; after.py, gallery.py and verify.py are what comes after a deployment
 
 Begin to read in resources.py.
 """

@@ -97,7 +97,7 @@ COMMANDS: Mapping[str, tuple[Run, str]] = {
     "logs": (after.logs, "what the functions say; FUNCTION=on-upload SINCE=1h SEVERITY=WARNING LIMIT=200"),
     "open": (
         after.addresses,
-        "addresses of dashboard, functions and buckets, opened where there is a browser",
+        "addresses of gallery, dashboard, functions and buckets, opened where there is a browser",
     ),
 }
 

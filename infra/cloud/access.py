@@ -111,7 +111,7 @@ def stale(config: Config, cloud: Cloud, wanted: Sequence[Grant]) -> tuple[list[C
     return public, own
 
 
-ACCOUNTS = ("on-upload", "analyze", "sweep", "get-progress-stats", "trigger", "scheduler", "build")
+ACCOUNTS = ("on-upload", "analyze", "sweep", "get-progress-stats", "gallery", "trigger", "scheduler", "build")
 
 
 def _title(role: str, member: str, target: str) -> str:

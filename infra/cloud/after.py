@@ -9,19 +9,21 @@ from urllib.parse import quote
 
 from rich.console import Console
 
-from infra.cloud import CloudError
+from infra.cloud import CloudError, gallery
 from infra.cloud.cloud import Cloud
 from infra.cloud.config import Config
 from infra.cloud.functions import traffic
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.resource import Change
-from infra.cloud.rights import FUNCTIONS
+from infra.cloud.rights import FUNCTIONS, functions_of
 
 CONSOLE = "https://console.cloud.google.com"
 
 
 def deployed(console: Console, config: Config, cloud: Cloud) -> None:
     """The next step, and where the functions answer."""
+    for line in gallery.words(config, cloud):
+        console.print(line, markup=False, soft_wrap=True)
     for name in ("analyze", "get-progress-stats"):
         console.print(f"{name}: {cloud.url(f'dropcap-{name}')}", soft_wrap=True)
     say = f"make verify PROJECT={config.project}"
@@ -40,13 +42,13 @@ def services(config: Config, gcloud: Gcloud) -> Cloud:
 def rollback(config: Config, gcloud: Gcloud) -> list[Change]:
     """What leads each function's traffic to the newest revision of the code before.
 
-    Raises CloudError where one has none: all go back together, or none does.
+    Raises CloudError where one has none: all go back together, or none does. A gallery that is new stays.
     """
     cloud = services(config, gcloud)
     revisions = gcloud.read("run", "revisions", "list", f"--region={config.region}") or []
     revisions.sort(key=lambda each: each["metadata"]["creationTimestamp"], reverse=True)
     planned = []
-    for name in (f"dropcap-{name}" for name in FUNCTIONS):
+    for name in (f"dropcap-{name}" for name in functions_of(config, cloud)):
         if name not in cloud.services:
             raise CloudError(f"{name} is not deployed: make deploy PROJECT={config.project}")
         own = [
@@ -59,6 +61,9 @@ def rollback(config: Config, gcloud: Gcloud) -> list[Change]:
             (each for each in own[place + 1 :] if _label(each, "dropcap-source") != code and _ready(each)),
             None,
         )
+        if before is None and name == gallery.GALLERY:
+            planned.append(Change(f"traffic of {name}", now, "stays", "it has no code before this", ()))
+            continue
         if before is None:
             raise CloudError(
                 f"{name} has no revision of other code before {now}. "
@@ -136,13 +141,21 @@ def line(entry: Mapping[str, Any]) -> str:
 def addresses(console: Console, config: Config, gcloud: Gcloud) -> None:
     """Where to look, for people; in a browser where there is one."""
     where = f"project={quote(config.project)}"
+    cloud = services(config, gcloud)
+    private = not gallery.is_open(cloud)
+    for line in gallery.words(config, cloud) if private else ():
+        console.print(line, markup=False, soft_wrap=True)
     boards = gcloud.read("monitoring", "dashboards", "list") or ()
-    pages = [
+    pages = [] if private else [gallery.address(cloud)]
+    pages += [
         f"{CONSOLE}/monitoring/dashboards/builder/{each['name'].rpartition('/')[2]}?{where}"
         for each in boards
         if each["name"].endswith("/dropcap")
     ]
-    pages += [f"{CONSOLE}/run/detail/{config.region}/dropcap-{name}/metrics?{where}" for name in FUNCTIONS]
+    pages += [
+        f"{CONSOLE}/run/detail/{config.region}/dropcap-{name}/metrics?{where}"
+        for name in functions_of(config, cloud)
+    ]
     pages += [f"{CONSOLE}/storage/browser/{name}?{where}" for name in config.buckets.values()]
     browser = sys.stdout.isatty() and (sys.platform == "darwin" or os.environ.get("DISPLAY"))
     for page in pages:

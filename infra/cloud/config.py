@@ -58,6 +58,12 @@ class Config:
         "0, or a number from 7 to 90",
         r"0|[7-9]|[1-8]\d|90",
     )
+    gallery: str = _variable(
+        "",
+        "the page to drop pictures on: 1 puts it up, 0 takes it down; not said, it stays as it is",
+        "0 or 1",
+        r"|0|1",
+    )
     alert_email: str = _variable("", "address that alerts go to", "an address", rf"|{EMAIL.pattern}")
     budget: str = _variable(
         "", "money a month, in the billing account's currency", "a number", r"|[1-9]\d{0,8}"
@@ -167,11 +173,6 @@ class Config:
             return self.project, self.region, "dropcap"
         found = INSTANCE.fullmatch(self.cloud_sql)
         return (found[1], found[2], found[3]) if found else ("", "", "")
-
-    @property
-    def most_instances(self) -> int:
-        """Of all functions together: so many connections to the database, at most."""
-        return 3 * int(self.max_instances) + 1
 
 
 def help_lines() -> str:

@@ -40,6 +40,7 @@ class Function(Resource):
     builder: str
     memory_mb: int
     environment: str
+    at_once: int
     timeout_s: int
     instances: int
     ingress: str
@@ -52,7 +53,7 @@ class Function(Resource):
         return {
             "memory": f"{self.memory_mb}Mi",
             "vCPU": "1",
-            "requests at once": 1,
+            "requests at once": self.at_once,
             "timeout": f"{self.timeout_s} s",
             "at most instances": str(self.instances),
             "environment": self.environment,
@@ -186,7 +187,7 @@ class Function(Resource):
             f"--service-account={self.account}",
             f"--memory={self.memory_mb}Mi",
             "--cpu=1",
-            "--concurrency=1",
+            f"--concurrency={self.at_once}",
             f"--timeout={self.timeout_s}",
             f"--max-instances={self.instances}",
             f"--execution-environment={self.environment}",

@@ -2,11 +2,12 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
 
-from infra.cloud import CloudError
+from infra.cloud import CloudError, gallery
 from infra.cloud.access import Grant, stale
 from infra.cloud.cloud import Cloud
 from infra.cloud.config import SECRETS, Config
@@ -19,7 +20,8 @@ from infra.cloud.source import Source
 def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
     """What is to be done, in order: a door that is to be shut is shut first, and opened last.
 
-    Raises CloudError where the functions would have no database, or delete what nobody said may go.
+    Raises CloudError where the functions would have no database, delete what nobody said may go, or let
+    nobody in.
     """
     if (
         not config.cloud_sql
@@ -31,11 +33,27 @@ def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
             "or CLOUD_SQL=new to have one made (docs/costs.md says for how much)."
         )
     _check_sources(config, cloud)
+    gallery.check(config, cloud)
     declared = resources(config, cloud, source)
     granted = [each for each in declared if isinstance(each, Grant)]
     wanted = [each.difference(cloud) for each in declared]
     public, own = stale(config, cloud, granted)
-    return [*public, *(each for each in wanted if each), *own]
+    return [*public, *(each for each in wanted if each), *own, *_unwanted(config, cloud, source, declared)]
+
+
+def _all(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
+    """The declaration with what is optional, wanted or not."""
+    return resources(replace(config, gallery="1"), cloud, source)
+
+
+def _unwanted(config: Config, cloud: Cloud, source: Source, declared: Sequence[Resource]) -> list[Change]:
+    """What takes down what is optional, there, and not wanted; its rights are gone before it."""
+    if config.gallery != "0":
+        return []
+    titles = {each.title for each in declared}
+    going = [each for each in _all(config, cloud, source) if each.title not in titles]
+    found = [each.removal(cloud) for each in reversed(going) if not isinstance(each, Grant)]
+    return [replace(each, why="no longer wanted: GALLERY=0") for each in found if each]
 
 
 def _check_sources(config: Config, cloud: Cloud) -> None:
@@ -65,7 +83,7 @@ def removals(config: Config, cloud: Cloud, source: Source, data: bool) -> list[C
     going = ("function ", "bucket ", "secret ") if data else ("function ",)
     declared: list[Resource] = [
         each
-        for each in resources(config, cloud, source)
+        for each in _all(config, cloud, source)
         if (data or not each.data) and not (isinstance(each, Grant) and each.target.startswith(going))
     ]
     return [change for each in reversed(declared) if (change := each.removal(cloud))]

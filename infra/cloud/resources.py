@@ -10,24 +10,27 @@ from infra.cloud.config import FUNCTION_TIMEOUT_S, Config
 from infra.cloud.events import Queue, Schedule, Subscription, Trigger
 from infra.cloud.functions import Function
 from infra.cloud.resource import Resource
-from infra.cloud.rights import FUNCTIONS, WHY_ACCOUNT, grants, secrets_of
+from infra.cloud.rights import FUNCTIONS, SMALL, WHY_ACCOUNT, functions_of, grants, secrets_of
 from infra.cloud.secrets import Secret
 from infra.cloud.source import Source
 from infra.cloud.watched import Alert, Apis, Budget, Channel, Dashboard, Metric
 
+EXPORT_S = 3600  # the longest that Cloud Run has: cloud.google.com/run/docs/configuring/request-timeout
+GALLERY_AT_ONCE = 8
 IMAGES_KEPT = 5
 SWEEP = "*/10 * * * *"
 
 
 def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
     """The declaration."""
-    secrets = secrets_of(config, cloud)
+    secrets, functions = secrets_of(config, cloud), functions_of(config, cloud)
+    accounts = [name for name in ACCOUNTS if name in functions or name not in FUNCTIONS]
     return [
         _apis(config),
-        *(Account(name=config.account(name), why=WHY_ACCOUNT[name]) for name in ACCOUNTS),
+        *(Account(name=config.account(name), why=WHY_ACCOUNT[name]) for name in accounts),
         *_buckets(config),
         *secrets.values(),
-        *_sql(config),
+        *_sql(config, tuple(functions)),
         Images(
             name="cloud-run-source-deploy",
             why="a build a deployment, and each is an image that costs storage",
@@ -41,7 +44,7 @@ def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
             functions=tuple(f"dropcap-{name}" for name in FUNCTIONS),
         ),
         *(grant for grant in grants(config, cloud) if not grant.target.startswith("function ")),
-        *_functions(config, source, secrets),
+        *(_function(config, name, source, secrets) for name in functions),
         *(grant for grant in grants(config, cloud) if grant.target.startswith("function ")),
         *_calls(config, cloud),
         *_watched(config),
@@ -90,22 +93,27 @@ def _buckets(config: Config) -> list[Bucket]:
     ]
 
 
-def _sql(config: Config) -> list[Resource]:
+def _instances(config: Config, name: str) -> int:
+    """Of a function, at most; each holds one connection to the database."""
+    return 1 if name == "sweep" else int(config.max_instances)
+
+
+def _sql(config: Config, functions: Sequence[str]) -> list[Resource]:
     project, _, instance = config.instance
     if not instance:
         return []
-    users = tuple(config.database_user(name) for name in FUNCTIONS)
+    users = tuple(config.database_user(name) for name in functions)
     made: list[Resource] = []
     if config.cloud_sql == "new":
         # Twice what the functions may open, as two revisions run while one takes over, and a few.
-        why, connections = "PostgreSQL, the smallest there is", 2 * config.most_instances + 10
+        most = sum(_instances(config, name) for name in functions)
         made.append(
             sql.Instance(
                 name=instance,
-                why=why,
+                why="PostgreSQL, the smallest there is",
                 region=config.region,
                 tier=config.cloud_sql_tier,
-                connections=connections,
+                connections=2 * most + 10,
             )
         )
     where = {"project": project, "instance": instance}
@@ -123,46 +131,45 @@ def _sql(config: Config) -> list[Resource]:
     ]
 
 
-def _functions(config: Config, source: Source, secrets: dict[str, Secret]) -> list[Function]:
+def _function(config: Config, name: str, source: Source, secrets: dict[str, Secret]) -> Function:
     """1 vCPU, as the default of a third would make BLIP three times slower. One request at a time, as two
     pictures need twice the memory; a peer's default of 80 ran out of it (firebase/extensions #3203). Few
     instances, as each holds a database connection and costs money. The second generation, as the
-    first is reported to need more memory for the same program; it begins at 512 MiB, so the small function
-    runs in the first. A boost of the CPU while an instance starts, for which somebody waits."""
-    made = []
+    first is reported to need more memory for the same program; it begins at 512 MiB, so the small functions
+    run in the first. A boost of the CPU while an instance starts, for which somebody waits.
+
+    The gallery opens no picture: it waits for the database and hands bytes on, and a page asks for dozens of
+    images, so it answers several requests at once, with as many threads (functions-framework has four a
+    vCPU). An export is one answer, which lasts for as long as there are pictures to send.
+    """
     project, region, instance = config.instance
     connection = f"{project}:{region}:{instance}" if instance else ""
-    inside = (
-        "on-upload",
-        "sweep",
-    )  # Eventarc, Cloud Scheduler and Cloud Tasks of the project call from inside
-    for name, (entry, why) in FUNCTIONS.items():
-        small = name == "get-progress-stats"
-        variables = dict(config.variables)
-        if connection:
-            variables["DATABASE_URL"] = sql.url(config.database_user(name), connection)
-        made.append(
-            Function(
-                name=f"dropcap-{name}",
-                why=why,
-                entry=entry,
-                source=source,
-                region=config.region,
-                account=config.account(name),
-                builder=f"projects/{config.project}/serviceAccounts/{config.account('build')}",
-                memory_mb=256 if small else config.settings.memory_limit_mb,
-                environment="gen1" if small else "gen2",
-                timeout_s=30 if small else FUNCTION_TIMEOUT_S,
-                instances=1 if name == "sweep" else int(config.max_instances),
-                ingress="internal" if name in inside else "all",
-                variables=dict(sorted(variables.items())),
-                secrets=tuple(
-                    each for each in secrets.values() if not small or each.variable != "GEMINI_API_KEY"
-                ),
-                sql=connection,
-            )
-        )
-    return made
+    # Eventarc, Cloud Scheduler and Cloud Tasks of the project call from inside.
+    inside, small, page = name in ("on-upload", "sweep"), name in SMALL, name == "gallery"
+    entry, why = FUNCTIONS[name]
+    variables = dict(config.variables)
+    if connection:
+        variables["DATABASE_URL"] = sql.url(config.database_user(name), connection)
+    if page:
+        variables["THREADS"] = str(GALLERY_AT_ONCE)
+    return Function(
+        name=f"dropcap-{name}",
+        why=why,
+        entry=entry,
+        source=source,
+        region=config.region,
+        account=config.account(name),
+        builder=f"projects/{config.project}/serviceAccounts/{config.account('build')}",
+        memory_mb=256 if small else config.settings.memory_limit_mb,
+        environment="gen1" if small else "gen2",
+        at_once=GALLERY_AT_ONCE if page else 1,
+        timeout_s=EXPORT_S if page else 30 if small else FUNCTION_TIMEOUT_S,
+        instances=_instances(config, name),
+        ingress="internal" if inside else "all",
+        variables=dict(sorted(variables.items())),
+        secrets=tuple(each for each in secrets.values() if not small or each.variable != "GEMINI_API_KEY"),
+        sql=connection,
+    )
 
 
 def _calls(config: Config, cloud: Cloud) -> Sequence[Resource]:

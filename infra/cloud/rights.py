@@ -11,6 +11,7 @@ FUNCTIONS = {  # name: entry point in functions/main.py, and what it is for
     "analyze": ("analyze", "analyzes what is posted"),
     "sweep": ("sweep", "finishes what no event has finished"),
     "get-progress-stats": ("get_progress_stats", "tells how a user is doing"),
+    "gallery": ("gallery", "the page to drop pictures on and to find them again"),
 }
 WHY_ACCOUNT = {name: why for name, (_, why) in FUNCTIONS.items()} | {
     "trigger": "Eventarc and Cloud Tasks call on-upload as it",
@@ -23,8 +24,29 @@ WHY_BUCKET = {
     "quarantine": "keeps a copy of what can't be used, with the reason",
     "archive": "keeps the source where SOURCE=archive",
 }
+# The gallery's, with their roles. legacyBucketWriter creates, lists and deletes objects, and can't read one:
+# no predefined role that deletes does less. objectUser is the least that also reads them:
+# cloud.google.com/storage/docs/access-control/iam-roles.
+DELETES = ("legacyBucketWriter", "deletes the copy of what its user deletes, and can't read it")
+GALLERY_BUCKET = {
+    "uploads": ("legacyBucketWriter", "begins uploads, deletes what its user deletes, and can't read it"),
+    "pictures": ("objectUser", "shows the resized pictures, and deletes what its user deletes"),
+    "quarantine": DELETES,
+    "archive": DELETES,
+}
+# What needs no key of Gemini, and little memory: no picture is opened there.
+SMALL = ("get-progress-stats", "gallery")
 # For projects from before: cloud.google.com/eventarc/docs/run/create-trigger-storage-gcloud#before-you-begin
 OLD_PROJECT = "2021-04-09"
+
+
+def functions_of(config: Config, cloud: Cloud) -> dict[str, tuple[str, str]]:
+    """The functions of this deployment: all but the gallery, which is one where it is wanted.
+
+    Where nothing is said of it, it is wanted if it is there.
+    """
+    wanted = config.gallery == "1" or (not config.gallery and "dropcap-gallery" in cloud.services)
+    return {name: each for name, each in FUNCTIONS.items() if wanted or name != "gallery"}
 
 
 def grants(config: Config, cloud: Cloud) -> list[Grant]:
@@ -38,7 +60,7 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
         member, target = f"serviceAccount:{address}", f"project {config.project}"
         return Grant(name=f"roles/{role}", member=member, target=target, why=why, who=who, born=born)
 
-    project = f"project {config.project}"
+    functions, project = functions_of(config, cloud), f"project {config.project}"
     made = [
         grant("run.builder", "build", project, "builds: in new projects the default account may not"),
         grant("eventarc.eventReceiver", "trigger", project, "receives the events of the bucket"),
@@ -66,14 +88,18 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
             grant("storage.objectUser", name, f"bucket {bucket}", WHY_BUCKET[kind])
             for kind, bucket in config.buckets.items()
         ]
+    if "gallery" in functions:
+        for kind, bucket in config.buckets.items():
+            role, why = GALLERY_BUCKET[kind]
+            made.append(grant(f"storage.{role}", "gallery", f"bucket {bucket}", why))
     for variable, secret in secrets_of(config, cloud).items():
-        users = [name for name in FUNCTIONS if variable != "GEMINI_API_KEY" or name != "get-progress-stats"]
+        users = [name for name in functions if variable != "GEMINI_API_KEY" or name not in SMALL]
         made += [
             grant("secretmanager.secretAccessor", name, f"secret {secret.name}", f"reads {variable}")
             for name in users
         ]
     if config.cloud_sql:
-        for name in FUNCTIONS:
+        for name in functions:
             where = f"project {config.instance[0]}"
             made.append(grant("cloudsql.client", name, where, "opens the socket of Cloud SQL"))
             made.append(grant("cloudsql.instanceUser", name, where, "signs in to Cloud SQL by IAM"))
@@ -91,7 +117,8 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
                 region=config.region,
                 why="AUTH=token: the function itself checks the caller's ID token",
             )
-            for name in ("analyze", "get-progress-stats")
+            for name in ("analyze", *SMALL)
+            if name in functions
         ]
     return made
 
@@ -122,6 +149,7 @@ EXAMPLE = {
     "GEMINI_API_KEY": "example",
     "AUTH": "token",
     "AUTH_AUDIENCE": "my-project",
+    "GALLERY": "1",
 }
 
 

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from dropcap.settings import Settings
 from dropcap.upload import Upload
-from infra.cloud import CloudError, after, functions
+from infra.cloud import CloudError, after, functions, gallery
+from infra.cloud.cloud import Cloud
 from infra.cloud.config import Config
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.source import ROOT
@@ -19,7 +20,8 @@ POLL_S = 2.0
 
 def verify(console: Console, config: Config, gcloud: Gcloud) -> None:
     """Drop a sample and wait for what becomes of it. Raises CloudError where it is not published in time."""
-    settings = _deployed(config, gcloud)
+    cloud = after.services(config, gcloud)
+    settings = _deployed(config, cloud)
     name = f"dropcap-verify/{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.jpg"
     upload = Upload(settings.uploads_bucket, name, 0, SAMPLE.stat().st_size)
     if not upload.wanted(settings.include, settings.exclude):
@@ -44,6 +46,8 @@ def verify(console: Console, config: Config, gcloud: Gcloud) -> None:
             console.print(
                 f"It works: {len(pictures)} pictures published after {passed:.0f} s, source {source}."
             )
+            if said := gallery.verify(config, cloud, patience):
+                console.print(said, soft_wrap=True)
             return
         time.sleep(POLL_S)
     for line in after.entries(config, gcloud, "on-upload", "WARNING", "10m", "5"):
@@ -51,9 +55,8 @@ def verify(console: Console, config: Config, gcloud: Gcloud) -> None:
     raise CloudError(f"Nothing came of it in {patience:.0f} s. {_where(config)}")
 
 
-def _deployed(config: Config, gcloud: Gcloud) -> Settings:
+def _deployed(config: Config, cloud: Cloud) -> Settings:
     """The settings that on-upload runs with. Raises CloudError where it is not there."""
-    cloud = after.services(config, gcloud)
     if (service := cloud.services.get("dropcap-on-upload")) is None:
         raise CloudError(f"Nothing is deployed in {config.region}: make deploy PROJECT={config.project}")
     return functions.settings(service)

@@ -1,0 +1,96 @@
+"""The gallery as people meet it: where it is, who gets in, and what Google's console is to be told of it."""
+
+import time
+from http import HTTPStatus
+
+import requests
+
+from dropcap.settings import OAUTH_CLIENT
+from infra.cloud import CloudError
+from infra.cloud.cloud import Cloud
+from infra.cloud.config import Config
+from infra.cloud.functions import variables
+from infra.cloud.rights import functions_of
+
+GALLERY = "dropcap-gallery"
+CLIENTS = "https://console.cloud.google.com/apis/credentials/oauthclient"
+REQUEST_S, POLL_S = 30.0, 2.0
+# What a stranger gets: the way to sign in, or nothing at all.
+ASKS = (HTTPStatus.OK, HTTPStatus.FOUND, HTTPStatus.SEE_OTHER, HTTPStatus.UNAUTHORIZED)
+SHUT = (HTTPStatus.FORBIDDEN,)
+
+
+def check(config: Config, cloud: Cloud) -> None:
+    """Raise CloudError where nobody could sign in: Firebase has no page for it, as Google has."""
+    if "gallery" not in functions_of(config, cloud) or config.settings.auth != "token":
+        return
+    firebase = not OAUTH_CLIENT.fullmatch(config.settings.auth_audience[0])
+    if firebase and not config.settings.sign_in_url:
+        raise CloudError(
+            "SIGN_IN_URL='' is not allowed with GALLERY=1 and a Firebase project: "
+            "name the page of your app that signs people in (docs/gallery.md has one), or say GALLERY=0."
+        )
+
+
+def address(cloud: Cloud) -> str:
+    """Of its first page; empty where it is not deployed."""
+    url = cloud.url(GALLERY)
+    return f"{url}/gallery/" if url else ""
+
+
+def is_open(cloud: Cloud) -> bool:
+    """Whether it signs people in itself, and so answers everybody."""
+    return variables(cloud.services.get(GALLERY)).get("AUTH") == "token"
+
+
+def words(config: Config, cloud: Cloud) -> list[str]:
+    """Where it is, one line each with what is still to be done by hand; none where it is not deployed."""
+    if not (page := address(cloud)):
+        return []
+    if not is_open(cloud):
+        proxy = f"gcloud run services proxy {GALLERY} --region={config.region} --project={config.project}"
+        return [
+            f"gallery: {page} is private, as AUTH=iam says. "
+            f"For you alone: {proxy}, then http://localhost:8080/gallery/"
+        ]
+    known = variables(cloud.services[GALLERY])
+    client, back = known.get("AUTH_AUDIENCE", "").partition(",")[0].strip(), f"{page}sign-in"
+    if known.get("SIGN_IN_URL"):
+        told = f"{known['SIGN_IN_URL']} must send people back to {back}, and to no other address."
+    else:
+        told = (
+            f"Google must know where to send people back to: {CLIENTS}/{client}?project={config.project} has "
+            f"“Authorized redirect URIs”; add {back}"
+        )
+    return [f"gallery: {page}", f"  {told}"]
+
+
+def verify(config: Config, cloud: Cloud, patience_s: float) -> str:
+    """What it answers somebody who has not signed in, in words; empty where it is not deployed.
+
+    Raises CloudError where it lets in whom it should not, or nobody. A right takes up to some minutes to be
+    known everywhere, and is waited for.
+    """
+    if not (page := address(cloud)):
+        return ""
+    begun, wanted = time.monotonic(), ASKS if is_open(cloud) else SHUT
+    while True:
+        status = _status(page)
+        if status in wanted:
+            answer = "asks strangers to sign in" if is_open(cloud) else "is shut to strangers"
+            return f"gallery: {page} {answer} (HTTP {status})."
+        if time.monotonic() - begun > patience_s:
+            raise CloudError(
+                f"{page} answers strangers with HTTP {status or 'nothing'}, and should with "
+                f"{' or '.join(str(int(each)) for each in wanted)}. "
+                f"Look: make logs PROJECT={config.project} FUNCTION=gallery SEVERITY=WARNING"
+            )
+        time.sleep(POLL_S)
+
+
+def _status(page: str) -> int:
+    """The HTTP status; 0 where there is no answer."""
+    try:
+        return requests.get(page, allow_redirects=False, timeout=REQUEST_S).status_code
+    except requests.RequestException:
+        return 0

@@ -1,4 +1,4 @@
-"""python -m model_export train | export | recipes | evaluate | samples"""
+"""python -m model_export train | export | recipes | evaluate | witnesses | samples"""
 
 from __future__ import annotations
 
@@ -121,6 +121,18 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--report", type=Path, default=BUILD / "evaluate.json", help="JSON to write")
     evaluate.set_defaults(run=_evaluate)
 
+    witnesses = commands.add_parser(
+        "witnesses", help="how often an altered description is flagged", formatter_class=style
+    )
+    witnesses.add_argument("--model", type=Path, default=MODEL, help="model folder")
+    witnesses.add_argument("--count", type=int, default=1000, help="held-out scenes")
+    witnesses.add_argument("--seed", type=int, default=0, help="of phrasings and alterations")
+    witnesses.add_argument(
+        "--tuning", action="store_true", help="the part to change the rules by, not to report"
+    )
+    witnesses.add_argument("--report", type=Path, default=BUILD / "witnesses.json", help="JSON to write")
+    witnesses.set_defaults(run=_witnesses)
+
     samples = commands.add_parser("samples", help="draw the sample pictures", formatter_class=style)
     samples.add_argument("--out", type=Path, default=ROOT / "infra" / "samples", help="folder")
     samples.set_defaults(run=_samples)
@@ -193,6 +205,16 @@ def _evaluate(asked: argparse.Namespace) -> int:
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0
+
+
+def _witnesses(asked: argparse.Namespace) -> int:
+    from .datasets import EvaluateError
+    from .witnesses import evaluate
+
+    if asked.count < 1:
+        raise EvaluateError(f"--count {asked.count}: there must be one picture at least")
+    evaluate(asked.model, asked.count, asked.seed, asked.report, asked.tuning)
+    return 0
 
 
 def _samples(asked: argparse.Namespace) -> int:

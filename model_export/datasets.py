@@ -72,12 +72,12 @@ def upload(index: int) -> tuple[Sample, bytes]:
     return sample, scenes.encode(scenes.draw(scene), "JPEG", quality=88)
 
 
-def held_out(count: int) -> Dataset:
-    """The first `count` held-out scenes, drawn by worker processes: drawing takes longer than captioning."""
+def held_out(count: int, first: int = 0) -> Dataset:
+    """`count` held-out scenes, drawn by worker processes: drawing takes longer than captioning."""
 
     def samples() -> Iterator[tuple[Sample, bytes]]:
         with ProcessPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            yield from pool.map(upload, range(count), chunksize=8)
+            yield from pool.map(upload, range(first, first + count), chunksize=8)
 
     return Dataset("held-out scenes", count, samples, scenes=True)
 

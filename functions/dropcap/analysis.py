@@ -28,6 +28,19 @@ class Description:
     version: str
 
 
+Finding = tuple[str, str, str]
+"""What it is about (thing, number, colour, place), what the caption says, and what the description says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Of the two models, by witnesses.py: `score` is 0 to 1, or None where there is no verdict."""
+
+    score: float | None
+    contradictions: tuple[Finding, ...]
+    contradicts: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Whether a model answered; `problem` says why it did not."""
@@ -82,6 +95,7 @@ class Analysis:
     text: str
     sources: Mapping[str, Source]
     pictures: tuple[Published, ...]
+    agreement: Agreement | None = None  # None where only one model answered
     memory: Mapping[str, float] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
 

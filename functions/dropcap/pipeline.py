@@ -9,8 +9,8 @@ from http import HTTPStatus
 
 from PIL.Image import Image
 
-from dropcap import blip, deletion, gemini, logs, memory, picture
-from dropcap.analysis import Analysis, Caption, Description, Published, Source
+from dropcap import blip, deletion, gemini, logs, memory, picture, witnesses
+from dropcap.analysis import Agreement, Analysis, Caption, Description, Published, Source
 from dropcap.claims import Claim
 from dropcap.connection import Unreachable
 from dropcap.errors import Rejected
@@ -138,6 +138,7 @@ def analyze(
                 for_blip = source.fitted(picture.BLIP_SIDE)
             with watch.stage("describe and caption"):
                 description, caption, sources = _look(upload, for_gemini, for_blip, services)
+            agreement = _agreement(upload, description, caption)
             del for_gemini, for_blip
             with watch.stage("publish"):
                 published = () if before is None else _publish(source, upload, services, before)
@@ -157,6 +158,7 @@ def analyze(
         text=description.text if description else "",
         sources=sources,
         pictures=published,
+        agreement=agreement,
         memory=dict(watch.memory),
         timings=dict(watch.timings),
     )
@@ -194,6 +196,17 @@ def _look(
     if model_error and (settings.blip == "required" or description is None):
         raise model_error
     return description, caption, sources
+
+
+def _agreement(upload: Upload, description: Description | None, caption: Caption | None) -> Agreement | None:
+    """Hold one model's words against the other's; None where only one answered."""
+    if not (description and caption):
+        return None
+    agreement = witnesses.compare(caption.text, description)
+    if agreement.contradicts:
+        found = [f"{about}: {said} or {shown}" for about, said, shown in agreement.contradictions]
+        logs.write("WARNING", "the two models contradict each other", upload=str(upload.id), found=found)
+    return agreement
 
 
 def _publish(

@@ -25,6 +25,7 @@
 | `fault-huge` | a description of 1 MB |
 | `fault-long` | every field a little over what was asked for |
 | `fault-obeyed` | an answer that obeyed a text in the picture, with fields that nobody asked for |
+| `fault-invented` | a description of three cats on a purple background, whatever is in the picture |
 | `fault-script` | a description with a script, control characters and unknown fields |
 """
 
@@ -124,6 +125,13 @@ def text(model: str, fields: dict[str, Any]) -> str:
             fields = {"description": "d" * 1100, "alt_text": "a " * 90, "tags": tags, "text": "x\n" * 1100}
         case "obeyed":
             fields |= {"text": INJECTED, "user": "bob", "caption": INJECTED, "sources": {}, "id": "1"}
+        case "invented":
+            invented = "Three cats on a purple background"
+            fields |= {
+                "description": f"{invented}, one above the other.",
+                "alt_text": invented,
+                "tags": ["cats"],
+            }
         case "script":
             fields |= {
                 "description": "A <script>alert(1)</script>\0 \ud800picture\u202e\r\nof a cat",

@@ -68,6 +68,19 @@ def _words(analysis: Mapping[str, Any]) -> Iterable[Text]:
             yield Text(f"{name.replace('_', ' ').capitalize()}: ", "cyan").append(analysis[name], "default")
     if analysis["tags"]:
         yield Text("Tags: ", "cyan").append(", ".join(analysis["tags"]), "default")
+    if agreement := analysis.get("agreement"):  # an older result has none
+        yield _agreement(agreement, bool(stand_in))
+
+
+def _agreement(agreement: Mapping[str, Any], stand_in: bool) -> Text:
+    """How far the models agree, or where they contradict each other."""
+    line = Text("Agreement: ", "cyan")
+    if agreement["contradicts"]:
+        found = (f"{said} (BLIP) or {shown} (Gemini)" for _, said, shown in agreement["contradictions"])
+        return line.append("the models contradict each other: " + "; ".join(found), "yellow")
+    score = agreement["score"]
+    line.append("no verdict" if score is None else f"{score:.0%}".replace("%", " %"), "default")
+    return line.append(" (the stand-in names no things)" if stand_in else "", "dim")
 
 
 def _said(who: str, what: str, source: Mapping[str, Any], style: str) -> Text:

@@ -27,7 +27,8 @@ def test_it_serves_in_150_mb_and_loads_no_model(start: Start, tmp_path: Path) ->
     told = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}  # each import is a line of the log
     with Process("gallery", framework(Path(MAIN), port, "gallery"), log, told, ROOT) as server:
         server.wait_until_answers(f"{url}/?user=ana")
-        for path in ("/", "/status", f"/picture/{upload.id}", f"/image/{upload.id}/1600"):
+        pages = ("/", "/status", "/progress", f"/picture/{upload.id}", f"/image/{upload.id}/1600")
+        for path in (*pages, "/export/csv", "/export/jsonl", "/export/zip"):
             query = {"user": "ana", "upload": f"{upload.generation}:{upload.name}"}
             answer = requests.get(url + path, query, timeout=20)
             assert answer.status_code == 200, answer.text

@@ -86,6 +86,23 @@ def test_a_broken_connection_goes_on_where_it_was_and_sends_no_byte_twice(
     assert ranges(puts) == [f"bytes 0-{CHUNK - 1}/{size}", second, f"bytes */{size}", second]
 
 
+def test_where_a_page_may_not_read_how_far_it_is_all_is_sent_in_one(visitor: Guest, tmp_path: Path) -> None:
+    page = visitor.open()
+    size = CHUNK + MIB
+
+    def hide(route: Route) -> None:
+        answer = route.fetch(max_redirects=0)
+        headers = {name: value for name, value in answer.headers.items() if name != "range"}
+        route.fulfill(response=answer, headers=headers)
+
+    page.route(SESSIONS, hide)
+    puts = requests_of(page, "PUT", "upload_id=")
+    (tmp_path / "large.png").write_bytes(picture().ljust(size, b"\0"))
+    choose(page, tmp_path / "large.png")
+    expect(cards(page)).to_have_count(1)
+    assert ranges(puts)[-1] == f"bytes 0-{size - 1}/{size}"
+
+
 def test_whoever_sends_too_many_waits_as_long_as_is_asked(visitor: Guest) -> None:
     page = visitor.open()
     visitor.expected.append("status of 429")

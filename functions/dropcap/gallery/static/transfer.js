@@ -75,6 +75,7 @@ export async function upload(file, address, signal, told) {
 /** Send all of a file to its session; what broke goes on from the byte to which the bucket has it. */
 function send(session, file, signal, told) {
   let at = 0;
+  let most = CHUNK;
   let asking = false;
   const step = async () => {
     if (asking) {
@@ -89,11 +90,14 @@ function send(session, file, signal, told) {
       }
     }
     asking = true; // until its answer is there
-    const end = Math.min(at + CHUNK, file.size);
+    const end = Math.min(at + most, file.size);
     const range = `bytes ${at}-${end - 1}/${file.size}`;
     const answer = await put(session, file.slice(at, end), range, signal, (sent) => told(at + sent));
     if (answer.status !== 308) return resource(answer);
-    if (kept(answer) <= at) throw new Broken();
+    if (kept(answer) <= at) {
+      most = Infinity; // a page may not be let to read how far it is: what is there already is skipped there
+      throw new Broken();
+    }
     at = kept(answer);
     asking = false;
     return undefined;

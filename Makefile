@@ -29,7 +29,7 @@ sweep: .venv/installed ## finish what no event has finished in what make run has
 	@$(RUN) -m infra.local.sweep --state $(STATE)
 
 test: .venv-dev/installed ## run all tests, in parallel: JOBS=auto
-	@$(DEV) -m pytest -n $(JOBS)
+	@$(DEV) -m pytest -n $(JOBS) --dist worksteal
 
 lint: .venv-dev/installed ## check style and types
 	@$(DEV) -m ruff check .

@@ -6,8 +6,6 @@ records are copied over the days of a year. With --write the best two go to docs
 
 import argparse
 import io
-import os
-import shutil
 import sys
 import tempfile
 import time
@@ -22,9 +20,10 @@ import numpy as np
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 from PIL import Image
-from playwright.sync_api import Browser, FloatRect, Page, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Page, Playwright, sync_playwright
 
 from dropcap.database import connect
+from infra import chromium
 from infra.local import StackError
 from infra.local.stack import Stack
 from infra.local.storage import ROOT
@@ -35,7 +34,6 @@ SAMPLES = ROOT / "infra" / "samples"
 SIDES = ((1600, 1200), (1500, 1000), (1080, 1440), (1600, 900), (1200, 1200), (1000, 1500))  # px
 PDF = b"%PDF-1.7\n"
 DEADLINE_S = 300
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LARGEST_KB = 300
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1440, "height": 1000}}
 PHONE: dict[str, Any] = {
@@ -149,6 +147,13 @@ def _ask(stack: Stack, sql: str, **values: object) -> list[list[Any]]:
         return list(connection.run(sql, **values) or ())
 
 
+def _browser(playwright: Playwright) -> Browser:
+    """Raises StackError where there is none."""
+    if program := chromium.found(playwright):
+        return chromium.launched(playwright, program)
+    raise StackError(chromium.MISSING)
+
+
 def _take(browser: Browser, stack: Stack, shot: Shot, folder: Path) -> Path:
     """Take one picture into the folder. Raises StackError where the page has none to show."""
     with closing(browser.new_context(locale="en-GB", timezone_id="Europe/Madrid", **shot.context)) as context:
@@ -188,15 +193,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="put the best two into docs/")
     arguments = parser.parse_args(words)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)  # else playwright's own
     try:
         with (
             tempfile.TemporaryDirectory(prefix="dropcap-screenshots-") as state,
             Stack(Path(state)) as stack,
             sync_playwright() as playwright,
-            closing(
-                playwright.chromium.launch(executable_path=program, chromium_sandbox=os.geteuid() != 0)
-            ) as browser,
+            closing(_browser(playwright)) as browser,
         ):
             _fill(stack, arguments.pictures)
             [[picture]] = _ask(stack, PICTURE, user=USER)

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import shutil
 import subprocess
 import sys
 import uuid
@@ -14,14 +13,14 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, WebError, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, WebError, sync_playwright
 
 from dropcap.settings import Settings
+from infra.chromium import MISSING, found, launched
 from infra.local.stack import Stack
 
 WAIT_MS = 60_000  # for what takes a second where nothing else runs
 INSTALL_S = 200
-SYSTEMS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
     "--disable-gpu",
     "--disable-quic",
@@ -40,31 +39,24 @@ def chromium() -> Iterator[Browser]:
     """
     with sync_playwright() as playwright:
         loop = asyncio.get_running_loop()
-        own = Path(playwright.chromium.executable_path)
-        program = next(filter(None, map(shutil.which, SYSTEMS)), None) or _installed(own)
+        program = found(playwright) or _installed(playwright)
         if not program:
-            missing = "There is no Chromium: install Debian's (apt install chromium), or playwright's "
-            missing += f"({sys.executable} -m playwright install --with-deps chromium)."
-            (pytest.fail if os.environ.get("CHROMIUM") == "required" else pytest.skip)(missing)
-        sandbox = os.geteuid() != 0  # root has none
-        browser = playwright.chromium.launch(
-            executable_path=program, args=ARGUMENTS, chromium_sandbox=sandbox
-        )
+            (pytest.fail if os.environ.get("CHROMIUM") == "required" else pytest.skip)(MISSING)
+        browser = launched(playwright, program, *ARGUMENTS)
         asyncio._set_running_loop(None)
         yield browser
         asyncio._set_running_loop(loop)
         browser.close()
 
 
-def _installed(own: Path) -> str | None:
-    """Playwright's own browser, or None where it can't be had."""
-    if not own.exists():
-        command = [sys.executable, "-m", "playwright", "install", "chromium"]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=INSTALL_S)
-        except subprocess.SubprocessError:
-            return None
-    return str(own)
+def _installed(playwright: Playwright) -> Path | None:
+    """Playwright's own browser, installed now, or None where it can't be had."""
+    command = [sys.executable, "-m", "playwright", "install", "chromium"]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=INSTALL_S)
+    except subprocess.SubprocessError:
+        return None
+    return found(playwright)
 
 
 @contextmanager

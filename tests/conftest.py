@@ -8,19 +8,27 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
+from pg8000.native import Connection
 
 from dropcap.database import Database, connect
 from dropcap.settings import Settings
 from infra.limit import NoLimit, kernel_limit
 from infra.local.gemini import GeminiStandIn
-from infra.local.postgres import Postgres
+from infra.local.postgres import SEED, Postgres
 from infra.local.storage import Storage
-from tests.app import NO_GCLOUD, App, app
+from tests.app import NO_GCLOUD, ROOT, App, app
 from tests.browser import chromium, guest, site, visitor  # noqa: F401  fixtures
 from tests.cloud import ALERTS, Deployment, load, once, save
 from tests.control_plane import ControlPlane
+from tests.describing import settings, stand_in  # noqa: F401  fixtures
+from tests.events import functions  # noqa: F401  a fixture
 from tests.issuer import Issuer
+from tests.schemas import outside, sound  # noqa: F401  fixtures
 from tests.warm_gcloud import WarmGcloud
+
+# What the tests start: 0.3 s less each (sitecustomize.py), and nobody compiles what another has compiled.
+os.environ["PYTHONPATH"] = f"{ROOT / 'tests' / 'quick'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +38,13 @@ def environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def seed(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever starts a new PostgreSQL copies the data that the first of all test workers has made."""
+    base = tmp_path_factory.getbasetemp()
+    os.environ[SEED] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres")
 
 
 @pytest.fixture(scope="session")
@@ -51,16 +66,16 @@ def template(postgres: Postgres) -> str:
 
 
 @pytest.fixture
-def empty_database(postgres: Postgres) -> Iterator[str]:
+def empty_database(postgres: Postgres, administrator: Connection) -> Iterator[str]:
     """The address of a new database without any table."""
-    with _new_database(postgres, "template1") as url:
+    with _new_database(postgres, administrator, "template1") as url:
         yield url
 
 
 @pytest.fixture
-def database_url(postgres: Postgres, template: str) -> Iterator[str]:
+def database_url(postgres: Postgres, administrator: Connection, template: str) -> Iterator[str]:
     """The address of a new database that has the schema."""
-    with _new_database(postgres, template) as url:
+    with _new_database(postgres, administrator, template) as url:
         yield url
 
 
@@ -71,19 +86,22 @@ def database(database_url: str) -> Iterator[Database]:
         yield client
 
 
-@contextmanager
-def _new_database(postgres: Postgres, template: str) -> Iterator[str]:
-    name = f"test_{uuid.uuid4().hex}"
-    _administer(postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
-    try:
-        yield postgres.database(name)
-    finally:
-        _administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _administer(postgres: Postgres, statement: str) -> None:
+@pytest.fixture(scope="session")
+def administrator(postgres: Postgres) -> Iterator[Connection]:
+    """A connection that makes databases."""
     with closing(connect(postgres.url)) as connection:
-        connection.run(statement)
+        yield connection
+
+
+@contextmanager
+def _new_database(postgres: Postgres, administrator: Connection, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    # A copy of the files, and not of each page by the log, which takes twice the time.
+    administrator.run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    try:
+        yield f"{postgres.url.rpartition('/')[0]}/{name}"
+    finally:
+        administrator.run(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
@@ -96,8 +114,8 @@ def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def gemini_url() -> Iterator[str]:
     """One stand-in for Gemini for each test worker."""
-    with GeminiStandIn() as stand_in:
-        yield stand_in.url
+    with GeminiStandIn() as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")

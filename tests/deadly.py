@@ -5,15 +5,19 @@ whose bytes end with `kill`, `grow` or `hang` does so whenever it is decoded.
 """
 
 import ctypes
+import importlib
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dropcap import picture
+import google.cloud.storage  # noqa: F401  before the web server forks: no death has it loaded anew
+
+from dropcap import gemini, picture
 from dropcap.bucket import Buckets
 from dropcap.database import Database
+from main import SERVICES
 from main import on_upload as on_upload
 
 DEADLY = Path(os.environ["DEADLY"])
@@ -51,6 +55,8 @@ def decode(data: bytes, *others: Any) -> picture.Picture:
     return opened(data, *others)
 
 
+if SERVICES.settings.gemini_api_key:
+    importlib.import_module(gemini.ADAPTERS[SERVICES.settings.gemini_sdk])
 opened = picture.opened
 picture.opened = decode  # type: ignore[assignment]  # it passes on what it is given
 for method in ("claim", "record", "reject", "finish"):

@@ -32,7 +32,7 @@ from infra.cloud.estimate import costs, pace
 from infra.cloud.tasks import Limits
 from infra.local.task_rules import Refused
 from infra.local.tasks import Server, TasksStandIn
-from tests.app import EVENT, ROOT, Start, event_of, rows, small_png
+from tests.app import EVENT, ROOT, Start, event_of, hear_ctrl_c, rows, small_png
 from tests.test_healing import instance
 
 PROJECT, REGION = "demo", "europe-west1"
@@ -327,7 +327,9 @@ def start_program(*words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "infra.cloud.backfill", "--bucket", "uploads", *words]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "functions")}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True, preexec_fn=hear_ctrl_c
+    )
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

@@ -4,74 +4,22 @@ import io
 import json
 import os
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import pytest
 import requests
 from google.api_core.exceptions import NotFound, PreconditionFailed
-from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Blob, Bucket, Client
 
 from infra.local.storage import Storage
 from tests.app import NO_GCLOUD
+from tests.events import WAIT_S, WATCHED, Functions, client_of
 
-WATCHED = "uploads"
 OTHER = "pictures"
-WAIT_S = 20
 MIB = 1024 * 1024
-
-
-class Receiver(BaseHTTPRequestHandler):
-    """Where events go: notes each, and answers 500 to as many as it was told to."""
-
-    server: "Functions"
-
-    def do_POST(self) -> None:
-        data = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with self.server.lock:
-            self.server.received.append(({key.lower(): value for key, value in self.headers.items()}, data))
-            refuse = self.server.refusals > 0
-            self.server.refusals -= refuse
-        self.send_response(500 if refuse else 200)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-class Functions(ThreadingHTTPServer):
-    """An address that takes events, as the functions' would."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Receiver)
-        self.lock = threading.Lock()
-        self.received: list[tuple[dict[str, str], dict[str, Any]]] = []
-        self.refusals = 0
-
-    def events(self, name: str, count: int = 1) -> list[tuple[dict[str, str], dict[str, Any]]]:
-        """The first `count` events for objects of that name, when they are there."""
-        deadline = time.monotonic() + WAIT_S
-        while time.monotonic() < deadline:
-            found = [each for each in self.received if each[1]["name"] == name]
-            if len(found) >= count:
-                return found
-            time.sleep(0.02)
-        raise AssertionError(f"{count} events for {name} did not come: {self.received}")
-
-
-@pytest.fixture(scope="module")
-def functions() -> Iterator[Functions]:
-    with Functions() as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +35,6 @@ def storage(functions: Functions, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="module")
 def client(storage: Storage) -> Client:
     return client_of(storage)
-
-
-def client_of(storage: Storage) -> Client:
-    return Client(
-        "demo",
-        AnonymousCredentials(),
-        client_options={"api_endpoint": storage.url},
-    )
 
 
 @pytest.fixture

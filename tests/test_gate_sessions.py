@@ -2,7 +2,6 @@
 
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from urllib.parse import quote, urlsplit
 
@@ -14,18 +13,10 @@ from google.cloud.storage import Blob, Client
 from infra.local.rules import Expected, Refused
 from infra.local.sessions import MOST, QUANTUM, Session, Sessions
 from infra.local.storage import Storage
-from tests.test_gate import WAIT_S, WATCHED, Functions, client_of
+from tests.events import WAIT_S, WATCHED, Functions, client_of
 
 PAGE = "http://localhost:8080"
 DATA = os.urandom(3 * QUANTUM + 5)
-
-
-@pytest.fixture(scope="module")
-def functions() -> Iterator[Functions]:
-    with Functions() as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")

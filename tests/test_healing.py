@@ -59,9 +59,8 @@ def instance(folder: Path, limit: Limit | None = None, **settings: str) -> Itera
     command = [str(Path(sys.executable).with_name("functions-framework")), "--target", "on_upload"]
     command += ["--source", str(ROOT / "tests" / "deadly.py"), "--signature-type", "cloudevent"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    environment = (
-        os.environ | {"PYTHONPATH": str(ROOT / "functions"), "DEADLY": str(folder / "deadly")} | settings
-    )
+    path = f"{ROOT / 'functions'}{os.pathsep}{os.environ['PYTHONPATH']}"
+    environment = os.environ | {"PYTHONPATH": path, "DEADLY": str(folder / "deadly")} | settings
     command = limit.command(*command) if limit else command
     with Process("functions", command, log, environment, ROOT) as functions:
         functions.wait_until_answers(f"http://127.0.0.1:{port}")
@@ -87,7 +86,7 @@ def test_a_kill_at_any_boundary_is_finished_by_the_next_delivery(start: Start, t
 
 
 def test_so_is_a_kill_at_any_boundary_of_a_rejection(start: Start, tmp_path: Path) -> None:
-    app = start()
+    app = start(GEMINI_API_KEY="")
     with instance(tmp_path) as function:
         for boundary in BOUNDARIES_OF_A_REJECTION:
             upload = app.upload("ana/a.png", b"no picture")
@@ -102,7 +101,7 @@ def test_so_is_a_kill_at_any_boundary_of_a_rejection(start: Start, tmp_path: Pat
 def test_a_picture_that_kills_its_instance_is_quarantined_at_the_third_time_and_never_decoded_again(
     start: Start, tmp_path: Path
 ) -> None:
-    app = start()
+    app = start(GEMINI_API_KEY="")
     data = small_png() + b"kill"
     upload = app.upload("ana/a.png", data)
     with instance(tmp_path) as function:
@@ -134,7 +133,7 @@ def test_a_picture_that_kills_its_instance_is_quarantined_at_the_third_time_and_
 def test_so_is_one_for_which_the_kernel_kills_one_instance_after_the_other(
     start: Start, tmp_path: Path
 ) -> None:
-    app = start()
+    app = start(GEMINI_API_KEY="")
     upload = app.upload("ana/a.png", small_png() + b"grow")
     for answer in (DIED, DIED, DIED, HTTPStatus.OK):
         with kernel_limit(512) as limit, instance(tmp_path, limit) as function:

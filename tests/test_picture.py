@@ -1,5 +1,6 @@
 """What Dropcap promises about pictures: what it takes, what it shows, what it refuses and why."""
 
+import hashlib
 import re
 import struct
 from contextlib import suppress
@@ -49,6 +50,7 @@ def test_every_format_is_shown_in_its_colours(kind: str) -> None:
     with picture.opened(data, ROOM) as source:
         facts = source.facts
     assert (facts.format, facts.bytes, facts.width, facts.height) == (kind, len(data), 120, 80)
+    assert facts.sha256 == hashlib.sha256(data).hexdigest()
     width, height, colours = shown(data)
     assert (width, height) == (120, 80)
     assert alike(colours, QUADRANTS, 10)

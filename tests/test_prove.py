@@ -37,7 +37,8 @@ def prove(folder: Path, *words: str, unprivileged: bool = False) -> tuple[int, s
     """Exit status, output and errors of a short run with the model that ships."""
     command = [sys.executable, "-B", "-m", "infra.prove", "--no-naive", "--largest", "0.5"]
     command += ["--model", str(MODEL), "--build", str(folder), *words]
-    environment = os.environ | {"PYTHONPATH": "functions", "PYTHONWARNINGS": "ignore"}
+    path = f"functions{os.pathsep}{os.environ['PYTHONPATH']}"
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
     if unprivileged:
         environment["PATH"] = ""
         command = [*nobody(), *command]

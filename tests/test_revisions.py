@@ -70,7 +70,7 @@ class Revision:
     def start(self) -> None:
         """A cold start of the functions that the tests need."""
         environment = os.environ | {
-            "PYTHONPATH": str(self.functions),
+            "PYTHONPATH": f"{self.functions}{os.pathsep}{os.environ['PYTHONPATH'].split(os.pathsep)[0]}",
             "MODEL_FOLDER": str(ROOT / "functions" / "model"),
             "PYTHONDONTWRITEBYTECODE": "1",
         }

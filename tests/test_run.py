@@ -35,7 +35,7 @@ from infra.local.run import Failed, Run
 from infra.local.stack import Stack
 from infra.local.storage import ROOT
 from infra.local.sweep import main as sweep
-from tests.app import EXPECTED
+from tests.app import EXPECTED, hear_ctrl_c
 from tests.pictures import RED, encoded, quadrants
 
 WAIT_S = 90
@@ -52,11 +52,17 @@ class Person:
         self.output, self.errors = folder / "output", folder / "errors"
         self.drop = folder / "drop"
         environment = os.environ | SETTINGS | settings
-        environment |= {MARK: self.mark, "PYTHONPATH": "functions", "PYTHONWARNINGS": "ignore"}
+        environment |= {MARK: self.mark, "PYTHONWARNINGS": "ignore"}
+        environment["PYTHONPATH"] = f"functions{os.pathsep}{environment['PYTHONPATH']}"
         command = [sys.executable, "-m", "infra.local.run", "--port", "0", "--drop", str(self.drop)]
         with self.output.open("wb") as output, self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [*command, *map(str, words)], cwd=ROOT, env=environment, stdout=output, stderr=errors
+                [*command, *map(str, words)],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=errors,
+                preexec_fn=hear_ctrl_c,
             )
 
     def wait_for(self, text: str) -> str:

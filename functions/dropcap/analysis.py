@@ -53,13 +53,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class PictureFacts:
-    """The source as people see it: `width` and `height` in px after EXIF orientation."""
+    """The source as people see it: `width` and `height` in px after EXIF orientation.
+
+    `sha256` is that of the source's bytes, in hexadecimal; empty in records from before it was kept.
+    """
 
     format: str
     bytes: int
     width: int
     height: int
     decoder: str
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ knows formats, limits and memory; pixels.py knows colours. Import it only where 
 loads Pillow.
 """
 
+import hashlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -145,7 +146,8 @@ def opened(data: bytes, settings: Settings, make_room: Callable[[], None] = memo
         raster = pixels.upright(pixels.srgb(raster, profile), orientation)
     if orientation in pixels.SIDEWAYS:
         width, height = height, width
-    return Picture(PictureFacts(kind, len(data), width, height, decoder.name), raster)
+    facts = PictureFacts(kind, len(data), width, height, decoder.name, hashlib.sha256(data).hexdigest())
+    return Picture(facts, raster)
 
 
 def check_head(head: bytes, settings: Settings) -> None:

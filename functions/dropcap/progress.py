@@ -64,7 +64,6 @@ def between(first_hour: int, end_hour: int) -> Rule:
     return Rule(f"picture between {first_hour}:00 and {end_hour}:00", 1, earned_at)
 
 
-PICTURES, DAYS = "pictures", "days in a row"
 # Each achievement by name, which is its title with underscores; of a kind, the nearer first.
 RULES: Mapping[str, Rule] = {
     "first_picture": pictures(1),

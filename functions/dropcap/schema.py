@@ -31,7 +31,6 @@ from pg8000.native import Connection, DatabaseError
 from dropcap import faults, logs
 from dropcap.errors import SchemaError
 from dropcap.faults import Fault
-from dropcap.tables import TABLES
 
 LOCK = 0x44726F70636170  # "Dropcap": the advisory lock of whoever repairs
 REPAIR_S = 200.0  # a cold start has 240 s on Cloud Run: cloud.google.com/run/docs/container-contract
@@ -53,8 +52,9 @@ def check(
     if faults.find(connection, _bounds(timeout_s, timeout_s)):
         other: AbstractContextManager[Connection] = closing(patient()) if patient else nullcontext(connection)
         with other as repairing:
-            for slow in (False, *(True for table in TABLES for _ in table.indexes)):
-                _repair(repairing, _bounds(REPAIR_S, timeout_s), slow)
+            _repair(repairing, _bounds(REPAIR_S, timeout_s), slow=False)
+            while _repair(repairing, _bounds(REPAIR_S, timeout_s), slow=True):
+                pass
 
 
 def _bounds(statement_s: float, timeout_s: float) -> str:
@@ -62,8 +62,8 @@ def _bounds(statement_s: float, timeout_s: float) -> str:
     return f"SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock};"
 
 
-def _repair(connection: Connection, bounds: str, slow: bool) -> None:
-    """One transaction with one repair that is slow, or with all that are not."""
+def _repair(connection: Connection, bounds: str, slow: bool) -> bool:
+    """One transaction with one repair that is slow, or with all that are not; whether there was any."""
     wait = f"SET LOCAL statement_timeout = {round(REPAIR_S * 1000)}; SELECT pg_advisory_xact_lock({LOCK})"
     mended: list[Fault] = []
     try:
@@ -83,6 +83,7 @@ def _repair(connection: Connection, bounds: str, slow: bool) -> None:
         raise
     for fault in mended:
         logs.write(fault.severity, f"schema changed, as {fault}")
+    return bool(mended)
 
 
 def _mend(connection: Connection, fault: Fault) -> None:

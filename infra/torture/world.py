@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import os
 import random
 import shutil
 import time
@@ -143,7 +144,7 @@ class Function(Part):
         self.folder = world.logs / name
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
-        path = f"{ROOT / 'functions'}:{ROOT}"
+        path = ":".join(filter(None, (str(ROOT / "functions"), str(ROOT), os.environ.get("PYTHONPATH"))))
         own = {"TORTURE": str(self.folder), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         self.environment = (
             {"PATH": "", "HOME": str(self.folder)} | world.environment | USUAL | own | dict(settings)

@@ -16,8 +16,6 @@ TYPES = {  # what is none of these is not served; a system's own table of types 
     ".css": "text/css",
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".webmanifest": "application/manifest+json",
 }
 YEAR = "public, max-age=31536000, immutable"
 

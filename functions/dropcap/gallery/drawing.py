@@ -6,7 +6,6 @@ All that is drawn is SVG in shares of its width and height, in %, so that letter
 import datetime as dt
 import html
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,9 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from dropcap.analysis import Published
+from dropcap.gallery import stored
+from dropcap.gallery.assets import FOLDER
+from dropcap.progress import DAYS, PICTURES, RULES
 from dropcap.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,10 +29,11 @@ AIR = 1.14  # height of the drawing in limits: room for the limit's own label
 BAR = 0.74  # of the width that a stage has
 WEEKS = 53
 LEVELS = 4
-# Classes of gallery.css, as the content security policy allows no style in a page.
-RATIOS = (0.72, 0.8, 0.89, 1.0, 1.1, 1.2, 1.33, 1.5, 1.65, 1.78, 2.0, 2.2)
+# Each has its class in gallery.css, as the content security policy allows no style in a page.
+RATIOS = tuple(map(float, re.findall(r"\.r\d+ { --r: ([\d.]+); }", (FOLDER / "gallery.css").read_text())))
 COPIED_SIZES = "(max-width: {width}px) 100vw, {width}px"
-NUMBERS = dict(first="1", three="3", seven="7", ten="10", thirty="30", hundred="100", thousand="1000")
+# By the first word of an achievement's name.
+NUMBERS = {name.split("_")[0]: rule.target for name, rule in RULES.items() if rule.counts in (PICTURES, DAYS)}
 MARKDOWN = re.compile(r"([\\`*_\[\]<>&!|~])")
 
 
@@ -209,9 +212,7 @@ def alt(card: "Card") -> str:
 
 def published(settings: Settings, picture: Published) -> str:
     """The address of a published picture for an app, outside of the gallery."""
-    base = settings.pictures_url or (
-        f"{os.environ.get('STORAGE_EMULATOR_HOST', 'https://storage.googleapis.com')}/{settings.pictures_bucket}"
-    )
+    base = settings.pictures_url or f"{stored.address()}/{settings.pictures_bucket}"
     return f"{base.rstrip('/')}/{quote(picture.object)}"
 
 
@@ -272,7 +273,7 @@ def seconds(duration: float) -> str:
 def medal(title: str) -> str:
     """What stands on the medal of an achievement: its number, else its initial."""
     first = title.split(" ", 1)[0].lower()
-    return NUMBERS.get(first, first[:1].upper())
+    return str(NUMBERS.get(first, first[:1].upper()))
 
 
 GLOBALS: dict[str, Any] = {

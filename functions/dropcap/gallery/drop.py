@@ -13,7 +13,7 @@ import secrets
 import unicodedata
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Any
@@ -39,7 +39,7 @@ STATUS = """
 SELECT u.id, u.state, u.stage, u.stage_at, u.rss_mb, u.attempts, u.reason_code, u.reason, a.id IS NOT NULL,
        jsonb_array_length(u.deaths)
          + (u.state = 'claimed' AND u.holder IS NOT NULL AND u.lease_until <= now())::int,  -- not counted yet
-       a.result->'timings', a.result->'memory'
+       coalesce(a.result->'timings', '{}'), coalesce(a.result->'memory', '{}')
 FROM uploads u LEFT JOIN analyses a ON a.id = u.id AND a.user_id = u.user_id
 WHERE u.user_id = :user AND u.id = ANY (CAST(:ids AS uuid[]))
 """
@@ -60,6 +60,33 @@ class Announced:
     type: str
     time_zone: str
     head: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How far the pipeline is with an upload, a row of STATUS; of one without a row, nothing is known.
+
+    Its `stage` began at the instant `since`, with `rss_mb` MB resident; `timings` are in s, `memory` in MB.
+    """
+
+    state: str = ""
+    stage: str = ""
+    since: dt.datetime | None = None
+    rss_mb: int = 0
+    attempts: int = 0
+    code: str = ""
+    reason: str = ""
+    analyzed: bool = False
+    deaths: int = 0
+    timings: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """The state in the page's words."""
+        if self.state == "claimed":
+            return "working"
+        return "rejected" if self.code else "captioned" if self.analyzed else "waiting"
 
 
 def begin(visit: Visit) -> flask.Response:
@@ -156,8 +183,8 @@ def status(visit: Visit) -> flask.Response:
         )
     ids = [str(upload.id) for upload in asked if owner(upload.name) == visit.user]
     found = visit.services.database.query(STATUS, user=visit.user, ids=ids) if ids else []
-    rows = {row[0]: row[1:] for row in found}
-    return _json({"uploads": [_told(visit, upload, *rows.get(upload.id, ())) for upload in asked]})
+    rows = {id: Way(*row) for id, *row in found}
+    return _json({"uploads": [_told(visit, upload, rows.get(upload.id, Way())) for upload in asked]})
 
 
 def _upload(visit: Visit, asked: str) -> Upload:
@@ -172,42 +199,24 @@ def _upload(visit: Visit, asked: str) -> Upload:
     return Upload(visit.services.settings.uploads_bucket, name, int(generation), size=0)
 
 
-def _told(
-    visit: Visit,
-    upload: Upload,
-    state: str = "",
-    stage: str = "",
-    since: dt.datetime | None = None,
-    rss_mb: int = 0,
-    attempts: int = 0,
-    code: str = "",
-    reason: str = "",
-    analyzed: bool = False,
-    deaths: int = 0,
-    timings: Mapping[str, float] | None = None,
-    memory: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
-    shown = (
-        "working" if state == "claimed" else "rejected" if code else "captioned" if analyzed else "waiting"
-    )
-    memory = memory or {}
+def _told(visit: Visit, upload: Upload, way: Way) -> dict[str, Any]:
     return {
         "object": upload.name,
         "generation": upload.generation,
         "id": str(upload.id),
-        "state": shown,
-        "finished": state == "done",
-        "stage": stage,
-        "since": since.isoformat() if since else "",
-        "rss_mb": rss_mb,
-        "attempts": attempts,
-        "deaths": deaths,
+        "state": way.shown,
+        "finished": way.state == "done",
+        "stage": way.stage,
+        "since": way.since.isoformat() if way.since else "",
+        "rss_mb": way.rss_mb,
+        "attempts": way.attempts,
+        "deaths": way.deaths,
         "stages": [
-            {"stage": name, "seconds": seconds, "mb": memory.get(name, 0.0)}
-            for name, seconds in sorted((timings or {}).items(), key=lambda each: nth(each[0]))
+            {"stage": stage, "seconds": way.timings[stage], "mb": way.memory.get(stage, 0.0)}
+            for stage in sorted(way.timings, key=nth)
         ],
-        "code": code,
-        "reason": reason,
+        "code": way.code,
+        "reason": way.reason,
         "card": visit.link(f"/picture/{upload.id}"),
     }
 

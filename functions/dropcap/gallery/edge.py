@@ -4,12 +4,10 @@ Whatever is answered, an error too, leaves with the headers that keep a browser 
 we mean. What changes something has to come from a page of ours.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from importlib import import_module
 from typing import Any
-from urllib.parse import urlsplit
 
 import flask
 from werkzeug.exceptions import MethodNotAllowed, NotFound, RequestEntityTooLarge
@@ -17,7 +15,7 @@ from werkzeug.routing import Map, Rule
 
 from dropcap import web
 from dropcap.errors import Rejected
-from dropcap.gallery import session
+from dropcap.gallery import session, stored
 from dropcap.gallery.visit import BASE, Visit, redirect
 from dropcap.services import Services
 
@@ -47,7 +45,6 @@ FROM_ELSEWHERE = "session.finish"  # the page to sign in at posts it, and the ha
 LONGEST_QUERY = 65_536  # bytes
 LARGEST_FORM = 65_536  # bytes
 LARGEST_UPLOAD = 131_072  # bytes of JSON: with the first 64 KiB of a picture in base64
-UPLOADS_TO = "https://storage.googleapis.com"
 YEAR_S = 31_536_000
 
 
@@ -166,9 +163,8 @@ def _sealed(visit: Visit, response: flask.Response) -> flask.Response:
 
 def _policy() -> str:
     """What a page may load, and where it may send what: nothing inline, and a picture to the bucket alone."""
-    bucket = urlsplit(os.environ.get("STORAGE_EMULATOR_HOST") or UPLOADS_TO)
     return (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-        f"connect-src 'self' {bucket.scheme}://{bucket.netloc}; manifest-src 'self'; "
+        f"connect-src 'self' {stored.address()}; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )

@@ -1,12 +1,20 @@
 """The gallery's way to the buckets: pictures go in by a session of their own, and come out in parts."""
 
+import os
 from collections.abc import Iterator
 from itertools import chain
+from urllib.parse import urlsplit
 
 from dropcap.bucket import Buckets
 from dropcap.upload import Upload
 
 PART = 1024 * 1024  # bytes of a picture that are in memory at once
+
+
+def address() -> str:
+    """Where browsers reach Cloud Storage: its scheme and host."""
+    place = urlsplit(os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com")
+    return f"{place.scheme}://{place.netloc}"
 
 
 def begin(buckets: Buckets, upload: Upload, origin: str) -> str:

@@ -1,5 +1,7 @@
 // What a page does beyond its HTML: everything here is a convenience, and works without it, but for copying.
 
+import { look } from "./wall.js";
+
 const said = document.getElementById("said");
 
 function say(text) {
@@ -8,7 +10,6 @@ function say(text) {
 }
 
 async function copy(button) {
-  const label = button.textContent;
   try {
     await navigator.clipboard.writeText(button.dataset.copy);
   } catch { // no permission, or no HTTPS
@@ -16,8 +17,10 @@ async function copy(button) {
     return;
   }
   say(`${button.dataset.what} copied.`);
-  button.textContent = "Copied";
-  setTimeout(() => { button.textContent = label; }, 1500);
+  if (button.textContent === "Copied") return;
+  const label = [...button.childNodes];
+  button.replaceChildren("Copied");
+  setTimeout(() => button.replaceChildren(...label), 1500);
 }
 
 // A confirmation, opened where it stands without JavaScript, and here above the page.
@@ -44,45 +47,39 @@ const AHEAD = "1200px";
 const BY_ITSELF = 4;
 let hung = 0;
 
-function load(link) {
+/** `asked`: by a person, who is to see why where there are none; else the link stays, to be pressed. */
+async function load(link, asked) {
   link.setAttribute("aria-disabled", "true");
-  const request = new XMLHttpRequest();
-  request.open("GET", link.href);
-  request.responseType = "document";
-  request.addEventListener("load", () => {
-    const cards = request.response?.querySelectorAll("#wall > li") ?? [];
-    if (request.status !== 200 || !cards.length) {
-      location.assign(link.href); // signed out, perhaps: the page says so
-      return;
-    }
-    const focused = link === document.activeElement;
-    const wall = document.getElementById("wall");
-    const added = [...cards].map((card) => wall.appendChild(document.adoptNode(card)));
-    const next = request.response.getElementById("next");
-    if (next) {
-      link.replaceWith(document.adoptNode(next));
-      follow(next);
-    } else {
-      link.parentElement.remove();
-    }
-    if (focused) added[0].querySelector("h2 a").focus();
-    say(`${cards.length} older pictures.`);
-  });
-  request.addEventListener("error", () => { link.removeAttribute("aria-disabled"); }); // the link itself is there still
-  request.send();
+  const { status, page, cards } = await look(link.href);
+  link.removeAttribute("aria-disabled");
+  if (!cards.length) {
+    if (asked && status) location.assign(link.href); // signed out, perhaps: the page says so
+    return;
+  }
+  const focused = link === document.activeElement;
+  document.getElementById("wall").append(...cards);
+  const next = page.getElementById("next");
+  if (next) {
+    link.replaceWith(next);
+    follow(next);
+  } else {
+    link.parentElement.remove();
+  }
+  if (focused) cards[0].querySelector("h2 a").focus();
+  say(`${cards.length} older pictures.`);
 }
 
 function follow(link) {
   link.addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
     event.preventDefault();
-    if (!link.ariaDisabled) load(link);
+    if (!link.ariaDisabled) load(link, true);
   });
   if (++hung > BY_ITSELF) return;
   const observer = new IntersectionObserver(([entry]) => {
     if (!entry.isIntersecting) return;
     observer.disconnect();
-    if (!link.ariaDisabled) load(link);
+    if (!link.ariaDisabled) load(link, false);
   }, { rootMargin: AHEAD });
   observer.observe(link);
 }

@@ -136,19 +136,3 @@ export class Way {
 // Number and unit stay on one line.
 const time = (seconds) => seconds < 0.0995 ? `${Math.round(seconds * 1000)}\xa0ms` : `${seconds.toFixed(1)}\xa0s`;
 const mb = (megabytes) => `${Math.round(megabytes)}\xa0MB`;
-
-/** What hangs on the wall just now under one of these ids of pictures, the newest first. */
-export function hung(ids) {
-  const { wall } = document.getElementById("uploads").dataset;
-  return new Promise((resolve) => {
-    const request = new XMLHttpRequest();
-    request.responseType = "document";
-    request.onload = () => {
-      const cards = request.response?.querySelectorAll("#wall > li") ?? [];
-      resolve([...cards].filter((card) => ids.has(card.id)).map((card) => document.adoptNode(card)));
-    };
-    request.onerror = () => resolve([]);
-    request.open("GET", wall);
-    request.send();
-  });
-}

@@ -37,7 +37,11 @@ export async function ask(address, options = {}) {
   } catch {
     throw new Broken();
   }
-  if (answer.ok) return answer.json();
+  if (answer.ok) {
+    return answer.json().catch(() => {
+      throw new Broken();
+    });
+  }
   if (answer.status === 401) throw new SignedOut();
   if (passes(answer.status)) {
     throw new Broken(answer.status, Number(answer.headers.get("Retry-After")) || undefined);

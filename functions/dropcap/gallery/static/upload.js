@@ -1,8 +1,9 @@
 // Pictures that are dropped, pasted or chosen: a queue, a row for each, and in the end a card on the wall.
 
 import { isPicture, MOST, noFile, noPicture, sources, wrong } from "./files.js";
-import { follow, goOn, hung, Way, whenSignedOut } from "./stages.js";
+import { follow, goOn, Way, whenSignedOut } from "./stages.js";
 import { Problem, SignedOut, upload } from "./transfer.js";
+import { look } from "./wall.js";
 
 const AT_ONCE = 3;
 const LINGER_MS = 4000; // in which one can still look at the way of a picture that is done
@@ -174,7 +175,7 @@ class Row {
 
 /** Put files into the queue, or say at once why one will not be taken. */
 function add(files) {
-  const room = MOST - rows.size;
+  const room = Math.max(0, MOST - rows.size);
   const more = files.length - room;
   if (more > 0) {
     const problem = new Problem(`At most ${MOST} can wait.`, "Drop them again when the others are done.");
@@ -221,8 +222,8 @@ async function hangAll() {
   const all = new Map(ended);
   ended.clear();
   const whole = [...new URLSearchParams(location.search).keys()].every((key) => key === "user");
-  const cards = wall && whole ? await hung(new Set(all.keys())) : [];
-  for (const card of cards.reverse()) {
+  const { cards } = wall && whole ? await look(section.dataset.wall) : { cards: [] };
+  for (const card of cards.filter((each) => all.has(each.id)).reverse()) {
     byId(card.id)?.remove();
     wall.prepend(card);
     byId("drop").classList.remove("alone");

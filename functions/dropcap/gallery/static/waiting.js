@@ -1,5 +1,7 @@
 // What was in work when the page was made, dropped before or elsewhere, is looked after until it is done.
 
+import { look } from "./wall.js";
+
 const FIRST_S = 1;
 const LONGEST_S = 30;
 const SLOWER = 1.5;
@@ -15,40 +17,34 @@ const working = () => [...document.querySelectorAll(".waiting .working")];
 function arm() {
   clearTimeout(timer);
   const hopeful = Date.now() - newsAt < GIVE_UP_S * 1000;
-  if (hopeful && !document.hidden && working().length) timer = setTimeout(look, wait * 1000);
+  if (hopeful && !document.hidden && working().length) timer = setTimeout(ask, wait * 1000);
 }
 
-function look() {
-  const request = new XMLHttpRequest();
-  request.responseType = "document";
-  request.addEventListener("loadend", () => {
-    const moved = request.status === 200 && request.response && show(request.response);
-    if (moved) newsAt = Date.now();
-    wait = moved ? FIRST_S : Math.min(wait * SLOWER, LONGEST_S);
-    arm();
-  });
-  request.open("GET", location.href);
-  request.send();
+async function ask() {
+  const { page, cards } = await look(location.href);
+  const moved = page && show(page, cards);
+  if (moved) newsAt = Date.now();
+  wait = moved ? FIRST_S : Math.min(wait * SLOWER, LONGEST_S);
+  arm();
 }
 
 /** Bring the uploads, and the top of the wall, to what the page would show now; whether any has moved. */
-function show(page) {
+function show(page, cards) {
   let moved = false;
   for (const upload of working()) {
     const now = page.getElementById(upload.id);
     if (now?.textContent === upload.textContent) continue;
     const focused = upload.contains(document.activeElement);
     const section = upload.closest(".waiting");
-    if (now) upload.replaceWith(document.adoptNode(now));
+    if (now) upload.replaceWith(now);
     else upload.remove();
     if (focused) (now ?? wall).querySelector("a")?.focus();
     if (!section.querySelector("li")) section.remove();
     moved = true;
   }
-  const cards = [...page.querySelectorAll("#wall > li")];
   const known = cards.findIndex((card) => document.getElementById(card.id));
   const fresh = known < 0 ? cards : cards.slice(0, known);
-  if (moved) wall.prepend(...fresh.map((card) => document.adoptNode(card)));
+  if (moved) wall.prepend(...fresh);
   return moved;
 }
 

@@ -1,0 +1,61 @@
+# ruff: noqa: S608  the SQL is made of this file's own words
+"""Schemas that have our tables, each for one test, and rows to fill them."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from pg8000.native import Connection
+
+from dropcap import schema
+from dropcap.database import connect
+from infra.local.postgres import Postgres
+
+ID = "8c3f0e5e-0000-5000-8000-000000000001"
+RESULT = {
+    "id": ID,
+    "user": "ana",
+    "analyzed_at": "2026-02-03T04:05:06+00:00",
+    "time_zone": "Europe/Madrid",
+    "caption": "a crown",
+    "description": "A golden crown.",
+    "alt_text": "Crown",
+    "tags": ["gold", "crown"],
+    "text": "REX",
+    "picture": {"format": "PNG", "bytes": 12, "width": 3, "height": 4},
+}
+ROWS = (
+    f"INSERT INTO uploads VALUES ('{ID}', 'b', 'ana/x.png', 7, 'ana', 12, 'image/png', 'done', 2, 'h', "
+    "'2026-02-03 04:05+00', '2026-02-03 04:05+00', '2026-02-03 04:06+00', 'no_picture', 'why')",
+    f"INSERT INTO analyses VALUES ('{ID}', 'ana', '{RESULT['analyzed_at']}', 'Europe/Madrid', 'a crown', "
+    f"'A golden crown.', 'Crown', '{{gold,crown}}', 'REX', 'PNG', 12, 3, 4, '{json.dumps(RESULT)}', true, "
+    "'my crown', 'My crown', '2026-02-03 04:07+00', true)",
+    f"INSERT INTO documents VALUES ('{ID}', 'ana', '{RESULT['analyzed_at']}', '''@ana'' ''golden''')",
+    "INSERT INTO vocabulary VALUES ('ana', false, '', 0, '{}')",
+    "INSERT INTO progress_totals VALUES ('ana', 1, 'infinity', 'UTC')",
+    "INSERT INTO progress_days "
+    "SELECT 'ana', at::date, 1, at, 1, at FROM (SELECT analyzed_at FROM analyses) AS analyzed (at)",
+    "INSERT INTO progress_hours VALUES ('ana', 5, '2026-02-03 04:05:06+00')",
+    "INSERT INTO achievements VALUES ('ana', 'first_picture', '2026-02-03 04:05:06+00')",
+    "INSERT INTO analyze_calls VALUES ('ana', '2026-02-03 04:00:00+00', 5)",
+)
+
+
+@pytest.fixture(scope="module")
+def outside(postgres: Postgres) -> Iterator[Connection]:
+    """A connection to a database in which each test has a schema of its own."""
+    with closing(connect(postgres.database("damages"))) as connection:
+        yield connection
+
+
+@pytest.fixture
+def sound(outside: Connection) -> Iterator[Connection]:
+    """The same connection, its current schema a new one that has the tables."""
+    name = f'"a schema {uuid.uuid4().hex[:8]}"'
+    outside.run(f"CREATE SCHEMA {name}; SET search_path = {name}")
+    schema.check(outside)
+    yield outside
+    outside.run("RESET ROLE; RESET SESSION AUTHORIZATION; RESET default_transaction_read_only")
+    outside.run(f"SET client_min_messages = warning; DROP SCHEMA {name} CASCADE")

@@ -1,0 +1,224 @@
+# ruff: noqa: S608  the SQL is made of this file's own words
+"""Whatever was done to our tables is repaired without losing a row, or refused with what is to be done."""
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pg8000.native import Connection
+
+from dropcap import rollup, schema
+from dropcap.errors import SchemaError
+from dropcap.gallery import search
+from dropcap.progress import stats
+from dropcap.tables import INSTANT, TABLES, Column, Index, Table
+from tests.schemas import ID, RESULT, ROWS
+
+DERIVED = {table.name for table in TABLES if table.derived}
+NOW = dt.datetime(2026, 2, 3, 12, tzinfo=dt.UTC)
+PROGRESS = {
+    "user": "ana",
+    "pictures_analyzed": 1,
+    "this_week": 1,
+    "current_streak": 1,
+    "longest_streak": 1,
+    "last_upload_at": RESULT["analyzed_at"],
+    "achievements": [
+        {"achievement_name": name, "earned_at": RESULT["analyzed_at"]}
+        for name in ("early_bird", "first_picture")
+    ],
+}
+NARROWER = {
+    "bigint": "integer",
+    "text": "character varying(900)",
+    "text[]": "character varying(90)[]",
+    "jsonb": "json",
+    INSTANT: "timestamp without time zone",
+}
+WRONG = {
+    "date": "integer USING 1",
+    "boolean": "text",
+    "text": "bytea USING convert_to({0}, 'UTF8')",
+    "jsonb": "text",
+    "text[]": "text",
+    "uuid": "text",
+}
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is done to a sound database; `refused`: what the message must name where it can't be repaired."""
+
+    name: str
+    sql: str
+    refused: tuple[str, ...] = ()
+    filled: bool = True
+
+
+def damages() -> Iterator[Damage]:
+    for table in TABLES:
+        for column in table.columns:
+            yield from column_damages(table, column)
+    for table in TABLES:
+        yield from table_damages(table)
+
+
+def column_damages(table: Table, column: Column) -> Iterator[Damage]:
+    name, change = f"{table.name}.{column.name}", f"ALTER TABLE {table.name} ALTER COLUMN {column.name}"
+    drop = f"ALTER TABLE {table.name} DROP COLUMN {column.name}"
+    tells = table.derived or bool(
+        column.default or column.null or column.fill or column.name == "achievement_name"
+    )
+    missing = (name, "is missing", column.type)
+    yield Damage(f"{name} dropped", drop, () if tells else missing)
+    yield Damage(f"{name} dropped while empty", drop, filled=False)
+    rename = f"ALTER TABLE {table.name} RENAME COLUMN {column.name} TO was"
+    key = f"{table.name}.was" if tells else name
+    yield Damage(f"{name} renamed", rename, (key,) if not tells or column.name in table.key else ())
+    if column.type in NARROWER:
+        drop_default = f"{change} DROP DEFAULT; " if column.default else ""
+        yield Damage(f"{name} narrower", f"{drop_default}{change} TYPE {NARROWER[column.type]}")
+    if not (table.checks and column.type == "bigint"):
+        wrong = WRONG.get(column.type, "text").format(column.name)
+        seen = (name, f"is {wrong.split()[0]}", f"be {column.type}")
+        drops = [f"{change} DROP DEFAULT; "] if column.default else []
+        drops += [
+            f"DROP INDEX {index_name(table, index)}; "
+            for index in table.indexes
+            if index.where or index.method != "btree"
+        ]
+        sql = f"{''.join(drops)}{change} TYPE {wrong}"
+        yield Damage(f"{name} of a wrong type", sql, () if table.derived else seen)
+    if column.null:
+        yield Damage(f"{name} not nullable", f"{change} SET NOT NULL")
+    elif column.name not in table.key:
+        yield Damage(f"{name} nullable", f"{change} DROP NOT NULL")
+        null = f"{change} DROP NOT NULL; UPDATE {table.name} SET {column.name} = NULL"
+        refused = (name, "allows NULL", "NOT NULL")
+        yield Damage(f"{name} holding NULL", null, () if table.derived else refused)
+    if column.default:
+        yield Damage(f"{name} without its default", f"{change} DROP DEFAULT")
+        value = "now() - interval '1 day'" if column.type == INSTANT else "NULL"
+        yield Damage(f"{name} with another default", f"{change} SET DEFAULT {value}")
+    if column.name not in table.key and not column.fill:
+        add = f"ALTER TABLE {table.name} ADD {column.name} {column.type} GENERATED ALWAYS AS (NULL) STORED"
+        refused = (name, "is generated", column.type)
+        yield Damage(f"{name} generated", f"{drop}; {add}", () if table.derived else refused)
+
+
+def index_name(table: Table, index: Index) -> str:
+    """As PostgreSQL calls it: those of `tables.py` differ in their columns."""
+    return f"{table.name}_{'_'.join(index.columns)}_idx"
+
+
+def table_damages(table: Table) -> Iterator[Damage]:
+    name, alter = table.name, f"ALTER TABLE {table.name}"
+    yield Damage(f"{name} dropped", f"DROP TABLE {name}")
+    yield Damage(f"{name} renamed", f"{alter} RENAME TO was")
+    yield Damage(
+        f"{name} is a view", f"{alter} RENAME TO was; CREATE VIEW {name} AS TABLE was", (name, "a view")
+    )
+    yield Damage(f"{name} is a sequence", f"DROP TABLE {name}; CREATE SEQUENCE {name}", (name, "a sequence"))
+    yield Damage(f"{name} without key", f"{alter} DROP CONSTRAINT {name}_pkey")
+    twice = f"{alter} DROP CONSTRAINT {name}_pkey; INSERT INTO {name} TABLE {name}"
+    refused = (name, ", ".join(table.key), "unique")
+    yield Damage(f"{name} with duplicates", twice, () if table.derived else refused)
+    deferred = f"{alter} DROP CONSTRAINT {name}_pkey, ADD UNIQUE ({', '.join(table.key)}) DEFERRABLE"
+    yield Damage(f"{name} with a deferrable key", deferred)
+    yield Damage(
+        f"{name} with a column of others", f"{alter} ADD other text, ADD more integer NOT NULL DEFAULT 1"
+    )
+    strict = f"{alter} ADD other text NOT NULL DEFAULT 1; {alter} ALTER other DROP DEFAULT"
+    yield Damage(f"{name} with a strict column of others", strict)
+    refer = f"CREATE TABLE users (id text PRIMARY KEY); INSERT INTO users VALUES ('ana'); {alter} ADD "
+    yield Damage(f"{name} bound to users", f"{refer} FOREIGN KEY (user_id) REFERENCES users")
+    for wanted in table.indexes:
+        columns = ", ".join(wanted.columns)
+        index = index_name(table, wanted)
+        yield Damage(f"{name} without {index}", f"DROP INDEX {index}")
+        on = f"{name} USING {wanted.method} ({columns})"
+        other = f"DROP INDEX {index}; CREATE INDEX {index} ON {on} WHERE user_id = 'bob'"
+        yield Damage(f"{name} with {index} of other rows", other)
+    for rule, text in table.checks:
+        yield Damage(f"{name} without {rule}", f"{alter} DROP CONSTRAINT {rule}")
+        again = f"{alter} DROP CONSTRAINT {rule}, ADD CONSTRAINT {rule} CHECK ({text}) NOT VALID"
+        yield Damage(f"{name} with {rule} never validated", again)
+        broken = f"{alter} DROP CONSTRAINT {rule}; UPDATE {name} SET {text.split()[0]} = -1"
+        yield Damage(f"{name} against {rule}", broken, (name, rule, text))
+
+
+@dataclass(frozen=True)
+class Here:
+    """The product's questions, asked on a connection as it is."""
+
+    connection: Connection
+
+    def query(self, sql: str, **values: Any) -> list[list[Any]]:
+        return list(self.connection.run(sql, **values) or ())
+
+    def count(self, user: str) -> None:
+        assert rollup.count(self.query, user)
+
+
+def contents(connection: Connection) -> dict[str, dict[str, object]]:
+    """The rows of all our tables and of `was`, each as JSON, one a table."""
+    found = {}
+    for table in [*(table.name for table in TABLES), "was"]:
+        kind = f"SELECT 1 FROM pg_class WHERE oid = to_regclass('{table}') AND relkind IN ('r', 'v')"
+        if connection.run(kind):
+            for [row] in connection.run(f"SELECT to_jsonb({table}) FROM {table}"):
+                found[table] = row
+    return found
+
+
+def told(row: dict[str, object], damage: Damage) -> dict[str, object]:
+    """The row without a lost column that no other tells."""
+    name, _, done = damage.name.partition(" ")
+    lost = {f"analyses.{column.name}" for table in TABLES for column in table.columns if not column.fill}
+    gone = name.partition(".")[2] if name in lost and done in ("dropped", "renamed") else ""
+    return {column: value for column, value in row.items() if column != gone}
+
+
+def found(here: Here, word: str) -> list[str]:
+    """The ids of ana's pictures that a search finds."""
+    while search.index(here.query, "ana")[1]:
+        pass
+    asked = search.query(here.query, "ana", word, "")
+    return [str(id) for id in search.newest(here.query, "ana", asked.text, 9, "", {})]
+
+
+@pytest.mark.parametrize("damage", list(damages()), ids=lambda damage: damage.name)
+def test_damage_is_repaired_without_losing_a_row_or_refused_with_its_name(
+    sound: Connection, damage: Damage
+) -> None:
+    for statement in ROWS if damage.filled else ():
+        sound.run(statement)
+    before = contents(sound)
+    sound.run("SET TimeZone = 'UTC'")
+    sound.run(damage.sql)
+    damaged = contents(sound)
+    if damage.refused:
+        with pytest.raises(SchemaError) as refused:
+            schema.check(sound)
+        for word in damage.refused:
+            assert word in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert contents(sound) == damaged
+        return
+    schema.check(sound)
+    after = contents(sound)
+    kept = {name: row for name, row in damaged.items() if name not in DERIVED}
+    for name, row in kept.items():
+        for column, value in row.items():
+            assert str(after[name][column]).removesuffix("+00:00") == str(value).removesuffix("+00:00")
+    if damage.name.startswith("analyses.") and damage.filled and "result" not in damage.name:
+        assert after["analyses"].items() >= told(before["analyses"], damage).items()
+    schema.check(sound)
+    if "renamed" not in damage.name and "dropped" not in damage.name:
+        assert after.keys() - DERIVED == before.keys() - DERIVED
+    if damage.filled and damage.name.startswith(("progress_", "analyses.counted")):
+        assert stats(Here(sound), "ana", NOW) == PROGRESS
+    if damage.filled and damage.name.startswith(("vocabulary", "documents", "analyses.searchable")):
+        assert found(Here(sound), "golden") == [ID]

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from dropcap import gemini
+from dropcap import gemini, safety
+from dropcap.analysis import Verdict
 from dropcap.gemini import Unavailable
 from infra.local.gemini import GeminiStandIn
 from tests.app import ROOT
@@ -138,8 +139,66 @@ def test_an_answer_is_asked_for_as_json_with_a_schema_at_the_models_own_temperat
     (call,) = calls(stand_in, settings)
     configuration = call.body["generationConfig"]
     assert configuration["responseMimeType"] == "application/json"
-    assert set(configuration["responseSchema"]["properties"]) == {"description", "alt_text", "tags", "text"}
+    asked = {"caption", "description", "alt_text", "tags", "text"}
+    assert set(configuration["responseSchema"]["properties"]) == asked
     assert "temperature" not in configuration  # Gemini 3 may loop at a lower one than its own
+
+
+def test_another_language_is_asked_for_beside_the_picture(
+    stand_in: GeminiStandIn, settings: dict[str, Any]
+) -> None:
+    found = describer(settings).describe(jpeg(), "pt-BR")
+    assert found.language == "pt-BR"
+    (call,) = calls(stand_in, settings)
+    [_, text] = call.body["contents"][0]["parts"]
+    assert text == {"text": f"{gemini.REQUEST} Write in the language of the BCP 47 tag pt-BR."}
+
+
+def test_a_verdict_on_safety_is_asked_for_where_the_setting_wants_one_and_costs_no_word_elsewhere(
+    stand_in: GeminiStandIn, settings: dict[str, Any]
+) -> None:
+    assert describer(settings, safety="low").describe(jpeg()).safety is not None
+    describer(settings).describe(jpeg())
+    wanted, unwanted = calls(stand_in, settings)
+    schema = wanted.body["generationConfig"]["responseSchema"]
+    assert schema["properties"]["safety"]["properties"]["level"]["enum"] == [*safety.LEVELS]
+    assert "safety" in schema["required"]
+    assert "safety" in str(wanted.body["systemInstruction"])
+    assert "safety" not in str(unwanted.body)
+
+
+@pytest.mark.parametrize(
+    ("model", "verdict"),
+    [
+        ("gemini-3.5-flash-lite", Verdict("none", (), "The stand-in knows colours alone.")),
+        ("fault-unsafe-medium", Verdict("medium", ("violence",), "Two people fight.")),
+        ("fault-rated-HIGH", Verdict("high", (), "The stand-in knows colours alone.", "high")),
+        ("fault-rated-NEGLIGIBLE", Verdict("none", (), "The stand-in knows colours alone.", "none")),
+        ("fault-type-safety", Verdict("unknown")),
+    ],
+)
+def test_the_models_verdict_and_googles_ratings_come_with_the_description(
+    settings: dict[str, Any], model: str, verdict: Verdict
+) -> None:
+    assert describer(settings, model, safety="low").describe(jpeg()).safety == verdict
+
+
+@pytest.mark.parametrize(
+    ("model", "blocked"),
+    [
+        ("fault-blocked", True),
+        ("fault-finish-PROHIBITED_CONTENT", True),
+        ("fault-finish-RECITATION", False),
+        ("fault-malformed", False),
+    ],
+)
+def test_an_answer_without_words_has_a_verdict_where_googles_filter_took_them(
+    settings: dict[str, Any], model: str, blocked: bool
+) -> None:
+    verdict = refusal(settings, model, safety="low").verdict
+    assert verdict is not None
+    assert verdict.blocked is blocked
+    assert verdict.level == ("high" if blocked else "unknown")
 
 
 # What it gives away

@@ -39,7 +39,7 @@ def test_a_refusal_costs_what_it_costs_the_function(wait_s: float, monkeypatch: 
     asked = modelled = 0
 
     class Refusing:
-        def ask(self, jpeg: bytes) -> gemini.Answer:
+        def ask(self, jpeg: bytes, request: str) -> gemini.Answer:
             nonlocal asked
             asked += 1
             raise OSError

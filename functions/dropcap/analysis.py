@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+ENGLISH = "en"  # BLIP's language, and Gemini's where no other is asked for
+
 
 @dataclass(frozen=True, slots=True)
 class Caption:
@@ -17,8 +19,26 @@ class Caption:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """How fit a picture is to be shown: `level` is none, low, medium, high (safety.py), or unknown.
+
+    It is the stricter one of what the model says of it (`categories`, `reason`) and of what the ratings of
+    Google's own filter say (`rated`, empty without any). `blocked`: that filter gave no answer because of it.
+    """
+
+    level: str
+    categories: tuple[str, ...] = ()
+    reason: str = ""
+    rated: str = ""
+    blocked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
-    """What Gemini says, already checked against its schema and bounded in length."""
+    """What Gemini says in `language`, already checked against its schema and bounded in length.
+
+    `safety` is read where it was asked for.
+    """
 
     description: str
     alt_text: str
@@ -26,6 +46,9 @@ class Description:
     text: str
     model: str
     version: str
+    caption: str = ""
+    language: str = ENGLISH
+    safety: Verdict | None = None
 
 
 Finding = tuple[str, str, str]
@@ -100,6 +123,9 @@ class Analysis:
     sources: Mapping[str, Source]
     pictures: tuple[Published, ...]
     agreement: Agreement | None = None  # None where only one model answered
+    language: str = ENGLISH  # of the words, as a BCP 47 tag
+    captions: Mapping[str, str] = field(default_factory=dict)  # each model's own, of those that answered
+    safety: Verdict | None = None  # None where SAFETY=off
     memory: Mapping[str, float] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
 

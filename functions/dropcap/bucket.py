@@ -173,6 +173,17 @@ class Buckets:
         self._check(published, blob)
         return published
 
+    def withdraw(self, before: Mapping[str, int]) -> None:
+        """Delete what was `published` before we claimed the upload, and nothing that came after."""
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        for name, generation in before.items():
+            try:
+                blob = self.blob(self.settings.pictures_bucket, name)
+                self.ask(blob.delete, if_generation_match=generation)
+            except (NotFound, PreconditionFailed):
+                continue
+
     @staticmethod
     def _check(expected: Published, blob: "Blob") -> None:
         if (blob.size, blob.md5_hash) != (expected.bytes, expected.md5):

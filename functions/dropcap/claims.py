@@ -36,6 +36,7 @@ class Claim:
     busy        another's, whose lease has not run out: come back later
     recorded    the result is stored: dispose of the source
     rejected    the rejection is stored, with its `reason`: dispose of the source
+    held        without a verdict on its safety, for the `reason`: leave the source; see safety.py
     deleted     by its user, and not yet all that is stored of it: see deletion.py
     done        nothing is left to do
     """
@@ -45,31 +46,35 @@ class Claim:
     attempts: int
     reason: str
     deaths: tuple[Death, ...] = ()
+    age_s: float = 0.0  # since the first claim
 
 
 def take(run: Run, upload: Upload, holder: str, lease_s: int) -> Claim:
     """Take the upload for `lease_s` seconds by the database's clock, if nobody has it: one wins.
 
-    `holder` is a token of the caller's own.
+    What is held is had again when its lease has run out. `holder` is a token of the caller's own.
     """
-    [[state, present, attempts, reason, deaths]] = run(
+    [[state, present, attempts, reason, deaths, age]] = run(
         """
         INSERT INTO uploads AS u (id, bucket, name, generation, user_id, size, content_type,
                                   holder, lease_until, stage, stage_at)
         VALUES (:id, :bucket, :name, :generation, :user, :size, :content_type,
                 :holder, now() + make_interval(secs => :lease), 'claim', now())
         ON CONFLICT (id) DO UPDATE
-        SET (attempts, holder, lease_until, stage, stage_at, rss_mb, deaths) = (
-          SELECT u.attempts + 1, excluded.holder, excluded.lease_until,
+        SET (state, reason_code, reason,
+             attempts, holder, lease_until, stage, stage_at, rss_mb, deaths) = (
+          SELECT 'claimed', '', '', u.attempts + 1, excluded.holder, excluded.lease_until,
                  excluded.stage, excluded.stage_at, excluded.rss_mb,
                  CASE WHEN u.holder IS NULL THEN u.deaths ELSE u.deaths || jsonb_build_object(
                    'stage', u.stage, 'at', date_trunc('second', u.stage_at), 'rss_mb', u.rss_mb) END
-          WHERE u.state = 'claimed' AND u.lease_until <= now()
+          WHERE u.state IN ('claimed', 'held') AND u.lease_until <= now()
           UNION ALL
-          SELECT u.attempts, u.holder, u.lease_until, u.stage, u.stage_at, u.rss_mb, u.deaths
-          WHERE u.state <> 'claimed' OR u.lease_until > now()
+          SELECT u.state, u.reason_code, u.reason,
+                 u.attempts, u.holder, u.lease_until, u.stage, u.stage_at, u.rss_mb, u.deaths
+          WHERE u.state NOT IN ('claimed', 'held') OR u.lease_until > now()
         )
-        RETURNING state, holder, attempts, reason, deaths
+        RETURNING state, holder, attempts, reason, deaths,
+                  CAST(extract(epoch FROM now() - created_at) AS float8)
         """,
         id=upload.id,
         bucket=upload.bucket,
@@ -85,7 +90,7 @@ def take(run: Run, upload: Upload, holder: str, lease_s: int) -> Claim:
         return Claim(state, "", attempts, reason)
     if present != holder:
         return Claim("busy", "", attempts, reason)
-    return Claim("claimed", holder, attempts, reason, tuple(Death(**each) for each in deaths))
+    return Claim("claimed", holder, attempts, reason, tuple(Death(**each) for each in deaths), age)
 
 
 def mark(run: Run, upload: Upload, holder: str, stage: str, rss_mb: float, lease_s: int) -> bool:
@@ -115,5 +120,22 @@ def move(run: Run, upload: Upload, holder: str, state: str, code: str = "", reas
             state=state,
             code=code,
             reason=reason,
+        )
+    )
+
+
+def hold(run: Run, upload: Upload, holder: str, code: str, reason: str, again_s: int) -> bool:
+    """Give a claim back that nobody gets for `again_s` seconds; False, and no change, if it is another's."""
+    return bool(
+        run(
+            "UPDATE uploads SET state = 'held', holder = NULL, reason_code = :code, reason = :reason, "
+            "stage = 'held', stage_at = now(), rss_mb = 0, "
+            "lease_until = now() + make_interval(secs => :again) "
+            "WHERE id = :id AND holder = :holder AND state = 'claimed' RETURNING id",
+            id=upload.id,
+            holder=holder,
+            code=code,
+            reason=reason,
+            again=again_s,
         )
     )

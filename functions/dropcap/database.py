@@ -136,6 +136,10 @@ class Database:
         """Store why the upload can't be used. False, and nothing is changed, where the claim is another's."""
         return self.transaction(lambda run: claims.move(run, upload, holder, "rejected", code, reason))
 
+    def hold(self, upload: Upload, holder: str, code: str, reason: str, again_s: int) -> bool:
+        """Store why the upload has to wait, for `again_s` seconds. False, and no change, as in `reject`."""
+        return self.transaction(lambda run: claims.hold(run, upload, holder, code, reason, again_s))
+
     def release(self, upload: Upload, holder: str) -> None:
         """Give the claim back after a passing fault, so that the next delivery may start at once."""
         self.query(

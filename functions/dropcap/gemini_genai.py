@@ -21,10 +21,10 @@ class Adapter:
         self._timeout = settings.gemini_timeout_s
         self._model = settings.gemini_model
         self._config = types.GenerateContentConfig(
-            system_instruction=gemini.SYSTEM_INSTRUCTION,
+            system_instruction=gemini.instruction(settings),
             max_output_tokens=gemini.MAX_OUTPUT_TOKENS,
             response_mime_type="application/json",
-            response_schema=gemini.SCHEMA,
+            response_schema=gemini.schema(settings),
         )
         self._client = genai.Client(
             api_key=key,
@@ -39,11 +39,11 @@ class Adapter:
             ),
         )
 
-    def ask(self, jpeg: bytes) -> gemini.Answer:
+    def ask(self, jpeg: bytes, request: str) -> gemini.Answer:
         picture = types.Part.from_bytes(data=jpeg, mime_type="image/jpeg")
         response = self._client.models.generate_content(
             model=self._model,
-            contents=types.Content(role="user", parts=[picture, types.Part.from_text(text=gemini.REQUEST)]),
+            contents=types.Content(role="user", parts=[picture, types.Part.from_text(text=request)]),
             config=self._config,
         )
         candidate = next(iter(response.candidates or ()), None)
@@ -54,6 +54,9 @@ class Adapter:
             finish=gemini.word(candidate.finish_reason) if candidate else "",
             blocked=gemini.word(feedback.block_reason) if feedback else "",
             version=response.model_version or "",
+            ratings=gemini.ratings(
+                candidate.safety_ratings if candidate else None, feedback.safety_ratings if feedback else None
+            ),
         )
 
     def unavailable(self, error: Exception) -> gemini.Unavailable:

@@ -23,11 +23,11 @@ class Adapter:
         self._timeout = settings.gemini_timeout_s
         self._model = GenerativeModel(
             settings.gemini_model,
-            system_instruction=gemini.SYSTEM_INSTRUCTION,
+            system_instruction=gemini.instruction(settings),
             generation_config={
                 "max_output_tokens": gemini.MAX_OUTPUT_TOKENS,
                 "response_mime_type": "application/json",
-                "response_schema": gemini.SCHEMA,
+                "response_schema": gemini.schema(settings),
             },
         )
         # genai.configure would set key and address for the whole process, whoever asks next.
@@ -40,9 +40,9 @@ class Adapter:
         # After 401 google-auth refreshes credentials and asks again, twice. A key can't be refreshed.
         client.transport._session._max_refresh_attempts = 0
 
-    def ask(self, jpeg: bytes) -> gemini.Answer:
+    def ask(self, jpeg: bytes, request: str) -> gemini.Answer:
         response = self._model.generate_content(
-            [{"mime_type": "image/jpeg", "data": jpeg}, gemini.REQUEST],
+            [{"mime_type": "image/jpeg", "data": jpeg}, request],
             request_options=RequestOptions(timeout=self._timeout, retry=None),  # gemini.py counts the tries
         )
         candidate = next(iter(response.candidates), None)
@@ -51,6 +51,9 @@ class Adapter:
             finish=gemini.word(candidate.finish_reason) if candidate else "",
             blocked=gemini.word(response.prompt_feedback.block_reason),
             version=response.model_version,
+            ratings=gemini.ratings(
+                candidate.safety_ratings if candidate else None, response.prompt_feedback.safety_ratings
+            ),
         )
 
     def unavailable(self, error: Exception) -> gemini.Unavailable:

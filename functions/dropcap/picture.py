@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from dropcap import headers, memory, pixels
 from dropcap.analysis import PictureFacts
@@ -95,10 +96,13 @@ class Picture:
         size = pixels.fit(self._raster.size, side)
         return self._raster.resize(size, Image.Resampling.LANCZOS)
 
-    def published(self, side: int, kind: str, quality: int) -> Encoded:
-        """An encoded copy: sRGB, without metadata. `kind` is webp, jpeg, png or avif; `quality` 1 to 100."""
+    def published(self, side: int, kind: str, quality: int, xmp: bytes = b"") -> Encoded:
+        """An encoded copy: sRGB, without metadata but for `xmp`, a packet of our own.
+
+        `kind` is webp, jpeg, png or avif; `quality` 1 to 100.
+        """
         with self.fitted(side) as copy, io.BytesIO() as file:
-            copy.save(file, kind, quality=quality, **ENCODING[kind])
+            copy.save(file, kind, quality=quality, **ENCODING[kind], **_with(xmp, kind))
             return Encoded(file.getvalue(), *copy.size, CONTENT_TYPES[kind])
 
     def for_gemini(self, settings: Settings) -> Encoded:
@@ -168,6 +172,15 @@ def check_head(head: bytes, settings: Settings) -> None:
             return
     if min(size) > 0:
         _check_size(kind, size, settings)
+
+
+def _with(xmp: bytes, kind: str) -> dict[str, Any]:
+    """Options of Pillow's that write an XMP packet; of PNG it knows only how to read one."""
+    if not xmp or kind != "png":
+        return {"xmp": xmp} if xmp else {}
+    chunk = PngInfo()
+    chunk.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    return {"pnginfo": chunk}
 
 
 def _format(data: bytes) -> str:

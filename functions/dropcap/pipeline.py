@@ -9,8 +9,8 @@ from http import HTTPStatus
 
 from PIL.Image import Image
 
-from dropcap import blip, deletion, gemini, logs, memory, picture, witnesses
-from dropcap.analysis import Agreement, Analysis, Caption, Description, Published, Source
+from dropcap import blip, deletion, gemini, logs, memory, picture, safety, witnesses, words
+from dropcap.analysis import Agreement, Analysis, Caption, Description, Published, Source, Verdict
 from dropcap.claims import Claim
 from dropcap.connection import Unreachable
 from dropcap.errors import Rejected
@@ -29,10 +29,10 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
     """Take one upload from its claim to the deletion of its source; each step can be repeated.
 
     `posted` are the bytes of an upload that lies in no bucket. A picture that can't work is quarantined and
-    recorded; a posted one raises Rejected instead. Raises Busy while another delivery holds the claim, and
-    as soon as another has taken it over. Of what its user has deleted, nothing comes back. Whatever else is
-    raised is a passing fault, the database's included: the claim is given back, and the next delivery goes
-    on.
+    recorded, one without a verdict on its safety held; a posted one raises Rejected instead. Raises Busy
+    while another delivery holds the claim, and as soon as another has taken it over. Of what its user has
+    deleted, nothing comes back. Whatever else is raised is a passing fault, the database's included: the
+    claim is given back, and the next delivery goes on.
     """
     database, settings = services.database, services.settings
     watch = memory.Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
@@ -47,10 +47,13 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
         if claim.state == deletion.STATE:
             deletion.finish(upload, services)
             return
+        if claim.state == safety.HELD:
+            return
         if claim.state == "claimed":
             watch.begins = lambda stage: _keep(claim, upload, services, stage)
             try:
-                _decide(claim, upload, services, watch, posted, before)
+                if not _decide(claim, upload, services, watch, posted, before):
+                    return
             except BaseException:
                 with suppress(Unreachable):  # the lease then runs out by itself
                     database.release(upload, claim.holder)
@@ -76,8 +79,8 @@ def _decide(
     watch: memory.Watch,
     posted: bytes | None,
     before: Mapping[str, int],
-) -> None:
-    """Record the analysis of a claimed upload, or quarantine it and record why."""
+) -> bool:
+    """Record the analysis of a claimed upload, or quarantine it and record why; False where it is held."""
     database, buckets = services.database, services.buckets
     try:
         _check_deaths(claim, upload, services.settings.max_deaths)
@@ -88,14 +91,22 @@ def _decide(
         with watch.stage("record"):
             held = database.record(analysis, upload, claim.holder)
     except Rejected as rejection:
+        if rejection.code in safety.HOLDS:
+            buckets.withdraw(before)  # of a delivery with another verdict that did not live to record it
         if not upload.in_bucket:
             raise
         logs.write("WARNING", str(rejection), upload=str(upload.id), code=rejection.code)
+        if rejection.code == safety.NO_VERDICT and claim.age_s < safety.LONGEST_S:
+            reason = (rejection.code, str(rejection))
+            if not database.hold(upload, claim.holder, *reason, safety.AGAIN_S):
+                raise _lost(upload) from rejection
+            return False
         with watch.stage("quarantine"):
             buckets.quarantine(upload, rejection)
         held = database.reject(upload, claim.holder, rejection.code, str(rejection))
     if not held:
         raise _lost(upload)
+    return True
 
 
 def _check_deaths(claim: Claim, upload: Upload, most: int) -> None:
@@ -137,11 +148,13 @@ def analyze(
                 for_gemini = source.for_gemini(settings).data
                 for_blip = source.fitted(picture.BLIP_SIDE)
             with watch.stage("describe and caption"):
-                description, caption, sources = _look(upload, for_gemini, for_blip, services)
+                description, caption, sources, verdict = _look(upload, for_gemini, for_blip, services)
+            verdict = safety.check(verdict, settings)
+            said = words.of(description, caption)
             agreement = _agreement(upload, description, caption)
             del for_gemini, for_blip
             with watch.stage("publish"):
-                published = () if before is None else _publish(source, upload, services, before)
+                published = () if before is None else _publish(source, said, upload, services, before)
         memory.release()
         logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=round(memory.rss_mb(), 1))
     return Analysis(
@@ -151,14 +164,17 @@ def analyze(
         analyzed_at=dt.datetime.now(dt.UTC),
         time_zone=upload.time_zone,
         picture=source.facts,
-        caption=caption.text if caption else "",
-        description=description.description if description else "",
-        alt_text=description.alt_text if description else caption.text if caption else "",
-        tags=description.tags if description else (),
-        text=description.text if description else "",
+        caption=said.caption,
+        description=said.description,
+        alt_text=said.alt_text,
+        tags=said.tags,
+        text=said.text,
         sources=sources,
         pictures=published,
         agreement=agreement,
+        language=said.language,
+        captions=_captions(description, caption),
+        safety=verdict,
         memory=dict(watch.memory),
         timings=dict(watch.timings),
     )
@@ -166,16 +182,16 @@ def analyze(
 
 def _look(
     upload: Upload, for_gemini: bytes, for_blip: Image, services: Services
-) -> tuple[Description | None, Caption | None, dict[str, Source]]:
+) -> tuple[Description | None, Caption | None, dict[str, Source], Verdict | None]:
     """Ask both models side by side, as one waits for the network and the other for the CPU.
 
     Raises blip.ModelError where BLIP fails and is required, or Gemini failed too.
     """
     settings = services.settings
     sources = {}
-    description = caption = model_error = None
+    description = caption = model_error = verdict = None
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(services.describer.describe, for_gemini)
+        asked = pool.submit(services.describer.describe, for_gemini, upload.language or settings.language)
         try:
             caption = services.captioner.caption(
                 for_blip, prompt=settings.caption_prompt, beams=settings.caption_beams
@@ -187,15 +203,23 @@ def _look(
             sources["blip"] = Source(False, problem=str(failed))
     try:
         description = asked.result()
+        verdict = description.safety
         sources["gemini"] = Source(True, description.model, description.version)
     except gemini.Unavailable as unavailable:
+        verdict = unavailable.verdict
         if settings.gemini_api_key:  # without one, BLIP alone is what was chosen
             problem = str(unavailable)
             logs.write("WARNING", "not described by Gemini", upload=str(upload.id), problem=problem)
         sources["gemini"] = Source(False, settings.gemini_model, problem=str(unavailable))
     if model_error and (settings.blip == "required" or description is None):
         raise model_error
-    return description, caption, sources
+    return description, caption, sources, verdict
+
+
+def _captions(description: Description | None, caption: Caption | None) -> dict[str, str]:
+    """What each model called it, of those that did; one of the two is shown as the caption."""
+    said = {"blip": caption.text if caption else "", "gemini": description.caption if description else ""}
+    return {model: text for model, text in said.items() if text}
 
 
 def _agreement(upload: Upload, description: Description | None, caption: Caption | None) -> Agreement | None:
@@ -210,13 +234,18 @@ def _agreement(upload: Upload, description: Description | None, caption: Caption
 
 
 def _publish(
-    source: picture.Picture, upload: Upload, services: Services, before: Mapping[str, int]
+    source: picture.Picture,
+    said: words.Words,
+    upload: Upload,
+    services: Services,
+    before: Mapping[str, int],
 ) -> tuple[Published, ...]:
     """Write each size of the settings; every label is there, also where the source is smaller."""
     settings = services.settings
+    xmp = words.packet(said) if settings.embed_words == "on" else b""
     published = []
     for side in settings.sizes:
-        copy = source.published(side, settings.format, settings.quality)
+        copy = source.published(side, settings.format, settings.quality, xmp)
         size = (copy.width, copy.height)
         published.append(
             services.buckets.publish(upload, str(side), copy.data, copy.content_type, size, before)

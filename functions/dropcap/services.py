@@ -69,6 +69,7 @@ def start() -> Services:
     memory.use_one_heap()
     try:
         settings = Settings.read()
+        settings.check_start()
         database = Database(settings)
         database.prepare()
     except (SettingsError, SchemaError) as wrong:

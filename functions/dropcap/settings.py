@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dropcap.errors import SettingsError
+from dropcap.upload import language_tag
 
 BUCKET_NAME = re.compile(
     r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
@@ -93,6 +94,13 @@ def _zone(value: str) -> str:
     except (ZoneInfoNotFoundError, OSError) as unknown:
         raise ValueError(value) from unknown
     return value
+
+
+def _language(value: str) -> str:
+    tag = language_tag(value)
+    if not tag:
+        raise ValueError(value)
+    return tag
 
 
 def _text(value: str) -> str:
@@ -193,6 +201,29 @@ class Settings:
     )
     sweep_s: int = _setting(240, "seconds after which a sweep begins no other picture", *_number(0, 3600))
     time_zone: str = _setting("UTC", "zone of uploads without a tz of their own", "an IANA time zone", _zone)
+    language: str = _setting(
+        "en",
+        "language in which Gemini describes uploads that name none of their own in their metadata, as "
+        "`language`",
+        "a language, with script and region where it needs them: de, pt-BR, zh-Hant",
+        _language,
+    )
+    embed_words: str = _setting(
+        "on",
+        "caption, alt text, description and tags in the published pictures, as XMP",
+        *_one_of("on", "off"),
+    )
+    safety: str = _setting(
+        "off",
+        "highest level of what is unsafe in a picture that is published, by Gemini's verdict; off: none is "
+        "asked for",
+        *_one_of("off", "low", "medium", "high"),
+    )
+    safety_unknown: str = _setting(
+        "hold",
+        "what becomes of a picture without a verdict, unless SAFETY=off",
+        *_one_of("hold", "publish"),
+    )
     gemini_api_key: str = _setting("", "key of the Gemini API; empty: BLIP alone", "text", _text, secret=True)
     gemini_model: str = _setting("gemini-3.5-flash-lite", "Gemini model", "text", _text)
     gemini_sdk: str = _setting(
@@ -264,6 +295,14 @@ class Settings:
             raise SettingsError(
                 f"MEMORY_WARNING_MB='{self.memory_warning_mb}' is not allowed: "
                 f"it must be at most MEMORY_LIMIT_MB ({self.memory_limit_mb})."
+            )
+
+    def check_start(self) -> None:
+        """What only a function knows that is about to start, with its secrets. Raises SettingsError."""
+        if self.safety != "off" and self.safety_unknown == "hold" and not self.gemini_api_key.strip():
+            raise SettingsError(
+                f"SAFETY={self.safety!r} is not allowed without GEMINI_API_KEY: nobody could give a verdict, "
+                "so every picture would be held. Set the key, or SAFETY_UNKNOWN=publish."
             )
 
 

@@ -1,7 +1,7 @@
 """What no delivery may ever finish: found in database and bucket, and taken through the pipeline as usual.
 
     rows that are not done and whose lease ran out    a kill, a fault that lasted, a source that went away,
-                                                      a deletion that broke off
+                                                      a deletion that broke off, a hold whose hour is over
     objects without a row                             their event never came
 
 A sweep that finds nothing costs two queries and a listing, with one query for each page of objects, however
@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dropcap import deletion, logs
+from dropcap import deletion, logs, safety
 from dropcap.pipeline import Busy, process
 from dropcap.services import Services
 from dropcap.upload import Upload
@@ -36,15 +36,15 @@ ANY_NAME = """
 SELECT name FROM (SELECT bucket, name FROM uploads WHERE id >= :id ORDER BY id LIMIT 30) AS some_of_all
 WHERE bucket = :bucket LIMIT 1
 """
-CODE = "SELECT reason_code FROM uploads WHERE id = :id"
+CODE = "SELECT CASE state WHEN 'held' THEN state ELSE reason_code END FROM uploads WHERE id = :id"
 
 
 def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
     """Finish what is unfinished, one after the other, and begin none when SWEEP_S have passed.
 
     An object without a row counts from the age of `min_age_s`: the event of a younger one may be on its way.
-    Of those found, some are then done, quarantined, failed (the log says why) or left, for want of time or
-    because another is at work on them. Not `complete` where there was no time to look at everything.
+    Of those found, some are then done, quarantined, failed (the log says why) or left: for want of time, as
+    another is at work on them, or held anew. Not `complete` where there was no time to look at everything.
     """
     ends = time.monotonic() + services.settings.sweep_s
     outcomes = Counter(dict.fromkeys(("found", "done", "quarantined", "failed", "left"), 0))
@@ -88,4 +88,6 @@ def _finish(upload: Upload, services: Services) -> str:
     except Exception as problem:  # whatever it was, it is logged and counted
         logs.exception("not finished by the sweep", problem, upload=str(upload.id))
         return "failed"
+    if code == safety.HELD:
+        return "left"
     return "done" if code in ("", "gone", deletion.STATE) else "quarantined"

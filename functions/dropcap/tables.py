@@ -76,12 +76,12 @@ TABLES = (
             Column("user_id", "text"),
             Column("size", "bigint", "0"),
             Column("content_type", "text", "''::text"),
-            Column(  # claimed, recorded, rejected, done; deleted by its user, but not all that is stored
+            Column(  # claimed, held, recorded, rejected, done; deleted by its user, but not all of it yet
                 "state",
                 "text",
                 "'claimed'::text",
                 fill="CASE WHEN finished_at IS NOT NULL THEN 'done' "
-                "WHEN reason_code <> '' THEN 'rejected' END",
+                "WHEN reason_code = 'held_no_verdict' THEN 'held' WHEN reason_code <> '' THEN 'rejected' END",
                 source=("finished_at", "reason_code"),
             ),
             Column("attempts", "bigint", "1"),

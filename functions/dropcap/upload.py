@@ -17,6 +17,8 @@ INT64 = 2**63 - 1  # generations and sizes: cloud.google.com/storage/docs/json_a
 LONGEST_NAME = 1024  # bytes of an object's name: cloud.google.com/storage/docs/objects#naming
 # A user is a folder: with a slash, "ana/x" would write as "ana". Surrogates are in no UTF-8.
 USER_NAME = re.compile(r"[^\x00-\x1f\x7f/\ud800-\udfff]{1,128}")
+# BCP 47: language, script, region. No variants: subtags of eight letters could be words to a model.
+LANGUAGE = re.compile(r"([a-z]{2,3})(-[a-z]{4})?(-[a-z]{2}|-[0-9]{3})?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class Upload:
             return None
 
     @property
+    def language(self) -> str | None:
+        """The language of the upload's metadata (`language`), or None where that is no tag of one."""
+        return language_tag(self.metadata.get("language", ""))
+
+    @property
     def in_bucket(self) -> bool:
         return bool(self.bucket)
 
@@ -79,6 +86,15 @@ def is_object(name: str) -> bool:
         return 0 < len(name.encode()) <= LONGEST_NAME and name not in (".", "..") and not {*name} & {*"\r\n"}
     except UnicodeEncodeError:  # a lone surrogate can be in JSON, but in no name
         return False
+
+
+def language_tag(text: str) -> str | None:
+    """The BCP 47 tag that a text is, as it is usually written (`pt-BR`, `zh-Hant`), or None."""
+    found = LANGUAGE.fullmatch(text)
+    if not found:
+        return None
+    language, script, region = (part or "" for part in found.groups())
+    return language.lower() + script.title() + region.upper()
 
 
 def owner(name: str) -> str:
@@ -114,7 +130,7 @@ def from_event(data: Mapping[str, Any]) -> Upload:
         ) from wrong
 
 
-def posted(body: bytes, user: str, content_type: str, time_zone: str = "") -> Upload:
+def posted(body: bytes, user: str, content_type: str, time_zone: str = "", language: str = "") -> Upload:
     """The upload that a posted picture is; the same bytes of the same user are the same upload."""
     return Upload(
         bucket="",
@@ -122,5 +138,5 @@ def posted(body: bytes, user: str, content_type: str, time_zone: str = "") -> Up
         generation=0,
         size=len(body),
         content_type=content_type,
-        metadata={"tz": time_zone} if time_zone else {},
+        metadata={name: told for name, told in (("tz", time_zone), ("language", language)) if told},
     )

@@ -127,8 +127,8 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
     """The analysis of a posted picture: a raw body, a multipart file, or JSON `{"bucket", "name"}`.
 
     `keep=true`, in query, form or JSON, publishes and records it as an upload would be. `user` and
-    `tz` then say whose a posted picture is and in which zone; a stored one says so itself, and where a
-    user is given or signed in, only that user's is found.
+    `tz` then say whose a posted picture is and in which zone, and `language` in which one it is to be
+    described; a stored one says so itself, and where a user is given or signed in, only that user's is found.
     """
     from dropcap import pipeline, rate  # loads Pillow and NumPy, which get_progress_stats must not
 
@@ -152,7 +152,8 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
 
         check_size(len(data), services.settings)
         user = user_of(options, caller, ANONYMOUS)
-        upload = posted(data, user, content_type, str(options.get("tz", "")))
+        zone, language = str(options.get("tz", "")), str(options.get("language", ""))
+        upload = posted(data, user, content_type, zone, language)
     if upload.user != ANONYMOUS:  # nobody in particular: a back end that IAM lets in keeps its own count
         rate.count(services.database, upload.user, services.settings.max_per_hour)
     if keep:

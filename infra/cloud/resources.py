@@ -150,6 +150,8 @@ def _function(config: Config, name: str, source: Source, secrets: dict[str, Secr
     variables = dict(config.variables)
     if connection:
         variables["DATABASE_URL"] = sql.url(config.database_user(name), connection)
+    if small:
+        variables.pop("SAFETY", None)  # nothing there asks for a verdict, nor has the key for it
     if page:
         variables["THREADS"] = str(GALLERY_AT_ONCE)
     return Function(

@@ -41,6 +41,7 @@ PATH = re.compile(r"/v1beta/models/([\w.-]+):generateContent")
 MAX_BODY = 20 * 2**20  # ai.google.dev/gemini-api/docs/image-understanding: a request with inline data
 SHORTEST_DEADLINE_S = 10
 NEWER_FIELDS = {"propertyOrdering", "property_ordering"}
+LANGUAGE = re.compile(r"Write in the language of the BCP 47 tag (\S+)\.")
 HUES = ((15, "red"), (45, "orange"), (70, "yellow"), (160, "green"), (200, "turquoise"), (260, "blue"))
 
 
@@ -246,12 +247,17 @@ def _text(model: str, request: "GenerateContentRequest", picture: Image.Image) -
     """The model's text: JSON with the fields that the request's schema asks for."""
     size = f"{picture.width} x {picture.height} px"
     colours = main_colours(picture)
+    asked = next((part.text for content in request.contents for part in content.parts if part.text), "")
+    language = LANGUAGE.search(asked)
+    excuse = f" It knows no {language[1]}." if language else ""
     fields: dict[str, Any] = {
         "description": f"This is Dropcap's stand-in speaking, not Gemini. It received a {picture.format} "
-        f"picture of {size}, mainly {' and '.join(colours)}.",
+        f"picture of {size}, mainly {' and '.join(colours)}.{excuse}",
+        "caption": f"{' and '.join(colours)}, says a stand-in".capitalize(),
         "alt_text": f"A {size} {picture.format} picture, mainly {' and '.join(colours)} (from a stand-in)",
         "tags": ["stand-in", *colours],
         "text": "",
+        "safety": {"level": "none", "categories": [], "reason": "The stand-in knows colours alone."},
     }
     wanted = request.generation_config.response_schema.properties
     return gemini_faults.text(model, {name: value for name, value in fields.items() if name in wanted})

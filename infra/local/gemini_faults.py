@@ -26,6 +26,8 @@
 | `fault-long` | every field a little over what was asked for |
 | `fault-obeyed` | an answer that obeyed a text in the picture, with fields that nobody asked for |
 | `fault-invented` | a description of three cats on a purple background, whatever is in the picture |
+| `fault-unsafe-LEVEL` | a verdict on safety of this level: none, low, medium, high |
+| `fault-rated-PROBABILITY` | a rating of danger by Google's filter: NEGLIGIBLE, LOW, MEDIUM, HIGH |
 | `fault-script` | a description with a script, control characters and unknown fields |
 """
 
@@ -97,6 +99,12 @@ def envelope(model: str) -> dict[str, Any]:
         return {"candidates": [], "prompt_feedback": {"block_reason": "SAFETY"}}
     if model == "fault-empty":
         return {"candidates": []}
+    if model.startswith("fault-rated-"):
+        harm = {
+            "category": "HARM_CATEGORY_DANGEROUS_CONTENT",
+            "probability": model.removeprefix("fault-rated-"),
+        }
+        return {"prompt_feedback": {"safety_ratings": [harm]}}
     if model.startswith("fault-finish-"):
         return {"candidates": [{"finish_reason": model.removeprefix("fault-finish-")}]}
     return {}
@@ -132,6 +140,8 @@ def text(model: str, fields: dict[str, Any]) -> str:
                 "alt_text": invented,
                 "tags": ["cats"],
             }
+        case "unsafe":
+            fields["safety"] = {"level": field, "categories": ["violence"], "reason": "Two people fight."}
         case "script":
             fields |= {
                 "description": "A <script>alert(1)</script>\0 \ud800picture\u202e\r\nof a cat",

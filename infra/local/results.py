@@ -13,10 +13,11 @@ from dropcap.database import connect
 from infra.local import StackError
 
 FINISHED = """
-SELECT u.id, u.bucket, u.name, u.reason, a.result, u.finished_at
-FROM uploads u LEFT JOIN analyses a USING (id)
-WHERE u.state = 'done' AND u.finished_at >= :since::timestamptz
-ORDER BY u.finished_at
+SELECT u.id, u.bucket, u.name, u.reason, a.result, u.state = 'held', at
+FROM uploads u LEFT JOIN analyses a USING (id),
+     LATERAL (SELECT CASE state WHEN 'done' THEN finished_at WHEN 'held' THEN stage_at END) AS ended (at)
+WHERE at >= :since::timestamptz
+ORDER BY at
 """
 LATEST = "SELECT coalesce(max(finished_at), '-infinity')::text FROM uploads"
 ANALYZED = (
@@ -26,13 +27,14 @@ ANALYZED = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A finished upload: its analysis as JSON, or the reason and remedy of its rejection."""
+    """A finished upload: its analysis as JSON, or the reason and remedy of its rejection or its hold."""
 
     id: UUID
     bucket: str
     name: str
     reason: str
     analysis: Mapping[str, Any] | None
+    held: bool = False
 
 
 class Results:
@@ -45,15 +47,15 @@ class Results:
         self._url = database_url
         self._log = log
         [[self._since]] = self._run(LATEST)
-        self._seen = {row[0] for row in self._run(FINISHED, since=self._since)}
+        self._seen = {(row[0], row[-1]) for row in self._run(FINISHED, since=self._since)}
 
     def new(self) -> list[Outcome]:
         """Outcomes since the last call, in the order in which they finished."""
         rows = self._run(FINISHED, since=self._since)
-        fresh = [row for row in rows if row[0] not in self._seen]
+        fresh = [row for row in rows if (row[0], row[-1]) not in self._seen]
         if fresh:
             self._since = fresh[-1][-1].isoformat()
-            self._seen.update(row[0] for row in fresh)
+            self._seen.update((row[0], row[-1]) for row in fresh)
         return [Outcome(*row[:-1]) for row in fresh]
 
     def analyzed(self, names: list[str]) -> bool:

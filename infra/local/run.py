@@ -83,7 +83,9 @@ class Run:
         while pending:
             for finished in self.show_new():
                 if pending.pop(finished.id, None) and finished.analysis is None:
-                    rejected = rejected or f"{finished.name} was rejected: {finished.reason}"
+                    rejected = rejected or (
+                        f"{finished.name} was {'held' if finished.held else 'rejected'}: {finished.reason}"
+                    )
             self.stack.check()
             if time.monotonic() > deadline:
                 log = self.stack.logs / "functions.log"

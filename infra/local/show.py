@@ -22,6 +22,10 @@ PICTURE_WIDTH, PICTURE_HEIGHT = 36, 36  # columns, and pixels high: a line of te
 def outcome(console: Console, client: Client, finished: Outcome, pictures_bucket: str, kept: str) -> None:
     """Print one finished upload; `kept` says what became of its source."""
     title = f"gs://{finished.bucket}/{finished.name}" if finished.bucket else finished.name
+    if finished.held:
+        text = Text("Held ", "bold yellow").append(finished.reason, "default")
+        console.print(_framed(console, title, Group(text, Text("kept where it is", "dim")), "yellow"))
+        return
     if finished.analysis is None:
         text = Text("Rejected ", "bold red").append(finished.reason, "default")
         console.print(_framed(console, title, Group(text, Text("kept in quarantine", "dim")), "red"))
@@ -59,15 +63,20 @@ def _words(analysis: Mapping[str, Any]) -> Iterable[Text]:
     facts = f"{picture['format']}, {picture['width']} x {picture['height']} px, {_bytes(picture['bytes'])}"
     yield Text(facts, "dim")
     blip, gemini = sources["blip"], sources["gemini"]
-    yield _said("BLIP", analysis["caption"] if blip["answered"] else blip["problem"], blip, "bold")
+    captions = analysis.get("captions", {"blip": analysis["caption"]})  # an older result has one
+    yield _said("BLIP", captions.get("blip", "") if blip["answered"] else blip["problem"], blip, "bold")
     stand_in = " (stand-in)" if "stand-in" in gemini["version"] else ""
     said = analysis["description"] if gemini["answered"] else gemini["problem"]
     yield _said(f"Gemini{stand_in}", said, gemini, "default")
+    if captions.get("gemini"):
+        yield Text("Caption: ", "cyan").append(captions["gemini"], "default")
     for name in ("alt_text", "text"):
         if analysis[name]:
             yield Text(f"{name.replace('_', ' ').capitalize()}: ", "cyan").append(analysis[name], "default")
     if analysis["tags"]:
         yield Text("Tags: ", "cyan").append(", ".join(analysis["tags"]), "default")
+    if verdict := analysis.get("safety"):
+        yield Text("Safety: ", "cyan").append(" ".join((verdict["level"], verdict["reason"])), "default")
     if agreement := analysis.get("agreement"):  # an older result has none
         yield _agreement(agreement, bool(stand_in))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dropcap.analysis import PictureFacts, Published, Source
+from dropcap.analysis import ENGLISH, PictureFacts, Published, Source
 
 # The pipeline's, in their order, which JSON in PostgreSQL does not keep.
 STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish", "record")
@@ -27,7 +27,8 @@ class Card:
 
     That is a person's own where there is one, else the model's. `name` is the base name of the upload, empty
     for a posted picture. `pictures` are the published ones, the largest first; `picture` tells of the source.
-    `memory` is in MB and `timings` in seconds, by stage, in the order of the stages.
+    `memory` is in MB and `timings` in seconds, by stage, in the order of the stages. `language` is that of
+    the model's words, as a BCP 47 tag.
     """
 
     id: uuid.UUID
@@ -48,11 +49,12 @@ class Card:
     memory: Mapping[str, float]
     timings: Mapping[str, float]
     sources: Mapping[str, Source]
+    language: str
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An upload without a card: `state` is working or rejected, for the reason `reason` (`code`).
+    """An upload without a card: `state` is working, held or rejected, for the reason `reason` (`code`).
 
     `stage` began at the instant `since`, with `rss_mb` MB resident.
     """
@@ -103,6 +105,7 @@ def card_of(*row: Any) -> Card:
         memory=_by_stage(result.get("memory", {})),
         timings=_by_stage(result.get("timings", {})),
         sources={name: Source(**each) for name, each in result.get("sources", {}).items()},
+        language=result.get("language", ENGLISH),
     )
 
 
@@ -110,7 +113,8 @@ def pending_of(
     id: uuid.UUID, bucket: str, name: str, at: dt.datetime, state: str, stage: str, *rest: Any
 ) -> Pending:
     """From a row of UPLOADS."""
-    return Pending(id, _name(bucket, name), at, "working" if state == "claimed" else "rejected", stage, *rest)
+    shown = {"claimed": "working", "held": "held"}.get(state, "rejected")
+    return Pending(id, _name(bucket, name), at, shown, stage, *rest)
 
 
 def _name(bucket: str, name: str, generation: int = 0) -> str:

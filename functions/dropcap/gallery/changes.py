@@ -13,6 +13,7 @@ from dropcap.errors import Rejected
 from dropcap.gallery import search
 from dropcap.gallery.visit import Visit, no_such_picture, redirect
 from dropcap.gemini import UNWANTED
+from dropcap.safety import HELD
 from dropcap.upload import Upload
 
 LONGEST = {"caption": 300, "alt_text": 250}  # characters by the field of the form
@@ -83,10 +84,10 @@ def _text(text: str | None, field: str) -> str | None:
 
 
 def delete(visit: Visit, picture: uuid.UUID) -> flask.Response:
-    """Delete a picture, or an upload that was rejected, with all traces: deletion.py says in what order.
+    """Delete a picture, or an upload that is held or was rejected, with all traces.
 
-    A deletion that broke off is gone on with. Raises Rejected where there is nothing of the user's to delete
-    (404), and while somebody is at work on it (409).
+    In what order, deletion.py says. A deletion that broke off is gone on with. Raises Rejected where there is
+    nothing of the user's to delete (404), and while somebody is at work on it (409).
     """
     services = visit.services
     upload = services.database.transaction(lambda run: _take_out(run, visit.user, picture))
@@ -103,7 +104,7 @@ def _take_out(run: Run, user: str, id: uuid.UUID) -> Upload:
             break
         if state == deletion.STATE:
             return upload
-        if state != "done":
+        if state not in ("done", HELD):
             raise Rejected(
                 "still_in_work",
                 "The picture is still being worked on.",

@@ -36,7 +36,8 @@ IN_STATE = {"working": "state = 'claimed'", "rejected": "reason_code <> ''"}
 class Filters:
     """What of the wall is asked for; days, both included, are those of the setting's zone.
 
-    `state` is captioned (cards), working or rejected (uploads without one); `after` the key of a page.
+    `state` is captioned (cards), working or rejected (uploads without one, held ones among the latter);
+    `after` the key of a page.
     """
 
     words: str = ""
@@ -99,8 +100,8 @@ class Page:
     """Cards, newest first; `next` is the key of the page after it, empty at the end.
 
     `pending` are uploads without a card: those of the state asked for, and on the first page of the whole
-    wall the ones in work, and rejected within a day. `corrected` tells what a mistyped word was taken for;
-    `unindexed` how many pictures no search finds yet.
+    wall the ones in work, held, and rejected within a day. `corrected` tells what a mistyped word was taken
+    for; `unindexed` how many pictures no search finds yet.
     """
 
     cards: tuple[Card, ...]
@@ -154,7 +155,8 @@ def page(database: Database, user: str, filters: Filters, size: int = SIZE) -> P
 
 def _news(run: Run, user: str) -> tuple[Pending, ...]:
     working = _uploads(run, user, Filters(state="working"), NEWS)
-    rejected = _uploads(run, user, Filters(state="rejected"), NEWS, "created_at > now() - interval '1 day'")
+    recent = "(created_at > now() - interval '1 day' OR state = 'held')"
+    rejected = _uploads(run, user, Filters(state="rejected"), NEWS, recent)
     return (*working, *rejected)
 
 

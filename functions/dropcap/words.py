@@ -1,0 +1,97 @@
+"""A picture's words, for people who can't see it: which are shown, and how they travel in its file.
+
+    said = words.of(description, caption)   of what both models say, or the one that answered
+    words.packet(said)                      the same as XMP, which is written into each published picture
+
+In the file are the two accessibility fields of the IPTC Photo Metadata Standard, the caption
+(dc:description) and the tags (dc:subject). A published file never changes, so it has the words of its
+analysis: what a person edits, or what is described later, is in the record alone. What models say is hostile:
+it is escaped, and what XML can't hold is left out.
+"""
+
+import re
+from dataclasses import dataclass
+from html import escape
+
+from dropcap.analysis import ENGLISH, Caption, Description
+
+# "An image of a dog" tells a person with a screen reader twice that it is one. What kind of picture it is, as
+# in "a family photo of", may be what matters, and stays.
+KIND = "(image|picture|photo|photograph|snapshot)"
+PREAMBLE = re.compile(
+    rf"((this|it|here) is )?(an? )?{KIND} (of|showing|depicting|that shows) "
+    rf"|(this|the) {KIND} (shows|depicts) ",
+    re.IGNORECASE,
+)
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, 2.2
+LARGEST = 65_000  # bytes: one segment of a JPEG holds no more than 65,502 of XMP
+PACKET = """\
+<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\
+<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" \
+xmlns:Iptc4xmpCore="http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/">{}</rdf:Description></rdf:RDF></x:xmpmeta>\
+<?xpacket end="r"?>"""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What is shown of a picture, in `language`; `text` is what is written in it."""
+
+    caption: str
+    description: str
+    alt_text: str
+    tags: tuple[str, ...]
+    text: str
+    language: str
+
+
+def of(description: Description | None, caption: Caption | None) -> Words:
+    """Gemini's words, and BLIP's caption, which stands in for the alt text where Gemini has none.
+
+    BLIP speaks English alone: in any other language the caption is Gemini's.
+    """
+    blip = caption.text if caption else ""
+    if description is None:
+        return Words(blip, "", plain(blip), (), "", ENGLISH)
+    theirs = description.caption or description.alt_text
+    english = description.language.partition("-")[0] == ENGLISH
+    return Words(
+        caption=blip or theirs if english else theirs,
+        description=description.description,
+        alt_text=description.alt_text,
+        tags=description.tags,
+        text=description.text,
+        language=description.language,
+    )
+
+
+def plain(alt_text: str) -> str:
+    """An alt text without "an image of" and the like before it."""
+    said = alt_text[found.end() :] if (found := PREAMBLE.match(alt_text)) else ""
+    return said[:1].upper() + said[1:] or alt_text
+
+
+def packet(words: Words) -> bytes:
+    """The words as an XMP packet (ISO 16684-1); empty where there are none, or by far too many."""
+    long = "\n\n".join(filter(None, (words.description, words.text)))
+    tags = "".join(f"<rdf:li>{_xml(tag)}</rdf:li>" for tag in words.tags)
+    fields = (
+        _in_language("Iptc4xmpCore:AltTextAccessibility", words.alt_text, words.language)
+        + _in_language("Iptc4xmpCore:ExtDescrAccessibility", long, words.language)
+        + _in_language("dc:description", words.caption, words.language)
+        + (f"<dc:subject><rdf:Bag>{tags}</rdf:Bag></dc:subject>" if tags else "")
+    )
+    made = PACKET.format(fields).encode() if fields else b""
+    return made if len(made) <= LARGEST else b""
+
+
+def _in_language(name: str, text: str, language: str) -> str:
+    """A text with its language, and as the one for whoever asks for none, which must come first."""
+    if not text:
+        return ""
+    items = (f'<rdf:li xml:lang="{each}">{_xml(text)}</rdf:li>' for each in ("x-default", language))
+    return f"<{name}><rdf:Alt>{''.join(items)}</rdf:Alt></{name}>"
+
+
+def _xml(text: str) -> str:
+    return escape(NOT_XML.sub("", text), quote=False)

@@ -2,7 +2,7 @@
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
 .PHONY: help run sweep test lint lock audit train model evaluate prove bench bench-database torture soak scaling samples screenshots
-.PHONY: plan deploy verify backfill rollback logs open destroy
+.PHONY: import plan deploy verify backfill rollback logs open destroy
 
 PORT ?= 8080
 STATE ?= .dropcap
@@ -12,6 +12,10 @@ RUN = .venv/bin/python
 DEV = .venv-dev/bin/python
 LOCK = $(DEV) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
     --custom-compile-command 'make lock'
+CLOUD = plan deploy verify backfill rollback logs open destroy
+ifneq ($(filter $(CLOUD),$(MAKECMDGOALS)),)
+-include settings.mk
+endif
 export PYTHONPATH = functions
 export ORT_DISABLE_TELEMETRY = 1
 # A word of google-api-core about Python versions, said at each start.
@@ -82,6 +86,9 @@ samples: .venv-dev/installed ## draw the sample pictures anew
 
 screenshots: .venv-dev/installed ## take pictures of the gallery, into build/screenshots: SCREENSHOTS="--write" puts two into docs/
 	@$(DEV) -m infra.screenshots $(SCREENSHOTS)
+
+import: .venv/installed ## take over the settings of Firebase's Resize Images: EXTENSION=extensions/NAME.env PROJECT=my-project FORCE=1
+	@$(RUN) -m infra.resize_images $(if $(PROJECT),--project "$(PROJECT)") $(if $(FORCE),--force) "$(EXTENSION)"
 
 plan: .venv/installed ## what make deploy would change, and no more: PROJECT=my-project COMMANDS=1
 	@$(RUN) -m infra.cloud plan

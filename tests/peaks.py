@@ -1,12 +1,13 @@
-"""What decoding really takes: run by test_decoders.py in a process of its own for every measurement."""
+"""What decoding really takes, in a process of its own for every measurement."""
 
 import io
 from pathlib import Path
 
 from PIL import Image
 
-from dropcap import memory, picture
+from dropcap import animation, memory, picture, pixels
 from dropcap.decoders import DECODERS
+from dropcap.settings import Settings
 from infra.peak import peak_mb
 
 
@@ -25,3 +26,20 @@ def peak_and_need(path: str, decoder: str, side: int) -> tuple[float, float]:
         chosen.decode(header, data, side)
         header.getexif()
     return peak_mb() - before, need
+
+
+def frames_peak_and_need(path: str, side: int) -> tuple[float, float]:
+    """The same of all frames of an animation, published in one size."""
+    data = Path(path).read_bytes()
+    settings = Settings(sizes=(side,))
+    with picture.opened(data, settings) as source:
+        facts = source.facts
+    moving = animation.opened(data, facts, settings, memory.release)
+    assert moving is not None, "an animation"
+    memory.release()
+    before = memory.rss_mb()
+    Path("/proc/self/clear_refs").write_text("5")
+    assert moving.published(side, 80) is not None, "a WebP that moves"
+    canvas = (facts.width, facts.height)
+    width, height = pixels.fit(canvas, side)
+    return peak_mb() - before, animation.need_mb(canvas, width * height, moving.frames, len(data))

@@ -116,6 +116,13 @@ def test_whoever_sends_too_many_waits_as_long_as_is_asked(visitor: Guest) -> Non
     expect(cards(page)).to_have_count(1)
 
 
+def test_an_answer_that_breaks_off_is_asked_for_again(visitor: Guest) -> None:
+    page = visitor.open()
+    page.route(UPLOADS, lambda route: route.fulfill(status=201, body='{"object": "a'), times=1)
+    choose(page, file())
+    expect(cards(page)).to_have_count(1)
+
+
 def test_nothing_is_asked_for_when_nothing_is_open(visitor: Guest) -> None:
     page = visitor.page
     page.clock.install()

@@ -10,7 +10,7 @@ import pytest
 from dropcap.analysis import Published, Source
 from dropcap.database import Database
 from dropcap.errors import Rejected
-from dropcap.gallery import wall
+from dropcap.gallery import drawing, wall
 from dropcap.gallery.cards import Card
 from dropcap.gallery.wall import Filters
 from dropcap.settings import Settings
@@ -230,3 +230,14 @@ def test_a_picture_and_an_upload_that_was_rejected_are_served(start: Start) -> N
     assert (
         "It is no picture." in app.gallery.get(f"/gallery/picture/{bad}", query_string={"user": "ana"}).text
     )
+
+
+def test_of_several_formats_the_first_is_shown() -> None:
+    sizes = [(900, 600), (300, 200), (300, 200)]
+    given = [
+        Published(str(width), f"x/{width}.{kind}", width, height, 9, f"image/{kind}", "")
+        for width, height in sizes
+        for kind in ("webp", "jpeg")
+    ]
+    assert [each.object for each in drawing.distinct(given)] == ["x/900.webp", "x/300.webp"]
+    assert drawing.distinct([]) == []

@@ -29,7 +29,7 @@ def run(caller: dict[str, str], *words: str, text: str = "", folder: Path | None
     return subprocess.run(command, env=caller, input=text, capture_output=True, text=True, cwd=folder)
 
 
-@pytest.mark.parametrize("words", [("config", "list", "--format=json"), ("run", "deploy", "--no-such-flag")])
+@pytest.mark.parametrize("words", [("config", "list", "--format=json"), ("config", "list", "--no-such-flag")])
 def test_output_and_exit_status_are_those_of_the_plain_gcloud(
     caller: dict[str, str], words: tuple[str, ...]
 ) -> None:
@@ -54,6 +54,15 @@ def test_each_call_has_its_own_environment_and_folder_also_at_the_same_time(
     (tmp_path / "flags.yaml").write_text("--format: json")
     listed = run(caller, "config", "list", "--flags-file=flags.yaml", folder=tmp_path)
     json.loads(listed.stdout)
+
+
+def test_a_call_reads_and_logs_in_its_own_configuration(caller: dict[str, str]) -> None:
+    run(caller, "config", "set", "core/project", "kept")
+    assert run(caller, "config", "get", "project").stdout == "kept\n"
+    assert [*Path(caller["CLOUDSDK_CONFIG"]).glob("logs/*/*.log")]
+    assert run(caller | {"CLOUDSDK_CORE_PROJECT": "own"}, "config", "get", "project").stdout == "own\n"
+    other = caller | {"CLOUDSDK_CONFIG": f"{caller['CLOUDSDK_CONFIG']}-2"}
+    assert run(other, "config", "get", "project").stdout.strip() == ""
 
 
 def test_what_is_piped_into_a_call_is_its_input(plane: ControlPlane) -> None:

@@ -1,26 +1,28 @@
 """A gcloud that is already awake: the real one, imported once, forked for each call.
 
-Most of the second that a gcloud command takes goes into starting Python and importing; tests make hundreds
-of calls. `WarmGcloud` starts one process with gcloud's own Python and code, and makes a folder with a small
-`gcloud` to be first on PATH. That program hands its words, folder, environment and standard streams to a fork
-of the process, and ends with the fork's exit status. Flags, output and requests are the real gcloud's.
+Most of the second that a gcloud command takes goes into starting Python, importing, and building the tree of
+commands; tests make thousands of calls. `WarmGcloud` starts one process with gcloud's own Python and code,
+and makes a folder with a small `gcloud` to be first on PATH. That program hands its words, folder,
+environment and standard streams to a fork of the process, and ends with the fork's exit status. Flags,
+output and requests are the real gcloud's.
 
 This file runs in three places: as a module of the tests, as the process that serves (in gcloud's Python) and
 as the program that calls; so its top imports only what the last, which runs most often, needs.
 """
 
+import _socket
 import os
-import socket
 import sys
 
 TYPE_CHECKING = (
-    False  # as mypy reads it; to import `typing` would take the calling program a third of its time
+    False  # as mypy reads it; `typing`, and `socket` too, take longer to import than the rest runs
 )
 if TYPE_CHECKING:
+    import socket
     import subprocess
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
 STREAMS = 3  # standard input, output and error
 PAUSE_S = 0.02  # the longest pause before gcloud asks again: what answers in tests never needs more
@@ -54,6 +56,11 @@ class WarmGcloud:
             return self
         environment = {name: value for name, value in os.environ.items() if "CLOUDSDK" not in name}
         environment |= _usual(root)
+        # Nothing of the machine's own configuration is read, or logged, before there is a call.
+        environment |= {
+            "CLOUDSDK_CONFIG": os.path.join(self.folder, "config"),
+            "CLOUDSDK_CORE_DISABLE_FILE_LOGGING": "1",
+        }
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(words, env=environment, stdin=pipe, stdout=pipe, cwd=self.folder)
         ready = self._process.stdout.readline() if self._process.stdout else b""
@@ -75,11 +82,13 @@ def call(address: str, words: list[str]) -> int:
     """Let the gcloud that listens at this address run these words here; its exit status."""
     variables = [f"{name}={value}" for name, value in os.environ.items()]
     message = b"\0".join(map(os.fsencode, [os.getcwd(), str(len(words)), *words, *variables]))
-    with socket.socket(socket.AF_UNIX) as link:
-        link.connect(address)
-        socket.send_fds(link, [len(message).to_bytes(4, "big")], range(STREAMS))
-        link.sendall(message)
-        status = link.recv(1)
+    streams = b"".join(number.to_bytes(4, sys.byteorder) for number in range(STREAMS))
+    link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    link.connect(address)
+    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, streams)
+    link.sendmsg([len(message).to_bytes(4, "big")], [rights])
+    link.sendall(message)
+    status = link.recv(1)
     return status[0] if status else BROKEN
 
 
@@ -89,11 +98,13 @@ def serve(address: str, root: str) -> None:
     import importlib
     import select
     import signal
-    from contextlib import suppress
+    import socket
 
     sys.path.insert(0, os.path.join(root, "lib"))
     gcloud = importlib.import_module("gcloud")
-    importlib.import_module("googlecloudsdk.gcloud_main")
+    gcloud_main: Any = importlib.import_module("googlecloudsdk.gcloud_main")
+    cli = gcloud_main.CreateCLI([])
+    gcloud_main.CreateCLI = lambda _: _as_new(cli)
     lessons, lesson = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
@@ -103,24 +114,48 @@ def serve(address: str, root: str) -> None:
             ready, _, _ = select.select([listener.fileno(), lessons.fileno(), 0], [], [])
             if 0 in ready:
                 return
-            if lessons.fileno() in ready:  # what one fork had to import, the next ones find imported
-                for name in lessons.recv(1 << 20).decode().split():
-                    with suppress(Exception):
-                        importlib.import_module(name)
+            if lessons.fileno() in ready:
+                _learn(cli, lessons.recv(1 << 20))
                 continue
             link, _ = listener.accept()
             gc.freeze()  # a collection in a fork would copy every page
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
             if os.fork() == 0:
+                gc.disable()  # it ends soon
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 listener.close()
                 _run(gcloud.main, root, link, lesson)
             link.close()
 
 
-def _run(main: "Callable[[], None]", root: str, link: socket.socket, lesson: socket.socket) -> None:
+def _learn(cli: "Any", lesson: bytes) -> None:
+    """What one fork had to import, and the command that it was, the next ones find there."""
+    import importlib
+    from contextlib import suppress
+
+    modules, _, words = lesson.decode().partition("\0")
+    for name in modules.split():
+        with suppress(Exception):
+            importlib.import_module(name)
+    element = cli.top_element
+    for word in words.split():
+        with suppress(Exception):
+            element = element and element.LoadSubElement(word)
+
+
+def _as_new(cli: "Any") -> "Any":
+    """The tree of commands, with what depends on the environment as if it were built in this fork."""
+    core = "googlecloudsdk.core"
+    sys.modules[f"{core}.configurations.named_configs"].ActivePropertiesFile.Invalidate()
+    sys.modules[f"{core}.log"].AddFileLogging(sys.modules[f"{core}.config"].Paths().logs_dir)
+    return cli
+
+
+def _run(main: "Callable[[], None]", root: str, link: "socket.socket", lesson: "socket.socket") -> None:
     """In a fork: be the gcloud that was called, send its exit status, and end."""
     import atexit
+    import itertools
+    import socket
     import threading
     import time
     from contextlib import suppress
@@ -130,6 +165,7 @@ def _run(main: "Callable[[], None]", root: str, link: socket.socket, lesson: soc
     while len(message) < int.from_bytes(head, "big"):
         message += link.recv(1 << 20)
     folder, count, *rest = map(os.fsdecode, message.split(b"\0"))
+    words = rest[: int(count)]
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -139,7 +175,7 @@ def _run(main: "Callable[[], None]", root: str, link: socket.socket, lesson: soc
         name, _, value = variable.partition("=")
         os.environ[name] = value
     os.environ.update(_usual(root))
-    sys.argv = [os.path.join(root, "lib", "gcloud.py"), *rest[: int(count)]]
+    sys.argv = [os.path.join(root, "lib", "gcloud.py"), *words]
 
     def watch() -> None:
         if not link.recv(1):
@@ -161,8 +197,10 @@ def _run(main: "Callable[[], None]", root: str, link: socket.socket, lesson: soc
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
+    imported = " ".join(name for name in sys.modules if name not in known)
+    path = " ".join(itertools.takewhile(str.isidentifier, (word.replace("-", "_") for word in words)))
     with suppress(OSError):  # too long, or nobody listens any more
-        lesson.send(" ".join(name for name in sys.modules if name not in known).encode())
+        lesson.send(f"{imported}\0{path}".encode())
     link.send(bytes([int(status or 0) if isinstance(status, int | None) else 1]))
     os._exit(0)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dropcap.analysis import Published
 from dropcap.deadline import within
 from dropcap.errors import Rejected
+from dropcap.naming import COPIES, OWNER
 from dropcap.settings import Settings
 from dropcap.upload import LONGEST_NAME, Upload, is_object, owner
 
@@ -27,7 +28,8 @@ CONNECT_S = 5
 PAGE = 500  # objects of one listing: about 1 MB of them
 LARGEST_METADATA = 8192  # bytes, keys and values: cloud.google.com/storage/quotas#objects
 # A copied token would open the published picture to whoever had the source's address.
-PRIVATE_METADATA = frozenset({"firebaseStorageDownloadTokens"})
+PRIVATE_METADATA = frozenset({"firebaseStorageDownloadTokens", OWNER, COPIES})
+NO_MARKS: Mapping[str, str] = {}
 
 
 class NotStored(Exception):
@@ -149,9 +151,11 @@ class Buckets:
         content_type: str,
         size: tuple[int, int],
         before: Mapping[str, int],
+        marks: Mapping[str, str] = NO_MARKS,
     ) -> Published:
         """Write one resized picture, `size` = (width, height) px; the same upload gives the same name.
 
+        Its metadata are the upload's, with `marks` of our own; where both are too much, the marks alone.
         `before` is what was `published` before we claimed the upload. Nothing else is replaced: whoever took
         the claim from us has published since, and recorded it. Raises NotStored where what is stored is not
         what was sent.
@@ -160,7 +164,9 @@ class Buckets:
 
         name = f"{upload.id}/{label}.{content_type.removeprefix('image/')}"
         blob = self.blob(self.settings.pictures_bucket, name)
-        blob.metadata = {k: v for k, v in upload.metadata.items() if k not in PRIVATE_METADATA}
+        given = {k: v for k, v in upload.metadata.items() if k not in PRIVATE_METADATA}
+        fits = not marks or _bytes(given) + _bytes(marks) <= LARGEST_METADATA
+        blob.metadata = (given if fits else {}) | dict(marks)
         blob.cache_control = self.settings.cache_control
         known = before.get(name, 0)  # 0: there is none
         try:

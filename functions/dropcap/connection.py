@@ -9,9 +9,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pg8000.native import Connection, DatabaseError, InterfaceError, identifier
 
 from dropcap.errors import SettingsError
+from dropcap.settings import CHECKED_TLS, LOCAL
 
-LOCAL = ("127.0.0.1", "::1", "localhost")  # hosts that are reached without a network, so without TLS
-CHECKED_TLS = ("", "require", "verify-ca", "verify-full")  # sslmode: we always verify in full
 # cloud.google.com/sql/docs/postgres/iam-logins: an access token with this scope is the password.
 LOGIN_SCOPE = "https://www.googleapis.com/auth/sqlservice.login"
 NETWORK_S = 5.0  # how much later than the server we give up: its own answer says more than a timeout

@@ -2,7 +2,7 @@
 
     changes.py    one transaction: its analysis, words, sums and achievements are gone; the upload's row is
                   nobody's and in the state `deleted`, but still tells where the objects lie
-    _erase        the published pictures, the copies in quarantine and archive, the source
+    _erase        the published pictures and their copies, those in quarantine and archive, the source
     _forget       the row tells nothing any more: a tombstone, which is `done`
 
 So at no moment is a picture shown without its parts, or is something stored that no row tells of. Whoever
@@ -19,6 +19,7 @@ What is not ours to delete stays as long as it is set to: objects where the buck
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from dropcap import copies
 from dropcap.bucket import Buckets
 from dropcap.services import Services
 from dropcap.upload import Upload
@@ -44,12 +45,19 @@ def _erase(upload: Upload, buckets: Buckets) -> None:
     settings = buckets.settings
     places = {settings.pictures_bucket, settings.quarantine_bucket, settings.archive_bucket} - {""}
     stored = [blob for bucket in sorted(places) for blob in _stored(bucket, upload, buckets)]
+    names = copies.names_of(blob for blob in stored if blob.bucket.name == settings.pictures_bucket)
     if upload.in_bucket:
         bucket = buckets.client.bucket(upload.bucket)
         stored.append(bucket.blob(upload.name, generation=upload.generation))
-    for blob in stored:
-        with suppress(NotFound):
-            buckets.ask(blob.delete)
+
+    def delete(blobs: "list[Blob]") -> None:
+        for blob in blobs:
+            with suppress(NotFound):
+                buckets.ask(blob.delete)
+
+    delete(copies.own(buckets, upload, names))  # first: what they are copies of is all that tells of them
+    delete(stored)
+    delete(copies.own(buckets, upload, names))  # those that a delivery has made meanwhile; now none can
 
 
 def _stored(bucket: str, upload: Upload, buckets: Buckets) -> "list[Blob]":

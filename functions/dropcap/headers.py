@@ -1,5 +1,6 @@
 """What a file says about itself before it is decoded, where Pillow does not tell; sizes in px or bytes."""
 
+import struct
 from typing import NamedTuple
 
 from PIL.JpegImagePlugin import JpegImageFile
@@ -9,6 +10,7 @@ from dropcap import pixels
 
 COMPRESSION, ROWS_PER_STRIP, STRIP_BYTES, TILE_LENGTH, TILE_BYTES = 259, 278, 279, 323, 325  # TIFF 6.0
 UNCOMPRESSED = 1
+GIF_EXTENSION, GIF_IMAGE, GIF_END = b"!,;"
 
 
 def jpeg_coefficients(header: JpegImageFile, data: bytes) -> float:
@@ -92,3 +94,36 @@ def deep_avif(data: bytes) -> bool:
     """Whether the AV1 configuration says 10 or 12 bits (AV1-ISOBMFF 2.3.3: bit 6 of its third byte)."""
     at = data.find(b"av1C")
     return at >= 0 and bool(int.from_bytes(data[at + 6 : at + 7], "big") & 0x40)
+
+
+def gif_frames(data: bytes, most: int) -> int:
+    """How many frames a GIF has, counted up to `most` + 1 (GIF89a specification, 18 to 27).
+
+    0 where one reaches beyond the picture, which a decoder would enlarge for it, and where there is more
+    between the frames than belongs there.
+    """
+    width, height, flags = struct.unpack_from("<HHB", data.ljust(13, b"\0"), 6)
+    at, frames = 13 + _gif_colours(flags), 0
+    for _ in range(20 * most):
+        if frames > most or at + 10 >= len(data) or data[at] == GIF_END:
+            return frames
+        if data[at] == GIF_IMAGE:
+            left, top, wide, high, flags = struct.unpack_from("<4HB", data, at + 1)
+            if left + wide > width or top + high > height:
+                return 0
+            frames += 1
+            at += 11 + _gif_colours(flags)
+        elif data[at] == GIF_EXTENSION:
+            at += 2
+        else:
+            at += 1
+            continue
+        while at < len(data) and data[at]:
+            at += data[at] + 1
+        at += 1
+    return 0
+
+
+def _gif_colours(flags: int) -> int:
+    """Bytes of the table of colours that these flags announce."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0

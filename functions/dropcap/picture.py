@@ -26,6 +26,7 @@ from dropcap import headers, memory, pixels
 from dropcap.analysis import PictureFacts
 from dropcap.decoders import Decoder, ranked
 from dropcap.errors import Rejected
+from dropcap.naming import Side, longest
 from dropcap.settings import Settings
 
 GEMINI_SIDE = 800  # what Gemini is sent at most: the product's own bound
@@ -91,12 +92,12 @@ class Picture:
         self.facts = facts
         self._raster = raster
 
-    def fitted(self, side: int) -> Image.Image:
-        """A new RGB raster that fits in `side` x `side` px, never enlarged. The caller frees it (`close`)."""
+    def fitted(self, side: Side) -> Image.Image:
+        """A new RGB raster that fits in `side`, never enlarged. The caller frees it (`close`)."""
         size = pixels.fit(self._raster.size, side)
         return self._raster.resize(size, Image.Resampling.LANCZOS)
 
-    def published(self, side: int, kind: str, quality: int, xmp: bytes = b"") -> Encoded:
+    def published(self, side: Side, kind: str, quality: int, xmp: bytes = b"") -> Encoded:
         """An encoded copy: sRGB, without metadata but for `xmp`, a packet of our own.
 
         `kind` is webp, jpeg, png or avif; `quality` 1 to 100.
@@ -135,7 +136,7 @@ def opened(data: bytes, settings: Settings, make_room: Callable[[], None] = memo
         _check_size(kind, headers.webp_size(data), settings)
     if kind == "HEIF":
         _register_heif()
-    side = max(*settings.sizes, GEMINI_SIDE)
+    side = max(*map(longest, settings.sizes), GEMINI_SIDE)
     with _readable(kind):
         header = Image.open(io.BytesIO(data), formats=(kind,))
     with header:

@@ -9,7 +9,18 @@ from http import HTTPStatus
 
 from PIL.Image import Image
 
-from dropcap import blip, deletion, gemini, logs, memory, picture, safety, witnesses, words
+from dropcap import (
+    blip,
+    deletion,
+    gemini,
+    logs,
+    memory,
+    picture,
+    publishing,
+    safety,
+    witnesses,
+    words,
+)
 from dropcap.analysis import Agreement, Analysis, Caption, Description, Published, Source, Verdict
 from dropcap.claims import Claim
 from dropcap.connection import Unreachable
@@ -154,7 +165,9 @@ def analyze(
             agreement = _agreement(upload, description, caption)
             del for_gemini, for_blip
             with watch.stage("publish"):
-                published = () if before is None else _publish(source, said, upload, services, before)
+                published = (
+                    () if before is None else publishing.publish(source, data, said, upload, services, before)
+                )
         memory.release()
         logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=round(memory.rss_mb(), 1))
     return Analysis(
@@ -231,26 +244,6 @@ def _agreement(upload: Upload, description: Description | None, caption: Caption
         found = [f"{about}: {said} or {shown}" for about, said, shown in agreement.contradictions]
         logs.write("WARNING", "the two models contradict each other", upload=str(upload.id), found=found)
     return agreement
-
-
-def _publish(
-    source: picture.Picture,
-    said: words.Words,
-    upload: Upload,
-    services: Services,
-    before: Mapping[str, int],
-) -> tuple[Published, ...]:
-    """Write each size of the settings; every label is there, also where the source is smaller."""
-    settings = services.settings
-    xmp = words.packet(said) if settings.embed_words == "on" else b""
-    published = []
-    for side in settings.sizes:
-        copy = source.published(side, settings.format, settings.quality, xmp)
-        size = (copy.width, copy.height)
-        published.append(
-            services.buckets.publish(upload, str(side), copy.data, copy.content_type, size, before)
-        )
-    return tuple(published)
 
 
 def _finish(upload: Upload, services: Services) -> None:

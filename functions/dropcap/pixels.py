@@ -8,6 +8,8 @@ from math import ceil, floor
 from PIL import Image, ImageCms
 from PIL.TiffImagePlugin import TiffImageFile
 
+from dropcap.naming import Side
+
 ORIENTATION = 0x0112  # the EXIF and TIFF tag (CIPA DC-008, 4.6.5)
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,9 +30,10 @@ DRAFT_GAP = 1.5
 REDUCING_GAP = 3.0  # Pillow: from 3.0 on "indistinguishable from fair resampling in most cases"
 
 
-def fit(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """The largest size of the same shape within `side` x `side`, never larger than it is."""
-    scale = min(1.0, side / max(size))
+def fit(size: tuple[int, int], side: Side) -> tuple[int, int]:
+    """The largest size of the same shape within `side`, never larger than it is."""
+    width, height = (side, side) if isinstance(side, int) else side
+    scale = min(1.0, width / size[0], height / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 

@@ -14,12 +14,15 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dropcap.errors import SettingsError
+from dropcap.naming import FORMATS, Side, as_formats, as_layout, as_sizes
 from dropcap.upload import language_tag
 
 BUCKET_NAME = re.compile(
     r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
 )  # cloud.google.com/storage/docs/buckets#naming
 
+LOCAL = ("127.0.0.1", "::1", "localhost")  # hosts that are reached without a network, so without TLS
+CHECKED_TLS = ("", "require", "verify-ca", "verify-full")  # sslmode: we always verify in full
 OAUTH_CLIENT = re.compile(r"[a-z0-9-]+\.apps\.googleusercontent\.com")
 PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")  # cloud.google.com/resource-manager
 
@@ -81,13 +84,6 @@ def _words(value: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in value.split(",") if word.strip())
 
 
-def _sizes(value: str) -> tuple[int, ...]:
-    sizes = tuple(sorted({int(word) for word in _words(value)}, reverse=True))
-    if not sizes or sizes[-1] < 1 or sizes[0] > 8192 or len(sizes) > 10:
-        raise ValueError(value)
-    return sizes
-
-
 def _zone(value: str) -> str:
     try:
         ZoneInfo(value)
@@ -135,13 +131,26 @@ class Settings:
     exclude: tuple[str, ...] = _setting(
         (), "object names to leave alone, as patterns", "patterns with * and ?, separated by commas", _words
     )
-    sizes: tuple[int, ...] = _setting(
+    sizes: tuple[Side, ...] = _setting(
         (1600, 800, 200),
-        "longest sides to publish, px",
-        "1 to 10 numbers from 1 to 8192, separated by commas",
-        _sizes,
+        "longest sides to publish, px, or boxes to fit in, as 200x100",
+        "1 to 10 numbers from 1 to 8192, or two with an x between, separated by commas",
+        as_sizes,
     )
-    format: str = _setting("webp", "format to publish", *_one_of("webp", "jpeg", "png", "avif"))
+    format: tuple[str, ...] = _setting(
+        ("webp",),
+        "formats to publish; original: that of the source, or webp where it is none of these",
+        f"{', '.join(FORMATS)}, one or several, separated by commas",
+        as_formats,
+    )
+    animated: int = _setting(0, "1: GIF and WebP that move do so in the published webp", *_number(0, 1))
+    layout: str = _setting(
+        "id",
+        "names of the published pictures: `<upload id>/800.webp`; with beside, or a folder, each is copied "
+        "to `ana/photo_800.webp`, or `ana/thumbs/photo_800.webp`, as well",
+        "id, beside, or a folder that ends in a slash, as thumbs/",
+        as_layout,
+    )
     quality: int = _setting(80, "quality of the published pictures", *_number(1, 100))
     cache_control: str = _setting(
         "private, max-age=31536000, immutable", "Cache-Control of the published pictures", "text", _text

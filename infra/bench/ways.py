@@ -136,7 +136,7 @@ def direct(path: Path) -> Work:
             source.for_gemini(settings)
             captioner.caption(source.fitted(picture.BLIP_SIDE))
             for side in settings.sizes:
-                source.published(side, settings.format, settings.quality)
+                source.published(side, settings.format[0], settings.quality)
         memory.release()
 
     return work

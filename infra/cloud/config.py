@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from dropcap.connection import CHECKED_TLS, LOCAL
 from dropcap.errors import SettingsError
-from dropcap.settings import PROJECT, Settings
+from dropcap.settings import CHECKED_TLS, LOCAL, PROJECT, Settings
 from infra.cloud import CloudError
 
 SECRETS = ("DATABASE_URL", "GEMINI_API_KEY")  # never in a variable of a function: in Secret Manager

@@ -3,8 +3,6 @@
 import time
 from http import HTTPStatus
 
-import requests
-
 from dropcap.settings import OAUTH_CLIENT
 from infra.cloud import CloudError
 from infra.cloud.cloud import Cloud
@@ -90,6 +88,8 @@ def verify(config: Config, cloud: Cloud, patience_s: float) -> str:
 
 def _status(page: str) -> int:
     """The HTTP status; 0 where there is no answer."""
+    import requests  # which takes as long as the rest of a command's start, and only `make verify` asks
+
     try:
         return requests.get(page, allow_redirects=False, timeout=REQUEST_S).status_code
     except requests.RequestException:

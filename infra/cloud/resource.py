@@ -54,8 +54,8 @@ class Resource(ABC):
         """The commands that make it."""
 
     def change(self, cloud: "Cloud", differing: Facts) -> Sequence[Command]:
-        """The commands that change it, where the facts of `differing` are wanted."""
-        raise NotImplementedError(self.kind)
+        """The commands that change it, where `differing` is wanted; if no others, those that make it."""
+        return self.make(cloud)
 
     def remove(self, cloud: "Cloud") -> Sequence[Command]:
         """The commands that take it down; none for what stays."""

@@ -1,6 +1,7 @@
 """What an operator watches: metrics, alerts and a dashboard from monitoring/, an address, a budget."""
 
 import json
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -67,8 +68,9 @@ class Document(Resource):
 
     wanted_json: Any
 
+    @abstractmethod
     def _found_json(self, cloud: Cloud) -> Any:
-        raise NotImplementedError
+        """The document of this name as it is there; None where there is none."""
 
     def wanted(self, cloud: Cloud) -> Facts:
         return {SAME: True}
@@ -219,7 +221,7 @@ class Apis(Resource):
         return {api: f"{api}.googleapis.com" in cloud.apis for api in self.apis}
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        raise NotImplementedError
+        return self.change(cloud, self.wanted(cloud))
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
         return [command("services", "enable", *(f"{api}.googleapis.com" for api in differing))]

@@ -9,4 +9,4 @@ import sys
 if sys.version_info < (3, 12):
     from importlib import metadata
 
-    metadata.packages_distributions = dict  # type: ignore[assignment]
+    metadata.packages_distributions = dict

@@ -176,9 +176,11 @@ def _level(count: int, most: int) -> int:
 def distinct(pictures: Iterable[Published]) -> list[Published]:
     """The published pictures, largest first, without those that are no larger than the next one.
 
-    Of a source that is smaller than a size, all larger sizes are the same picture.
+    Of a source that is smaller than a size, all larger sizes are the same picture. Of several formats the
+    first of FORMAT is shown.
     """
-    by_width = {each.width: each for each in pictures}
+    given = list(pictures)
+    by_width = {each.width: each for each in given if each.content_type == given[0].content_type}
     return [by_width[width] for width in sorted(by_width, reverse=True)]
 
 

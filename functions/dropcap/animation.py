@@ -1,0 +1,157 @@
+"""Animations: a GIF or WebP that moves becomes a WebP that moves, with ANIMATED=1.
+
+One frame is in memory at a time, in each size: decoded, resized, encoded. Durations, loops and transparency
+stay as they are. What would take too long or too much, or is damaged, is published as its first frame, like
+everything else that can't move. Import it only where something is to move.
+"""
+
+import io
+from collections.abc import Callable
+
+from PIL import Image
+
+from dropcap import headers, logs, memory, picture, pixels
+from dropcap.analysis import PictureFacts
+from dropcap.naming import Side
+from dropcap.settings import Settings
+
+MOVING = frozenset({"GIF", "WEBP"})  # sources that may move, as Pillow calls them
+MOST_FRAMES = 1000  # a minute and a half at the 12 frames a second that most GIFs have
+# Decoded and encoded, of all frames for all sizes: 60 s on one core, and on a slower one still far below the
+# LEASE_S that a stage may take. 200 frames of 1080 x 1080 px in three sizes are half of that.
+MOST_PX = 2_000_000_000
+# Method 4 takes twice the time for 4 % fewer bytes; a whole frame at least every 5th, Pillow's default, twice
+# the bytes.
+ENCODING = {"method": 2, "kmin": 9, "kmax": 17}
+BRIEF_MS, USUAL_MS = 10, 100  # browsers show what is to last 10 ms or less for 100: so do we
+MOST_LOOPS = 65_535  # developers.google.com/speed/webp/docs/riff_container: 16 bits
+
+
+class Animation:
+    """The frames of one upload; `data` are its bytes, `frames` their number."""
+
+    def __init__(self, data: bytes, kind: str, frames: int) -> None:
+        self.frames, self._data, self._kind = frames, data, kind
+
+    def published(self, side: Side, quality: int, xmp: bytes = b"") -> picture.Encoded | None:
+        """A WebP that moves and fits in `side`, without metadata but for `xmp`; None with a damaged frame."""
+        try:
+            return self._published(side, quality, xmp)
+        except Exception as broken:  # hostile bytes make parsers raise anything
+            _stands_still(f"a frame can't be read: {broken!r}")
+            return None
+
+    def _published(self, side: Side, quality: int, xmp: bytes) -> picture.Encoded:
+        durations: list[int] = []  # ms; Pillow asks for that of a frame when it has the frame
+        with Image.open(io.BytesIO(self._data), formats=(self._kind,)) as image, io.BytesIO() as file:
+            canvas, turn = image.size, pixels.orientation(image)
+            size = pixels.fit(canvas[::-1] if turn in pixels.SIDEWAYS else canvas, side)
+            profile = image.info.get("icc_profile")
+
+            def frame(index: int) -> Image.Image:
+                image.seek(index)
+                if image.size != canvas:
+                    raise ValueError(f"frame {index} is larger than the first")
+                image.load()
+                lasts = int(image.info.get("duration", 0))
+                durations.append(lasts if lasts > BRIEF_MS else USUAL_MS)
+                shown = pixels.upright(_in_colour(image, profile), turn)
+                return shown.resize(size, Image.Resampling.LANCZOS, reducing_gap=pixels.REDUCING_GAP)
+
+            first = frame(0)
+            rest = _Frames(frame, self.frames - 1)
+            first.save(
+                file,
+                "WEBP",
+                save_all=True,
+                append_images=[rest],
+                duration=durations,
+                loop=_loops(image),
+                background=(0, 0, 0, 0),
+                quality=quality,
+                xmp=xmp,
+                **ENCODING,
+            )
+            return picture.Encoded(file.getvalue(), *size, picture.CONTENT_TYPES["webp"])
+
+
+class _Frames:
+    """The frames after the first as Pillow's encoder takes them, each made when it is asked for."""
+
+    def __init__(self, frame: Callable[[int], Image.Image], n_frames: int) -> None:
+        self.n_frames, self._frame = n_frames, frame
+
+    def seek(self, index: int) -> None:
+        self._shown = self._frame(index + 1)
+        self.mode, self.getim = self._shown.mode, self._shown.getim
+
+
+def opened(
+    data: bytes, facts: PictureFacts, settings: Settings, make_room: Callable[[], None]
+) -> Animation | None:
+    """The animation that an upload is; None where it does not move, or what it takes is too much.
+
+    `make_room` frees what can be had again; it is called before the frames take more than is left below the
+    warning level.
+    """
+    frames = _count(data, facts.format)
+    if frames < 2:
+        return None
+    canvas = (facts.width, facts.height)
+    sizes = [width * height for width, height in (pixels.fit(canvas, side) for side in settings.sizes)]
+    px = frames * (len(sizes) * canvas[0] * canvas[1] + sum(sizes))
+    if frames > MOST_FRAMES or px > MOST_PX:
+        _stands_still(f"it has {frames:,} frames or more, {px / 1e6:,.0f} megapixels to decode and encode")
+        return None
+    need = need_mb(canvas, max(sizes), frames, len(data))
+    for more in (memory.release, make_room, None):
+        left = memory.left_mb(settings.memory_limit_mb) - picture.RESERVE_MB
+        if need <= min(left, settings.memory_warning_mb - memory.rss_mb() if more else left):
+            return Animation(data, facts.format, frames)
+        if more:
+            more()
+    _stands_still(f"its frames need {need:,.0f} MB of memory, and {max(left, 0):,.0f} MB are left")
+    return None
+
+
+def need_mb(canvas: tuple[int, int], px: int, frames: int, size: int) -> float:
+    """The memory that the frames take at their peak, beside the `size` bytes of the source, MB.
+
+    `px` are those of a frame of the largest published size. The file that comes of it is there four times.
+    """
+    made = size + 0.02 * px * frames
+    return (20 * canvas[0] * canvas[1] + 24 * px + 4 * made) / 1e6
+
+
+def _count(data: bytes, kind: str) -> int:
+    """How many frames there are, without decoding them; of very many not all are counted."""
+    if kind not in MOVING:
+        return 1
+    if kind == "GIF":
+        return headers.gif_frames(data, MOST_FRAMES)
+    with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+        return int(getattr(image, "n_frames", 1))
+
+
+def _in_colour(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """In RGB with the meaning of sRGB, or RGBA."""
+    clear = image.has_transparency_data
+    shown = image if image.mode in ("RGB", "RGBA") else image.convert("RGBA" if clear else "RGB")
+    if not profile:
+        return shown
+    plain = pixels.srgb(shown.convert("RGB"), profile)
+    if shown.mode == "RGBA":
+        plain.putalpha(shown.getchannel("A"))
+    return plain
+
+
+def _loops(image: Image.Image) -> int:
+    """How often it plays, 0 for ever: a GIF says how often again, or, where it plays once, nothing."""
+    loops = int(image.info.get("loop", 0))
+    if image.format == "GIF" and (loops or "loop" not in image.info):
+        loops = loops + 1
+    return min(loops, MOST_LOOPS)
+
+
+def _stands_still(why: str) -> None:
+    logs.write("WARNING", "the animation is published as its first frame", problem=why)

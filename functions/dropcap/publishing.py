@@ -1,0 +1,44 @@
+"""What is written into the pictures bucket: each size in each format, with the picture's words in it."""
+
+from collections.abc import Mapping
+
+from dropcap import copies, naming, picture, words
+from dropcap.analysis import Published
+from dropcap.services import Services
+from dropcap.upload import Upload
+
+
+def publish(
+    source: picture.Picture,
+    data: bytes,
+    said: words.Words,
+    upload: Upload,
+    services: Services,
+    before: Mapping[str, int],
+) -> tuple[Published, ...]:
+    """Write each size of the settings; every label is there, also where the source is smaller.
+
+    `data` are the source's bytes, which only what moves needs again; `before` is what was published of the
+    upload before it was claimed. Raises bucket.NotStored where something is not stored as it was written.
+    """
+    settings = services.settings
+    moving = None
+    if settings.animated:
+        from dropcap import animation
+
+        moving = animation.opened(data, source.facts, settings, services.make_room)
+    xmp = words.packet(said) if settings.embed_words == "on" else b""
+    published = []
+    layout = settings.layout if upload.in_bucket else "id"  # what is posted has no name that an app knows
+    for side in settings.sizes:
+        label = naming.label(side)
+        kinds = naming.kinds(upload.name, layout, label, settings.format, source.facts.format)
+        for kind, names in kinds.items():
+            copy = moving.published(side, settings.quality, xmp) if moving and kind == "webp" else None
+            copy = copy or source.published(side, kind, settings.quality, xmp)
+            size, marks = (copy.width, copy.height), copies.marks(upload, names)
+            published.append(
+                services.buckets.publish(upload, label, copy.data, copy.content_type, size, before, marks)
+            )
+            copies.place(services.buckets, upload, published[-1], names)
+    return tuple(published)

@@ -1,0 +1,198 @@
+"""Coming from Firebase's Resize Images: its exported configuration becomes ours, parameter by parameter."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dropcap.settings import Settings
+from dropcap.upload import Upload
+from infra import resize_images
+from infra.cloud import CloudError
+from infra.cloud.config import Config
+from infra.resize_images import KNOWN, convert, main, read
+from tests.pages import DOCS
+
+PAGE = (DOCS / "from-resize-images.md").read_text()
+LEAST = {"IMG_BUCKET": "photos", "IMG_SIZES": "200x200"}
+
+
+@pytest.fixture
+def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The example of the page as a file, in a folder where nothing else is."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "storage-resize-images.env"
+    file.write_text(PAGE.partition("```ini\n")[2].partition("```")[0])
+    return file
+
+
+def ours(**given: str) -> dict[str, str]:
+    return convert(LEAST | given).settings
+
+
+def told(name: str, value: str) -> tuple[str, str]:
+    """What it says of one parameter."""
+    [row] = [row for row in convert(LEAST | {name: value}).rows if row[0].startswith(f"{name}=")]
+    return row[1], row[2]
+
+
+def test_the_example_of_the_page_becomes_what_the_page_says(
+    exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(exported), "--project", "my-project"]) == 0
+    written = Path("settings.mk").read_text()
+    assert written in PAGE
+    assert "make plan PROJECT=my-project" in capsys.readouterr().out
+    given = read(exported, "my-project")
+    assert {row[0].partition("=")[0] for row in convert(given).rows} >= given.keys()
+
+
+def environment_of(target: str, *words: str, **environment: str) -> dict[str, str]:
+    """What a target of the real Makefile gives to its command."""
+    shown = f'{sys.executable} -c "import json, os; print(json.dumps(dict(os.environ)))"'
+    ran = subprocess.run(
+        ["make", "-f", DOCS.parent / "Makefile", "-o", ".venv/installed", target, f"RUN={shown}", *words],  # noqa: S607
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(json.loads(ran.stdout))
+
+
+def test_a_deployment_takes_the_file_and_the_command_line_goes_before_it(exported: Path) -> None:
+    exported.write_text(exported.read_text().replace("max-age=86400", "max-age=1, #$(shell touch oh)"))
+    Path(".venv").mkdir()
+    assert main([str(exported), "--project", "my-project"]) == 0
+    got = environment_of("plan", "SIZES=100", "PROJECT=my-project", FORMAT="avif")
+    assert (got["SIZES"], got["FORMAT"], got["LAYOUT"]) == ("100", "avif", "thumbs/")
+    assert got["CACHE_CONTROL"] == "public, max-age=1, #$(shell touch oh)"
+    assert not Path("oh").exists()
+    config = Config.read(got | {"DATABASE_URL": "postgresql://a:b@db.example.com/c"})
+    assert config.region == "europe-west1"
+    assert config.variables["UPLOADS_BUCKET"] == "my-project.appspot.com"
+    assert "LAYOUT" not in environment_of("run")  # what runs here, and the tests, know nothing of it
+
+
+def test_what_is_there_is_not_overwritten_unless_somebody_says_so(
+    exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("settings.mk").write_text("mine")
+    assert main([str(exported), "--project", "my-project"]) == 1
+    assert capsys.readouterr().err == "make import: settings.mk is there already: FORCE=1 overwrites it.\n"
+    assert Path("settings.mk").read_text() == "mine"
+    assert main([str(exported), "--project", "my-project", "--force"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "can't be read"),
+        ("SMTP_CONNECTION_URI=smtps://a:secret@b\n", "no configuration of storage-resize-images"),
+        ("\xff\xfe", "no configuration"),
+        ("IMG_BUCKET=${param:PROJECT_ID}.appspot.com\nIMG_SIZES=2x2", "PROJECT=my-project"),
+        ("IMG_BUCKET=${STORAGE_BUCKET}\nIMG_SIZES=2x2", "names no bucket"),
+        ("IMG_BUCKET=photos\nIMG_SIZES=2by2", "SIZES='2by2' is not allowed"),
+        ("IMG_BUCKET=photos\nIMG_SIZES=2x2\nCACHE_CONTROL_HEADER=a\\", "no backslash"),
+    ],
+)
+def test_bad_input_is_one_line_with_its_remedy(
+    text: str | None, said: str, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported.unlink()
+    if text is not None:
+        exported.write_text(text)
+    assert main([str(exported)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("make import: ")
+    assert said in line
+    assert "secret" not in line
+    assert not Path("settings.mk").exists()
+    assert main([]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "setting", "expected"),
+    [
+        ("IMG_SIZES", "200x200, 1200x800", "SIZES", "200x200, 1200x800"),
+        ("LOCATION", "us-central1", "REGION", "us-central1"),
+        ("DELETE_ORIGINAL_FILE", "true", "SOURCE", "delete"),
+        ("DELETE_ORIGINAL_FILE", "on_success", "SOURCE", "delete"),
+        ("DELETE_ORIGINAL_FILE", "false", "SOURCE", "keep"),
+        ("RESIZED_IMAGES_PATH", "/thumbs/", "LAYOUT", "thumbs/"),
+        ("RESIZED_IMAGES_PATH", "../up", "LAYOUT", "beside"),
+        ("RESIZED_IMAGES_PATH", ".", "LAYOUT", "beside"),
+        (
+            "INCLUDE_PATH_LIST",
+            "/users/*/pictures,/a[1]",
+            "INCLUDE",
+            "users/*/pictures/*,a[[]1]/*,dropcap-verify/*",
+        ),
+        ("CACHE_CONTROL_HEADER", "max-age=60", "CACHE_CONTROL", "max-age=60"),
+        ("IMAGE_TYPE", "jpeg,webp,tiff,false", "FORMAT", "jpeg,webp,original"),
+        ("IMAGE_TYPE", "tiff", "FORMAT", "webp"),
+        (
+            "OUTPUT_OPTIONS",
+            '{"jpeg":{"quality":70,"progressive":true},"webp":{"quality":60}}',
+            "QUALITY",
+            "70",
+        ),
+        ("SHARP_OPTIONS", '{"animated":true,"fit":"cover"}', "ANIMATED", "1"),
+        ("IS_ANIMATED", "true", "ANIMATED", "1"),
+    ],
+)
+def test_a_parameter_becomes_a_setting(name: str, value: str, setting: str, expected: str) -> None:
+    assert ours(**{name: value})[setting] == expected
+    assert setting in told(name, value)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "note"),
+    [
+        ("MAKE_PUBLIC", "true", "buckets stay private"),
+        ("OUTPUT_OPTIONS", "{jpeg", "is no JSON"),
+        ("OUTPUT_OPTIONS", '{"png":{"palette":true}}', "png.palette"),
+        ("SHARP_OPTIONS", '{"fit":"cover"}', "fit"),
+        ("REGENERATE_TOKEN", "true", "never copied"),
+        ("CONTENT_FILTER_LEVEL", "BLOCK_ONLY_HIGH", "no picture is kept back"),
+        ("CUSTOM_FILTER_PROMPT", "no cats", "no picture is kept back"),
+        ("EVENTARC_CHANNEL", "projects/p/locations/l/channels/firebase", "analyses"),
+        ("NEW_ONE", "1", "not known"),
+    ],
+)
+def test_what_has_no_equal_is_named_with_what_to_do(name: str, value: str, note: str) -> None:
+    said = told(name, value)
+    assert said[0] == "no equal"
+    assert note in said[1]
+
+
+def test_what_the_extension_made_is_left_alone_and_what_it_took_is_taken() -> None:
+    given = ours(
+        INCLUDE_PATH_LIST="/users/*/pictures", EXCLUDE_PATH_LIST="/users/bob", FAILED_IMAGES_PATH="failed"
+    )
+    settings = Settings.read(given)
+
+    def taken(name: str) -> bool:
+        return Upload("photos", name, 1, 9).wanted(settings.include, settings.exclude)
+
+    assert taken("users/ana/pictures/a.jpg")
+    assert taken("users/ana/x/pictures/2020/a.jpg")  # as theirs: a star is over folders, too
+    assert not taken("users/ana/a.jpg")
+    assert not taken("users/bob/pictures/a.jpg")
+    for output in ("a_200x200.jpg", "thumbs/a_200x200.webp", "a_200x200", "failed/a.jpg"):
+        assert not taken(f"users/ana/pictures/{output}")
+
+
+def test_every_parameter_is_explained_on_the_page() -> None:
+    assert {name for name in KNOWN if f"`{name}`" not in PAGE} == set()
+
+
+def test_quotes_comments_and_empty_values_are_read_as_firebase_writes_them(exported: Path) -> None:
+    exported.write_text("# a comment\r\nIMG_BUCKET=\"photos\"\r\nIMG_SIZES='2x2'\nLOCATION=\nnonsense\n")
+    assert read(exported, "") == {"IMG_BUCKET": "photos", "IMG_SIZES": "2x2"}
+    with pytest.raises(CloudError, match="can't be read"):
+        read(exported / "nowhere", "")
+    assert Path("settings.mk") == resize_images.FILE

@@ -46,6 +46,7 @@ def planned(**variables: str) -> str:
         ({"DATABASE_URL": "postgresql://ana@localhost/x"}, "no function can reach"),
         ({"DATABASE_URL": "postgresql://ana@db.example.com/x?sslmode=disable"}, "sslmode"),
         ({"GEMINI_ENDPOINT": "http://127.0.0.1:8082"}, "no function can reach"),
+        ({"EVENTS": "http://localhost/hook"}, "no function can reach"),
         ({"CLOUD_SQL": "new"}, "DATABASE_URL and CLOUD_SQL are both set"),
         ({"CLOUD_SQL": "my-instance", "DATABASE_URL": ""}, "project:region:name, or new"),
         ({"ALERT_EMAIL": "ana"}, "an address"),
@@ -98,6 +99,27 @@ def test_no_command_has_a_secret_in_it() -> None:
     assert "secret2" not in commands
 
 
+def test_who_tells_of_events_may_publish_to_that_topic_alone() -> None:
+    topic = "projects/my-project/topics/done"
+    commands = planned(EVENTS=topic, GALLERY="1")
+    granted = re.findall(rf"pubsub topics add-iam-policy-binding {topic} .*", commands)
+    names = {re.findall(r"dropcap-([a-z-]+)@", line)[0] for line in granted}
+    assert names == {"on-upload", "analyze", "sweep"}
+    assert all(line.endswith("--role=roles/pubsub.publisher") for line in granted)
+    assert commands.count(f'"EVENTS": "{topic}"') == 3
+
+
+def test_a_webhook_is_deployed_with_a_secret_that_is_in_no_command_or_not_at_all() -> None:
+    with pytest.raises(CloudError, match="EVENTS_SECRET is not given"):
+        planned(EVENTS="https://example.com/hook")
+    secret = f"whsec_{'c2Vj' * 8}"
+    commands = planned(EVENTS="https://example.com/hook", EVENTS_SECRET=secret, GALLERY="1")
+    assert secret not in commands
+    assert commands.count("EVENTS_SECRET=dropcap-events-secret:1") == 3
+    assert len(re.findall("secrets add-iam-policy-binding dropcap-events-secret", commands)) == 3
+    assert commands.count('"EVENTS": "https://example.com/hook"') == 3
+
+
 def test_an_instance_of_another_project_is_used_and_not_made() -> None:
     commands = planned(DATABASE_URL="", CLOUD_SQL="other-project:us-east1:shared")
     assert "sql instances create" not in commands
@@ -116,7 +138,9 @@ def test_only_an_old_project_needs_the_right_that_pub_sub_once_lacked() -> None:
 
 def test_the_printed_rights_are_those_that_are_granted() -> None:
     table = rights.table()
-    commands = planned(GEMINI_API_KEY="x", SOURCE="archive", GALLERY="1")
+    commands = planned(
+        GEMINI_API_KEY="x", SOURCE="archive", GALLERY="1", EVENTS="projects/p12345/topics/done"
+    )
     granted = set(re.findall(r"--role=(roles/[\w.]+)", commands))
     assert granted <= set(re.findall(r"`(roles/[\w.]+)`", table))
     assert "get-progress-stats" not in "".join(re.findall(r".*objectUser.*|.*gemini.*", table))

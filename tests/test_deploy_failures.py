@@ -108,6 +108,13 @@ def test_a_plan_sends_nothing_and_its_commands_do_what_a_deployment_does(there: 
     assert reference["valueFrom"]["secretKeyRef"]["key"] == "2"
 
 
+def test_a_topic_that_is_not_there_is_named_with_the_command_that_makes_it(there: Deployment) -> None:
+    topic = f"projects/{there.plane.project}/topics/done"
+    ran = there.make("plan", **ALERTS, EVENTS=topic)
+    assert (ran.status, ran.lines) == (1, [])
+    assert ran.error == f"make plan: There is no topic {topic}: gcloud pubsub topics create {topic}\n"
+
+
 def test_nobody_is_asked_where_nobody_is(plane: ControlPlane, tmp_path: Path) -> None:
     ran = Deployment(tmp_path, plane).make("deploy", YES="")
     assert ran.status == 1

@@ -1,5 +1,6 @@
 """Settings are read once, checked at start, and a wrong one is one line that says what to change."""
 
+import base64
 import os
 import subprocess
 import sys
@@ -23,6 +24,8 @@ WRONG = {
     "MEMORY_LIMIT_MB": "lots",
     "DATABASE_URL": "mysql://localhost/photos",
     "TIME_ZONE": "Middle/Earth",
+    "EVENTS": "http://example.com/hook",
+    "EVENTS_SECRET": "whsec_c2hvcnQ=",
     "GEMINI_SDK": "curl",
     "GEMINI_TIMEOUT_S": "nan",
     "CAPTION_BEAMS": "1.5",
@@ -39,7 +42,7 @@ def test_a_wrong_setting_is_one_line_with_variable_value_and_what_is_allowed(
     assert line.startswith(f"{variable}=")
     assert "must be" in line
     assert "\n" not in line
-    assert value in line or variable == "DATABASE_URL"
+    assert value in line or variable in ("DATABASE_URL", "EVENTS", "EVENTS_SECRET")
 
 
 def test_a_secret_is_not_shown_where_it_is_wrong() -> None:
@@ -64,6 +67,24 @@ def test_archive_needs_a_bucket() -> None:
     with pytest.raises(SettingsError, match="ARCHIVE_BUCKET"):
         Settings.read({"SOURCE": "archive"})
     assert Settings.read({"SOURCE": "archive", "ARCHIVE_BUCKET": "old"}).archive_bucket == "old"
+
+
+@pytest.mark.parametrize(
+    "events", ["https://a:b@example.com", "https://", "https://a/#b", "projects/p/topics/t", "example.com"]
+)
+def test_who_is_told_is_an_address_that_can_be_meant(events: str) -> None:
+    with pytest.raises(SettingsError, match="EVENTS="):
+        Settings.read({"EVENTS": events})
+
+
+def test_a_webhook_needs_a_secret() -> None:
+    with pytest.raises(SettingsError, match="EVENTS_SECRET=''"):
+        Settings.read({"EVENTS": "https://example.com/hook"})
+    secrets = ",".join(f"whsec_{base64.b64encode(key * 24).decode()}" for key in (b"a", b"b"))
+    assert "whsec" not in repr(
+        Settings.read({"EVENTS": "https://example.com/hook", "EVENTS_SECRET": secrets})
+    )
+    assert Settings.read({"EVENTS": "projects/my-project/topics/done"}).events
 
 
 def test_a_wait_for_gemini_must_not_look_like_a_hang() -> None:

@@ -162,6 +162,15 @@ HARM: dict[str, tuple[str, Harm]] = {
     ),
     "other bytes in quarantine": ("wrong one", lambda w, s: put(w, 2, f"{s.id}/{s.upload.name}")),
     "taken for gone": ("wrong one", lambda w, s: run(w, "UPDATE uploads SET reason_code = 'gone'")),
+    "an outcome without its event": ("lost", lambda w, s: run(w, "DELETE FROM events")),
+    "an event of another outcome": (
+        "twice",
+        lambda w, s: run(w, "INSERT INTO events SELECT upload_id, 'rejected', id FROM events"),
+    ),
+    "a receipt that was not completed": (
+        "not healed",
+        lambda w, s: run(w, "UPDATE receipts SET source_fate = ''"),
+    ),
     "never finished": ("not healed", lambda w, s: run(w, "UPDATE uploads SET state = 'recorded'")),
     "never recorded": ("not healed", lambda w, s: run(w, "DELETE FROM uploads")),
 }

@@ -8,6 +8,7 @@ import base64
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -222,32 +223,34 @@ class Buckets:
 
         Raises NotStored where the source is there and its copy is not.
         """
-        from google.api_core.exceptions import NotFound
+        kept = self._kept(upload, self.settings.quarantine_bucket)
+        if not kept and self._live(upload):
+            raise NotStored(f"{upload.id} is rejected and not in quarantine.")
+        return kept
 
-        try:
-            self.ask(self.blob(self.settings.quarantine_bucket, _kept_as(upload)).reload)
-        except NotFound as missing:
-            if self._live(upload):
-                raise NotStored(f"{upload.id} is rejected and not in quarantine.") from missing
-            return False
-        return True
+    def dispose(self, upload: Upload) -> str:
+        """Do what SOURCE says with a source that is done: delete this generation, archive it, or keep it.
 
-    def dispose(self, upload: Upload) -> None:
-        """Do what SOURCE says with a source that is done: delete this generation, archive it, or keep it."""
+        Which of them was done, in a word: what somebody else deleted before is in no archive.
+        """
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         if self.settings.source == "keep":
-            return
+            return "kept"
+        fate, archive = "deleted", self.settings.archive_bucket
         if self.settings.source == "archive":
-            self._copy(upload, self.settings.archive_bucket, {})
-        try:
-            blob = self.blob(upload.bucket, upload.name)
-            self.ask(blob.delete, if_generation_match=upload.generation)
-        except (NotFound, PreconditionFailed):
-            return  # gone already, or a newer upload has its name: that one is not ours to delete
+            copied = self._copy(upload, archive, {})
+            fate = "archived" if copied or self._kept(upload, archive) else fate
+        # Gone already, or a newer upload has its name: that one is not ours to delete.
+        with suppress(NotFound, PreconditionFailed):
+            self.ask(self.blob(upload.bucket, upload.name).delete, if_generation_match=upload.generation)
+        return fate
 
-    def _copy(self, upload: Upload, bucket: str, facts: dict[str, str]) -> None:
-        """Copy within Cloud Storage to `<id>/<name>`, where an earlier delivery has not done it already."""
+    def _copy(self, upload: Upload, bucket: str, facts: dict[str, str]) -> bool:
+        """Copy within Cloud Storage to `<id>/<name>`, where an earlier delivery has not done it already.
+
+        Whether it was copied: False where the source is gone.
+        """
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         target = self.blob(bucket, _kept_as(upload))
@@ -263,18 +266,25 @@ class Buckets:
                     target.rewrite, source=source, token=token, if_source_generation_match=upload.generation
                 )
                 if token is None:
-                    return
+                    return True
         except (NotFound, PreconditionFailed) as lost:
             if self._live(upload):  # then it is the target bucket that is missing
                 raise NotStored(f"{upload.id} can't be copied to gs://{bucket}: does it exist?") from lost
+        return False
+
+    def _kept(self, upload: Upload, bucket: str) -> bool:
+        """Whether its copy is in quarantine or archive."""
+        return self._found(self.blob(bucket, _kept_as(upload))) is not None
 
     def _live(self, upload: Upload) -> "Blob | None":
         """The object, where this generation is still the live one."""
+        return self._found(self.blob(upload.bucket, upload.name), if_generation_match=upload.generation)
+
+    def _found(self, blob: "Blob", **conditions: int) -> "Blob | None":
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        blob = self.blob(upload.bucket, upload.name)
         try:
-            self.ask(blob.reload, if_generation_match=upload.generation)
+            self.ask(blob.reload, **conditions)
         except (NotFound, PreconditionFailed):
             return None
         return blob

@@ -1,3 +1,4 @@
+# ruff: noqa: S608  what is put into the SQL is this project's own; values are parameters
 """Claims: who works on an upload, until when, and what became of those before.
 
 A holder tells of each stage that it begins, which renews its lease. One that ends well, or meets a passing
@@ -7,7 +8,7 @@ finds it among the `deaths`.
 Each function works in a transaction of `database.py`, with the `run` that it is given.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,34 @@ class Claim:
     reason: str
     deaths: tuple[Death, ...] = ()
     age_s: float = 0.0  # since the first claim
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is written with an outcome, in its very statement: `values` by column, `key` as the table has it.
+
+    A row that is there already stays, or is `replaced`.
+    """
+
+    table: str
+    key: str
+    values: Mapping[str, Any]
+    replaced: bool = False
+
+    @property
+    def sql(self) -> str:
+        """A part of a WITH, after `moved`; its parameters are named for table and column."""
+        names, given = ", ".join(self.values), ", ".join(f":{name}" for name in self.parameters)
+        kept = ", ".join(f"{name} = excluded.{name}" for name in self.values)
+        then = f"UPDATE SET {kept}" if self.replaced else "NOTHING"
+        return (
+            f", its_{self.table} AS (INSERT INTO {self.table} ({names}) SELECT {given} FROM moved "
+            f"ON CONFLICT ({self.key}) DO {then})"
+        )
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {f"{self.table}_{name}": value for name, value in self.values.items()}
 
 
 def take(run: Run, upload: Upload, holder: str, lease_s: int) -> Claim:
@@ -109,33 +138,47 @@ def mark(run: Run, upload: Upload, holder: str, stage: str, rss_mb: float, lease
     )
 
 
-def move(run: Run, upload: Upload, holder: str, state: str, code: str = "", reason: str = "") -> bool:
-    """Change the state of a claim that is still the holder's; the row stays locked until the commit."""
-    return bool(
-        run(
-            "UPDATE uploads SET state = :state, reason_code = :code, reason = :reason "
-            "WHERE id = :id AND holder = :holder AND state IN ('claimed', :state) RETURNING id",
-            id=upload.id,
-            holder=holder,
-            state=state,
-            code=code,
-            reason=reason,
-        )
+def move(
+    run: Run,
+    upload: Upload,
+    holder: str,
+    state: str,
+    code: str = "",
+    reason: str = "",
+    rows: Sequence[Row] = (),
+) -> bool:
+    """Change the state of a claim that is still the holder's; the row stays locked until the commit.
+
+    `rows` come into being with it, at no further round trip.
+    """
+    moved = (
+        "UPDATE uploads SET state = :state, reason_code = :code, reason = :reason "
+        "WHERE id = :id AND holder = :holder AND state IN ('claimed', :state) RETURNING id"
     )
+    return _with(rows, run, moved, id=upload.id, holder=holder, state=state, code=code, reason=reason)
 
 
-def hold(run: Run, upload: Upload, holder: str, code: str, reason: str, again_s: int) -> bool:
+def hold(
+    run: Run,
+    upload: Upload,
+    holder: str,
+    code: str,
+    reason: str,
+    again_s: int,
+    rows: Sequence[Row] = (),
+) -> bool:
     """Give a claim back that nobody gets for `again_s` seconds; False, and no change, if it is another's."""
-    return bool(
-        run(
-            "UPDATE uploads SET state = 'held', holder = NULL, reason_code = :code, reason = :reason, "
-            "stage = 'held', stage_at = now(), rss_mb = 0, "
-            "lease_until = now() + make_interval(secs => :again) "
-            "WHERE id = :id AND holder = :holder AND state = 'claimed' RETURNING id",
-            id=upload.id,
-            holder=holder,
-            code=code,
-            reason=reason,
-            again=again_s,
-        )
+    held = (
+        "UPDATE uploads SET state = 'held', holder = NULL, reason_code = :code, reason = :reason, "
+        "stage = 'held', stage_at = now(), rss_mb = 0, "
+        "lease_until = now() + make_interval(secs => :again) "
+        "WHERE id = :id AND holder = :holder AND state = 'claimed' RETURNING id"
     )
+    return _with(rows, run, held, id=upload.id, holder=holder, code=code, reason=reason, again=again_s)
+
+
+def _with(rows: Sequence[Row], run: Run, moved: str, **values: Any) -> bool:
+    """Whether the statement `moved` changed a row; then its `rows` are there as well."""
+    values |= {name: value for row in rows for name, value in row.parameters.items()}
+    written = "".join(row.sql for row in rows)
+    return bool(run(f"WITH moved AS ({moved}){written} SELECT id FROM moved", **values))

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pg8000.native import Connection, DatabaseError, InterfaceError, literal
@@ -18,7 +18,7 @@ from pg8000.native import Connection, DatabaseError, InterfaceError, literal
 from dropcap import claims, progress, rollup, schema
 from dropcap.analysis import Analysis
 from dropcap.claims import Claim as Claim
-from dropcap.claims import Run
+from dropcap.claims import Row, Run
 from dropcap.connection import Unreachable as Unreachable
 from dropcap.connection import connect as connect
 from dropcap.connection import foreign_errors
@@ -80,14 +80,14 @@ class Database:
         lease_s = self._settings.lease_s
         return self.transaction(lambda run: claims.mark(run, upload, holder, stage, rss_mb, lease_s))
 
-    def record(self, analysis: Analysis, upload: Upload, holder: str) -> bool:
-        """Store the result, the user's sums and achievements, and the upload's state, all or nothing.
+    def record(self, analysis: Analysis, upload: Upload, holder: str, rows: Sequence[Row] = ()) -> bool:
+        """Store the result, the user's sums and achievements, the upload's state and `rows`, all or nothing.
 
         False, and nothing is changed, where the claim is no longer `holder`'s. Repeating it changes nothing.
         """
 
         def work(run: Run) -> bool:
-            if not claims.move(run, upload, holder, "recorded"):
+            if not claims.move(run, upload, holder, "recorded", rows=rows):
                 return False
             user = analysis.user
             rollup.lock(run, user)
@@ -132,13 +132,21 @@ class Database:
             if time.monotonic() > ends:
                 raise Unreachable("The user's pictures are still being counted: ask again.")
 
-    def reject(self, upload: Upload, holder: str, code: str, reason: str) -> bool:
+    def reject(self, upload: Upload, holder: str, code: str, reason: str, rows: Sequence[Row] = ()) -> bool:
         """Store why the upload can't be used. False, and nothing is changed, where the claim is another's."""
-        return self.transaction(lambda run: claims.move(run, upload, holder, "rejected", code, reason))
+        return self.transaction(lambda run: claims.move(run, upload, holder, "rejected", code, reason, rows))
 
-    def hold(self, upload: Upload, holder: str, code: str, reason: str, again_s: int) -> bool:
+    def hold(
+        self,
+        upload: Upload,
+        holder: str,
+        code: str,
+        reason: str,
+        again_s: int,
+        rows: Sequence[Row] = (),
+    ) -> bool:
         """Store why the upload has to wait, for `again_s` seconds. False, and no change, as in `reject`."""
-        return self.transaction(lambda run: claims.hold(run, upload, holder, code, reason, again_s))
+        return self.transaction(lambda run: claims.hold(run, upload, holder, code, reason, again_s, rows))
 
     def release(self, upload: Upload, holder: str) -> None:
         """Give the claim back after a passing fault, so that the next delivery may start at once."""
@@ -149,13 +157,21 @@ class Database:
             holder=holder,
         )
 
-    def finish(self, upload: Upload) -> None:
-        """The source is disposed of: nothing is left to do. The reason of a rejection stays."""
-        self.query(
+    def finish(self, upload: Upload, fate: str = "") -> None:
+        """The source is disposed of: nothing is left to do. The reason of a rejection stays.
+
+        `fate` is what became of the source, for its receipt.
+        """
+        done = (
             "UPDATE uploads SET state = 'done', finished_at = now() "
-            "WHERE id = :id AND state IN ('recorded', 'rejected') RETURNING id",
-            id=upload.id,
+            "WHERE id = :id AND state IN ('recorded', 'rejected') RETURNING id"
         )
+        if self._settings.receipts:
+            from dropcap import receipt
+
+            self.query(receipt.completed(done), id=upload.id, fate=fate)
+        else:
+            self.query(done, id=upload.id)
 
     def analysis(self, upload_id: uuid.UUID) -> dict[str, Any] | None:
         """The recorded result as `Analysis.to_json` gave it, or None."""

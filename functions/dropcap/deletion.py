@@ -3,7 +3,7 @@
     changes.py    one transaction: its analysis, words, sums and achievements are gone; the upload's row is
                   nobody's and in the state `deleted`, but still tells where the objects lie
     _erase        the published pictures and their copies, those in quarantine and archive, the source
-    _forget       the row tells nothing any more: a tombstone, which is `done`
+    _forget       the row tells nothing any more: a tombstone, which is `done`; its receipt goes, too
 
 So at no moment is a picture shown without its parts, or is something stored that no row tells of. Whoever
 dies in between leaves a row that is not done: who deletes the picture again, a late delivery and the sweep
@@ -19,8 +19,9 @@ What is not ours to delete stays as long as it is set to: objects where the buck
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from dropcap import copies
+from dropcap import copies, receipt
 from dropcap.bucket import Buckets
+from dropcap.claims import Run
 from dropcap.services import Services
 from dropcap.upload import Upload
 
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
 STATE = "deleted"  # of an upload's row while something is stored; and, from then on, its reason
 
 
-def finish(upload: Upload, services: Services) -> None:
+def finish(upload: Upload, services: Services) -> dict[str, Any] | None:
     """Erase all that is stored of an upload whose row is in the state `deleted`, and make it a tombstone.
 
-    What this raises is a passing fault: the next to come goes on.
+    Its receipt, if there was one, for the last time: `erased_at` is when everything was gone. What this
+    raises is a passing fault: the next to come goes on.
     """
     _erase(upload, services.buckets)
-    _forget(upload, services)
+    return _forget(upload, services)
 
 
 def _erase(upload: Upload, buckets: Buckets) -> None:
@@ -76,12 +78,17 @@ def _stored(bucket: str, upload: Upload, buckets: Buckets) -> "list[Blob]":
         return []
 
 
-def _forget(upload: Upload, services: Services) -> None:
-    services.database.query(
-        "UPDATE uploads SET state = 'done', bucket = '', name = '', generation = 0, size = 0 "
-        "WHERE id = :id AND state = :deleted RETURNING id"
-        if upload.in_bucket
-        else "DELETE FROM uploads WHERE id = :id AND state = :deleted RETURNING id",
-        id=upload.id,
-        deleted=STATE,
-    )
+def _forget(upload: Upload, services: Services) -> dict[str, Any] | None:
+    def work(run: Run) -> list[list[Any]]:
+        run(
+            "UPDATE uploads SET state = 'done', bucket = '', name = '', generation = 0, size = 0 "
+            "WHERE id = :id AND state = :deleted RETURNING id"
+            if upload.in_bucket
+            else "DELETE FROM uploads WHERE id = :id AND state = :deleted RETURNING id",
+            id=upload.id,
+            deleted=STATE,
+        )
+        return run(receipt.DELETE, id=upload.id)
+
+    rows = services.database.transaction(work)
+    return receipt.to_json(rows[0][:-1]) | {"erased_at": rows[0][-1].isoformat()} if rows else None

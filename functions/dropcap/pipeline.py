@@ -1,6 +1,7 @@
 """The product's story, top to bottom: what happens to a picture between its upload and its caption."""
 
 import datetime as dt
+import hashlib
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from dropcap.analysis import Agreement, Analysis, Caption, Description, Publishe
 from dropcap.claims import Claim
 from dropcap.connection import Unreachable
 from dropcap.errors import Rejected
+from dropcap.outcome import Outcome
 from dropcap.services import Services
 from dropcap.upload import Upload
 
@@ -60,17 +62,22 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
             return
         if claim.state == safety.HELD:
             return
+        decided = True
         if claim.state == "claimed":
             watch.begins = lambda stage: _keep(claim, upload, services, stage)
             try:
-                if not _decide(claim, upload, services, watch, posted, before):
-                    return
+                decided = _decide(claim, upload, services, watch, posted, before)
             except BaseException:
                 with suppress(Unreachable):  # the lease then runs out by itself
                     database.release(upload, claim.holder)
                 raise
-        with watch.stage("delete the source"):
-            _finish(upload, services)
+        if decided:
+            with watch.stage("delete the source"):
+                _finish(upload, services)
+        if services.settings.events:
+            watch.begins = lambda stage: None  # the upload is done, and nobody's claim
+            with watch.stage("tell"):
+                services.teller.tell(upload)
 
 
 def _keep(claim: Claim, upload: Upload, services: Services, stage: str) -> None:
@@ -92,29 +99,33 @@ def _decide(
     before: Mapping[str, int],
 ) -> bool:
     """Record the analysis of a claimed upload, or quarantine it and record why; False where it is held."""
-    database, buckets = services.database, services.buckets
+    database, buckets, settings = services.database, services.buckets, services.settings
+    data = None
     try:
-        _check_deaths(claim, upload, services.settings.max_deaths)
+        _check_deaths(claim, upload, settings.max_deaths)
         with watch.stage("read"):
             data = buckets.read(upload) if posted is None else posted
         analysis = analyze(data, upload, services, watch, before)
-        del data
+        data = None
         with watch.stage("record"):
-            held = database.record(analysis, upload, claim.holder)
+            rows = Outcome(upload, analysis).rows(claim.holder, settings)
+            held = database.record(analysis, upload, claim.holder, rows)
     except Rejected as rejection:
         if rejection.code in safety.HOLDS:
             buckets.withdraw(before)  # of a delivery with another verdict that did not live to record it
         if not upload.in_bucket:
             raise
         logs.write("WARNING", str(rejection), upload=str(upload.id), code=rejection.code)
+        sha256 = hashlib.sha256(data).hexdigest() if data is not None and settings.receipts else ""
+        rows = Outcome(upload, rejection=rejection, sha256=sha256).rows(claim.holder, settings)
+        reason = (rejection.code, str(rejection))
         if rejection.code == safety.NO_VERDICT and claim.age_s < safety.LONGEST_S:
-            reason = (rejection.code, str(rejection))
-            if not database.hold(upload, claim.holder, *reason, safety.AGAIN_S):
+            if not database.hold(upload, claim.holder, *reason, safety.AGAIN_S, rows):
                 raise _lost(upload) from rejection
             return False
         with watch.stage("quarantine"):
             buckets.quarantine(upload, rejection)
-        held = database.reject(upload, claim.holder, rejection.code, str(rejection))
+        held = database.reject(upload, claim.holder, *reason, rows)
     if not held:
         raise _lost(upload)
     return True
@@ -248,10 +259,13 @@ def _agreement(upload: Upload, description: Description | None, caption: Caption
 
 def _finish(upload: Upload, services: Services) -> None:
     """Dispose of a source whose outcome is committed, and only when every output or its copy is stored."""
+    fate = "never stored"
     if upload.in_bucket:
+        fate = "gone"
         recorded = services.database.analysis(upload.id)
         if recorded:
             services.buckets.check(tuple(Published(**each) for each in recorded["pictures"]))
         if recorded or services.buckets.quarantined(upload):
-            services.buckets.dispose(upload)
-    services.database.finish(upload)
+            fate = services.buckets.dispose(upload)
+            fate = fate if recorded or fate == "kept" else "quarantined"
+    services.database.finish(upload, fate)

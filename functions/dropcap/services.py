@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # each is imported by the function that needs it: get_progres
     from dropcap.auth import Tokens
     from dropcap.blip import Captioner
     from dropcap.bucket import Buckets
+    from dropcap.events import Teller
     from dropcap.gemini import Describer
 
 
@@ -42,6 +43,12 @@ class Services:
         from dropcap.gemini import Describer
 
         return Describer(self.settings)
+
+    @cached_property
+    def teller(self) -> "Teller":
+        from dropcap.events import Teller
+
+        return Teller(self.settings, self.database)
 
     @property
     def captioner(self) -> "Captioner":

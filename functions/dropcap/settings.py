@@ -4,6 +4,7 @@ A field's environment variable is its name in capitals. `python -m dropcap.setti
 that docs/settings.md shows.
 """
 
+import base64
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -25,6 +26,8 @@ LOCAL = ("127.0.0.1", "::1", "localhost")  # hosts that are reached without a ne
 CHECKED_TLS = ("", "require", "verify-ca", "verify-full")  # sslmode: we always verify in full
 OAUTH_CLIENT = re.compile(r"[a-z0-9-]+\.apps\.googleusercontent\.com")
 PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")  # cloud.google.com/resource-manager
+TOPIC = re.compile(rf"projects/{PROJECT.pattern}/topics/[A-Za-z][A-Za-z0-9._~+%-]{{2,254}}")
+SECRET_BYTES = (24, 64)  # standardwebhooks.com: of a secret
 
 
 def _setting(
@@ -78,6 +81,24 @@ def _url(*schemes: str) -> tuple[str, Callable[[str], Any]]:
         return value
 
     return "a URL that begins with " + " or ".join(f"{scheme}://" for scheme in schemes), parse
+
+
+def _events(value: str) -> str:
+    parts = urlsplit(value)
+    safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
+    webhook = safe and parts.hostname and not parts.fragment and "@" not in parts.netloc
+    if value and not webhook and not TOPIC.fullmatch(value):
+        raise ValueError(value)
+    return value
+
+
+def _webhook_secrets(value: str) -> tuple[str, ...]:
+    words = _words(value)
+    for word in words:
+        key = base64.b64decode(word.removeprefix("whsec_"), validate=True)
+        if not word.startswith("whsec_") or not SECRET_BYTES[0] <= len(key) <= SECRET_BYTES[1]:
+            raise ValueError(word)
+    return words
 
 
 def _words(value: str) -> tuple[str, ...]:
@@ -233,6 +254,25 @@ class Settings:
         "what becomes of a picture without a verdict, unless SAFETY=off",
         *_one_of("hold", "publish"),
     )
+    events: str = _setting(
+        "",
+        "who is told what became of each upload: a webhook, or a topic of Pub/Sub; empty: nobody",
+        "https://... without a password (http:// on this machine), or projects/PROJECT/topics/TOPIC",
+        _events,
+        secret=True,
+    )
+    events_secret: tuple[str, ...] = _setting(
+        (),
+        "what a webhook's events are signed with; two, while one takes over from the other",
+        "whsec_ and 24 to 64 bytes in base64; several separated by commas",
+        _webhook_secrets,
+        secret=True,
+    )
+    events_timeout_s: float = _setting(5.0, "longest wait for who is told, s", *_number(0.1, 30, float))
+    events_days: int = _setting(
+        7, "days after which what nobody takes is given up, and what was told is forgotten", *_number(1, 365)
+    )
+    receipts: int = _setting(0, "1: keep a row for each upload that proves what became of it", *_number(0, 1))
     gemini_api_key: str = _setting("", "key of the Gemini API; empty: BLIP alone", "text", _text, secret=True)
     gemini_model: str = _setting("gemini-3.5-flash-lite", "Gemini model", "text", _text)
     gemini_sdk: str = _setting(
@@ -287,6 +327,10 @@ class Settings:
             raise SettingsError(
                 "AUTH_AUDIENCE='' is not allowed with AUTH=token: "
                 "without it, a token made out to any other app would be let in."
+            )
+        if self.events.startswith("http") and not self.events_secret:
+            raise SettingsError(
+                "EVENTS_SECRET='' is not allowed with a webhook: without it, anybody could tell it anything."
             )
         for name in ("pictures_bucket", "quarantine_bucket", "archive_bucket"):
             if getattr(self, name) == self.uploads_bucket:

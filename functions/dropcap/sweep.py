@@ -47,6 +47,7 @@ def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
     another is at work on them, or held anew. Not `complete` where there was no time to look at everything.
     """
     ends = time.monotonic() + services.settings.sweep_s
+    told = _tell(services)
     outcomes = Counter(dict.fromkeys(("found", "done", "quarantined", "failed", "left"), 0))
     complete = False
     for some in _unfinished(services, min_age_s):
@@ -57,8 +58,15 @@ def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
             break
     else:
         complete = True
-    logs.write("INFO" if complete and not outcomes["failed"] else "WARNING", "swept", **outcomes)
-    return {**outcomes, "complete": complete}
+    logs.write("INFO" if complete and not outcomes["failed"] else "WARNING", "swept", **outcomes, **told)
+    return {**outcomes, **told, "complete": complete}
+
+
+def _tell(services: Services) -> Mapping[str, int]:
+    """Send events that are due, in a quarter of the time: first, as a picture may take the instance down."""
+    if not services.settings.events:
+        return {}
+    return services.teller.sweep(time.monotonic() + services.settings.sweep_s / 4)
 
 
 def _unfinished(services: Services, min_age_s: float) -> Iterator[list[Upload]]:

@@ -105,6 +105,44 @@ TABLES = (
         ),
         checks=(("uploads_attempts", "attempts > 0"),),
     ),
+    # What became of each upload, where it is to be proved: receipt.py.
+    Table(
+        "receipts",
+        (
+            Column("id", "uuid"),
+            Column("user_id", "text", "''::text"),
+            Column("bucket", "text", "''::text"),
+            Column("name", "text", "''::text"),
+            Column("generation", "bigint", "0"),
+            Column("bytes", "bigint", "0"),
+            Column("sha256", "text", "''::text"),  # of the source; empty: it was never read
+            Column("outcome", "text", "''::text"),  # analyzed, or the code of a rejection
+            Column("outputs", "jsonb", "'[]'::jsonb"),
+            Column("code", "jsonb", "'{}'::jsonb"),
+            Column("models", "jsonb", "'{}'::jsonb"),
+            Column("recorded_at", INSTANT, "now()"),
+            Column("source_fate", "text", "''::text"),
+            Column("source_gone_at", INSTANT, null=True),
+        ),
+        key=("id",),
+        indexes=(Index(("user_id", "recorded_at", "id")),),
+    ),
+    # What is to be told of outcomes, and for some days what was: events.py.
+    Table(
+        "events",
+        (
+            Column("upload_id", "uuid"),
+            Column("type", "text"),
+            Column("id", "uuid"),
+            Column("at", INSTANT, "now()"),
+            Column("data", "jsonb", "'{}'::jsonb"),
+            Column("next_at", INSTANT, "now()"),  # infinity: given up
+            Column("attempts", "bigint", "0"),
+            Column("sent_at", INSTANT, null=True),
+        ),
+        key=("upload_id", "type"),
+        indexes=(Index(("next_at",), "(sent_at IS NULL)"), Index(("sent_at",), "(sent_at IS NOT NULL)")),
+    ),
     # The first of three that progress is read from; `rollup.py` says how a row of `analyses` gets into them.
     Table(
         TOTALS,

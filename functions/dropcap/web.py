@@ -166,7 +166,10 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
                 f"Its reason stands in the metadata of its copy in {services.settings.quarantine_bucket}.",
                 HTTPStatus.UNPROCESSABLE_ENTITY,
             )
-        return recorded
+        from dropcap import receipt
+
+        proofs = receipt.of(services, [upload.id])
+        return recorded | ({"receipt": proofs[upload.id]} if upload.id in proofs else {})
     settings = services.settings
     watch = Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
     data = services.buckets.read(upload) if data is None else data

@@ -16,6 +16,7 @@ SURFACES = {
     "bucket": ("storage", "buckets"),
     "secret": ("secrets",),
     "function": ("run", "services"),
+    "topic": ("pubsub", "topics"),
 }
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from infra.cloud import CloudError
 from infra.cloud.config import Config
 from infra.cloud.gcloud import Gcloud
 
@@ -155,12 +156,24 @@ def _second(config: Config, cloud: Cloud) -> Iterable[Task]:
         _api("eventarc"),
         lambda: cloud.triggers.update({_last(each): each for each in read(*triggers) or ()}),
     )
+    if (topic := config.settings.events).startswith("projects/"):
+        yield _api("pubsub"), lambda: _topic(cloud, topic)
     project = config.instance[0]
     if project and project != config.project:
         yield (
             _api("cloudresourcemanager"),
             policy(f"project {project}", "projects", "get-iam-policy", project),
         )
+
+
+def _topic(cloud: Cloud, topic: str) -> None:
+    try:
+        policy = cloud.gcloud.read("pubsub", "topics", "get-iam-policy", topic)
+    except CloudError as refused:
+        if "not found" in str(refused).lower():
+            raise CloudError(f"There is no topic {topic}: gcloud pubsub topics create {topic}") from refused
+        raise
+    cloud.policies[f"topic {topic}"] = bindings(policy)
 
 
 def trigger_location(config: Config, cloud: Cloud) -> str:

@@ -11,7 +11,12 @@ from dropcap.errors import SettingsError
 from dropcap.settings import CHECKED_TLS, LOCAL, PROJECT, Settings
 from infra.cloud import CloudError
 
-SECRETS = ("DATABASE_URL", "GEMINI_API_KEY")  # never in a variable of a function: in Secret Manager
+SECRETS = (
+    "DATABASE_URL",
+    "GEMINI_API_KEY",
+    "EVENTS_SECRET",
+)  # never in a variable of a function: in Secret Manager
+NO_SECRET = f"whsec_{'A' * 32}"  # in place of one that is not given; it goes nowhere
 FUNCTION_TIMEOUT_S = 540  # shorter than the 600 s after which Pub/Sub would deliver once more
 MEMORY_MB = (512, 4096)  # second generation and 1 vCPU: cloud.google.com/run/docs/configuring/memory-limits
 INSTANCE = re.compile(r"([a-z][a-z0-9-]{4,28}[a-z0-9]):([a-z0-9-]+):([a-z][a-z0-9-]*)")
@@ -103,8 +108,10 @@ class Config:
             variables.setdefault(f"{kind}_BUCKET", f"{project}-{kind.lower()}")
         if variables.get("SOURCE") == "archive":
             variables.setdefault("ARCHIVE_BUCKET", f"{project}-archive")
+        # Of a webhook's secret that is not given, plan.py looks whether it is there.
+        unknown = {"EVENTS_SECRET": NO_SECRET} if not variables.get("EVENTS_SECRET") else {}
         try:
-            settings = Settings.read(variables)
+            settings = Settings.read(variables | unknown)
         except SettingsError as wrong:
             raise CloudError(str(wrong)) from wrong
         for name in SECRETS:
@@ -143,8 +150,9 @@ class Config:
             raise CloudError(
                 "DATABASE_URL=*** is not allowed: sslmode must be require, verify-ca or verify-full."
             )
-        if (urlsplit(settings.gemini_endpoint).hostname or "") in LOCAL:
-            raise CloudError("GEMINI_ENDPOINT is on this machine, which no function can reach: unset it.")
+        for name in ("gemini_endpoint", "events"):
+            if (urlsplit(getattr(settings, name)).hostname or "") in LOCAL:
+                raise CloudError(f"{name.upper()} is on this machine, which no function can reach: unset it.")
 
     @property
     def buckets(self) -> dict[str, str]:

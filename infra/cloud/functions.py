@@ -223,9 +223,10 @@ def variables(service: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def settings(service: Mapping[str, Any]) -> Settings:
-    """What on-upload runs with, its database left out; of a key there is the name. Raises CloudError."""
+    """What on-upload runs with, but database and events; of a key there is the name. Raises CloudError."""
     values = variables(service)
-    values.pop("DATABASE_URL", None)
+    for name in ("DATABASE_URL", "EVENTS", "EVENTS_SECRET"):
+        values.pop(name, None)
     try:
         return Settings.read(values)
     except SettingsError as wrong:

@@ -76,7 +76,7 @@ class Gcloud:
             **{
                 name: value
                 for name, value in environment.items()
-                if name not in ("DATABASE_URL", "GEMINI_API_KEY")
+                if name not in ("DATABASE_URL", "GEMINI_API_KEY", "EVENTS_SECRET")
             },
             "CLOUDSDK_CORE_PROJECT": project,
             "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",

@@ -14,6 +14,7 @@ from infra.cloud.config import SECRETS, Config
 from infra.cloud.functions import variables
 from infra.cloud.resource import Change, Resource
 from infra.cloud.resources import resources
+from infra.cloud.rights import secrets_of
 from infra.cloud.source import Source
 
 
@@ -31,6 +32,10 @@ def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
         raise CloudError(
             "Dropcap needs a PostgreSQL: give DATABASE_URL='postgresql://user:password@host/name', "
             "or CLOUD_SQL=new to have one made (docs/costs.md says for how much)."
+        )
+    if config.settings.events.startswith("https:") and "EVENTS_SECRET" not in secrets_of(config, cloud):
+        raise CloudError(
+            "EVENTS is a webhook, and EVENTS_SECRET is not given: docs/events.md says how to make one."
         )
     _check_sources(config, cloud)
     gallery.check(config, cloud)

@@ -152,6 +152,7 @@ def _function(config: Config, name: str, source: Source, secrets: dict[str, Secr
         variables["DATABASE_URL"] = sql.url(config.database_user(name), connection)
     if small:
         variables.pop("SAFETY", None)  # nothing there asks for a verdict, nor has the key for it
+        variables.pop("EVENTS", None)  # its secret is not for them
     if page:
         variables["THREADS"] = str(GALLERY_AT_ONCE)
     return Function(
@@ -169,7 +170,7 @@ def _function(config: Config, name: str, source: Source, secrets: dict[str, Secr
         instances=_instances(config, name),
         ingress="internal" if inside else "all",
         variables=dict(sorted(variables.items())),
-        secrets=tuple(each for each in secrets.values() if not small or each.variable != "GEMINI_API_KEY"),
+        secrets=tuple(each for each in secrets.values() if not small or each.variable == "DATABASE_URL"),
         sql=connection,
     )
 

@@ -2,7 +2,7 @@
 
 from infra.cloud.access import EVERYBODY, Grant, short
 from infra.cloud.cloud import Cloud
-from infra.cloud.config import Config
+from infra.cloud.config import NO_SECRET, Config
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.secrets import Secret
 
@@ -34,7 +34,7 @@ GALLERY_BUCKET = {
     "quarantine": DELETES,
     "archive": DELETES,
 }
-# What needs no key of Gemini, and little memory: no picture is opened there.
+# What needs no secret but the database's, and little memory: no picture is opened there.
 SMALL = ("get-progress-stats", "gallery")
 # For projects from before: cloud.google.com/eventarc/docs/run/create-trigger-storage-gcloud#before-you-begin
 OLD_PROJECT = "2021-04-09"
@@ -93,10 +93,16 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
             role, why = GALLERY_BUCKET[kind]
             made.append(grant(f"storage.{role}", "gallery", f"bucket {bucket}", why))
     for variable, secret in secrets_of(config, cloud).items():
-        users = [name for name in functions if variable != "GEMINI_API_KEY" or name not in SMALL]
+        users = [name for name in functions if variable == "DATABASE_URL" or name not in SMALL]
         made += [
             grant("secretmanager.secretAccessor", name, f"secret {secret.name}", f"reads {variable}")
             for name in users
+        ]
+    if (topic := config.settings.events).startswith("projects/"):
+        made += [
+            grant("pubsub.publisher", name, f"topic {topic}", "tells what became of each upload")
+            for name in functions
+            if name not in SMALL
         ]
     if config.cloud_sql:
         for name in functions:
@@ -129,7 +135,10 @@ def secrets_of(config: Config, cloud: Cloud) -> dict[str, Secret]:
     why = {
         "DATABASE_URL": "address and password of PostgreSQL",
         "GEMINI_API_KEY": "key of the Gemini API",
+        "EVENTS_SECRET": "what the events of a webhook are signed with",
     }
+    if config.settings.events.startswith("https:"):
+        names |= {"EVENTS_SECRET": "dropcap-events-secret"}
     if config.cloud_sql:
         del names["DATABASE_URL"]  # by IAM, without a password
     return {
@@ -150,6 +159,13 @@ EXAMPLE = {
     "AUTH": "token",
     "AUTH_AUDIENCE": "my-project",
     "GALLERY": "1",
+    "EVENTS": "https://example.com",
+    "EVENTS_SECRET": NO_SECRET,
+}
+OTHERWISE = {
+    "CLOUD_SQL": "",
+    "DATABASE_URL": "postgresql://example",
+    "EVENTS": "projects/my-project/topics/done",
 }
 
 
@@ -157,7 +173,7 @@ def table() -> str:
     """Who has which role on what, and why, as Markdown: with every option on."""
     rows = ["| role | on what | who | why |", "|---|---|---|---|"]
     who_of: dict[tuple[str, str, str], list[str]] = {}
-    for given in (EXAMPLE, EXAMPLE | {"CLOUD_SQL": "", "DATABASE_URL": "postgresql://example"}):
+    for given in (EXAMPLE, EXAMPLE | OTHERWISE):
         config = Config.read(given)
         cloud = Cloud(Gcloud(config.project, {}), number="NUMBER", created="2020-01-01")
         for each in grants(config, cloud):

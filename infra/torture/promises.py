@@ -24,7 +24,9 @@ PROMISES = ("lost", "twice", "wrong one", "not healed")
 COUNTED = {"first_picture": 1, "ten_pictures": 10, "hundred_pictures": 100, "thousand_pictures": 1000}
 NEAR = 24  # of 255: how far a colour may be off after WebP
 ROWS = """
-SELECT u.id, u.bucket, u.name, u.generation, u.state, u.reason_code, a.result
+SELECT u.id, u.bucket, u.name, u.generation, u.state, u.reason_code, a.result,
+       ARRAY(SELECT type FROM events e WHERE e.upload_id = u.id),
+       ARRAY(SELECT outcome || ', ' || source_fate FROM receipts r WHERE r.id = u.id)
 FROM uploads u LEFT JOIN analyses a USING (id)
 """
 ANALYSES = "SELECT id, user_id, result->'upload' FROM analyses"
@@ -53,6 +55,8 @@ class Row:
     state: str
     code: str
     result: Mapping[str, Any] | None
+    events: Sequence[str]  # by type
+    receipts: Sequence[str]  # outcome, and what became of the source
 
 
 class Seen:
@@ -132,12 +136,23 @@ def _lost(seen: Seen) -> Iterator[Finding]:
         if problem and not (sent.overwritten and seen.result(sent) is None):
             row = seen.rows.get(sent.id)
             yield "lost", str(sent), f"its source is gone, and {problem} (state {row.state if row else None})"
+        row = seen.rows.get(sent.id)
+        if row and row.state != "claimed" and not (row.events and row.receipts):
+            yield (
+                "lost",
+                str(sent),
+                f"it is {row.state}: its events are {row.events}, receipts {row.receipts}",
+            )
 
 
 def _twice(seen: Seen) -> Iterator[Finding]:
     for upload, number in Counter((r.bucket, r.name, r.generation) for r in seen.rows.values()).items():
         if number > 1:
             yield "twice", f"{upload[1]}#{upload[2]}", f"{number} rows in uploads"
+    for id, row in seen.rows.items():
+        due = [] if row.state == "claimed" else ["rejected" if row.code else "analyzed"]
+        if set(row.events) - set(due):
+            yield "twice", str(id), f"it is {row.state} {row.code}, and its events are {row.events}"
     whose = Counter(
         (each["bucket"], each["name"], each["generation"]) for _, _, each in seen.analyses if each
     )
@@ -196,12 +211,25 @@ def _not_healed(seen: Seen, archived: bool) -> Iterator[Finding]:
         if row is None or row.state != "done":
             yield "not healed", str(sent), f"it is {row.state if row else 'unknown'}"
             continue
+        if row.receipts and row.receipts[0].partition(", ") != (
+            row.code or "analyzed",
+            ", ",
+            _fate(row, archived),
+        ):
+            yield "not healed", str(sent), f"its receipt says {row.receipts[0]}"
         if seen.source(sent):
             yield "not healed", str(sent), "its source is still there"
         elif row.code != sent.code and not (sent.overwritten and row.code == "gone"):
             yield "not healed", str(sent), f"{row.code or 'analyzed'}, not {sent.code or 'analyzed'}"
         elif archived and not sent.overwritten and f"{sent.id}/{sent.upload.name}" not in seen.archive:
             yield "not healed", str(sent), "it is not in the archive"
+
+
+def _fate(row: Row, archived: bool) -> str:
+    """What is to become of its source."""
+    if row.code:
+        return "gone" if row.code == "gone" else "quarantined"
+    return "archived" if archived else "deleted"
 
 
 def _wrongly_shown(world: World, seen: Seen) -> Iterator[Finding]:

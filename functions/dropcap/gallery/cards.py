@@ -28,7 +28,7 @@ class Card:
     That is a person's own where there is one, else the model's. `name` is the base name of the upload, empty
     for a posted picture. `pictures` are the published ones, the largest first; `picture` tells of the source.
     `memory` is in MB and `timings` in seconds, by stage, in the order of the stages. `language` is that of
-    the model's words, as a BCP 47 tag.
+    the model's words, as a BCP 47 tag. `receipt` is there where it was asked for, and is kept.
     """
 
     id: uuid.UUID
@@ -50,6 +50,7 @@ class Card:
     timings: Mapping[str, float]
     sources: Mapping[str, Source]
     language: str
+    receipt: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

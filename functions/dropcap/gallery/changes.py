@@ -42,6 +42,7 @@ NOBODYS = """
 UPDATE uploads SET state = :deleted, reason_code = :deleted, reason = '', user_id = '', content_type = ''
 WHERE id = CAST(:id AS uuid)
 """
+UNTOLD = "DELETE FROM events WHERE upload_id = CAST(:id AS uuid)"  # nobody is told of it any more
 
 
 def edit(visit: Visit, picture: uuid.UUID) -> flask.Response:
@@ -86,13 +87,18 @@ def _text(text: str | None, field: str) -> str | None:
 def delete(visit: Visit, picture: uuid.UUID) -> flask.Response:
     """Delete a picture, or an upload that is held or was rejected, with all traces.
 
-    In what order, deletion.py says. A deletion that broke off is gone on with. Raises Rejected where there is
-    nothing of the user's to delete (404), and while somebody is at work on it (409).
+    In what order, deletion.py says. A deletion that broke off is gone on with. The answer has the receipt,
+    where receipts are kept. Raises Rejected where there is nothing of the user's to delete (404), and while
+    somebody is at work on it (409).
     """
     services = visit.services
     upload = services.database.transaction(lambda run: _take_out(run, visit.user, picture))
-    deletion.finish(upload, services)
-    return redirect(visit.link("/"))
+    receipt = deletion.finish(upload, services)
+    if receipt is None:
+        return redirect(visit.link("/"))
+    if visit.json:
+        return flask.Response(json.dumps({"receipt": receipt}), mimetype="application/json")
+    return visit.page("deleted.html", receipt=receipt)
 
 
 def _take_out(run: Run, user: str, id: uuid.UUID) -> Upload:
@@ -113,6 +119,7 @@ def _take_out(run: Run, user: str, id: uuid.UUID) -> Upload:
                 {"Retry-After": str(LATER_S)},
             )
         run(NOBODYS, id=id, deleted=deletion.STATE)
+        run(UNTOLD, id=id)
         if not code:
             rollup.lock(run, user)
             run(COUNT_ANEW, user=user)

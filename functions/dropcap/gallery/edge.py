@@ -30,7 +30,7 @@ ROUTES = Map(
         Rule("/image/<uuid:picture>/<label>", endpoint="drop.image", methods=["GET"]),
         Rule("/uploads", endpoint="drop.begin", methods=["POST"]),
         Rule("/status", endpoint="drop.status", methods=["GET"]),
-        Rule("/export/<any(csv, jsonl, zip):kind>", endpoint="export.export", methods=["GET"]),
+        Rule("/export/<any(csv, jsonl, zip, receipts):kind>", endpoint="export.export", methods=["GET"]),
         Rule("/progress", endpoint="progress_page.show", methods=["GET"]),
         Rule("/static/<name>", endpoint="assets.serve", methods=["GET"]),
         Rule("/sign-in", endpoint="session.begin", methods=["GET"]),

@@ -13,12 +13,12 @@ import unicodedata
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from zoneinfo import ZoneInfo
 
 import flask
 
-from dropcap import logs
+from dropcap import logs, receipt
 from dropcap.gallery import stored, wall
 from dropcap.gallery.archive import Archive
 from dropcap.gallery.cards import Card
@@ -50,26 +50,33 @@ COLUMNS: dict[str, Callable[[Card], object]] = {
     "height": lambda card: card.picture.height,
     "bytes": lambda card: card.picture.bytes,
     "published": lambda card: " ".join(each.object for each in card.pictures),
+    "receipt": lambda card: card.receipt and json.dumps(card.receipt),
 }
 
 
 def export(visit: Visit, kind: str) -> flask.Response:
-    """The user's pictures, newest first, as `csv`, `jsonl` or `zip`."""
+    """The user's pictures, newest first, as `csv`, `jsonl` or `zip`; or all `receipts`, as JSON Lines.
+
+    Receipts are those of pictures that were rejected, too, the oldest first.
+    """
     make, mimetype = {
         "csv": (_csv, "text/csv; header=present"),
         "jsonl": (_jsonl, "application/jsonl"),
         "zip": (_zip, "application/zip"),
+        "receipts": (_receipts, "application/jsonl"),
     }[kind]
     # Before anything is sent: a database that does not answer is an error page, not a broken download.
     first = wall.cards(visit.services.database, visit.user)
     today = dt.datetime.now(ZoneInfo(visit.services.settings.time_zone)).date()
-    name = f'attachment; filename="dropcap-{today}.{kind}"'
+    suffix = "receipts.jsonl" if kind == "receipts" else kind
+    name = f'attachment; filename="dropcap-{today}.{suffix}"'
     return stream(_sent(make(visit, _cards(visit, first))), mimetype, Content_Disposition=name)
 
 
 def _cards(visit: Visit, page: list[Card]) -> Iterator[Card]:
     while page:
-        yield from page
+        proofs = receipt.of(visit.services, [card.id for card in page])
+        yield from (replace(card, receipt=proofs.get(card.id)) for card in page)
         page = wall.cards(visit.services.database, visit.user, page[-1])
 
 
@@ -112,6 +119,11 @@ def _harmless(cell: str) -> str:
 def _jsonl(_: Visit, cards: Iterable[Card]) -> Iterator[bytes]:
     for card in cards:
         yield _json(card).encode() + b"\n"
+
+
+def _receipts(visit: Visit, _: Iterable[Card]) -> Iterator[bytes]:
+    for each in receipt.all_of(visit.services, visit.user):
+        yield json.dumps(each, ensure_ascii=False).encode() + b"\n"
 
 
 def _json(card: Card, indent: int | None = None) -> str:

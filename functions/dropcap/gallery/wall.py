@@ -11,6 +11,7 @@ from typing import Any
 
 import flask
 
+from dropcap import receipt
 from dropcap.claims import Run
 from dropcap.database import Database
 from dropcap.errors import Rejected
@@ -126,7 +127,8 @@ def picture(visit: Visit, picture: uuid.UUID) -> flask.Response:
     upload = None if found else pending(database, visit.user, picture)
     if not found and not upload:
         raise no_such_picture()
-    return visit.page("picture.html", card=found, pending=upload)
+    proof = receipt.of(visit.services, [picture]).get(picture)
+    return visit.page("picture.html", card=found, pending=upload, receipt=proof)
 
 
 def page(database: Database, user: str, filters: Filters, size: int = SIZE) -> Page:

@@ -1,0 +1,39 @@
+"""What became of an upload, and the rows that are written with it: its receipt, and the event that tells."""
+
+from dataclasses import dataclass
+
+from dropcap.analysis import Analysis
+from dropcap.claims import Row
+from dropcap.errors import Rejected
+from dropcap.settings import Settings
+from dropcap.upload import Upload
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """It has an `analysis`, or a `rejection`; then `sha256` is of the bytes, empty where none were read."""
+
+    upload: Upload
+    analysis: Analysis | None = None
+    rejection: Rejected | None = None
+    sha256: str = ""
+
+    @property
+    def word(self) -> str:
+        """analyzed, held (its code begins so) or rejected."""
+        if self.rejection is None:
+            return "analyzed"
+        return "held" if self.rejection.code.startswith("held") else "rejected"
+
+    def rows(self, holder: str, settings: Settings) -> tuple[Row, ...]:
+        """What the transaction that commits it has to write besides; none where nobody asks for any."""
+        made = []
+        if settings.receipts:
+            from dropcap import receipt
+
+            made.append(receipt.row(self))
+        if settings.events:
+            from dropcap import events
+
+            made.append(events.row(self, holder, settings.pictures_bucket))
+        return tuple(made)

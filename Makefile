@@ -2,12 +2,13 @@
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
 .PHONY: help run sweep test lint lock audit train model evaluate prove bench bench-database torture soak scaling samples screenshots
-.PHONY: import plan deploy verify backfill rollback logs open destroy
+.PHONY: import plan deploy verify backfill redescribe rollback logs open destroy
 
 PORT ?= 8080
 STATE ?= .dropcap
 MODEL ?= Salesforce/blip-image-captioning-base
-JOBS ?= auto
+# One more than there are processors, as many tests wait.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 RUN = .venv/bin/python
 DEV = .venv-dev/bin/python
 LOCK = $(DEV) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
@@ -32,7 +33,7 @@ run: .venv/installed ## start everything here and drop pictures: PORT=8080 ONCE=
 sweep: .venv/installed ## finish what no event has finished in what make run has started: STATE=.dropcap
 	@$(RUN) -m infra.local.sweep --state $(STATE)
 
-test: .venv-dev/installed ## run all tests, in parallel: JOBS=auto
+test: .venv-dev/installed ## run all tests, in parallel: JOBS=3
 	@$(DEV) -m pytest -n $(JOBS) --dist worksteal
 
 lint: .venv-dev/installed ## check style and types
@@ -101,6 +102,9 @@ verify: .venv/installed ## drop a sample into the deployed bucket and wait for i
 
 backfill: .venv/installed ## have on_upload take what already lies in its bucket: PROJECT=my-project BUCKET=... PREFIX=ana/ RATE=5
 	@$(RUN) -m infra.cloud.backfill
+
+redescribe: .venv/installed ## have Gemini describe anew what another prompt or model did: OWNER=ana SINCE=2026-11-01 ALL=1 STATE=.dropcap or PROJECT=my-project
+	@$(RUN) -m $(if $(PROJECT),infra.cloud redescribe,infra.redescribe --state $(STATE))
 
 rollback: .venv/installed ## lead all traffic to the code before: PROJECT=my-project
 	@$(RUN) -m infra.cloud rollback

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from dropcap.gemini import MAX_OUTPUT_TOKENS, SCHEMA, SYSTEM_INSTRUCTION
-from dropcap.gemini import REQUEST as ASKED
+from dropcap import settings
+from dropcap.prompt import MAX_OUTPUT_TOKENS, SCHEMA, SYSTEM_INSTRUCTION
+from dropcap.prompt import REQUEST as ASKED
 from infra.bench.cost import GIB_S, REQUEST, VCPU_S
 from infra.cloud.config import Config
 from infra.cloud.resources import IMAGES_KEPT
@@ -45,6 +46,8 @@ BUILD, IMAGES = _google("build", "2025-08-25"), _google("artifact-registry", "un
 PUBSUB, LOGS = _google("pubsub", "2026-09-20"), _google("stackdriver", "2026-09-12")
 SCHEDULER = _google("scheduler", "undated")
 GEMINI = "ai.google.dev/gemini-api/docs/pricing", "2026-10-07"
+PRICED_MODEL = "gemini-3.5-flash-lite"
+INPUT_USD, OUTPUT_USD = settings.PRICES[PRICED_MODEL]  # of which the budget brake reckons as well
 
 PRICES = {
     "vcpu": Price("Cloud Run, CPU", VCPU_S, "vCPU-second", 180_000, *RUN),
@@ -63,8 +66,8 @@ PRICES = {
     "traffic": Price("Traffic to the internet", 0.12, "GiB", 0, "cloud.google.com/vpc/pricing", "undated"),
     "sql": Price("Cloud SQL, db-f1-micro", 0.0105, "hour", 0, *SQL),
     "sql disk": Price("Cloud SQL, SSD", 0.17, "GiB-month", 0, *SQL),
-    "input": Price("Gemini 3.5 Flash-Lite, input", 0.30, "million tokens", 0, *GEMINI),
-    "output": Price("Gemini 3.5 Flash-Lite, output", 2.50, "million tokens", 0, *GEMINI),
+    "input": Price("Gemini 3.5 Flash-Lite, input", INPUT_USD, "million tokens", 0, *GEMINI),
+    "output": Price("Gemini 3.5 Flash-Lite, output", OUTPUT_USD, "million tokens", 0, *GEMINI),
 }
 
 # Measured: README.md, `make bench`, BLIP-base, a JPEG of 12 MP, 1 vCPU and 512 MiB.

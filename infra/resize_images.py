@@ -262,21 +262,28 @@ def _token(result: Import, name: str, value: str) -> None:
     result.lacks(name, "download tokens are never copied: getDownloadURL makes one for each picture")
 
 
-def _filter(result: Import, name: str, value: str) -> None:
-    if value != "OFF":
-        result.lacks(name, "no picture is kept back for what it shows")
-    else:
+def _safety(result: Import, name: str, value: str) -> None:
+    if value not in SAFETY:
         result.tell(name, "as ever", "no picture is kept back for what it shows")
+        return
+    note = "the verdict is Gemini's, so GEMINI_API_KEY is needed; what is above goes to quarantine"
+    result.set(name, "SAFETY", SAFETY[value], note)
+
+
+def _filter(result: Import, name: str, value: str) -> None:
+    result.lacks(name, "what is kept back is said by SAFETY alone, and nothing takes its place")
 
 
 def _events(result: Import, name: str, value: str) -> None:
-    result.lacks(name, "what is done is told by a new object in PICTURES_BUCKET and a row in `analyses`")
+    result.tell(name, "EVENTS", "not taken over: name a webhook, or a topic of Pub/Sub (docs/events.md)")
 
 
 def _unknown(result: Import, name: str, value: str) -> None:
     result.lacks(name, "not known; nothing is done with it")
 
 
+# What each level blocks, as the highest that is still published here.
+SAFETY = {"BLOCK_ONLY_HIGH": "medium", "BLOCK_MEDIUM_AND_ABOVE": "low", "BLOCK_LOW_AND_ABOVE": "low"}
 Known = Callable[[Import, str, str], None]
 KNOWN: Mapping[str, Known] = {
     "IMG_BUCKET": _bucket,
@@ -298,7 +305,7 @@ KNOWN: Mapping[str, Known] = {
     "FUNCTION_MEMORY": _memory,
     "DO_BACKFILL": _backfill,
     "REGENERATE_TOKEN": _token,
-    "CONTENT_FILTER_LEVEL": _filter,
+    "CONTENT_FILTER_LEVEL": _safety,
     "CUSTOM_FILTER_PROMPT": _filter,
     "PLACEHOLDER_IMAGE_PATH": _filter,
     "EVENTARC_CHANNEL": _events,

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from PIL import Image
@@ -19,6 +20,8 @@ from dropcap.errors import Rejected
 from dropcap.settings import Settings
 
 from . import scenes
+
+FEW = 32  # scenes, which are drawn before worker processes have started
 
 
 class EvaluateError(Exception):
@@ -73,11 +76,18 @@ def upload(index: int) -> tuple[Sample, bytes]:
 
 
 def held_out(count: int, first: int = 0) -> Dataset:
-    """`count` held-out scenes, drawn by worker processes: drawing takes longer than captioning."""
+    """`count` held-out scenes, many of them drawn by worker processes: drawing takes longer than captioning.
+
+    Workers are new processes: a copy of this one, with the models' threads, may wait for a lock for ever.
+    """
 
     def samples() -> Iterator[tuple[Sample, bytes]]:
-        with ProcessPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            yield from pool.map(upload, range(first, first + count), chunksize=8)
+        numbers = range(first, first + count)
+        if count <= FEW:
+            yield from map(upload, numbers)
+            return
+        with ProcessPoolExecutor(min(4, os.cpu_count() or 1), get_context("spawn")) as pool:
+            yield from pool.map(upload, numbers, chunksize=8)
 
     return Dataset("held-out scenes", count, samples, scenes=True)
 

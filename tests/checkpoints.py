@@ -37,12 +37,13 @@ def random_checkpoint(target: Path, seed: int) -> Path:
 
 
 @contextmanager
-def hub(folder: Path, cut: str = "") -> Iterator[str]:
+def hub(folder: Path) -> Iterator[str]:
     """The address of a server that speaks the hub's protocol and has the model `some/blip`, in `folder`.
 
-    The file `cut` is promised whole and sent by half, as when a connection breaks.
+    `some/cut` is the same, but its weights are promised whole and sent by half, as when a connection breaks.
     """
-    info = {"id": "some/blip", "sha": COMMIT, "siblings": [{"rfilename": p.name} for p in folder.iterdir()]}
+    info = {"sha": COMMIT, "siblings": [{"rfilename": p.name} for p in folder.iterdir()]}
+    models = ("some/blip", "some/cut")
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -54,9 +55,10 @@ def hub(folder: Path, cut: str = "") -> Iterator[str]:
         def _answer(self, with_body: bool) -> None:
             path = self.path.partition("?")[0]
             name = path.rpartition("/")[2]
-            if path.startswith("/api/models/some/blip"):
-                body = json.dumps(info).encode()
-            elif path.startswith("/some/blip/resolve/") and (folder / name).is_file():
+            model = "/".join(path.removeprefix("/api/models").split("/")[1:3])
+            if model in models and path.startswith("/api/models/"):
+                body = json.dumps(info | {"id": model}).encode()
+            elif path.startswith(tuple(f"/{each}/resolve/" for each in models)) and (folder / name).is_file():
                 body = (folder / name).read_bytes()
             else:
                 self.send_error(HTTPStatus.NOT_FOUND)
@@ -67,8 +69,8 @@ def hub(folder: Path, cut: str = "") -> Iterator[str]:
             self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
             self.end_headers()
             if with_body:
-                self.wfile.write(body[: len(body) // 2] if name == cut else body)
-                self.close_connection = name == cut
+                self.close_connection = (model, name) == ("some/cut", "model.safetensors")
+                self.wfile.write(body[: len(body) // 2] if self.close_connection else body)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: a test's output is its own."""

@@ -30,11 +30,12 @@ class Message:
     place: str
 
 
-def collect() -> list[Message]:
+@cache
+def collect() -> tuple[Message, ...]:
     """All of them, each once, in the order of the files."""
     found = [message for path in _files() for message in _of_module(path)]
     found += [Message(_clean(text), "", SCRIPT.name) for text in _said_by_the_script()]
-    return list({(each.text, each.code): each for each in found}.values())
+    return tuple({(each.text, each.code): each for each in found}.values())
 
 
 @cache

@@ -33,7 +33,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
         "JPEG": {"quality": 95, "subsampling": 0},
         "WEBP": {"lossless": True},
         "AVIF": {"quality": 95, "subsampling": "4:4:4", "speed": 10},
-        "HEIF": {"quality": 95, "chroma": 444},
+        "HEIF": {"quality": 95, "chroma": 444, "enc_params": {"preset": "ultrafast"}},
     }
     file = io.BytesIO()
     image.save(file, kind, **quality.get(kind, {}) | options)

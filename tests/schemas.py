@@ -31,7 +31,7 @@ ROWS = (
     "'2026-02-03 04:05+00', '2026-02-03 04:05+00', '2026-02-03 04:06+00', 'no_picture', 'why')",
     f"INSERT INTO analyses VALUES ('{ID}', 'ana', '{RESULT['analyzed_at']}', 'Europe/Madrid', 'a crown', "
     f"'A golden crown.', 'Crown', '{{gold,crown}}', 'REX', 'PNG', 12, 3, 4, '{json.dumps(RESULT)}', true, "
-    "'my crown', 'My crown', '2026-02-03 04:07+00', true)",
+    "'my crown', 'My crown', '2026-02-03 04:07+00', true, '2026-02-03 04:08+00', 1)",
     f"INSERT INTO documents VALUES ('{ID}', 'ana', '{RESULT['analyzed_at']}', '''@ana'' ''golden''')",
     "INSERT INTO vocabulary VALUES ('ana', false, '', 0, '{}')",
     "INSERT INTO progress_totals VALUES ('ana', 1, 'infinity', 'UTC')",
@@ -40,6 +40,13 @@ ROWS = (
     "INSERT INTO progress_hours VALUES ('ana', 5, '2026-02-03 04:05:06+00')",
     "INSERT INTO achievements VALUES ('ana', 'first_picture', '2026-02-03 04:05:06+00')",
     "INSERT INTO analyze_calls VALUES ('ana', '2026-02-03 04:00:00+00', 5)",
+    f"INSERT INTO receipts VALUES ('{ID}', 'ana', 'b', 'ana/x.png', 7, 12, 'ab', 'analyzed', '[{{}}]', "
+    "'{\"sha256\": \"cd\"}', '{\"blip\": {}}', '2026-02-03 04:06+00', 'deleted', '2026-02-03 04:07+00')",
+    f"INSERT INTO events VALUES ('{ID}', 'analyzed', '{ID}', 'ana', '2026-02-03 04:06+00', '{{}}', "
+    "'2026-02-03 04:07+00', 1, '2026-02-03 04:06+00')",
+    "INSERT INTO spending VALUES ('2026-02-03', 1, 1378, 120, 712, 1, 0, 900)",
+    f"INSERT INTO answers VALUES ('ab', 'cd', 'gemini', '{ID}', 'h', '2026-02-03 04:05+00', '{{}}', "
+    "'2026-02-03 04:06+00')",
 )
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageCms, ImageDraw
 
 from dropcap import animation, headers, picture
 from dropcap.settings import Settings
 from infra.peak import peak_mb
 from tests.app import Start, rows
 from tests.peaks import frames_peak_and_need
+from tests.pictures import exif
 
 SETTINGS = Settings(animated=1, memory_limit_mb=32768, memory_warning_mb=32768, sizes=((60, 30),))
 LASTS = [40, 0, 500, 100]  # ms
@@ -85,6 +86,15 @@ def test_a_gif_is_played_as_often_as_it_was(loop: int | None, plays: int) -> Non
     image = published(encoded("GIF", frames(), duration=100, **({} if loop is None else {"loop": loop})))
     assert image is not None
     assert image.info["loop"] == plays
+
+
+def test_it_is_upright_and_in_srgb_and_tells_nothing_of_where_it_was_taken() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = encoded("WEBP", frames(), duration=100, exif=exif(6), icc_profile=profile)
+    image = published(data)
+    assert image is not None
+    assert image.size == (20, 30)
+    assert not {"exif", "icc_profile", "xmp"} & {*image.info}
 
 
 def test_an_animation_goes_through_the_pipeline_and_other_formats_show_its_first_frame(start: Start) -> None:

@@ -331,20 +331,20 @@ def test_what_was_ended_half_way_goes_on_from_there(
 ) -> None:
     cloud.change(maxDispatchesPerSecond=1)  # they are not looked at here
     cloud.creation_s = 0.02
-    with bucket_of(1200) as os.environ["STORAGE_EMULATOR_HOST"]:
+    with bucket_of(700) as os.environ["STORAGE_EMULATOR_HOST"]:
         with start_program() as program:
-            while len(cloud.created) < 600:
+            while len(cloud.created) < 350:
                 assert program.poll() is None, program.communicate()
                 time.sleep(0.01)
             program.send_signal(how)
             _, err = program.communicate(timeout=WAIT_S)
-        assert len(cloud.created) < 1200
+        assert len(cloud.created) < 700
         if how == signal.SIGINT:
             assert program.returncode == 130
             assert re.search(r"Interrupted\n\d+ enqueued, .*\. The same command goes on from there\.", err)
         cloud.creation_s = 0.0
         assert run("uploads") == 0
-    assert len(cloud.created) == len(set(cloud.created)) == 1200
+    assert len(cloud.created) == len(set(cloud.created)) == 700
     assert cloud.refused <= (2 * WINDOW if how == signal.SIGKILL else WINDOW)
     assert "Going on after ana/000" in capsys.readouterr().out
 

@@ -31,9 +31,9 @@ def test_every_way_to_resize_takes_its_turns() -> None:
 
 
 def test_memory_is_flat_from_caption_to_caption() -> None:
-    # make bench does it for a thousand
-    turns = take_turns({"ours": (*WAYS, "function", MODEL)}, range(300))["ours"]
-    assert growth(turns) < 0.02
+    # make bench does it for a thousand, and allows it 2 %; as much by a caption is 0.6 % of a hundred.
+    turns = take_turns({"ours": (*WAYS, "function", MODEL)}, range(100))["ours"]
+    assert growth(turns) < 0.006
 
 
 def test_a_median_leaves_out_the_turn_that_warms_up() -> None:

@@ -120,6 +120,24 @@ def test_a_webhook_is_deployed_with_a_secret_that_is_in_no_command_or_not_at_all
     assert commands.count('"EVENTS": "https://example.com/hook"') == 3
 
 
+def test_a_verdict_on_safety_is_asked_for_by_the_functions_that_have_the_key_and_only_with_one() -> None:
+    with pytest.raises(CloudError, match="not allowed without GEMINI_API_KEY"):
+        planned(SAFETY="low")
+    parts = planned(SAFETY="low", GEMINI_API_KEY="x", GALLERY="1").split("# function dropcap-")[1:]
+    told = {part.partition(":")[0]: '"SAFETY": "low"' in part for part in parts}
+    assert len(told) == 5
+    assert {name for name, given in told.items() if given} == {"on-upload", "analyze", "sweep"}
+
+
+def test_a_filter_does_not_go_by_not_being_named() -> None:
+    config = Config.read(USUAL | {"GEMINI_API_KEY": "x"})
+    environment = [{"name": "SAFETY", "value": "low"}]
+    service = {"spec": {"template": {"spec": {"containers": [{"env": environment}]}}}}
+    cloud = Cloud(Gcloud(config.project, {}), number="12", services={"dropcap-on-upload": service})
+    with pytest.raises(CloudError, match="SAFETY=low is deployed, and not said now"):
+        changes(config, cloud, SOURCE)
+
+
 def test_an_instance_of_another_project_is_used_and_not_made() -> None:
     commands = planned(DATABASE_URL="", CLOUD_SQL="other-project:us-east1:shared")
     assert "sql instances create" not in commands

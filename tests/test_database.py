@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -324,7 +325,7 @@ def test_code_from_before_a_later_schema_still_works(database_url: str) -> None:
     with closing(connect(database_url)) as outside:
         outside.run("ALTER TABLE uploads ADD sha256 text, ADD priority integer NOT NULL DEFAULT 0")
         outside.run(
-            "ALTER TABLE analyses ADD agreement real; CREATE TABLE receipts (id uuid REFERENCES uploads)"
+            "ALTER TABLE analyses ADD agreement real; CREATE TABLE albums (id uuid REFERENCES uploads)"
         )
     with closing(Database(Settings(database_url=database_url))) as older:
         assert record(older, upload())
@@ -339,20 +340,20 @@ def test_a_connection_that_died_is_replaced(database: Database, database_url: st
     assert record(database, upload())
 
 
-def test_a_restarted_server_is_found_again_and_a_stopped_one_is_a_passing_fault(
-    database: Database, postgres: Postgres
-) -> None:
-    claim = database.claim(upload())
-    postgres.close()
-    try:
+def test_a_restarted_server_is_found_again_and_a_stopped_one_is_a_passing_fault(tmp_path: Path) -> None:
+    with (
+        Postgres(tmp_path) as server,
+        closing(Database(Settings(database_url=server.database("restarted")))) as database,
+    ):
+        claim = database.claim(upload())
+        server.close()
         with pytest.raises(Unreachable, match="does not answer"):
             database.record(analysis(upload()), upload(), claim.holder)
-    finally:
-        postgres.start()
-    assert database.record(analysis(upload()), upload(), claim.holder)
-    postgres.close()
-    postgres.start()
-    assert database.claim(upload()).state == "recorded"
+        server.start()
+        assert database.record(analysis(upload()), upload(), claim.holder)
+        server.close()
+        server.start()
+        assert database.claim(upload()).state == "recorded"
 
 
 def test_a_failed_check_of_the_schema_is_not_remembered(empty_database: str) -> None:

@@ -245,6 +245,7 @@ def large(name: str) -> bytes:
     image = quadrants(2000, 1500) if name.startswith("HEIC") else quadrants(4000, 3000)
     if name.endswith("alpha"):
         image.putalpha(200)
+    slow = {"preset": "slow"}  # as x265 writes it unasked: in the largest blocks
     return {
         "JPEG": lambda: encoded(image, "JPEG"),
         "JPEG progressive": lambda: encoded(image, "JPEG", progressive=True, subsampling=2),
@@ -259,8 +260,8 @@ def large(name: str) -> bytes:
         "TIFF": lambda: encoded(image, "TIFF", compression="tiff_lzw"),
         "TIFF tiles": lambda: by_libvips(".tif", image, tile=True, compression="lzw"),
         "TIFF one strip": lambda: encoded(image, "TIFF", compression="tiff_lzw", tiffinfo={278: 3000}),
-        "HEIC": lambda: encoded(image, "HEIF", chroma=420, quality=30),
-        "HEIC 4:4:4": lambda: encoded(image, "HEIF", quality=30),
+        "HEIC": lambda: encoded(image, "HEIF", chroma=420, quality=30, enc_params=slow),
+        "HEIC 4:4:4": lambda: encoded(image, "HEIF", quality=30, enc_params=slow),
     }[name]()
 
 

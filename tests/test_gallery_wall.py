@@ -14,7 +14,7 @@ from dropcap.gallery import drawing, wall
 from dropcap.gallery.cards import Card
 from dropcap.gallery.wall import Filters
 from dropcap.settings import Settings
-from tests.app import Start
+from tests.app import Start, small_png
 from tests.test_database import record, upload
 
 START = dt.datetime(2026, 3, 5, tzinfo=dt.UTC)
@@ -56,6 +56,20 @@ def test_a_card_has_all_that_is_known_of_a_picture(database: Database) -> None:
     )
     assert card.sources == {"blip": Source(True, "blip", "1")}
     assert (card.own_caption, card.own_alt_text, card.edited_at) == (None, None, None)
+    assert card.agreement is None  # one model alone
+
+
+def test_where_the_models_contradict_each_other_the_page_says_in_what(start: Start) -> None:
+    app = start()
+    of = app.upload("ana/a.png", small_png())
+    app.deliver(of)
+    said = '{"score": 0.25, "contradictions": [["number", "two dogs", "a dog"]], "contradicts": true}'
+    app.services.database.query(
+        "UPDATE analyses SET result = jsonb_set(result, '{agreement}', CAST(:said AS jsonb)) RETURNING 1",
+        said=said,
+    )
+    page = app.gallery.get(f"/gallery/picture/{of.id}?user=ana").text
+    assert "<dd>25&nbsp;%; number: “two dogs” or “a dog”?</dd>" in page
 
 
 def test_a_persons_text_is_shown_and_the_models_kept_beside_it(database: Database) -> None:

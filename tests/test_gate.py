@@ -15,7 +15,6 @@ from google.api_core.exceptions import NotFound, PreconditionFailed
 from google.cloud.storage import Blob, Bucket, Client
 
 from infra.local.storage import Storage
-from tests.app import NO_GCLOUD
 from tests.events import WAIT_S, WATCHED, Functions, client_of
 
 OTHER = "pictures"
@@ -327,9 +326,8 @@ def test_in_memory_any_name_is_kept(tmp_path: Path) -> None:
             assert blob.download_as_bytes(if_generation_match=blob.generation) == name.encode()
 
 
-@pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
 def test_gcloud_storage_copies_lists_and_removes_through_the_gate(
-    storage: Storage, functions: Functions, tmp_path: Path
+    storage: Storage, functions: Functions, warm_gcloud: str, tmp_path: Path
 ) -> None:
     token = tmp_path / "token"
     token.write_text("local")
@@ -346,7 +344,7 @@ def test_gcloud_storage_copies_lists_and_removes_through_the_gate(
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{storage.url}/storage/v1/",
         }
         done = subprocess.run(
-            ["gcloud", "storage", *map(str, words)],  # noqa: S607
+            [f"{warm_gcloud}/gcloud", "storage", *map(str, words)],
             env=environment,
             capture_output=True,
             text=True,

@@ -13,13 +13,15 @@ from typing import Any
 
 import hypothesis
 import pytest
+from google.genai import types
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from dropcap import gemini, safety
+from dropcap import gemini, prompt, safety
 from dropcap.analysis import Verdict
 from dropcap.gemini import Unavailable
+from dropcap.meter import Tokens, tokens
 from infra.local.gemini import GeminiStandIn
 from tests.app import ROOT
 from tests.describing import calls, describer, jpeg, refusal
@@ -45,6 +47,27 @@ def test_the_stand_in_never_passes_for_gemini(settings: dict[str, Any]) -> None:
     assert "stand-in" in found.description
     assert "not Gemini" in found.description
     assert found.model == "gemini-3.5-flash-lite"
+
+
+def test_each_request_is_metered_tries_that_fail_and_thoughts_included(settings: dict[str, Any]) -> None:
+    told: list[Any] = []
+
+    class Meter:
+        def reserve(self) -> None:
+            told.append("may I")
+
+        def settle(self, used: Tokens | None) -> None:
+            told.append(used)
+
+    describer(settings, "fault-once-503").describe(jpeg(), "en", Meter())
+    asked, free, again, (read, written) = told
+    assert (asked, free, again) == ("may I", Tokens(0, 0), "may I")
+    assert read >= 258
+    assert written > 40
+    thinking = types.GenerateContentResponseUsageMetadata(
+        prompt_token_count=10, candidates_token_count=20, thoughts_token_count=300, total_token_count=330
+    )
+    assert tokens(thinking) == (10, 320)
 
 
 def test_one_describer_serves_picture_after_picture(settings: dict[str, Any]) -> None:
@@ -89,7 +112,7 @@ JSON = st.recursive(
 
 @hypothesis.settings(deadline=None, database=None)  # no timing, and nothing is left behind
 @given(
-    st.fixed_dictionaries({}, optional=dict.fromkeys(gemini.SCHEMA["required"], JSON))
+    st.fixed_dictionaries({}, optional=dict.fromkeys(prompt.SCHEMA["required"], JSON))
     | st.fixed_dictionaries(
         {"description": st.text(), "alt_text": st.text(), "tags": st.lists(st.text()), "text": st.text()}
     )
@@ -127,8 +150,8 @@ def test_the_instruction_is_apart_from_the_picture_and_nothing_of_the_user_is_in
     data = image["inlineData"].pop("data").replace("-", "+").replace("_", "/")
     assert base64.b64decode(data) == file.getvalue()
     assert list(image["inlineData"].values()) == ["image/jpeg"]
-    assert text == {"text": gemini.REQUEST}
-    assert call.body["systemInstruction"]["parts"] == [{"text": gemini.SYSTEM_INSTRUCTION}]
+    assert text == {"text": prompt.REQUEST}
+    assert call.body["systemInstruction"]["parts"] == [{"text": prompt.SYSTEM_INSTRUCTION}]
     assert "IGNORE" not in json.dumps(call.body)
 
 
@@ -151,7 +174,7 @@ def test_another_language_is_asked_for_beside_the_picture(
     assert found.language == "pt-BR"
     (call,) = calls(stand_in, settings)
     [_, text] = call.body["contents"][0]["parts"]
-    assert text == {"text": f"{gemini.REQUEST} Write in the language of the BCP 47 tag pt-BR."}
+    assert text == {"text": f"{prompt.REQUEST} Write in the language of the BCP 47 tag pt-BR."}
 
 
 def test_a_verdict_on_safety_is_asked_for_where_the_setting_wants_one_and_costs_no_word_elsewhere(
@@ -254,6 +277,7 @@ def after_a_picture(settings: dict[str, Any], question: str) -> str:
 import gc, io, sys
 from PIL import Image
 from dropcap.gemini import Describer, Unavailable
+from dropcap.meter import Tokens, tokens
 from dropcap.settings import Settings
 file = io.BytesIO()
 Image.new("RGB", (8, 8)).save(file, "JPEG")
@@ -294,6 +318,7 @@ def test_a_package_that_is_missing_is_told(settings: dict[str, Any]) -> None:
 import sys
 sys.modules["google.generativeai"] = sys.modules["google.genai"] = None
 from dropcap.gemini import Describer, Unavailable
+from dropcap.meter import Tokens, tokens
 from dropcap.settings import Settings
 try:
     Describer(Settings(**{settings!r})).describe(b"")

@@ -106,11 +106,23 @@ def test_an_upload_that_is_analyzed_gives_memory_and_time_of_each_stage(start: S
     written()
     assert app.deliver(app.upload("ana/a.png", small_png())) == HTTPStatus.OK
     found = written()
-    assert set(found) == {"analyzed", "memory_mb", "stage_seconds"}
+    costs = {"picture_usd": 0.01, "picture_tokens": 1000, "picture_gb_seconds": 2000}
+    assert set(found) == {"analyzed", "memory_mb", "stage_seconds", *costs}
+    for name, most in costs.items():
+        [[labels, value]] = found[name]
+        assert labels == {}
+        assert 0 < value < most
     assert found["analyzed"] == [({}, 1)]
     for name, most in (("memory_mb", 32_768), ("stage_seconds", 60)):
         assert {labels["stage"] for labels, _ in found[name]} == STAGES
         assert all(0 <= value < most for _, value in found[name])
+
+
+def test_where_there_is_a_cap_what_is_spent_that_day_is_told(start: Start, written: Any) -> None:
+    app = start(DAILY_CALLS="9")
+    written()
+    app.deliver(app.upload("ana/a.png", small_png()))
+    assert [0 < value < 0.01 for _, value in written()["spent_today"]] == [True]
 
 
 def test_a_quarantined_upload_counts_by_its_reason(start: Start, written: Any) -> None:

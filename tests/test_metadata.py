@@ -16,7 +16,7 @@ from tests import pictures
 from tests.app import Start
 from tests.pictures import SECRET, encoded, exif, quadrants
 
-ROOM = Settings(memory_limit_mb=4096)
+ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><exif:GPSLatitude>' + SECRET + b"</exif:GPSLatitude></x:xmpmeta>"
 IPTC = b"\x1c\x02\x78" + struct.pack(">H", len(SECRET)) + SECRET  # a caption: IIM 4.2, 2:120
 PHOTOSHOP = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(IPTC)) + IPTC + b"\0" * (len(IPTC) % 2)

@@ -28,7 +28,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """What lies in the model folder before."""
-    folder = tmp_path / "out" / "model"
+    return laid(tmp_path / "out" / "model")
+
+
+def laid(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "model.json").write_text("the old one")
     return folder
@@ -51,18 +54,32 @@ def export(capsys: pytest.CaptureFixture[str]) -> Iterator[Export]:
     logging.disable(logging.NOTSET)
 
 
-def fetch(out: Path, name: str, hub: str, cache: Path) -> tuple[int, str]:
-    """The same in a process of its own: the hub's client reads its settings once."""
-    command = [sys.executable, "-m", "model_export", "export", "--out", str(out), "--check", "0"]
-    done = subprocess.run(
-        [*command, "--checkpoint", name],
+FETCH = """
+import contextlib, io, json, sys
+from model_export.__main__ import main
+for out, name in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        status = main(["export", "--out", out, "--check", "0", "--checkpoint", name])
+    print(json.dumps(["fetched", status, said.getvalue().splitlines()[-1:]]))
+"""
+
+
+def fetch(hub: str, cache: Path, models: dict[str, Path]) -> dict[str, tuple[int, list[str]]]:
+    """The same, with the last line of its errors, for models of a hub and where each is to lie.
+
+    In a process of its own, as the hub's client reads its settings once, and in one for all of them.
+    """
+    asked = json.dumps([(str(out), name) for name, out in models.items()])
+    said = subprocess.run(
+        [sys.executable, "-c", FETCH, asked],
         cwd=ROOT,
         env=os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(cache)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
-        check=False,
-    )
-    return done.returncode, (done.stderr if done.returncode else done.stdout).splitlines()[-1]
+        check=True,
+    ).stdout.splitlines()
+    told = [json.loads(line) for line in said if line.startswith('["fetched"')]
+    return {name: (status, error) for name, (_, status, error) in zip(models, told, strict=True)}
 
 
 def unchanged(old: Path) -> bool:
@@ -83,36 +100,24 @@ def test_a_checkpoint_takes_the_place_of_the_model_with_a_card_that_tells_all(
     assert blip.Captioner(old).caption(Image.new("RGB", (60, 40), "red")).model == "tiny"
 
 
-def test_a_model_of_the_hub_is_downloaded_and_its_commit_recorded(
-    checkpoint: Path, old: Path, tmp_path: Path
+def test_a_model_of_the_hub_is_downloaded_or_the_old_one_stays_and_it_says_why(
+    checkpoint: Path, tmp_path: Path
 ) -> None:
+    models = {name: laid(tmp_path / name / "model") for name in ("no/such", "some/cut", "some/blip")}
     with hub(checkpoint) as address:
-        status, _ = fetch(old, "some/blip", address, tmp_path / "hf")
-    assert status == 0
-    card = json.loads((old / "model.json").read_text())
-    assert (card["name"], card["source"], card["source_revision"]) == ("blip", "some/blip", COMMIT)
-
-
-def test_a_broken_download_leaves_the_old_model_and_says_so(
-    checkpoint: Path, old: Path, tmp_path: Path
-) -> None:
-    with hub(checkpoint, cut="model.safetensors") as address:
-        status, said = fetch(old, "some/blip", address, tmp_path / "hf")
-    assert status == 2
-    assert said.startswith("some/blip could not be downloaded: ")
-    assert said.endswith("The same command goes on where it stopped.")
-    assert unchanged(old)
-
-
-def test_a_name_that_the_hub_does_not_have_is_an_error_with_a_remedy(
-    checkpoint: Path, old: Path, tmp_path: Path
-) -> None:
-    with hub(checkpoint) as address:
-        status, said = fetch(old, "no/such", address, tmp_path / "hf")
+        told = fetch(address, tmp_path / "hf", models)
+    status, [said] = told["no/such"]
     assert status == 2
     assert "no/such could not be downloaded" in said
     assert "Is the name right" in said
-    assert unchanged(old)
+    status, [said] = told["some/cut"]
+    assert status == 2
+    assert said.startswith("some/cut could not be downloaded: ")
+    assert said.endswith("The same command goes on where it stopped.")
+    assert all(unchanged(models[name]) for name in ("no/such", "some/cut"))
+    assert told["some/blip"][0] == 0
+    card = json.loads((models["some/blip"] / "model.json").read_text())
+    assert (card["name"], card["source"], card["source_revision"]) == ("blip", "some/blip", COMMIT)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(

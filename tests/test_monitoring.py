@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from infra.cloud.monitoring import Values, alerts, dashboard, metrics
-from tests.app import NO_GCLOUD
 
 CHANNELS = ("projects/my-project/notificationChannels/1", "projects/my-project/notificationChannels/2")
 VALUES = Values("my-project", "europe-west1", CHANNELS)
@@ -223,10 +222,10 @@ def test_project_region_and_channels_are_filled_in_and_googles_own_variables_are
     assert all(policy["notificationChannels"] == [] for policy in alerts(other).values())
 
 
-def gcloud(folder: Path, *words: str) -> str:
+def gcloud(warm: str, folder: Path, *words: str) -> str:
     """What gcloud prints; it keeps what it remembers in this folder."""
     environment = os.environ | {"CLOUDSDK_CONFIG": str(folder)}
-    return subprocess.check_output(["gcloud", *words], env=environment, text=True)  # noqa: S607
+    return subprocess.check_output([f"{warm}/gcloud", *words], env=environment, text=True)
 
 
 # gcloud's own messages of the three APIs list every field; its commands send unknown ones on as they are.
@@ -243,23 +242,21 @@ for name, (api, version, message, body) in files.items():
 """
 
 
-@pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
-def test_gcloud_knows_every_field_and_every_word_of_a_choice(tmp_path: Path) -> None:
+def test_gcloud_knows_every_field_and_every_word_of_a_choice(warm_gcloud: str, tmp_path: Path) -> None:
     files = {name: ("logging", "v2", "LogMetric", body) for name, body in METRICS.items()}
     files |= {name: ("monitoring", "v3", "AlertPolicy", body) for name, body in ALERTS.items()}
     files["dashboard"] = ("monitoring", "v1", "Dashboard", DASHBOARD)
     files["wrong field"] = ("logging", "v2", "LogMetric", {"metricDescriptor": {"kind": "DELTA"}})
     files["wrong word"] = ("monitoring", "v3", "AlertPolicy", {"combiner": "EITHER"})
     place = "--format=value(installation.sdk_root,basic.python_location)"
-    root, python = gcloud(tmp_path, "info", place).strip().split("\t")
+    root, python = gcloud(warm_gcloud, tmp_path, "info", place).strip().split("\t")
     checked = subprocess.run(
         [python, "-c", UNKNOWN, root], input=json.dumps(files), capture_output=True, text=True, check=True
     )
     assert checked.stdout.splitlines() == ["wrong field metricDescriptor kind", "wrong word combiner"]
 
 
-@pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
-def test_every_command_that_an_alert_names_is_one_that_gcloud_knows(tmp_path: Path) -> None:
+def test_every_command_that_an_alert_names_is_one_that_gcloud_knows(warm_gcloud: str, tmp_path: Path) -> None:
     texts = "\n".join(policy["documentation"]["content"] for policy in ALERTS.values())
     commands = sorted(
         set(re.findall(r"^gcloud .*$", texts, re.M)) | set(re.findall(r"`(gcloud [^`\n]*)`", texts))
@@ -267,7 +264,9 @@ def test_every_command_that_an_alert_names_is_one_that_gcloud_knows(tmp_path: Pa
     commands.append("gcloud logging read --no-such-flag")
     (tmp_path / "commands").write_text("```\n" + "\n".join(commands) + "\n```\n")
     file = str(tmp_path / "commands")
-    verdicts = json.loads(gcloud(tmp_path, "meta", "lint-gcloud-commands", "--commands-text-file", file))
+    verdicts = json.loads(
+        gcloud(warm_gcloud, tmp_path, "meta", "lint-gcloud-commands", "--commands-text-file", file)
+    )
     assert len(verdicts) == len(commands) > len(ALERTS)
     wrong = [verdict["command_string"] for verdict in verdicts if not verdict["success"]]
     assert wrong == commands[-1:], verdicts

@@ -171,3 +171,12 @@ def test_revisions_share_a_database_while_one_is_deployed_and_after_it_was_rolle
     users.agree(newer, older)
     assert rows("SELECT DISTINCT state, attempts, deaths FROM uploads") == [["done", 1, []]]
     assert users.app.objects(users.app.uploads) == {}
+
+    database, waits = users.app.services.database, users.app.upload("ana/held.png", small_png())
+    holder = database.claim(waits).holder
+    assert database.hold(waits, holder, "held_no_verdict", "There is no verdict.", again_s=3600)
+    for each in (older, newer):  # one that does not know the state fails at it, and does no harm
+        each.deliver(waits)
+        assert rows("SELECT state FROM uploads WHERE id = :id", id=waits.id) == [["held"]]
+        assert not [name for name in users.app.objects(users.app.pictures) if name.startswith(str(waits.id))]
+        assert list(users.app.objects(users.app.uploads)) == [waits.name]

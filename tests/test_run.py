@@ -35,6 +35,7 @@ from infra.local.run import Failed, Run
 from infra.local.stack import Stack
 from infra.local.storage import ROOT
 from infra.local.sweep import main as sweep
+from infra.redescribe import main as redescribe
 from tests.app import EXPECTED, hear_ctrl_c
 from tests.pictures import RED, encoded, quadrants
 
@@ -355,6 +356,29 @@ def test_make_sweep_finishes_what_lies_unfinished_and_says_so_in_a_line(
     assert sweep(["--state", str(stack.state)]) == 0
     said = capsys.readouterr().out
     assert said == "1 upload was unfinished: 1 done, 0 quarantined, 0 failed, 0 left for the next sweep.\n"
+
+
+def test_make_redescribe_counts_asks_and_marks_and_a_sweep_does_it(
+    stack: Stack, picture: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posted = {"keep": "true", "user": "cleo"}
+    answer = requests.post(f"{stack.url}/analyze", data=picture.read_bytes(), params=posted, timeout=WAIT_S)
+    assert answer.status_code == 200, answer.text
+    there = ["--state", str(stack.state)]
+    monkeypatch.setenv("OWNER", "cleo")
+    assert redescribe(there) == 0
+    assert "nothing to describe anew" in capsys.readouterr().out
+    monkeypatch.setenv("ALL", "1")
+    assert redescribe(there) == 0
+    assert capsys.readouterr().out.startswith("Have Gemini describe 1 picture anew? Say so with YES=1.")
+    monkeypatch.setenv("YES", "1")
+    assert redescribe(there) == 0
+    assert capsys.readouterr().out.startswith("1 marked")
+    assert sweep(there) == 0
+    assert "1 described now" in capsys.readouterr().out
+    monkeypatch.setenv("SINCE", "soon")
+    assert redescribe(there) == 1
+    assert "make redescribe: SINCE='soon' is not allowed" in capsys.readouterr().err
 
 
 def test_make_sweep_without_a_run_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,6 +153,8 @@ def test_without_a_verdict_a_picture_is_held_and_the_sweep_heals_it_when_gemini_
     assert list(app.objects(app.uploads)) == ["ana/a.png"]
     assert app.objects(app.quarantine) == {}
     nothing_public(app)
+    answer = app.http.post("/", json={"bucket": app.uploads, "name": "ana/a.png", "keep": True})
+    assert problem(answer, 503)["code"] == "held_no_verdict"
     page = app.gallery.get("/gallery/", query_string={"user": "ana"}).text
     assert "there is no verdict on its safety. An upload is tried again every hour" in page
     asked = {"user": "ana", "upload": f"{upload.generation}:{upload.name}"}

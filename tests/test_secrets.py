@@ -122,7 +122,8 @@ def test_no_key_password_token_signed_address_or_picture_is_logged(
     password, token, port = urlsplit(database_url).password or "", issuer.token(), free_port()
     assert len(password) > 8
     settings = {"DATABASE_URL": database_url, "GEMINI_API_KEY": KEY, "GEMINI_ENDPOINT": gemini_url}
-    settings |= issuer.settings | {"MEMORY_LIMIT_MB": "4096", "PYTHONPATH": "functions"}
+    settings |= issuer.settings | {"MEMORY_LIMIT_MB": "4096"}
+    settings["PYTHONPATH"] = f"functions{os.pathsep}{os.environ['PYTHONPATH']}"
     for name, value in faulty.items():
         settings[name] = value.format(database=database_url, password=password, sessions=sessions)
     if wrong := settings.pop("PASSWORD", ""):

@@ -136,7 +136,7 @@ def test_done_sources_that_are_kept_cost_one_query_a_page_and_are_not_taken_agai
 
     monkeypatch.setattr(Database, "query", counted)
     assert app.sweep() == NOTHING
-    assert len(asked) <= 2 + 4  # 8 objects in two parts: at most four pages of three
+    assert len(asked) <= 3 + 4  # 8 objects in two parts: at most four pages of three
     assert rows("SELECT DISTINCT attempts FROM uploads") == [[1]]
 
 

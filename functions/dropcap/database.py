@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pg8000.native import Connection, DatabaseError, InterfaceError, literal
 
-from dropcap import claims, progress, rollup, schema
+from dropcap import claims, progress, rollup, schema, spending
 from dropcap.analysis import Analysis
 from dropcap.claims import Claim as Claim
 from dropcap.claims import Row, Run
@@ -91,6 +91,7 @@ class Database:
                 return False
             user = analysis.user
             rollup.lock(run, user)
+            known = self._settings.brake and run("SELECT 1 FROM analyses WHERE id = :id", id=upload.id)
             complete = rollup.record(
                 run,
                 user,
@@ -110,6 +111,10 @@ class Database:
             )
             if complete:
                 progress.achieve(run, user)
+            if analysis.describe_later:
+                run("UPDATE analyses SET describe_after = now() WHERE id = :id", id=upload.id)
+            if self._settings.brake and analysis.usage and not known:
+                spending.tally(run, analysis.usage)
             return True
 
         return self.transaction(work)

@@ -16,6 +16,7 @@ What is not ours to delete stays as long as it is set to: objects where the buck
 `make deploy` makes them), backups of the database, logs, and copies in browsers.
 """
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -41,25 +42,34 @@ def finish(upload: Upload, services: Services) -> dict[str, Any] | None:
     return _forget(upload, services)
 
 
+def unpublish(upload: Upload, buckets: Buckets, known: Mapping[str, int] | None = None) -> None:
+    """Delete what is published of an upload, with its copies: of what is `known`, by generation, or all."""
+    if known == {}:
+        return
+    stored = _stored(buckets.settings.pictures_bucket, upload, buckets)
+    stored = [blob for blob in stored if known is None or known.get(blob.name) == blob.generation]
+    names = copies.names_of(stored)
+    _delete(copies.own(buckets, upload, names), buckets)  # first: the others are all that tells of them
+    _delete(stored, buckets)
+    _delete(copies.own(buckets, upload, names), buckets)  # made meanwhile; now none can be
+
+
 def _erase(upload: Upload, buckets: Buckets) -> None:
+    unpublish(upload, buckets)
+    places = {buckets.settings.quarantine_bucket, buckets.settings.archive_bucket} - {""}
+    for bucket in sorted(places):
+        _delete(_stored(bucket, upload, buckets), buckets)
+    if upload.in_bucket:
+        source = buckets.client.bucket(upload.bucket).blob(upload.name, generation=upload.generation)
+        _delete([source], buckets)
+
+
+def _delete(blobs: "Iterable[Blob]", buckets: Buckets) -> None:
     from google.api_core.exceptions import NotFound
 
-    settings = buckets.settings
-    places = {settings.pictures_bucket, settings.quarantine_bucket, settings.archive_bucket} - {""}
-    stored = [blob for bucket in sorted(places) for blob in _stored(bucket, upload, buckets)]
-    names = copies.names_of(blob for blob in stored if blob.bucket.name == settings.pictures_bucket)
-    if upload.in_bucket:
-        bucket = buckets.client.bucket(upload.bucket)
-        stored.append(bucket.blob(upload.name, generation=upload.generation))
-
-    def delete(blobs: "list[Blob]") -> None:
-        for blob in blobs:
-            with suppress(NotFound):
-                buckets.ask(blob.delete)
-
-    delete(copies.own(buckets, upload, names))  # first: what they are copies of is all that tells of them
-    delete(stored)
-    delete(copies.own(buckets, upload, names))  # those that a delivery has made meanwhile; now none can
+    for blob in blobs:
+        with suppress(NotFound):
+            buckets.ask(blob.delete)
 
 
 def _stored(bucket: str, upload: Upload, buckets: Buckets) -> "list[Blob]":

@@ -106,8 +106,8 @@ def row(outcome: Outcome, holder: str, pictures_bucket: str) -> Row:
     if rejection:
         data |= {"code": rejection.code, "problem": rejection.problem, "remedy": rejection.remedy}
     name = outcome.word if upload.in_bucket else f"{outcome.word} {holder}"
-    values = {"upload_id": upload.id, "type": outcome.word, "id": uuid.uuid5(upload.id, name), "data": data}
-    return Row("events", "upload_id, type", values)
+    values = {"upload_id": upload.id, "type": outcome.word, "user_id": upload.user, "data": data}
+    return Row("events", "upload_id, type", values | {"id": uuid.uuid5(upload.id, name)})
 
 
 class Teller:

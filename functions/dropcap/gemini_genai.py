@@ -8,7 +8,7 @@ from google import genai
 from google.genai import types
 from google.genai.errors import APIError
 
-from dropcap import gemini
+from dropcap import gemini, meter, prompt
 from dropcap.settings import Settings
 
 SHORTEST_DEADLINE_S = 10  # Google refuses a shorter X-Server-Timeout with 400 (livekit/agents #3723)
@@ -21,10 +21,10 @@ class Adapter:
         self._timeout = settings.gemini_timeout_s
         self._model = settings.gemini_model
         self._config = types.GenerateContentConfig(
-            system_instruction=gemini.instruction(settings),
-            max_output_tokens=gemini.MAX_OUTPUT_TOKENS,
+            system_instruction=prompt.instruction(settings),
+            max_output_tokens=prompt.MAX_OUTPUT_TOKENS,
             response_mime_type="application/json",
-            response_schema=gemini.schema(settings),
+            response_schema=prompt.schema(settings),
         )
         self._client = genai.Client(
             api_key=key,
@@ -57,6 +57,7 @@ class Adapter:
             ratings=gemini.ratings(
                 candidate.safety_ratings if candidate else None, feedback.safety_ratings if feedback else None
             ),
+            tokens=meter.tokens(response.usage_metadata),
         )
 
     def unavailable(self, error: Exception) -> gemini.Unavailable:
@@ -65,5 +66,5 @@ class Adapter:
         if isinstance(error, httpx2.TimeoutException):
             return gemini.too_slow(self._timeout)
         if isinstance(error, httpx2.TransportError):
-            return gemini.unreachable(error)
+            return gemini.unreachable(error, connected=not isinstance(error, httpx2.ConnectError))
         return gemini.unreadable(error)

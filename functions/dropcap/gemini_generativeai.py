@@ -5,8 +5,9 @@ from typing import Any
 
 import requests
 from google.api_core.exceptions import GoogleAPICallError
+from urllib3.exceptions import NewConnectionError
 
-from dropcap import gemini
+from dropcap import gemini, meter, prompt
 from dropcap.settings import Settings
 
 with warnings.catch_warnings():  # it warns at import that its support has ended: we know
@@ -23,11 +24,11 @@ class Adapter:
         self._timeout = settings.gemini_timeout_s
         self._model = GenerativeModel(
             settings.gemini_model,
-            system_instruction=gemini.instruction(settings),
+            system_instruction=prompt.instruction(settings),
             generation_config={
-                "max_output_tokens": gemini.MAX_OUTPUT_TOKENS,
+                "max_output_tokens": prompt.MAX_OUTPUT_TOKENS,
                 "response_mime_type": "application/json",
-                "response_schema": gemini.schema(settings),
+                "response_schema": prompt.schema(settings),
             },
         )
         # genai.configure would set key and address for the whole process, whoever asks next.
@@ -54,6 +55,7 @@ class Adapter:
             ratings=gemini.ratings(
                 candidate.safety_ratings if candidate else None, response.prompt_feedback.safety_ratings
             ),
+            tokens=meter.tokens(response.usage_metadata),
         )
 
     def unavailable(self, error: Exception) -> gemini.Unavailable:
@@ -62,5 +64,7 @@ class Adapter:
         if isinstance(error, requests.Timeout):
             return gemini.too_slow(self._timeout)
         if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
-            return gemini.unreachable(error)
+            reasons = (getattr(cause, "reason", None) for cause in error.args)
+            refused = any(isinstance(reason, NewConnectionError) for reason in reasons)
+            return gemini.unreachable(error, connected=not refused)
         return gemini.unreadable(error)

@@ -4,25 +4,12 @@ import datetime as dt
 import hashlib
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http import HTTPStatus
 
-from PIL.Image import Image
-
-from dropcap import (
-    blip,
-    deletion,
-    gemini,
-    logs,
-    memory,
-    picture,
-    publishing,
-    safety,
-    witnesses,
-    words,
-)
-from dropcap.analysis import Agreement, Analysis, Caption, Description, Published, Source, Verdict
+from dropcap import deletion, logs, looking, memory, picture, publishing, safety, words
+from dropcap.analysis import Analysis, Published
+from dropcap.brake import Brake
 from dropcap.claims import Claim
 from dropcap.connection import Unreachable
 from dropcap.errors import Rejected
@@ -31,7 +18,7 @@ from dropcap.services import Services
 from dropcap.upload import Upload
 
 # One heavy picture at a time: two would need twice the memory that an instance has.
-_one_at_a_time = threading.RLock()
+one_at_a_time = threading.RLock()
 
 
 class Busy(Exception):
@@ -49,7 +36,7 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
     """
     database, settings = services.database, services.settings
     watch = memory.Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
-    with _one_at_a_time:
+    with one_at_a_time:
         with watch.stage("claim"):
             before = services.buckets.published(upload)  # first: what a later holder publishes is not in it
             claim = database.claim(upload)
@@ -112,7 +99,7 @@ def _decide(
             held = database.record(analysis, upload, claim.holder, rows)
     except Rejected as rejection:
         if rejection.code in safety.HOLDS:
-            buckets.withdraw(before)  # of a delivery with another verdict that did not live to record it
+            deletion.unpublish(upload, buckets, before)  # by one who had another verdict, and died
         if not upload.in_bucket:
             raise
         logs.write("WARNING", str(rejection), upload=str(upload.id), code=rejection.code)
@@ -162,30 +149,34 @@ def analyze(
     Raises Rejected where the bytes are no picture that can be taken.
     """
     settings = services.settings
-    with _one_at_a_time:
+    with one_at_a_time:
         with watch.stage("open"):
             source = picture.opened(data, settings, services.make_room)
         with source:
             with watch.stage("resize"):
                 for_gemini = source.for_gemini(settings).data
                 for_blip = source.fitted(picture.BLIP_SIDE)
+            brake = Brake(services, upload.id, "" if before is None else source.facts.sha256)
             with watch.stage("describe and caption"):
-                description, caption, sources, verdict = _look(upload, for_gemini, for_blip, services)
-            verdict = safety.check(verdict, settings)
-            said = words.of(description, caption)
-            agreement = _agreement(upload, description, caption)
+                seen = looking.look(upload, for_gemini, for_blip, services, brake)
+            verdict = safety.check(seen.verdict, settings)
+            said = words.of(seen.description, seen.caption)
+            agreement = looking.agreement(upload, seen)
             del for_gemini, for_blip
             with watch.stage("publish"):
                 published = (
                     () if before is None else publishing.publish(source, data, said, upload, services, before)
                 )
         memory.release()
-        logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=round(memory.rss_mb(), 1))
+        usage = brake.usage(sum(watch.timings.values()))
+        rss_mb = round(memory.rss_mb(), 1)
+        logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=rss_mb, **brake.facts(usage))
+    at = dt.datetime.now(dt.UTC)
     return Analysis(
         id=upload.id,
         upload=upload.to_json(),
         user=upload.user,
-        analyzed_at=dt.datetime.now(dt.UTC),
+        analyzed_at=at,
         time_zone=upload.time_zone,
         picture=source.facts,
         caption=said.caption,
@@ -193,68 +184,19 @@ def analyze(
         alt_text=said.alt_text,
         tags=said.tags,
         text=said.text,
-        sources=sources,
+        sources=seen.sources,
         pictures=published,
         agreement=agreement,
         language=said.language,
-        captions=_captions(description, caption),
+        named_language=upload.language,
+        captions=words.captions(seen.description, seen.caption),
         safety=verdict,
+        provenance=words.provenance(seen.description, seen.caption, at, settings.caption_prompt),
+        describe_later=seen.later and bool(published),
+        usage=usage,
         memory=dict(watch.memory),
         timings=dict(watch.timings),
     )
-
-
-def _look(
-    upload: Upload, for_gemini: bytes, for_blip: Image, services: Services
-) -> tuple[Description | None, Caption | None, dict[str, Source], Verdict | None]:
-    """Ask both models side by side, as one waits for the network and the other for the CPU.
-
-    Raises blip.ModelError where BLIP fails and is required, or Gemini failed too.
-    """
-    settings = services.settings
-    sources = {}
-    description = caption = model_error = verdict = None
-    with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(services.describer.describe, for_gemini, upload.language or settings.language)
-        try:
-            caption = services.captioner.caption(
-                for_blip, prompt=settings.caption_prompt, beams=settings.caption_beams
-            )
-            sources["blip"] = Source(True, caption.model, caption.version)
-        except blip.ModelError as failed:
-            model_error = failed
-            logs.once("ERROR", str(failed))
-            sources["blip"] = Source(False, problem=str(failed))
-    try:
-        description = asked.result()
-        verdict = description.safety
-        sources["gemini"] = Source(True, description.model, description.version)
-    except gemini.Unavailable as unavailable:
-        verdict = unavailable.verdict
-        if settings.gemini_api_key:  # without one, BLIP alone is what was chosen
-            problem = str(unavailable)
-            logs.write("WARNING", "not described by Gemini", upload=str(upload.id), problem=problem)
-        sources["gemini"] = Source(False, settings.gemini_model, problem=str(unavailable))
-    if model_error and (settings.blip == "required" or description is None):
-        raise model_error
-    return description, caption, sources, verdict
-
-
-def _captions(description: Description | None, caption: Caption | None) -> dict[str, str]:
-    """What each model called it, of those that did; one of the two is shown as the caption."""
-    said = {"blip": caption.text if caption else "", "gemini": description.caption if description else ""}
-    return {model: text for model, text in said.items() if text}
-
-
-def _agreement(upload: Upload, description: Description | None, caption: Caption | None) -> Agreement | None:
-    """Hold one model's words against the other's; None where only one answered."""
-    if not (description and caption):
-        return None
-    agreement = witnesses.compare(caption.text, description)
-    if agreement.contradicts:
-        found = [f"{about}: {said} or {shown}" for about, said, shown in agreement.contradictions]
-        logs.write("WARNING", "the two models contradict each other", upload=str(upload.id), found=found)
-    return agreement
 
 
 def _finish(upload: Upload, services: Services) -> None:

@@ -87,14 +87,19 @@ def check(verdict: Verdict | None, settings: Settings) -> Verdict | None:
             HTTPStatus.UNPROCESSABLE_ENTITY,
         )
     if verdict.level == UNKNOWN and settings.safety_unknown == "hold":
-        raise Rejected(
-            NO_VERDICT,
-            "The picture is held, as there is no verdict on its safety.",
-            "An upload is tried again every hour for three days; send a posted picture again later.",
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            {"Retry-After": str(AGAIN_S)},
-        )
+        raise no_verdict()
     return verdict
+
+
+def no_verdict() -> Rejected:
+    """Why a picture is held: nobody can say yet whether it is safe."""
+    return Rejected(
+        NO_VERDICT,
+        "The picture is held, as there is no verdict on its safety.",
+        "An upload is tried again every hour for three days; send a posted picture again later.",
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        {"Retry-After": str(AGAIN_S)},
+    )
 
 
 def _rank(level: str) -> int:

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from math import ceil
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -125,6 +126,11 @@ def _text(value: str) -> str:
 
 
 MODEL_FOLDER = Path(__file__).parent.parent / "model"
+# US$ for a million tokens in and out, as published: ai.google.dev/gemini-api/docs/pricing, 2026-10-07.
+PRICES = {"gemini-3.5-flash-lite": (0.30, 2.50)}
+# Of one request, at most: a picture of 800 px (media-resolution says 1,120; older models count tiles of 258),
+# the prompt, of whose bytes no token has less than one, and what gemini.py lets a model answer.
+MOST_INPUT_TOKENS, MOST_OUTPUT_TOKENS = 8192, 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +291,26 @@ class Settings:
         20.0, "longest wait for one answer of Gemini, s", *_number(0.1, 300, float)
     )
     gemini_attempts: int = _setting(3, "tries at Gemini, at most", *_number(1, 10))
+    gemini_input_price: float = _setting(
+        0.0,
+        "US$ for a million tokens that Gemini reads; 0 with the other price 0: the published one, if known",
+        *_number(0, 1000, float),
+    )
+    gemini_output_price: float = _setting(
+        0.0, "US$ for a million tokens that Gemini writes, thoughts included", *_number(0, 1000, float)
+    )
+    daily_calls: int = _setting(
+        0, "requests to Gemini a day of TIME_ZONE, at most; 0: any number", *_number(0, 1_000_000_000)
+    )
+    daily_money: float = _setting(
+        0.0, "US$ for Gemini a day of TIME_ZONE, at most; 0: any sum", *_number(0, 1_000_000, float)
+    )
+    operators: tuple[str, ...] = _setting(
+        (),
+        "who may see what all costs, with AUTH=token; with AUTH=iam all whom IAM lets in",
+        "`sub`s of ID tokens, separated by commas",
+        _words,
+    )
     model_folder: Path = _setting(MODEL_FOLDER, "folder of the BLIP model", "a folder", Path)
     blip: str = _setting(
         "required", "optional: where BLIP fails, Gemini alone is enough", *_one_of("required", "optional")
@@ -338,11 +364,21 @@ class Settings:
                     f"{name.upper()}={self.uploads_bucket!r} is not allowed: "
                     "it must differ from UPLOADS_BUCKET, or every output would trigger the function again."
                 )
-        gemini_s = (2 * self.gemini_attempts - 1) * self.gemini_timeout_s  # gemini.Describer.describe
-        if self.gemini_api_key and self.lease_s <= gemini_s:
+        if self.gemini_api_key and self.lease_s <= self.gemini_s:
             raise SettingsError(
-                f"LEASE_S='{self.lease_s}' is not allowed: it must be more than the {gemini_s:g} s that "
+                f"LEASE_S='{self.lease_s}' is not allowed: it must be more than the {self.gemini_s:g} s that "
                 "Gemini may take, (2 x GEMINI_ATTEMPTS - 1) x GEMINI_TIMEOUT_S, or to wait is to hang."
+            )
+        if self.daily_money and not self.prices:
+            raise SettingsError(
+                f"DAILY_MONEY='{self.daily_money:g}' is not allowed: what {self.gemini_model} costs is not "
+                "known: set GEMINI_INPUT_PRICE and GEMINI_OUTPUT_PRICE."
+            )
+        if self.daily_money and self.daily_money < self.usd(MOST_INPUT_TOKENS, MOST_OUTPUT_TOKENS):
+            least = self.usd(MOST_INPUT_TOKENS, MOST_OUTPUT_TOKENS)
+            raise SettingsError(
+                f"DAILY_MONEY='{self.daily_money:g}' is not allowed: it must be at least the {least:.4f} US$ "
+                "that one request may cost, or none could ever be made."
             )
         if self.memory_warning_mb > self.memory_limit_mb:
             raise SettingsError(
@@ -357,6 +393,28 @@ class Settings:
                 f"SAFETY={self.safety!r} is not allowed without GEMINI_API_KEY: nobody could give a verdict, "
                 "so every picture would be held. Set the key, or SAFETY_UNKNOWN=publish."
             )
+
+    @property
+    def gemini_s(self) -> float:
+        """The longest that Gemini may take for a picture, s: see gemini.Describer.ask."""
+        return (2 * self.gemini_attempts - 1) * self.gemini_timeout_s
+
+    @property
+    def brake(self) -> bool:
+        """Whether there is a cap: without one, nothing is counted in the database."""
+        return bool(self.daily_calls or self.daily_money)
+
+    @property
+    def prices(self) -> tuple[float, float] | None:
+        """US$ for a million tokens in and out, as told or published; None where nobody has told."""
+        if self.gemini_input_price or self.gemini_output_price:
+            return self.gemini_input_price, self.gemini_output_price
+        return PRICES.get(self.gemini_model)
+
+    def usd(self, input_tokens: int, output_tokens: int) -> float:
+        """What so many tokens cost, US$, to the millionth and rounded up; 0 where no price is known."""
+        read, written = self.prices or (0.0, 0.0)
+        return ceil(round(input_tokens * read + output_tokens * written, 3)) / 1e6
 
 
 def table() -> str:

@@ -6,7 +6,8 @@
 
 A sweep that finds nothing costs two queries and a listing, with one query for each page of objects, however
 many of them are done and kept. The claim decides who works on what: a sweep may run beside deliveries, and
-beside another.
+beside another. With a key of Gemini, it then describes what had to do without (later.py), for one query
+where there is nothing.
 """
 
 import datetime as dt
@@ -58,6 +59,10 @@ def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
             break
     else:
         complete = True
+    if services.settings.gemini_api_key:
+        from dropcap import later
+
+        outcomes.update(later.describe(services, ends))
     logs.write("INFO" if complete and not outcomes["failed"] else "WARNING", "swept", **outcomes, **told)
     return {**outcomes, **told, "complete": complete}
 

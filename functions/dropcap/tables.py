@@ -18,6 +18,7 @@ from dataclasses import dataclass
 INSTANT = "timestamp with time zone"
 TOTALS = "progress_totals"  # a user who has no row there is counted anew
 VOCABULARY = "vocabulary"  # a user who has no row there is indexed anew
+ANSWERS = "answers"
 UNNAMED = "unnamed"  # the achievement of a row that has lost its name: kept, but not shown
 
 
@@ -134,6 +135,7 @@ TABLES = (
             Column("upload_id", "uuid"),
             Column("type", "text"),
             Column("id", "uuid"),
+            Column("user_id", "text", "''::text"),
             Column("at", INSTANT, "now()"),
             Column("data", "jsonb", "'{}'::jsonb"),
             Column("next_at", INSTANT, "now()"),  # infinity: given up
@@ -211,12 +213,16 @@ TABLES = (
             Column("edited_at", INSTANT, null=True),
             # Whether it has its document; a revision that makes none leaves it false.
             Column("searchable", "boolean", "false", empties=VOCABULARY),
+            # From when on the sweep asks Gemini for it, and how often that has failed; see later.py.
+            Column("describe_after", INSTANT, null=True),
+            Column("describe_tries", "bigint", "0"),
         ),
         key=("id",),
         indexes=(
             Index(("user_id", "analyzed_at")),
             Index(("user_id",), "(NOT counted)"),
             Index(("user_id", "analyzed_at", "id"), "(NOT searchable)"),
+            Index(("describe_after",), "(describe_after IS NOT NULL)"),
         ),
         checks=(("analyses_picture", "bytes >= 0 AND width >= 0 AND height >= 0"),),
     ),
@@ -253,6 +259,36 @@ TABLES = (
         "analyze_calls",
         (Column("user_id", "text"), Column("hour", INSTANT, "now()"), Column("calls", "bigint", "0")),
         key=("user_id",),
+    ),
+    Table(  # a row a day of TIME_ZONE, where there is a cap; `spending.py` keeps it
+        "spending",
+        (
+            Column("day", "date"),
+            Column("calls", "bigint", "0"),
+            Column("input_tokens", "bigint", "0"),
+            Column("output_tokens", "bigint", "0"),
+            Column("micro_usd", "bigint", "0"),  # what is reserved counts as spent
+            Column("pictures", "bigint", "0"),
+            Column("reused", "bigint", "0"),  # of them: described without a call
+            Column("gb_ms", "bigint", "0"),
+        ),
+        key=("day",),
+    ),
+    Table(  # what Gemini said of which bytes, where there is a cap; `answers.py` keeps it
+        ANSWERS,
+        (
+            Column("sha256", "text"),  # of the source
+            Column("prompt", "text"),  # the hash of what is asked
+            Column("model", "text"),
+            Column("upload_id", "uuid"),  # who asked
+            Column("asker", "text", null=True),  # the token of who asks
+            Column("lease_until", INSTANT, "now()"),
+            Column("answer", "jsonb", null=True),
+            Column("asked_at", INSTANT, "now()"),
+        ),
+        key=("sha256", "prompt", "model"),
+        indexes=(Index(("upload_id",)),),
+        derived=ANSWERS,  # at the price of asking again
     ),
 )
 

@@ -19,6 +19,7 @@ Handler = Callable[[flask.Request, Services, str | None], Mapping[str, Any]]
 Tell = Callable[[HTTPStatus, str, str, str], flask.Response]  # status, code, problem, remedy
 RETRY_AFTER_S = 10
 YEAR_S = 31_536_000
+HELD = "SELECT 1 FROM uploads WHERE id = :id AND state = 'held'"
 TRUE = frozenset({"1", "true", "yes"})
 
 
@@ -130,7 +131,7 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
     `tz` then say whose a posted picture is and in which zone, and `language` in which one it is to be
     described; a stored one says so itself, and where a user is given or signed in, only that user's is found.
     """
-    from dropcap import pipeline, rate  # loads Pillow and NumPy, which get_progress_stats must not
+    from dropcap import pipeline, rate, safety  # loads Pillow and NumPy, which get_progress_stats must not
 
     limit = services.settings.max_mb * 1024 * 1024
     request.max_content_length = limit + 1_000_000  # room for what multipart adds
@@ -159,6 +160,8 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
     if keep:
         pipeline.process(upload, services, data)
         recorded = services.database.analysis(upload.id)
+        if recorded is None and services.database.query(HELD, id=upload.id):
+            raise safety.no_verdict()
         if recorded is None:
             raise Rejected(
                 "quarantined",
@@ -180,14 +183,33 @@ def sweep(request: flask.Request, services: Services, _: str | None) -> Mapping[
     """How many uploads no delivery has finished, and what became of them now.
 
     `min_age_s` is the age from which an object without a row is one of them: the lease, unless it is given.
+    JSON `{"redescribe": {...}}` marks what is to be described anew instead, for the sweeps that follow.
     """
+    if request.mimetype == "application/json":
+        from dropcap.later import asked
+
+        return asked(_json_object(request).get("redescribe"), services)
     from dropcap.sweep import sweep
 
     return sweep(services, _seconds(request.args.get("min_age_s", str(services.settings.lease_s))))
 
 
 def progress(request: flask.Request, services: Services, caller: str | None) -> Mapping[str, Any]:
-    """The uploads, streaks and achievements of `user`, who is the caller where one is signed in."""
+    """The uploads, streaks and achievements of `user`, who is the caller where one is signed in.
+
+    `spending=1` is an operator's question: what all pictures cost, day by day.
+    """
+    if request.args.get("spending", "").lower() in TRUE:
+        if services.settings.auth == "token" and caller not in services.settings.operators:
+            raise Rejected(
+                "operators_only",
+                "Only an operator sees what all pictures cost.",
+                "Put the `sub` of your ID token into OPERATORS.",
+                HTTPStatus.FORBIDDEN,
+            )
+        from dropcap.spending import report
+
+        return report(services.database, services.settings)
     from dropcap.progress import stats
 
     return stats(services.database, user_of(request.args, caller, None))

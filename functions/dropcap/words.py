@@ -9,11 +9,13 @@ analysis: what a person edits, or what is described later, is in the record alon
 it is escaped, and what XML can't hold is left out.
 """
 
+import datetime as dt
+import hashlib
 import re
 from dataclasses import dataclass
 from html import escape
 
-from dropcap.analysis import ENGLISH, Caption, Description
+from dropcap.analysis import ENGLISH, Caption, Description, Said
 
 # "An image of a dog" tells a person with a screen reader twice that it is one. What kind of picture it is, as
 # in "a family photo of", may be what matters, and stays.
@@ -53,16 +55,47 @@ def of(description: Description | None, caption: Caption | None) -> Words:
     blip = caption.text if caption else ""
     if description is None:
         return Words(blip, "", plain(blip), (), "", ENGLISH)
-    theirs = description.caption or description.alt_text
-    english = description.language.partition("-")[0] == ENGLISH
     return Words(
-        caption=blip or theirs if english else theirs,
+        caption=blip if _is_blips(description, caption) else description.caption or description.alt_text,
         description=description.description,
         alt_text=description.alt_text,
         tags=description.tags,
         text=description.text,
         language=description.language,
     )
+
+
+def captions(description: Description | None, caption: Caption | None) -> dict[str, str]:
+    """What each model called it, of those that did; one of the two is shown as the caption."""
+    said = {"blip": caption.text if caption else "", "gemini": description.caption if description else ""}
+    return {model: text for model, text in said.items() if text}
+
+
+def provenance(
+    description: Description | None, caption: Caption | None, at: dt.datetime, begun: str
+) -> dict[str, Said]:
+    """By model: which of the words that are shown are its own, and when and how it was asked.
+
+    BLIP's caption is of the instant `at`, and begins with the text `begun`.
+    """
+    said, theirs = {}, ("description", "alt_text", "tags", "text")
+    blips = _is_blips(description, caption)
+    if caption:
+        texts: tuple[str, ...] = ("caption",) if blips else ()
+        texts = texts if description else ("caption", "alt_text")
+        asked = hashlib.sha256(begun.encode()).hexdigest()[:12] if begun else ""
+        said["blip"] = Said(texts, caption.model, caption.version, asked, at.isoformat())
+    if description:
+        texts = theirs if blips else ("caption", *theirs)
+        model, version = description.model, description.version
+        said["gemini"] = Said(texts, model, version, description.prompt, description.at)
+    return said
+
+
+def _is_blips(description: Description | None, caption: Caption | None) -> bool:
+    """Whether the caption that is shown is BLIP's."""
+    english = description is None or description.language.partition("-")[0] == ENGLISH
+    return english and bool(caption and caption.text)
 
 
 def plain(alt_text: str) -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from infra.bench import cost, deployed
+from infra.bench import cost, deployed, extras
 from infra.bench.floor import floor_seconds
 from infra.bench.models import prepare
 from infra.bench.workers import Failed, Figure, Way, figures, growth, take_turns
@@ -82,6 +82,8 @@ def measure(asked: argparse.Namespace, console: Console) -> Report:
         progress = deployed.progress(logs, deployed.DEPLOYED)
     with console.status("The naive function, cold and warm ..."):
         naive = deployed.run(deployed.NAIVE, folders["transformers"], path, rounds, logs, python)
+    turns_of_extras = track(range(rounds), "extras", console=console)
+    of_extras = extras.measure(asked.model, path, turns_of_extras, logs, asked.before)
     many = track(range(asked.captions), "memory over many captions", console=console)
     turns = take_turns({"function": (*WAYS, "function", asked.model)}, many)["function"]
     return {
@@ -92,6 +94,7 @@ def measure(asked: argparse.Namespace, console: Console) -> Report:
         "cold_start": {name: _cold(run) for name, run in (("ours", ours), ("naive", naive))},
         "get_progress_stats": asdict(progress),
         "overhead": _overhead(ours, direct),
+        "extras": {name: asdict(each) for name, each in of_extras.items()},
         "cost": {name: _cost(run) for name, run in (("ours", ours), ("naive", naive))},
     }
 
@@ -174,6 +177,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
         f"A picture costs the function {overhead['pipeline_s']:.3f} s of CPU, and decoding, encoding and"
         f" captioning alone {overhead['direct_s']:.3f} s: the pipeline adds {overhead['ratio']:.1%}.\n"
     )
+    console.print(extras.table({name: extras.Cost(**each) for name, each in report["extras"].items()}))
     table = Table(
         "instance", "ours: s", "an hour", "US$ per 1,000", "naive: s", "US$ per 1,000", title="Cost"
     )
@@ -200,6 +204,9 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--captions", type=int, default=1000, metavar="N", help="how many to look at our memory over"
+    )
+    parser.add_argument(
+        "--before", default="", metavar="REVISION", help="a revision of ours to compare the extras with"
     )
     parser.add_argument("--model", type=Path, default=ROOT / "build" / "random-base", help="BLIP's folder")
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="folder for models and bench.json")

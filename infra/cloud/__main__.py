@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
-from infra.cloud import CloudError, after, rights, verify
+from infra.cloud import CloudError, after, redescribe, rights, verify
 from infra.cloud.apply import apply
 from infra.cloud.cloud import look
 from infra.cloud.config import Config, help_lines
@@ -95,6 +95,10 @@ COMMANDS: Mapping[str, tuple[Run, str]] = {
     "verify": (verify.verify, "drop a sample picture and wait for its result; WAIT_S=180"),
     "rollback": (_rollback, "lead all traffic to the revisions of the code before; YES=1: do not ask"),
     "logs": (after.logs, "what the functions say; FUNCTION=on-upload SINCE=1h SEVERITY=WARNING LIMIT=200"),
+    "redescribe": (
+        redescribe.redescribe,
+        "have described anew what another prompt or model described; OWNER=ana SINCE=2026-11-01 ALL=1 YES=1",
+    ),
     "open": (
         after.addresses,
         "addresses of gallery, dashboard, functions and buckets, opened where there is a browser",

@@ -16,7 +16,6 @@ PUT = 400  # tasks a second that go into the queue, as backlog.py measured
 USUAL_INSTANCES = 100  # of a service without a bound: cloud.google.com/run/docs/configuring/max-instances
 GIB = 0.5  # of an instance
 TASK = 0.40e-6  # US$ an operation: cloud.google.com/tasks/pricing, read on 2026-11-24
-PRICED_MODEL = "gemini-3.5-flash-lite"  # the one whose price infra/cost.py has
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ def costs(pictures: int, objects: int, settings: Settings, seconds: float) -> Ma
         "logs": usd("logs"),
     }
     if described:
-        found["Gemini"] = usd("input", "output") if settings.gemini_model == PRICED_MODEL else None
+        found["Gemini"] = usd("input", "output") if settings.gemini_model == cost.PRICED_MODEL else None
     return found
 
 

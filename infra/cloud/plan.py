@@ -7,6 +7,7 @@ from dataclasses import replace
 from rich.console import Console
 from rich.table import Table
 
+from dropcap.errors import SettingsError
 from infra.cloud import CloudError, gallery
 from infra.cloud.access import Grant, stale
 from infra.cloud.cloud import Cloud
@@ -21,8 +22,8 @@ from infra.cloud.source import Source
 def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
     """What is to be done, in order: a door that is to be shut is shut first, and opened last.
 
-    Raises CloudError where the functions would have no database, delete what nobody said may go, or let
-    nobody in.
+    Raises CloudError where the functions would have no database, delete what nobody said may go, publish
+    what was held back, or let nobody in.
     """
     if (
         not config.cloud_sql
@@ -38,6 +39,7 @@ def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
             "EVENTS is a webhook, and EVENTS_SECRET is not given: docs/events.md says how to make one."
         )
     _check_sources(config, cloud)
+    _check_safety(config, cloud)
     gallery.check(config, cloud)
     declared = resources(config, cloud, source)
     granted = [each for each in declared if isinstance(each, Grant)]
@@ -59,6 +61,21 @@ def _unwanted(config: Config, cloud: Cloud, source: Source, declared: Sequence[R
     going = [each for each in _all(config, cloud, source) if each.title not in titles]
     found = [each.removal(cloud) for each in reversed(going) if not isinstance(each, Grant)]
     return [replace(each, why="no longer wanted: GALLERY=0") for each in found if each]
+
+
+def _check_safety(config: Config, cloud: Cloud) -> None:
+    """A filter does not go by not being named, nor come without the key that it needs."""
+    deployed = variables(cloud.services.get("dropcap-on-upload")).get("SAFETY", "off")
+    if deployed != "off" and not config.given.get("SAFETY"):
+        raise CloudError(
+            f"SAFETY={deployed} is deployed, and not said now, so every picture would be published: "
+            f"say SAFETY={deployed}, or SAFETY=off."
+        )
+    key = "there" if "GEMINI_API_KEY" in secrets_of(config, cloud) else ""
+    try:
+        replace(config.settings, gemini_api_key=key).check_start()
+    except SettingsError as wrong:
+        raise CloudError(str(wrong)) from wrong
 
 
 def _check_sources(config: Config, cloud: Cloud) -> None:

@@ -113,7 +113,14 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
     made.append(
         grant("run.invoker", "trigger", calls, "calls it with each upload, and make backfill's queue does")
     )
-    made.append(grant("run.invoker", "scheduler", "function dropcap-sweep", "calls it every ten minutes"))
+    made.append(
+        grant(
+            "run.invoker",
+            "scheduler",
+            "function dropcap-sweep",
+            "calls it every ten minutes, and make redescribe's tasks do",
+        )
+    )
     if config.settings.auth == "token":
         made += [
             Grant(

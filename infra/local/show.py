@@ -77,8 +77,18 @@ def _words(analysis: Mapping[str, Any]) -> Iterable[Text]:
         yield Text("Tags: ", "cyan").append(", ".join(analysis["tags"]), "default")
     if verdict := analysis.get("safety"):
         yield Text("Safety: ", "cyan").append(" ".join((verdict["level"], verdict["reason"])), "default")
-    if agreement := analysis.get("agreement"):  # an older result has none
+    if usage := analysis.get("usage"):  # an older result has none
+        yield Text("Cost: ", "cyan").append(_cost(usage), "default")
+    if agreement := analysis.get("agreement"):
         yield _agreement(agreement, bool(stand_in))
+
+
+def _cost(usage: Mapping[str, Any]) -> str:
+    """What the picture cost: at Google's price, also where the stand-in answered for nothing."""
+    tokens = usage["input_tokens"] + usage["output_tokens"]
+    usd = "" if usage["usd"] is None else f", US$ {usage['usd']:.6f}"
+    had = ", as it was described before" if usage["reused"] else ""
+    return f"{tokens:,} tokens{usd}{had}; {usage['gb_seconds']:.1f} GB-seconds"
 
 
 def _agreement(agreement: Mapping[str, Any], stand_in: bool) -> Text:

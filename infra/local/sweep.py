@@ -29,7 +29,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _sweep(state: Path) -> str:
     """What was found and what became of it. Raises StackError where not all went well."""
-    url = _running(state)
+    url = running(state)
     try:
         answer = requests.post(f"{url}/sweep?min_age_s=0", timeout=TIMEOUT_S)
     except requests.ConnectionError as lost:
@@ -44,6 +44,8 @@ def _sweep(state: Path) -> str:
         f"{found} unfinished: {swept['done']} done, {swept['quarantined']} quarantined, "
         f"{swept['failed']} failed, {swept['left']} left for the next sweep."
     )
+    if described := swept.get("described"):
+        said += f" {described} described now that could not be before."
     if not swept["complete"]:
         said += " There was no time to look at everything: sweep again, or raise SWEEP_S."
     if swept["failed"]:
@@ -51,7 +53,7 @@ def _sweep(state: Path) -> str:
     return said
 
 
-def _running(state: Path) -> str:
+def running(state: Path) -> str:
     """The address of the functions that run. Raises StackError where none do."""
     try:
         exports = (shlex.split(line)[1].partition("=") for line in (state / "env").read_text().splitlines())

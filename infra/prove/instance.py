@@ -100,7 +100,7 @@ class Instance:
     def post(self, headers: Mapping[str, str], body: bytes, timeout_s: float) -> str:
         """One delivery, in the words of `events.post`."""
         self.anonymous_mb = self.rss_mb = 0.0
-        for pid in self._limit.processes(self._process.pid):
+        for pid in self._pids():
             with suppress(OSError):  # a process that has ended, or not ours
                 Path(f"/proc/{pid}/clear_refs").write_text(RESET_PEAK)
         try:
@@ -110,9 +110,18 @@ class Instance:
 
     def cpu_s(self) -> float:
         """CPU seconds that it has used, with all that it started."""
-        root = psutil.Process(self._process.pid)
-        times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
+        times = [psutil.Process(pid).cpu_times() for pid in self._pids()]
         return sum(float(each.user + each.system) for each in times)
+
+    def _pids(self) -> list[int]:
+        """Of all its processes; without a limit there is no group that tells."""
+        root = self._process.pid
+        with suppress(psutil.Error):  # it has ended
+            return self._limit.processes(root) or [
+                root,
+                *(each.pid for each in psutil.Process(root).children(recursive=True)),
+            ]
+        return []
 
     def _sample(self, ended: threading.Event) -> None:
         while not ended.wait(SAMPLE_S):
@@ -123,7 +132,7 @@ class Instance:
         self.kills = max(self.kills, usage.kills)
         self.peak_mb = max(self.peak_mb, usage.peak_mb)
         self.anonymous_mb = max(self.anonymous_mb, usage.anonymous_mb)
-        for pid in self._limit.processes(self._process.pid):
+        for pid in self._pids():
             with suppress(OSError):
                 self.rss_mb = max(self.rss_mb, peak_mb(pid))
 

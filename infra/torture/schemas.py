@@ -40,7 +40,7 @@ VALUES = {  # of row :n, by type
     "text[]": "ARRAY['{n}']",
     "jsonb": "'{{\"n\": {n}}}'::jsonb",
     "timestamp with time zone": "timestamptz '2026-02-03 04:05:06+00'",
-    "date": "date '2026-02-03'",
+    "date": "date '2026-02-0{n}'",
     "boolean": "true",
     "tsvector": "to_tsvector('simple', 'word {n}')",
 }

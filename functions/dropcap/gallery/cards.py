@@ -49,7 +49,9 @@ class Card:
     memory: Mapping[str, float]
     timings: Mapping[str, float]
     sources: Mapping[str, Source]
+    provenance: Mapping[str, Mapping[str, Any]]  # as in analysis.Said; empty in older results
     language: str
+    agreement: Mapping[str, Any] | None  # as in analysis.Agreement
     receipt: Mapping[str, Any] | None = None
 
 
@@ -107,6 +109,8 @@ def card_of(*row: Any) -> Card:
         timings=_by_stage(result.get("timings", {})),
         sources={name: Source(**each) for name, each in result.get("sources", {}).items()},
         language=result.get("language", ENGLISH),
+        agreement=result.get("agreement"),
+        provenance=result.get("provenance", {}),
     )
 
 

@@ -36,9 +36,17 @@ UPLOAD = """
 SELECT state, reason_code, bucket, name, generation, size FROM uploads WHERE id = CAST(:id AS uuid)
 FOR UPDATE
 """
-DELETE = "DELETE FROM analyses WHERE user_id = :user AND id = CAST(:id AS uuid)"
+# What Gemini said of these bytes goes along, whoever asked (answers.py).
+DELETE = """
+WITH gone AS (
+  DELETE FROM analyses WHERE user_id = :user AND id = CAST(:id AS uuid)
+  RETURNING result->'picture'->>'sha256' AS sha256
+)
+DELETE FROM answers USING gone WHERE answers.sha256 = gone.sha256
+"""
 COUNT_ANEW = "DELETE FROM progress_totals WHERE user_id = :user"  # rollup.py says why
 NOBODYS = """
+WITH forgotten AS (DELETE FROM answers WHERE upload_id = CAST(:id AS uuid))
 UPDATE uploads SET state = :deleted, reason_code = :deleted, reason = '', user_id = '', content_type = ''
 WHERE id = CAST(:id AS uuid)
 """

@@ -1,0 +1,288 @@
+# ruff: noqa: S608  what is put into the SQL is this file's own
+"""Caption now, better later: what Gemini could not describe, the sweep does, from the published picture.
+
+A row of `analyses` that is to be described has an instant in `describe_after`; an index on just these finds
+them. Who takes one moves that instant on, which is the lease and the next try in one, and may change the row
+as long as the instant is still the one that it set: a picture that is deleted meanwhile stays deleted, and
+two sweeps never do one twice. A person's own caption and alt text stand in columns of their own, and stay.
+
+    describe     some of the rows whose time has come
+    redescribe   mark what another prompt or model described, or none: nothing else is ever asked anew
+"""
+
+import datetime as dt
+import time
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from typing import Any
+
+from dropcap import deletion, logs, memory, picture, safety, spending, witnesses, words
+from dropcap.analysis import Caption, Description, Published, Source, Usage, Verdict
+from dropcap.brake import Brake, OverBudget
+from dropcap.claims import Run
+from dropcap.errors import Rejected
+from dropcap.gallery import search
+from dropcap.gemini import Unavailable
+from dropcap.pipeline import one_at_a_time
+from dropcap.services import Services
+from dropcap.upload import Upload
+
+FIRST_S, LONGEST_S = 300, 86_400  # until the next try, which doubles: the sweep comes every ten minutes
+TRIES = 15  # in 6.8 days
+FAILURES = 3  # in one sweep: then it is Gemini's fault, and the others need not find out
+BATCH = 1000  # rows that one statement of `redescribe` looks at: 16 ms to count, 200 to mark
+TAKE = f"""
+UPDATE analyses SET describe_tries = describe_tries + 1,
+  describe_after = now() + make_interval(secs => least({FIRST_S} * 2 ^ describe_tries, {LONGEST_S}))
+WHERE id = (
+  SELECT id FROM analyses WHERE describe_after <= now() ORDER BY describe_after LIMIT 1
+  FOR UPDATE SKIP LOCKED
+)
+RETURNING id, user_id, describe_after, describe_tries, result
+"""
+OURS = "id = :id AND describe_after = :until"
+DESCRIBED = f"""
+UPDATE analyses SET caption = :caption, description = :description, alt_text = :alt_text, tags = :tags,
+  picture_text = :text, result = result || CAST(:result AS jsonb), describe_after = NULL, describe_tries = 0
+WHERE {OURS} RETURNING id
+"""
+FAILED = f"""
+UPDATE analyses SET result = result || CAST(:result AS jsonb),
+  describe_after = CASE WHEN :over THEN NULL ELSE describe_after END
+WHERE {OURS} RETURNING id
+"""
+NOT_TRIED = f"""
+UPDATE analyses SET describe_after = now(), describe_tries = describe_tries - 1 WHERE {OURS} RETURNING id
+"""
+# A batch by the key, whoever's they are, so that each statement reads the same number of rows.
+CHOSEN = """
+WITH looked AS (SELECT * FROM analyses WHERE id > CAST(:after AS uuid) ORDER BY id LIMIT :batch),
+chosen AS (
+  SELECT id, result FROM looked
+  WHERE jsonb_array_length(result->'pictures') > 0
+    AND (:user = '' OR user_id = :user)
+    AND analyzed_at >= coalesce(CAST(:since AS timestamptz), '-infinity')
+    AND (:all OR (result->'provenance'->'gemini'->>'model', result->'provenance'->'gemini'->>'prompt',
+                  result->>'language')
+         IS DISTINCT FROM (CAST(:model AS text), CAST(:prompt AS text),
+                           coalesce(result->>'named_language', CAST(:language AS text))))
+)"""
+COUNT = f"{CHOSEN} SELECT (SELECT count(*) FROM chosen), (SELECT max(id::text) FROM looked)"
+# Where a person wants to ask anew what has been answered, the answer that is kept must not be in the way.
+MARK = f"""
+{CHOSEN},
+forgotten AS (
+  DELETE FROM answers WHERE :all AND sha256 IN (SELECT result->'picture'->>'sha256' FROM chosen)
+),
+marked AS (
+  UPDATE analyses SET describe_after = now(), describe_tries = 0
+  WHERE id IN (SELECT id FROM chosen) RETURNING 1
+)
+SELECT (SELECT count(*) FROM marked), (SELECT max(id::text) FROM looked)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A row that is ours until the instant `until`, at its n-th try; `result` is its Analysis as JSON."""
+
+    id: uuid.UUID
+    user: str
+    until: dt.datetime
+    tries: int
+    result: Mapping[str, Any]
+
+
+def describe(services: Services, ends: float) -> Mapping[str, int]:
+    """Describe what is due, one after the other, until the monotonic clock is at `ends`.
+
+    How many are described, and how many failed: those come again, later each time, for about a week.
+    """
+    done = Counter[str]()
+    while time.monotonic() < ends and done["not_described"] < FAILURES:
+        rows = services.database.query(TAKE)
+        if not rows:
+            break
+        due = Due(*rows[0])
+        brake = Brake(services, due.id, due.result["picture"].get("sha256", ""))
+        try:
+            with one_at_a_time:
+                done["described"] += _describe(due, brake, services)
+        except OverBudget:
+            services.database.query(NOT_TRIED, id=due.id, until=due.until)
+            break
+        except Exception as problem:  # no failure of one may keep a sweep from the others
+            done["not_described"] += 1
+            _failed(due, problem, brake.usage(0), services)
+    return done
+
+
+def _describe(due: Due, brake: Brake, services: Services) -> bool:
+    """False where the picture is gone, or its description is no longer wanted."""
+    settings = services.settings
+    watch = memory.Watch(str(due.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
+    with watch.stage("read what is published"):
+        largest = max((Published(**each) for each in due.result["pictures"]), key=lambda each: each.width)
+        data = services.buckets.read_published(largest)
+        with picture.opened(data, settings, services.make_room) as source:
+            jpeg = source.for_gemini(settings).data
+    with watch.stage("describe later"):
+        try:
+            description = brake.describe(jpeg, due.result.get("named_language") or settings.language)
+        except Unavailable as unavailable:
+            _check_safety(due, unavailable.verdict, services)
+            raise
+    _check_safety(due, description.safety, services)
+    memory.release()
+    usage = brake.usage(sum(watch.timings.values()))
+    if not _store(due, description, usage, services):
+        _forget(due, services)
+        return False
+    logs.write("INFO", "described later", upload=str(due.id), **brake.facts(usage))
+    return True
+
+
+def _check_safety(due: Due, verdict: Verdict | None, services: Services) -> None:
+    """Take back what is published of a picture that is above SAFETY, and raise Rejected.
+
+    What has no verdict, even now, stays as it is.
+    """
+    try:
+        safety.check(verdict, services.settings)
+    except Rejected as rejection:
+        if rejection.code == safety.NO_VERDICT:
+            return
+        deletion.unpublish(Upload(**due.result["upload"], size=0), services.buckets)
+        known: dict[str, Any] = {"pictures": [], "safety": asdict(verdict) if verdict else None}
+        services.database.query(FAILED, id=due.id, until=due.until, over=False, result=known)
+        raise
+
+
+def _forget(due: Due, services: Services) -> None:
+    """Whoever deleted the picture meanwhile could not find the answer that came since."""
+    services.database.query("DELETE FROM answers WHERE upload_id = :id RETURNING 1", id=due.id)
+
+
+def _store(due: Due, description: Description, usage: Usage, services: Services) -> bool:
+    """Put it in place of what was there before, where the row is still ours to change."""
+    result, settings = due.result, services.settings
+    blip, said_then = result["sources"]["blip"], result.get("captions", {})
+    text = said_then.get("blip", "") if said_then else result["caption"]  # an older result has BLIP's alone
+    caption = Caption(text, blip["model"], blip["version"]) if text else None
+    shown = words.of(description, caption)
+    at = dt.datetime.fromisoformat(result["analyzed_at"])
+    said = {who: asdict(each) for who, each in words.provenance(description, caption, at, "").items()}
+    if (before := result.get("provenance", {}).get("blip")) and caption:
+        said["blip"] |= {name: before[name] for name in ("prompt", "at")}
+    source = Source(True, description.model, description.version)
+    changes = asdict(shown) | {
+        "sources": {**result["sources"], "gemini": asdict(source)},
+        "agreement": asdict(witnesses.compare(caption.text, description)) if caption else None,
+        "describe_later": False,
+        "usage": asdict(_sum(result.get("usage"), usage)),
+        "provenance": said,
+        "captions": words.captions(description, caption),
+    }
+    if settings.safety != "off":
+        changes["safety"] = asdict(description.safety or Verdict(safety.UNKNOWN))
+
+    def work(run: Run) -> bool:
+        search.forget(run, due.user, due.id)  # first, as all do: it waits for nobody who waits for the row
+        texts = {name: changes[name] for name in ("caption", "description", "alt_text", "text")}
+        rows = run(
+            DESCRIBED, id=due.id, until=due.until, tags=list(description.tags), result=changes, **texts
+        )
+        if rows and settings.brake:
+            spending.tally(run, usage, pictures=0)
+        return bool(rows)
+
+    return services.database.transaction(work)
+
+
+def _sum(before: Mapping[str, Any] | None, more: Usage) -> Usage:
+    """What the picture cost in all."""
+    so_far = Usage(**before) if before else Usage()
+    usd = None if more.usd is None else round((so_far.usd or 0) + more.usd, 6)
+    return Usage(
+        so_far.calls + more.calls,
+        so_far.input_tokens + more.input_tokens,
+        so_far.output_tokens + more.output_tokens,
+        usd,
+        round(so_far.gb_seconds + more.gb_seconds, 3),
+        more.reused,
+    )
+
+
+def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> None:
+    """Note why; for good where it is the picture's fault, or at the last try."""
+    known = isinstance(problem, Unavailable | Rejected)
+    fault = isinstance(problem, Rejected) or (isinstance(problem, Unavailable) and not problem.later)
+    over = fault or due.tries >= TRIES
+    if known:
+        logs.write("WARNING", "not described by Gemini", upload=str(due.id), problem=str(problem))
+    else:
+        logs.exception("not described by the sweep", problem, upload=str(due.id))
+    why = str(problem) if known else f"The sweep failed ({type(problem).__name__})"
+    source = Source(False, services.settings.gemini_model, problem=why)
+    used = asdict(_sum(due.result.get("usage"), usage))
+    changes: dict[str, Any] = {"describe_later": not over, "usage": used}
+    if not due.result["sources"]["gemini"]["answered"]:  # else what was said before still stands
+        changes |= {"sources": {**due.result["sources"], "gemini": asdict(source)}}
+    if not services.database.query(FAILED, id=due.id, until=due.until, over=over, result=changes):
+        _forget(due, services)
+
+
+def asked(wanted: Any, services: Services) -> Mapping[str, Any]:
+    """What somebody wants to be described anew, counted or marked.
+
+    `owner`, `since` (ISO 8601), `all`, and `mark`, without which it only counts; `after` goes on there. The
+    answer is logged, with a `token`, for who asks through a queue. Raises Rejected.
+    """
+    kinds = {"owner": str, "since": str, "all": bool, "mark": bool, "after": str, "token": str}
+    try:
+        if not all(type(value) is kinds[name] for name, value in wanted.items()):
+            raise TypeError
+        since = dt.datetime.fromisoformat(wanted["since"]) if "since" in wanted else None
+        after = uuid.UUID(wanted["after"]) if "after" in wanted else uuid.UUID(int=0)
+    except (AttributeError, KeyError, TypeError, ValueError) as wrong:
+        raise Rejected(
+            "bad_redescribe",
+            "`redescribe` is no object of what is to be described anew.",
+            'Give "owner", "since" (an instant), "all" and "mark" (true or false), or none of them.',
+            HTTPStatus.BAD_REQUEST,
+        ) from wrong
+    if not services.settings.gemini_api_key:
+        raise Rejected(
+            "no_key",
+            "There is no GEMINI_API_KEY, so nobody could describe them.",
+            "Set it, and ask again.",
+            HTTPStatus.CONFLICT,
+        )
+    chosen = {"user": wanted.get("owner", ""), "since": since, "all": wanted.get("all", False)}
+    answer = redescribe(services, chosen, after, mark=wanted.get("mark", False))
+    logs.write("INFO", "to be described anew", **answer, token=wanted.get("token", ""))
+    return answer
+
+
+def redescribe(
+    services: Services, chosen: Mapping[str, Any], after: uuid.UUID, *, mark: bool
+) -> Mapping[str, Any]:
+    """Count, or mark for the sweep, the pictures that another prompt or model described, or none.
+
+    `chosen`: of one `user`, unless it is empty; analyzed `since` an instant, unless it is None; `all`, by the
+    present prompt and model too. It begins beyond the id `after`, and goes on for SWEEP_S at most: `after` of
+    the answer, where it ended, is None when all have been looked at.
+    """
+    settings, ends, counted = services.settings, time.monotonic() + services.settings.sweep_s, 0
+    present = {"model": settings.gemini_model, "prompt": services.describer.prompt, "batch": BATCH}
+    present |= {"language": settings.language}
+    last: str | None = str(after)
+    while True:
+        sql = MARK if mark else COUNT
+        [[found, last]] = services.database.query(sql, after=last, **chosen, **present)
+        counted += found
+        if last is None or time.monotonic() > ends:
+            return {"pictures": counted, "marked": mark, "after": last}

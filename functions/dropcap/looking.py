@@ -1,0 +1,71 @@
+"""Both models look at a picture, side by side, and what one says is held against the other's words."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from PIL.Image import Image
+
+from dropcap import blip, gemini, logs, witnesses
+from dropcap.analysis import Agreement, Caption, Description, Source, Verdict
+from dropcap.brake import Brake
+from dropcap.services import Services
+from dropcap.upload import Upload
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the models say, and why one says nothing. `later`: Gemini may do so on another day."""
+
+    description: Description | None
+    caption: Caption | None
+    sources: Mapping[str, Source]
+    verdict: Verdict | None
+    later: bool
+
+
+def look(upload: Upload, for_gemini: bytes, for_blip: Image, services: Services, brake: Brake) -> Seen:
+    """Ask both at once, as one waits for the network and the other for the CPU.
+
+    Raises blip.ModelError where BLIP fails and is required, or Gemini failed too.
+    """
+    settings = services.settings
+    sources = {}
+    description = caption = model_error = verdict = None
+    later = False
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(brake.describe, for_gemini, upload.language or settings.language)
+        try:
+            caption = services.captioner.caption(
+                for_blip, prompt=settings.caption_prompt, beams=settings.caption_beams
+            )
+            sources["blip"] = Source(True, caption.model, caption.version)
+        except blip.ModelError as failed:
+            model_error = failed
+            logs.once("ERROR", str(failed))
+            sources["blip"] = Source(False, problem=str(failed))
+    try:
+        description = asked.result()
+        verdict = description.safety
+        sources["gemini"] = Source(True, description.model, description.version)
+    except gemini.Unavailable as unavailable:
+        verdict = unavailable.verdict
+        if settings.gemini_api_key:  # without one, BLIP alone is what was chosen
+            problem = str(unavailable)
+            logs.write("WARNING", "not described by Gemini", upload=str(upload.id), problem=problem)
+            later = unavailable.later
+        sources["gemini"] = Source(False, settings.gemini_model, problem=str(unavailable))
+    if model_error and (settings.blip == "required" or description is None):
+        raise model_error
+    return Seen(description, caption, sources, verdict, later)
+
+
+def agreement(upload: Upload, seen: Seen) -> Agreement | None:
+    """Hold one model's words against the other's; None where only one answered."""
+    if not (seen.description and seen.caption):
+        return None
+    agreement = witnesses.compare(seen.caption.text, seen.description)
+    if agreement.contradicts:
+        found = [f"{about}: {said} or {shown}" for about, said, shown in agreement.contradictions]
+        logs.write("WARNING", "the two models contradict each other", upload=str(upload.id), found=found)
+    return agreement

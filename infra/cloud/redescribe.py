@@ -1,0 +1,63 @@
+"""`make redescribe PROJECT=...`: the function `sweep` is told by a task, as it lets in nobody from outside.
+
+The task calls it as Cloud Scheduler's account does, and the answer is read in its log.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from dropcap.errors import SettingsError
+from infra import redescribe as engine
+from infra.cloud import CloudError, functions
+from infra.cloud.config import Config
+from infra.cloud.gcloud import Gcloud
+
+QUEUE = "dropcap-backfill"  # as in tasks.py, which loads Google's client
+POLL_S = 3.0
+
+
+def redescribe(console: Console, config: Config, gcloud: Gcloud) -> None:
+    """Count, ask, mark. Raises CloudError where no answer comes in time."""
+    service = gcloud.read("run", "services", "describe", "dropcap-sweep", f"--region={config.region}")
+    if not functions.settings(service).gemini_api_key:
+        raise CloudError("dropcap-sweep has no GEMINI_API_KEY, so nobody could describe them.")
+    url = service["status"]["url"]
+    patience_s = float(config.given.get("WAIT_S", "300"))
+
+    def send(chosen: Mapping[str, Any]) -> Mapping[str, Any]:
+        token = uuid.uuid4().hex
+        gcloud.text(
+            *("tasks", "create-http-task", f"--queue={QUEUE}", f"--location={config.region}"),
+            *(f"--url={url}", "--method=POST", "--header=Content-Type: application/json"),
+            f"--body-content={json.dumps({'redescribe': {**chosen, 'token': token}})}",
+            f"--oidc-service-account-email={config.account('scheduler')}",
+            f"--oidc-token-audience={url}",
+        )
+        return _answer(config, gcloud, token, patience_s)
+
+    try:
+        chosen = engine.wanted(config.given)
+    except SettingsError as wrong:
+        raise CloudError(str(wrong)) from wrong
+    said = engine.redescribe(send, chosen, engine.agreed)
+    console.print(said, markup=False, soft_wrap=True)
+
+
+def _answer(config: Config, gcloud: Gcloud, token: str, patience_s: float) -> Mapping[str, Any]:
+    """What the function answered, which it also logs."""
+    query = 'resource.type="cloud_run_revision" AND resource.labels.service_name="dropcap-sweep"'
+    query += f' AND jsonPayload.token="{token}"'
+    ends = time.monotonic() + patience_s
+    while time.monotonic() < ends:
+        for entry in gcloud.read("logging", "read", query, "--freshness=1h", "--limit=1") or ():
+            answer: Mapping[str, Any] = entry["jsonPayload"]
+            return {"pictures": answer["pictures"], "after": answer.get("after") or None}
+        time.sleep(POLL_S)
+    raise CloudError(
+        f"No answer came in {patience_s:.0f} s: make logs PROJECT={config.project} FUNCTION=sweep says why."
+    )

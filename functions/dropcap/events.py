@@ -30,10 +30,8 @@ from dropcap.settings import Settings
 from dropcap.upload import Upload
 
 TYPE = "dev.dropcap.upload."
-FIRST_S, LONGEST_S = (
-    60,
-    3600,
-)  # until the second try, which is more than EVENTS_TIMEOUT_S, and between later ones
+FIRST_S = 60  # until the second try, which is more than EVENTS_TIMEOUT_S
+LONGEST_S = 3600  # between later ones
 REST_S = 60.0  # after a failure, in which uploads do not wait for a consumer that is away
 PATIENCE = 3  # failures in a row after which a sweep leaves the rest to the next
 PRUNED = 10_000  # rows in one sweep

@@ -277,12 +277,14 @@ def redescribe(
     the answer, where it ended, is None when all have been looked at.
     """
     settings, ends, counted = services.settings, time.monotonic() + services.settings.sweep_s, 0
-    present = {"model": settings.gemini_model, "prompt": services.describer.prompt, "batch": BATCH}
-    present |= {"language": settings.language}
-    last: str | None = str(after)
+    present = {
+        "model": settings.gemini_model,
+        "prompt": services.describer.prompt,
+        "language": settings.language,
+    }
+    sql, last = MARK if mark else COUNT, str(after)
     while True:
-        sql = MARK if mark else COUNT
-        [[found, last]] = services.database.query(sql, after=last, **chosen, **present)
+        [[found, last]] = services.database.query(sql, after=last, batch=BATCH, **chosen, **present)
         counted += found
         if last is None or time.monotonic() > ends:
             return {"pictures": counted, "marked": mark, "after": last}

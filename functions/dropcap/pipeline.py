@@ -164,9 +164,9 @@ def analyze(
             agreement = looking.agreement(upload, seen)
             del for_gemini, for_blip
             with watch.stage("publish"):
-                published = (
-                    () if before is None else publishing.publish(source, data, said, upload, services, before)
-                )
+                published: tuple[Published, ...] = ()
+                if before is not None:
+                    published = publishing.publish(source, data, said, upload, services, before)
         memory.release()
         usage = brake.usage(sum(watch.timings.values()))
         rss_mb = round(memory.rss_mb(), 1)

@@ -11,11 +11,8 @@ from dropcap.errors import SettingsError
 from dropcap.settings import CHECKED_TLS, LOCAL, PROJECT, Settings
 from infra.cloud import CloudError
 
-SECRETS = (
-    "DATABASE_URL",
-    "GEMINI_API_KEY",
-    "EVENTS_SECRET",
-)  # never in a variable of a function: in Secret Manager
+# Never in a variable of a function: in Secret Manager.
+SECRETS = ("DATABASE_URL", "GEMINI_API_KEY", "EVENTS_SECRET")
 NO_SECRET = f"whsec_{'A' * 32}"  # in place of one that is not given; it goes nowhere
 FUNCTION_TIMEOUT_S = 540  # shorter than the 600 s after which Pub/Sub would deliver once more
 MEMORY_MB = (512, 4096)  # second generation and 1 vCPU: cloud.google.com/run/docs/configuring/memory-limits

@@ -68,6 +68,22 @@ def test_a_failure_in_the_midst_keeps_what_was_done_before_it_and_no_more() -> N
     assert (kept[-1].last, kept[-1].enqueued, kept[-1].complete) == ("004", 5, False)
 
 
+def test_once_it_is_to_stop_it_puts_in_no_more_and_keeps_what_was_done() -> None:
+    class Stopping(Everything):
+        def put(self, upload: Upload) -> bool:
+            if upload.name == "0300":
+                self.stopping.set()
+            return True
+
+    kept: list[State] = []
+    uploads = iter([Upload("b", f"{n:04}", 1, 1) for n in range(10_000)])
+    with pytest.raises(KeyboardInterrupt):
+        enqueue(uploads, lambda _: True, Stopping(), State(), kept.append, 1e9)
+    listed = 10_000 - sum(1 for _ in uploads)
+    assert 0 < kept[-1].enqueued <= listed < 10_000
+    assert kept[-1].last == f"{kept[-1].enqueued - 1:04}"
+
+
 def test_each_bucket_and_prefix_has_its_own_journal_and_a_damaged_one_says_so(tmp_path: Path) -> None:
     journals = [Journal(tmp_path, QUEUE, "b", prefix) for prefix in ("", "a/", "../../x")]
     for number, journal in enumerate(journals):

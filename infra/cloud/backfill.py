@@ -11,9 +11,11 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
+from threading import Event
 from types import FrameType
 
 from google.api_core.exceptions import GoogleAPICallError
@@ -208,7 +210,8 @@ class Backfill:
                 )
 
             try:
-                enqueue(self._listing(), self._wanted, self.tasks, self.state, keep, most)
+                with _halting(self.tasks.stopping):
+                    enqueue(self._listing(), self._wanted, self.tasks, self.state, keep, most)
             finally:
                 self.journal.write(self.state, now=True)
 
@@ -262,6 +265,27 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+@contextmanager
+def _halting(stopping: Event) -> Iterator[None]:
+    """Meanwhile the first Ctrl-C or SIGTERM only sets `stopping`; a second is raised.
+
+    Raised while threads are at work, it can strike between a lock and its release, and wait for ever.
+    """
+
+    def halt(signum: int, frame: FrameType | None) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+
+    heard = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) != signal.SIG_IGN]
+    before = {each: signal.signal(each, halt) for each in heard}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -128,9 +128,14 @@ def enqueue(
 ) -> State:
     """Put what is wanted into the queue, at most `most` tasks, and tell `keep` of each step.
 
-    Whatever ends it, `keep` has the state that is true then; failures of `queue.put` are raised.
+    Whatever ends it, `keep` has the state that is true then; failures of `queue.put` are raised, and
+    KeyboardInterrupt once somebody has set `queue.stopping`.
     """
     window: deque[tuple[str, Future[bool] | None]] = deque()
+
+    def go_on() -> None:
+        if queue.stopping.is_set():
+            raise KeyboardInterrupt
 
     def settle() -> None:
         nonlocal state
@@ -150,6 +155,7 @@ def enqueue(
     with ThreadPoolExecutor(THREADS, "enqueue") as pool:
         try:
             for upload in uploads:
+                go_on()
                 created = None
                 if wanted(upload):
                     if asked >= most:
@@ -161,6 +167,7 @@ def enqueue(
                 if len(window) >= WINDOW:
                     settle()
             while window:
+                go_on()
                 settle()
         except BaseException:
             queue.stopping.set()

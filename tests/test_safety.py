@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dropcap import safety
-from dropcap.analysis import Verdict
+from dropcap.analysis import Published, Verdict
+from dropcap.bucket import Buckets
 from dropcap.errors import Rejected, SettingsError
 from dropcap.settings import Settings
 from tests.app import App, Start, problem, rows, small_png
@@ -220,3 +221,22 @@ def test_where_it_is_published_without_a_verdict_the_record_says_unknown(start: 
     }
     app = app.restarted(SAFETY="off")
     assert app.analyze(data=small_png()).get_json()["safety"] is None
+
+
+@pytest.mark.parametrize("found", ["fault-unsafe-high", "fault-missing-safety"])
+def test_who_goes_on_when_another_has_found_it_unfit_leaves_nothing_published(
+    start: Start, monkeypatch: pytest.MonkeyPatch, found: str
+) -> None:
+    app = start(SAFETY="low", SIZES="200,100", LAYOUT="beside", **ANSWERS)
+    upload = app.upload("ana/a.png", small_png())
+    publish = Buckets.publish
+
+    def halted(self: Buckets, *given: Any) -> Published:
+        monkeypatch.setattr(Buckets, "publish", publish)
+        lease_runs_out()
+        assert app.restarted(GEMINI_MODEL=found).deliver(upload) == 200
+        return publish(self, *given)
+
+    monkeypatch.setattr(Buckets, "publish", halted)
+    assert app.deliver(upload) == 503
+    nothing_public(app)

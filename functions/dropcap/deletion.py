@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from google.cloud.storage import Blob
 
 STATE = "deleted"  # of an upload's row while something is stored; and, from then on, its reason
+STANDS = (
+    "SELECT u.state, a.result->'pictures' FROM uploads u LEFT JOIN analyses a USING (id) WHERE u.id = :id"
+)
 
 
 def finish(upload: Upload, services: Services) -> dict[str, Any] | None:
@@ -52,6 +55,19 @@ def unpublish(upload: Upload, buckets: Buckets, known: Mapping[str, int] | None 
     _delete(copies.own(buckets, upload, names), buckets)  # first: the others are all that tells of them
     _delete(stored, buckets)
     _delete(copies.own(buckets, upload, names), buckets)  # made meanwhile; now none can be
+
+
+def withdraw(upload: Upload, services: Services) -> None:
+    """Delete what is published of an upload beside what is recorded, unless somebody is at work on it.
+
+    For one who has lost the claim, and has published since: what others have rejected, held or deleted
+    meanwhile they could not see.
+    """
+    known = services.buckets.published(upload)  # first: what a later holder publishes is not in it
+    [[state, pictures]] = services.database.query(STANDS, id=upload.id) or [["", None]]
+    if state != "claimed":
+        named = {each["object"] for each in pictures or ()}
+        unpublish(upload, services.buckets, {name: known[name] for name in known.keys() - named})
 
 
 def _erase(upload: Upload, buckets: Buckets) -> None:

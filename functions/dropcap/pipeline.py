@@ -54,6 +54,9 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
             watch.begins = lambda stage: _keep(claim, upload, services, stage)
             try:
                 decided = _decide(claim, upload, services, watch, posted, before)
+            except Busy:
+                deletion.withdraw(upload, services)
+                raise
             except BaseException:
                 with suppress(Unreachable):  # the lease then runs out by itself
                     database.release(upload, claim.holder)
@@ -205,9 +208,13 @@ def _finish(upload: Upload, services: Services) -> None:
     if upload.in_bucket:
         fate = "gone"
         recorded = services.database.analysis(upload.id)
+        stored = True
         if recorded:
             services.buckets.check(tuple(Published(**each) for each in recorded["pictures"]))
-        if recorded or services.buckets.quarantined(upload):
+        else:
+            stored = services.buckets.quarantined(upload)
+            deletion.unpublish(upload, services.buckets)  # by one who died before it could be rejected
+        if stored:
             fate = services.buckets.dispose(upload)
             fate = fate if recorded or fate == "kept" else "quarantined"
     services.database.finish(upload, fate)

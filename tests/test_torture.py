@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import requests
 
+from dropcap import safety
 from infra.local.gemini import GeminiStandIn
 from infra.torture import __main__ as torture
 from infra.torture import schemas, soak
@@ -26,10 +27,14 @@ SHORT = ("--points", "2", "--kills", "2", "--uploads", "8", "--faults", "1", "--
 
 
 SCENARIOS = (
+    "killed, archived",
+    "killed, copies",
+    "killed, held",
     "killed, at random",
     "delivered often",
     "taken over, picture",
-    "overwritten, picture",
+    "taken over, unsafe",
+    "overwritten, copies",
     "faults of PostgreSQL",
     "faults of Gemini",
     "faults towards Cloud Storage",
@@ -49,7 +54,7 @@ def kept(scenario: str, folder: Path) -> dict[str, Any]:
     [scene] = told["scenarios"]
     assert scene["looks"] > 0
     assert scene["deliveries"] >= scene["uploads"] > 0
-    assert (scene["kills"] == 2) == scenario.startswith("killed")
+    assert scene["kills"] == (2 if scenario.startswith("killed") else 0)
     return dict(scene)
 
 
@@ -74,22 +79,20 @@ def test_a_lost_row_and_an_unclear_refusal_are_seen() -> None:
 
 
 def test_every_promise_is_kept_and_a_run_is_the_same_for_a_seed(tmp_path: Path) -> None:
-    points = [kept("killed, archived", tmp_path / run)["points"] for run in ("first", "again")]
+    points = [kept("killed, no picture", tmp_path / run)["points"] for run in ("first", "again")]
     assert points[0] == points[1]
     assert len(points[0]) == 2
 
 
 def test_a_soak_is_flat(tmp_path: Path) -> None:
-    # Whether so few are flat enough depends on what else the machine does: `make soak` judges, over 2,000.
     soak.main(["--uploads", "24", "--largest", "0.2", "--build", str(tmp_path)])
     told = json.loads((tmp_path / "soak.json").read_text())
     [scene] = told["scenarios"]
     assert (scene["uploads"], scene["connections"], len(scene["rests"])) == (24, 1, 24)
     assert 50 < scene["rests"][-1]["rss_mb"] < 400
-    for what in ("threads", "files"):
-        found = [rest[what] for rest in scene["rests"][6:]]
-        assert max(found) - min(found) <= 1, what
-    assert not any(rest["left"] for rest in scene["rests"])
+    # What so few cost depends on what else the machine does: `make soak` judges that, over 2,000.
+    noisy = ("soak: resident set", "soak: seconds")
+    assert not [reason for reason in told["reasons"] if not reason.startswith(noisy)]
 
 
 def test_what_grows_is_named() -> None:
@@ -109,7 +112,7 @@ def test_what_grows_is_named() -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("torture"), 0) as made:
+    with World(tmp_path_factory.mktemp("torture"), 0, {"LAYOUT": "beside"}) as made:
         yield made
 
 
@@ -124,6 +127,8 @@ def sent(world: World, function: Function) -> Sent:
     """An upload that is done, the only one there is."""
     world.sent.clear()
     run(world, "TRUNCATE uploads, analyses, achievements, progress_totals")
+    for blob in world.client.list_blobs(world.buckets[1]):
+        blob.delete()
     upload = world.upload()
     assert world.deliver(function, upload) == "answered"
     assert broken(world, at_rest=True) == []
@@ -148,11 +153,18 @@ def copied(columns: str) -> str:
     return f"INSERT INTO analyses (id, {names}) SELECT gen_random_uuid(), {columns or names} FROM analyses"
 
 
+def copy_of(sent: Sent) -> str:
+    return f"{sent.upload.name.removesuffix('.png')}_48.webp"
+
+
 Harm = Callable[[World, Sent], None]
 HARM: dict[str, tuple[str, Harm]] = {
     "its result is deleted": ("lost", lambda w, s: run(w, "DELETE FROM analyses")),
     "a picture is deleted": ("lost", lambda w, s: delete(w, 1, f"{s.id}/48.webp")),
     "a picture is overwritten": ("lost", lambda w, s: put(w, 1, f"{s.id}/48.webp")),
+    "a copy is deleted": ("lost", lambda w, s: delete(w, 1, copy_of(s))),
+    "a copy is overwritten": ("wrong one", lambda w, s: put(w, 1, copy_of(s))),
+    "a copy of nothing": ("twice", lambda w, s: put(w, 1, "ana/other_48.webp")),
     "a second analysis": ("twice", lambda w, s: run(w, copied(""))),
     "an analysis of nothing": (
         "twice",
@@ -170,6 +182,10 @@ HARM: dict[str, tuple[str, Harm]] = {
     "other bytes in quarantine": ("wrong one", lambda w, s: put(w, 2, f"{s.id}/{s.upload.name}")),
     "taken for gone": ("wrong one", lambda w, s: run(w, "UPDATE uploads SET reason_code = 'gone'")),
     "an outcome without its event": ("lost", lambda w, s: run(w, "DELETE FROM events")),
+    "a rejection without its event": (
+        "lost",
+        lambda w, s: run(w, f"UPDATE uploads SET reason_code = '{safety.UNSAFE}'"),
+    ),
     "an event of another outcome": (
         "twice",
         lambda w, s: run(w, "INSERT INTO events SELECT upload_id, 'rejected', id FROM events"),
@@ -187,6 +203,16 @@ HARM: dict[str, tuple[str, Harm]] = {
 def test_a_broken_promise_is_seen(world: World, sent: Sent, promise: str, harm: Harm) -> None:
     harm(world, sent)
     assert tally(broken(world, at_rest=True))[promise] > 0
+
+
+def test_what_is_published_of_a_rejected_upload_is_not_healed(
+    world: World, function: Function, sent: Sent
+) -> None:
+    text = world.upload(bad=True)
+    assert world.deliver(function, text) == "answered"
+    assert broken(world, at_rest=True) == []
+    put(world, 1, f"{text.id}/48.webp")
+    assert [each.promise for each in broken(world, at_rest=True)] == ["not healed"]
 
 
 def test_a_source_deleted_by_hand_is_lost(world: World, sent: Sent) -> None:

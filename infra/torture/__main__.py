@@ -9,8 +9,18 @@ from pathlib import Path
 from infra.local.storage import ROOT
 from infra.torture import duplicates, faults, kills, report, schemas, zombies
 from infra.torture.report import Play
+from infra.torture.world import NO_VERDICT, UNSAFE
 
-ARCHIVED = "killed, archived"
+# What is other than usual for all functions of a scenario.
+VARIABLES = {
+    "killed, archived": {"SOURCE": "archive"},
+    "killed, copies": {"LAYOUT": "beside"},
+    "killed, held": {"SAFETY": "low"},
+    "delivered often": {"LAYOUT": "beside"},
+    "taken over, unsafe": {"SAFETY": "low"},
+    "taken over, held": {"SAFETY": "low"},
+    "overwritten, copies": {"LAYOUT": "beside"},
+}
 
 
 def plays(asked: argparse.Namespace) -> Mapping[str, Play]:
@@ -19,13 +29,18 @@ def plays(asked: argparse.Namespace) -> Mapping[str, Play]:
     return {
         "killed, picture": partial(kills.at_every_point, only=points),
         "killed, no picture": partial(kills.at_every_point, bad=True, only=points),
-        ARCHIVED: partial(kills.at_every_point, only=points, SOURCE="archive"),
+        "killed, archived": partial(kills.at_every_point, only=points),
+        "killed, copies": partial(kills.at_every_point, only=points),
+        "killed, held": partial(kills.held, only=points),
         "killed, at random": partial(kills.at_random, kills=asked.kills),
         "delivered often": partial(duplicates.many_times, uploads=asked.uploads),
         "taken over, picture": partial(zombies.taken_over, only=points),
         "taken over, no picture": partial(zombies.taken_over, bad=True, only=points),
+        "taken over, unsafe": partial(zombies.taken_over, other=UNSAFE, only=points),
+        "taken over, held": partial(zombies.taken_over, other=NO_VERDICT, only=points),
         "overwritten, picture": partial(zombies.overwritten, only=points),
         "overwritten, no picture": partial(zombies.overwritten, bad=True, only=points),
+        "overwritten, copies": partial(zombies.overwritten, only=points),
         "faults of PostgreSQL": faults.of_postgresql,
         "faults of Gemini": partial(faults.of_gemini, only=few),
         **{
@@ -41,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """The exit status; see `--help`."""
     asked = _arguments(words)
     chosen = {name: play for name, play in plays(asked).items() if asked.only in name}
-    return report.run("torture", chosen, asked, archived=[ARCHIVED])
+    return report.run("torture", chosen, asked, VARIABLES)
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:

@@ -8,13 +8,14 @@ import random
 import signal
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
+from dropcap import safety
 from infra.torture.report import Scene
-from infra.torture.world import LEASE_S, Function, Sent
+from infra.torture.world import LEASE_S, NO_VERDICT, NONE, Function, Sent
 
 WAVE = 20  # kills between two looks
 MEASURED = 5  # undisturbed deliveries
@@ -22,11 +23,32 @@ T = TypeVar("T")
 LONGER = 1.1  # than the slowest of them: the last random instants come after the answer
 
 
-def at_every_point(scene: Scene, bad: bool = False, only: int | None = None, **settings: str) -> None:
-    """A kill at each point; at `only` so many of them, drawn by chance."""
+def held(scene: Scene, only: int | None = None) -> None:
+    """A kill at each point while there is no verdict on safety; an hour later there is one."""
+    world = scene.world
+    at_every_point(scene, code=safety.NO_VERDICT, settings=NO_VERDICT, only=only)
+    world.later(safety.AGAIN_S)
+    with world.function("an hour later") as function:
+        for sent in world.sent:
+            sent.code = ""
+            answer = world.deliver(function, sent)
+            if answer != "answered":
+                scene.problems.append(f"{sent}, which was held, was {answer}")
+    scene.check(at_rest=True)
+
+
+def at_every_point(
+    scene: Scene,
+    bad: bool = False,
+    code: str = "",
+    settings: Mapping[str, str] = NONE,
+    only: int | None = None,
+) -> None:
+    """A kill at each point; at `only` so many of them, drawn by chance. Pictures end with `code`."""
     world = scene.world
     with world.function("killed", **settings) as function:
         points = chosen(points_of(scene, function, bad), only, world.chance)
+        world.sent[-1].code = code or world.sent[-1].code
         scene.facts["points"] = points
         scene.total(len(points))
         for wave in _waves(points):
@@ -34,7 +56,8 @@ def at_every_point(scene: Scene, bad: bool = False, only: int | None = None, **s
             for point in wave:
                 function.fresh()
                 function.order(signal.SIGKILL, point)
-                worker, sent = function.worker(), world.upload(bad)
+                worker, sent = function.worker(), world.upload(bad, new=True)
+                sent.code = code or sent.code
                 answer = world.deliver(function, sent)
                 if function.called_off():
                     world.kills += 1
@@ -72,7 +95,7 @@ def points_of(scene: Scene, function: Function, bad: bool = False) -> list[str]:
     """The points that an undisturbed upload passes in a new process, in their order."""
     function.fresh()
     passed = function.passes()
-    answer = scene.world.deliver(function, scene.world.upload(bad))
+    answer = scene.world.deliver(function, scene.world.upload(bad, new=True))
     points = passed.read_text().splitlines()
     passed.unlink()
     if answer != "answered":

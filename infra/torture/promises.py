@@ -18,6 +18,7 @@ from typing import Any
 from google.cloud.storage import Blob
 from PIL import Image
 
+from dropcap import safety
 from infra.torture.world import Sent, World
 
 PROMISES = ("lost", "twice", "wrong one", "not healed")
@@ -64,6 +65,7 @@ class Seen:
 
     def __init__(self, world: World) -> None:
         self.sent = list(world.sent)  # what is sent from now on is not looked at
+        self.may_be_held = "SAFETY" in world.variables
         uploads, pictures, quarantine, archive = world.buckets
         self.sources = self._objects(world, uploads)
         with world.connected() as connection:
@@ -110,17 +112,17 @@ class Seen:
         )
 
 
-def broken(world: World, at_rest: bool = False, archived: bool = False) -> list[Broken]:
-    """Each promise that is broken now; `at_rest`: every delivery was acknowledged, so nothing is left to do.
-
-    `archived`: sources went to the archive.
-    """
+def broken(world: World, at_rest: bool = False) -> list[Broken]:
+    """Each promise that is broken now; `at_rest`: all was acknowledged, so nothing is left to do."""
     seen = Seen(world)
     found = [Broken(*each) for each in _lost(seen)]
     found += [Broken(*each) for each in _twice(seen)]
     found += [Broken(*each) for each in _wrong(seen)]
     if at_rest:
-        found += [Broken(*each) for each in _not_healed(seen, archived)]
+        found += [Broken(*each) for each in _not_healed(seen, world.variables.get("SOURCE") == "archive")]
+        found += [Broken(*each) for each in _unfit(seen)]
+        if world.variables.get("LAYOUT") == "beside":
+            found += [Broken(*each) for each in _copies(seen)]
         found += [Broken(*each) for each in _wrongly_shown(world, seen)]
     return found
 
@@ -130,14 +132,11 @@ Finding = tuple[str, str, str]
 
 def _lost(seen: Seen) -> Iterator[Finding]:
     for sent in seen.sent:
-        if seen.source(sent) or seen.quarantined(sent):
-            continue
-        problem = seen.published(sent)
-        if problem and not (sent.overwritten and seen.result(sent) is None):
-            row = seen.rows.get(sent.id)
-            yield "lost", str(sent), f"its source is gone, and {problem} (state {row.state if row else None})"
         row = seen.rows.get(sent.id)
-        if row and row.state != "claimed" and not (row.events and row.receipts):
+        problem = "" if seen.source(sent) or seen.quarantined(sent) else seen.published(sent)
+        if problem and not (sent.overwritten and seen.result(sent) is None):
+            yield "lost", str(sent), f"its source is gone, and {problem} (state {row.state if row else None})"
+        if row and row.state != "claimed" and not (_event(row) in row.events and row.receipts):
             yield (
                 "lost",
                 str(sent),
@@ -150,8 +149,7 @@ def _twice(seen: Seen) -> Iterator[Finding]:
         if number > 1:
             yield "twice", f"{upload[1]}#{upload[2]}", f"{number} rows in uploads"
     for id, row in seen.rows.items():
-        due = [] if row.state == "claimed" else ["rejected" if row.code else "analyzed"]
-        if set(row.events) - set(due):
+        if set(row.events) - {_event(row)} - ({"held"} if seen.may_be_held else set()):
             yield "twice", str(id), f"it is {row.state} {row.code}, and its events are {row.events}"
     whose = Counter(
         (each["bucket"], each["name"], each["generation"]) for _, _, each in seen.analyses if each
@@ -208,18 +206,15 @@ def _wrong(seen: Seen) -> Iterator[Finding]:
 def _not_healed(seen: Seen, archived: bool) -> Iterator[Finding]:
     for sent in seen.sent:
         row = seen.rows.get(sent.id)
-        if row is None or row.state != "done":
+        held = row is not None and row.code == safety.NO_VERDICT
+        if row is None or row.state != ("held" if held else "done"):
             yield "not healed", str(sent), f"it is {row.state if row else 'unknown'}"
             continue
-        if row.receipts and row.receipts[0].partition(", ") != (
-            row.code or "analyzed",
-            ", ",
-            _fate(row, archived),
-        ):
-            yield "not healed", str(sent), f"its receipt says {row.receipts[0]}"
-        if seen.source(sent):
+        if row.receipts != [f"{row.code or 'analyzed'}, {_fate(row, archived)}"]:
+            yield "not healed", str(sent), f"its receipt says {row.receipts}"
+        if seen.source(sent) and not held:
             yield "not healed", str(sent), "its source is still there"
-        elif row.code != sent.code and not (sent.overwritten and row.code == "gone"):
+        elif row.code not in (sent.code, sent.or_code) and not (sent.overwritten and row.code == "gone"):
             yield "not healed", str(sent), f"{row.code or 'analyzed'}, not {sent.code or 'analyzed'}"
         elif archived and not sent.overwritten and f"{sent.id}/{sent.upload.name}" not in seen.archive:
             yield "not healed", str(sent), "it is not in the archive"
@@ -227,9 +222,48 @@ def _not_healed(seen: Seen, archived: bool) -> Iterator[Finding]:
 
 def _fate(row: Row, archived: bool) -> str:
     """What is to become of its source."""
+    if row.code == safety.NO_VERDICT:
+        return ""
     if row.code:
         return "gone" if row.code == "gone" else "quarantined"
     return "archived" if archived else "deleted"
+
+
+def _event(row: Row) -> str:
+    """The type of the event that tells of it; empty where there is nothing to tell."""
+    if row.state in ("claimed", "held"):
+        return row.state.removeprefix("claimed")
+    return "rejected" if row.code else "analyzed"
+
+
+def _unfit(seen: Seen) -> Iterator[Finding]:
+    """What is published although its upload was rejected, or is held."""
+    published = {name.partition("/")[0] for name in seen.pictures}
+    for sent in seen.sent:
+        row = seen.rows.get(sent.id)
+        if row and row.code and str(sent.id) in published:
+            yield "not healed", str(sent), f"it is {row.code}, and something of it is published"
+
+
+def _copies(seen: Seen) -> Iterator[Finding]:
+    """Of each name the newest upload that has a result has the copies beside, and nobody has any other."""
+    newest: dict[str, Sent] = {}
+    for sent in sorted(seen.sent, key=lambda each: each.upload.generation):
+        if seen.result(sent):
+            newest[sent.upload.name] = sent
+    due = {
+        f"{name.removesuffix('.png')}_{each['label']}.webp": (sent, each["bytes"], each["md5"])
+        for name, sent in newest.items()
+        for each in (seen.result(sent) or {})["pictures"]
+    }
+    ids = {str(id) for id in seen.known}
+    there = {name: blob for name, blob in seen.pictures.items() if name.partition("/")[0] not in ids}
+    for name, (sent, *stored) in due.items():
+        blob = there.get(name)
+        if blob is None or [blob.size, blob.md5_hash] != stored:
+            yield "wrong one" if blob else "lost", str(sent), f"its copy {name} is not there"
+    for name in there.keys() - due.keys():
+        yield "twice", name, "it is the copy of no picture that is recorded"
 
 
 def _wrongly_shown(world: World, seen: Seen) -> Iterator[Finding]:

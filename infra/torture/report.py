@@ -33,7 +33,6 @@ class Scene:
     name: str
     world: World
     progress: Progress
-    archived: bool = False
     broken: list[Broken] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -49,7 +48,7 @@ class Scene:
 
     def check(self, at_rest: bool = False) -> None:
         """Look whether the promises hold; `at_rest` when every delivery was acknowledged."""
-        found = broken(self.world, at_rest, self.archived)
+        found = broken(self.world, at_rest)
         self.looks += 1
         self.broken += [each for each in found if each not in self.broken]
 
@@ -88,19 +87,21 @@ class Scene:
 
 
 Play = Callable[[Scene], None]
+Variables = Mapping[str, Mapping[str, str]]  # by the names of scenarios
+NONE: Variables = {}
 
 
 def play(
-    plays: Mapping[str, Play], folder: Path, seed: int, console: Console, archived: Sequence[str] = ()
+    plays: Mapping[str, Play], folder: Path, seed: int, console: Console, variables: Variables
 ) -> list[Scene]:
-    """Play scenarios one after the other, each in a new world, with a bar for each."""
+    """Play scenarios one after the other, each in a new world with its `variables`, with a bar for each."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     scenes = []
     with Progress(*columns, console=console) as progress:
         for name, act in plays.items():
             progress.add_task(name, total=None)
-            with World(folder / name.replace(" ", "-"), seed) as world:
-                scene = Scene(name, world, progress, archived=name in archived)
+            with World(folder / name.replace(" ", "-"), seed, variables.get(name, {})) as world:
+                scene = Scene(name, world, progress)
                 started = time.monotonic()
                 act(scene)
                 scene.seconds = time.monotonic() - started
@@ -130,14 +131,14 @@ def run(
     who: str,
     plays: Mapping[str, Play],
     asked: argparse.Namespace,
-    archived: Sequence[str] = (),
+    variables: Variables = NONE,
     show: Callable[[Console, Sequence[Scene]], None] = show,
 ) -> int:
     """Play all, show and write what came of it, tell the reasons on stderr; `make {who}`'s exit status."""
     signal.signal(signal.SIGTERM, _interrupt)
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
     try:
-        scenes = play(plays, asked.build / who, asked.seed, console, archived)
+        scenes = play(plays, asked.build / who, asked.seed, console, variables)
     except StackError as problem:
         reasons = [str(problem)]
     except KeyboardInterrupt:

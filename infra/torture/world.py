@@ -20,6 +20,7 @@ import psutil
 from pg8000.native import Connection
 from PIL import Image
 
+from dropcap import safety
 from dropcap.database import connect
 from dropcap.settings import Settings
 from dropcap.upload import Upload, from_event
@@ -52,6 +53,10 @@ TOLD = {
     "EVENTS_TIMEOUT_S": "1",
 }
 USUAL = {"SIZES": "96,48", "THREADS": "4", "LEASE_S": str(LEASE_S), "ARCHIVE_BUCKET": ARCHIVE} | BOUNDS | TOLD
+NONE: Mapping[str, str] = {}
+# With SAFETY: what Gemini says, and what becomes of the picture.
+UNSAFE, NO_VERDICT = {"GEMINI_MODEL": "fault-unsafe-high"}, {"GEMINI_MODEL": "fault-missing-safety"}
+BECOMES = {UNSAFE["GEMINI_MODEL"]: safety.UNSAFE, NO_VERDICT["GEMINI_MODEL"]: safety.NO_VERDICT}
 START_S = 20.0  # in which the web server forks another process
 POSTGRES = ("-c", "fsync=off", "-c", "max_connections=100")  # no power fails here
 
@@ -66,6 +71,7 @@ class Sent:
     size: tuple[int, int]
     colour: tuple[int, int, int]
     code: str = ""
+    or_code: str | None = None  # this one is right as well, as two who saw it differently were at it
     overwritten: bool = False  # a newer upload of the same name is there, or is just being made
 
     @property
@@ -77,24 +83,32 @@ class Sent:
 
 
 class World(Surroundings):
-    """Surroundings with nothing in them yet. What is drawn by chance follows from `seed`."""
+    """Surroundings with nothing in them yet. What is drawn by chance follows from `seed`.
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    `variables` are of every function in it, and what the promises are judged by.
+    """
+
+    def __init__(self, folder: Path, seed: int, variables: Mapping[str, str] = NONE) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(folder, Settings(archive_bucket=ARCHIVE), in_memory=True, options=POSTGRES)
+        self.variables = variables
         self.chance = random.Random(seed)  # noqa: S311  no secret
         self.sent: list[Sent] = []
         self.deliveries = self.kills = 0
         self._lock = Lock()
 
-    def upload(self, bad: bool = False, over: Sent | None = None) -> Sent:
-        """Put a new small picture, or a text, into the bucket; `over` another one under the same name."""
+    def upload(self, bad: bool = False, over: Sent | None = None, new: bool = False) -> Sent:
+        """Put a small picture, or a text, into the bucket; `over` another one under its name.
+
+        `new`: of a user who has none yet, which passes a few points more.
+        """
         with self._lock:
             number = len(self.sent)
             size = (48 + number % 97, 48 + number % 89)
             red, green, blue = (self.chance.randrange(16, 240) for _ in range(3))
             data = f"Dear Ana, this is letter {number}.".encode() if bad else _png(size, (red, green, blue))
-            name = over.upload.name if over else f"{USERS[number % len(USERS)]}/{number}.png"
+            user = f"new-{number}" if new else USERS[number % len(USERS)]
+            name = over.upload.name if over else f"{user}/{number}.png"
             if over:
                 over.overwritten = True
             return self._send(name, data, size, (red, green, blue), BAD if bad else "")
@@ -153,9 +167,8 @@ class Function(Part):
         self.folder.mkdir()
         path = ":".join(filter(None, (str(ROOT / "functions"), str(ROOT), os.environ.get("PYTHONPATH"))))
         own = {"TORTURE": str(self.folder), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-        self.environment = (
-            {"PATH": "", "HOME": str(self.folder)} | world.environment | USUAL | own | dict(settings)
-        )
+        usual = {"PATH": "", "HOME": str(self.folder)} | world.environment | USUAL | own
+        self.environment = usual | dict(world.variables) | dict(settings)
 
     def start(self) -> None:
         port = free_port()

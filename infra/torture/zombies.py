@@ -6,12 +6,12 @@ newer upload takes the name. What it still does must harm neither.
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from infra.torture.kills import chosen, points_of
 from infra.torture.report import Scene
-from infra.torture.world import LEASE_S, Function, Sent
+from infra.torture.world import BECOMES, LEASE_S, Function, Sent
 
 OTHER = {"QUALITY": "35"}  # so that the same picture is published as other bytes
 TRIES = 8
@@ -19,15 +19,21 @@ AGAIN_S = 0.3  # what the halted one has locked in the database, the server free
 POLL_S = 0.005
 
 
-def taken_over(scene: Scene, bad: bool = False, only: int | None = None) -> None:
-    """At each point the first holder halts, a second one finishes, the first goes on."""
+def taken_over(
+    scene: Scene, bad: bool = False, other: Mapping[str, str] = OTHER, only: int | None = None
+) -> None:
+    """At each point the first holder halts, a second one finishes, the first goes on.
+
+    The second is of a later deployment, with `other` settings, by which it may judge otherwise.
+    """
 
     def meanwhile(second: Function, sent: Sent) -> None:
+        sent.or_code = BECOMES.get(other.get("GEMINI_MODEL", ""))
         scene.world.later(LEASE_S)
         _answered(scene, second, sent)
         scene.check()
 
-    _halted_at_every_point(scene, meanwhile, bad, only)
+    _halted_at_every_point(scene, meanwhile, bad, other, only)
 
 
 def overwritten(scene: Scene, bad: bool = False, only: int | None = None) -> None:
@@ -39,16 +45,20 @@ def overwritten(scene: Scene, bad: bool = False, only: int | None = None) -> Non
             _answered(scene, second, newer)
         scene.check()
 
-    _halted_at_every_point(scene, meanwhile, bad, only)
+    _halted_at_every_point(scene, meanwhile, bad, OTHER, only)
 
 
 def _halted_at_every_point(
-    scene: Scene, meanwhile: Callable[[Function, Sent], None], bad: bool, only: int | None
+    scene: Scene,
+    meanwhile: Callable[[Function, Sent], None],
+    bad: bool,
+    other: Mapping[str, str],
+    only: int | None,
 ) -> None:
     world = scene.world
     with (
         world.function("first") as first,
-        world.function("second", **OTHER) as second,
+        world.function("second", **other) as second,
         ThreadPoolExecutor(1) as pool,
     ):
         points = chosen(points_of(scene, first, bad), only, world.chance)
@@ -58,7 +68,7 @@ def _halted_at_every_point(
             first.fresh()
             first.order(signal.SIGSTOP, point)
             begun = len(world.sent)
-            sent = world.upload(bad)
+            sent = world.upload(bad, new=True)
             answer = pool.submit(world.deliver, first, sent)
             if not _halts(first, answer):
                 scene.problems.append(f"{point} was not passed ({answer.result()})")

@@ -32,6 +32,7 @@ from infra.local.process import Process
 from tests.app import CAPTION, NAME, PICTURE, ROOT, Start, rows, small_png
 from tests.listener import Listener
 from tests.test_database import analysis, upload
+from tests.test_healing import lease_runs_out
 
 KEY = b"a secret of twenty-four bytes"
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
@@ -172,15 +173,37 @@ def test_there_is_no_outcome_without_its_event_and_no_event_without_its_outcome(
 
 def test_the_id_is_that_of_the_outcome_whoever_works_it_out() -> None:
     of, chosen = upload(), Settings(events=TOPIC)
-    held = Rejected("held", "No verdict.", "Wait.", 422)  # type: ignore[arg-type]
+    held = Outcome(of, rejection=BAD, waits=True)
     ids = [
         made.values["id"]
-        for outcome in (Outcome(of, analysis(of)), Outcome(of, rejection=held), Outcome(of, rejection=BAD))
+        for outcome in (Outcome(of, analysis(of)), held, Outcome(of, rejection=BAD))
         for holder in ("one", "another")
         for made in outcome.rows(holder, chosen)
     ]
     assert len(ids) == 6
     assert len(set(ids)) == 3
+
+
+def test_who_was_told_that_an_upload_waits_is_told_how_that_ends(start: Start) -> None:
+    def told() -> list[tuple[str, str]]:
+        return [(each.event["type"].rpartition(".")[2], each.event["data"]["code"]) for each in listener.told]
+
+    with Listener() as listener:
+        events = {"EVENTS": f"http://{listener.host}", "EVENTS_SECRET": SECRET}
+        app = start(**events, SAFETY="low", GEMINI_MODEL="fault-404")
+        assert app.deliver(app.upload("ana/a.png", small_png())) == 200
+        app = app.restarted(GEMINI_MODEL="fault-unsafe-high")
+        lease_runs_out()
+        app.sweep()
+        assert told() == [("held", "held_no_verdict"), ("rejected", "held_unsafe")]
+        assert app.deliver(app.upload("ana/b.png", small_png())) == 200
+        assert told()[2:] == [("rejected", "held_unsafe")]  # it never waited
+        app = app.restarted(GEMINI_MODEL="fault-404")
+        assert app.deliver(app.upload("ana/c.png", small_png())) == 200
+        rows("UPDATE uploads SET created_at = now() - interval '3 days'")
+        lease_runs_out()
+        app.sweep()
+        assert told()[3:] == [("held", "held_no_verdict"), ("rejected", "held_no_verdict")]
 
 
 def test_no_name_makes_an_event_that_pub_sub_refuses_with_all_that_are_sent_beside_it() -> None:

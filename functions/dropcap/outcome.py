@@ -11,19 +11,23 @@ from dropcap.upload import Upload
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """It has an `analysis`, or a `rejection`; then `sha256` is of the bytes, empty where none were read."""
+    """It has an `analysis`, or a `rejection`; then `sha256` is of the bytes, empty where none were read.
+
+    `waits`: the rejection is not its end, and it is tried again.
+    """
 
     upload: Upload
     analysis: Analysis | None = None
     rejection: Rejected | None = None
     sha256: str = ""
+    waits: bool = False
 
     @property
     def word(self) -> str:
-        """analyzed, held (its code begins so) or rejected."""
+        """analyzed, held (while it waits) or rejected."""
         if self.rejection is None:
             return "analyzed"
-        return "held" if self.rejection.code.startswith("held") else "rejected"
+        return "held" if self.waits else "rejected"
 
     def rows(self, holder: str, settings: Settings) -> tuple[Row, ...]:
         """What the transaction that commits it has to write besides; none where nobody asks for any."""

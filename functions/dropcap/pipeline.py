@@ -107,9 +107,11 @@ def _decide(
             raise
         logs.write("WARNING", str(rejection), upload=str(upload.id), code=rejection.code)
         sha256 = hashlib.sha256(data).hexdigest() if data is not None and settings.receipts else ""
-        rows = Outcome(upload, rejection=rejection, sha256=sha256).rows(claim.holder, settings)
+        waits = rejection.code == safety.NO_VERDICT and claim.age_s < safety.LONGEST_S
+        outcome = Outcome(upload, rejection=rejection, sha256=sha256, waits=waits)
+        rows = outcome.rows(claim.holder, settings)
         reason = (rejection.code, str(rejection))
-        if rejection.code == safety.NO_VERDICT and claim.age_s < safety.LONGEST_S:
+        if waits:
             if not database.hold(upload, claim.holder, *reason, safety.AGAIN_S, rows):
                 raise _lost(upload) from rejection
             return False

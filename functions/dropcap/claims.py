@@ -33,7 +33,7 @@ class Death:
 class Claim:
     """How an upload stands. `state` is one of
 
-    claimed     ours now, with `holder` as our token: process it
+    claimed     ours now, with `holder` as our token: process it; it was held before if it has a `reason`
     busy        another's, whose lease has not run out: come back later
     recorded    the result is stored: dispose of the source
     rejected    the rejection is stored, with its `reason`: dispose of the source
@@ -92,7 +92,7 @@ def take(run: Run, upload: Upload, holder: str, lease_s: int) -> Claim:
         ON CONFLICT (id) DO UPDATE
         SET (state, reason_code, reason,
              attempts, holder, lease_until, stage, stage_at, rss_mb, deaths) = (
-          SELECT 'claimed', '', '', u.attempts + 1, excluded.holder, excluded.lease_until,
+          SELECT 'claimed', '', u.reason, u.attempts + 1, excluded.holder, excluded.lease_until,
                  excluded.stage, excluded.stage_at, excluded.rss_mb,
                  CASE WHEN u.holder IS NULL THEN u.deaths ELSE u.deaths || jsonb_build_object(
                    'stage', u.stage, 'at', date_trunc('second', u.stage_at), 'rss_mb', u.rss_mb) END

@@ -107,7 +107,8 @@ def _decide(
             raise
         logs.write("WARNING", str(rejection), upload=str(upload.id), code=rejection.code)
         sha256 = hashlib.sha256(data).hexdigest() if data is not None and settings.receipts else ""
-        waits = rejection.code == safety.NO_VERDICT and claim.age_s < safety.LONGEST_S
+        new = claim.age_s < safety.LONGEST_S or not claim.reason  # days of other faults are no hold
+        waits = rejection.code == safety.NO_VERDICT and new
         outcome = Outcome(upload, rejection=rejection, sha256=sha256, waits=waits)
         rows = outcome.rows(claim.holder, settings)
         reason = (rejection.code, str(rejection))

@@ -5,8 +5,8 @@
 
 A picture above the level is rejected: it is quarantined with the reason. One without a verdict is held, where
 SAFETY_UNKNOWN says so: its source stays where it is, private, nothing is published, and the sweep has it
-tried again every hour, for three days; then it is quarantined as well. A text in the picture can try to
-talk the model into a verdict, so it is a filter, no proof (SECURITY.md).
+tried again every hour, until it is three days old; then it is quarantined as well, if it was held before. A
+text in the picture can try to talk the model into a verdict, so it is a filter, no proof (SECURITY.md).
 """
 
 from collections.abc import Iterable

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from dropcap import later
+from dropcap import deletion, later
 from dropcap.analysis import Published
-from dropcap.bucket import Buckets
+from dropcap.bucket import Buckets, NotStored
 from dropcap.database import Database
 from dropcap.services import Services
 from tests.app import App, Start, problem, rows, small_png
@@ -174,11 +174,14 @@ def test_it_is_described_in_the_language_that_the_upload_named(start: Start) -> 
 
 
 @pytest.mark.parametrize("model", ["fault-unsafe-high", "fault-blocked"])
-def test_what_a_later_verdict_finds_unsafe_is_published_no_longer(start: Start, model: str) -> None:
-    app = start(**ONCE, LAYOUT="beside")
+def test_what_a_later_verdict_finds_unsafe_is_published_no_longer_and_its_largest_picture_quarantined(
+    start: Start, model: str
+) -> None:
+    app = start(**ONCE | {"SIZES": "20,40"}, LAYOUT="beside")
     upload = app.upload("ana/a.png", small_png())
     app.deliver(upload)
-    assert len(app.objects(app.pictures)) == 2
+    published = app.objects(app.pictures)
+    assert len(published) == 4
     app = app.restarted(GEMINI_MODEL=model, SAFETY="low")
     assert redescribe(app, mark=True)["pictures"] == 1
     assert app.sweep() == DONE | {"not_described": 1}
@@ -187,11 +190,132 @@ def test_what_a_later_verdict_finds_unsafe_is_published_no_longer(start: Start, 
     assert (then["pictures"], then["safety"]["level"]) == ([], "high")
     assert not then["describe_later"]
     assert app.sweep() == DONE
+    [(name, copy)] = app.objects(app.quarantine).items()
+    assert (name, copy.md5_hash) == (f"{upload.id}/40.webp", published[name].md5_hash)
+    assert copy.metadata["reason"] == "held_unsafe"
+    assert "its safety level is high" in copy.metadata["problem"]
+    assert copy.metadata["source"] == f"gs://{app.uploads}/ana/a.png"
+    in_gallery(app, f"{upload.id}/delete")
+    assert app.objects(app.quarantine) == {}
 
 
-@pytest.mark.parametrize("wrong", [None, [], {"owner": 7}, {"since": "now"}, {"bob": "x"}, {"after": "1"}])
-def test_a_wrong_wish_is_a_problem_with_a_remedy_and_changes_nothing(start: Start, wrong: object) -> None:
-    app = start()
-    body = json.dumps({"redescribe": wrong})
-    answer = app.sweeper.post("/", data=body, content_type="application/json")
-    assert problem(answer, 400)["code"] == "bad_redescribe"
+def broken(*_: object) -> None:
+    raise NotStored("The bucket is away.")
+
+
+def test_what_is_unsafe_is_taken_back_whatever_breaks_off_and_however_often(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start(**ONCE)
+    upload = app.upload("ana/a.png", small_png())
+    app.deliver(upload)
+    app = app.restarted(GEMINI_MODEL="fault-unsafe-high", SAFETY="low")
+    assert redescribe(app, mark=True)["pictures"] == 1
+    parts: list[tuple[Any, str, int]] = [
+        (Buckets, "quarantine_published", 1),
+        (deletion, "unpublish", 0),
+        (deletion, "unpublish", 0),
+    ]
+    for owner, part, shown in parts:
+        rows(f"UPDATE analyses SET describe_after = now(), describe_tries = {later.TRIES}")  # noqa: S608
+        with monkeypatch.context() as breaking:
+            breaking.setattr(owner, part, broken)
+            assert app.sweep() == DONE | {"not_described": 1}
+        assert len(result(app, upload.id)["pictures"]) == shown
+        assert len(app.objects(app.pictures)) == 1
+        assert rows("SELECT count(*) FROM analyses WHERE describe_after > now()") == [[1]]
+    app = app.restarted(SAFETY="off", GEMINI_MODEL=DOWN)  # nobody is asked any more
+    its_time_comes()
+    assert app.sweep() == DONE
+    assert app.objects(app.pictures) == {}
+    assert list(app.objects(app.quarantine)) == [f"{upload.id}/200.webp"]
+    assert rows("SELECT count(*) FROM analyses WHERE describe_after IS NULL") == [[1]]
+    assert result(app, upload.id)["safety"]["level"] == "high"
+
+
+def test_nothing_is_kept_of_an_unsafe_picture_that_its_user_deletes_meanwhile(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start(**ONCE, GEMINI_MODEL=DOWN)
+    upload = app.upload("ana/a.png", small_png())
+    app.deliver(upload)
+    app = app.restarted(GEMINI_MODEL="fault-unsafe-high", SAFETY="low")
+    copy = Buckets.quarantine_published
+
+    def beside_a_deletion(buckets: Buckets, *what: Any) -> None:
+        copy(buckets, *what)
+        left = app.storage.bucket(app.quarantine).blob(f"{upload.id}/200.webp")
+        data = left.download_as_bytes()
+        in_gallery(app, f"{upload.id}/delete")
+        left.upload_from_string(data)  # it came when the deletion had looked
+
+    monkeypatch.setattr(Buckets, "quarantine_published", beside_a_deletion)
+    assert app.sweep() == DONE | {"not_described": 1}
+    assert app.objects(app.quarantine) == {}
+
+
+def test_nothing_is_taken_back_before_the_upload_is_done(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start(**ONCE, GEMINI_MODEL=DOWN)
+    upload = app.upload("ana/a.png", small_png())
+    with monkeypatch.context() as breaking:
+        breaking.setattr(Buckets, "dispose", broken)
+        assert app.deliver(upload) == HTTPStatus.INTERNAL_SERVER_ERROR
+    assert rows("SELECT state FROM uploads") == [["recorded"]]
+    app = app.restarted(GEMINI_MODEL="fault-unsafe-high", SAFETY="low")
+    assert app.sweep() == DONE
+    assert app.deliver(upload) == HTTPStatus.OK
+    assert app.sweep() == DONE | {"not_described": 1}
+    assert app.objects(app.pictures) == {}
+
+
+def test_a_sweep_stops_where_gemini_fails_and_goes_on_where_the_pictures_do(start: Start) -> None:
+    app = start(**ONCE, GEMINI_MODEL=DOWN)
+    for number in range(later.FAILURES + 1):
+        app.deliver(app.upload(f"ana/{number}.png", small_png()))
+    assert app.sweep() == DONE | {"not_described": later.FAILURES}
+    for settings in ({"GEMINI_MODEL": "fault-malformed"}, {"GEMINI_MODEL": "fault-blocked", "SAFETY": "low"}):
+        app = app.restarted(**settings)
+        assert redescribe(app, all=True, mark=True)["pictures"] == later.FAILURES + 1
+        assert app.sweep() == DONE | {"not_described": later.FAILURES + 1}
+
+
+def test_an_answer_is_kept_where_the_picture_is_and_only_its_turn_has_passed(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start(**ONCE, GEMINI_MODEL=DOWN, DAILY_CALLS="100")
+    upload = app.upload("ana/a.png", small_png())
+    app.deliver(upload)
+    app = app.restarted(GEMINI_MODEL=UP)
+    read = Buckets.read_published
+
+    def marked(buckets: Buckets, published: Published) -> bytes:
+        monkeypatch.setattr(Buckets, "read_published", read)
+        redescribe(app, mark=True)
+        return read(buckets, published)
+
+    monkeypatch.setattr(Buckets, "read_published", marked)
+    assert app.sweep() == DONE | {"described": 1}
+    assert rows("SELECT calls FROM spending") == [[2]]  # one had failed
+    assert result(app, upload.id)["usage"]["reused"]
+
+
+def test_a_wrong_wish_is_a_problem_with_a_remedy_and_changes_nothing(start: Start) -> None:
+    app = start(**ONCE)
+    app.deliver(app.upload("ana/a.png", small_png()))
+    wishes: tuple[Any, ...] = (
+        None,
+        [],
+        {"owner": 7},
+        {"since": "now"},
+        {"bob": "x"},
+        {"after": "1"},
+        {"all": 1, "mark": True},
+    )
+    for wrong in (*wishes, {"all": True, "mark": True, "owner": None}):
+        body = json.dumps({"redescribe": wrong})
+        answer = app.sweeper.post("/", data=body, content_type="application/json")
+        assert problem(answer, 400)["code"] == "bad_redescribe"
+    assert rows("SELECT count(*) FROM analyses WHERE describe_after IS NULL") == [[1]]
+    assert redescribe(app, all=True, mark=True)["pictures"] == 1  # and would be marked, by another wish

@@ -210,8 +210,22 @@ class Buckets:
 
     def quarantine(self, upload: Upload, rejection: Rejected) -> None:
         """Copy the source to the quarantine bucket, with the reason in its metadata."""
-        facts = {"reason": rejection.code, "problem": rejection.problem, "remedy": rejection.remedy}
-        self._copy(upload, self.settings.quarantine_bucket, facts)
+        self._copy(upload, self.settings.quarantine_bucket, _reason(rejection))
+
+    def quarantine_published(self, upload: Upload, published: Published, rejection: Rejected) -> None:
+        """The same with a published picture of an upload whose source is gone; under its own name."""
+        blob = self._found(self.blob(self.settings.pictures_bucket, published.object))
+        facts = _reason(rejection) | {"source": _address(upload)}
+        quarantine = self.settings.quarantine_bucket
+        if blob is None or not self._copy(_upload(blob), quarantine, facts, published.object):
+            raise NotStored(f"{published.object} is no longer stored.")
+
+    def forget_quarantined(self, published: Published) -> None:
+        """Delete that copy."""
+        from google.api_core.exceptions import NotFound
+
+        with suppress(NotFound):
+            self.ask(self.blob(self.settings.quarantine_bucket, published.object).delete)
 
     def quarantined(self, upload: Upload) -> bool:
         """Whether its copy is in quarantine; a source that was gone has none.
@@ -241,16 +255,16 @@ class Buckets:
             self.ask(self.blob(upload.bucket, upload.name).delete, if_generation_match=upload.generation)
         return fate
 
-    def _copy(self, upload: Upload, bucket: str, facts: dict[str, str]) -> bool:
-        """Copy within Cloud Storage to `<id>/<name>`, where an earlier delivery has not done it already.
+    def _copy(self, upload: Upload, bucket: str, facts: dict[str, str], name: str = "") -> bool:
+        """Copy within Cloud Storage to `name`, or to `<id>/<name>`, as an earlier delivery may have done.
 
         Whether it was copied: False where the source is gone.
         """
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        target = self.blob(bucket, _kept_as(upload))
+        target = self.blob(bucket, name or _kept_as(upload))
         target.content_type = upload.content_type or "application/octet-stream"
-        facts |= {"source": f"gs://{upload.bucket}/{upload.name}"}
+        facts = {"source": _address(upload)} | facts
         room = LARGEST_METADATA - _bytes(facts)  # what would not fit would be refused at every delivery
         target.metadata = (dict(upload.metadata) if _bytes(upload.metadata) <= room else {}) | facts
         source = self.blob(upload.bucket, upload.name)
@@ -294,6 +308,15 @@ def _upload(blob: "Blob") -> Upload:
         content_type=blob.content_type or "",
         metadata=blob.metadata or {},
     )
+
+
+def _address(upload: Upload) -> str:
+    """Where it was; of a posted one, whose it was."""
+    return f"gs://{upload.bucket}/{upload.name}" if upload.in_bucket else upload.name
+
+
+def _reason(rejection: Rejected) -> dict[str, str]:
+    return {"reason": rejection.code, "problem": rejection.problem, "remedy": rejection.remedy}
 
 
 def _kept_as(upload: Upload) -> str:

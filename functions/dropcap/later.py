@@ -6,6 +6,9 @@ them. Who takes one moves that instant on, which is the lease and the next try i
 as long as the instant is still the one that it set: a picture that is deleted meanwhile stays deleted, and
 two sweeps never do one twice. A person's own caption and alt text stand in columns of their own, and stay.
 
+What Gemini then finds above SAFETY is taken back: it is copied to quarantine, then its row tells of no
+pictures, then they are deleted. Whoever dies in between leaves a row that is due, and has none.
+
     describe     some of the rows whose time has come
     redescribe   mark what another prompt or model described, or none: nothing else is ever asked anew
 """
@@ -32,14 +35,16 @@ from dropcap.upload import Upload
 
 FIRST_S, LONGEST_S = 300, 86_400  # until the next try, which doubles: the sweep comes every ten minutes
 TRIES = 15  # in 6.8 days
-FAILURES = 3  # in one sweep: then it is Gemini's fault, and the others need not find out
+FAILURES = 3  # in one sweep, none the picture's: then they are Gemini's, and the others need not find out
 BATCH = 1000  # rows that one statement of `redescribe` looks at: 16 ms to count, 200 to mark
+# Not before its source is gone, for which all that is published must be there.
 TAKE = f"""
 UPDATE analyses SET describe_tries = describe_tries + 1,
   describe_after = now() + make_interval(secs => least({FIRST_S} * 2 ^ describe_tries, {LONGEST_S}))
 WHERE id = (
-  SELECT id FROM analyses WHERE describe_after <= now() ORDER BY describe_after LIMIT 1
-  FOR UPDATE SKIP LOCKED
+  SELECT id FROM analyses AS due WHERE describe_after <= now()
+    AND coalesce((SELECT state FROM uploads WHERE uploads.id = due.id), 'done') = 'done'
+  ORDER BY describe_after LIMIT 1 FOR UPDATE OF due SKIP LOCKED
 )
 RETURNING id, user_id, describe_after, describe_tries, result
 """
@@ -53,6 +58,10 @@ FAILED = f"""
 UPDATE analyses SET result = result || CAST(:result AS jsonb),
   describe_after = CASE WHEN :over THEN NULL ELSE describe_after END
 WHERE {OURS} RETURNING id
+"""
+# Whoever deleted the picture meanwhile could not find the answer that came since.
+FORGET = """
+DELETE FROM answers WHERE upload_id = :id AND NOT EXISTS (SELECT FROM analyses WHERE id = :id) RETURNING 1
 """
 NOT_TRIED = f"""
 UPDATE analyses SET describe_after = now(), describe_tries = describe_tries - 1 WHERE {OURS} RETURNING id
@@ -95,14 +104,22 @@ class Due:
     tries: int
     result: Mapping[str, Any]
 
+    @property
+    def upload(self) -> Upload:
+        return Upload(**self.result["upload"], size=0)
+
+
+class NotTakenBack(Exception):
+    """A picture that must not be shown still is: unlike a description, this is never given up."""
+
 
 def describe(services: Services, ends: float) -> Mapping[str, int]:
     """Describe what is due, one after the other, until the monotonic clock is at `ends`.
 
     How many are described, and how many failed: those come again, later each time, for about a week.
     """
-    done = Counter[str]()
-    while time.monotonic() < ends and done["not_described"] < FAILURES:
+    done, failures = Counter[str](), 0
+    while time.monotonic() < ends and failures < FAILURES:
         rows = services.database.query(TAKE)
         if not rows:
             break
@@ -116,13 +133,19 @@ def describe(services: Services, ends: float) -> Mapping[str, int]:
             break
         except Exception as problem:  # no failure of one may keep a sweep from the others
             done["not_described"] += 1
-            _failed(due, problem, brake.usage(0), services)
+            failures += _failed(due, problem, brake.usage(0), services)
     return done
 
 
 def _describe(due: Due, brake: Brake, services: Services) -> bool:
     """False where the picture is gone, or its description is no longer wanted."""
     settings = services.settings
+    if not due.result["pictures"]:  # whoever took it back died
+        _unpublish(due, services)
+        services.database.query(
+            FAILED, id=due.id, until=due.until, over=True, result={"describe_later": False}
+        )
+        return False
     watch = memory.Watch(str(due.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
     with watch.stage("read what is published"):
         largest = max((Published(**each) for each in due.result["pictures"]), key=lambda each: each.width)
@@ -133,19 +156,19 @@ def _describe(due: Due, brake: Brake, services: Services) -> bool:
         try:
             description = brake.describe(jpeg, due.result.get("named_language") or settings.language)
         except Unavailable as unavailable:
-            _check_safety(due, unavailable.verdict, services)
+            _check_safety(due, largest, unavailable.verdict, services)
             raise
-    _check_safety(due, description.safety, services)
+    _check_safety(due, largest, description.safety, services)
     memory.release()
     usage = brake.usage(sum(watch.timings.values()))
     if not _store(due, description, usage, services):
-        _forget(due, services)
+        services.database.query(FORGET, id=due.id)
         return False
     logs.write("INFO", "described later", upload=str(due.id), **brake.facts(usage))
     return True
 
 
-def _check_safety(due: Due, verdict: Verdict | None, services: Services) -> None:
+def _check_safety(due: Due, largest: Published, verdict: Verdict | None, services: Services) -> None:
     """Take back what is published of a picture that is above SAFETY, and raise Rejected.
 
     What has no verdict, even now, stays as it is.
@@ -155,15 +178,23 @@ def _check_safety(due: Due, verdict: Verdict | None, services: Services) -> None
     except Rejected as rejection:
         if rejection.code == safety.NO_VERDICT:
             return
-        deletion.unpublish(Upload(**due.result["upload"], size=0), services.buckets)
+        try:
+            services.buckets.quarantine_published(due.upload, largest, rejection)
+        except Exception as failed:
+            raise NotTakenBack(str(due.id)) from failed
         known: dict[str, Any] = {"pictures": [], "safety": asdict(verdict) if verdict else None}
-        services.database.query(FAILED, id=due.id, until=due.until, over=False, result=known)
+        if services.database.query(FAILED, id=due.id, until=due.until, over=False, result=known):
+            _unpublish(due, services)
+        elif services.database.analysis(due.id) is None:  # whoever deleted it could not find the copy
+            services.buckets.forget_quarantined(largest)
         raise
 
 
-def _forget(due: Due, services: Services) -> None:
-    """Whoever deleted the picture meanwhile could not find the answer that came since."""
-    services.database.query("DELETE FROM answers WHERE upload_id = :id RETURNING 1", id=due.id)
+def _unpublish(due: Due, services: Services) -> None:
+    try:
+        deletion.unpublish(due.upload, services.buckets)
+    except Exception as failed:
+        raise NotTakenBack(str(due.id)) from failed
 
 
 def _store(due: Due, description: Description, usage: Usage, services: Services) -> bool:
@@ -216,11 +247,11 @@ def _sum(before: Mapping[str, Any] | None, more: Usage) -> Usage:
     )
 
 
-def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> None:
-    """Note why; for good where it is the picture's fault, or at the last try."""
+def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> bool:
+    """Note why; for good where it is the picture's fault, or at the last try. Whether it may be another's."""
     known = isinstance(problem, Unavailable | Rejected)
     fault = isinstance(problem, Rejected) or (isinstance(problem, Unavailable) and not problem.later)
-    over = fault or due.tries >= TRIES
+    over = fault or (due.tries >= TRIES and not isinstance(problem, NotTakenBack))
     if known:
         logs.write("WARNING", "not described by Gemini", upload=str(due.id), problem=str(problem))
     else:
@@ -232,7 +263,8 @@ def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> N
     if not due.result["sources"]["gemini"]["answered"]:  # else what was said before still stands
         changes |= {"sources": {**due.result["sources"], "gemini": asdict(source)}}
     if not services.database.query(FAILED, id=due.id, until=due.until, over=over, result=changes):
-        _forget(due, services)
+        services.database.query(FORGET, id=due.id)
+    return not fault
 
 
 def asked(wanted: Any, services: Services) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from dropcap.errors import SettingsError
 from dropcap.gemini import Unavailable
 from dropcap.services import Services
 from dropcap.settings import MOST_INPUT_TOKENS, Settings
+from dropcap.upload import language_tag
 from infra import cost
 from tests.app import Start, problem, rows, small_png
 from tests.issuer import Issuer
@@ -129,7 +130,10 @@ def test_a_request_of_which_nobody_knows_what_it_cost_counts_as_the_dearest(
 
 
 def test_what_is_reserved_is_more_than_any_request_can_cost() -> None:
-    asked = json.dumps([prompt.SYSTEM_INSTRUCTION, prompt.REQUEST, prompt.SCHEMA]).encode()
+    most = Settings(safety="low")
+    longest = language_tag("abc-defg-123")
+    assert longest
+    asked = json.dumps([prompt.instruction(most), prompt.request(longest), prompt.schema(most)]).encode()
     assert len(asked) + 2 * cost.PICTURE_TOKENS < MOST_INPUT_TOKENS  # no token has less than a byte
 
 
@@ -140,6 +144,22 @@ def test_two_that_come_with_the_same_bytes_at_once_pay_once(database_url: str, g
         assert one == other
         assert "stand-in" in one
     assert requests_of(gemini_url, settings["gemini_api_key"]) == 1
+
+
+def test_an_answer_without_the_verdict_that_is_wanted_is_not_kept(database_url: str, gemini_url: str) -> None:
+    cases = {
+        ("fault-missing-safety", "low"): 2,
+        ("fault-malformed", "low"): 2,
+        ("fault-finish-MAX_TOKENS", "low"): 2,
+        ("fault-malformed", "off"): 1,
+        ("fault-blocked", "low"): 1,
+        ("fault-unsafe-high", "low"): 1,
+    }
+    for (model, level), asked in cases.items():
+        settings = usual(database_url, gemini_url, daily_calls=100, gemini_model=model, safety=level)
+        with instances(1, **settings) as [services]:
+            assert described(services, "same") == described(services, "same")
+        assert requests_of(gemini_url, settings["gemini_api_key"]) == asked, model
 
 
 def test_the_same_bytes_are_paid_for_once_also_where_an_instance_dies_before_it_records_them(

@@ -15,6 +15,7 @@ from dropcap.answers import Place
 from dropcap.connection import Unreachable
 from dropcap.gemini import Answer, Unavailable
 from dropcap.meter import Tokens
+from dropcap.safety import UNKNOWN
 from dropcap.services import Services
 
 SPARE_S = 10  # of a lease, beyond the longest that Gemini may take
@@ -54,9 +55,20 @@ class Brake:
             return describer.checked(answer, language, at)
         answer = self._ask(jpeg, language, place)
         at = dt.datetime.now(dt.UTC)
-        with suppress(Unreachable):  # it is paid, and here
-            place.keep(services.database, answer, at)
-        return describer.checked(answer, language, at)
+        verdict = None
+        try:
+            description = describer.checked(answer, language, at)
+            verdict = description.safety
+            return description
+        except Unavailable as unfit:
+            verdict = unfit.verdict
+            raise
+        finally:
+            with suppress(Unreachable):  # it is paid, and here
+                if settings.safety == "off" or (verdict and verdict.level != UNKNOWN):
+                    place.keep(services.database, answer, at)
+                else:  # kept, it would hold the picture whenever that is tried again
+                    place.give_up(services.database)
 
     def _ask(self, jpeg: bytes, language: str, place: Place) -> Answer:
         try:

@@ -163,6 +163,12 @@ def test_a_pause_may_be_a_date() -> None:
     assert 3500 < gemini.refused(503, response).wait_s <= 3600
 
 
+def test_a_gateway_that_gave_up_waiting_does_not_know_whether_it_is_paid() -> None:
+    statuses = (400, 401, 403, 404, 418, 429, 500, 502, 503, 504)
+    paid = [status for status in statuses if not gemini.refused(status, requests.Response()).unpaid]
+    assert paid == [418, 502, 504]
+
+
 # Whether the mapping of errors is complete
 
 

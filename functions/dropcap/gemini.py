@@ -40,6 +40,9 @@ UNWANTED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u
 
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")  # nothing that a header, a repr or a JSON text would escape
 RETRIED = frozenset({429, 500, 502, 503, 504})
+# What fails with 400 or 500 is not charged (ai.google.dev/gemini-api/docs/billing), the others are refused
+# before any work. Not so 502 and 504: the model may have answered whoever did not wait for it.
+UNPAID = frozenset({400, 401, 403, 404, 429, 500, 503})
 FIRST_BACKOFF_S = 0.5
 
 # One module for each package, imported when it is needed.
@@ -95,7 +98,6 @@ class Describer:
 
     def ask(self, jpeg: bytes, language: str = ENGLISH, meter: Meter = FREE) -> "Answer":
         """What Gemini answers, unchecked.
-
 
         Returns within (2 x GEMINI_ATTEMPTS - 1) x GEMINI_TIMEOUT_S seconds: no pause between two tries
         is longer than a try. Raises Unavailable.
@@ -216,9 +218,8 @@ def refused(code: int | None, response: Any) -> Unavailable:
     delays += filter(None, [response.headers.get("Retry-After")])
     said = " ".join([f"HTTP {code}", *filter(None, map(word, words))])
     problem = f"Gemini's quota is used up ({said})" if code == 429 else f"Gemini refused ({said})"
-    # What fails with 400 or 500 is not charged: ai.google.dev/gemini-api/docs/billing.
     wait_s = max(map(_seconds, delays), default=0.0)
-    return Unavailable(problem, again=code in RETRIED, wait_s=wait_s, unpaid=True)
+    return Unavailable(problem, again=code in RETRIED, wait_s=wait_s, unpaid=code in UNPAID)
 
 
 def _seconds(delay: str) -> float:

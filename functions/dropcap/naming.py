@@ -35,9 +35,14 @@ SIDE = re.compile(r"\d{1,4}(x\d{1,4})?", re.ASCII)
 FOLDER = re.compile(r"([^\x00-\x1f\x7f/]{1,64}/){1,4}")  # relative; it takes a part of a name's 1,024 bytes
 
 
+def as_words(value: str) -> tuple[str, ...]:
+    """What stands between commas, as in all settings that are lists."""
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
 def as_sizes(value: str) -> tuple[Side, ...]:
     """SIZES, the largest first. Raises ValueError."""
-    sizes = {_side(word) for word in _words(value)}
+    sizes = {_side(word) for word in as_words(value)}
     if not 1 <= len(sizes) <= 10:
         raise ValueError(value)
     return tuple(sorted(sizes, key=lambda side: (longest(side), label(side)), reverse=True))
@@ -52,7 +57,7 @@ def _side(word: str) -> Side:
 
 def as_formats(value: str) -> tuple[str, ...]:
     """FORMAT, in its order. Raises ValueError."""
-    formats = tuple(dict.fromkeys(_words(value)))
+    formats = tuple(dict.fromkeys(as_words(value)))
     if not formats or not {*FORMATS}.issuperset(formats):
         raise ValueError(value)
     return formats
@@ -64,10 +69,6 @@ def as_layout(value: str) -> str:
     if not folder and value not in ("id", "beside"):
         raise ValueError(value)
     return value
-
-
-def _words(value: str) -> list[str]:
-    return [word.strip() for word in value.split(",") if word.strip()]
 
 
 def longest(side: Side) -> int:

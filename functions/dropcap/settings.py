@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dropcap.errors import SettingsError
-from dropcap.naming import FORMATS, Side, as_formats, as_layout, as_sizes
+from dropcap.naming import FORMATS, Side, as_formats, as_layout, as_sizes, as_words
 from dropcap.upload import language_tag
 
 BUCKET_NAME = re.compile(
@@ -69,7 +69,7 @@ def _bucket(optional: bool = False) -> tuple[str, Callable[[str], Any]]:
 
 
 def _audience(value: str) -> tuple[str, ...]:
-    words = _words(value)
+    words = as_words(value)
     if not all(map(OAUTH_CLIENT.fullmatch, words)) and not (len(words) == 1 and PROJECT.fullmatch(words[0])):
         raise ValueError(value)
     return words
@@ -94,16 +94,12 @@ def _events(value: str) -> str:
 
 
 def _webhook_secrets(value: str) -> tuple[str, ...]:
-    words = _words(value)
+    words = as_words(value)
     for word in words:
         key = base64.b64decode(word.removeprefix("whsec_"), validate=True)
         if not word.startswith("whsec_") or not SECRET_BYTES[0] <= len(key) <= SECRET_BYTES[1]:
             raise ValueError(word)
     return words
-
-
-def _words(value: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in value.split(",") if word.strip())
 
 
 def _zone(value: str) -> str:
@@ -153,10 +149,10 @@ class Settings:
         "delete", "what becomes of a source that is done", *_one_of("delete", "keep", "archive")
     )
     include: tuple[str, ...] = _setting(
-        ("*",), "object names to take, as patterns", "patterns with * and ?, separated by commas", _words
+        ("*",), "object names to take, as patterns", "patterns with * and ?, separated by commas", as_words
     )
     exclude: tuple[str, ...] = _setting(
-        (), "object names to leave alone, as patterns", "patterns with * and ?, separated by commas", _words
+        (), "object names to leave alone, as patterns", "patterns with * and ?, separated by commas", as_words
     )
     sizes: tuple[Side, ...] = _setting(
         (1600, 800, 200),
@@ -309,7 +305,7 @@ class Settings:
         (),
         "who may see what all costs, with AUTH=token; with AUTH=iam all whom IAM lets in",
         "`sub`s of ID tokens, separated by commas",
-        _words,
+        as_words,
     )
     model_folder: Path = _setting(MODEL_FOLDER, "folder of the BLIP model", "a folder", Path)
     blip: str = _setting(

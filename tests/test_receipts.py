@@ -83,6 +83,18 @@ def test_it_tells_where_the_source_went(
     assert (receipt["source_gone_at"] is None) == (app.objects(app.uploads) != {})
 
 
+def test_it_tells_when_what_was_held_was_analyzed(start: Start) -> None:
+    app = start(RECEIPTS="1", SAFETY="low", GEMINI_MODEL="fault-404")
+    upload = app.upload("ana/a.png", small_png())
+    assert app.deliver(upload) == 200
+    told = "SELECT outcome, recorded_at > now() - interval '1 day' FROM receipts"
+    assert rows(told) == [["held_no_verdict", True]]
+    rows("UPDATE receipts SET recorded_at = now() - interval '3 days'")
+    lease_runs_out()
+    assert app.restarted(GEMINI_MODEL="gemini-3.5-flash-lite").deliver(upload) == 200
+    assert rows(told) == [["analyzed", True]]
+
+
 def test_what_somebody_else_deleted_was_neither_deleted_nor_archived_by_us(start: Start) -> None:
     app = start(RECEIPTS="1", SOURCE="keep")
     early, late = app.upload("ana/a.png", small_png()), app.upload("ana/b.png", small_png())

@@ -54,19 +54,20 @@ class Claim:
 class Row:
     """What is written with an outcome, in its very statement: `values` by column, `key` as the table has it.
 
-    A row that is there already stays, or is `replaced`.
+    A row that is there already stays, or is `replaced`, with the defaults of the columns that are `anew`.
     """
 
     table: str
     key: str
     values: Mapping[str, Any]
     replaced: bool = False
+    anew: Sequence[str] = ()
 
     @property
     def sql(self) -> str:
         """A part of a WITH, after `moved`; its parameters are named for table and column."""
         names, given = ", ".join(self.values), ", ".join(f":{name}" for name in self.parameters)
-        kept = ", ".join(f"{name} = excluded.{name}" for name in self.values)
+        kept = ", ".join(f"{name} = excluded.{name}" for name in (*self.values, *self.anew))
         then = f"UPDATE SET {kept}" if self.replaced else "NOTHING"
         return (
             f", its_{self.table} AS (INSERT INTO {self.table} ({names}) SELECT {given} FROM moved "

@@ -71,6 +71,7 @@ def row(outcome: Outcome) -> Row:
             "models": models,
         },
         replaced=True,  # what was held is analyzed later
+        anew=("recorded_at",),
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from dropcap import bucket
+from dropcap import bucket, sweep
 from dropcap.database import Database
+from dropcap.services import Services
 from dropcap.upload import Upload, posted
 from tests.app import NAME, PICTURE, Start, problem, rows, small_png
 from tests.test_healing import instance, lease_runs_out
@@ -165,6 +166,35 @@ def test_when_its_time_is_over_a_sweep_begins_no_other_and_says_so(start: Start)
     lease_runs_out()
     assert app.sweep() == {"found": 2, "left": 2}
     assert rows("SELECT DISTINCT state FROM uploads") == [["claimed"]]
+
+
+def test_what_is_held_keeps_nothing_else_waiting_while_gemini_is_away(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, process, tried = start(SAFETY="low", GEMINI_MODEL="fault-404"), sweep.process, list[str]()
+
+    def noted(upload: Upload, services: Services) -> None:
+        tried.append(upload.name)
+        process(upload, services)
+
+    monkeypatch.setattr(sweep, "process", noted)
+    held = [f"ana/{number}.png" for number in range(5)]
+    for name in held:
+        assert app.deliver(app.upload(name, small_png())) == HTTPStatus.OK
+    app.services.database.claim(app.upload("ana/crashed.png", b"no picture"))
+    rows("UPDATE uploads SET lease_until = now() - CASE state WHEN 'held' THEN interval '1 s' ELSE '0 s' END")
+    app.upload("ana/orphan.png", b"no picture")
+    assert app.sweep() == {"found": 7, "quarantined": 2, "left": 5, "complete": True}
+    assert tried[:2] == ["ana/crashed.png", "ana/orphan.png"]
+    assert len(tried) == 2 + sweep.IN_VAIN
+    assert app.sweep() == {"found": 2, "left": 2, "complete": True}
+    assert sorted(tried[2:]) == held
+    lease_runs_out()
+    assert app.restarted(GEMINI_MODEL="gemini-3.5-flash-lite").sweep() == {
+        "found": 5,
+        "done": 5,
+        "complete": True,
+    }
 
 
 def test_beside_deliveries_in_another_instance_each_upload_is_recorded_once(

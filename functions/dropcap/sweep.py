@@ -4,6 +4,9 @@
                                                       a deletion that broke off, a hold whose hour is over
     objects without a row                             their event never came
 
+What is held comes last, and waits for the next sweep when some of it has come back held: as long as Gemini is
+away, each costs a decoding, a caption and all of Gemini's time.
+
 A sweep that finds nothing costs two queries and a listing, with one query for each page of objects, however
 many of them are done and kept. The claim decides who works on what: a sweep may run beside deliveries, and
 beside another. With a key of Gemini, it then describes what had to do without (later.py), for one query
@@ -23,12 +26,13 @@ from dropcap.services import Services
 from dropcap.upload import Upload
 
 ROWS = 1000  # in one sweep; what fails goes to the end, as its lease ends anew
+IN_VAIN = 3  # held uploads in one sweep that come back held
 # A posted picture lies in no bucket: only what is recorded can be finished without its bytes.
 UNFINISHED = """
-SELECT bucket, name, generation, size, content_type FROM uploads
+SELECT state = 'held', bucket, name, generation, size, content_type FROM uploads
 WHERE state <> 'done' AND lease_until <= now()
   AND (bucket = :bucket OR bucket = '' AND state <> 'claimed')
-ORDER BY lease_until LIMIT :rows
+ORDER BY state = 'held', lease_until LIMIT :rows
 """
 KNOWN = "SELECT id FROM uploads WHERE id = ANY(CAST(:ids AS uuid[]))"
 # An id is a hash: the first one after any is any one, found by the key. Where none of 30 is of this bucket,
@@ -45,16 +49,20 @@ def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
 
     An object without a row counts from the age of `min_age_s`: the event of a younger one may be on its way.
     Of those found, some are then done, quarantined, failed (the log says why) or left: for want of time, as
-    another is at work on them, or held anew. Not `complete` where there was no time to look at everything.
+    another is at work on them, or held anew, as the rest of what is held may be. Not `complete` where there was
+    no time to look at everything.
     """
     ends = time.monotonic() + services.settings.sweep_s
     told = _tell(services)
     outcomes = Counter(dict.fromkeys(("found", "done", "quarantined", "failed", "left"), 0))
-    complete = False
-    for some in _unfinished(services, min_age_s):
+    complete, in_vain = False, 0
+    for held, some in _unfinished(services, min_age_s):
         for upload in some:
             outcomes["found"] += 1
-            outcomes[_finish(upload, services) if time.monotonic() < ends else "left"] += 1
+            tried = time.monotonic() < ends and in_vain < IN_VAIN
+            outcome = _finish(upload, services) if tried else "left"
+            in_vain += held and outcome == "left"
+            outcomes[outcome] += 1
         if time.monotonic() > ends:
             break
     else:
@@ -74,21 +82,25 @@ def _tell(services: Services) -> Mapping[str, int]:
     return services.teller.sweep(time.monotonic() + services.settings.sweep_s / 4)
 
 
-def _unfinished(services: Services, min_age_s: float) -> Iterator[list[Upload]]:
-    """First the rows, then the objects by pages, from anywhere on: no part may be left out every time."""
+def _unfinished(services: Services, min_age_s: float) -> Iterator[tuple[bool, list[Upload]]]:
+    """First the rows, then the objects by pages, from anywhere on, then what is held, which the bool says.
+
+    No part may be left out every time.
+    """
     settings, database, bucket = services.settings, services.database, services.settings.uploads_bucket
 
     def wanted(uploads: list[Upload]) -> list[Upload]:
         return [each for each in uploads if each.wanted(settings.include, settings.exclude)]
 
     rows = database.query(UNFINISHED, bucket=bucket, rows=ROWS)
-    yield wanted([Upload(*row) for row in rows])
+    yield False, wanted([Upload(*row) for held, *row in rows if not held])
     before = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=min_age_s)
     [[middle]] = database.query(ANY_NAME, id=uuid.uuid4(), bucket=bucket) or [[None]]
     for part in ((middle, None), (None, middle)) if middle else ((None, None),):
         for page in services.buckets.pages(before, *part):
             known = {row[0] for row in database.query(KNOWN, ids=[str(each.id) for each in page])}
-            yield wanted([each for each in page if each.id not in known])
+            yield False, wanted([each for each in page if each.id not in known])
+    yield True, wanted([Upload(*row) for held, *row in rows if held])
 
 
 def _finish(upload: Upload, services: Services) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import requests
 from cloudevents.http import from_http
+from google.auth.exceptions import DefaultCredentialsError
 
 from dropcap.connection import Unreachable
 from dropcap.database import Database
@@ -137,6 +138,21 @@ def test_a_topic_of_pub_sub_gets_the_same_in_binary_mode_and_all_that_waits_in_o
     assert {event.data["id"] for event in events} == {str(each.id) for each in uploads}
     assert {event["type"] for event in events} == {"dev.dropcap.upload.rejected"}
     assert {event.data["code"] for event in events} == {"not_a_picture"}
+
+
+def test_a_topic_without_credentials_fails_neither_an_upload_nor_a_sweep(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere(**_: object) -> None:
+        raise DefaultCredentialsError("There are none.")
+
+    monkeypatch.setattr("google.auth.default", nowhere)
+    app = start(EVENTS=TOPIC)
+    upload = app.upload("ana/a.jpg", b"no picture")
+    assert app.deliver(upload) == 200
+    due()
+    app.upload("ana/b.jpg", b"no picture")
+    assert app.sweep() == {"untold": 1, "found": 1, "quarantined": 1, "complete": True}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import hmac
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -66,10 +66,11 @@ class Webhook:
         from cloudevents.conversion import to_structured
         from cloudevents.http import CloudEvent
 
+        url, seconds = self._settings.events, self._settings.events_timeout_s
         for event in events:
             headers, body = to_structured(CloudEvent(event.attributes, event.data))
             headers |= signed(self._keys, str(event.id), int(time.time()), body)
-            _post(self._session, self._settings.events, body, headers, self._settings.events_timeout_s)
+            _post(lambda: self._session, url, body, headers, seconds)
 
 
 def signed(keys: Sequence[bytes], id: str, at: int, body: bytes) -> dict[str, str]:
@@ -102,7 +103,7 @@ class Topic:
         messages = [_message(event) for event in events]
         headers = {"content-type": "application/json"}
         body = json.dumps({"messages": messages}).encode()
-        _post(self._session, self._url, body, headers, self._settings.events_timeout_s)
+        _post(lambda: self._session, self._url, body, headers, self._settings.events_timeout_s)
 
 
 def _message(event: "Event") -> dict[str, object]:
@@ -115,16 +116,23 @@ def _message(event: "Event") -> dict[str, object]:
 
 
 def _post(
-    session: "requests.Session", url: str, body: bytes, headers: Mapping[str, str], seconds: float
+    session: Callable[[], "requests.Session"],
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    seconds: float,
 ) -> None:
-    """POST it, follow nothing, and be content with any 2xx. Raises Unsent, after `seconds` at the latest."""
+    """POST it, follow nothing, and be content with any 2xx. Raises Unsent, after `seconds` at the latest.
+
+    To have the session may take time, and fail, too: it looks for credentials.
+    """
     from google.auth.exceptions import GoogleAuthError
     from requests import Timeout
     from urllib3.exceptions import HTTPError
 
     def call() -> int:
         wait = (min(CONNECT_S, seconds), seconds)
-        with session.post(
+        with session().post(
             url, body, headers=headers, timeout=wait, allow_redirects=False, stream=True
         ) as answer:
             with suppress(HTTPError, OSError):  # a connection whose answer was read to its end is used again

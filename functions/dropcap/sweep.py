@@ -49,8 +49,8 @@ def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
 
     An object without a row counts from the age of `min_age_s`: the event of a younger one may be on its way.
     Of those found, some are then done, quarantined, failed (the log says why) or left: for want of time, as
-    another is at work on them, or held anew, as the rest of what is held may be. Not `complete` where there was
-    no time to look at everything.
+    another is at work on them, or held, tried again or not. Not `complete` where there was no time to look at
+    everything.
     """
     ends = time.monotonic() + services.settings.sweep_s
     told = _tell(services)

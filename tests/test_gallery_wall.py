@@ -14,6 +14,7 @@ from dropcap.gallery import drawing, wall
 from dropcap.gallery.cards import Card
 from dropcap.gallery.wall import Filters
 from dropcap.settings import Settings
+from infra.bench.operations import Bench
 from tests.app import Start, small_png
 from tests.test_database import record, upload
 
@@ -131,6 +132,30 @@ def test_days_are_those_of_the_settings_zone(database_url: str) -> None:
         assert shown(database, since=next_day) == shown(database, since=next_day, until=next_day) == [after]
         assert shown(database, until=dt.date.max) == shown(database, since=dt.date.min) == [after, before]
         assert shown(database, words="crown", until=day) == shown(database, tag="gold", until=day) == [before]
+
+
+def test_thousands_that_were_rejected_or_are_others_cost_a_visit_little(
+    database: Database, database_url: str
+) -> None:
+    of = upload("ana/held.png")
+    database.hold(of, database.claim(of).holder, "held_no_verdict", "None yet.", 3600)
+    database.query("UPDATE uploads SET created_at = now() - interval '70 hours' RETURNING 1")
+    with closing(Bench(database_url, rounds=2)) as bench:
+
+        def visit(database: Database) -> None:
+            assert [each.id for each in wall.page(database, "ana", Filters()).pending] == [of.id]
+
+        few = bench.measure("few", visit).pages
+        database.query(  # while Gemini is away
+            "INSERT INTO uploads (id, bucket, name, generation, user_id, state, reason_code, created_at) "
+            "SELECT gen_random_uuid(), '', '', 0, who, state, 'why', now() - age - n * step "
+            "FROM (VALUES ('ana', 'done', interval '99 h', interval '1 h', 10000), "
+            "('bo', 'held', '0 h', '1 min', 2000)) AS of (who, state, age, step, number), "
+            "generate_series(1, number) AS n RETURNING 1"
+        )
+        database.query("ANALYZE uploads")
+        many = bench.measure("many", visit).pages
+    assert many < few + 60
 
 
 def test_what_is_in_work_or_was_rejected_today_is_shown_above_the_wall(database: Database) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dropcap import bucket, sweep
+from dropcap import bucket, pipeline, sweep
 from dropcap.database import Database
 from dropcap.services import Services
 from dropcap.upload import Upload, posted
@@ -171,11 +171,11 @@ def test_when_its_time_is_over_a_sweep_begins_no_other_and_says_so(start: Start)
 def test_what_is_held_keeps_nothing_else_waiting_while_gemini_is_away(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app, process, tried = start(SAFETY="low", GEMINI_MODEL="fault-404"), sweep.process, list[str]()
+    app, tried = start(SAFETY="low", GEMINI_MODEL="fault-404"), list[str]()
 
     def noted(upload: Upload, services: Services) -> None:
         tried.append(upload.name)
-        process(upload, services)
+        pipeline.process(upload, services)
 
     monkeypatch.setattr(sweep, "process", noted)
     held = [f"ana/{number}.png" for number in range(5)]

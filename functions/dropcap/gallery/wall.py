@@ -30,6 +30,10 @@ CARDS = f"SELECT {COLUMNS} FROM analyses WHERE user_id = :user"
 NEWEST_FIRST = "ORDER BY analyzed_at DESC, id DESC LIMIT :size"
 # Rows that follow a key, newest first. The first condition is what an index on the instant can tell.
 BEYOND = "AND {0} <= :at AND ({0}, id) < (:at, CAST(:id AS uuid))"
+# A hold lasts three days. The first condition is what an index on the instant can tell.
+RECENT = """
+created_at > now() - interval '4 days' AND (created_at > now() - interval '1 day' OR state = 'held')
+"""
 IN_STATE = {"working": "state = 'claimed'", "rejected": "reason_code <> ''"}
 
 
@@ -157,8 +161,7 @@ def page(database: Database, user: str, filters: Filters, size: int = SIZE) -> P
 
 def _news(run: Run, user: str) -> tuple[Pending, ...]:
     working = _uploads(run, user, Filters(state="working"), NEWS)
-    recent = "(created_at > now() - interval '1 day' OR state = 'held')"
-    rejected = _uploads(run, user, Filters(state="rejected"), NEWS, recent)
+    rejected = _uploads(run, user, Filters(state="rejected"), NEWS, RECENT)
     return (*working, *rejected)
 
 

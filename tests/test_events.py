@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -26,7 +26,7 @@ from dropcap.database import Database
 from dropcap.errors import Rejected
 from dropcap.events import Event, Teller
 from dropcap.outcome import Outcome
-from dropcap.senders import signed
+from dropcap.senders import Unsent, Webhook, signed
 from dropcap.settings import Settings
 from infra.local.ports import free_port
 from infra.local.process import Process
@@ -161,12 +161,14 @@ def settings(database_url: str) -> Settings:
     return Settings(database_url=database_url, events_secret=(SECRET,), events_timeout_s=0.5)
 
 
-def reject(database: Database, settings: Settings, number: int = 1) -> None:
+def reject(database: Database, settings: Settings, number: int = 1, gone: bool = True) -> None:
     """An upload is rejected, and nobody told yet."""
     of = upload(f"ana/{number}.png")
     holder = database.claim(of).holder
     made = Outcome(of, rejection=BAD).rows(holder, replace(settings, events="https://example.com"))
     assert database.reject(of, holder, BAD.code, str(BAD), made)
+    if gone:
+        database.finish(of)
 
 
 def test_there_is_no_outcome_without_its_event_and_no_event_without_its_outcome(
@@ -281,6 +283,56 @@ def test_what_nobody_took_comes_again_later_and_later_and_is_given_up_in_the_end
     said = [(each["severity"], each["message"]) for each in logged if "problem" in each]
     assert said == [("WARNING", "not told"), ("WARNING", "not told"), ("ERROR", "given up telling")]
     assert {each["problem"] for each in logged if "problem" in each} == {problem}
+
+
+def test_nobody_is_told_before_the_source_is_gone(database: Database, settings: Settings) -> None:
+    with Listener() as listener:
+        teller = Teller(replace(settings, events=f"http://{listener.host}"), database)
+        reject(database, settings, gone=False)
+        assert teller.sweep(time.monotonic() + 5) == {"told": 0, "untold": 0}
+        database.finish(upload("ana/1.png"))
+        assert teller.sweep(time.monotonic() + 5) == {"told": 1, "untold": 0}
+
+
+def test_whose_sender_dies_at_the_last_try_is_given_up_at_another_and_the_log_says_so(
+    database: Database,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(Webhook, "send", failing)
+    teller = Teller(replace(settings, events="http://127.0.0.1:1"), database)
+    reject(database, settings)
+    rows("UPDATE events SET at = now() - interval '8 days'")
+    failure: BaseException = SystemExit()
+    with pytest.raises(SystemExit):
+        teller.sweep(time.monotonic() + 5)
+    rows("UPDATE events SET next_at = now() WHERE next_at < 'infinity'")
+    failure = Unsent("HTTP 500")
+    teller.sweep(time.monotonic() + 5)
+    assert "given up telling" in capsys.readouterr().out
+    assert rows("SELECT attempts, next_at = 'infinity' FROM events") == [[2, True]]
+
+
+def test_what_was_deleted_and_posted_again_meanwhile_is_told_as_well(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = list[uuid.UUID]()
+
+    def send(_: Webhook, events: Sequence[Event]) -> None:
+        if not sent:
+            rows("UPDATE events SET id = gen_random_uuid(), next_at = now()")
+        sent.extend(each.id for each in events)
+
+    monkeypatch.setattr(Webhook, "send", send)
+    teller = Teller(replace(settings, events="http://127.0.0.1:1"), database)
+    reject(database, settings)
+    teller.sweep(time.monotonic() + 5)
+    assert len({*sent}) == 2
+    assert rows("SELECT id = :id, sent_at IS NULL FROM events", id=str(sent[-1])) == [[True, False]]
 
 
 def test_uploads_do_not_wait_for_a_consumer_that_is_away(start: Start) -> None:

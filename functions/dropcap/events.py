@@ -1,14 +1,15 @@
+# ruff: noqa: S608  what is put into the SQL is this file's own
 """Telling a consumer what became of each upload: one CloudEvent for each outcome.
 
     row      the event is written by the very statement that commits the outcome (outcome.py), so that there
              is never one without the other
     tell     when the source is gone, the upload's event is sent; where that fails, nothing else does
-    sweep    sends what is unsent and due, and forgets what was sent long ago
+    sweep    sends what is unsent and due, if the source is gone, and forgets what was sent long ago
 
 An event may be sent more than once, when an answer is lost or a sender dies, and always with the same id: who
 remembers ids acts once. Whoever takes an event to send it puts it off in the same statement, so that two
-never send the same one at once, and one that nobody took is due again later and later. After EVENTS_DAYS it
-is given up: `next_at` is infinity, and the row stays.
+never send the same one at once, and one that nobody took is due again later and later. When a try after
+EVENTS_DAYS has failed it is given up: `next_at` is infinity, and the row stays.
 """
 
 import datetime as dt
@@ -40,21 +41,25 @@ LONGEST = 1024  # bytes of an attribute: cloud.google.com/pubsub/quotas#resource
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]")
 TAKE = """
 WITH due AS (
-  SELECT upload_id, type FROM events
+  SELECT upload_id, type FROM events AS e
   WHERE sent_at IS NULL AND next_at <= now() AND (CAST(:upload AS uuid) IS NULL OR upload_id = :upload)
+    AND NOT EXISTS (SELECT FROM uploads WHERE id = e.upload_id AND state IN ('recorded', 'rejected'))
   ORDER BY next_at LIMIT :most FOR UPDATE SKIP LOCKED
 )
 UPDATE events AS e SET attempts = attempts + 1,
-  next_at = CASE WHEN at < now() - make_interval(days => :days) THEN 'infinity' ELSE now() + make_interval(
-    secs => least(:longest, :first * 2 ^ least(attempts, 20)) * (1 + random() / 2)) END
+  next_at = now() + make_interval(
+    secs => least(:longest, :first * 2 ^ least(attempts, 20)) * (1 + random() / 2))
 FROM due WHERE (e.upload_id, e.type) = (due.upload_id, due.type)
-RETURNING e.upload_id, e.type, e.id, e.at, e.data, e.attempts, e.next_at = 'infinity'
+RETURNING e.upload_id, e.type, e.id, e.at, e.data, e.attempts, e.at < now() - make_interval(days => :days)
 """
-SENT = """
-UPDATE events SET sent_at = now() WHERE (upload_id, type) IN (
-  SELECT * FROM unnest(CAST(:uploads AS uuid[]), CAST(:kinds AS text[])))
+# By their ids, too: a picture that was posted, deleted and posted again has another event in that row.
+THESE = """
+(upload_id, type, id) IN (
+  SELECT * FROM unnest(CAST(:uploads AS uuid[]), CAST(:kinds AS text[]), CAST(:ids AS uuid[])))
 RETURNING 1
 """
+SENT = f"UPDATE events SET sent_at = now() WHERE {THESE}"
+GIVEN_UP = f"UPDATE events SET next_at = 'infinity' WHERE {THESE}"
 PRUNE = """
 DELETE FROM events WHERE (upload_id, type) IN (
   SELECT upload_id, type FROM events WHERE sent_at < now() - make_interval(days => :days) LIMIT :most)
@@ -151,12 +156,17 @@ class Teller:
             self._sender.send(events)
         except Unsent as failed:
             self._rests_until = time.monotonic() + REST_S
-            self._say(events, str(failed))
+            self._say(events, str(failed))  # first: who dies here tries it once more, and says so then
+            self._note(GIVEN_UP, [each for each in events if each.given_up])
             return 0, len(events)
         self._rests_until = 0.0
-        ids, kinds = [str(each.upload) for each in events], [each.type for each in events]
-        self._database.query(SENT, uploads=ids, kinds=kinds)
+        self._note(SENT, events)
         return len(events), 0
+
+    def _note(self, sql: str, events: Sequence[Event]) -> None:
+        if events:
+            ids = {"uploads": [str(each.upload) for each in events], "ids": [str(each.id) for each in events]}
+            self._database.query(sql, kinds=[each.type for each in events], **ids)
 
     def _say(self, events: Sequence[Event], problem: str) -> None:
         for each in events:

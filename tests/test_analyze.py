@@ -77,6 +77,14 @@ def test_a_posted_picture_that_is_refused_can_be_posted_again(start: Start) -> N
         assert problem(answer, 415)["code"] == "not_a_picture"
 
 
+def test_of_a_posted_picture_that_is_refused_nothing_is_kept(start: Start) -> None:
+    app = start(SAFETY="low", GEMINI_MODEL="fault-unsafe-medium", DAILY_CALLS="10")
+    answer = app.analyze(data=small_png(), query_string={"keep": "true", "user": "ana"})
+    assert problem(answer, 422)["code"] == "held_unsafe"
+    assert rows("SELECT calls FROM spending") == [[1]]
+    assert rows("SELECT (SELECT count(*) FROM uploads), (SELECT count(*) FROM answers)") == [[0, 0]]
+
+
 def png(width: int, height: int) -> bytes:
     out = io.BytesIO()
     Image.new("1", (width, height)).save(out, "PNG")

@@ -102,6 +102,7 @@ def test_whoever_lost_the_claim_can_write_nothing(database: Database) -> None:
     assert not database.record(analysis(upload()), upload(), late.holder)
     assert not database.reject(upload(), late.holder, "not_a_picture", "It is no picture.")
     database.release(upload(), late.holder)
+    database.forget(upload(), late.holder)
     assert database.claim(upload()).state == "busy"
     assert database.analysis(upload().id) is None
     assert database.record(analysis(upload()), upload(), present.holder)
@@ -126,6 +127,16 @@ def test_a_claim_given_back_can_be_taken_at_once(database: Database) -> None:
     again = database.claim(upload())
     assert (again.state, again.attempts) == ("claimed", 2)
     assert not database.record(analysis(upload()), upload(), claim.holder)
+
+
+def test_a_claim_is_forgotten_but_for_its_deaths(database: Database) -> None:
+    database.forget(upload(), database.claim(upload()).holder)
+    assert database.claim(upload()).attempts == 1
+    expire(database, upload())
+    for attempts in (2, 3):
+        claim = database.claim(upload())
+        assert (claim.attempts, len(claim.deaths)) == (attempts, 1)
+        database.forget(upload(), claim.holder)
 
 
 def test_a_holder_that_died_or_hung_is_known_by_its_last_stage(database: Database) -> None:

@@ -162,6 +162,28 @@ class Database:
             holder=holder,
         )
 
+    def forget(self, upload: Upload, holder: str) -> None:
+        """Give the claim on a posted picture that is refused back, and keep nothing of it.
+
+        But its row where it took instances down, which is to be known when it is posted again.
+        """
+        self.query(
+            """
+            WITH ours AS (
+              SELECT id, deaths FROM uploads
+              WHERE id = :id AND holder = :holder AND state = 'claimed' FOR UPDATE
+            ), gone AS (
+              DELETE FROM uploads AS u USING ours WHERE u.id = ours.id AND ours.deaths = '[]'
+            ), released AS (
+              UPDATE uploads AS u SET holder = NULL, lease_until = now()
+              FROM ours WHERE u.id = ours.id AND ours.deaths <> '[]'
+            )
+            DELETE FROM answers AS a USING ours WHERE a.upload_id = ours.id RETURNING 1
+            """,
+            id=upload.id,
+            holder=holder,
+        )
+
     def finish(self, upload: Upload, fate: str = "") -> None:
         """The source is disposed of: nothing is left to do. The reason of a rejection stays.
 

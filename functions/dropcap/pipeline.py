@@ -57,9 +57,10 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
             except Busy:
                 deletion.withdraw(upload, services)
                 raise
-            except BaseException:
+            except BaseException as failed:
+                give_back = database.forget if isinstance(failed, Rejected) else database.release
                 with suppress(Unreachable):  # the lease then runs out by itself
-                    database.release(upload, claim.holder)
+                    give_back(upload, claim.holder)
                 raise
         if decided:
             with watch.stage("delete the source"):

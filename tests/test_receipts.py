@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import os
 import subprocess
+from contextlib import closing
+from http import HTTPStatus
 from typing import Any
 
 import pytest
 
+from dropcap.connection import connect
 from tests.app import NAME, PICTURE, ROOT, App, Start, rows, small_png
 from tests.test_gallery_changes import OWN, delete
 from tests.test_gallery_export import export, table
@@ -95,7 +99,22 @@ def test_it_tells_when_what_was_held_was_analyzed(start: Start) -> None:
     assert rows(told) == [["analyzed", True]]
 
 
-def test_what_somebody_else_deleted_was_neither_deleted_nor_archived_by_us(start: Start) -> None:
+def test_receipts_are_exported_without_a_look_at_pictures_and_not_while_the_database_is_away(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dropcap.receipt.PAGE", 1)
+    app = start(RECEIPTS="1", DATABASE_TIMEOUT_S="0.3")
+    for name in ("a", "b"):
+        app.deliver(app.upload(f"ana/{name}.png", LETTER))
+    with closing(connect(os.environ["DATABASE_URL"])) as other:
+        other.run("BEGIN; LOCK TABLE analyses IN ACCESS EXCLUSIVE MODE")
+        assert len(receipts(app)) == 2
+        other.run("LOCK TABLE receipts IN ACCESS EXCLUSIVE MODE")
+        answer = app.gallery.get("/gallery/export/receipts?user=ana")
+        assert answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def test_what_somebody_else_deleted_is_in_no_archive_and_gone_where_it_was_never_read(start: Start) -> None:
     app = start(RECEIPTS="1", SOURCE="keep")
     early, late = app.upload("ana/a.png", small_png()), app.upload("ana/b.png", small_png())
     assert app.deliver(late) == 200

@@ -4,11 +4,11 @@ It is written with the outcome, in the same statement, and completed when the so
 came in (name, generation, bytes, SHA-256), what was made of it (each output with its MD5), which code and
 which models did it, and what became of the source and when:
 
-    deleted         the bucket has it no more
+    deleted         the bucket has it no more, whoever did it
     archived        the same, and it is in the archive
     quarantined     the same, and it is in quarantine
     kept            it is where it was, as SOURCE=keep says
-    gone            somebody else had deleted or replaced it
+    gone            somebody else had deleted or replaced it before it was read
     never stored    it was posted
 
 `code.revision` is Cloud Run's, which `make deploy` names for the commit, `code.sha256` of the files that run:
@@ -106,12 +106,18 @@ def of(services: Services, ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, dict[str
 
 
 def all_of(services: Services, user: str) -> Iterator[dict[str, Any]]:
-    """All receipts of a user as JSON, the oldest first."""
-    at, id = EARLIEST, uuid.UUID(int=0)
-    page = f"{SELECT} WHERE user_id = :user AND (recorded_at, id) > (:at, CAST(:id AS uuid)) {IN_ORDER}"
-    while rows := services.database.query(page, user=user, at=at, id=id, most=PAGE):
-        yield from map(to_json, rows)
-        at, id = rows[-1][COLUMNS.index("recorded_at")], rows[-1][0]
+    """All receipts of a user as JSON, the oldest first; the first of them are read at once."""
+    sql = f"{SELECT} WHERE user_id = :user AND (recorded_at, id) > (:at, CAST(:id AS uuid)) {IN_ORDER}"
+
+    def page(at: dt.datetime, id: uuid.UUID) -> list[list[Any]]:
+        return services.database.query(sql, user=user, at=at, id=id, most=PAGE)
+
+    def each(rows: list[list[Any]]) -> Iterator[dict[str, Any]]:
+        while rows:
+            yield from map(to_json, rows)
+            rows = page(rows[-1][COLUMNS.index("recorded_at")], rows[-1][0])
+
+    return each(page(EARLIEST, uuid.UUID(int=0)))
 
 
 def to_json(row: Iterable[Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import json
 import unicodedata
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from zoneinfo import ZoneInfo
 
@@ -59,18 +59,21 @@ def export(visit: Visit, kind: str) -> flask.Response:
 
     Receipts are those of pictures that were rejected, too, the oldest first.
     """
-    make, mimetype = {
-        "csv": (_csv, "text/csv; header=present"),
-        "jsonl": (_jsonl, "application/jsonl"),
-        "zip": (_zip, "application/zip"),
-        "receipts": (_receipts, "application/jsonl"),
-    }[kind]
+    services, user = visit.services, visit.user
     # Before anything is sent: a database that does not answer is an error page, not a broken download.
-    first = wall.cards(visit.services.database, visit.user)
-    today = dt.datetime.now(ZoneInfo(visit.services.settings.time_zone)).date()
+    if kind == "receipts":
+        parts, mimetype = _lines(receipt.all_of(services, user)), "application/jsonl"
+    else:
+        make, mimetype = {
+            "csv": (_csv, "text/csv; header=present"),
+            "jsonl": (_jsonl, "application/jsonl"),
+            "zip": (_zip, "application/zip"),
+        }[kind]
+        parts = make(visit, _cards(visit, wall.cards(services.database, user)))
+    today = dt.datetime.now(ZoneInfo(services.settings.time_zone)).date()
     suffix = "receipts.jsonl" if kind == "receipts" else kind
     name = f'attachment; filename="dropcap-{today}.{suffix}"'
-    return stream(_sent(make(visit, _cards(visit, first))), mimetype, Content_Disposition=name)
+    return stream(_sent(parts), mimetype, Content_Disposition=name)
 
 
 def _cards(visit: Visit, page: list[Card]) -> Iterator[Card]:
@@ -121,8 +124,8 @@ def _jsonl(_: Visit, cards: Iterable[Card]) -> Iterator[bytes]:
         yield _json(card).encode() + b"\n"
 
 
-def _receipts(visit: Visit, _: Iterable[Card]) -> Iterator[bytes]:
-    for each in receipt.all_of(visit.services, visit.user):
+def _lines(receipts: Iterable[Mapping[str, object]]) -> Iterator[bytes]:
+    for each in receipts:
         yield json.dumps(each, ensure_ascii=False).encode() + b"\n"
 
 

@@ -8,7 +8,6 @@ import base64
 import json
 import re
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,12 +41,14 @@ class Listener:
     told: list[Told] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (_Handler,), {"listener": self}))
+        self.over = threading.Event()
+        self._server = _Server(("127.0.0.1", 0), type("H", (_Handler,), {"listener": self}))
         self.host = f"127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.over.set()  # nobody waits any longer
         self._server.shutdown()
         self._server.server_close()
 
@@ -66,6 +67,11 @@ class Listener:
         return 200
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Nothing: who was to be answered has gone."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     listener: Listener
@@ -77,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
             status = listener.publish(self.path, found[1], body)
         else:
             listener.told.append(Told(self.path, dict(self.headers), body))
-        time.sleep(listener.wait_s)
+        listener.over.wait(listener.wait_s)
         self.send_response(status)
         if 300 <= status < 400:
             self.send_header("Location", "/elsewhere")

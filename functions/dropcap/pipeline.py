@@ -65,7 +65,7 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
         if decided:
             with watch.stage("delete the source"):
                 _finish(upload, services)
-        if services.settings.events:
+        if settings.events:
             watch.begins = lambda stage: None  # the upload is done, and nobody's claim
             with watch.stage("tell"):
                 services.teller.tell(upload)

@@ -129,8 +129,12 @@ def _source(result: Import, name: str, value: str) -> None:
     if value == "false":
         result.set(name, "SOURCE", "keep")
     else:
-        note = "only when each picture is stored and checked; what is no picture goes to quarantine first"
-        result.set(name, "SOURCE", "delete", note)
+        # Not said for the user: it would answer what a first deployment asks where the bucket is not empty.
+        note = (
+            "the default, when each picture is stored and checked. What is no picture, a PDF or a video, "
+            "leaves the bucket for quarantine. Where the bucket is not empty, make plan asks for SOURCE first"
+        )
+        result.tell(name, "SOURCE not set", note)
 
 
 def _public(result: Import, name: str, value: str) -> None:

@@ -119,8 +119,6 @@ def test_bad_input_is_one_line_with_its_remedy(
     [
         ("IMG_SIZES", "200x200, 1200x800", "SIZES", "200x200, 1200x800"),
         ("LOCATION", "us-central1", "REGION", "us-central1"),
-        ("DELETE_ORIGINAL_FILE", "true", "SOURCE", "delete"),
-        ("DELETE_ORIGINAL_FILE", "on_success", "SOURCE", "delete"),
         ("DELETE_ORIGINAL_FILE", "false", "SOURCE", "keep"),
         ("RESIZED_IMAGES_PATH", "/thumbs/", "LAYOUT", "thumbs/"),
         ("RESIZED_IMAGES_PATH", "../up", "LAYOUT", "beside"),
@@ -184,6 +182,15 @@ def test_what_the_extension_made_is_left_alone_and_what_it_took_is_taken() -> No
     assert not taken("users/bob/pictures/a.jpg")
     for output in ("a_200x200.jpg", "thumbs/a_200x200.webp", "a_200x200", "failed/a.jpg"):
         assert not taken(f"users/ana/pictures/{output}")
+
+
+@pytest.mark.parametrize("value", ["true", "on_success"])
+def test_what_may_be_deleted_of_a_bucket_that_is_not_empty_the_import_does_not_say(value: str) -> None:
+    """That is asked at the first deployment, which SOURCE=delete in the file would answer."""
+    assert "SOURCE" not in ours(DELETE_ORIGINAL_FILE=value)
+    setting, note = told("DELETE_ORIGINAL_FILE", value)
+    assert (setting, Settings.read({}).source) == ("SOURCE not set", "delete")
+    assert "quarantine" in note
 
 
 def test_every_parameter_is_explained_on_the_page() -> None:

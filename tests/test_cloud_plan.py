@@ -11,9 +11,9 @@ from infra.cloud.__main__ import COMMANDS, main
 from infra.cloud.cloud import Cloud
 from infra.cloud.config import Config
 from infra.cloud.gcloud import Gcloud
-from infra.cloud.plan import changes, script
+from infra.cloud.plan import ASKED, changes, script
 from infra.cloud.refusals import ROLES, Passing, refusal
-from infra.cloud.resource import covers
+from infra.cloud.resource import Change, covers
 from infra.cloud.source import Source
 
 USUAL = {"PROJECT": "my-project", "DATABASE_URL": "postgresql://ana:secret1@db.example.com/x"}
@@ -129,12 +129,49 @@ def test_a_verdict_on_safety_is_asked_for_by_the_functions_that_have_the_key_and
     assert {name for name, given in told.items() if given} == {"on-upload", "analyze", "sweep"}
 
 
-def test_a_filter_does_not_go_by_not_being_named() -> None:
-    config = Config.read(USUAL | {"GEMINI_API_KEY": "x"})
-    environment = [{"name": "SAFETY", "value": "low"}]
-    service = {"spec": {"template": {"spec": {"containers": [{"env": environment}]}}}}
-    cloud = Cloud(Gcloud(config.project, {}), number="12", services={"dropcap-on-upload": service})
-    with pytest.raises(CloudError, match="SAFETY=low is deployed, and not said now"):
+def running(**variables: str) -> dict[str, object]:
+    """A function that is deployed with these variables."""
+    environment = [{"name": name, "value": value} for name, value in variables.items()]
+    template = {"metadata": {"annotations": {}}, "spec": {"containers": [{"env": environment}]}}
+    return {"metadata": {}, "spec": {"template": template}}
+
+
+@pytest.mark.parametrize(
+    "deployed", [{"SOURCE": "keep"}, {"SAFETY": "low"}, {"DAILY_MONEY": "5", "DAILY_CALLS": "200"}]
+)
+def test_what_keeps_sources_filters_or_caps_does_not_go_by_not_being_named(deployed: dict[str, str]) -> None:
+    def plan(said: dict[str, str]) -> list[Change]:
+        config = Config.read(USUAL | {"GEMINI_API_KEY": "x"} | said)
+        services = {"dropcap-on-upload": running(**deployed)}
+        return changes(config, Cloud(Gcloud(config.project, {}), number="12", services=services), SOURCE)
+
+    assert plan(deployed)
+    assert plan({name: ASKED[name] for name in deployed})
+    kept = " ".join(f"{name}={value}" for name, value in deployed.items())
+    with pytest.raises(CloudError, match=f"{kept} is deployed, and not said now: say {kept}, or "):
+        plan({})
+
+
+class Full(Gcloud):
+    """In every bucket there is something."""
+
+    def read(self, *words: str) -> list[dict[str, str]]:
+        assert words[:3] == ("storage", "objects", "list")
+        return [{"name": "ana/old.jpg"}]
+
+
+@pytest.mark.parametrize("watched", ["my-project-uploads", "another-bucket"])
+def test_another_bucket_is_watched_only_where_it_is_said_what_becomes_of_what_lies_there(
+    watched: str,
+) -> None:
+    config = Config.read(USUAL)
+    services = {"dropcap-on-upload": running(UPLOADS_BUCKET=watched)}
+    uploads = config.buckets["uploads"]
+    cloud = Cloud(Full(config.project, {}), number="12", services=services, buckets={uploads: {}})
+    if watched == uploads:
+        assert changes(config, cloud, SOURCE)
+        return
+    with pytest.raises(CloudError, match=f"gs://{uploads} is not empty"):
         changes(config, cloud, SOURCE)
 
 

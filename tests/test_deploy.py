@@ -243,7 +243,7 @@ def test_what_lay_in_the_bucket_before_is_not_deleted_unless_that_is_said(there:
     there.deployed(SOURCE="keep")
     refused = there.make("deploy")
     assert (refused.status, refused.writes) == (1, [])
-    assert "SOURCE=keep is deployed, and not said now" in refused.error
+    assert "SOURCE=keep is deployed, and not said now: say SOURCE=keep, or SOURCE=delete." in refused.error
     there.deployed(SOURCE="delete")
     there.deployed()
 

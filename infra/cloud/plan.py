@@ -38,6 +38,7 @@ def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
         raise CloudError(
             "EVENTS is a webhook, and EVENTS_SECRET is not given: docs/events.md says how to make one."
         )
+    _check_asked(config, cloud)
     _check_sources(config, cloud)
     _check_safety(config, cloud)
     gallery.check(config, cloud)
@@ -63,14 +64,27 @@ def _unwanted(config: Config, cloud: Cloud, source: Source, declared: Sequence[R
     return [replace(each, why="no longer wanted: GALLERY=0") for each in found if each]
 
 
+# What does not go by not being named, and what each is where nobody wants it: who keeps sources, holds
+# pictures back or caps what is spent has a reason.
+ASKED = {"SOURCE": "delete", "SAFETY": "off", "DAILY_MONEY": "0", "DAILY_CALLS": "0"}
+
+
+def _check_asked(config: Config, cloud: Cloud) -> None:
+    """Raise CloudError where a setting that matters would go back to its default, and nobody has said so."""
+    deployed = variables(cloud.services.get("dropcap-on-upload"))
+    going = {
+        name: default
+        for name, default in ASKED.items()
+        if deployed.get(name, default) != default and not config.given.get(name)
+    }
+    if going:
+        kept = " ".join(f"{name}={deployed[name]}" for name in going)
+        default = " ".join(f"{name}={value}" for name, value in going.items())
+        raise CloudError(f"{kept} is deployed, and not said now: say {kept}, or {default}.")
+
+
 def _check_safety(config: Config, cloud: Cloud) -> None:
-    """A filter does not go by not being named, nor come without the key that it needs."""
-    deployed = variables(cloud.services.get("dropcap-on-upload")).get("SAFETY", "off")
-    if deployed != "off" and not config.given.get("SAFETY"):
-        raise CloudError(
-            f"SAFETY={deployed} is deployed, and not said now, so every picture would be published: "
-            f"say SAFETY={deployed}, or SAFETY=off."
-        )
+    """A filter does not come without the key that it needs."""
     key = "there" if "GEMINI_API_KEY" in secrets_of(config, cloud) else ""
     try:
         replace(config.settings, gemini_api_key=key).check_start()
@@ -80,15 +94,9 @@ def _check_safety(config: Config, cloud: Cloud) -> None:
 
 def _check_sources(config: Config, cloud: Cloud) -> None:
     """The sweep takes what lay in the bucket before, too, and SOURCE=delete deletes what is analyzed."""
-    if config.given.get("SOURCE") or config.settings.source != "delete":
-        return
     uploads = config.buckets["uploads"]
-    if (kept := variables(cloud.services.get("dropcap-on-upload")).get("SOURCE", "delete")) != "delete":
-        raise CloudError(
-            f"SOURCE={kept} is deployed, and not said now, so sources would be deleted: "
-            f"say SOURCE={kept}, or SOURCE=delete where they may go."
-        )
-    if "dropcap-on-upload" in cloud.services or uploads not in cloud.buckets:
+    watched = variables(cloud.services.get("dropcap-on-upload")).get("UPLOADS_BUCKET")
+    if config.given.get("SOURCE") or uploads == watched or uploads not in cloud.buckets:
         return
     if cloud.gcloud.read("storage", "objects", "list", f"gs://{uploads}/**", "--limit=1"):
         raise CloudError(

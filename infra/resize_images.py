@@ -20,6 +20,7 @@ from rich.table import Table
 from dropcap.errors import SettingsError
 from dropcap.naming import ORIGINAL
 from dropcap.settings import Settings
+from dropcap.upload import RESIZED
 from infra.cloud import CloudError
 
 FILE = Path("settings.mk")
@@ -179,7 +180,10 @@ def _leave_outputs_alone(result: Import) -> None:
         outputs += [f"{failed}/*", f"*/{failed}/*"]
     before = result.settings.get("EXCLUDE", "")
     result.settings["EXCLUDE"] = ",".join(([before] if before else []) + outputs)
-    note = "what it wrote into the bucket stays there, and is no upload"
+    note = (
+        "what it wrote into the bucket stays there, and is no upload; of sizes from before by its metadata, "
+        f"{RESIZED}=true: add their names to EXCLUDE where something has taken that away"
+    )
     result.rows.append(("(its resized pictures)", f"EXCLUDE+={','.join(outputs)}", note))
 
 

@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from google.cloud.storage import Client
 
 from dropcap.settings import Settings
 from dropcap.upload import Upload
@@ -14,6 +16,7 @@ from infra import resize_images
 from infra.cloud import CloudError
 from infra.cloud.config import Config
 from infra.resize_images import KNOWN, convert, main, read
+from tests.app import Start, rows, small_png
 from tests.pages import DOCS
 
 PAGE = (DOCS / "from-resize-images.md").read_text()
@@ -191,6 +194,27 @@ def test_what_may_be_deleted_of_a_bucket_that_is_not_empty_the_import_does_not_s
     setting, note = told("DELETE_ORIGINAL_FILE", value)
     assert (setting, Settings.read({}).source) == ("SOURCE not set", "delete")
     assert "quarantine" in note
+
+
+def test_what_the_extension_made_in_other_sizes_is_known_by_its_mark_to_event_and_sweep(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, listing = [], Client.list_blobs
+
+    def listed(client: Client, *words: Any, **options: Any) -> Any:
+        asked.append(options.get("fields", "all"))  # which the local storage does not go by
+        return listing(client, *words, **options)
+
+    app = start()
+    monkeypatch.setattr(Client, "list_blobs", listed)
+    for made in ("true", "false"):
+        upload = app.upload(f"ana/{made}_64x64.png", small_png(), "image/png", resizedImage=made)
+        if made == "true":
+            assert app.deliver(upload) == 200
+    assert app.sweep() == {"found": 1, "done": 1, "complete": True}
+    assert "metadata" in asked[0]
+    assert app.objects(app.uploads).keys() == {"ana/true_64x64.png"}
+    assert rows("SELECT name FROM uploads") == [["ana/false_64x64.png"]]
 
 
 def test_every_parameter_is_explained_on_the_page() -> None:

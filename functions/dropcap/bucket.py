@@ -100,7 +100,7 @@ class Buckets:
     def pages(
         self, before: dt.datetime, start: str | None = None, end: str | None = None
     ) -> Iterator[list[Upload]]:
-        """The objects of the uploads bucket that were there `before`, without their metadata, page by page.
+        """The objects of the uploads bucket that were there `before`, without content types, page by page.
 
         By name, from `start` on and up to `end`, where these are given.
         """
@@ -110,7 +110,7 @@ class Buckets:
             start_offset=start,
             end_offset=end,
             page_size=PAGE,
-            fields="items(bucket,name,generation,size,timeCreated),nextPageToken",
+            fields="items(bucket,name,generation,size,metadata,timeCreated),nextPageToken",
         )
         for page in listing.pages:
             yield [_upload(blob) for blob in page if blob.time_created < before]

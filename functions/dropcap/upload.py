@@ -14,6 +14,7 @@ from dropcap.errors import Rejected
 
 ANONYMOUS = "anonymous"  # the user of an upload that lies in no folder
 INT64 = 2**63 - 1  # generations and sizes: cloud.google.com/storage/docs/json_api/v1/objects
+RESIZED = "resizedImage"  # metadata by which Firebase's Resize Images knows its own outputs, of any size
 LONGEST_NAME = 1024  # bytes of an object's name: cloud.google.com/storage/docs/objects#naming
 # A user is a folder: with a slash, "ana/x" would write as "ana". Surrogates are in no UTF-8.
 USER_NAME = re.compile(r"[^\x00-\x1f\x7f/\ud800-\udfff]{1,128}")
@@ -64,8 +65,9 @@ class Upload:
         return bool(self.bucket)
 
     def wanted(self, include: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
-        """Whether this is a picture to take: no folder marker, not empty, and its path is chosen."""
-        if self.name.endswith("/") or self.size == 0:
+        """Whether this is a picture to take: no folder marker, not empty, no output of Resize Images, and its
+        path is chosen."""
+        if self.name.endswith("/") or self.size == 0 or self.metadata.get(RESIZED) == "true":
             return False
         if any(fnmatchcase(self.name, pattern) for pattern in exclude):
             return False

@@ -40,9 +40,8 @@ def handle_event(data: Mapping[str, Any] | None, services: Services) -> None:
         )
         return
     if not upload.wanted(settings.include, settings.exclude):
-        logs.write(
-            "INFO", "Ignored: empty, a folder, or not chosen by INCLUDE and EXCLUDE.", name=upload.name
-        )
+        ignored = "Ignored: empty, a folder, made by Resize Images, or not chosen by INCLUDE and EXCLUDE."
+        logs.write("INFO", ignored, name=upload.name)
         return
     try:
         process(upload, services)

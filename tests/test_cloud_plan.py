@@ -1,5 +1,6 @@
 """What a plan is made of: settings that are checked before anything is sent, rights, names, and words."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,6 +9,7 @@ import pytest
 
 from infra.cloud import CloudError, after, rights, source
 from infra.cloud.__main__ import COMMANDS, main
+from infra.cloud.buckets import ABORT, Bucket, delete_after
 from infra.cloud.cloud import Cloud
 from infra.cloud.config import Config
 from infra.cloud.gcloud import Gcloud
@@ -173,6 +175,21 @@ def test_another_bucket_is_watched_only_where_it_is_said_what_becomes_of_what_li
         return
     with pytest.raises(CloudError, match=f"gs://{uploads} is not empty"):
         changes(config, cloud, SOURCE)
+
+
+def test_rules_that_an_app_gave_its_bucket_stay_beside_ours() -> None:
+    theirs = {"action": {"type": "Delete"}, "condition": {"age": 30}}
+    cold = {"action": {"type": "SetStorageClass", "storageClass": "NEARLINE"}, "condition": {"age": 30}}
+    found = {"lifecycle": {"rule": [cold, theirs]}}
+    cloud = Cloud(Gcloud("my-project", {}), buckets={"photos": found})
+    for ours, kept in (((ABORT,), [ABORT, cold, theirs]), ((delete_after(90),), [delete_after(90), cold])):
+        bucket = Bucket(name="photos", why="", region="", soft_delete_days=7, rules=ours)
+        change = bucket.difference(cloud)
+        assert change
+        assert change.commands[0].file
+        assert json.loads(change.commands[0].file[1]) == {"rule": kept}
+        after = Cloud(cloud.gcloud, buckets={"photos": {"lifecycle": {"rule": kept[::-1]}}})
+        assert bucket.wanted(after)["lifecycle"] == (bucket.found(after) or {})["lifecycle"]
 
 
 def test_an_instance_of_another_project_is_used_and_not_made() -> None:

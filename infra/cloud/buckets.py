@@ -1,7 +1,7 @@
 """Buckets, and the repository of the images that are built."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +13,11 @@ DAY_S = 86_400
 Rule = dict[str, Any]
 # An upload in parts that was given up costs storage and is in no listing.
 ABORT: Rule = {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 1}}
+
+
+def _shape(rule: Rule) -> tuple[str, frozenset[str]]:
+    """What a rule does and by which conditions, whatever their values: of ours, the one that it replaces."""
+    return rule["action"]["type"], frozenset(rule.get("condition", {}))
 
 
 def delete_after(days: int) -> Rule:
@@ -35,21 +40,20 @@ class Bucket(Resource):
             "one access rule": True,
             "public access": "prevented",
             "deleted objects kept": f"{self.soft_delete_days} days",
-            "lifecycle": "; ".join(map(_rule, self.rules)),
+            "lifecycle": _words(self._rules(cloud)),
         }
 
     def found(self, cloud: Cloud) -> Facts | None:
         if (bucket := cloud.buckets.get(self.name)) is None:
             return None
         access = bucket.get("iamConfiguration", {})
-        rules = bucket.get("lifecycle", {}).get("rule", [])
         days = int(bucket.get("softDeletePolicy", {}).get("retentionDurationSeconds", 0)) / DAY_S
         enforced = access.get("publicAccessPrevention") == "enforced"
         return {
             "one access rule": bool(access.get("uniformBucketLevelAccess", {}).get("enabled")),
             "public access": "prevented" if enforced else access.get("publicAccessPrevention"),
             "deleted objects kept": f"{days:g} days",
-            "lifecycle": "; ".join(map(_rule, rules)) or None,
+            "lifecycle": _words(_found(bucket)) or None,
         }
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
@@ -59,7 +63,9 @@ class Bucket(Resource):
             else "--soft-delete-duration=0"
         )
         words = ("create", f"gs://{self.name}", f"--location={self.region}")
-        return [self._command(*words, "--uniform-bucket-level-access", "--public-access-prevention", soft)]
+        return [
+            self._command(cloud, *words, "--uniform-bucket-level-access", "--public-access-prevention", soft)
+        ]
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
         words = {
@@ -71,15 +77,31 @@ class Bucket(Resource):
         }
         flags = [words[name] for name in differing if name in words]
         if "lifecycle" in differing:
-            return [self._command("update", f"gs://{self.name}", *flags)]
+            return [self._command(cloud, "update", f"gs://{self.name}", *flags)]
         return [command("storage", "buckets", "update", f"gs://{self.name}", *flags)]
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
         return [command("storage", "rm", "--recursive", f"gs://{self.name}")]
 
-    def _command(self, *words: str) -> Command:
-        rules = json.dumps({"rule": list(self.rules)}, indent=2)
+    def _rules(self, cloud: Cloud) -> list[Rule]:
+        """Ours, and those of somebody else that a bucket from before had."""
+        ours = [_shape(rule) for rule in self.rules]
+        others = [rule for rule in _found(cloud.buckets.get(self.name, {})) if _shape(rule) not in ours]
+        return [*self.rules, *others]
+
+    def _command(self, cloud: Cloud, *words: str) -> Command:
+        rules = json.dumps({"rule": self._rules(cloud)}, indent=2)
         return command("storage", "buckets", *words, file=("--lifecycle-file", rules))
+
+
+def _found(bucket: Mapping[str, Any]) -> list[Rule]:
+    rules: list[Rule] = bucket.get("lifecycle", {}).get("rule", [])
+    return rules
+
+
+def _words(rules: Sequence[Rule]) -> str:
+    """In one order, whichever they came in."""
+    return "; ".join(sorted(map(_rule, rules)))
 
 
 def _rule(rule: Rule) -> str:

@@ -13,7 +13,8 @@ RUN = .venv/bin/python
 DEV = .venv-dev/bin/python
 LOCK = $(DEV) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
     --custom-compile-command 'make lock'
-CLOUD = plan deploy verify backfill rollback logs open destroy
+# Of redescribe, which is for make run as well, only with PROJECT.
+CLOUD = plan deploy verify backfill rollback logs open destroy $(if $(PROJECT),redescribe)
 ifneq ($(filter $(CLOUD),$(MAKECMDGOALS)),)
 -include settings.mk
 endif

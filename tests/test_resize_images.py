@@ -77,7 +77,9 @@ def test_a_deployment_takes_the_file_and_the_command_line_goes_before_it(exporte
     config = Config.read(got | {"DATABASE_URL": "postgresql://a:b@db.example.com/c"})
     assert config.region == "europe-west1"
     assert config.variables["UPLOADS_BUCKET"] == "my-project.appspot.com"
-    assert "LAYOUT" not in environment_of("run")  # what runs here, and the tests, know nothing of it
+    assert environment_of("redescribe", "PROJECT=my-project")["REGION"] == "europe-west1"
+    for here in ("run", "redescribe"):
+        assert "LAYOUT" not in environment_of(here)  # what runs here, and the tests, know nothing of it
 
 
 def test_what_is_there_is_not_overwritten_unless_somebody_says_so(

@@ -70,7 +70,11 @@ def test_archive_needs_a_bucket() -> None:
 
 
 @pytest.mark.parametrize(
-    "events", ["https://a:b@example.com", "https://", "https://a/#b", "projects/p/topics/t", "example.com"]
+    "events",
+    [
+        *("https://a:b@example.com", "https://", "https://a/#b", "projects/p/topics/t", "example.com"),
+        *("HTTPS://example.com", " https://example.com", "https://example.com\n"),
+    ],
 )
 def test_who_is_told_is_an_address_that_can_be_meant(events: str) -> None:
     with pytest.raises(SettingsError, match="EVENTS="):

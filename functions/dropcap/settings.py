@@ -85,9 +85,10 @@ def _url(*schemes: str) -> tuple[str, Callable[[str], Any]]:
 
 
 def _events(value: str) -> str:
-    parts = urlsplit(value)
+    parts = urlsplit(value)  # which lets HTTPS:// and spaces pass, and others then take it for a topic
+    plain = re.fullmatch(r"https?://\S+", value)
     safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
-    webhook = safe and parts.hostname and not parts.fragment and "@" not in parts.netloc
+    webhook = plain and safe and parts.hostname and not parts.fragment and "@" not in parts.netloc
     if value and not webhook and not TOPIC.fullmatch(value):
         raise ValueError(value)
     return value

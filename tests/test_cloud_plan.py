@@ -111,6 +111,13 @@ def test_who_tells_of_events_may_publish_to_that_topic_alone() -> None:
     assert commands.count(f'"EVENTS": "{topic}"') == 3
 
 
+def test_a_topic_that_is_not_there_is_named_with_the_command_that_makes_it() -> None:
+    topic = "projects/my-project/topics/done"
+    config = Config.read(USUAL | {"EVENTS": topic})
+    with pytest.raises(CloudError, match=f"no topic {topic}: gcloud pubsub topics create {topic}"):
+        changes(config, Cloud(Gcloud(config.project, {}), no_topic=True), SOURCE)
+
+
 def test_a_webhook_is_deployed_with_a_secret_that_is_in_no_command_or_not_at_all() -> None:
     with pytest.raises(CloudError, match="EVENTS_SECRET is not given"):
         planned(EVENTS="https://example.com/hook")

@@ -25,7 +25,7 @@ GONE = (
     "/metrics/",
     "/alertPolicies/",
 )
-DATA = ("storage/b/demo-project-uploads", "/secrets/dropcap-database-url")
+DATA = ("storage/b/demo-project-uploads", "/secrets/dropcap-")
 
 
 def _keys(there: Deployment, parts: tuple[str, ...]) -> list[str]:
@@ -50,7 +50,11 @@ def test_destroy_takes_down_all_but_the_data_and_that_only_where_the_project_is_
     assert refused.status == 1
     assert refused.lines == []
     assert f"YES={there.plane.project}" in refused.error
-    ran = there.make("destroy", **ALERTS, DATA="1", YES=there.plane.project)
+    # A webhook's secret from before goes as well, and a topic that is gone stands in no way.
+    key = f"secretmanager/projects/{there.plane.project}/secrets/dropcap-events-secret"
+    there.plane.resources[key] = {"name": key.removeprefix("secretmanager/")}
+    topic = f"projects/{there.plane.project}/topics/gone"
+    ran = there.make("destroy", **ALERTS, DATA="1", YES=there.plane.project, EVENTS=topic)
     assert ran.status == 0, ran.error
     assert _keys(there, GONE + DATA) == []
 

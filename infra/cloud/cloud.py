@@ -41,6 +41,7 @@ class Cloud:
     dashboards: dict[str, Any] = field(default_factory=dict)
     channels: list[Any] = field(default_factory=list)
     budgets: list[Any] = field(default_factory=list)
+    no_topic: bool = False  # where EVENTS names one that is not there
     instance: Any = None
     databases: dict[str, Any] = field(default_factory=dict)
     users: dict[str, Any] = field(default_factory=dict)
@@ -171,7 +172,8 @@ def _topic(cloud: Cloud, topic: str) -> None:
         policy = cloud.gcloud.read("pubsub", "topics", "get-iam-policy", topic)
     except CloudError as refused:
         if "not found" in str(refused).lower():
-            raise CloudError(f"There is no topic {topic}: gcloud pubsub topics create {topic}") from refused
+            cloud.no_topic = True
+            return
         raise
     cloud.policies[f"topic {topic}"] = bindings(policy)
 

@@ -15,7 +15,8 @@ from infra.cloud.config import SECRETS, Config
 from infra.cloud.functions import variables
 from infra.cloud.resource import Change, Resource
 from infra.cloud.resources import resources
-from infra.cloud.rights import secrets_of
+from infra.cloud.rights import secret, secrets_of
+from infra.cloud.secrets import Secret
 from infra.cloud.source import Source
 
 
@@ -38,6 +39,9 @@ def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
         raise CloudError(
             "EVENTS is a webhook, and EVENTS_SECRET is not given: docs/events.md says how to make one."
         )
+    if cloud.no_topic:
+        topic = config.settings.events
+        raise CloudError(f"There is no topic {topic}: gcloud pubsub topics create {topic}")
     _check_asked(config, cloud)
     _check_sources(config, cloud)
     _check_safety(config, cloud)
@@ -111,12 +115,16 @@ def removals(config: Config, cloud: Cloud, source: Source, data: bool) -> list[C
     Rights on what goes need no command of their own: they go with it.
     """
     going = ("function ", "bucket ", "secret ") if data else ("function ",)
-    declared: list[Resource] = [
-        each
-        for each in _all(config, cloud, source)
-        if (data or not each.data) and not (isinstance(each, Grant) and each.target.startswith(going))
+    declared = [
+        *(secret(name, config) for name in SECRETS),  # also what is not in use by what is said now
+        *(each for each in _all(config, cloud, source) if not isinstance(each, Secret)),
     ]
-    return [change for each in reversed(declared) if (change := each.removal(cloud))]
+    return [
+        change
+        for each in reversed(declared)
+        if (data or not each.data) and not (isinstance(each, Grant) and each.target.startswith(going))
+        if (change := each.removal(cloud))
+    ]
 
 
 def show(console: Console, planned: Sequence[Change], nothing: str = "Nothing to change.") -> None:

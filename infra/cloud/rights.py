@@ -2,7 +2,7 @@
 
 from infra.cloud.access import EVERYBODY, Grant, short
 from infra.cloud.cloud import Cloud
-from infra.cloud.config import NO_SECRET, Config
+from infra.cloud.config import NO_SECRET, SECRETS, Config
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.secrets import Secret
 
@@ -23,6 +23,11 @@ WHY_BUCKET = {
     "pictures": "writes the resized pictures, and writes them anew where a delivery comes again",
     "quarantine": "keeps a copy of what can't be used, with the reason",
     "archive": "keeps the source where SOURCE=archive",
+}
+WHY_SECRET = {
+    "DATABASE_URL": "address and password of PostgreSQL",
+    "GEMINI_API_KEY": "key of the Gemini API",
+    "EVENTS_SECRET": "what the events of a webhook are signed with",
 }
 # The gallery's, with their roles. legacyBucketWriter creates, lists and deletes objects, and can't read one:
 # no predefined role that deletes does less. objectUser is the least that also reads them:
@@ -136,25 +141,24 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
     return made
 
 
+def secret(variable: str, config: Config) -> Secret:
+    """What holds this variable's value."""
+    name, value = f"dropcap-{variable.lower().replace('_', '-')}", config.given.get(variable, "")
+    return Secret(name=name, why=WHY_SECRET[variable], variable=variable, value=value)
+
+
 def secrets_of(config: Config, cloud: Cloud) -> dict[str, Secret]:
     """By variable. What is not given, and is there, stays; one that is given empty goes unused."""
-    names = {"DATABASE_URL": "dropcap-database-url", "GEMINI_API_KEY": "dropcap-gemini-api-key"}
-    why = {
-        "DATABASE_URL": "address and password of PostgreSQL",
-        "GEMINI_API_KEY": "key of the Gemini API",
-        "EVENTS_SECRET": "what the events of a webhook are signed with",
+    unwanted = {
+        "DATABASE_URL": bool(config.cloud_sql),  # by IAM, without a password
+        "EVENTS_SECRET": not config.settings.events.startswith("https:"),
     }
-    if config.settings.events.startswith("https:"):
-        names |= {"EVENTS_SECRET": "dropcap-events-secret"}
-    if config.cloud_sql:
-        del names["DATABASE_URL"]  # by IAM, without a password
+    secrets = {name: secret(name, config) for name in SECRETS if not unwanted.get(name)}
     return {
-        variable: Secret(
-            name=name, why=why[variable], variable=variable, value=config.given.get(variable, "")
-        )
-        for variable, name in names.items()
-        if config.given.get(variable)
-        or (cloud.values.get(name) and (variable not in config.given or variable == "DATABASE_URL"))
+        name: each
+        for name, each in secrets.items()
+        if each.value
+        or (cloud.values.get(each.name) and (name not in config.given or name == "DATABASE_URL"))
     }
 
 

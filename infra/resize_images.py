@@ -291,7 +291,7 @@ def _unknown(result: Import, name: str, value: str) -> None:
 
 
 # What each level blocks, as the highest that is still published here.
-SAFETY = {"BLOCK_ONLY_HIGH": "medium", "BLOCK_MEDIUM_AND_ABOVE": "low", "BLOCK_LOW_AND_ABOVE": "low"}
+SAFETY = {"BLOCK_ONLY_HIGH": "medium", "BLOCK_MEDIUM_AND_ABOVE": "low", "BLOCK_LOW_AND_ABOVE": "none"}
 Known = Callable[[Import, str, str], None]
 KNOWN: Mapping[str, Known] = {
     "IMG_BUCKET": _bucket,

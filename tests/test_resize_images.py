@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.cloud.storage import Client
 
+from dropcap import safety
+from dropcap.analysis import Verdict
+from dropcap.errors import Rejected
 from dropcap.settings import Settings
 from dropcap.upload import Upload
 from infra import resize_images
@@ -145,8 +149,6 @@ def test_bad_input_is_one_line_with_its_remedy(
         ),
         ("SHARP_OPTIONS", '{"animated":true,"fit":"cover"}', "ANIMATED", "1"),
         ("IS_ANIMATED", "true", "ANIMATED", "1"),
-        ("CONTENT_FILTER_LEVEL", "BLOCK_ONLY_HIGH", "SAFETY", "medium"),
-        ("CONTENT_FILTER_LEVEL", "BLOCK_LOW_AND_ABOVE", "SAFETY", "low"),
     ],
 )
 def test_a_parameter_becomes_a_setting(name: str, value: str, setting: str, expected: str) -> None:
@@ -187,6 +189,22 @@ def test_what_the_extension_made_is_left_alone_and_what_it_took_is_taken() -> No
     assert not taken("users/bob/pictures/a.jpg")
     for output in ("a_200x200.jpg", "thumbs/a_200x200.webp", "a_200x200", "failed/a.jpg"):
         assert not taken(f"users/ana/pictures/{output}")
+
+
+@pytest.mark.parametrize(
+    ("level", "blocked"),
+    [
+        ("BLOCK_ONLY_HIGH", {"high"}),
+        ("BLOCK_MEDIUM_AND_ABOVE", {"high", "medium"}),
+        ("BLOCK_LOW_AND_ABOVE", {"high", "medium", "low"}),
+    ],
+)
+def test_what_a_level_of_the_filter_blocked_is_held_here(level: str, blocked: set[str]) -> None:
+    settings = Settings.read({"SAFETY": ours(CONTENT_FILTER_LEVEL=level)["SAFETY"]})
+    assert settings.safety in told("CONTENT_FILTER_LEVEL", level)[0]
+    for seen in safety.LEVELS:
+        with pytest.raises(Rejected) if seen in blocked else nullcontext():
+            safety.check(Verdict(seen), settings)
 
 
 @pytest.mark.parametrize("value", ["true", "on_success"])

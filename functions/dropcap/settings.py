@@ -250,7 +250,7 @@ class Settings:
         "off",
         "highest level of what is unsafe in a picture that is published, by Gemini's verdict; off: none is "
         "asked for",
-        *_one_of("off", "low", "medium", "high"),
+        *_one_of("off", "none", "low", "medium", "high"),
     )
     safety_unknown: str = _setting(
         "hold",

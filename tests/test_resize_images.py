@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -21,7 +22,7 @@ from infra.cloud import CloudError
 from infra.cloud.config import Config
 from infra.resize_images import KNOWN, convert, main, read
 from tests.app import Start, rows, small_png
-from tests.pages import DOCS
+from tests.pages import DOCS, commands
 
 PAGE = (DOCS / "from-resize-images.md").read_text()
 LEAST = {"IMG_BUCKET": "photos", "IMG_SIZES": "200x200"}
@@ -247,3 +248,19 @@ def test_quotes_comments_and_empty_values_are_read_as_firebase_writes_them(expor
     with pytest.raises(CloudError, match="can't be read"):
         read(exported / "nowhere", "")
     assert Path("settings.mk") == resize_images.FILE
+
+
+def test_what_the_page_has_copied_into_the_new_bucket_is_outputs_alone() -> None:
+    """gcloud leaves out what the pattern matches from the beginning of a path on."""
+    [words] = commands(DOCS / "from-resize-images.md", "gcloud", "storage", "rsync")
+    pattern = words[words.index("--exclude") + 1]
+    originals = (
+        "ana/a.jpg",
+        "ana/b.pdf",
+        "ana/a_200x2000.jpg",
+        "ana/a_200x200/b.jpg",
+        "ana/a_200x200.old.jpg",
+    )
+    outputs = ("ana/a_200x200.webp", "ana/thumbs/a_1200x800.jpg", "ana/a_200x200")
+    assert all(re.match(pattern, name) for name in originals)
+    assert not any(re.match(pattern, name) for name in outputs)

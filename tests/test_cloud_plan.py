@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -52,6 +54,7 @@ def planned(**variables: str) -> str:
         ({"CLOUD_SQL": "new"}, "DATABASE_URL and CLOUD_SQL are both set"),
         ({"CLOUD_SQL": "my-instance", "DATABASE_URL": ""}, "project:region:name, or new"),
         ({"ALERT_EMAIL": "ana"}, "an address"),
+        ({"WAIT_S": "soon"}, "WAIT_S='soon' is not allowed: it must be a whole number of seconds"),
         ({"GALLERY": "yes"}, "GALLERY='yes' is not allowed: it must be 0 or 1"),
     ],
 )
@@ -340,6 +343,12 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         main([command, "--help"])
     assert end.value.code == 0
     assert "usage:" in capsys.readouterr().out
+
+
+def test_no_command_begins_with_loading_what_only_some_need() -> None:
+    """requests, which took a third of the start."""
+    loads = "import sys, infra.cloud.__main__; sys.exit('requests' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loads], cwd=source.ROOT, check=False).returncode == 0
 
 
 def test_where_gcloud_is_not_installed_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,3 +32,11 @@ def test_where_no_answer_comes_it_says_where_to_look(there: Deployment) -> None:
     ran = there.make("redescribe", YES="1", WAIT_S="1")
     assert ran.status == 1
     assert "make logs PROJECT=" in ran.error
+
+
+def test_where_nobody_can_be_asked_nothing_is_marked(there: Deployment) -> None:
+    lines: Any = [{"jsonPayload": {"pictures": 2, "after": None}}]
+    there.plane.resources["entries"] = lines
+    ran = there.make("redescribe", YES="")
+    assert (ran.status, len(ran.writes)) == (1, 1)  # it was counted
+    assert ran.error == "make redescribe: Have Gemini describe 2 pictures anew? Say so with YES=1.\n"

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -368,9 +368,16 @@ def test_make_redescribe_counts_asks_and_marks_and_a_sweep_does_it(
     monkeypatch.setenv("OWNER", "cleo")
     assert redescribe(there) == 0
     assert "nothing to describe anew" in capsys.readouterr().out
-    monkeypatch.setenv("ALL", "1")
+    monkeypatch.setenv("ALL", "0")
     assert redescribe(there) == 0
-    assert capsys.readouterr().out.startswith("Have Gemini describe 1 picture anew? Say so with YES=1.")
+    assert "nothing to describe anew" in capsys.readouterr().out
+    monkeypatch.setenv("ALL", "1")
+    assert redescribe(there) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (
+        "",
+        "make redescribe: Have Gemini describe 1 picture anew? Say so with YES=1.\n",
+    )
     monkeypatch.setenv("YES", "1")
     assert redescribe(there) == 0
     assert capsys.readouterr().out.startswith("1 marked")
@@ -400,15 +407,34 @@ class Dying(BaseHTTPRequestHandler):
         self.close_connection = True
 
 
-def test_make_sweep_says_so_where_the_functions_die_at_an_upload(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+class Other(Dying):
+    """Something else, at the address that was theirs."""
+
+    def do_POST(self) -> None:
+        self.send_error(502)
+
+
+@pytest.mark.parametrize(
+    ("command", "functions", "said"),
+    [
+        (sweep, Dying, "make sweep: The functions died at an upload."),
+        (redescribe, Dying, "make redescribe: The functions gave no answer that can be read (log: "),
+        (redescribe, Other, "make redescribe: The functions gave no answer that can be read (log: "),
+    ],
+)
+def test_where_the_functions_die_or_are_others_make_says_so(
+    command: Callable[[list[str]], int],
+    functions: type[Dying],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with HTTPServer(("127.0.0.1", 0), Dying) as server:
+    with HTTPServer(("127.0.0.1", 0), functions) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         (tmp_path / "env").write_text(f"export DROPCAP_URL=http://127.0.0.1:{server.server_port}\n")
-        assert sweep(["--state", str(tmp_path)]) == 1
+        assert command(["--state", str(tmp_path)]) == 1
         server.shutdown()
-    assert "make sweep: The functions died at an upload." in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def make(*words: str) -> str:

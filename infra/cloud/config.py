@@ -75,6 +75,12 @@ class Config:
         "a number from 0.01 to 500",
         r"0\.\d{1,2}|[1-9]\d{0,2}",
     )
+    wait_s: str = _variable(
+        "",
+        "seconds that make verify (180) and make redescribe (300) wait for what comes of it",
+        "a whole number of seconds",
+        r"|\d{1,5}",
+    )
     settings: Settings = field(default_factory=Settings)
     variables: Mapping[str, str] = field(default_factory=dict)
     given: Mapping[str, str] = field(default_factory=dict, repr=False)

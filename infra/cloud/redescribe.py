@@ -16,6 +16,7 @@ from infra import redescribe as engine
 from infra.cloud import CloudError, functions
 from infra.cloud.config import Config
 from infra.cloud.gcloud import Gcloud
+from infra.local import StackError
 
 QUEUE = "dropcap-backfill"  # as in tasks.py, which loads Google's client
 POLL_S = 3.0
@@ -27,7 +28,7 @@ def redescribe(console: Console, config: Config, gcloud: Gcloud) -> None:
     if not functions.settings(service).gemini_api_key:
         raise CloudError("dropcap-sweep has no GEMINI_API_KEY, so nobody could describe them.")
     url = service["status"]["url"]
-    patience_s = float(config.given.get("WAIT_S", "300"))
+    patience_s = float(config.wait_s or 300)
 
     def send(chosen: Mapping[str, Any]) -> Mapping[str, Any]:
         token = uuid.uuid4().hex
@@ -41,10 +42,9 @@ def redescribe(console: Console, config: Config, gcloud: Gcloud) -> None:
         return _answer(config, gcloud, token, patience_s)
 
     try:
-        chosen = engine.wanted(config.given)
-    except SettingsError as wrong:
+        said = engine.redescribe(send, engine.wanted(config.given))
+    except (SettingsError, StackError) as wrong:
         raise CloudError(str(wrong)) from wrong
-    said = engine.redescribe(send, chosen, engine.agreed)
     console.print(said, markup=False, soft_wrap=True)
 
 

@@ -29,7 +29,7 @@ def verify(console: Console, config: Config, gcloud: Gcloud) -> None:
     begun = time.monotonic()
     upload = _drop(gcloud, upload, SAMPLE)
     console.print(f"Dropped gs://{upload.bucket}/{upload.name}", soft_wrap=True)
-    patience = float(config.given.get("WAIT_S", "180"))
+    patience = float(config.wait_s or 180)
     published = f"gs://{settings.pictures_bucket}/{upload.id}/"
     while (passed := time.monotonic() - begun) < patience:
         if kept := gcloud.listed(f"gs://{settings.quarantine_bucket}/{upload.id}/**"):

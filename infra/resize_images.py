@@ -22,6 +22,7 @@ from dropcap.naming import ORIGINAL
 from dropcap.settings import Settings
 from dropcap.upload import RESIZED
 from infra.cloud import CloudError
+from infra.cloud.config import check
 
 FILE = Path("settings.mk")
 LARGEST = 1_000_000  # bytes of an exported file, which has some hundred
@@ -82,7 +83,7 @@ def read(path: Path, project: str) -> dict[str, str]:
         )
     if not project and any(map(PLACE.search, given.values())):
         raise CloudError(f"{path} leaves the project open: make import EXTENSION={path} PROJECT=my-project")
-    return {name: PLACE.sub(project, value) for name, value in given.items()}
+    return {name: PLACE.sub(lambda _: project, value) for name, value in given.items()}
 
 
 def convert(given: Mapping[str, str]) -> Import:
@@ -91,7 +92,8 @@ def convert(given: Mapping[str, str]) -> Import:
     for name in given:
         KNOWN.get(name, _unknown)(result, name, given[name])
     _leave_outputs_alone(result)
-    if result.settings.setdefault("LAYOUT", "beside") == "beside":
+    if "RESIZED_IMAGES_PATH" not in given:
+        result.settings["LAYOUT"] = "beside"
         result.rows.append(("RESIZED_IMAGES_PATH not set", "LAYOUT=beside", "names as they were"))
     if "IMAGE_TYPE" not in given:
         result.settings["FORMAT"] = ORIGINAL
@@ -99,6 +101,7 @@ def convert(given: Mapping[str, str]) -> Import:
     if "CACHE_CONTROL" not in result.settings:
         note = "it took the original's; here browsers keep a copy for an hour"
         result.rows.append(("CACHE_CONTROL_HEADER not set", "as ever", note))
+    check(result.settings)
     try:
         Settings.read(result.settings)
     except SettingsError as wrong:
@@ -212,7 +215,7 @@ def _json(value: str) -> dict[str, object] | None:
     """An object of options; None where it is none, as the extension then goes on without it."""
     try:
         options = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return options if isinstance(options, dict) else None
 
@@ -225,7 +228,7 @@ def _output(result: Import, name: str, value: str) -> None:
     qualities, others = set(), []
     for kind, each in options.items():
         for option, what in (each if isinstance(each, dict) else {}).items():
-            if option == "quality" and isinstance(what, int) and 1 <= what <= 100:
+            if option == "quality" and type(what) is int and 1 <= what <= 100:  # which true is not
                 qualities.add(what)
             else:
                 others.append(f"{kind}.{option}")

@@ -162,6 +162,8 @@ def test_a_parameter_becomes_a_setting(name: str, value: str, setting: str, expe
     [
         ("MAKE_PUBLIC", "true", "buckets stay private"),
         ("OUTPUT_OPTIONS", "{jpeg", "is no JSON"),
+        ("OUTPUT_OPTIONS", "[" * 100_000, "is no JSON"),
+        ("OUTPUT_OPTIONS", '{"jpeg":{"quality":true}}', "no equal to jpeg.quality"),
         ("OUTPUT_OPTIONS", '{"png":{"palette":true}}', "png.palette"),
         ("SHARP_OPTIONS", '{"fit":"cover"}', "fit"),
         ("REGENERATE_TOKEN", "true", "never copied"),
@@ -173,6 +175,21 @@ def test_what_has_no_equal_is_named_with_what_to_do(name: str, value: str, note:
     said = told(name, value)
     assert said[0] == "no equal"
     assert note in said[1]
+
+
+def test_a_region_that_can_not_be_one_and_a_project_that_is_no_name_are_refused(
+    exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(CloudError, match="REGION='nowhere' is not allowed: it must be a region"):
+        ours(LOCATION="nowhere")
+    assert main([str(exported), "--project", r"my-\1project"]) == 1
+    assert capsys.readouterr().err.startswith("make import: The extension's settings can't be ours: UPLOADS")
+
+
+@pytest.mark.parametrize("given", [{}, {"RESIZED_IMAGES_PATH": "../up"}, {"RESIZED_IMAGES_PATH": "."}])
+def test_one_row_says_where_the_copies_lie(given: dict[str, str]) -> None:
+    rows = [row for row in convert(LEAST | given).rows if row[0].startswith("RESIZED_IMAGES_PATH")]
+    assert [row[1] for row in rows] == ["LAYOUT=beside"]
 
 
 def test_what_the_extension_made_is_left_alone_and_what_it_took_is_taken() -> None:

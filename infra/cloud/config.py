@@ -88,15 +88,7 @@ class Config:
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> "Config":
         """The deployment that the environment describes. Raises CloudError with one line and its remedy."""
-        chosen = {}
-        for item in fields(cls):
-            value = environment.get(item.name.upper())
-            if not item.metadata or value is None or value == "":
-                continue
-            if not re.fullmatch(item.metadata["fits"], value):
-                name = item.name.upper()
-                raise CloudError(f"{name}={value!r} is not allowed: it must be {item.metadata['allowed']}.")
-            chosen[item.name] = value
+        chosen = check(environment)
         project = chosen.get("project", "")
         if not PROJECT.fullmatch(project):
             said = f"PROJECT={project!r} is no project id" if project else "Say which project"
@@ -183,6 +175,19 @@ class Config:
             return self.project, self.region, "dropcap"
         found = INSTANCE.fullmatch(self.cloud_sql)
         return (found[1], found[2], found[3]) if found else ("", "", "")
+
+
+def check(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a deployment that are given, by field. Raises CloudError where one is not allowed."""
+    chosen = {}
+    for item in fields(Config):
+        name = item.name.upper()
+        if not item.metadata or not (value := environment.get(name)):
+            continue
+        if not re.fullmatch(item.metadata["fits"], value):
+            raise CloudError(f"{name}={value!r} is not allowed: it must be {item.metadata['allowed']}.")
+        chosen[item.name] = value
+    return chosen
 
 
 def help_lines() -> str:

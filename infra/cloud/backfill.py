@@ -29,7 +29,7 @@ from dropcap.upload import Upload
 from infra import cost
 from infra.cloud import CloudError, refusals
 from infra.cloud.backlog import Journal, State, enqueue, listing
-from infra.cloud.config import Config
+from infra.cloud.config import QUEUE, Config
 from infra.cloud.estimate import (
     PUT,
     SERVICE,
@@ -44,7 +44,7 @@ from infra.cloud.estimate import (
 )
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.login import credentials
-from infra.cloud.tasks import NAME, Limits, Tasks
+from infra.cloud.tasks import Limits, Tasks
 from infra.local.storage import ROOT
 
 COUNT = 1_000_000  # objects that are counted before the question: three minutes and half a cent
@@ -68,7 +68,7 @@ class Backfill:
         login = credentials(self.gcloud)
         self.client = Client(arguments.project, login)
         self.tasks = Tasks(
-            f"projects/{arguments.project}/locations/{arguments.region}/queues/{NAME}",
+            f"projects/{arguments.project}/locations/{arguments.region}/queues/{QUEUE}",
             login,
             Config(project=arguments.project, region=arguments.region).account("trigger"),
             self.deployed.url,
@@ -150,7 +150,7 @@ class Backfill:
         alone = f"; {counted.ignored:,} objects are left alone (empty, folders, INCLUDE and EXCLUDE)"
         lines = {
             "from": self._where,
-            "to": f"{SERVICE} by the queue {NAME} ({self.arguments.project}, {self.arguments.region})",
+            "to": f"{SERVICE} by the queue {QUEUE} ({self.arguments.project}, {self.arguments.region})",
             "pictures": f"{counted.least}{counted.pictures:,}, {size(counted.bytes)}"
             + alone * bool(counted.ignored),
             "rate": f"{rate:.3g} a second: the queue sends {limits.per_second:g} a second, {limits.at_once} "
@@ -223,9 +223,9 @@ class Backfill:
         if not self.state.complete:
             self._say("That is a month's work, and there are more: run the same again in some weeks.")
         queue = f"--location={self.arguments.region} --project={self.arguments.project}"
-        self._say(f"what waits   gcloud tasks list --queue={NAME} {queue} --limit=10")
-        self._say(f"halt         gcloud tasks queues pause {NAME} {queue}    (resume goes on)")
-        self._say(f"drop it      gcloud tasks queues purge {NAME} {queue}")
+        self._say(f"what waits   gcloud tasks list --queue={QUEUE} {queue} --limit=10")
+        self._say(f"halt         gcloud tasks queues pause {QUEUE} {queue}    (resume goes on)")
+        self._say(f"drop it      gcloud tasks queues purge {QUEUE} {queue}")
 
 
 def printable(name: str) -> str:

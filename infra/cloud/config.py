@@ -13,6 +13,7 @@ from infra.cloud import CloudError
 
 # Never in a variable of a function: in Secret Manager.
 SECRETS = ("DATABASE_URL", "GEMINI_API_KEY", "EVENTS_SECRET")
+QUEUE = "dropcap-backfill"  # of make backfill, and of what make redescribe tells the sweep
 NO_SECRET = f"whsec_{'A' * 32}"  # in place of one that is not given; it goes nowhere
 FUNCTION_TIMEOUT_S = 540  # shorter than the 600 s after which Pub/Sub would deliver once more
 MEMORY_MB = (512, 4096)  # second generation and 1 vCPU: cloud.google.com/run/docs/configuring/memory-limits

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.cloud import CloudError, refusals
+from infra.cloud.config import SECRETS
 from infra.cloud.source import ROOT
 
 PAUSE_S = 10.0
@@ -73,11 +74,7 @@ class Gcloud:
         self.project = project
         self._secrets = environment
         self._environment = {
-            **{
-                name: value
-                for name, value in environment.items()
-                if name not in ("DATABASE_URL", "GEMINI_API_KEY", "EVENTS_SECRET")
-            },
+            **{name: value for name, value in environment.items() if name not in SECRETS},
             "CLOUDSDK_CORE_PROJECT": project,
             "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
             "CLOUDSDK_CORE_SHOW_STRUCTURED_LOGS": "never",

@@ -14,11 +14,10 @@ from rich.console import Console
 from dropcap.errors import SettingsError
 from infra import redescribe as engine
 from infra.cloud import CloudError, functions
-from infra.cloud.config import Config
+from infra.cloud.config import QUEUE, Config
 from infra.cloud.gcloud import Gcloud
 from infra.local import StackError
 
-QUEUE = "dropcap-backfill"  # as in tasks.py, which loads Google's client
 POLL_S = 3.0
 
 

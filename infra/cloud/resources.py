@@ -6,7 +6,7 @@ from infra.cloud import monitoring, sql
 from infra.cloud.access import ACCOUNTS, Account
 from infra.cloud.buckets import ABORT, Bucket, Images, Sources, delete_after, sources_bucket
 from infra.cloud.cloud import Cloud, trigger_location
-from infra.cloud.config import FUNCTION_TIMEOUT_S, Config
+from infra.cloud.config import FUNCTION_TIMEOUT_S, QUEUE, Config
 from infra.cloud.events import Queue, Schedule, Subscription, Trigger
 from infra.cloud.functions import Function
 from infra.cloud.resource import Resource
@@ -202,7 +202,7 @@ def _calls(config: Config, cloud: Cloud) -> Sequence[Resource]:
             deadline_s=FUNCTION_TIMEOUT_S,
         ),
         Queue(
-            name="dropcap-backfill",
+            name=QUEUE,
             why="paces make backfill, and leaves an instance to those who upload now",
             region=region,
             per_second=config.backfill_per_second,

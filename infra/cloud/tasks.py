@@ -15,9 +15,9 @@ from google.oauth2.credentials import Credentials
 
 from dropcap.upload import Upload
 from infra.cloud import CloudError
+from infra.cloud.config import QUEUE
 from infra.local.events import cloud_event
 
-NAME = "dropcap-backfill"
 REQUEST_S = 20.0
 RETRY_S = 300.0  # how long one creation is tried
 LONGEST_WAIT_S = 10.0
@@ -71,12 +71,12 @@ class Tasks:
             queue = self._client.get_queue(name=self.name, retry=self._retry, timeout=REQUEST_S)
         except NotFound as missing:
             raise CloudError(
-                f"There is no queue {NAME}: `make deploy` makes it. One that nobody has used for 30 days "
+                f"There is no queue {QUEUE}: `make deploy` makes it. One that nobody has used for 30 days "
                 "sleeps: then the same command works in a few minutes."
             ) from missing
         if queue.state != Queue.State.RUNNING:
             raise CloudError(
-                f"The queue {NAME} is {queue.state.name.lower()}: gcloud tasks queues resume {self.name}"
+                f"The queue {QUEUE} is {queue.state.name.lower()}: gcloud tasks queues resume {self.name}"
             )
         return Limits(
             queue.rate_limits.max_dispatches_per_second, queue.rate_limits.max_concurrent_dispatches

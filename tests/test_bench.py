@@ -2,12 +2,15 @@
 
 import json
 import statistics
+import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from infra.bench import cost, deployed
+from infra.bench import cost, deployed, extras
 from infra.bench.floor import products
 from infra.bench.workers import Failed, Turn, figures, growth, take_turns
 from tests.app import ROOT, SAMPLES
@@ -63,6 +66,42 @@ def test_half_a_vcpu_takes_twice_as_long_to_compute_and_as_long_to_wait() -> Non
     assert cost.seconds(cost.Size(0.5, 0.5), warm=3, cpu=2) == 5
     assert cost.seconds(cost.Size(1, 0.5), warm=3, cpu=2) == 3
     assert cost.seconds(cost.Size(2, 0.5), warm=3, cpu=2) == 3  # one thread
+
+
+def test_a_bench_of_extras_begins_with_none_of_them_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RECEIPTS": "1", "SAFETY": "low", "DAILY_MONEY": "5", "SIZES": "100"}.items():
+        monkeypatch.setenv(name, value)
+    assert extras._shell().keys() & {"RECEIPTS", "SAFETY", "DAILY_MONEY", "SIZES"} == {"SIZES"}
+
+
+def test_whoever_takes_the_events_of_a_bench_ends_with_it_however_it_ends() -> None:
+    before = threading.enumerate()
+    with suppress(RuntimeError), extras._consumer():
+        [thread] = [each for each in threading.enumerate() if each not in before]
+        raise RuntimeError
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_folder_that_a_killed_bench_has_left_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository, folder = tmp_path / "repository", tmp_path / "before"
+    monkeypatch.setattr(extras, "ROOT", repository)
+    (repository / "functions").mkdir(parents=True)
+    (repository / "functions" / "main.py").touch()
+    identity = ("-c", "user.name=Ana", "-c", "user.email=ana@example.com", "-c", "commit.gpgsign=false")
+    for words in (
+        ("init", "-q"),
+        ("add", "."),
+        (*identity, "commit", "-qm", "first"),
+        ("worktree", "add", "--detach", str(folder)),
+    ):
+        subprocess.run(["git", "-C", str(repository), *words], check=True, capture_output=True)  # noqa: S607
+    (folder / "functions" / "main.py").write_text("cut")
+    with extras._revision("HEAD", folder) as program:
+        assert program.read_text() == ""
+    assert not folder.exists()
 
 
 def test_every_begun_tenth_of_a_second_is_paid() -> None:

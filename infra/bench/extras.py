@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import os
+import shutil
 import statistics
 import subprocess
 import threading
@@ -52,15 +53,21 @@ def measure(model: Path, picture: Path, rounds: Iterable[int], logs: Path, befor
         for name, settings in _settings(consumer).items():
             folder = logs / name.replace(" ", "-")
             folder.mkdir(parents=True, exist_ok=True)
-            environment = os.environ | outside.environment | WITHOUT | settings
+            environment = _shell() | outside.environment | WITHOUT | settings
             platform = Platform(MAIN, model, environment, NO_LIMIT, TIMEOUT_S, folder, python=DEPLOYED)
             platforms[name] = stack.enter_context(platform)
         if before:
             source = stack.enter_context(_revision(before, logs / "before"))
-            environment = os.environ | outside.environment | {"PYTHONPATH": str(source.parent)}
+            environment = _shell() | outside.environment | {"PYTHONPATH": str(source.parent)}
             platform = Platform(source, model, environment, NO_LIMIT, TIMEOUT_S, logs, python=DEPLOYED)
             platforms[BEFORE] = stack.enter_context(platform)
         return _in_turns(platforms, outside, picture, rounds)
+
+
+def _shell() -> dict[str, str]:
+    """The environment, in which nobody has switched an extra on for all of them."""
+    extras = {*_settings("")[ALL], "DAILY_MONEY"}
+    return {name: value for name, value in os.environ.items() if name not in extras}
 
 
 def _settings(consumer: str) -> dict[str, dict[str, str]]:
@@ -127,14 +134,17 @@ def _consumer() -> Iterator[str]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
 
 
 @contextmanager
 def _revision(name: str, folder: Path) -> Iterator[Path]:
     """The function's program as it was at a revision."""
     git = ("git", "-C", str(ROOT), "worktree")
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     subprocess.run([*git, "add", "--force", "--detach", str(folder), name], check=True, capture_output=True)
     try:
         yield folder / "functions" / "main.py"

@@ -10,6 +10,14 @@ from dropcap.decoders import DECODERS
 from dropcap.settings import Settings
 from infra.peak import peak_mb
 
+CLEAR_REFS = Path("/proc/self/clear_refs")
+NO_PEAK = "" if CLEAR_REFS.exists() else "this system does not tell the peak of a process"
+
+
+def begin_anew() -> None:
+    """The peak of this process is what it takes now (man 5 proc)."""
+    CLEAR_REFS.write_text("5")
+
 
 def peak_and_need(path: str, decoder: str, side: int) -> tuple[float, float]:
     """The peak of the resident set while one decoder decodes a file, beside the file, and its need, MB."""
@@ -22,7 +30,7 @@ def peak_and_need(path: str, decoder: str, side: int) -> tuple[float, float]:
         need = chosen.need_mb(header, data, side)
         memory.release()
         before = memory.rss_mb()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew (man 5 proc)
+        begin_anew()
         chosen.decode(header, data, side)
         header.getexif()
     return peak_mb() - before, need
@@ -38,7 +46,7 @@ def frames_peak_and_need(path: str, side: int) -> tuple[float, float]:
     assert moving is not None, "an animation"
     memory.release()
     before = memory.rss_mb()
-    Path("/proc/self/clear_refs").write_text("5")
+    begin_anew()
     assert moving.published(side, 80) is not None, "a WebP that moves"
     canvas = (facts.width, facts.height)
     width, height = pixels.fit(canvas, side)

@@ -120,6 +120,11 @@ def rgb_profile(red: tuple[float, float, float], green: tuple[float, ...], blue:
 DISPLAY_P3 = rgb_profile((0.5151, 0.2412, -0.0011), (0.2920, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841))
 ADOBE_RGB = rgb_profile((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446))
 
+# What has OF_P3's numbers in Display P3 at gamma 2.2, by hand: the matrix from P3 to sRGB (CSS Color 4,
+# section 19), cut off at zero, then the curve of sRGB.
+OF_P3 = ((200, 60, 60), (60, 180, 80), (60, 70, 190), (128, 128, 128))
+SRGB_OF_P3 = ((219, 37, 49), (0, 184, 62), (54, 69, 199), (129, 129, 129))
+
 
 def lab(image: Image.Image) -> Image.Image:
     srgb, cielab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")

@@ -3,19 +3,19 @@
 import io
 import json
 import multiprocessing
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageCms, ImageDraw
+from PIL import Image, ImageDraw
 
 from dropcap import animation, headers, picture
 from dropcap.settings import Settings
 from infra.peak import peak_mb
 from tests.app import Start, rows
-from tests.peaks import frames_peak_and_need
-from tests.pictures import exif
+from tests.children import fresh_python
+from tests.peaks import NO_PEAK, begin_anew, frames_peak_and_need
+from tests.pictures import DISPLAY_P3, OF_P3, SRGB_OF_P3, alike, corners, exif, quadrants
 
 SETTINGS = Settings(animated=1, memory_limit_mb=32768, memory_warning_mb=32768, sizes=((60, 30),))
 LASTS = [40, 0, 500, 100]  # ms
@@ -50,7 +50,7 @@ def where_red(image: Image.Image) -> int | None:
     """The leftmost column that is red in the middle of the square's height."""
     colours = image.convert("RGBA")
     for at in range(colours.width):
-        pixel = colours.getpixel((at, 11))
+        pixel = colours.getpixel((at, colours.height * 3 // 8))
         assert isinstance(pixel, tuple)
         red, green, _, alpha = pixel
         if red > 150 and green < 90 and alpha > 200:
@@ -89,43 +89,58 @@ def test_a_gif_is_played_as_often_as_it_was(loop: int | None, plays: int) -> Non
 
 
 def test_it_is_upright_and_in_srgb_and_tells_nothing_of_where_it_was_taken() -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    data = encoded("WEBP", frames(), duration=100, exif=exif(6), icc_profile=profile)
+    given = [quadrants(colours=colours) for colours in (OF_P3, OF_P3[::-1])]
+    data = encoded("WEBP", given, duration=100, exif=exif(6), icc_profile=DISPLAY_P3, lossless=True)
     image = published(data)
     assert image is not None
     assert image.size == (20, 30)
+    for frame, colours in enumerate((SRGB_OF_P3, SRGB_OF_P3[::-1])):
+        image.seek(frame)
+        assert alike(corners(image), tuple(colours[index] for index in (2, 0, 3, 1)), 8)
     assert not {"exif", "icc_profile", "xmp"} & {*image.info}
 
 
-def test_an_animation_goes_through_the_pipeline_and_other_formats_show_its_first_frame(start: Start) -> None:
+def test_an_animation_goes_through_the_pipeline_and_what_can_not_move_shows_its_first_frame(
+    start: Start,
+) -> None:
     app = start(ANIMATED="1", SIZES="200x100,60", FORMAT="original,jpeg")
     data = encoded("GIF", frames(), duration=LASTS, loop=0)
-    assert app.deliver(app.upload("ana/a.gif", data, "image/gif")) == 200
-    assert app.deliver(app.upload("ana/b.gif", encoded("GIF", frames(1)), "image/gif")) == 200
+    for name, each in {"a": data, "b": encoded("GIF", frames(1)), "c": data[:-150]}.items():
+        assert app.deliver(app.upload(f"ana/{name}.gif", each, "image/gif")) == 200
     made = {}
     for blob in app.objects(app.pictures).values():
         with Image.open(io.BytesIO(blob.download_as_bytes())) as image:
             made[blob.name] = (blob.content_type, image.size, getattr(image, "n_frames", 1))
+            assert where_red(image) == pytest.approx(5 * image.width / 120, abs=1)
     results = [result for [result] in rows("SELECT result FROM analyses ORDER BY analyzed_at")]
     counts = [[made[each["object"]][2] for each in dict(result)["pictures"]] for result in results]
-    assert counts == [[4, 1, 4, 1], [1, 1, 1, 1]]
+    assert counts == [[4, 1, 4, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
     assert {(kind, size) for kind, size, _ in made.values()} == {
         (f"image/{kind}", size) for kind in ("webp", "jpeg") for size in ((120, 80), (60, 40))
     }
 
 
-def test_nothing_moves_and_nothing_is_loaded_where_nobody_has_asked(start: Start) -> None:
-    sys.modules.pop("dropcap.animation")
-    try:
-        app = start(SIZES="60")
-        upload = app.upload("ana/a.gif", encoded("GIF", frames(), duration=100), "image/gif")
-        assert app.deliver(upload) == 200
-        assert "dropcap.animation" not in sys.modules
-    finally:
-        sys.modules["dropcap.animation"] = animation
-    blob = app.objects(app.pictures)[f"{upload.id}/60.webp"]
-    with Image.open(io.BytesIO(blob.download_as_bytes())) as image:
-        assert getattr(image, "n_frames", 1) == 1
+def test_nothing_moves_and_nothing_is_loaded_where_nobody_has_asked(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(encoded("GIF", frames(), duration=100))
+    program = f"""
+import io, sys
+from pathlib import Path
+from types import SimpleNamespace as Some
+from PIL import Image
+from dropcap import picture, pipeline, publishing, words
+from dropcap.settings import Settings
+from dropcap.upload import Upload
+def publish(upload, label, data, *of):
+    print(Image.open(io.BytesIO(data)).n_frames)
+settings = Settings(sizes=(60,))
+data = Path("{tmp_path}/a.gif").read_bytes()
+with picture.opened(data, settings) as source:
+    some = Some(settings=settings, buckets=Some(publish=publish))
+    nothing = words.Words("", "", "", (), "", "en")
+    publishing.publish(source, data, nothing, Upload("", "a.gif", 1, 9), some, {{}})
+print("dropcap.animation" in sys.modules)
+"""
+    assert fresh_python(program) == "1\nFalse\n"
 
 
 def gif_with(after: bytes) -> bytes:
@@ -136,21 +151,19 @@ def gif_with(after: bytes) -> bytes:
 HUGE = b"!\xf9\x04\x08\0\0\0\0" + b",\0\0\0\0\xff\xff\xff\xff\0" + b"\x02\x01\0\0"
 
 
-@pytest.mark.parametrize(
-    ("data", "why"),
-    [
-        (encoded("GIF", frames(), duration=100)[:-150], "a frame can't be read"),
-        (gif_with(HUGE), ""),  # a frame of 65,535 x 65,535 px, for which a decoder would enlarge the canvas
-        (gif_with(b"," + bytes(9) + b"\x02\x00"), "a frame can't be read"),
-        (gif_with(b"!\xfe\x00" * 50_000), ""),
-    ],
-)
-def test_what_is_damaged_is_published_as_its_first_frame(
+DAMAGED = [
+    (encoded("GIF", frames(), duration=100)[:-150], "a frame can't be read"),
+    (gif_with(HUGE), ""),  # a frame of 65,535 x 65,535 px, for which a decoder would enlarge the canvas
+    (gif_with(b"," + bytes(9) + b"\x02\x00"), "a frame can't be read"),
+    (gif_with(b"!\xfe\x00" * 50_000), ""),
+]
+
+
+@pytest.mark.parametrize(("data", "why"), DAMAGED)
+def test_what_is_damaged_does_not_move_and_it_says_why(
     data: bytes, why: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    before = peak_mb()
     assert published(data) is None
-    assert peak_mb() < before + 50
     said = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
     assert [each["message"] for each in said] == ["the animation is published as its first frame"] * bool(why)
     assert all(why in each["problem"] for each in said)
@@ -164,7 +177,7 @@ def test_what_is_damaged_is_published_as_its_first_frame(
         ("need_mb", lambda *of: 1e9, "MB of memory"),
     ],
 )
-def test_what_would_take_too_long_or_too_much_is_published_as_its_first_frame(
+def test_what_would_take_too_long_or_too_much_does_not_move(
     name: str, value: Any, why: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(animation, name, value)
@@ -180,9 +193,17 @@ def test_frames_are_counted_without_decoding_and_no_further_than_is_asked() -> N
         assert 0 <= headers.gif_frames(data[:end], 100) <= 9
 
 
+@pytest.mark.skipif(bool(NO_PEAK), reason=NO_PEAK)
+def test_what_is_damaged_takes_no_memory() -> None:
+    for data, _ in DAMAGED:
+        begin_anew()
+        before = peak_mb()
+        assert published(data) is None
+        assert peak_mb() < before + 50
+
+
+@pytest.mark.skipif(bool(NO_PEAK), reason=NO_PEAK)
 def test_one_frame_at_a_time_is_in_memory_within_what_it_is_taken_to_need(tmp_path: Path) -> None:
-    if not Path("/proc/self/clear_refs").exists():
-        pytest.skip("this system does not tell the peak of a process")
     side, count, made = 600, 60, []
     for index in range(count):
         made.append(Image.linear_gradient("L").resize((side, side)))

@@ -25,7 +25,7 @@ from dropcap.errors import Rejected
 from dropcap.settings import Settings
 from tests import pictures
 from tests.app import CAPTION, PICTURE, Start, rows
-from tests.peaks import peak_and_need
+from tests.peaks import NO_PEAK, peak_and_need
 from tests.pictures import QUADRANTS, alike, corners, encoded, exif, quadrants
 
 ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
@@ -268,8 +268,8 @@ def large(name: str) -> bytes:
 @pytest.fixture(scope="module")
 def fresh() -> Iterator[Callable[..., tuple[float, float]]]:
     """Call peak_and_need, each time in a new process that has imported only what every instance has."""
-    if not Path("/proc/self/clear_refs").exists():
-        pytest.skip("this system does not tell the peak of a process")
+    if NO_PEAK:
+        pytest.skip(NO_PEAK)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.peaks"])
     with context.Pool(1, maxtasksperchild=1) as pool:

@@ -24,6 +24,7 @@ from dropcap.gemini import Unavailable
 from dropcap.meter import Tokens, tokens
 from infra.local.gemini import GeminiStandIn
 from tests.app import ROOT
+from tests.children import fresh_python
 from tests.describing import calls, describer, jpeg, refusal
 
 # What it answers
@@ -263,21 +264,12 @@ def test_a_key_may_end_with_a_newline(stand_in: GeminiStandIn, settings: dict[st
 # Which package it loads
 
 
-def fresh_python(program: str) -> str:
-    """What a program prints in a Python that has loaded nothing yet."""
-    command = [sys.executable, "-W", "ignore", "-c", program]
-    done = subprocess.run(command, cwd=ROOT / "functions", capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    return done.stdout
-
-
 def after_a_picture(settings: dict[str, Any], question: str) -> str:
     """What `question` prints in a fresh Python that has asked for a description."""
     return fresh_python(f"""
 import gc, io, sys
 from PIL import Image
 from dropcap.gemini import Describer, Unavailable
-from dropcap.meter import Tokens, tokens
 from dropcap.settings import Settings
 file = io.BytesIO()
 Image.new("RGB", (8, 8)).save(file, "JPEG")
@@ -318,7 +310,6 @@ def test_a_package_that_is_missing_is_told(settings: dict[str, Any]) -> None:
 import sys
 sys.modules["google.generativeai"] = sys.modules["google.genai"] = None
 from dropcap.gemini import Describer, Unavailable
-from dropcap.meter import Tokens, tokens
 from dropcap.settings import Settings
 try:
     Describer(Settings(**{settings!r})).describe(b"")

@@ -19,6 +19,7 @@ from infra.limit import Limit, kernel_limit
 from infra.local.ports import free_port
 from infra.local.process import Process
 from tests.app import EVENT, ROOT, Start, event_of, problem, rows, small_png
+from tests.children import FUNCTIONS, python_path
 
 DIED = 0  # in place of an HTTP status
 WAIT_S = 60
@@ -59,8 +60,8 @@ def instance(folder: Path, limit: Limit | None = None, **settings: str) -> Itera
     command = [str(Path(sys.executable).with_name("functions-framework")), "--target", "on_upload"]
     command += ["--source", str(ROOT / "tests" / "deadly.py"), "--signature-type", "cloudevent"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    path = f"{ROOT / 'functions'}{os.pathsep}{os.environ['PYTHONPATH']}"
-    environment = os.environ | {"PYTHONPATH": path, "DEADLY": str(folder / "deadly")} | settings
+    own = {"PYTHONPATH": python_path(FUNCTIONS), "DEADLY": str(folder / "deadly")}
+    environment = os.environ | own | settings
     command = limit.command(*command) if limit else command
     with Process("functions", command, log, environment, ROOT) as functions:
         functions.wait_until_answers(f"http://127.0.0.1:{port}")

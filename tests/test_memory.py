@@ -17,6 +17,7 @@ from infra.limit import kernel_limit
 from infra.local.ports import free_port
 from infra.local.process import Process
 from tests.app import EVENT, EXPECTED, ROOT, SAMPLES, Start, event_of, rows, small_png
+from tests.children import FUNCTIONS, python_path
 
 LIMIT_MIB = 512
 LARGE_MIB = 32_768  # this process may hold PyTorch as well
@@ -60,7 +61,7 @@ def test_every_sample_is_captioned_under_512_mib_that_the_kernel_enforces(
     with ExitStack() as running:
         limit = running.enter_context(kernel_limit(LIMIT_MIB))
         command = limit.command(sys.executable, "-m", "infra.local.functions", "--port", str(port))
-        environment = os.environ | {"PYTHONPATH": f"{ROOT / 'functions'}{os.pathsep}{ROOT}", "THREADS": "1"}
+        environment = os.environ | {"PYTHONPATH": python_path(FUNCTIONS, ROOT), "THREADS": "1"}
         functions = running.enter_context(Process("functions", command, tmp_path / "log", environment, ROOT))
         functions.wait_until_answers(f"http://127.0.0.1:{port}/get_progress_stats")
         for name in EXPECTED:

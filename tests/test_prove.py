@@ -18,6 +18,7 @@ from infra.prove.instance import DELIVERIES, Platform
 from infra.prove.outside import Outside
 from infra.prove.uploads import BAD, FIRST, Sample, drawn, plans
 from tests.app import ROOT, SAMPLES
+from tests.children import FUNCTIONS, python_path
 
 MODEL = ROOT / "functions" / "model"
 RESOURCE = {"bucket": "uploads", "name": "ana/a.png", "generation": "1"}
@@ -37,8 +38,7 @@ def prove(folder: Path, *words: str, unprivileged: bool = False) -> tuple[int, s
     """Exit status, output and errors of a short run with the model that ships."""
     command = [sys.executable, "-B", "-m", "infra.prove", "--no-naive", "--largest", "0.5"]
     command += ["--model", str(MODEL), "--build", str(folder), *words]
-    path = f"functions{os.pathsep}{os.environ['PYTHONPATH']}"
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    environment = os.environ | {"PYTHONPATH": python_path(FUNCTIONS), "PYTHONWARNINGS": "ignore"}
     if unprivileged:
         environment["PATH"] = ""
         command = [*nobody(), *command]

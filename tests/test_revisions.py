@@ -23,6 +23,7 @@ from dropcap.upload import Upload
 from infra.local.ports import free_port
 from infra.local.process import Process, framework
 from tests.app import EVENT, ROOT, App, Start, event_of, rows, small_png
+from tests.children import python_path
 
 TABLES_FILE = "functions/dropcap/tables.py"
 USERS = ("ana", "bo")
@@ -70,7 +71,7 @@ class Revision:
     def start(self) -> None:
         """A cold start of the functions that the tests need."""
         environment = os.environ | {
-            "PYTHONPATH": f"{self.functions}{os.pathsep}{os.environ['PYTHONPATH'].split(os.pathsep)[0]}",
+            "PYTHONPATH": python_path(self.functions),
             "MODEL_FOLDER": str(ROOT / "functions" / "model"),
             "PYTHONDONTWRITEBYTECODE": "1",
         }

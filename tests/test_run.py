@@ -37,6 +37,7 @@ from infra.local.storage import ROOT
 from infra.local.sweep import main as sweep
 from infra.redescribe import main as redescribe
 from tests.app import EXPECTED, hear_ctrl_c
+from tests.children import FUNCTIONS, python_path
 from tests.pictures import RED, encoded, quadrants
 
 WAIT_S = 90
@@ -54,7 +55,7 @@ class Person:
         self.drop = folder / "drop"
         environment = os.environ | SETTINGS | settings
         environment |= {MARK: self.mark, "PYTHONWARNINGS": "ignore"}
-        environment["PYTHONPATH"] = f"functions{os.pathsep}{environment['PYTHONPATH']}"
+        environment["PYTHONPATH"] = python_path(FUNCTIONS)
         command = [sys.executable, "-m", "infra.local.run", "--port", "0", "--drop", str(self.drop)]
         with self.output.open("wb") as output, self.errors.open("wb") as errors:
             self.process = subprocess.Popen(

@@ -24,6 +24,7 @@ from infra.local.ports import free_port
 from infra.local.process import Process
 from infra.local.storage import ROOT
 from tests.app import EVENT, PICTURE, event_of
+from tests.children import FUNCTIONS, python_path
 from tests.issuer import Issuer
 
 KEY, SESSION, SIGNATURE = "AIzaSECRETkey7391", "SECRETsession7391", "SECRETsignature7391"
@@ -123,7 +124,7 @@ def test_no_key_password_token_signed_address_or_picture_is_logged(
     assert len(password) > 8
     settings = {"DATABASE_URL": database_url, "GEMINI_API_KEY": KEY, "GEMINI_ENDPOINT": gemini_url}
     settings |= issuer.settings | {"MEMORY_LIMIT_MB": "4096"}
-    settings["PYTHONPATH"] = f"functions{os.pathsep}{os.environ['PYTHONPATH']}"
+    settings["PYTHONPATH"] = python_path(FUNCTIONS)
     for name, value in faulty.items():
         settings[name] = value.format(database=database_url, password=password, sessions=sessions)
     if wrong := settings.pop("PASSWORD", ""):

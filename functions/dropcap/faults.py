@@ -162,7 +162,7 @@ def _table_faults(table: Table, found: dict[str, Any] | None, schema: str) -> It
             lacks = f"has no index {create.partition(name)[2].strip()}"
             yield Fault(f"Table {name}", lacks, "have one", (create,), slow=True)
     for rule_name, text in table.checks:
-        if not any(rule["name"] == rule_name for rule in constraints):
+        if not any(rule["name"] == rule_name and ours.issuperset(rule["columns"]) for rule in constraints):
             add = (
                 f"{alter} DROP CONSTRAINT IF EXISTS {rule_name}",  # one that is there but was never validated
                 f"{alter} ADD CONSTRAINT {rule_name} CHECK ({text})",

@@ -103,6 +103,8 @@ def test_the_table_of_roles_is_that_of_the_code() -> None:
 
 def test_every_command_and_flag_of_gcloud_is_one_that_it_knows(warm_gcloud: str, tmp_path: Path) -> None:
     asked = [(page.name, shlex.join(words)) for page in PAGES for words in commands(page, "gcloud")]
+    assert len(asked) > 10
+    asked.append(("none", "gcloud run deploy --no-such-flag"))  # that a wrong one is told
     (tmp_path / "commands").write_text("\n".join(["```", *(command for _, command in asked), "```", ""]))
     checked = subprocess.run(
         [
@@ -118,8 +120,11 @@ def test_every_command_and_flag_of_gcloud_is_one_that_it_knows(warm_gcloud: str,
     )
     verdicts = json.loads(checked.stdout)
     assert len(verdicts) == len(asked)
-    wrong = [(each, verdict) for each, verdict in zip(asked, verdicts, strict=True) if not verdict["success"]]
+    *wrong, last = [
+        (each, verdict) for each, verdict in zip(asked, verdicts, strict=True) if not verdict["success"]
+    ]
     assert not wrong
+    assert last[0] == asked[-1]
 
 
 def links() -> list[tuple[Path, str]]:

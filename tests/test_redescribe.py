@@ -26,6 +26,9 @@ def test_a_task_asks_the_sweep_as_cloud_schedulers_account_and_its_log_answers(t
     assert [(each["owner"], each.get("mark", False)) for each in bodies] == [("ana", False), ("ana", True)]
     assert {each["headers"]["Content-Type"] for each in asked} == {"application/json"}
     assert bodies[0]["token"] != bodies[1]["token"]
+    reads = [each.body["filter"] for each in there.plane.requests if each.path.endswith("entries:list")]
+    for body, read in zip(bodies, reads, strict=True):  # of all that is logged, each wants its own answer
+        assert f'jsonPayload.token="{body["token"]}"' in read
 
 
 def test_where_no_answer_comes_it_says_where_to_look(there: Deployment) -> None:

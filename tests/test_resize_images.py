@@ -95,6 +95,7 @@ def test_what_is_there_is_not_overwritten_unless_somebody_says_so(
     assert capsys.readouterr().err == "make import: settings.mk is there already: FORCE=1 overwrites it.\n"
     assert Path("settings.mk").read_text() == "mine"
     assert main([str(exported), "--project", "my-project", "--force"]) == 0
+    assert Path("settings.mk").read_text() in PAGE
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_what_is_there_is_not_overwritten_unless_somebody_says_so(
     [
         (None, "can't be read"),
         ("SMTP_CONNECTION_URI=smtps://a:secret@b\n", "no configuration of storage-resize-images"),
-        ("\xff\xfe", "no configuration"),
+        (b"\xff\xfe", "can't be read"),
         ("IMG_BUCKET=${param:PROJECT_ID}.appspot.com\nIMG_SIZES=2x2", "PROJECT=my-project"),
         ("IMG_BUCKET=${STORAGE_BUCKET}\nIMG_SIZES=2x2", "names no bucket"),
         ("IMG_BUCKET=photos\nIMG_SIZES=2by2", "SIZES='2by2' is not allowed"),
@@ -110,18 +111,26 @@ def test_what_is_there_is_not_overwritten_unless_somebody_says_so(
     ],
 )
 def test_bad_input_is_one_line_with_its_remedy(
-    text: str | None, said: str, exported: Path, capsys: pytest.CaptureFixture[str]
+    text: str | bytes | None, said: str, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     exported.unlink()
     if text is not None:
-        exported.write_text(text)
+        exported.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert main([str(exported)]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("make import: ")
     assert said in line
     assert "secret" not in line
     assert not Path("settings.mk").exists()
-    assert main([]) == 1
+
+
+def test_without_a_file_it_asks_for_one(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["."]):  # make without EXTENSION gives an empty word, which is the folder as a path
+        assert main(words) == 1
+        assert capsys.readouterr().err == (
+            "make import: Say which file: make import EXTENSION=extensions/storage-resize-images.env\n"
+        )
+    assert not Path("settings.mk").exists()
 
 
 @pytest.mark.parametrize(

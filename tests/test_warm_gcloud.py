@@ -29,7 +29,7 @@ def run(caller: dict[str, str], *words: str, text: str = "", folder: Path | None
     return subprocess.run(command, env=caller, input=text, capture_output=True, text=True, cwd=folder)
 
 
-@pytest.mark.parametrize("words", [("config", "list", "--format=json"), ("config", "list", "--no-such-flag")])
+@pytest.mark.parametrize("words", [("config", "list", "--format=json"), ("run", "deploy", "--no-such-flag")])
 def test_output_and_exit_status_are_those_of_the_plain_gcloud(
     caller: dict[str, str], words: tuple[str, ...]
 ) -> None:

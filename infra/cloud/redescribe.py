@@ -56,7 +56,7 @@ def _answer(config: Config, gcloud: Gcloud, token: str, patience_s: float) -> Ma
         for entry in gcloud.read("logging", "read", query, "--freshness=1h", "--limit=1") or ():
             answer: Mapping[str, Any] = entry["jsonPayload"]
             return {"pictures": answer["pictures"], "after": answer.get("after") or None}
-        time.sleep(POLL_S)
+        time.sleep(max(0.0, min(POLL_S, ends - time.monotonic())))
     raise CloudError(
         f"No answer came in {patience_s:.0f} s: make logs PROJECT={config.project} FUNCTION=sweep says why."
     )

@@ -34,9 +34,10 @@ def test_every_way_to_resize_takes_its_turns() -> None:
 
 
 def test_memory_is_flat_from_caption_to_caption() -> None:
-    # make bench does it for a thousand, and allows it 2 %; as much by a caption is 0.6 % of a hundred.
+    # From the second tenth to the last are 80 captions: 0.16 % of 95 MB, 2 kB for each, would be 2 % in a
+    # thousand. In each of five runs on a busy machine it was less than 0.02 %.
     turns = take_turns({"ours": (*WAYS, "function", MODEL)}, range(100))["ours"]
-    assert growth(turns) < 0.006
+    assert growth(turns) < 0.0016
 
 
 def test_a_median_leaves_out_the_turn_that_warms_up() -> None:

@@ -16,17 +16,23 @@ NAMES = ("on-upload", "analyze", "sweep", "get-progress-stats")
 STEPS = {
     "before the first change": ("batchEnable", 400, 1),
     "at one of several side by side": ("POST iam.*/serviceAccounts", 400, 1),
+    "at a secret": (r"POST secretmanager.*/secrets\?", 400, 1),
     "between a secret and its version": (":addVersion", 400, 1),
     "between a repository and its policy": ("PATCH artifactregistry", 400, 1),
     "at the first of many rights": ("PUT storage.*/iam", 400, 1),
     "at all builds": ("builds:submit", FAILED, 4),
     "with the services there and no revision ready": (r"POST \S+-run\S+/services\?", FAILED, 4),
+    "at the right to call a service": ("services/.*:setIamPolicy", 400, 1),
+    "at the trigger": ("POST eventarc", 400, 1),
     "between a trigger and its subscription": ("PATCH pubsub", 400, 1),
     "at what stands alone": ("POST cloudscheduler", 400, 1),
+    "before the address that alerts go to": ("POST monitoring.*/notificationChannels", 400, 1),
+    "between that and its alerts": ("POST monitoring.*/alertPolicies", 400, 1),
     "at the last change": ("POST billingbudgets", 400, 1),
 }
-ONE_EACH = {"serviceAccounts": 1, "jobs": 1}  # with the refused one
-ONE_EACH |= dict.fromkeys(("secrets", "repositories", "triggers", "queues", "metrics", "alertPolicies"), 0)
+ONE_EACH = dict.fromkeys(("serviceAccounts", "secrets", "triggers", "jobs"), 1)  # with the refused one
+ONE_EACH |= dict.fromkeys(("notificationChannels", "alertPolicies"), 1)
+ONE_EACH |= dict.fromkeys(("repositories", "queues", "metrics"), 0)
 
 
 def test_it_goes_on_from_wherever_it_was_stopped_and_does_nothing_twice(

@@ -58,6 +58,8 @@ def test_it_goes_on_from_wherever_it_was_stopped_and_does_nothing_twice(
         there = [key for key in plane.resources if key.rpartition("/")[0].endswith(f"/{made}")]
         done = [line for line in sent if re.match(rf"POST \S+/{made}(\?|$)", line)]
         assert len(done) == len(there) + refused > refused, made
+        called = {plane.resources[key].get("displayName", key) for key in there}  # an id may be Google's
+        assert len(called) == len(there), made
     assert len([line for line in sent if ":addVersion" in line]) == 2 + 1
     for name in NAMES:
         assert deployment.service(name)["status"]["latestReadyRevisionName"].endswith("-2")

@@ -210,7 +210,7 @@ def _not_healed(seen: Seen, archived: bool) -> Iterator[Finding]:
         if row is None or row.state != ("held" if held else "done"):
             yield "not healed", str(sent), f"it is {row.state if row else 'unknown'}"
             continue
-        if row.receipts != [f"{row.code or 'analyzed'}, {_fate(row, archived)}"]:
+        if row.receipts != [f"{row.code or 'analyzed'}, {_fate(seen, sent, row, archived)}"]:
             yield "not healed", str(sent), f"its receipt says {row.receipts}"
         if seen.source(sent) and not held:
             yield "not healed", str(sent), "its source is still there"
@@ -220,12 +220,12 @@ def _not_healed(seen: Seen, archived: bool) -> Iterator[Finding]:
             yield "not healed", str(sent), "it is not in the archive"
 
 
-def _fate(row: Row, archived: bool) -> str:
-    """What is to become of its source."""
+def _fate(seen: Seen, sent: Sent, row: Row, archived: bool) -> str:
+    """What is to become of its source: one that is replaced before it could be quarantined is gone."""
     if row.code == safety.NO_VERDICT:
         return ""
     if row.code:
-        return "gone" if row.code == "gone" else "quarantined"
+        return "quarantined" if seen.quarantined(sent) else "gone"
     return "archived" if archived else "deleted"
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -72,7 +73,9 @@ class App:
 
     @staticmethod
     def _client(target: str, signature: str) -> FlaskClient:
+        path = sys.path.copy()
         client: FlaskClient = create_app(target, MAIN, signature).test_client()
+        sys.path[:] = path  # it appends a folder each time, and each search for a module looks there
         return client
 
     def restarted(self, **settings: str) -> "App":

@@ -181,7 +181,7 @@ def test_a_posted_picture_and_an_upload_without_layout_have_no_copy(start: Start
     assert list(app.objects(app.pictures)) == [f"{answer.get_json()['id']}/200x100.webp"]
 
 
-def test_whose_copies_an_upload_names_in_its_metadata_is_not_asked(storage_url: str, start: Start) -> None:
+def test_a_copy_that_another_upload_has_made_is_not_ones_own_whatever_the_metadata_say(start: Start) -> None:
     app = start(**BESIDE)
     assert app.deliver(app.upload("ana/a.png", small_png())) == 200
     hostile = Upload(app.uploads, "eve/a.png", 1, 9)

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 from xml.etree import ElementTree
@@ -180,14 +181,18 @@ def assert_bare(data: bytes, kind: str, words: bool = False) -> None:
     With `words`, nothing else but one XMP packet of ours, and one there is.
     """
     read, allowed = PARTS[kind]
-    assert set(read(data)) <= allowed | (XMP_PARTS[kind] if words else set())
+    parts = Counter(read(data))
+    assert parts.keys() <= allowed | (XMP_PARTS[kind] if words else set())
+    assert not words or {parts[each] for each in XMP_PARTS[kind]} == {1}
     for trace in (SECRET, *(b"Exif EXIF eXIf GPSLatitude 8BIM Photoshop ICC_PROFILE acsp".split())):
         assert trace not in data, trace
     assert data.count(b"<x:xmpmeta") == words
     if words:
         packet = data[data.index(b"<x:xmpmeta") : data.index(b"</x:xmpmeta>") + 12]
-        elements = ElementTree.fromstring(packet).iter()  # noqa: S314  our own
+        elements = list(ElementTree.fromstring(packet).iter())  # noqa: S314  our own
         assert {each.tag.rpartition("}")[2] for each in elements} <= XMP_ELEMENTS
+        attributes = {(name.rpartition("}")[2], value) for each in elements for name, value in each.items()}
+        assert attributes <= {("about", ""), ("lang", "x-default"), ("lang", "en")}
     seen = pyvips.Image.new_from_buffer(data, "").get_fields()
     foreign = ("exif", "iptc", "icc", "png-comment", "gif", *(() if words else ("xmp",)))
     assert not [name for name in seen if name.startswith(foreign)]

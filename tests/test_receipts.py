@@ -65,6 +65,10 @@ def test_it_is_returned_shown_and_exported_and_to_nobody_else(start: Start) -> N
     page = app.gallery.get(f"/gallery/picture/{answer['id']}?user=ana").text
     assert receipt["sha256"] in page
     assert receipts(app, "bob") == {}
+    elsewhere = [export(app, kind, "bob").data for kind in ("csv", "jsonl")]
+    answer = app.gallery.get(f"/gallery/picture/{answer['id']}?user=bob")
+    assert answer.status_code == 404
+    assert not [shown for shown in (*elsewhere, answer.data) if receipt["sha256"].encode() in shown]
 
 
 FATES = {

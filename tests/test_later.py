@@ -14,6 +14,7 @@ from dropcap.analysis import Published
 from dropcap.bucket import Buckets, NotStored
 from dropcap.database import Database
 from dropcap.services import Services
+from dropcap.upload import Upload
 from tests.app import App, Start, problem, rows, small_png
 
 DOWN, UP = "fault-503", "gemini-3.5-flash-lite"
@@ -23,6 +24,14 @@ DONE = {"complete": True}
 
 def result(app: App, id: uuid.UUID) -> dict[str, Any]:
     return dict(app.services.database.analysis(id) or {})
+
+
+def not_described(start: Start, **settings: str) -> tuple[App, Upload]:
+    """An upload that came while Gemini was down: it has BLIP's caption alone."""
+    app = start(**ONCE, GEMINI_MODEL=DOWN, **settings)
+    upload = app.upload("ana/a.png", small_png())
+    assert app.deliver(upload) == HTTPStatus.OK
+    return app, upload
 
 
 def its_time_comes() -> None:
@@ -44,9 +53,7 @@ def in_gallery(app: App, path: str, **form: str) -> None:
 def test_while_gemini_is_down_blips_caption_is_there_at_once_and_the_rest_comes_by_a_sweep(
     start: Start,
 ) -> None:
-    app = start(**ONCE, GEMINI_MODEL=DOWN)
-    upload = app.upload("ana/a.png", small_png())
-    assert app.deliver(upload) == HTTPStatus.OK
+    app, upload = not_described(start)
     now = result(app, upload.id)
     assert now["describe_later"]
     assert now["description"] == ""
@@ -81,9 +88,7 @@ def test_while_gemini_is_down_blips_caption_is_there_at_once_and_the_rest_comes_
 
 
 def test_it_is_tried_ever_more_rarely_and_given_up_after_a_week(start: Start) -> None:
-    app = start(**ONCE, GEMINI_MODEL=DOWN)
-    upload = app.upload("ana/a.png", small_png())
-    app.deliver(upload)
+    app, upload = not_described(start)
     waited = []
     for _ in range(later.TRIES):
         its_time_comes()
@@ -107,9 +112,7 @@ def test_a_picture_that_gemini_blocks_is_not_asked_for_again(start: Start) -> No
 def test_a_picture_that_is_deleted_meanwhile_stays_deleted(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = start(**ONCE, GEMINI_MODEL=DOWN, DAILY_CALLS="100")
-    upload = app.upload("ana/a.png", small_png())
-    app.deliver(upload)
+    app, upload = not_described(start, DAILY_CALLS="100")
     app = app.restarted(GEMINI_MODEL=UP)
     read = Buckets.read_published
 
@@ -236,9 +239,7 @@ def test_what_is_unsafe_is_taken_back_whatever_breaks_off_and_however_often(
 def test_nothing_is_kept_of_an_unsafe_picture_that_its_user_deletes_meanwhile(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = start(**ONCE, GEMINI_MODEL=DOWN)
-    upload = app.upload("ana/a.png", small_png())
-    app.deliver(upload)
+    app, upload = not_described(start)
     app = app.restarted(GEMINI_MODEL="fault-unsafe-high", SAFETY="low")
     copy = Buckets.quarantine_published
 
@@ -284,9 +285,7 @@ def test_a_sweep_stops_where_gemini_fails_and_goes_on_where_the_pictures_do(star
 def test_an_answer_is_kept_where_the_picture_is_and_only_its_turn_has_passed(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = start(**ONCE, GEMINI_MODEL=DOWN, DAILY_CALLS="100")
-    upload = app.upload("ana/a.png", small_png())
-    app.deliver(upload)
+    app, upload = not_described(start, DAILY_CALLS="100")
     app = app.restarted(GEMINI_MODEL=UP)
     read = Buckets.read_published
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from dropcap import safety
 from infra.torture.report import Scene
-from infra.torture.world import LEASE_S, NO_VERDICT, NONE, Function, Sent
+from infra.torture.world import BECOMES, LEASE_S, NO_VERDICT, NONE, Function, Sent
 
 WAVE = 20  # kills between two looks
 MEASURED = 5  # undisturbed deliveries
@@ -26,7 +26,7 @@ LONGER = 1.1  # than the slowest of them: the last random instants come after th
 def held(scene: Scene, only: int | None = None) -> None:
     """A kill at each point while there is no verdict on safety; an hour later there is one."""
     world = scene.world
-    at_every_point(scene, code=safety.NO_VERDICT, settings=NO_VERDICT, only=only)
+    at_every_point(scene, settings=NO_VERDICT, only=only)
     world.later(safety.AGAIN_S)
     with world.function("an hour later") as function:
         for sent in world.sent:
@@ -38,17 +38,18 @@ def held(scene: Scene, only: int | None = None) -> None:
 
 
 def at_every_point(
-    scene: Scene,
-    bad: bool = False,
-    code: str = "",
-    settings: Mapping[str, str] = NONE,
-    only: int | None = None,
+    scene: Scene, bad: bool = False, settings: Mapping[str, str] = NONE, only: int | None = None
 ) -> None:
-    """A kill at each point; at `only` so many of them, drawn by chance. Pictures end with `code`."""
+    """A kill at each point; at `only` so many of them, drawn by chance."""
     world = scene.world
+
+    def upload() -> Sent:
+        sent = world.upload(bad, new=True)
+        sent.code = BECOMES.get(settings.get("GEMINI_MODEL", ""), sent.code)
+        return sent
+
     with world.function("killed", **settings) as function:
-        points = chosen(points_of(scene, function, bad), only, world.chance)
-        world.sent[-1].code = code or world.sent[-1].code
+        points = chosen(points_of(scene, function, upload()), only, world.chance)
         scene.facts["points"] = points
         scene.total(len(points))
         for wave in _waves(points):
@@ -56,8 +57,7 @@ def at_every_point(
             for point in wave:
                 function.fresh()
                 function.order(signal.SIGKILL, point)
-                worker, sent = function.worker(), world.upload(bad, new=True)
-                sent.code = code or sent.code
+                worker, sent = function.worker(), upload()
                 answer = world.deliver(function, sent)
                 if function.called_off():
                     world.kills += 1
@@ -91,11 +91,11 @@ def at_random(scene: Scene, kills: int) -> None:
             heal(scene, function, killed)
 
 
-def points_of(scene: Scene, function: Function, bad: bool = False) -> list[str]:
+def points_of(scene: Scene, function: Function, sent: Sent) -> list[str]:
     """The points that an undisturbed upload passes in a new process, in their order."""
     function.fresh()
     passed = function.passes()
-    answer = scene.world.deliver(function, scene.world.upload(bad, new=True))
+    answer = scene.world.deliver(function, sent)
     points = passed.read_text().splitlines()
     passed.unlink()
     if answer != "answered":

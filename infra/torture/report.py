@@ -88,7 +88,6 @@ class Scene:
 
 Play = Callable[[Scene], None]
 Variables = Mapping[str, Mapping[str, str]]  # by the names of scenarios
-NONE: Variables = {}
 
 
 def play(
@@ -131,7 +130,7 @@ def run(
     who: str,
     plays: Mapping[str, Play],
     asked: argparse.Namespace,
-    variables: Variables = NONE,
+    variables: Variables,
     show: Callable[[Console, Sequence[Scene]], None] = show,
 ) -> int:
     """Play all, show and write what came of it, tell the reasons on stderr; `make {who}`'s exit status."""

@@ -130,7 +130,7 @@ def main(words: Sequence[str] | None = None) -> int:
     act = partial(
         soak, uploads=asked.uploads, seed=asked.seed, largest=asked.largest, pictures=asked.build / "uploads"
     )
-    return report.run("soak", {"soak": act}, asked, show=lambda console, scenes: show(console, scenes[0]))
+    return report.run("soak", {"soak": act}, asked, {}, show=lambda console, scenes: show(console, scenes[0]))
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:

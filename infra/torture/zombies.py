@@ -61,7 +61,7 @@ def _halted_at_every_point(
         world.function("second", **other) as second,
         ThreadPoolExecutor(1) as pool,
     ):
-        points = chosen(points_of(scene, first, bad), only, world.chance)
+        points = chosen(points_of(scene, first, world.upload(bad, new=True)), only, world.chance)
         scene.facts["points"] = points
         scene.total(len(points))
         for point in points:

@@ -92,13 +92,18 @@ class _Frames:
 def opened(
     data: bytes, facts: PictureFacts, settings: Settings, make_room: Callable[[], None]
 ) -> Animation | None:
-    """The animation that an upload is; None where it does not move, or what it takes is too much.
+    """The animation that an upload is; None where it does not move, or is to stand still.
+
+    It stands still with SAFETY, as Gemini judges one frame, and where the frames take too much.
 
     `make_room` frees what can be had again; it is called before the frames take more than is left below the
     warning level.
     """
-    frames = _count(data, facts.format)
+    frames = count(data, facts.format)
     if frames < 2:
+        return None
+    if settings.safety != "off":  # no frame is published that was not judged
+        _stands_still("with SAFETY only the frame that was judged is published")
         return None
     canvas = (facts.width, facts.height)
     sizes = [width * height for width, height in (pixels.fit(canvas, side) for side in settings.sizes)]
@@ -126,8 +131,8 @@ def need_mb(canvas: tuple[int, int], px: int, frames: int, size: int) -> float:
     return (20 * canvas[0] * canvas[1] + 24 * px + 4 * made) / 1e6
 
 
-def _count(data: bytes, kind: str) -> int:
-    """How many frames there are, without decoding them; of very many not all are counted."""
+def count(data: bytes, kind: str) -> int:
+    """Return how many frames there are, without decoding them; of very many not all are counted."""
     if kind not in MOVING:
         return 1
     if kind == "GIF":

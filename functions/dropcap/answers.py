@@ -1,11 +1,12 @@
 # ruff: noqa: S608  what is put into the SQL is this file's own
 """What Gemini said of which bytes: the same are never paid for twice, by whoever and however often uploaded.
 
-A row is the SHA-256 of a source, the hash of what is asked with its language, and the model. Who is first
-takes a lease, asks, and stores the answer as it came, at once: whoever then dies, or comes with the same
-bytes, has it from here. Who finds a lease waits a while, then does without, and the sweep describes the
-picture later. An answer that is of no use, as Gemini blocked the picture, is one all the same; but not one
-without the verdict on safety that was asked for.
+A row is the SHA-256 of a source, the hash of what is asked with its language, and the model; with SAFETY also
+the SHA-256 of the picture that is shown, as a verdict is of that alone. Who is first takes a lease, asks, and
+stores the answer as it came, at once: whoever then dies, or comes with the same bytes, has it from here. Who
+finds a lease waits a while, then does without, and the sweep describes the picture later. An answer that is
+of no use, as Gemini blocked the picture, is one all the same; but not one without the verdict on safety that
+was asked for.
 
 The answer goes with the picture: whoever deletes one of these bytes takes it along (gallery/changes.py).
 """

@@ -4,6 +4,7 @@ With neither DAILY_CALLS nor DAILY_MONEY it counts in memory alone: no query, no
 """
 
 import datetime as dt
+import hashlib
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -43,7 +44,12 @@ class Brake:
         services, settings, describer = self._services, self._settings, self._services.describer
         if not (settings.brake and self._sha256 and settings.gemini_api_key):
             return describer.describe(jpeg, language, self)
-        place = Place(self._sha256, f"{describer.prompt} {language}", settings.gemini_model)
+        asked = f"{describer.prompt} {language}"
+        if (
+            settings.safety != "off"
+        ):  # a verdict is of the picture that was shown: no other size, frame or page
+            asked += f" {hashlib.sha256(jpeg).hexdigest()}"
+        place = Place(self._sha256, asked, settings.gemini_model)
         wait_s = min(settings.gemini_timeout_s, (settings.lease_s - settings.gemini_s) / 2)
         try:
             known = place.take(services.database, self._upload, settings.gemini_s + SPARE_S, wait_s)

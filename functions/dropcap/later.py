@@ -18,7 +18,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -159,6 +159,8 @@ def _describe(due: Due, brake: Brake, services: Services) -> bool:
             _check_safety(due, largest, unavailable.verdict, services)
             raise
     _check_safety(due, largest, description.safety, services)
+    if settings.safety != "off" and _moves(due, services):
+        description = replace(description, safety=Verdict(safety.UNKNOWN))
     memory.release()
     usage = brake.usage(sum(watch.timings.values()))
     if not _store(due, description, usage, services):
@@ -166,6 +168,18 @@ def _describe(due: Due, brake: Brake, services: Services) -> bool:
         return False
     logs.write("INFO", "described later", upload=str(due.id), **brake.facts(usage))
     return True
+
+
+def _moves(due: Due, services: Services) -> bool:
+    """Return whether a published picture moves, from before SAFETY was set: of that one frame is judged."""
+    from dropcap import animation
+
+    if due.result["picture"]["format"] not in animation.MOVING:
+        return False
+    files = (Published(**each) for each in due.result["pictures"])
+    webp = picture.CONTENT_TYPES["webp"]
+    moving = (each for each in files if each.content_type == webp)
+    return any(animation.count(services.buckets.read_published(each), "WEBP") > 1 for each in moving)
 
 
 def _check_safety(due: Due, largest: Published, verdict: Verdict | None, services: Services) -> None:

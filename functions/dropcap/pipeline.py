@@ -172,6 +172,10 @@ def analyze(
             del for_gemini, for_blip
             with watch.stage("publish"):
                 published: tuple[Published, ...] = ()
+                if before and settings.safety != "off":
+                    # By a delivery that died, perhaps with other settings: who knows what of it was judged.
+                    deletion.unpublish(upload, services.buckets, before)
+                    before = {}
                 if before is not None:
                     published = publishing.publish(source, data, said, upload, services, before)
         memory.release()

@@ -167,7 +167,9 @@ class Settings:
         f"{', '.join(FORMATS)}, one or several, separated by commas",
         as_formats,
     )
-    animated: int = _setting(0, "1: GIF and WebP that move do so in the published webp", *_number(0, 1))
+    animated: int = _setting(
+        0, "1: GIF and WebP that move do so in the published webp, unless SAFETY is set", *_number(0, 1)
+    )
     layout: str = _setting(
         "id",
         "names of the published pictures: `<upload id>/800.webp`; with beside, or a folder, each is copied "

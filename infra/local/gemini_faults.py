@@ -27,6 +27,7 @@
 | `fault-obeyed` | an answer that obeyed a text in the picture, with fields that nobody asked for |
 | `fault-invented` | a description of three cats on a purple background, whatever is in the picture |
 | `fault-unsafe-LEVEL` | a verdict on safety of this level: none, low, medium, high |
+| `fault-sees-COLOUR` | a verdict of `high` where this is one of the picture's main colours, else of `none` |
 | `fault-rated-PROBABILITY` | a rating of danger by Google's filter: NEGLIGIBLE, LOW, MEDIUM, HIGH |
 | `fault-script` | a description with a script, control characters and unknown fields |
 """
@@ -142,6 +143,8 @@ def text(model: str, fields: dict[str, Any]) -> str:
             }
         case "unsafe":
             fields["safety"] = {"level": field, "categories": ["violence"], "reason": "Two people fight."}
+        case "sees" if field in fields["tags"]:
+            fields["safety"] = {"level": "high", "categories": ["violence"], "reason": f"It shows {field}."}
         case "script":
             fields |= {
                 "description": "A <script>alert(1)</script>\0 \ud800picture\u202e\r\nof a cat",

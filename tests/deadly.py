@@ -1,13 +1,14 @@
 """The functions with a way to die: a source for functions-framework, of the tests alone.
 
 The file that DEADLY names says where: `after record` kills this process at that boundary, once. A picture
-whose bytes end with `kill`, `grow` or `hang` does so whenever it is decoded.
+whose bytes end with `kill`, `grow` or `hang` does so whenever it is decoded; `slow` takes a second.
 """
 
 import ctypes
 import importlib
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ def hang() -> None:
     ctypes.PyDLL(None).sleep(3600)  # a call by PyDLL keeps the GIL, as a bad decoder does
 
 
+def slow() -> None:
+    time.sleep(1)
+
+
 def mortal(owner: Any, name: str) -> None:
     """Let the process die, where the file says so, when this is done and the next has not begun."""
     work: Callable[..., Any] = getattr(owner, name)
@@ -51,7 +56,8 @@ def mortal(owner: Any, name: str) -> None:
 
 def decode(data: bytes, *others: Any) -> picture.Picture:
     print("a decoder at work", flush=True)
-    {b"kill": die, b"grow": grow, b"hang": hang}.get(data[-4:], lambda: None)()
+    fates: dict[bytes, Callable[[], None]] = {b"kill": die, b"grow": grow, b"hang": hang, b"slow": slow}
+    fates.get(data[-4:], lambda: None)()
     return opened(data, *others)
 
 

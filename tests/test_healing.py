@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -83,6 +84,8 @@ def test_a_kill_at_any_boundary_is_finished_by_the_next_delivery(start: Start, t
             assert app.objects(app.uploads) == {}, boundary
             assert len([name for name in app.objects(app.pictures) if name.startswith(str(upload.id))]) == 3
     assert rows("SELECT count(*), count(DISTINCT id) FROM analyses") == [[len(BOUNDARIES)] * 2]
+    died = rows("SELECT deaths FROM uploads WHERE deaths <> '[]' ORDER BY created_at")
+    assert [death["stage"] for [deaths] in died for death in deaths] == ["open", "publish"]
     assert rows("SELECT DISTINCT state, reason_code FROM uploads") == [["done", ""]]
 
 
@@ -170,6 +173,16 @@ def test_a_picture_whose_stages_are_each_within_the_lease_may_not_take_for_ever(
         began = time.monotonic()
         assert function.deliver(upload) == DIED
         assert 1 < time.monotonic() - began < WAIT_S
+
+
+def test_who_waits_for_a_turn_is_not_ended_however_long_the_queue(start: Start, tmp_path: Path) -> None:
+    app = start(GEMINI_API_KEY="", SIZES="200")
+    uploads = [app.upload(f"ana/{number}.png", small_png() + b"slow") for number in range(4)]
+    with instance(tmp_path, TIMEOUT_S="3", THREADS="4") as function, ThreadPoolExecutor(4) as pool:
+        began = time.monotonic()
+        assert list(pool.map(function.deliver, uploads)) == [HTTPStatus.OK] * 4
+        assert time.monotonic() - began > 4  # longer than TIMEOUT_S, as there is one turn after the other
+    assert rows("SELECT DISTINCT attempts, deaths FROM uploads") == [[1, []]]
 
 
 def test_a_posted_picture_that_killed_its_instance_is_refused_with_what_is_known(start: Start) -> None:

@@ -2,8 +2,13 @@
 """Claims: who works on an upload, until when, and what became of those before.
 
 A holder tells of each stage that it begins, which renews its lease. One that ends well, or meets a passing
-fault, says so; a lease that runs out is the sign of a holder that died, or hung and was ended. The next one
-finds it among the `deaths`.
+fault, gives the claim back. A lease that runs out in one of HEAVY_STAGES, which decode, caption or encode, is
+the sign of a holder that died, or hung and was ended: the next one finds it among the `deaths`. In any other
+stage a holder waits for database or network, which is no fault of the picture's.
+
+One that can't give its claim back, as the database is away, does so before its next claim (database.py). What
+remains: an instance that meets an outage in a heavy stage, and takes no other upload before its lease has run
+out and somebody else has come for that one, is counted as one death.
 
 Each function works in a transaction of `database.py`, with the `run` that it is given.
 """
@@ -15,6 +20,11 @@ from typing import Any
 from dropcap.upload import Upload
 
 Run = Callable[..., list[list[Any]]]
+
+HEAVY_STAGES = ("open", "resize", "describe and caption", "publish")  # each may take an instance down
+_HEAVY = ", ".join(f"'{stage}'" for stage in HEAVY_STAGES)
+# Of a row `u` whose lease has run out: whether its holder is taken for dead.
+DIED = f"(u.holder IS NOT NULL AND u.stage IN ({_HEAVY}))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +95,7 @@ def take(run: Run, upload: Upload, holder: str, lease_s: int) -> Claim:
     What is held is had again when its lease has run out. `holder` is a token of the caller's own.
     """
     [[state, present, attempts, reason, deaths, age]] = run(
-        """
+        f"""
         INSERT INTO uploads AS u (id, bucket, name, generation, user_id, size, content_type,
                                   holder, lease_until, stage, stage_at)
         VALUES (:id, :bucket, :name, :generation, :user, :size, :content_type,
@@ -95,8 +105,9 @@ def take(run: Run, upload: Upload, holder: str, lease_s: int) -> Claim:
              attempts, holder, lease_until, stage, stage_at, rss_mb, deaths) = (
           SELECT 'claimed', '', u.reason, u.attempts + 1, excluded.holder, excluded.lease_until,
                  excluded.stage, excluded.stage_at, excluded.rss_mb,
-                 CASE WHEN u.holder IS NULL THEN u.deaths ELSE u.deaths || jsonb_build_object(
-                   'stage', u.stage, 'at', date_trunc('second', u.stage_at), 'rss_mb', u.rss_mb) END
+                 CASE WHEN {DIED} THEN u.deaths || jsonb_build_object(
+                   'stage', u.stage, 'at', date_trunc('second', u.stage_at), 'rss_mb', u.rss_mb)
+                 ELSE u.deaths END
           WHERE u.state IN ('claimed', 'held') AND u.lease_until <= now()
           UNION ALL
           SELECT u.state, u.reason_code, u.reason,
@@ -136,6 +147,16 @@ def mark(run: Run, upload: Upload, holder: str, stage: str, rss_mb: float, lease
             rss_mb=round(rss_mb),
             lease=lease_s,
         )
+    )
+
+
+def release(run: Run, upload: Upload, holder: str) -> None:
+    """Give the claim back after a passing fault, so that the next delivery may start at once."""
+    run(
+        "UPDATE uploads SET holder = NULL, lease_until = now() "
+        "WHERE id = :id AND holder = :holder AND state = 'claimed'",
+        id=upload.id,
+        holder=holder,
     )
 
 

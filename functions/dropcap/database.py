@@ -45,6 +45,8 @@ class Database:
         self._lock = threading.RLock()
         self._connection: Connection | None = None
         self._checked = False
+        # Claims, by holder, that are to be given back: who could not, while the database was away, is alive.
+        self._owed: dict[str, Upload] = {}
 
     def prepare(self) -> None:
         """Check the schema now, at the cold start, and let the connection go.
@@ -69,8 +71,13 @@ class Database:
 
     def claim(self, upload: Upload) -> Claim:
         """Take the upload for LEASE_S seconds, if nobody has it: one wins."""
+        for holder, owed in list(self._owed.items()):
+            self.release(owed, holder)
         holder = uuid.uuid4().hex  # the same where the transaction is repeated: the claim may be ours already
-        return self.transaction(lambda run: claims.take(run, upload, holder, self._settings.lease_s))
+        self._owed[holder] = upload  # should the answer be lost
+        claim = self.transaction(lambda run: claims.take(run, upload, holder, self._settings.lease_s))
+        self._owed.pop(holder, None)
+        return claim
 
     def mark(self, upload: Upload, holder: str, stage: str, rss_mb: float) -> bool:
         """Say what stage begins at how many resident MB; the lease begins anew.
@@ -154,19 +161,20 @@ class Database:
         return self.transaction(lambda run: claims.hold(run, upload, holder, code, reason, again_s, rows))
 
     def release(self, upload: Upload, holder: str) -> None:
-        """Give the claim back after a passing fault, so that the next delivery may start at once."""
-        self.query(
-            "UPDATE uploads SET holder = NULL, lease_until = now() "
-            "WHERE id = :id AND holder = :holder AND state = 'claimed' RETURNING id",
-            id=upload.id,
-            holder=holder,
-        )
+        """Give the claim back after a passing fault, so that the next delivery may start at once.
+
+        Where that fails, this process does so before it takes its next claim.
+        """
+        self._owed[holder] = upload
+        self.transaction(lambda run: claims.release(run, upload, holder))
+        self._owed.pop(holder, None)
 
     def forget(self, upload: Upload, holder: str) -> None:
         """Give the claim on a posted picture that is refused back, and keep nothing of it.
 
         But its row where it took instances down, which is to be known when it is posted again.
         """
+        self._owed[holder] = upload
         self.query(
             """
             WITH ours AS (
@@ -183,6 +191,7 @@ class Database:
             id=upload.id,
             holder=holder,
         )
+        self._owed.pop(holder, None)
 
     def finish(self, upload: Upload, fate: str = "") -> None:
         """The source is disposed of: nothing is left to do. The reason of a rejection stays.

@@ -7,6 +7,7 @@ MEMORY_LIMIT_MB setting, so that a large machine behaves as the small instance w
 import ctypes
 import faulthandler
 import gc
+import math
 import sys
 import threading
 import time
@@ -141,16 +142,17 @@ class Watch:
     """Memory and time of one picture's way, stage by stage, logged as it goes.
 
     A stage that takes longer than `stage_s` seconds hangs, and so does a picture that takes longer than
-    `in_all_s`: either ends this process, with the stack of each thread on stderr. An instance takes one
-    picture at a time, so nobody else's work ends with it. `begins` is told the name of each stage, and may
-    refuse it by raising.
+    `in_all_s`, from its first stage on: either ends this process, with the stack of each thread on stderr. An
+    instance takes one picture at a time, so nobody else's work ends with it; who waits for a turn must be in
+    no stage. `begins` is told the name of each stage, and may refuse it by raising.
     """
 
     def __init__(self, upload_id: str, warning_mb: int, stage_s: float, in_all_s: float) -> None:
         self.upload_id = upload_id
         self.warning_mb = warning_mb
         self.stage_s = stage_s
-        self.ends = time.monotonic() + in_all_s
+        self.in_all_s = in_all_s
+        self.ends = math.inf
         self.begins: Callable[[str], None] = lambda name: None
         self.memory: dict[str, float] = {}
         self.timings: dict[str, float] = {}
@@ -159,6 +161,8 @@ class Watch:
     def stage(self, name: str) -> Iterator[None]:
         """Measure and bound a stage; above the warning level say so, with the stage's name."""
         started = time.perf_counter()
+        if not self.timings:
+            self.ends = time.monotonic() + self.in_all_s
         # A timer or signal handler of Python's would wait for the very decoder that hangs on to the GIL.
         longest_s = max(0.001, min(self.stage_s, self.ends - time.monotonic()))
         faulthandler.dump_traceback_later(longest_s, exit=True, file=STDERR)

@@ -228,7 +228,8 @@ class Settings:
     )
     timeout_s: int = _setting(
         500,
-        "longest that a picture may take in all, s, or its process ends; shorter than the function's timeout",
+        "longest that a picture may take once it is its turn, s, or its process ends; shorter than the "
+        "function's timeout",
         *_number(1, 3600),
     )
     max_deaths: int = _setting(

@@ -1,3 +1,4 @@
+# ruff: noqa: S608  what is put into the SQL is this project's own; users and ids are parameters
 """Pictures go straight from the browser into the bucket; their way from there is told, and they are shown.
 
 begin     POST /uploads          what can be refused is refused; the rest gets a session to upload to
@@ -21,6 +22,7 @@ from typing import Any
 import flask
 
 from dropcap import rate
+from dropcap.claims import DIED
 from dropcap.errors import Rejected
 from dropcap.gallery.cards import nth
 from dropcap.gallery.visit import Visit, stream
@@ -35,11 +37,11 @@ UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u206
 CONTENT_TYPE = re.compile(r"image/[a-z0-9][a-z0-9.+-]{0,63}")
 UNKNOWN_TYPE = "application/octet-stream"
 MOST_ASKED = 100  # uploads in one question
-STATUS = """
+STATUS = f"""
 SELECT u.id, u.state, u.stage, u.stage_at, u.rss_mb, u.attempts, u.reason_code, u.reason, a.id IS NOT NULL,
        jsonb_array_length(u.deaths)
-         + (u.state = 'claimed' AND u.holder IS NOT NULL AND u.lease_until <= now())::int,  -- not counted yet
-       coalesce(a.result->'timings', '{}'), coalesce(a.result->'memory', '{}')
+         + (u.state = 'claimed' AND u.lease_until <= now() AND {DIED})::int,  -- not counted yet
+       coalesce(a.result->'timings', '{{}}'), coalesce(a.result->'memory', '{{}}')
 FROM uploads u LEFT JOIN analyses a ON a.id = u.id AND a.user_id = u.user_id
 WHERE u.user_id = :user AND u.id = ANY (CAST(:ids AS uuid[]))
 """

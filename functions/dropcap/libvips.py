@@ -53,7 +53,7 @@ class Libvips:
             return inf
         px = header.width * header.height
         samples = _channels(header) * (2 if _deep(header, data) else 1)
-        width, height = _turned(header.size, _tiff_turn(header))
+        width, height = header.size
         whole = 0.0
         match header.format:
             case "JPEG" | "MPO":
@@ -93,12 +93,7 @@ class Libvips:
         source = pyvips.Source.new_from_memory(data)  # a buffer would be copied
         assert header.format is not None
         image = getattr(pyvips.Image, f"{LOADERS[header.format]}_source")(source, **options)
-        size, turn = pixels.fit(header.size, side), _tiff_turn(header)
-        if turn == 1:
-            return _shrunk(image, size)
-        raster = pixels.upright(_shrunk(image, _turned(size, turn)), turn)
-        header.getexif().pop(pixels.ORIENTATION, None)  # done, as it is where Pillow loads a TIFF
-        return raster
+        return _shrunk(image, pixels.fit(header.size, side))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +164,6 @@ def _streamed(width: int, height: int, samples: int, kept: tuple[int, int]) -> f
 def _webp_scale(size: tuple[int, int], side: int) -> float:
     """44 dB PSNR against LANCZOS of the whole raster (24 MP, to 1600 px); 42 at exactly what we keep."""
     return min(1.0, pixels.DRAFT_GAP * max(pixels.fit(size, side)) / max(size))
-
-
-def _tiff_turn(header: Image.Image) -> int:
-    """The orientation of a TIFF, which Pillow's size already follows before it is decoded; 1 for all else."""
-    turn = header.tag_v2.get(pixels.ORIENTATION, 1) if isinstance(header, TiffImageFile) else 1
-    return turn if turn in pixels.TURNS else 1
-
-
-def _turned(size: tuple[int, int], turn: int) -> tuple[int, int]:
-    return size[::-1] if turn in pixels.SIDEWAYS else size
 
 
 def _can(header: Image.Image) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dropcap import headers, memory, pixels
+from dropcap import headers, memory, pixels, readers
 from dropcap.analysis import PictureFacts
 from dropcap.decoders import Decoder, ranked
 from dropcap.errors import Rejected
@@ -38,6 +38,7 @@ RESERVE_MB = 16.0  # kept free while decoding, for other threads; a choice, not 
 
 # Pillow's own limit warns at 89 MP and raises at twice that, whatever the settings say: ours takes its place.
 Image.MAX_IMAGE_PIXELS = None
+readers.register()
 
 FORMATS = "JPEG, PNG, WebP, GIF, TIFF, BMP, HEIC or AVIF"
 SIGNATURES = (

@@ -1,6 +1,7 @@
 """Rasters, purely: any Pillow mode to a small upright sRGB raster. Sizes are (width, height) in px."""
 
 import io
+import struct
 from collections.abc import Callable
 from functools import cache
 from math import ceil, floor
@@ -10,7 +11,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from dropcap.naming import Side
 
-ORIENTATION = 0x0112  # the EXIF and TIFF tag (CIPA DC-008, 4.6.5)
+ORIENTATION, SHORT = 0x0112, 3  # the tag of EXIF and TIFF, and its type (CIPA DC-008, 4.6.5)
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,12 +46,40 @@ def draft_scale(size: tuple[int, int], side: int) -> int:
 
 
 def orientation(image: Image.Image) -> int:
-    """1 to 8, as EXIF counts. A damaged EXIF block turns nothing, as in browsers."""
-    try:
-        turn = image.getexif().get(ORIENTATION)
-    except Exception:  # parsing hostile bytes raises anything, and none of it harms the pixels
+    """Return the direction in which a picture is stored: 1 to 8, as EXIF counts.
+
+    EXIF alone counts, as in browsers: XMP is not asked, and a damaged block turns nothing. A HEIF picture has
+    been turned by its decoder, and what Pillow tells of an AVIF is what its container says (irot, imir).
+    Chromium ignores the orientation of a WebP; Safari, libvips and phones do not.
+    """
+    if image.format == "HEIF":
         return 1
-    return turn if isinstance(turn, int) and turn in TURNS else 1
+    if isinstance(image, TiffImageFile):
+        turn = image.tag_v2.get(ORIENTATION, 1)  # libtiff takes it from any type of whole number
+        turn = turn[0] if isinstance(turn, bytes) and len(turn) == 1 else turn
+    else:
+        turn = _exif_orientation(image.info.get("exif") or b"")
+    return turn if turn in TURNS else 1
+
+
+def _exif_orientation(block: bytes) -> int:
+    """The orientation in the first directory of an EXIF block, if it is one unsigned short.
+
+    Chromium 156 (tried) and Firefox (EXIFParser::ParseOrientation) ignore every other type.
+    """
+    block = block.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    try:
+        if order:
+            [first] = struct.unpack_from(f"{order}I", block, 4)
+            [count] = struct.unpack_from(f"{order}H", block, first)
+            for at in range(first + 2, first + 2 + 12 * count, 12):
+                tag, kind, values, turn = struct.unpack_from(f"{order}HHIH", block, at)
+                if tag == ORIENTATION:
+                    return int(turn) if (kind, values) == (SHORT, 1) else 1
+    except struct.error:  # cut
+        pass
+    return 1
 
 
 def upright(raster: Image.Image, turn: int) -> Image.Image:

@@ -208,10 +208,16 @@ def certificate(folder: Path, name: str) -> Path:
 
 
 @contextmanager
-def tls_front(port: int, pem: Path) -> Iterator[int]:
-    """The port of a front that speaks TLS as PostgreSQL does, for the server that was built without it."""
+def tls_front(port: int, pem: Path, client: Path | None = None) -> Iterator[int]:
+    """The port of a front that speaks TLS as PostgreSQL does, for the server that was built without it.
+
+    With `client` it lets nobody in but who shows that certificate.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
+    if client:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(client)
 
     def relay(source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):

@@ -4,7 +4,7 @@ import base64
 import os
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
@@ -74,12 +74,35 @@ def test_archive_needs_a_bucket() -> None:
     "events",
     [
         *("https://a:b@example.com", "https://", "https://a/#b", "projects/p/topics/t", "example.com"),
-        *("HTTPS://example.com", " https://example.com", "https://example.com\n"),
+        *("HTTPS://example.com", "https://example.com /hook", "https://example.com\n#"),
     ],
 )
 def test_who_is_told_is_an_address_that_can_be_meant(events: str) -> None:
     with pytest.raises(SettingsError, match=r"^EVENTS=\*\*\* is not allowed"):
         Settings.read({"EVENTS": events})
+
+
+SECRETS = {  # each with one that is allowed
+    "DATABASE_URL": "postgresql://ana:hunter2@db.example.com/photos",
+    "EVENTS": "projects/my-project/topics/done",
+    "EVENTS_SECRET": f"whsec_{base64.b64encode(b'a' * 24).decode()}",
+    "GEMINI_API_KEY": "AIzaSy-0123456789abcdefghij",
+}
+
+
+def test_the_secrets_are_those() -> None:
+    assert {item.name.upper() for item in fields(Settings) if not item.repr} == SECRETS.keys()
+
+
+@pytest.mark.parametrize(("variable", "value"), SECRETS.items())
+def test_white_space_around_a_secret_is_not_part_of_it_and_none_may_be_inside(
+    variable: str, value: str
+) -> None:
+    for around in (f"{value}\n", f"{value}\r\n", f" {value}\t", f"\ufeff{value}\n", f"{value}\u00a0"):
+        assert Settings.read({variable: around}) == Settings.read({variable: value})
+    for inside in (" ", "\n", "\r\n", "\u00a0"):
+        with pytest.raises(SettingsError, match=rf"^{variable}=\*\*\* is not allowed"):
+            Settings.read({variable: value[:20] + inside + value[20:]})
 
 
 def test_a_webhook_needs_a_secret() -> None:

@@ -1,15 +1,12 @@
 """The way to PostgreSQL: its address, TLS, and what goes wrong on it."""
 
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from pg8000.native import Connection, DatabaseError, InterfaceError, identifier
 
-from dropcap.errors import SettingsError
-from dropcap.settings import CHECKED_TLS, LOCAL
+from dropcap import database_url
 
 # cloud.google.com/sql/docs/postgres/iam-logins: an access token with this scope is the password.
 LOGIN_SCOPE = "https://www.googleapis.com/auth/sqlservice.login"
@@ -21,49 +18,44 @@ class Unreachable(Exception):
 
 
 def connect(url: str, timeout_s: float = 10.0) -> Connection:
-    """A connection to `postgresql://user:password@host:port/name`, parts percent-encoded.
+    """A connection to the database of `url`, whose options database_url.py tells, and two of our own.
 
-    `?host=/folder` takes the Unix socket in that folder, `?sslrootcert=file` trusts its certificates,
     `?iam=true` logs in with the service account's access token (Cloud SQL), `?role=name` goes on as that
     role, so that what one function makes is also the others' (behind a pooler, set the login's own role).
     Any host that is not this machine is reached by TLS with its certificate and name verified, or not at all.
-    Raises SettingsError where the address makes no sense, Unreachable where there is no token, else what
-    pg8000 raises.
+    Raises SettingsError where the address makes no sense, Unreachable where there is no token, or no channel
+    binding where it is required, else what pg8000 raises.
     """
-    try:
-        parts = urlsplit(url)
-        options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        port, user = parts.port or 5432, unquote(parts.username or "")
-        local = options.get("host", "").startswith("/") or (parts.hostname or "localhost") in LOCAL
-        iam = options.get("iam", "false")
-        checked = local or options.get("sslmode", "") in CHECKED_TLS
-        if not user or not checked or iam not in ("true", "false") or (iam == "true" and parts.password):
-            raise ValueError(url)
-    except ValueError as wrong:
-        raise SettingsError(
-            "DATABASE_URL=*** is not allowed: it must be postgresql://user:password@host:port/name, "
-            "sslmode, where it is given, require, verify-ca or verify-full, and with iam=true no password."
-        ) from wrong
-    folder = options.get("host", "")
-    password = unquote(parts.password) if parts.password else None
+    address = database_url.read(url)
+    longest_s = timeout_s + NETWORK_S
+    startup = {"client_encoding": "UTF8"}  # or the login's own would hold
     connection = Connection(
-        user,
-        host=parts.hostname or "localhost",
-        port=port,
-        unix_sock=f"{folder}/.s.PGSQL.{port}" if folder.startswith("/") else None,
-        database=unquote(parts.path.lstrip("/")) or user,
-        password=_access_token(timeout_s) if iam == "true" else password,
-        ssl_context=False if local else ssl.create_default_context(cafile=options.get("sslrootcert")),
-        timeout=timeout_s + NETWORK_S,
-        application_name="dropcap",
+        address.user,
+        host=address.host,
+        port=address.port,
+        unix_sock=f"{address.host}/.s.PGSQL.{address.port}" if address.host.startswith("/") else None,
+        database=address.dbname,
+        password=_access_token(timeout_s) if address.iam else address.password or None,
+        ssl_context=address.context() if address.tls else False,
+        timeout=min(address.connect_timeout or longest_s, longest_s),
+        application_name=address.application_name,
+        startup_params=startup | ({"options": address.options} if address.options else {}),
     )
-    if role := options.get("role"):
-        try:
-            connection.run(f"SET ROLE {identifier(role)}")
-        except BaseException:
-            connection.close()
-            raise
+    try:
+        connection._usock.settimeout(longest_s)
+        if address.channel_binding == "require" and not _bound(connection):
+            raise Unreachable("PostgreSQL offers no channel binding, which DATABASE_URL requires.")
+        if address.role:
+            connection.run(f"SET ROLE {identifier(address.role)}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _bound(connection: Connection) -> bool:
+    """Whether it was authenticated by SCRAM with channel binding."""
+    return str(getattr(getattr(connection, "auth", None), "mechanism_name", "")).endswith("-PLUS")
 
 
 def _access_token(timeout_s: float) -> str:

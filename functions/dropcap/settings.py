@@ -15,6 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from dropcap import database_url
+from dropcap.database_url import LOCAL as LOCAL
 from dropcap.errors import SettingsError
 from dropcap.naming import FORMATS, Side, as_formats, as_layout, as_sizes, as_words
 from dropcap.upload import language_tag
@@ -23,8 +25,6 @@ BUCKET_NAME = re.compile(
     r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
 )  # cloud.google.com/storage/docs/buckets#naming
 
-LOCAL = ("127.0.0.1", "::1", "localhost")  # hosts that are reached without a network, so without TLS
-CHECKED_TLS = ("", "require", "verify-ca", "verify-full")  # sslmode: we always verify in full
 OAUTH_CLIENT = re.compile(r"[a-z0-9-]+\.apps\.googleusercontent\.com")
 PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")  # cloud.google.com/resource-manager
 TOPIC = re.compile(rf"projects/{PROJECT.pattern}/topics/[A-Za-z][A-Za-z0-9._~+%-]{{2,254}}")
@@ -116,6 +116,23 @@ def _language(value: str) -> str:
     if not tag:
         raise ValueError(value)
     return tag
+
+
+def _postgres(value: str) -> str:
+    if value:
+        database_url.read(value)
+    return value
+
+
+def _secret(raw: str) -> str:
+    """A secret without the white space around it, as `echo` and editors leave a newline at its end.
+
+    Raises ValueError where there is some inside, beside commas excepted: it was cut or pasted wrongly.
+    """
+    value = raw.strip("\ufeff").strip()  # Windows puts a byte order mark before a text
+    if re.search(r"[^\s,]\s+[^\s,]", value):
+        raise ValueError
+    return value
 
 
 def _text(value: str) -> str:
@@ -214,7 +231,11 @@ class Settings:
         400, "resident memory that is worth a warning, MB", *_number(64, 32_768)
     )
     database_url: str = _setting(
-        "", "PostgreSQL: postgresql://user:password@host/name", *_url("postgresql", "postgres"), secret=True
+        "",
+        "PostgreSQL: postgresql://user:password@host/name",
+        "a URL as libpq takes it, without spaces; docs/deploy.md has its options",
+        _postgres,
+        secret=True,
     )
     database_timeout_s: float = _setting(10.0, "longest wait for PostgreSQL, s", *_number(0.1, 300, float))
     storage_timeout_s: float = _setting(
@@ -279,7 +300,9 @@ class Settings:
         7, "days after which what nobody takes is given up, and what was told is forgotten", *_number(1, 365)
     )
     receipts: int = _setting(0, "1: keep a row for each upload that proves what became of it", *_number(0, 1))
-    gemini_api_key: str = _setting("", "key of the Gemini API; empty: BLIP alone", "text", _text, secret=True)
+    gemini_api_key: str = _setting(
+        "", "key of the Gemini API; empty: BLIP alone", "text without spaces", _text, secret=True
+    )
     gemini_model: str = _setting("gemini-3.5-flash-lite", "Gemini model", "text", _text)
     gemini_sdk: str = _setting(
         "google-generativeai",
@@ -331,12 +354,12 @@ class Settings:
             if raw is None:
                 continue
             try:
-                values[item.name] = item.metadata["parse"](raw)
-            except ValueError as wrong:
+                values[item.name] = item.metadata["parse"](raw if item.repr else _secret(raw))
+            except ValueError:
                 shown = repr(raw) if item.repr else "***"
                 raise SettingsError(
                     f"{item.name.upper()}={shown} is not allowed: it must be {item.metadata['allowed']}."
-                ) from wrong
+                ) from None  # whose text may be a secret
         settings = cls(**values)
         settings._check_together()
         return settings

@@ -5,10 +5,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
+from dropcap import database_url
 from dropcap.errors import SettingsError
-from dropcap.settings import CHECKED_TLS, LOCAL, PROJECT, Settings
+from dropcap.settings import LOCAL, PROJECT, Settings
 from infra.cloud import CloudError
 
 # Never in a variable of a function: in Secret Manager.
@@ -132,20 +133,12 @@ class Config:
             )
         if self.cloud_sql and settings.database_url:
             raise CloudError("DATABASE_URL and CLOUD_SQL are both set: say which of the two it is to be.")
-        address = urlsplit(settings.database_url)
-        options = parse_qs(address.query)
-        if (
-            settings.database_url
-            and (not address.hostname or address.hostname in LOCAL)
-            and "host" not in options
-        ):
-            raise CloudError(
-                "DATABASE_URL is on this machine, which no function can reach: name one that it can."
-            )
-        if options.get("sslmode", [""])[-1] not in CHECKED_TLS:
-            raise CloudError(
-                "DATABASE_URL=*** is not allowed: sslmode must be require, verify-ca or verify-full."
-            )
+        if settings.database_url:
+            address = database_url.read(settings.database_url)
+            if address.local and not address.host.startswith("/"):
+                raise CloudError(
+                    "DATABASE_URL is on this machine, which no function can reach: name one that it can."
+                )
         for name in ("gemini_endpoint", "events"):
             if (urlsplit(getattr(settings, name)).hostname or "") in LOCAL:
                 raise CloudError(f"{name.upper()} is on this machine, which no function can reach: unset it.")

@@ -175,7 +175,7 @@ EXAMPLE = {
 }
 OTHERWISE = {
     "CLOUD_SQL": "",
-    "DATABASE_URL": "postgresql://example",
+    "DATABASE_URL": "postgresql://dropcap@example.com",
     "EVENTS": "projects/my-project/topics/done",
 }
 

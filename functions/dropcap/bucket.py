@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dropcap.analysis import Published
 from dropcap.deadline import within
-from dropcap.errors import Rejected
+from dropcap.errors import Passing, Rejected
 from dropcap.naming import COPIES, OWNER
 from dropcap.settings import Settings
 from dropcap.upload import LONGEST_NAME, Upload, is_object, owner
@@ -33,7 +33,7 @@ PRIVATE_METADATA = frozenset({"firebaseStorageDownloadTokens", OWNER, COPIES})
 NO_MARKS: Mapping[str, str] = {}
 
 
-class NotStored(Exception):
+class NotStored(Passing):
     """What must be in a bucket is not there as it was written: the source stays, the event comes again."""
 
 

@@ -15,8 +15,10 @@ Each function works in a transaction of `database.py`, with the `run` that it is
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
+from dropcap.errors import Rejected
 from dropcap.upload import Upload
 
 Run = Callable[..., list[list[Any]]]
@@ -25,6 +27,8 @@ HEAVY_STAGES = ("open", "resize", "describe and caption", "publish")  # each may
 _HEAVY = ", ".join(f"'{stage}'" for stage in HEAVY_STAGES)
 # Of a row `u` whose lease has run out: whether its holder is taken for dead.
 DIED = f"(u.holder IS NOT NULL AND u.stage IN ({_HEAVY}))"
+# Of the row of a posted picture: nobody works on it, and only who posts it again has its bytes.
+ABANDONED = "(state = 'claimed' AND bucket = '' AND lease_until <= now())"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,16 @@ class Row:
     @property
     def parameters(self) -> dict[str, Any]:
         return {f"{self.table}_{name}": value for name, value in self.values.items()}
+
+
+def not_finished() -> Rejected:
+    """What becomes of a posted picture that met a passing fault and is not posted again."""
+    return Rejected(
+        "not_finished",
+        "The posted picture was not finished, and nobody has its bytes any more.",
+        "Post it again.",
+        HTTPStatus.GONE,
+    )
 
 
 def take(run: Run, upload: Upload, holder: str, lease_s: int) -> Claim:

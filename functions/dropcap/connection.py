@@ -7,13 +7,14 @@ from functools import partial
 from pg8000.native import Connection, DatabaseError, InterfaceError, identifier
 
 from dropcap import database_url
+from dropcap.errors import Passing
 
 # cloud.google.com/sql/docs/postgres/iam-logins: an access token with this scope is the password.
 LOGIN_SCOPE = "https://www.googleapis.com/auth/sqlservice.login"
 NETWORK_S = 5.0  # how much later than the server we give up: its own answer says more than a timeout
 
 
-class Unreachable(Exception):
+class Unreachable(Passing):
     """PostgreSQL did not answer, or not with what was asked for: a passing fault. One line, no address."""
 
 

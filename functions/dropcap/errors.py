@@ -6,7 +6,8 @@
     ├── SettingsError   the operator must change a setting; the function does not start
     └── SchemaError     the operator must change the database; the function does not start
 
-Everything else that is raised is a passing fault: the platform delivers the event again.
+Everything else that is raised is a passing fault: the platform delivers the event again. A Passing one is
+expected, and says in one line what is the matter.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,10 @@ from http import HTTPStatus
 
 class DropcapError(Exception):
     """The root of all errors that Dropcap raises on purpose."""
+
+
+class Passing(Exception):
+    """A fault of database, network or storage that passes: for the log one line, without a stack trace."""
 
 
 class SettingsError(DropcapError):

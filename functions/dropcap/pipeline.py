@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
 
-from dropcap import deletion, logs, looking, memory, picture, publishing, safety, words
+from dropcap import claims, deletion, logs, looking, memory, picture, publishing, safety, words
 from dropcap.analysis import Analysis, Published
 from dropcap.brake import Brake
 from dropcap.claims import Claim
 from dropcap.connection import Unreachable
-from dropcap.errors import Rejected
+from dropcap.errors import Passing, Rejected
 from dropcap.outcome import Outcome
 from dropcap.services import Services
 from dropcap.upload import Upload
@@ -21,7 +21,7 @@ from dropcap.upload import Upload
 one_at_a_time = threading.RLock()
 
 
-class Busy(Exception):
+class Busy(Passing):
     """Another delivery of this upload is at work: come again, in case that one is killed."""
 
 
@@ -29,10 +29,11 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
     """Take one upload from its claim to the deletion of its source; each step can be repeated.
 
     `posted` are the bytes of an upload that lies in no bucket. A picture that can't work is quarantined and
-    recorded, one without a verdict on its safety held; a posted one raises Rejected instead. Raises Busy
-    while another delivery holds the claim, and as soon as another has taken it over. Of what its user has
-    deleted, nothing comes back. Whatever else is raised is a passing fault, the database's included: the
-    claim is given back, and the next delivery goes on.
+    recorded, one without a verdict on its safety held; a posted one raises Rejected instead, also where it
+    was not finished and comes without its bytes. Raises Busy while another delivery holds the claim, and as
+    soon as another has taken it over. Of what its user has deleted, nothing comes back. Whatever else is
+    raised is a passing fault, the database's included: the claim is given back, and the next delivery goes
+    on.
     """
     database, settings = services.database, services.settings
     watch = memory.Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
@@ -46,6 +47,8 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
             return
         if claim.state == deletion.STATE:
             deletion.finish(upload, services)
+            if posted is not None:  # who deletes it beside us may not be done
+                raise Busy(f"Upload {upload.id} was being deleted.")
             return
         if claim.state == safety.HELD:
             return
@@ -95,6 +98,8 @@ def _decide(
     try:
         _check_deaths(claim, upload, settings.max_deaths)
         with watch.stage("read"):
+            if posted is None and not upload.in_bucket:
+                raise claims.not_finished()
             data = buckets.read(upload) if posted is None else posted
         analysis = analyze(data, upload, services, watch, before)
         data = None
@@ -102,8 +107,8 @@ def _decide(
             rows = Outcome(upload, analysis).rows(claim.holder, settings)
             held = database.record(analysis, upload, claim.holder, rows)
     except Rejected as rejection:
-        if rejection.code in safety.HOLDS:
-            deletion.unpublish(upload, buckets, before)  # by one who had another verdict, and died
+        if rejection.code in safety.HOLDS or not upload.in_bucket:
+            deletion.unpublish(upload, buckets, before)  # by one who had another verdict, or died
         if not upload.in_bucket:
             raise
         logs.write("WARNING", str(rejection), upload=str(upload.id), code=rejection.code)

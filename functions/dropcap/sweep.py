@@ -1,7 +1,8 @@
 """What no delivery may ever finish: found in database and bucket, and taken through the pipeline as usual.
 
     rows that are not done and whose lease ran out    a kill, a fault that lasted, a source that went away,
-                                                      a deletion that broke off, a hold whose hour is over
+                                                      a deletion that broke off, a hold whose hour is over,
+                                                      a posted picture that was not finished: it is removed
     objects without a row                             their event never came
 
 What is held comes last, and waits for the next sweep when some of it has come back held: as long as Gemini is
@@ -21,17 +22,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dropcap import deletion, logs, safety
+from dropcap.errors import Rejected
 from dropcap.pipeline import Busy, process
 from dropcap.services import Services
 from dropcap.upload import Upload
 
 ROWS = 1000  # in one sweep; what fails goes to the end, as its lease ends anew
 IN_VAIN = 3  # held uploads in one sweep that come back held
-# A posted picture lies in no bucket: only what is recorded can be finished without its bytes.
+# A posted picture lies in no bucket: what is not recorded can't be finished without its bytes, and is ended.
+# But not the row of one that took instances down, which is to be known when it is posted again.
 UNFINISHED = """
 SELECT state = 'held', bucket, name, generation, size, content_type FROM uploads
 WHERE state <> 'done' AND lease_until <= now()
-  AND (bucket = :bucket OR bucket = '' AND state <> 'claimed')
+  AND (bucket = :bucket OR bucket = '' AND (state <> 'claimed' OR deaths = '[]'))
 ORDER BY state = 'held', lease_until LIMIT :rows
 """
 KNOWN = "SELECT id FROM uploads WHERE id = ANY(CAST(:ids AS uuid[]))"
@@ -110,6 +113,9 @@ def _finish(upload: Upload, services: Services) -> str:
         [[code]] = services.database.query(CODE, id=upload.id) or [[deletion.STATE]]
     except Busy:
         return "left"
+    except Rejected as ended:  # a posted picture, of which nothing is kept
+        logs.write("INFO", str(ended), upload=str(upload.id))
+        return "done"
     except Exception as problem:  # whatever it was, it is logged and counted
         logs.exception("not finished by the sweep", problem, upload=str(upload.id))
         return "failed"

@@ -9,7 +9,7 @@ import flask
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from dropcap import logs
-from dropcap.errors import Rejected
+from dropcap.errors import DropcapError, Passing, Rejected
 from dropcap.memory import Watch
 from dropcap.services import Services
 from dropcap.upload import ANONYMOUS, from_event, is_user, owner, posted
@@ -101,7 +101,10 @@ def guarded(
             HTTPStatus(refused.code or 400), "bad_request", "The request can't be read.", "Check its form."
         )
     except Exception as failed:  # the edge: whatever failed is logged, and the client may try again
-        logs.exception("request failed", failed)
+        if isinstance(failed, Passing | DropcapError):
+            logs.write("ERROR", "request failed", error=type(failed).__name__, problem=str(failed))
+        else:
+            logs.exception("request failed", failed)
         response = tell(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "try_again",
@@ -157,7 +160,17 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
     if upload.user != ANONYMOUS:  # nobody in particular: a back end that IAM lets in keeps its own count
         rate.count(services.database, upload.user, services.settings.max_per_hour)
     if keep:
-        pipeline.process(upload, services, data)
+        try:
+            pipeline.process(upload, services, data)
+        except pipeline.Busy as busy:
+            logs.write("INFO", str(busy))
+            raise Rejected(
+                "being_analyzed",
+                "The picture is being analyzed by another request or delivery.",
+                "Send it again in a while: the answer is then the same analysis.",
+                HTTPStatus.CONFLICT,
+                {"Retry-After": str(RETRY_AFTER_S)},
+            ) from busy
         recorded = services.database.analysis(upload.id)
         if recorded is None and services.database.query(HELD, id=upload.id):
             raise safety.no_verdict()

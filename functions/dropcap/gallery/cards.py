@@ -1,12 +1,14 @@
+# ruff: noqa: S608  what is put into the SQL is this project's own
 """A picture, or an upload that is none yet, as the gallery shows it; made of a row of the database."""
 
 import datetime as dt
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dropcap.analysis import ENGLISH, PictureFacts, Published, Source
+from dropcap.claims import ABANDONED, not_finished
 
 # The pipeline's, in their order, which JSON in PostgreSQL does not keep.
 STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish", "record")
@@ -14,9 +16,9 @@ COLUMNS = """
 id, analyzed_at, caption, description, alt_text, own_caption, own_alt_text, edited_at, tags, picture_text,
 format, bytes, width, height, result
 """
-UPLOADS = """
-SELECT id, bucket, name, created_at, state, stage, stage_at, rss_mb, attempts, jsonb_array_length(deaths),
-       reason_code, reason
+UPLOADS = f"""
+SELECT id, bucket, name, created_at, CASE WHEN {ABANDONED} THEN 'abandoned' ELSE state END, stage, stage_at,
+       rss_mb, attempts, jsonb_array_length(deaths), reason_code, reason
 FROM uploads WHERE user_id = :user
 """
 
@@ -114,12 +116,14 @@ def card_of(*row: Any) -> Card:
     )
 
 
-def pending_of(
-    id: uuid.UUID, bucket: str, name: str, at: dt.datetime, state: str, stage: str, *rest: Any
-) -> Pending:
+def pending_of(id: uuid.UUID, bucket: str, name: str, at: dt.datetime, state: str, *rest: Any) -> Pending:
     """From a row of UPLOADS."""
     shown = {"claimed": "working", "held": "held"}.get(state, "rejected")
-    return Pending(id, _name(bucket, name), at, shown, stage, *rest)
+    found = Pending(id, _name(bucket, name), at, shown, *rest)
+    if state == "abandoned":
+        why = not_finished()
+        return replace(found, code=why.code, reason=str(why))
+    return found
 
 
 def _name(bucket: str, name: str, generation: int = 0) -> str:

@@ -1,3 +1,4 @@
+# ruff: noqa: S608  what is put into the SQL is this project's own; users and ids are parameters
 """What a user changes: an own caption or alt text beside the model's, and a picture that is to go."""
 
 import datetime as dt
@@ -8,7 +9,7 @@ from http import HTTPStatus
 import flask
 
 from dropcap import deletion, progress, rollup
-from dropcap.claims import Run
+from dropcap.claims import ABANDONED, Run
 from dropcap.errors import Rejected
 from dropcap.gallery import search
 from dropcap.gallery.visit import Visit, no_such_picture, redirect
@@ -32,9 +33,10 @@ RETURNING coalesce(own_caption, a.caption), coalesce(own_alt_text, a.alt_text), 
           edited_at
 """
 # Locked, so that whoever works on it is done before, or finds it deleted.
-UPLOAD = """
-SELECT state, reason_code, bucket, name, generation, size FROM uploads WHERE id = CAST(:id AS uuid)
-FOR UPDATE
+UPLOAD = f"""
+SELECT CASE WHEN {ABANDONED} THEN '{HELD}' ELSE state END,
+       CASE WHEN {ABANDONED} THEN '{HELD}' ELSE reason_code END, bucket, name, generation, size
+FROM uploads WHERE id = CAST(:id AS uuid) FOR UPDATE
 """
 # What Gemini said of these bytes goes along, whoever asked (answers.py).
 DELETE = """

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dropcap.gemini import Describer, Unavailable
+from dropcap.gemini import Describer
+from dropcap.response import Unavailable
 from dropcap.settings import Settings
 from infra.local.gemini import Call, GeminiStandIn
 

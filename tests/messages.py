@@ -110,6 +110,8 @@ def _of_call(call: ast.Call, names: Mapping[str, ast.expr]) -> Iterator[tuple[st
         message = arguments[0] if called == "logs.exception" else arguments[1]
         if called == "logs.exception" or _texts(arguments[0], {}) != ["INFO"]:
             yield from (("", text) for text in _texts(message, names))
+    elif called.endswith(".ending"):  # of a problem that is told already
+        yield from (("", VARIES + text) for text in _texts(arguments[0], {}))
     elif arguments and (called in _errors() or _complains(call)):
         yield from (("", text) for text in _texts(arguments[0], names))
 

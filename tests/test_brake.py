@@ -17,7 +17,7 @@ from dropcap import prompt, spending
 from dropcap.brake import Brake, OverBudget
 from dropcap.database import Database
 from dropcap.errors import SettingsError
-from dropcap.gemini import Unavailable
+from dropcap.response import Unavailable
 from dropcap.services import Services
 from dropcap.settings import MOST_INPUT_TOKENS, Settings
 from dropcap.upload import language_tag
@@ -136,7 +136,9 @@ def test_what_is_reserved_is_more_than_any_request_can_cost() -> None:
     most = Settings(safety="low")
     longest = language_tag("abc-defg-123")
     assert longest
-    asked = json.dumps([prompt.instruction(most), prompt.request(longest), prompt.schema(most)]).encode()
+    asked = json.dumps(
+        [prompt.instruction(most), prompt.request(longest, hint=True), prompt.schema(most)]
+    ).encode()
     assert len(asked) + 2 * cost.PICTURE_TOKENS < MOST_INPUT_TOKENS  # no token has less than a byte
 
 
@@ -149,17 +151,22 @@ def test_two_that_come_with_the_same_bytes_at_once_pay_once(database_url: str, g
     assert requests_of(gemini_url, settings["gemini_api_key"]) == 1
 
 
-def test_an_answer_without_the_verdict_that_is_wanted_is_not_kept(database_url: str, gemini_url: str) -> None:
+def test_an_answer_that_is_unfit_or_without_the_verdict_that_is_wanted_is_not_kept(
+    database_url: str, gemini_url: str
+) -> None:
     cases = {
         ("fault-missing-safety", "low"): 2,
         ("fault-malformed", "low"): 2,
         ("fault-finish-MAX_TOKENS", "low"): 2,
-        ("fault-malformed", "off"): 1,
+        ("fault-malformed", "off"): 2,
+        ("fault-empty", "off"): 2,
+        ("fault-ratedmalformed-HIGH", "low"): 2,
         ("fault-blocked", "low"): 1,
         ("fault-unsafe-high", "low"): 1,
     }
     for (model, level), asked in cases.items():
         settings = usual(database_url, gemini_url, daily_calls=100, gemini_model=model, safety=level)
+        settings["gemini_attempts"] = 1
         with instances(1, **settings) as [services]:
             assert described(services, "same") == described(services, "same")
         assert requests_of(gemini_url, settings["gemini_api_key"]) == asked, model

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from dropcap import gemini, prompt, safety
+from dropcap import prompt, response, safety
 from dropcap.analysis import Verdict
-from dropcap.gemini import Unavailable
 from dropcap.meter import Tokens, tokens
+from dropcap.response import Unavailable
 from infra.local.gemini import GeminiStandIn
 from tests.app import ROOT
 from tests.children import fresh_python
@@ -120,7 +120,7 @@ JSON = st.recursive(
 )
 def test_whatever_it_answers_becomes_a_bounded_description_or_unavailable(fields: dict[str, Any]) -> None:
     try:
-        found = gemini.checked(gemini.Answer(json.dumps(fields), "STOP", "", "v"), "m")
+        found = response.checked(response.Answer(json.dumps(fields), "STOP", "", "v"), "m")
     except Unavailable:
         return
     texts = (found.description, found.alt_text, found.text, *found.tags)
@@ -198,7 +198,6 @@ def test_a_verdict_on_safety_is_asked_for_where_the_setting_wants_one_and_costs_
         ("fault-unsafe-medium", Verdict("medium", ("violence",), "Two people fight.")),
         ("fault-rated-HIGH", Verdict("high", (), "The stand-in knows colours alone.", "high")),
         ("fault-rated-NEGLIGIBLE", Verdict("none", (), "The stand-in knows colours alone.", "none")),
-        ("fault-type-safety", Verdict("unknown")),
     ],
 )
 def test_the_models_verdict_and_googles_ratings_come_with_the_description(
@@ -214,6 +213,8 @@ def test_the_models_verdict_and_googles_ratings_come_with_the_description(
         ("fault-finish-PROHIBITED_CONTENT", True),
         ("fault-finish-RECITATION", False),
         ("fault-malformed", False),
+        ("fault-type-safety", False),
+        ("fault-missing-safety", False),
     ],
 )
 def test_an_answer_without_words_has_a_verdict_where_googles_filter_took_them(
@@ -269,7 +270,8 @@ def after_a_picture(settings: dict[str, Any], question: str) -> str:
     return fresh_python(f"""
 import gc, io, sys
 from PIL import Image
-from dropcap.gemini import Describer, Unavailable
+from dropcap.gemini import Describer
+from dropcap.response import Unavailable
 from dropcap.settings import Settings
 file = io.BytesIO()
 Image.new("RGB", (8, 8)).save(file, "JPEG")
@@ -309,7 +311,8 @@ def test_a_package_that_is_missing_is_told(settings: dict[str, Any]) -> None:
     told = fresh_python(f"""
 import sys
 sys.modules["google.generativeai"] = sys.modules["google.genai"] = None
-from dropcap.gemini import Describer, Unavailable
+from dropcap.gemini import Describer
+from dropcap.response import Unavailable
 from dropcap.settings import Settings
 try:
     Describer(Settings(**{settings!r})).describe(b"")

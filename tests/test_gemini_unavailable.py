@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from dropcap import gemini
-from dropcap.gemini import Unavailable
+from dropcap.response import Unavailable
 from dropcap.settings import Settings
 from infra.local.gemini import GeminiStandIn
 from tests.describing import calls, describer, jpeg, refusal
@@ -25,45 +25,38 @@ from tests.describing import calls, describer, jpeg, refusal
     ("model", "problem"),
     [
         ("fault-400", "Gemini refused (HTTP 400 INVALID_ARGUMENT)"),
+        ("fault-key", "Gemini refused (HTTP 400 INVALID_ARGUMENT API_KEY_INVALID)"),
+        ("fault-region", "Gemini refused (HTTP 400 FAILED_PRECONDITION)"),
         ("fault-401", "Gemini refused (HTTP 401 UNAUTHENTICATED)"),
         ("fault-403", "Gemini refused (HTTP 403 PERMISSION_DENIED)"),
         ("fault-suspended", "Gemini refused (HTTP 403 PERMISSION_DENIED CONSUMER_SUSPENDED)"),
         ("fault-404", "Gemini refused (HTTP 404 NOT_FOUND)"),
         ("no-such-model", "Gemini refused (HTTP 404 NOT_FOUND)"),
-        ("fault-blocked", "Gemini blocked the picture (SAFETY)"),
-        ("fault-finish-SAFETY", "Gemini stopped early (SAFETY)"),
-        ("fault-finish-RECITATION", "Gemini stopped early (RECITATION)"),
-        ("fault-finish-MAX_TOKENS", "Gemini stopped early (MAX_TOKENS)"),
-        ("fault-empty", "Gemini's answer is empty"),
-        ("fault-malformed", "Gemini's answer is malformed: it is not JSON"),
-        ("fault-array", "Gemini's answer is malformed: it is not an object"),
-        ("fault-missing-description", "Gemini's answer is malformed: description is not a text"),
-        ("fault-missing-alt_text", "Gemini's answer is malformed: alt_text is not a text"),
-        ("fault-missing-tags", "Gemini's answer is malformed: tags is not a list of texts"),
-        ("fault-missing-text", "Gemini's answer is malformed: text is not a text"),
-        ("fault-type-description", "Gemini's answer is malformed: description is not a text"),
-        ("fault-type-tags", "Gemini's answer is malformed: tags is not a list of texts"),
-        ("fault-blank", "Gemini's answer is malformed: description or alt_text is empty"),
     ],
 )
-def test_what_no_repetition_can_help_is_told_and_not_repeated(
+def test_a_refusal_that_is_not_the_pictures_fault_is_not_repeated_at_once_but_on_another_day(
     stand_in: GeminiStandIn, settings: dict[str, Any], model: str, problem: str
 ) -> None:
-    assert refusal(settings, model).problem == problem
+    told = refusal(settings, model)
+    assert (told.problem, told.later, told.answered, told.unpaid) == (problem, True, False, True)
     assert len(calls(stand_in, settings)) == 1
 
 
-def test_an_answer_of_a_megabyte_is_refused(settings: dict[str, Any]) -> None:
-    problem = refusal(settings, "fault-huge").problem
-    assert problem.startswith("Gemini's answer is malformed: 10")
-    assert problem.endswith("characters are too many")
-
-
-@pytest.mark.parametrize("model", ["fault-page", "fault-nested"])
-def test_an_answer_that_the_package_can_not_read_is_told_and_not_repeated(
-    stand_in: GeminiStandIn, settings: dict[str, Any], model: str
+@pytest.mark.parametrize(
+    ("model", "problem", "unpaid"),
+    [
+        ("fault-image", "Gemini can't read the picture (HTTP 400 INVALID_ARGUMENT)", True),
+        ("fault-invalid-image", "Gemini can't read the picture (HTTP 400 INVALID_ARGUMENT)", True),
+        ("fault-blocked", "Gemini blocked the picture (SAFETY)", False),
+        ("fault-blocked-PROHIBITED_CONTENT", "Gemini blocked the picture (PROHIBITED_CONTENT)", False),
+        ("fault-finish-SAFETY", "Gemini stopped early (SAFETY)", False),
+    ],
+)
+def test_what_is_the_pictures_fault_is_told_and_never_repeated(
+    stand_in: GeminiStandIn, settings: dict[str, Any], model: str, problem: str, unpaid: bool
 ) -> None:
-    assert refusal(settings, model).problem.startswith("Gemini's answer ")
+    told = refusal(settings, model)
+    assert (told.problem, told.later, told.answered, told.unpaid) == (problem, False, True, unpaid)
     assert len(calls(stand_in, settings)) == 1
 
 
@@ -199,7 +192,8 @@ def test_every_error_of_google_api_core_becomes_unavailable(kind: Any) -> None:
 def test_every_error_of_requests_becomes_unavailable_and_those_of_the_network_are_tried_again(
     kind: type[Exception],
 ) -> None:
-    passing = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+    unreadable = (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)
+    passing = (requests.ConnectionError, requests.Timeout, *unreadable)
     error = kind.__new__(kind)
     assert mapped("google-generativeai", error).again is issubclass(kind, passing)
 
@@ -210,7 +204,7 @@ def test_every_error_of_google_genai_becomes_unavailable(kind: type[Exception]) 
         told = mapped("google-genai", kind(503, {}, httpx2.Response(503)))
         assert (told.problem, told.again) == ("Gemini refused (HTTP 503)", True)
     else:
-        assert not mapped("google-genai", kind("x")).again
+        assert mapped("google-genai", kind("x")).again is issubclass(kind, ValueError)  # it can't be read
 
 
 @pytest.mark.parametrize("kind", errors_of(httpx2), ids=lambda kind: kind.__name__)
@@ -218,4 +212,5 @@ def test_every_error_of_httpx_becomes_unavailable_and_those_of_the_network_are_t
     kind: type[Exception],
 ) -> None:
     error = kind.__new__(kind)
-    assert mapped("google-genai", error).again is issubclass(kind, httpx2.TransportError)
+    passing = (httpx2.TransportError, httpx2.DecodingError)
+    assert mapped("google-genai", error).again is issubclass(kind, passing)

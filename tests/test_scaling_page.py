@@ -19,6 +19,7 @@ from google.auth.transport.requests import AuthorizedSession
 from dropcap import gemini
 from dropcap.connection import connect
 from dropcap.database import Database
+from dropcap.response import Answer, Unavailable
 from dropcap.settings import Settings
 from dropcap.tables import TABLES
 from dropcap.upload import Upload
@@ -39,13 +40,13 @@ def test_a_refusal_costs_what_it_costs_the_function(wait_s: float, monkeypatch: 
     asked = modelled = 0
 
     class Refusing:
-        def ask(self, jpeg: bytes, request: str) -> gemini.Answer:
+        def ask(self, jpeg: bytes, request: str) -> Answer:
             nonlocal asked
             asked += 1
             raise OSError
 
-        def unavailable(self, error: Exception) -> gemini.Unavailable:
-            return gemini.Unavailable("", again=True, wait_s=wait_s)
+        def unavailable(self, error: Exception) -> Unavailable:
+            return Unavailable("", again=True, wait_s=wait_s)
 
     class Refused(Quota):
         def wait(self, now: float) -> float:
@@ -61,7 +62,7 @@ def test_a_refusal_costs_what_it_costs_the_function(wait_s: float, monkeypatch: 
     monkeypatch.setattr(describer, "_load", Refusing)
     monkeypatch.setattr("dropcap.gemini.time.sleep", slept.append)
     monkeypatch.setattr("dropcap.gemini.random.uniform", lambda low, high: high)
-    with pytest.raises(gemini.Unavailable):
+    with pytest.raises(Unavailable):
         describer.describe(b"")
     env = simpy.Environment()
     chance: Any = Chance()

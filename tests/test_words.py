@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dropcap import gemini, picture, words
+from dropcap import picture, response, words
 from dropcap.analysis import Caption, Description
 from dropcap.settings import Settings
 from dropcap.upload import language_tag
@@ -47,7 +47,7 @@ def exiftool(*files: Path) -> list[dict[str, Any]]:
 
 def answer(**fields: Any) -> Description:
     usual = {"description": "A dog runs.", "alt_text": "A dog", "tags": [], "text": "", "caption": "Dog"}
-    return gemini.checked(gemini.Answer(json.dumps(usual | fields), "STOP", "", "v"), "m")
+    return response.checked(response.Answer(json.dumps(usual | fields), "STOP", "", "v"), "m")
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,10 @@ def test_hostile_words_are_text_in_the_packet_and_nothing_else() -> None:
 
 
 def test_the_most_that_models_may_say_fits_into_every_format_and_more_is_left_out() -> None:
-    limits = (gemini.MAX_CAPTION, gemini.MAX_DESCRIPTION, gemini.MAX_ALT_TEXT, gemini.MAX_TEXT)
+    limits = (response.MAX_CAPTION, response.MAX_DESCRIPTION, response.MAX_ALT_TEXT, response.MAX_TEXT)
     for letter in ("&", "\U0001f600"):
         caption, description, alt_text, text = (letter * limit for limit in limits)
-        tags = (letter * gemini.MAX_TAG,) * gemini.MAX_TAGS
+        tags = (letter * response.MAX_TAG,) * response.MAX_TAGS
         packet = words.packet(Words(caption, description, alt_text, tags, text, "zh-Hant-TW"))
         with picture.opened(encoded(quadrants()), Settings(memory_limit_mb=4096)) as source:
             for kind in picture.CONTENT_TYPES:

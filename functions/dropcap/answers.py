@@ -4,9 +4,8 @@
 A row is the SHA-256 of a source, the hash of what is asked with its language, and the model; with SAFETY also
 the SHA-256 of the picture that is shown, as a verdict is of that alone. Who is first takes a lease, asks, and
 stores the answer as it came, at once: whoever then dies, or comes with the same bytes, has it from here. Who
-finds a lease waits a while, then does without, and the sweep describes the picture later. An answer that is
-of no use, as Gemini blocked the picture, is one all the same; but not one without the verdict on safety that
-was asked for.
+finds a lease waits a while, then does without, and the sweep describes the picture later. That Gemini
+blocked the picture is an answer, too; what is unfit (response.py) is none, and never stored.
 
 The answer goes with the picture: whoever deletes one of these bytes takes it along (gallery/changes.py).
 """
@@ -14,11 +13,11 @@ The answer goes with the picture: whoever deletes one of these bytes takes it al
 import datetime as dt
 import time
 import uuid
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dropcap.gemini import MAX_ANSWER, Answer
 from dropcap.meter import Tokens
+from dropcap.response import Answer
 
 if TYPE_CHECKING:
     from dropcap.database import Database
@@ -35,9 +34,9 @@ RETURNING 1
 """
 READ = f"SELECT answer, asked_at FROM answers WHERE {KEY} AND answer IS NOT NULL"
 KEEP = f"""
-UPDATE answers SET answer = :answer, asked_at = :at WHERE {KEY} AND asker = :asker AND answer IS NULL
-RETURNING 1
+UPDATE answers SET answer = :answer, asked_at = :at WHERE {KEY} AND answer IS NULL RETURNING 1
 """
+FORGET = f"DELETE FROM answers WHERE {KEY} AND asked_at = :at RETURNING 1"
 GIVE_UP = f"DELETE FROM answers WHERE {KEY} AND asker = :asker AND answer IS NULL RETURNING 1"
 
 Known = tuple[Answer, dt.datetime]
@@ -69,9 +68,12 @@ class Place:
         return None
 
     def keep(self, database: "Database", answer: Answer, at: dt.datetime) -> None:
-        """Store what was answered; of a text that is too long, as much as shows that it is."""
-        bounded = replace(answer, text=answer.text[: MAX_ANSWER + 1])
-        database.query(KEEP, **self._key, asker=self.asker, answer=asdict(bounded), at=at)
+        """Store what was answered, also where the lease has run out: it is paid."""
+        database.query(KEEP, **self._key, answer=asdict(answer), at=at)
+
+    def forget(self, database: "Database", at: dt.datetime) -> None:
+        """Delete the answer of this instant."""
+        database.query(FORGET, **self._key, at=at)
 
     def give_up(self, database: "Database") -> None:
         """Let somebody else ask."""

@@ -14,9 +14,8 @@ from dropcap import memory, spending
 from dropcap.analysis import Description, Usage
 from dropcap.answers import Place
 from dropcap.connection import Unreachable
-from dropcap.gemini import Answer, Unavailable
 from dropcap.meter import Tokens
-from dropcap.safety import UNKNOWN
+from dropcap.response import Unavailable
 from dropcap.services import Services
 
 SPARE_S = 10  # of a lease, beyond the longest that Gemini may take
@@ -52,37 +51,32 @@ class Brake:
         place = Place(self._sha256, asked, settings.gemini_model)
         wait_s = min(settings.gemini_timeout_s, (settings.lease_s - settings.gemini_s) / 2)
         try:
-            known = place.take(services.database, self._upload, settings.gemini_s + SPARE_S, wait_s)
+            while known := place.take(services.database, self._upload, settings.gemini_s + SPARE_S, wait_s):
+                answer, at = known
+                self._reused = True
+                try:
+                    return describer.checked(answer, language, at)
+                except Unavailable as unfit:
+                    if unfit.answer:
+                        raise
+                self._reused = False
+                place.forget(services.database, at)  # a release before this one kept what is none
         except TimeoutError as busy:
             raise Unavailable("another upload of the same bytes is being described") from busy
-        if known:
-            self._reused = True
-            answer, at = known
-            return describer.checked(answer, language, at)
-        answer = self._ask(jpeg, language, place)
-        at = dt.datetime.now(dt.UTC)
-        verdict = None
+        kept, at = None, dt.datetime.now(dt.UTC)
         try:
-            description = describer.checked(answer, language, at)
-            verdict = description.safety
+            kept, description = describer.ask(jpeg, language, self)
+            at = dt.datetime.fromisoformat(description.at)
             return description
-        except Unavailable as unfit:
-            verdict = unfit.verdict
+        except Unavailable as unavailable:
+            kept = unavailable.answer
             raise
         finally:
-            with suppress(Unreachable):  # it is paid, and here
-                if settings.safety == "off" or (verdict and verdict.level != UNKNOWN):
-                    place.keep(services.database, answer, at)
-                else:  # kept, it would hold the picture whenever that is tried again
+            with suppress(Unreachable):  # the answer is paid, and here; a lease runs out by itself
+                if kept:
+                    place.keep(services.database, kept, at)
+                else:
                     place.give_up(services.database)
-
-    def _ask(self, jpeg: bytes, language: str, place: Place) -> Answer:
-        try:
-            return self._services.describer.ask(jpeg, language, self)
-        except BaseException:
-            with suppress(Unreachable):  # the lease then runs out by itself
-                place.give_up(self._services.database)
-            raise
 
     def reserve(self) -> None:
         """Take a request's place in the day. Raises OverBudget, and Unreachable: without it none is made."""

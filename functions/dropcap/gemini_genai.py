@@ -9,6 +9,7 @@ from google.genai import types
 from google.genai.errors import APIError
 
 from dropcap import gemini, meter, prompt
+from dropcap.response import Answer, Unavailable
 from dropcap.settings import Settings
 
 SHORTEST_DEADLINE_S = 10  # Google refuses a shorter X-Server-Timeout with 400 (livekit/agents #3723)
@@ -39,7 +40,7 @@ class Adapter:
             ),
         )
 
-    def ask(self, jpeg: bytes, request: str) -> gemini.Answer:
+    def ask(self, jpeg: bytes, request: str) -> Answer:
         picture = types.Part.from_bytes(data=jpeg, mime_type="image/jpeg")
         response = self._client.models.generate_content(
             model=self._model,
@@ -49,7 +50,7 @@ class Adapter:
         candidate = next(iter(response.candidates or ()), None)
         parts = candidate.content.parts if candidate and candidate.content else None
         feedback = response.prompt_feedback
-        return gemini.Answer(
+        return Answer(
             text="".join(part.text or "" for part in parts or () if not part.thought),
             finish=gemini.word(candidate.finish_reason) if candidate else "",
             blocked=gemini.word(feedback.block_reason) if feedback else "",
@@ -60,11 +61,13 @@ class Adapter:
             tokens=meter.tokens(response.usage_metadata),
         )
 
-    def unavailable(self, error: Exception) -> gemini.Unavailable:
+    def unavailable(self, error: Exception) -> Unavailable:
         if isinstance(error, APIError):
             return gemini.refused(error.code, error.response)
         if isinstance(error, httpx2.TimeoutException):
             return gemini.too_slow(self._timeout)
         if isinstance(error, httpx2.TransportError):
             return gemini.unreachable(error, connected=not isinstance(error, httpx2.ConnectError))
-        return gemini.unreadable(error)
+        # Over an answer that it can't read: json's and pydantic's are ValueErrors, the others its own trips.
+        again = isinstance(error, ValueError | AttributeError | RecursionError | httpx2.DecodingError)
+        return gemini.unreadable(error, again=again)

@@ -5,9 +5,11 @@ from typing import Any
 
 import requests
 from google.api_core.exceptions import GoogleAPICallError
+from google.protobuf import json_format
 from urllib3.exceptions import NewConnectionError
 
 from dropcap import gemini, meter, prompt
+from dropcap.response import Answer, Unavailable
 from dropcap.settings import Settings
 
 with warnings.catch_warnings():  # it warns at import that its support has ended: we know
@@ -15,6 +17,22 @@ with warnings.catch_warnings():  # it warns at import that its support has ended
     from google.generativeai.client import _ClientManager
     from google.generativeai.generative_models import GenerativeModel
     from google.generativeai.types import RequestOptions
+
+
+# Reasons to stop that this package gets as numbers, as it does not know them: google-ai-generativelanguage
+# 0.12.1 (2026), generative_service.py. Of these IMAGE_PROHIBITED_CONTENT is a verdict.
+NEWER = {
+    12: "UNEXPECTED_TOOL_CALL",
+    13: "TOO_MANY_TOOL_CALLS",
+    14: "IMAGE_PROHIBITED_CONTENT",
+    15: "IMAGE_OTHER",
+    16: "NO_IMAGE",
+    17: "IMAGE_RECITATION",
+}
+
+
+def _reason(finish: Any) -> str:
+    return NEWER.get(int(finish)) or gemini.word(finish)
 
 
 class Adapter:
@@ -41,15 +59,15 @@ class Adapter:
         # After 401 google-auth refreshes credentials and asks again, twice. A key can't be refreshed.
         client.transport._session._max_refresh_attempts = 0
 
-    def ask(self, jpeg: bytes, request: str) -> gemini.Answer:
+    def ask(self, jpeg: bytes, request: str) -> Answer:
         response = self._model.generate_content(
             [{"mime_type": "image/jpeg", "data": jpeg}, request],
             request_options=RequestOptions(timeout=self._timeout, retry=None),  # gemini.py counts the tries
         )
         candidate = next(iter(response.candidates), None)
-        return gemini.Answer(
+        return Answer(
             text="".join(part.text for part in candidate.content.parts) if candidate else "",
-            finish=gemini.word(candidate.finish_reason) if candidate else "",
+            finish=_reason(candidate.finish_reason) if candidate else "",
             blocked=gemini.word(response.prompt_feedback.block_reason),
             version=response.model_version,
             ratings=gemini.ratings(
@@ -58,7 +76,7 @@ class Adapter:
             tokens=meter.tokens(response.usage_metadata),
         )
 
-    def unavailable(self, error: Exception) -> gemini.Unavailable:
+    def unavailable(self, error: Exception) -> Unavailable:
         if isinstance(error, GoogleAPICallError):
             return gemini.refused(error.code, error.response)
         if isinstance(error, requests.Timeout):
@@ -67,4 +85,5 @@ class Adapter:
             reasons = (getattr(cause, "reason", None) for cause in error.args)
             refused = any(isinstance(reason, NewConnectionError) for reason in reasons)
             return gemini.unreachable(error, connected=not refused)
-        return gemini.unreadable(error)
+        again = isinstance(error, json_format.ParseError | requests.exceptions.ContentDecodingError)
+        return gemini.unreadable(error, again=again)

@@ -28,13 +28,14 @@ from dropcap.brake import Brake, OverBudget
 from dropcap.claims import Run
 from dropcap.errors import Rejected
 from dropcap.gallery import search
-from dropcap.gemini import Unavailable
 from dropcap.pipeline import one_at_a_time
+from dropcap.response import Unavailable
 from dropcap.services import Services
 from dropcap.upload import Upload
 
 FIRST_S, LONGEST_S = 300, 86_400  # until the next try, which doubles: the sweep comes every ten minutes
 TRIES = 15  # in 6.8 days
+UNFIT_TRIES = 5  # where Gemini answers, and is paid, each time, but not as it was asked
 FAILURES = 3  # in one sweep, none the picture's: then they are Gemini's, and the others need not find out
 BATCH = 1000  # rows that one statement of `redescribe` looks at: 16 ms to count, 200 to mark
 # Not before its source is gone, for which all that is published must be there.
@@ -265,7 +266,9 @@ def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> b
     """Note why; for good where it is the picture's fault, or at the last try. Whether it may be another's."""
     known = isinstance(problem, Unavailable | Rejected)
     fault = isinstance(problem, Rejected) or (isinstance(problem, Unavailable) and not problem.later)
-    over = fault or (due.tries >= TRIES and not isinstance(problem, NotTakenBack))
+    answered = isinstance(problem, Unavailable) and problem.answered
+    most = UNFIT_TRIES if answered else TRIES
+    over = fault or (due.tries >= most and not isinstance(problem, NotTakenBack))
     if known:
         logs.write("WARNING", "not described by Gemini", upload=str(due.id), problem=str(problem))
     else:
@@ -278,7 +281,7 @@ def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> b
         changes |= {"sources": {**due.result["sources"], "gemini": asdict(source)}}
     if not services.database.query(FAILED, id=due.id, until=due.until, over=over, result=changes):
         services.database.query(FORGET, id=due.id)
-    return not fault
+    return not fault and not answered
 
 
 def asked(wanted: Any, services: Services) -> Mapping[str, Any]:

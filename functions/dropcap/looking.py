@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from PIL.Image import Image
 
-from dropcap import blip, gemini, logs, witnesses
+from dropcap import blip, logs, witnesses
 from dropcap.analysis import Agreement, Caption, Description, Source, Verdict
 from dropcap.brake import Brake
+from dropcap.response import Unavailable
 from dropcap.services import Services
 from dropcap.upload import Upload
 
@@ -48,7 +49,7 @@ def look(upload: Upload, for_gemini: bytes, for_blip: Image, services: Services,
         description = asked.result()
         verdict = description.safety
         sources["gemini"] = Source(True, description.model, description.version)
-    except gemini.Unavailable as unavailable:
+    except Unavailable as unavailable:
         verdict = unavailable.verdict
         if settings.gemini_api_key:  # without one, BLIP alone is what was chosen
             problem = str(unavailable)

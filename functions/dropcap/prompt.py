@@ -23,6 +23,11 @@ Write in English unless you are asked for another language, but transcribe text 
 - tags: up to 20 lower-case words or short terms, the most telling first.
 - text: all legible text in the picture, line by line; empty where there is none."""
 REQUEST = "Describe this picture."
+# Against fences, words around the JSON, MAX_TOKENS and RECITATION. It is no part of the hash.
+HINT = (
+    " Answer with one complete JSON object alone, without Markdown around it. Be brief, use your own words,"
+    " and of a long text transcribe only the beginning."
+)
 # The subset of OpenAPI 3.0 that both packages know: ai.google.dev/api/caching#Schema
 SCHEMA: dict[str, Any] = {
     "type": "OBJECT",
@@ -52,10 +57,10 @@ def schema(settings: Settings) -> dict[str, Any]:
     return SCHEMA | {"properties": properties, "required": [*SCHEMA["required"], safety.FIELD]}
 
 
-def request(language: str) -> str:
-    """What is asked beside the picture."""
+def request(language: str, *, hint: bool = False) -> str:
+    """Return what is asked beside the picture; with a `hint` where the last answer to it was unfit."""
     other = f" Write in the language of the BCP 47 tag {language}."
-    return REQUEST + (other if language != ENGLISH else "")
+    return REQUEST + (other if language != ENGLISH else "") + (HINT if hint else "")
 
 
 def digest(settings: Settings) -> str:

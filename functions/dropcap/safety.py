@@ -76,8 +76,8 @@ def check(verdict: Verdict | None, settings: Settings) -> Verdict | None:
     if settings.safety == "off":
         return None
     verdict = verdict or Verdict(UNKNOWN)
-    worst = verdict.rated if verdict.level == UNKNOWN else verdict.level
-    if verdict.blocked or _rank(worst) > _rank(settings.safety):
+    if unsafe(verdict, settings):
+        worst = _worst(verdict)
         found = f"{worst} ({', '.join(verdict.categories)})" if verdict.categories else worst
         raise Rejected(
             UNSAFE,
@@ -89,6 +89,16 @@ def check(verdict: Verdict | None, settings: Settings) -> Verdict | None:
     if verdict.level == UNKNOWN and settings.safety_unknown == "hold":
         raise no_verdict()
     return verdict
+
+
+def unsafe(verdict: Verdict, settings: Settings) -> bool:
+    """Return whether a picture is blocked, or above SAFETY: by its ratings where its level is unknown."""
+    above = settings.safety != "off" and _rank(_worst(verdict)) > _rank(settings.safety)
+    return verdict.blocked or above
+
+
+def _worst(verdict: Verdict) -> str:
+    return verdict.rated if verdict.level == UNKNOWN else verdict.level
 
 
 def no_verdict() -> Rejected:

@@ -31,7 +31,7 @@ from google.protobuf import json_format
 from PIL import Image, UnidentifiedImageError
 
 from infra.local import gemini_faults
-from infra.local.gemini_faults import Refusal, error_info
+from infra.local.gemini_faults import Refusal
 
 if TYPE_CHECKING:  # a second that `make run` need not wait for: the first picture loads it
     from google.ai.generativelanguage_v1beta.types import GenerateContentRequest, GenerateContentResponse
@@ -132,24 +132,26 @@ class _Handler(BaseHTTPRequestHandler):
         path = PATH.fullmatch(address.path)
         model = self.stand_in.model or (path[1] if path else "")
         self.stand_in.counts[key] += 1
+        if model.startswith("fault-once-"):
+            first = self.stand_in.counts[key] == 1
+            model = model.replace("once-", "") if first else "gemini-that-is-well"
         fields = _json(body)
         self.stand_in.calls.append(Call(model, key, time.monotonic(), fields))
         if not model.startswith(("gemini-", "fault-")):
             raise Refusal(404)
         if not key.strip():
-            raise Refusal(
-                400, "API key not valid. Please pass a valid API key.", detail=error_info("API_KEY_INVALID")
-            )
+            raise gemini_faults.BAD_KEY
         if 0 < float(self.headers.get("X-Server-Timeout", 0)) < SHORTEST_DEADLINE_S:
             raise Refusal(400, "Manually set deadline is too short. Minimum allowed deadline is 10s.")
         request = _parse(fields)
         picture = _picture(request)
-        gemini_faults.refuse(model, key, first=self.stand_in.counts[key] == 1)
-        answer = json_format.MessageToJson(
+        gemini_faults.refuse(model, key)
+        numbers = "enum-encoding=int" in query.get("$alt", [""])[0]
+        answer = json_format.MessageToDict(
             _definition("GenerateContentResponse").pb(_answer(model, request, picture, len(body))),
-            use_integers_for_enums="enum-encoding=int" in query.get("$alt", [""])[0],
-        ).encode()
-        self._deliver(model, answer)
+            use_integers_for_enums=numbers,
+        )
+        self._deliver(model, json.dumps(gemini_faults.spoilt(model, answer, numbers)).encode())
 
     def _deliver(self, model: str, answer: bytes) -> None:
         match model:
@@ -237,9 +239,7 @@ def _answer(
         "usage_metadata": tokens | {"total_token_count": sum(tokens.values())},
         "candidates": [{"content": {"role": "model", "parts": [{"text": text}]}, "finish_reason": "STOP"}],
     }
-    response: GenerateContentResponse = _definition("GenerateContentResponse")(
-        answer | gemini_faults.envelope(model)
-    )
+    response: GenerateContentResponse = _definition("GenerateContentResponse")(answer)
     return response
 
 
@@ -260,7 +260,8 @@ def _text(model: str, request: "GenerateContentRequest", picture: Image.Image) -
         "safety": {"level": "none", "categories": [], "reason": "The stand-in knows colours alone."},
     }
     wanted = request.generation_config.response_schema.properties
-    return gemini_faults.text(model, {name: value for name, value in fields.items() if name in wanted})
+    fields = {name: value for name, value in fields.items() if name in wanted}
+    return gemini_faults.text(model, fields, asked)
 
 
 def main_colours(picture: Image.Image) -> list[str]:

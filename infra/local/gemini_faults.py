@@ -1,35 +1,46 @@
+# ruff: noqa: E501  a table
 """Models that misbehave, for tests:
 
-| model | what happens |
-|---|---|
-| `fault-STATUS` | Google's error body with this HTTP status: 400, 401, 403, 404, 429, 500, 502, 503, 504 |
-| `fault-STATUS-after-S` | the same with the header `Retry-After: S` |
-| `fault-STATUS-date-S` | the same with the date in S seconds as `Retry-After` |
-| `fault-STATUS-info-S` | the same with a `RetryInfo` of S seconds in the body, Google's own way |
-| `fault-once-STATUS...` | any of these for a key's first request, then a description |
-| `fault-suspended` | 403 with a message that quotes the key, as Google's does |
-| `fault-proxy` | 502 with a body that is JSON, but no error of Google's |
-| `fault-slow` | no answer |
-| `fault-drip` | an answer that comes byte by byte, for minutes |
-| `fault-cut` | a connection that ends within the answer |
-| `fault-page` | 200 with a page of HTML |
-| `fault-blocked` | no candidate, `promptFeedback.blockReason` is SAFETY |
-| `fault-empty` | no candidate and no reason |
-| `fault-finish-REASON` | a candidate without content that finished with REASON (SAFETY, MAX_TOKENS, ...) |
-| `fault-malformed` | a text that is not JSON |
-| `fault-array` | a JSON text that is not an object |
-| `fault-nested` | a JSON text that is nested 10,000 deep |
-| `fault-missing-FIELD` | a description without this field |
-| `fault-type-FIELD` | a description with a number in this field |
-| `fault-blank` | a description whose fields are empty |
-| `fault-huge` | a description of 1 MB |
-| `fault-long` | every field a little over what was asked for |
-| `fault-obeyed` | an answer that obeyed a text in the picture, with fields that nobody asked for |
-| `fault-invented` | a description of three cats on a purple background, whatever is in the picture |
-| `fault-unsafe-LEVEL` | a verdict on safety of this level: none, low, medium, high |
-| `fault-sees-COLOUR` | a verdict of `high` where this is one of the picture's main colours, else of `none` |
-| `fault-rated-PROBABILITY` | a rating of danger by Google's filter: NEGLIGIBLE, LOW, MEDIUM, HIGH |
-| `fault-script` | a description with a script, control characters and unknown fields |
+| model | what happens | where it was seen |
+|---|---|---|
+| `fault-STATUS` | Google's error body with this HTTP status: 400, 401, 403, 404, 429, 500, 502, 503, 504 | ai.google.dev/gemini-api/docs/troubleshooting, 2026-09 |
+| `fault-STATUS-after-S` | the same with the header `Retry-After: S` | RFC 9110, 10.2.3 |
+| `fault-STATUS-date-S` | the same with the date in S seconds as `Retry-After` | RFC 9110, 10.2.3 |
+| `fault-STATUS-info-S` | the same with a `RetryInfo` of S seconds in the body, Google's own way | google.aip.dev/193 |
+| `fault-once-...` | any of these faults for a key's first request, then a description | |
+| `fault-suspended` | 403 with a message that quotes the key, as Google's does | google/generative-ai-docs #356 |
+| `fault-key` | 400 `API_KEY_INVALID` | deprecated-generative-ai-python #481, 2024-07-21 |
+| `fault-region` | 400 `FAILED_PRECONDITION`: this country, or no billing | google-gemini/gemini-cli #24641, 2026-04-03 |
+| `fault-image` | 400 `INVALID_ARGUMENT`: this picture can't be processed | google-gemini/gemini-cli #5064, 2025-07-28 |
+| `fault-invalid-image` | the same in other words | google-gemini/gemini-cli #27244, 2026-05-19 |
+| `fault-proxy` | 502 with a body that is JSON, but no error of Google's | |
+| `fault-slow` | no answer | |
+| `fault-drip` | an answer that comes byte by byte, for minutes | |
+| `fault-cut` | a connection that ends within the answer | |
+| `fault-page` | 200 with a page of HTML | |
+| `fault-ok-error` | 200 with Google's error body for 503, as a gateway may answer | answers without `candidates`: google-gemini/gemini-cli #18621, 2026-02-09 |
+| `fault-blocked`, `fault-blocked-REASON` | no candidate, `promptFeedback.blockReason` is SAFETY, or REASON | ai.google.dev/api/generate-content |
+| `fault-no-candidate` | no candidate and no reason | |
+| `fault-empty` | a candidate that finished with STOP and has no parts | deprecated-generative-ai-python #744, 2025-08-18; BerriAI/litellm #24442, 2026-03-23 |
+| `fault-finish-REASON` | a candidate without content that finished with REASON: RECITATION (google/generative-ai-docs #257, 2024-06-21; #518, 2024-09-11), MAX_TOKENS while it thinks (googleapis/python-genai #811, 2025-05-14), SAFETY, ... | the same |
+| `fault-cut-text` | MAX_TOKENS with the beginning of a description | googleapis/python-genai #811, 2025-05-14 |
+| `fault-fenced` | a description in a Markdown fence, in spite of the schema | getzep/graphiti #1281, 2026-02-28 |
+| `fault-talkative` | a fenced description with a sentence before it, unless the request forbids it | AdityaPatil22/SenGuard #69, 2026-08-08 |
+| `fault-malformed` | a text that is not JSON | |
+| `fault-array` | a JSON text that is not an object | |
+| `fault-nested` | a JSON text that is nested 10,000 deep | |
+| `fault-missing-FIELD` | a description without this field | |
+| `fault-type-FIELD` | a description with a number in this field | |
+| `fault-blank` | a description whose fields are empty | |
+| `fault-huge` | a description of 1 MB | |
+| `fault-long` | every field a little over what was asked for | |
+| `fault-obeyed` | an answer that obeyed a text in the picture, with fields that nobody asked for | |
+| `fault-invented` | a description of three cats on a purple background, whatever is in the picture | |
+| `fault-unsafe-LEVEL` | a verdict on safety of this level: none, low, medium, high | |
+| `fault-sees-COLOUR` | a verdict of `high` where this is one of the picture's main colours, else of `none` | |
+| `fault-rated-PROBABILITY` | a rating of danger by Google's filter: NEGLIGIBLE, LOW, MEDIUM, HIGH | |
+| `fault-ratedmalformed-PROBABILITY` | the same with a text that is not JSON | |
+| `fault-script` | a description with a script, control characters and unknown fields | |
 """
 
 import json
@@ -50,22 +61,37 @@ STATUS_WORDS = {
     503: ("UNAVAILABLE", "The model is overloaded. Please try again later."),
     504: ("DEADLINE_EXCEEDED", "The request timed out. Please try again."),
 }
-STATUS_FAULT = re.compile(
-    r"fault-(?P<once>once-)?(?P<code>\d{3})(-(?P<how>after|date|info)-(?P<delay>[\d.]+))?"
+STATUS_FAULT = re.compile(r"fault-(?P<code>\d{3})(-(?P<how>after|date|info)-(?P<delay>[\d.]+))?")
+# By their numbers: google-ai-generativelanguage 0.12.1, types/generative_service.py, 2026-10-01.
+FINISH_REASONS = (
+    *("FINISH_REASON_UNSPECIFIED", "STOP", "MAX_TOKENS", "SAFETY", "RECITATION", "OTHER", "LANGUAGE"),
+    *("BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MALFORMED_FUNCTION_CALL", "IMAGE_SAFETY"),
+    *("UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "IMAGE_PROHIBITED_CONTENT", "IMAGE_OTHER", "NO_IMAGE"),
+    "IMAGE_RECITATION",
+)
+BLOCK_REASONS = (
+    "BLOCK_REASON_UNSPECIFIED",
+    "SAFETY",
+    "OTHER",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "IMAGE_SAFETY",
 )
 
 
 class Refusal(Exception):
     """An HTTP error whose body has the form of Google's APIs (google.aip.dev/193)."""
 
-    def __init__(self, code: int, message: str = "", *, detail: Any = None, retry_after: str = "") -> None:
-        status, usual = STATUS_WORDS[code]
+    def __init__(
+        self, code: int, message: str = "", *, detail: Any = None, retry_after: str = "", status: str = ""
+    ) -> None:
+        word, usual = STATUS_WORDS[code]
         super().__init__(message or usual)
         self.code = code
         self.headers = {"Retry-After": retry_after} if retry_after else {}
         details = [detail] if detail else []
         self.body = {
-            "error": {"code": code, "message": str(self), "status": status, "details": details},
+            "error": {"code": code, "message": str(self), "status": status or word, "details": details},
         }
 
 
@@ -74,13 +100,30 @@ def error_info(reason: str) -> Any:
     return {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "googleapis.com"}
 
 
-def refuse(model: str, key: str, *, first: bool) -> None:
-    """Raise the Refusal that the model's name asks for, if any; `first` is whether the key is new."""
-    if model == "fault-suspended":
-        message = f"Permission denied: Consumer 'api_key:{key}' has been suspended."
-        raise Refusal(403, message, detail=error_info("CONSUMER_SUSPENDED"))
+BAD_KEY = Refusal(
+    400, "API key not valid. Please pass a valid API key.", detail=error_info("API_KEY_INVALID")
+)
+
+
+def refuse(model: str, key: str) -> None:
+    """Raise the Refusal that the model's name asks for, if any."""
+    match model:
+        case "fault-suspended":
+            message = f"Permission denied: Consumer 'api_key:{key}' has been suspended."
+            raise Refusal(403, message, detail=error_info("CONSUMER_SUSPENDED"))
+        case "fault-key":
+            raise BAD_KEY
+        case "fault-region":
+            raise Refusal(
+                400, "User location is not supported for the API use.", status="FAILED_PRECONDITION"
+            )
+        case "fault-image":
+            where = "https://developers.generativeai.google/guide/troubleshooting"
+            raise Refusal(400, f"Unable to process input image. Please retry or report in {where}")
+        case "fault-invalid-image":
+            raise Refusal(400, "Provided image is not valid.")
     fault = STATUS_FAULT.fullmatch(model)
-    if not fault or (fault["once"] and not first):
+    if not fault:
         return
     code, delay = int(fault["code"]), fault["delay"]
     match fault["how"]:
@@ -94,28 +137,49 @@ def refuse(model: str, key: str, *, first: bool) -> None:
     raise Refusal(code)
 
 
-def envelope(model: str) -> dict[str, Any]:
-    """What of the answer around the text is to be replaced, in the names of Google's messages."""
-    if model == "fault-blocked":
-        return {"candidates": [], "prompt_feedback": {"block_reason": "SAFETY"}}
-    if model == "fault-empty":
-        return {"candidates": []}
-    if model.startswith("fault-rated-"):
-        harm = {
-            "category": "HARM_CATEGORY_DANGEROUS_CONTENT",
-            "probability": model.removeprefix("fault-rated-"),
-        }
-        return {"prompt_feedback": {"safety_ratings": [harm]}}
-    if model.startswith("fault-finish-"):
-        return {"candidates": [{"finish_reason": model.removeprefix("fault-finish-")}]}
-    return {}
+def spoilt(model: str, answer: dict[str, Any], numbers: bool) -> dict[str, Any]:
+    """Return an answer, in JSON's names, with what the model's name asks for around the text.
+
+    Reasons are `numbers` where the request asked for those, as google-generativeai's does.
+    """
+
+    def reason(name: str, known: tuple[str, ...]) -> str | int:
+        return known.index(name) if numbers and name in known else name
+
+    fault, _, which = model.removeprefix("fault-").partition("-")
+    match fault:
+        case "blocked":
+            del answer["candidates"]
+            answer["promptFeedback"] = {"blockReason": reason(which or "SAFETY", BLOCK_REASONS)}
+        case "no" if which == "candidate":
+            del answer["candidates"]
+        case "empty":
+            answer["candidates"] = [
+                {"content": {"role": "model"}, "finishReason": reason("STOP", FINISH_REASONS)}
+            ]
+        case "rated" | "ratedmalformed":
+            harm = {"category": "HARM_CATEGORY_DANGEROUS_CONTENT", "probability": which}
+            answer["promptFeedback"] = {"safetyRatings": [harm]}
+        case "finish":
+            answer["candidates"] = [{"finishReason": reason(which, FINISH_REASONS)}]
+        case "cut" if which == "text":
+            answer["candidates"][0]["finishReason"] = reason("MAX_TOKENS", FINISH_REASONS)
+        case "ok" if which == "error":
+            return dict(Refusal(503).body)
+    return answer
 
 
-def text(model: str, fields: dict[str, Any]) -> str:
-    """The text of the answer: `fields` as JSON, spoilt as the model's name asks for."""
+def text(model: str, fields: dict[str, Any], asked: str) -> str:
+    """The text of the answer to what was `asked`: `fields` as JSON, spoilt as the model's name asks for."""
     fault, _, field = model.removeprefix("fault-").partition("-")
     match fault:
-        case "malformed":
+        case "fenced":
+            return f"```json\n{json.dumps(fields, indent=2)}\n```\n"
+        case "talkative" if "without Markdown" not in asked:
+            return f"Here is the JSON:\n```json\n{json.dumps(fields)}\n```"
+        case "cut" if field == "text":
+            return json.dumps(fields)[:60]
+        case "malformed" | "ratedmalformed":
             return "Here is what I see: a picture."
         case "array":
             return "[]"

@@ -34,7 +34,9 @@ GEMINI = (
     "fault-slow", "fault-drip", "fault-cut", "fault-page", "fault-proxy", "fault-429", "fault-429-after-0.5",
     "fault-429-after-3600", "fault-500", "fault-503", "fault-blocked", "fault-empty", "fault-finish-SAFETY",
     "fault-malformed", "fault-array", "fault-nested", "fault-missing-tags", "fault-type-description",
-    "fault-blank", "fault-huge", "fault-long", "fault-script", "fault-spanish",
+    "fault-blank", "fault-huge", "fault-long", "fault-script", "fault-spanish", "fault-ok-error",
+    "fault-finish-RECITATION", "fault-cut-text", "fault-fenced", "fault-talkative", "fault-image",
+    "fault-key",
 )  # fmt: skip
 MID_RECORD = "record > Database.record > COMMIT, before"
 

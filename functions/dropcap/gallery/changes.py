@@ -13,7 +13,7 @@ from dropcap.claims import ABANDONED, Run
 from dropcap.errors import Rejected
 from dropcap.gallery import search
 from dropcap.gallery.visit import Visit, no_such_picture, redirect
-from dropcap.gemini import UNWANTED
+from dropcap.response import UNWANTED
 from dropcap.safety import HELD
 from dropcap.upload import Upload
 

@@ -1,0 +1,166 @@
+"""What Gemini answered, held to its schema: a Description, or why there is none.
+
+Everything that comes back is data. It is bounded and checked here, and stays untrusted: whoever shows it
+as HTML escapes it, whoever gives it to a model calls it content. What is not as it was asked for is unfit: it
+is asked for again, at once and on another day, and it is nowhere kept as an answer.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from dropcap import safety, words
+from dropcap.analysis import ENGLISH, Description, Verdict
+from dropcap.errors import DropcapError
+from dropcap.meter import Tokens
+
+MAX_ANSWER = 32_768  # characters of JSON: all fields at their limits, every character escaped
+MAX_CAPTION, MAX_DESCRIPTION, MAX_ALT_TEXT, MAX_TEXT, MAX_TAGS, MAX_TAG = 100, 1000, 150, 2000, 20, 40
+# Control characters (PostgreSQL refuses NUL), lone surrogates (not UTF-8), and the marks that turn the
+# direction of writing: with them a text can show something else than it holds (CVE-2021-42574).
+UNWANTED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+# Gemini puts JSON into a Markdown fence at times, in spite of MIME type and schema (getzep/graphiti #1281,
+# 2026-02-28; langgenius/dify #31966, 2026-02-05).
+FENCE = re.compile(r"\s*```\w*\s*(.*?)(```\s*)?", re.DOTALL)
+
+
+class Unavailable(DropcapError):
+    """Gemini did not describe this picture.
+
+    `problem` is one line for the record, without the key and without anything that the server wrote but
+    status words. `again` tells whether another try may help, `wait_s` how long the server asked to wait.
+    `unpaid`: Google did nothing for it. `answered`: Gemini is there, and answered this picture. `later`: not
+    the picture's fault, so it may work on another day. `verdict` is what an answer without words says of
+    safety; `answer` is the one that blocks the picture, which is as good as a description: it may be kept.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        again: bool = False,
+        wait_s: float = 0.0,
+        unpaid: bool = False,
+        answered: bool = False,
+        later: bool = True,
+    ) -> None:
+        super().__init__(problem)
+        self.verdict: Verdict | None = None
+        self.answer: Answer | None = None
+        self.problem = problem
+        self.again = again
+        self.wait_s = wait_s
+        self.unpaid = unpaid
+        self.answered = answered
+        self.later = later
+
+    def ending(self, words: str) -> "Unavailable":
+        """Add these words to the problem, and return it."""
+        self.problem += words
+        self.args = (self.problem,)
+        return self
+
+
+class Unfit(Unavailable):
+    """An answer that is none. The same request may well get a good one: empty ones with STOP come and go
+    (google-gemini/deprecated-generative-ai-python #744, 2025-08-18; BerriAI/litellm #24442, 2026-03-23), and
+    so does RECITATION (google/generative-ai-docs #257, 2024-06-21, and #518, 2024-09-19)."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem, again=True, answered=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What both packages answer: the text, why the model stopped, why the prompt was blocked, which model.
+
+    `ratings` are the probabilities that Google's own filter gives (`NEGLIGIBLE` to `HIGH`), by category;
+    `tokens` is None where it does not tell.
+    """
+
+    text: str
+    finish: str
+    blocked: str
+    version: str
+    ratings: tuple[tuple[str, str], ...] = ()
+    tokens: Tokens | None = None
+
+
+def checked(answer: Answer, model: str, language: str = ENGLISH, *, judged: bool = False) -> Description:
+    """Return the answer as a Description. Unknown fields are dropped; where it is `judged`, it has a verdict.
+
+    Raises Unavailable with what is wrong with it, and with what it says of safety all the same.
+    """
+    try:
+        description = _described(_fields(answer), answer, model, language)
+        if judged and description.safety and description.safety.level == safety.UNKNOWN:
+            raise Unfit("Gemini's answer is malformed: it has no level of safety")
+        return description
+    except Unavailable as failed:
+        failed.verdict = safety.read(None, answer.ratings, answer.blocked or answer.finish)
+        failed.answer = answer if failed.verdict.blocked else None
+        raise
+
+
+def _fields(answer: Answer) -> dict[str, Any]:
+    """The fields of an answer that is one."""
+    if answer.blocked:
+        raise Unavailable(f"Gemini blocked the picture ({answer.blocked})", answered=True, later=False)
+    if answer.finish not in ("STOP", ""):
+        stopped = Unfit(f"Gemini stopped early ({answer.finish})")
+        stopped.again = stopped.later = answer.finish not in safety.BLOCKED
+        raise stopped
+    if not answer.text:
+        raise Unfit("Gemini's answer is empty")
+    if len(answer.text) > MAX_ANSWER:
+        raise Unfit(f"Gemini's answer is malformed: {len(answer.text)} characters are too many")
+    fenced = FENCE.fullmatch(answer.text)
+    try:
+        fields = json.loads(fenced[1] if fenced else answer.text)
+    except (ValueError, RecursionError) as wrong:
+        raise Unfit("Gemini's answer is malformed: it is not JSON") from wrong
+    if not isinstance(fields, dict):
+        raise Unfit("Gemini's answer is malformed: it is not an object")
+    return fields
+
+
+def _described(fields: dict[str, Any], answer: Answer, model: str, language: str) -> Description:
+    for name in ("description", "alt_text", "text"):
+        if not isinstance(fields.get(name), str):
+            raise Unfit(f"Gemini's answer is malformed: {name} is not a text")
+    tags = fields.get("tags")
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise Unfit("Gemini's answer is malformed: tags is not a list of texts")
+    description = _line(fields["description"], MAX_DESCRIPTION)
+    alt_text = _cut(words.plain(_line(fields["alt_text"], 2 * MAX_ALT_TEXT)), MAX_ALT_TEXT)
+    caption = fields.get("caption")  # no reason to do without the rest
+    if not description or not alt_text:
+        raise Unfit("Gemini's answer is malformed: description or alt_text is empty")
+    lines = (" ".join(line.split()) for line in UNWANTED.sub(" ", fields["text"]).split("\n"))
+    return Description(
+        description=description,
+        alt_text=alt_text,
+        tags=tuple(dict.fromkeys(filter(None, (_line(tag, MAX_TAG) for tag in tags))))[:MAX_TAGS],
+        text=_cut("\n".join(filter(None, lines)), MAX_TEXT),
+        model=model,
+        version=_line(answer.version, 100),
+        caption=_line(caption, MAX_CAPTION) if isinstance(caption, str) else "",
+        language=language,
+        safety=safety.read(fields.get(safety.FIELD), answer.ratings, answer.finish),
+    )
+
+
+def _line(text: str, limit: int) -> str:
+    """One line of at most `limit` characters; more are cut, not refused: models don't count characters."""
+    return _cut(" ".join(UNWANTED.sub(" ", text).split()), limit)
+
+
+def _cut(text: str, limit: int) -> str:
+    """At most `limit` characters, the last of them an ellipsis where more are cut: behind a word, if one ends
+    in the second half."""
+    if len(text) <= limit:
+        return text
+    end = text[:limit].rfind(" ")  # also the one that would be the ellipsis
+    return text[: end if end > limit // 2 else limit - 1].rstrip() + "…"

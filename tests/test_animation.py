@@ -148,12 +148,12 @@ def gif_with(after: bytes) -> bytes:
     return encoded("GIF", frames(), duration=100)[:-1] + after + b";"
 
 
-HUGE = b"!\xf9\x04\x08\0\0\0\0" + b",\0\0\0\0\xff\xff\xff\xff\0" + b"\x02\x01\0\0"
+LARGER = b"!\xf9\x04\x08\0\0\0\0" + b",\0\0\0\0\x10\x27\x10\x27\0" + b"\x02\x01\0\0"
 
 
 DAMAGED = [
     (encoded("GIF", frames(), duration=100)[:-150], "a frame can't be read"),
-    (gif_with(HUGE), ""),  # a frame of 65,535 x 65,535 px, for which a decoder would enlarge the canvas
+    (gif_with(LARGER), ""),  # a frame of 10,000 x 10,000 px, for which a decoder would enlarge the canvas
     (gif_with(b"," + bytes(9) + b"\x02\x00"), "a frame can't be read"),
     (gif_with(b"!\xfe\x00" * 50_000), ""),
 ]

@@ -109,7 +109,8 @@ class Usage:
 class PictureFacts:
     """The source as people see it: `width` and `height` in px after EXIF orientation.
 
-    `sha256` is that of the source's bytes, in hexadecimal; empty in records from before it was kept.
+    `sha256` is that of the source's bytes, in hexadecimal; empty in records from before it was kept. `pages`
+    are those of a TIFF that are no smaller copies of others: the largest is the one that is shown.
     """
 
     format: str
@@ -118,6 +119,7 @@ class PictureFacts:
     height: int
     decoder: str
     sha256: str = ""
+    pages: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Pillow:
         8.3 with alpha, 9.6 at 4:4:4, at 10 bits 9.4 and 15.3. The last three also copy the file. Deep AVIF
         is an assumption: 8 bits and 4 bytes more.
         """
-        px = header.width * header.height
+        px = headers.whole_px(header, data)
         kept = pixels.fit(header.size, side)
         after = 2 * 4 * kept[0] * kept[1]  # twice: once more while its colours are converted or it is turned
         # Cut out, with alpha, white, laid on it, in RGB, and reduced where that is from RGBA.

@@ -3,14 +3,20 @@
 import struct
 from typing import NamedTuple
 
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from dropcap import pixels
+from dropcap import boxes, dimensions, pixels
 
 COMPRESSION, ROWS_PER_STRIP, STRIP_BYTES, TILE_LENGTH, TILE_BYTES = 259, 278, 279, 323, 325  # TIFF 6.0
 UNCOMPRESSED = 1
-GIF_EXTENSION, GIF_IMAGE, GIF_END = b"!,;"
+
+
+def whole_px(header: Image.Image, data: bytes) -> int:
+    """Return how many px are decoded: those of HEIF and AVIF are often coded larger than they are shown."""
+    shown = header.width * header.height
+    return max(shown, boxes.working_px(data)) if header.format in ("HEIF", "AVIF") else shown
 
 
 def jpeg_coefficients(header: JpegImageFile, data: bytes) -> float:
@@ -66,19 +72,6 @@ def tiff_read(header: TiffImageFile) -> int:
     return max(tags.get(TILE_BYTES) or tags.get(STRIP_BYTES) or (0,))
 
 
-def webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height by the header (RFC 9649, sections 2.5 to 2.7); (0, 0) where there is none."""
-    kind, head = data[12:16], data[20:30].ljust(10, b"\0")
-    if kind == b"VP8X":
-        return int.from_bytes(head[4:7], "little") + 1, int.from_bytes(head[7:10], "little") + 1
-    if kind == b"VP8L":
-        bits = int.from_bytes(head[1:5], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8 ":
-        return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
-    return 0, 0
-
-
 def webp_lossless(data: bytes) -> bool:
     """Whether the picture of a WebP that is no animation is stored without loss (RFC 9649, 2.5 to 2.7)."""
     at = 12  # behind "RIFF", length, "WEBP"; chunks follow: name, length, body, to even lengths
@@ -97,33 +90,20 @@ def deep_avif(data: bytes) -> bool:
 
 
 def gif_frames(data: bytes, most: int) -> int:
-    """How many frames a GIF has, counted up to `most` + 1 (GIF89a specification, 18 to 27).
+    """How many frames a GIF has, counted up to `most` + 1.
 
     0 where one reaches beyond the picture, which a decoder would enlarge for it, and where there is more
     between the frames than belongs there.
     """
-    width, height, flags = struct.unpack_from("<HHB", data.ljust(13, b"\0"), 6)
-    at, frames = 13 + _gif_colours(flags), 0
-    for _ in range(20 * most):
-        if frames > most or at + 10 >= len(data) or data[at] == GIF_END:
-            return frames
-        if data[at] == GIF_IMAGE:
-            left, top, wide, high, flags = struct.unpack_from("<4HB", data, at + 1)
+    width, height = struct.unpack_from("<HH", data.ljust(10, b"\0"), 6)
+    frames = 0
+    try:
+        for left, top, wide, high in dimensions.gif_frames(data, 20 * most):
             if left + wide > width or top + high > height:
                 return 0
             frames += 1
-            at += 11 + _gif_colours(flags)
-        elif data[at] == GIF_EXTENSION:
-            at += 2
-        else:
-            at += 1
-            continue
-        while at < len(data) and data[at]:
-            at += data[at] + 1
-        at += 1
-    return 0
-
-
-def _gif_colours(flags: int) -> int:
-    """Bytes of the table of colours that these flags announce."""
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+            if frames > most:
+                break
+    except ValueError:
+        return 0
+    return frames

@@ -114,7 +114,7 @@ class Libheif:
             a_px = 9.6 if half else 16.0
         else:
             a_px = 9.6 if not half else 7.4 if header.mode == "RGBA" else 4.6
-        px = header.width * header.height
+        px = headers.whole_px(header, data)
         kept = pixels.fit(header.size, side)
         shrinking = 4 * px + _streamed(*header.size, len(header.getbands()), kept)
         return _library_mb() + (max(a_px * px + 32e6, shrinking) + len(data)) / 1e6

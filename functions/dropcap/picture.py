@@ -13,18 +13,19 @@ loads Pillow.
 import hashlib
 import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 from PIL.PngImagePlugin import PngInfo
 
-from dropcap import headers, memory, pixels, readers
+from dropcap import boxes, dimensions, memory, pixels, readers, tiff
 from dropcap.analysis import PictureFacts
-from dropcap.decoders import Decoder, ranked
+from dropcap.decoders import ranked
 from dropcap.errors import Rejected
 from dropcap.naming import Side, longest
 from dropcap.settings import Settings
@@ -51,12 +52,18 @@ SIGNATURES = (
     (b"II+\0", "TIFF"),  # BigTIFF
     (b"MM\0+", "TIFF"),
 )
+RAW = "camera raw"
 KNOWN_BUT_UNSUPPORTED = (
     (b"%PDF-", "PDF"),
     (b"%!PS", "PostScript"),
     (b"\xc5\xd0\xd3\xc6", "EPS"),  # with a DOS header
     (b"8BPS", "Photoshop"),
     (b"\0\0\1\0", "ICO"),
+    *((beginning, RAW) for beginning in tiff.RAW_BEGINNINGS),
+    (b"FUJIFILMCCD-RAW", RAW),  # RAF
+    (b"II\x1a\0\0\0HEAPCCDR", RAW),  # CRW
+    (b"\0MRM", RAW),  # MRW
+    (b"FOVb", RAW),  # X3F
     (b"\xff\x0a", "JPEG XL"),
     (b"\0\0\0\x0cJXL ", "JPEG XL"),
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
@@ -64,9 +71,22 @@ KNOWN_BUT_UNSUPPORTED = (
     (b"<svg", "SVG"),
 )
 BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})  # "BM" alone also begins many a text
+# ISO/IEC 23008-12:2022, 10.2 to 10.3 and annexes B, H, L and M, as libheif 1.23's heif_brands.h lists them.
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
-HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
-HEIF_BRANDS |= {b"mif1", b"msf1"}
+HEVC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
+HEIF_BRANDS = HEVC_BRANDS | {b"mif1", b"mif2", b"mif3", b"msf1", b"miaf", b"1pic", b"avci", b"avcs", b"vvic"}
+HEIF_BRANDS |= {b"vvis", b"evbi", b"evmi", b"evbs", b"evms", b"jpeg", b"jpgs", b"j2ki", b"j2is"}
+RAW_BRAND = b"crx "  # CR3 (lclevy/canon_cr3, README)
+CODECS = {  # of HEIF that libheif, as pillow-heif brings it, doesn't decode
+    b"mini": "low-overhead",
+    b"av01": "AV1",
+    b"avc1": "AVC",
+    b"vvc1": "VVC",
+    b"evc1": "EVC",
+    b"jpeg": "JPEG",
+    b"j2k1": "JPEG 2000",
+    b"unci": "uncompressed",
+}
 CONTENT_TYPES = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png", "avif": "image/avif"}
 ENCODING: dict[str, dict[str, Any]] = {
     "webp": {"method": 4},
@@ -75,6 +95,9 @@ ENCODING: dict[str, dict[str, Any]] = {
     # About a tenth of the time of Pillow's default of 6, for 9 % more bytes (noise, 1600 x 1067 px).
     "avif": {"speed": 8},
 }
+
+
+T = TypeVar("T")
 
 
 class Encoded(NamedTuple):
@@ -133,26 +156,39 @@ def opened(data: bytes, settings: Settings, make_room: Callable[[], None] = memo
     for whatever is no picture, of another format, damaged, too large, or needs more memory than is left.
     """
     kind = _format(data)
-    if kind == "WEBP":  # its reader allocates two canvases before it tells a size
-        _check_size(kind, headers.webp_size(data), settings)
+    largest = _check_claims(kind, data, settings)
+    if kind == "GIF":  # its reader fills the first frame once more, in what it is to be replaced by
+        _choose([(largest[0] * largest[1] / 1e6, None)], kind, largest, settings, make_room)
+    pages, shown = 1, data
+    if kind == "TIFF":
+        with _readable(kind):
+            chosen = tiff.pages(data)
+        pages = max(1, chosen.full)
+        if chosen.largest != chosen.first:
+            shown = tiff.from_page(data, chosen.largest)
     if kind == "HEIF":
         _register_heif()
     side = max(*map(longest, settings.sizes), GEMINI_SIDE)
     with _readable(kind):
-        header = Image.open(io.BytesIO(data), formats=(kind,))
+        header = Image.open(io.BytesIO(shown), formats=(kind,))
     with header:
         width, height = header.size
         _check_size(kind, (width, height), settings)
-        decoder = _choose(kind, header, data, side, settings, make_room)
+        if isinstance(header, GifImageFile):
+            header.dispose = None  # no other frame follows
         with _readable(kind):
-            raster = decoder.decode(header, data, side)
+            needs = ranked(header, shown, side)
+        decoder = _choose(needs, kind, header.size, settings, make_room)
+        with _readable(kind):
+            raster = decoder.decode(header, shown, side)
             orientation = pixels.orientation(header)
             profile = header.info.get("icc_profile")
     with _readable(kind):  # the whole raster is free by now
         raster = pixels.upright(pixels.srgb(raster, profile), orientation)
     if orientation in pixels.SIDEWAYS:
         width, height = height, width
-    facts = PictureFacts(kind, len(data), width, height, decoder.name, hashlib.sha256(data).hexdigest())
+    digest = hashlib.sha256(data).hexdigest()
+    facts = PictureFacts(kind, len(data), width, height, decoder.name, digest, pages)
     return Picture(facts, raster)
 
 
@@ -160,20 +196,12 @@ def check_head(head: bytes, settings: Settings) -> None:
     """Raise Rejected where the first bytes of a file already show that it is no picture that can be taken.
 
     Only for what is certain: no picture, of another format, or of a size that is too large. A header that is
-    not whole, or that no decoder understands, is left to `opened`.
+    not whole, or that no decoder understands, is left to `opened`. No library sees the bytes.
     """
     kind = _format(head)
-    size = headers.webp_size(head)
-    if kind != "WEBP":
-        try:
-            if kind == "HEIF":
-                _register_heif()
-            with Image.open(io.BytesIO(head), formats=(kind,)) as header:
-                size = header.size
-        except Exception:  # half a file, or hostile bytes: parsers raise anything
-            return
-    if min(size) > 0:
-        _check_size(kind, size, settings)
+    with suppress(ValueError):
+        for size in dimensions.claims(kind, head):
+            _check_size(kind, size, settings)
 
 
 def _with(xmp: bytes, kind: str) -> dict[str, Any]:
@@ -196,6 +224,9 @@ def _format(data: bytes) -> str:
         )
     for signature, name in SIGNATURES:
         if data.startswith(signature):
+            with suppress(ValueError):
+                if name == "TIFF" and tiff.is_raw(data):
+                    raise _unsupported(RAW)
             return name
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"
@@ -204,7 +235,9 @@ def _format(data: bytes) -> str:
     if data[4:8] == b"ftyp":  # ISO/IEC 14496-12: length, "ftyp", major brand, version, compatible brands
         box = data[: min(int.from_bytes(data[:4], "big"), 512)]
         brands = {data[8:12]} | {box[at : at + 4] for at in range(16, len(box), 4)}
-        if data[8:12] not in HEIF_BRANDS - {b"mif1", b"msf1"} and brands & AVIF_BRANDS:
+        if RAW_BRAND in brands:
+            raise _unsupported(RAW)
+        if data[8:12] not in HEVC_BRANDS and brands & AVIF_BRANDS:
             return "AVIF"
         if brands & HEIF_BRANDS:
             return "HEIF"
@@ -268,6 +301,24 @@ def _broken(kind: str) -> Rejected:
     )
 
 
+def _check_claims(kind: str, data: bytes, settings: Settings) -> tuple[int, int]:
+    """Return the largest size that the file claims.
+
+    Raises Rejected where one is not allowed, there is none, or the way it is coded is not known.
+    """
+    largest = (0, 0)
+    with _readable(kind):
+        if kind == "HEIF" and (coded := boxes.codecs(data)) and not coded & boxes.HEVC_ITEMS:
+            for codec in coded & CODECS.keys():
+                raise _unsupported(f"HEIF ({CODECS[codec]})")
+        for size in dimensions.claims(kind, data):
+            _check_size(kind, size, settings)
+            largest = max(largest, size, key=lambda each: each[0] * each[1])
+    if largest == (0, 0):
+        raise _broken(kind)
+    return largest
+
+
 def _check_size(kind: str, size: tuple[int, int], settings: Settings) -> None:
     """Whether the sides are allowed, before anything is decoded."""
     if min(size) < 1:
@@ -291,23 +342,28 @@ def _check_size(kind: str, size: tuple[int, int], settings: Settings) -> None:
 
 
 def _choose(
-    kind: str, header: Image.Image, data: bytes, side: int, settings: Settings, make_room: Callable[[], None]
-) -> Decoder:
-    """The best decoder whose need fits what is left of the memory: below the warning level, else at all."""
-    with _readable(kind):
-        needs = ranked(header, data, side)
+    needs: list[tuple[float, T]],
+    kind: str,
+    size: tuple[int, int],
+    settings: Settings,
+    make_room: Callable[[], None],
+) -> T:
+    """Return the first whose need, MB, fits what is left of the memory: below the warning level, else at all.
+
+    Raises Rejected where none fits.
+    """
     # What was freed but not given back counts as used: give it back and ask again, then make room and ask.
     for more in (memory.release, make_room, None):
         left = memory.left_mb(settings.memory_limit_mb) - RESERVE_MB
         calm = settings.memory_warning_mb - memory.rss_mb() if more else left
-        for need, decoder in needs:
+        for need, chosen in needs:
             if need <= min(left, calm):
-                return decoder
+                return chosen
         if more:
             more()
     raise Rejected(
         "needs_too_much_memory",
-        f"Decoding this {kind} picture of {header.width:,} x {header.height:,} px needs "
+        f"Decoding this {kind} picture of {size[0]:,} x {size[1]:,} px needs "
         f"{min(need for need, _ in needs):,.0f} MB of memory, and {max(left, 0):,.0f} MB are left.",
         "Upload a smaller copy, or raise the function's memory.",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

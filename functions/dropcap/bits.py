@@ -1,0 +1,179 @@
+"""Sizes that a compressed picture claims inside its container: HEVC and AV1 decoders allocate by these."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+Size = tuple[int, int]
+HEVC_SPS = 33  # nal_unit_type of a sequence parameter set (ITU-T H.265, table 7-1)
+HEVC_PADDING = 63  # px that a side may be coded longer than it is shown: the largest coding block is 64 px
+AV1_SEQUENCE, AV1_FRAMES = 1, (3, 6, 7)  # obu_type (AV1 bitstream specification, 6.2.2)
+SELECT = 2  # where the sequence leaves a choice to each frame (AV1, 5.5.1)
+LONGEST = 1024  # bytes of a unit that can come before its sizes: 32 operating points are 340
+MOST_UNITS = 20_000  # of one picture; a decoder takes one for each tile or slice
+
+
+class Bits:
+    """Reads bits from the front of some bytes. Raises EOFError at their end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
+
+    def take(self, count: int) -> int:
+        """Return the next `count` bits as a number."""
+        self._left -= count
+        if self._left < 0:
+            raise EOFError
+        return self._value >> self._left & (1 << count) - 1
+
+    def golomb(self) -> int:
+        """Return the next Exp-Golomb number, ue(v) (H.265, 9.2) and uvlc() (AV1, 4.10.3)."""
+        zeros = 0
+        while zeros < 32 and not self.take(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self.take(zeros)
+
+
+def hevc(units: bytes, prefix: int) -> Iterator[Size]:
+    """Yield the size of each sequence parameter set among NAL units, which have `prefix` bytes of length.
+
+    Raises ValueError where there are too many units.
+    """
+    at = steps = 0
+    while at + prefix < len(units):
+        length = int.from_bytes(units[at : at + prefix], "big")
+        yield from hevc_unit(units[at + prefix : at + prefix + min(length, LONGEST)])
+        at, steps = at + prefix + length, steps + 1
+        if steps > MOST_UNITS:
+            raise ValueError(f"more than {MOST_UNITS:,} NAL units")
+
+
+def hevc_unit(unit: bytes) -> Iterator[Size]:
+    """Yield the size that one NAL unit claims, less what may be padding (H.265, 7.3.2.2)."""
+    if len(unit) > 2 and unit[0] >> 1 & 63 == HEVC_SPS:
+        with suppress(EOFError):
+            width, height = _hevc_sps(unit)
+            yield max(1, width - HEVC_PADDING), max(1, height - HEVC_PADDING)
+
+
+def _hevc_sps(unit: bytes) -> Size:
+    bits = Bits(unit[2:].replace(b"\0\0\3", b"\0\0"))  # without emulation prevention (H.265, 7.3.1.1)
+    bits.take(4)
+    layers = bits.take(3)
+    bits.take(1 + 96)  # profile, tier and level of all layers together
+    present = [(bits.take(1), bits.take(1)) for _ in range(layers)]
+    if layers:
+        bits.take(2 * (8 - layers))
+    for profile, level in present:
+        bits.take(88 * profile + 8 * level)
+    bits.golomb()
+    if bits.golomb() == 3:
+        bits.take(1)
+    return bits.golomb(), bits.golomb()
+
+
+def av1(units: bytes) -> Iterator[Size]:
+    """Yield each size that OBUs claim: the largest that they can code where a frame brings its own.
+
+    Raises ValueError where there are too many units.
+    """
+    at = steps = 0
+    sequence: _Av1Sequence | None = None
+    while at < len(units):
+        head, extended = units[at], units[at] >> 2 & 1
+        at += 1 + extended
+        length = len(units) - at
+        if head & 2:
+            length, at = _leb128(units, at)
+        kind, body = head >> 3 & 15, bytes(units[at : at + min(length, LONGEST)])
+        with suppress(EOFError):
+            if kind == AV1_SEQUENCE:
+                sequence = _Av1Sequence(body)
+                yield sequence.size
+            elif kind in AV1_FRAMES and sequence and sequence.has_own_size(body):
+                yield sequence.largest
+        at, steps = at + length, steps + 1
+        if steps > MOST_UNITS:
+            raise ValueError(f"more than {MOST_UNITS:,} OBUs")
+
+
+def _leb128(data: bytes, at: int) -> tuple[int, int]:
+    """A number of up to 8 bytes with 7 bits each, and where it ends (AV1, 4.10.5)."""
+    value = 0
+    for index, byte in enumerate(data[at : at + 8]):
+        value |= (byte & 127) << 7 * index
+        if not byte & 128:
+            return value, at + index + 1
+    return value, at + 8
+
+
+class _Av1Sequence:
+    """What a sequence header says (AV1, 5.5.1), as far as sizes depend on it."""
+
+    def __init__(self, body: bytes) -> None:
+        bits = Bits(body)
+        bits.take(4)
+        self._reduced = bits.take(1)
+        self._instants = 0  # bits of a frame's presentation time
+        if self._reduced:
+            bits.take(5)
+        else:
+            self._operating_points(bits)
+        width, height = bits.take(4) + 1, bits.take(4) + 1
+        self.size = bits.take(width) + 1, bits.take(height) + 1
+        self.largest = 1 << width, 1 << height
+        self._ids = self._screen = self._integer = 0
+        if self._reduced:
+            return
+        if bits.take(1):
+            delta = bits.take(4) + 2
+            self._ids = delta + bits.take(3) + 1
+        bits.take(7)
+        if bits.take(1):  # order hints
+            bits.take(2)
+        self._screen = SELECT if bits.take(1) else bits.take(1)
+        self._integer = SELECT
+        if self._screen:
+            self._integer = SELECT if bits.take(1) else bits.take(1)
+
+    def _operating_points(self, bits: Bits) -> None:
+        decoder_model = delay = 0
+        if bits.take(1):  # timing
+            bits.take(64)
+            equal = bits.take(1)
+            if equal:
+                bits.golomb()
+            decoder_model = bits.take(1)
+            if decoder_model:
+                delay = bits.take(5) + 1
+                bits.take(32 + 5)
+                instants = bits.take(5) + 1
+                self._instants = 0 if equal else instants
+        display_delay = bits.take(1)
+        for _ in range(bits.take(5) + 1):
+            bits.take(12)
+            if bits.take(5) > 7:
+                bits.take(1)
+            if decoder_model and bits.take(1):
+                bits.take(2 * delay + 1)
+            if display_delay and bits.take(1):
+                bits.take(4)
+
+    def has_own_size(self, body: bytes) -> bool:
+        """Whether a frame header overrides the sequence's size (AV1, 5.9.2)."""
+        bits = Bits(body)
+        if self._reduced or bits.take(1):  # shows a frame that is there
+            return False
+        kind, shown = bits.take(2), bits.take(1)
+        if shown:
+            bits.take(self._instants)
+        else:
+            bits.take(1)
+        key, switch = kind == 0, kind == 3
+        if not (switch or (key and shown)):
+            bits.take(1)
+        bits.take(1)
+        screen = bits.take(1) if self._screen == SELECT else self._screen
+        if screen and self._integer == SELECT:
+            bits.take(1)
+        bits.take(self._ids)
+        return switch or bool(bits.take(1))

@@ -1,0 +1,163 @@
+"""The image file directories of a TIFF, read without a library (TIFF 6.0; BigTIFF; DNG 1.7)."""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from dropcap.bits import Size
+
+SUBFILE, OLD_SUBFILE, WIDTH, LENGTH, PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH = 254, 255, 256, 257, 262, 322, 323
+SUB_DIRECTORIES, DNG_VERSION = 330, 50706
+WANTED = frozenset({SUBFILE, OLD_SUBFILE, WIDTH, LENGTH, PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH})
+WANTED |= {SUB_DIRECTORIES, DNG_VERSION}
+REDUCED, MASK = 1, 4  # bits of SUBFILE
+OLD_REDUCED = 2
+SENSOR = frozenset({32803, 34892})  # photometric: a colour filter array (TIFF/EP), LinearRaw (DNG)
+TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+MOST_VALUES = 256  # of a tag, which here are few; more are not looked at
+MOST_ENTRIES = 200_000  # of all directories
+# What begins as a TIFF does, or nearly, and is a camera's raw file: Olympus' ORF and Panasonic's RW2; at 8
+# Canon's CR2 and Phase One's IIQ.
+RAW_BEGINNINGS = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
+RAW_AT_8 = (b"CR", b"IIII", b"MMMM")
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """One directory: where it is, and what its tags say; `page` is its place in the chain, None beside it."""
+
+    at: int
+    page: int | None
+    tags: dict[int, tuple[int, ...]]
+
+    @property
+    def size(self) -> Size:
+        """Width and height in px, 0 where they are not told."""
+        return self._first(WIDTH), self._first(LENGTH)
+
+    @property
+    def tile(self) -> Size:
+        """The same of a tile."""
+        return self._first(TILE_WIDTH), self._first(TILE_LENGTH)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it holds a picture of its own, not a smaller copy or the mask of another."""
+        return not self._first(SUBFILE) & (REDUCED | MASK) and self._first(OLD_SUBFILE) != OLD_REDUCED
+
+    def _first(self, tag: int) -> int:
+        return max(0, max(self.tags.get(tag) or (0,)))
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """How many full pages there are, and where the directory of the largest is; `first` is that of page 0."""
+
+    full: int
+    largest: int
+    first: int
+
+
+def directories(data: bytes) -> Iterator[Directory]:
+    """Yield the pages and what hangs on them, each once, however they are linked.
+
+    Raises ValueError where there are more entries than any picture has.
+    """
+    read = _Reader(data)
+    big = read.big
+    waiting: list[tuple[int, int | None]] = [(read.offset(8 if big else 4), 0)]
+    seen: set[int] = set()
+    entries = 0
+    while waiting:
+        at, page = waiting.pop()
+        if at in seen or not 0 < at < len(data):
+            continue
+        seen.add(at)
+        count = read.number(data[at : at + (8 if big else 2)])
+        start, size = at + (8 if big else 2), 20 if big else 12
+        body = data[start : start + min(count, MOST_ENTRIES) * size]
+        entries += len(body) // size + 1
+        if entries > MOST_ENTRIES:
+            raise ValueError(f"more than {MOST_ENTRIES:,} entries in its directories")
+        tags: dict[int, tuple[int, ...]] = {}
+        for index in range(0, len(body) - size + 1, size):
+            tag = read.number(body[index : index + 2])
+            if tag in WANTED:
+                tags[tag] = tags.get(tag, ()) + read.values(body[index : index + size])
+        yield Directory(at, page, tags)
+        if page is not None:
+            waiting.append((read.offset(start + count * size), page + 1))
+        waiting += [(each, None) for each in tags.get(SUB_DIRECTORIES, ())]
+
+
+def claims(data: bytes) -> Iterator[Size]:
+    """Yield the size of each directory's picture, and of its tiles.
+
+    Raises ValueError as `directories` does.
+    """
+    for directory in directories(data):
+        yield directory.size
+        yield directory.tile
+
+
+def is_raw(data: bytes) -> bool:
+    """Return whether a TIFF is a camera's raw file: what a sensor saw, with a small picture to look at.
+
+    Raises ValueError as `directories` does.
+    """
+    if data[8:10] == RAW_AT_8[0] or data[8:12] in RAW_AT_8[1:]:
+        return True
+    for directory in directories(data):
+        if DNG_VERSION in directory.tags or SENSOR & set(directory.tags.get(PHOTOMETRIC, ())):
+            return True
+        if directory.page == 0 and not directory.is_full and SUB_DIRECTORIES in directory.tags:
+            return True
+    return False
+
+
+def pages(data: bytes) -> Pages:
+    """Return which page to show: the largest full one, else the largest.
+
+    Raises ValueError as `directories` does.
+    """
+    chain = [each for each in directories(data) if each.page is not None]
+    full = [each for each in chain if each.is_full]
+    largest = max(full or chain, key=lambda each: each.size[0] * each.size[1], default=Directory(0, 0, {}))
+    return Pages(len(full), largest.at, chain[0].at if chain else 0)
+
+
+def from_page(data: bytes, at: int) -> bytes:
+    """Return the file with the directory at `at` as its first, so that every library shows that page."""
+    read = _Reader(data)
+    start, size = (8, 8) if read.big else (4, 4)
+    return data[:start] + at.to_bytes(size, read.order) + data[start + size :]
+
+
+class _Reader:
+    """Reads numbers in the order and of the size that a file has them."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+        self.big = data[2:4] in (b"+\0", b"\0+")
+
+    def number(self, field: bytes) -> int:
+        return int.from_bytes(field, self.order)
+
+    def offset(self, at: int) -> int:
+        return self.number(self._data[at : at + (8 if self.big else 4)])
+
+    def values(self, entry: bytes) -> tuple[int, ...]:
+        """The whole numbers of a directory's entry; none where it has others."""
+        kind = TYPES.get(self.number(entry[2:4]))
+        if kind is None:
+            return ()
+        length = struct.calcsize(f"={kind}")
+        count = min(self.number(entry[4 : 12 if self.big else 8]), MOST_VALUES)
+        field = entry[12 if self.big else 8 :]
+        if count * length > len(field):
+            at = self.number(field)
+            field = self._data[at : at + count * length]
+        order = "<" if self.order == "little" else ">"
+        return struct.unpack_from(f"{order}{min(count, len(field) // length)}{kind}", field)

@@ -2,18 +2,18 @@
 
 import flask
 import functions_framework
-from cloudevents.http import CloudEvent
 
-from dropcap import web
+from dropcap import server, web
 from dropcap.services import start
 
 SERVICES = start()
+server.prepare()
 
 
-@functions_framework.cloud_event
-def on_upload(event: CloudEvent) -> None:
-    """A picture was uploaded (google.cloud.storage.object.v1.finalized)."""
-    web.handle_event(event.data, SERVICES)
+@functions_framework.http  # and not cloud_event, which parses a body of any size
+def on_upload(request: flask.Request) -> flask.Response:
+    """A picture was uploaded: POST the CloudEvent google.cloud.storage.object.v1.finalized."""
+    return web.receive(request, SERVICES)
 
 
 @functions_framework.http

@@ -71,7 +71,7 @@ def test_no_message_is_explained_twice() -> None:
     ("code", "text", "file"),
     [
         ("gone", "The upload was deleted or replaced before it was read.", "bucket.py"),
-        ("bad_json", "… is missing or no text.", "web.py"),  # through a helper
+        ("bad_json", "… is missing or no text.", "body.py"),  # through a helper
         ("no_user", "user is not a name.", "web.py"),  # the other branch
         ("", "Table … is missing; it should exist", "faults.py"),  # in parts
         ("", "Gemini's quota is used up (…)", "gemini.py"),  # through a name

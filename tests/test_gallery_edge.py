@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
+from dropcap.body import LONGEST_QUERY
 from dropcap.gallery import assets
-from dropcap.gallery.edge import LARGEST_FORM, LARGEST_UPLOAD, LONGEST_QUERY
+from dropcap.gallery.drop import LARGEST_UPLOAD
+from dropcap.gallery.edge import LARGEST_FORM
 from dropcap.gallery.session import COOKIE
 from tests.app import App, Start, problem, rows
 from tests.issuer import Issuer

@@ -3,16 +3,16 @@
 import json
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any
 
 import flask
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from dropcap import logs
+from dropcap import body, logs
 from dropcap.errors import DropcapError, Passing, Rejected
 from dropcap.memory import Watch
 from dropcap.services import Services
-from dropcap.upload import ANONYMOUS, from_event, is_user, owner, posted
+from dropcap.upload import ANONYMOUS, Upload, from_event, is_user, owner, posted
 
 # The last argument is the user who is signed in, or None where AUTH=iam lets a back end name the user.
 Handler = Callable[[flask.Request, Services, str | None], Mapping[str, Any]]
@@ -23,12 +23,25 @@ HELD = "SELECT 1 FROM uploads WHERE id = :id AND state = 'held'"
 TRUE = frozenset({"1", "true", "yes"})
 
 
+def receive(request: flask.Request, services: Services) -> flask.Response:
+    """Process the event that a request carries. What is no event is acknowledged, or it would come again."""
+    if request.method != "POST":
+        flask.abort(HTTPStatus.METHOD_NOT_ALLOWED)
+    logs.follow(request.headers.get("traceparent", ""))
+    try:
+        event = body.event(request)
+    except ValueError as wrong:
+        logs.write("ERROR", f"Ignored: the body {wrong}.")
+    else:
+        handle_event(event.data, services)
+    return unread(flask.Response("OK"))
+
+
 def handle_event(data: Mapping[str, Any] | None, services: Services) -> None:
     """Process the object that a storage event tells of; raise only where a new delivery can help."""
     from dropcap.pipeline import Busy, process
 
     settings = services.settings
-    logs.follow(flask.request.headers.get("traceparent", ""))
     try:
         upload = from_event(data or {})
     except Rejected as rejection:
@@ -52,10 +65,18 @@ def handle_event(data: Mapping[str, Any] | None, services: Services) -> None:
 
 def problem(status: HTTPStatus, code: str, problem: str, remedy: str) -> flask.Response:
     """The answer to a program that something went wrong (RFC 9457)."""
-    body = {"type": "about:blank", "title": status.phrase, "status": int(status)}
-    body |= {"code": code, "detail": problem, "remedy": remedy}
-    # Streamed, as the framework reads all of a request into memory before it sends any other response.
-    return flask.Response(iter([json.dumps(body)]), status, mimetype="application/problem+json")
+    facts = {"type": "about:blank", "title": status.phrase, "status": int(status)}
+    facts |= {"code": code, "detail": problem, "remedy": remedy}
+    return unread(flask.Response(json.dumps(facts), status, mimetype="application/problem+json"))
+
+
+def unread(response: flask.Response) -> flask.Response:
+    """The response as a streamed one: before any other the framework reads the request into memory."""
+    if not response.is_streamed:
+        data = response.get_data()
+        response.headers["Content-Length"] = str(len(data))
+        response.response = iter([data])
+    return response
 
 
 def respond(
@@ -73,7 +94,8 @@ def respond(
         caller = None
         if services.settings.auth == "token" and not operators:
             caller = services.tokens.user(request.headers.get("Authorization", ""))
-        return flask.Response(json.dumps(handler(request, services, caller)), mimetype="application/json")
+        answer = json.dumps(handler(request, services, caller))
+        return unread(flask.Response(answer, mimetype="application/json"))
 
     return guarded(request, services, work)
 
@@ -83,7 +105,9 @@ def guarded(
 ) -> flask.Response:
     """What `work` answers; a client sees a problem and its remedy by `tell`, never a stack trace."""
     logs.follow(request.headers.get("traceparent", ""))
+    request.max_content_length = body.LARGEST_JSON  # whoever takes more says so
     try:
+        body.check_query(request)
         return work()
     except Rejected as rejection:
         response = tell(rejection.status, rejection.code, rejection.problem, rejection.remedy)
@@ -133,32 +157,10 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
     `tz` then say whose a posted picture is and in which zone, and `language` in which one it is to be
     described; a stored one says so itself, and where a user is given or signed in, only that user's is found.
     """
-    from dropcap import pipeline, rate, safety  # loads Pillow and NumPy, which get_progress_stats must not
+    from dropcap import pipeline, safety  # loads Pillow and NumPy, which get_progress_stats must not
 
-    limit = services.settings.max_mb * 1024 * 1024
-    request.max_content_length = limit + 1_000_000  # room for what multipart adds
-    if request.mimetype == "application/json":
-        options = _json_object(request)
-        data, content_type = None, ""
-    elif request.mimetype == "multipart/form-data":
-        options = request.args.to_dict() | request.form.to_dict()
-        data, content_type = _only_file(request)
-    else:
-        options = request.args.to_dict()
-        data, content_type = request.get_data(cache=False), request.mimetype
-    keep = str(options.get("keep", "")).lower() in TRUE
-    if data is None:
-        bucket, name = _text(options, "bucket"), _text(options, "name")
-        upload = services.buckets.find(bucket, name, user_of(options, caller, owner(name)))
-    else:
-        from dropcap.bucket import check_size
-
-        check_size(len(data), services.settings)
-        user = user_of(options, caller, ANONYMOUS)
-        zone, language = str(options.get("tz", "")), str(options.get("language", ""))
-        upload = posted(data, user, content_type, zone, language)
-    if upload.user != ANONYMOUS:  # nobody in particular: a back end that IAM lets in keeps its own count
-        rate.count(services.database, upload.user, services.settings.max_per_hour)
+    settings = services.settings
+    upload, data, keep = _asked(request, services, caller)
     if keep:
         try:
             pipeline.process(upload, services, data)
@@ -178,17 +180,55 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
             raise Rejected(
                 "quarantined",
                 "This object is no picture that can be analyzed.",
-                f"Its reason stands in the metadata of its copy in {services.settings.quarantine_bucket}.",
+                f"Its reason stands in the metadata of its copy in {settings.quarantine_bucket}.",
                 HTTPStatus.UNPROCESSABLE_ENTITY,
             )
         from dropcap import receipt
 
         proofs = receipt.of(services, [upload.id])
         return recorded | ({"receipt": proofs[upload.id]} if upload.id in proofs else {})
-    settings = services.settings
     watch = Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
     data = services.buckets.read(upload) if data is None else data
     return pipeline.analyze(data, upload, services, watch).to_json()
+
+
+def _asked(
+    request: flask.Request, services: Services, caller: str | None
+) -> tuple[Upload, bytes | None, bool]:
+    """Return what is to be analyzed, its bytes where they are posted, and whether it is to be kept.
+
+    A request counts (rate.py) as soon as it is known whose it is, before anything else that costs something.
+    """
+    from dropcap import rate
+    from dropcap.bucket import check_size
+
+    settings = services.settings
+    largest = settings.max_mb * 1024 * 1024
+    if caller:
+        rate.count(services.database, caller, settings.max_per_hour)
+    data, content_type, default = None, request.mimetype, ANONYMOUS
+    options: Mapping[str, Any]
+    if request.mimetype == "application/json":
+        options = body.json_object(request)
+        bucket, name = body.text(options, "bucket"), body.text(options, "name")
+        default = owner(name)
+    elif request.mimetype == "multipart/form-data":
+        options, file = body.form(request, largest)
+        data, content_type = file.read(), file.mimetype
+    else:
+        options = body.once(request.args)
+    user = user_of(options, caller, default)
+    if not caller and user != ANONYMOUS:  # nobody in particular: the back end keeps its own count
+        rate.count(services.database, user, settings.max_per_hour)
+    keep = str(options.get("keep", "")).lower() in TRUE
+    if request.mimetype == "application/json":
+        return services.buckets.find(bucket, name, user), None, keep
+    if data is None:
+        request.max_content_length = largest + 1
+        data = request.get_data(cache=False)
+    check_size(len(data), settings)
+    zone, language = str(options.get("tz", "")), str(options.get("language", ""))
+    return posted(data, user, content_type, zone, language), data, keep
 
 
 def sweep(request: flask.Request, services: Services, _: str | None) -> Mapping[str, Any]:
@@ -200,10 +240,10 @@ def sweep(request: flask.Request, services: Services, _: str | None) -> Mapping[
     if request.mimetype == "application/json":
         from dropcap.later import asked
 
-        return asked(_json_object(request).get("redescribe"), services)
+        return asked(body.json_object(request).get("redescribe"), services)
     from dropcap.sweep import sweep
 
-    return sweep(services, _seconds(request.args.get("min_age_s", str(services.settings.lease_s))))
+    return sweep(services, _seconds(body.once(request.args).get("min_age_s", str(services.settings.lease_s))))
 
 
 def progress(request: flask.Request, services: Services, caller: str | None) -> Mapping[str, Any]:
@@ -211,7 +251,8 @@ def progress(request: flask.Request, services: Services, caller: str | None) -> 
 
     `spending=1` is an operator's question: what all pictures cost, day by day.
     """
-    if request.args.get("spending", "").lower() in TRUE:
+    options = body.once(request.args)
+    if options.get("spending", "").lower() in TRUE:
         if services.settings.auth == "token" and caller not in services.settings.operators:
             raise Rejected(
                 "operators_only",
@@ -224,7 +265,7 @@ def progress(request: flask.Request, services: Services, caller: str | None) -> 
         return report(services.database, services.settings)
     from dropcap.progress import stats
 
-    return stats(services.database, user_of(request.args, caller, None))
+    return stats(services.database, user_of(options, caller, None))
 
 
 def user_of(options: Mapping[str, Any], caller: str | None, default: str | None) -> str:
@@ -260,37 +301,3 @@ def _seconds(value: str) -> float:
         "Leave it out, or give one from 0 to a year: ?min_age_s=0.",
         HTTPStatus.BAD_REQUEST,
     )
-
-
-def _text(options: Mapping[str, Any], name: str) -> str:
-    value = options.get(name)
-    if not isinstance(value, str) or not value:
-        _bad_json(f"`{name}` is missing or no text.")
-    return value
-
-
-def _json_object(request: flask.Request) -> Mapping[str, Any]:
-    try:
-        value = json.loads(request.get_data(cache=False))
-    except (ValueError, RecursionError):
-        _bad_json("The body is not JSON.")
-    if not isinstance(value, dict):
-        _bad_json("The body is not a JSON object.")
-    return value
-
-
-def _bad_json(problem: str) -> NoReturn:
-    remedy = 'Send {"bucket": "...", "name": "..."}, or the picture itself with its own content type.'
-    raise Rejected("bad_json", problem, remedy, HTTPStatus.BAD_REQUEST)
-
-
-def _only_file(request: flask.Request) -> tuple[bytes, str]:
-    files = list(request.files.values())
-    if len(files) != 1:
-        raise Rejected(
-            "not_one_file",
-            f"The form has {len(files)} files.",
-            "Send exactly one picture: curl -F picture=@photo.jpg.",
-            HTTPStatus.BAD_REQUEST,
-        )
-    return files[0].read(), files[0].mimetype

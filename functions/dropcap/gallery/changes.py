@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import flask
 
-from dropcap import deletion, progress, rollup
+from dropcap import body, deletion, progress, rollup
 from dropcap.claims import ABANDONED, Run
 from dropcap.errors import Rejected
 from dropcap.gallery import search
@@ -62,7 +62,8 @@ def edit(visit: Visit, picture: uuid.UUID) -> flask.Response:
     empty or the same. To a program the answer is JSON, with what is shown now. Raises Rejected for a text
     that is too long, and where the picture is not the user's.
     """
-    given = {field: _text(visit.request.form.get(field), field) for field in LONGEST}
+    form = body.once(visit.request.form)
+    given = {field: _text(form.get(field), field) for field in LONGEST}
 
     def work(run: Run) -> list[list[object]]:
         search.forget(run, visit.user, picture)

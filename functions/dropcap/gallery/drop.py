@@ -20,8 +20,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import flask
+from werkzeug.exceptions import RequestEntityTooLarge
 
-from dropcap import rate
+from dropcap import body, rate
 from dropcap.claims import DIED
 from dropcap.errors import Rejected
 from dropcap.gallery.cards import nth
@@ -29,6 +30,7 @@ from dropcap.gallery.visit import Visit, stream
 from dropcap.upload import INT64, Upload, is_object, owner
 
 LARGEST_HEAD = 64 * 1024  # bytes of a file's beginning
+LARGEST_UPLOAD = 131_072  # bytes of JSON: with that beginning in base64
 LONGEST_FILE = 160  # bytes of a file's name: with a user's, of 128 characters, well below an object's 1,024
 LONGEST_ENDING = 16  # bytes of its ending, which is kept
 NAMELESS = "picture"
@@ -98,6 +100,8 @@ def begin(visit: Visit) -> flask.Response:
     from dropcap.picture import check_head  # with Pillow 4 MB, and 4 MB more where HEIF comes
 
     settings, services = visit.services.settings, visit.services
+    if visit.signed_in:  # whatever they send
+        rate.count(services.database, visit.user, settings.max_per_hour)
     announced = _announced(visit.request)
     if announced.head or not announced.size:
         check_head(announced.head[: announced.size], settings)
@@ -119,8 +123,6 @@ def begin(visit: Visit) -> flask.Response:
             "Give it another name, or change INCLUDE and EXCLUDE.",
             HTTPStatus.UNPROCESSABLE_ENTITY,
         )
-    if visit.signed_in:
-        rate.count(services.database, visit.user, settings.max_per_hour)
     # A proxy between us and the browser may have given us another name.
     origin = visit.request.headers.get("Origin", visit.origin)
     session = stored.begin(services.buckets, upload, origin)
@@ -129,11 +131,11 @@ def begin(visit: Visit) -> flask.Response:
 
 def _announced(request: flask.Request) -> Announced:
     try:
-        facts = json.loads(request.get_data(cache=False))
-    except (ValueError, RecursionError):
-        facts = None
-    if not isinstance(facts, dict):
-        raise _not_announced("the body is no JSON object")
+        facts = body.read(request, LARGEST_UPLOAD)
+    except body.TooLong:
+        raise RequestEntityTooLarge from None
+    except ValueError as wrong:
+        raise _not_announced(f"the body {wrong}") from None
     texts = {name: facts.get(name, "") for name in ("name", "type", "tz", "head")}
     for name, text in texts.items():
         if not isinstance(text, str):

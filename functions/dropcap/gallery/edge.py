@@ -13,7 +13,7 @@ import flask
 from werkzeug.exceptions import MethodNotAllowed, NotFound, RequestEntityTooLarge
 from werkzeug.routing import Map, Rule
 
-from dropcap import web
+from dropcap import body, web
 from dropcap.errors import Rejected
 from dropcap.gallery import session, stored
 from dropcap.gallery.visit import BASE, Visit, redirect
@@ -42,9 +42,8 @@ ROUTES = Map(
 )
 OPEN = frozenset({"assets.serve", "session.begin", "session.finish", "session.end"})  # for whoever asks
 FROM_ELSEWHERE = "session.finish"  # the page to sign in at posts it, and the handler knows for whom it waits
-LONGEST_QUERY = 65_536  # bytes
+SEVERAL = frozenset({"upload"})  # what a query may ask for more than once
 LARGEST_FORM = 65_536  # bytes
-LARGEST_UPLOAD = 131_072  # bytes of JSON: with the first 64 KiB of a picture in base64
 YEAR_S = 31_536_000
 
 
@@ -91,27 +90,19 @@ def respond(request: flask.Request, services: Services) -> flask.Response:
             return session.page(visit)
         return visit.page("error.html", status, code=code, problem=problem, remedy=remedy)
 
-    return _sealed(visit, web.guarded(request, services, work, tell))
+    return _sealed(visit, web.unread(web.guarded(request, services, work, tell)))
 
 
 def _route(visit: Visit) -> tuple[str, Mapping[str, Any]]:
     """The name of the handler, and what the path gives it."""
     request = visit.request
-    if len(request.query_string) > LONGEST_QUERY:
-        raise Rejected(
-            "too_long",
-            f"The address is longer than {LONGEST_QUERY // 1024} KiB.",
-            "Ask for less at once.",
-            HTTPStatus.REQUEST_URI_TOO_LONG,
-        )
+    body.once(request.args, several=SEVERAL)
     if not visit.path.startswith(f"{BASE}/"):
         raise NotFound
     try:
         endpoint, given = ROUTES.bind("gallery").match(visit.path.removeprefix(BASE), request.method)
     except MethodNotAllowed as refused:
         raise web.wrong_method(request, *sorted(refused.valid_methods or ())) from None
-    if endpoint == "drop.begin":
-        request.max_content_length = LARGEST_UPLOAD
     return endpoint, given
 
 
@@ -153,11 +144,6 @@ def _sealed(visit: Visit, response: flask.Response) -> flask.Response:
     if visit.origin.startswith("https:"):
         headers["Strict-Transport-Security"] = f"max-age={YEAR_S}"
     headers.setdefault("Cache-Control", "no-store")
-    if not response.is_streamed:
-        # Or the framework would read all of the request into memory before it sends this.
-        body = response.get_data()
-        headers["Content-Length"] = str(len(body))
-        response.response = iter([body])
     return response
 
 

@@ -13,17 +13,26 @@ import unicodedata
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
+from http import HTTPStatus
+from threading import BoundedSemaphore
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import flask
 
 from dropcap import logs, receipt
+from dropcap.errors import Rejected
 from dropcap.gallery import stored, wall
 from dropcap.gallery.archive import Archive
 from dropcap.gallery.cards import Card
 from dropcap.gallery.visit import Visit, stream
+from dropcap.server import THREADS
 
+# Whoever takes an export slowly has a thread for long: these leave half of them to all others.
+PLACES = BoundedSemaphore(max(1, THREADS // 2))
+LATER_S = 30
 SENT = 65_536  # bytes at a time
 PART = 4096  # bytes of the compressed index, which may be a thousand times as many
 BOM = b"\xef\xbb\xbf"  # without it, Excel takes UTF-8 for the code page of its country
@@ -59,6 +68,29 @@ def export(visit: Visit, kind: str) -> flask.Response:
 
     Receipts are those of pictures that were rejected, too, the oldest first.
     """
+    if not PLACES.acquire(blocking=False):
+        raise Rejected(
+            "busy",
+            "Other exports are being downloaded.",
+            "Try again when they are done.",
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            {"Retry-After": str(LATER_S)},
+        )
+    with ExitStack() as failing:
+        failing.callback(PLACES.release)
+        response = _response(visit, kind)
+        place = failing.pop_all()
+    response.response = _until_end(response.response, place)
+    response.call_on_close(place.close)  # where none of it is ever taken
+    return response
+
+
+def _until_end(parts: Iterable[Any], place: ExitStack) -> Iterator[Any]:
+    with place:
+        yield from parts
+
+
+def _response(visit: Visit, kind: str) -> flask.Response:
     services, user = visit.services, visit.user
     # Before anything is sent: a database that does not answer is an error page, not a broken download.
     if kind == "receipts":

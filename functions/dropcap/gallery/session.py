@@ -25,7 +25,7 @@ from urllib.parse import urlencode, urlsplit
 
 import flask
 
-from dropcap import web
+from dropcap import body, web
 from dropcap.errors import Rejected
 from dropcap.gallery.visit import BASE, Visit, redirect
 from dropcap.settings import OAUTH_CLIENT
@@ -104,15 +104,16 @@ def finish(visit: Visit) -> flask.Response:
     """POST /sign-in: back from there, with an ID token that is for this browser."""
     request, services = visit.request, visit.services
     _needed_place(visit)
+    form = body.once(request.form)
     secret, _, back = request.cookies.get(BEGUN, "").partition(".")
-    if not secret or not _same(request.form.get("state", ""), _proof(secret)):
+    if not secret or not _same(form.get("state", ""), _proof(secret)):
         raise Rejected(
             "sign_in_unknown",
             "This sign-in was not begun in this browser, or more than ten minutes ago.",
             "Open the gallery and sign in from there.",
             HTTPStatus.FORBIDDEN,
         )
-    token = request.form.get("id_token", "")
+    token = form.get("id_token", "")
     if not token or len(token) > LONGEST_COOKIE:
         raise Rejected(
             "no_id_token",

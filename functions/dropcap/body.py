@@ -1,0 +1,212 @@
+"""What a request carries beside a picture, read within bounds: JSON objects, events, options, forms.
+
+A body is bounded before it is parsed: 12 MB of small JSON objects take 474 MB of memory as Python objects.
+"""
+
+import base64
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import flask
+from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from dropcap.errors import Rejected
+
+# Names of a bucket and an object have 1,300 bytes. A storage event has up to 8 KiB of custom metadata
+# (cloud.google.com/storage/quotas#objects, 2026-11) and the object's name six times.
+LARGEST_JSON = 65_536  # bytes
+DEEPEST = 32  # objects and lists in each other; a storage event has three
+LONGEST_QUERY = 65_536  # bytes
+LARGEST_FIELD = 65_536  # bytes of a form's field that is no file
+PART = 65_536  # bytes
+MOST_DROPPED = 2**28  # bytes
+MOST_PARTS = 50  # of a multipart form: one file, and options of which there are six
+MULTIPART = 1_000_000  # bytes that a form may have beside the picture
+NAME_AN_OBJECT = 'Send {"bucket": "...", "name": "..."}, or the picture itself with its own content type.'
+ONE_FILE = "Send exactly one picture, with a file name: curl -F picture=@photo.jpg."
+STRUCTURED = "application/cloudevents+json"
+ATTRIBUTES = ("specversion", "id", "source", "type")  # github.com/cloudevents/spec, 1.0.2: the required ones
+# Whole strings, as brackets in them do not count. A string that does not end takes the rest, so that nothing
+# is looked at twice.
+MARKS = re.compile(r'"(?:[^"\\]|\\.)*"?|[][{}]', re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A CloudEvent: `type` as google.cloud.storage.object.v1.finalized, and its data."""
+
+    type: str
+    data: Mapping[str, Any]
+
+
+class TooLong(ValueError):
+    """The body is larger than it may be."""
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    """Return the JSON object that the bytes are.
+
+    Raises ValueError, whose message completes "the body", for anything else: also for one that is nested
+    deeper than DEEPEST, that names something twice (RFC 8259, section 4, leaves open which one counts), and
+    for NaN and Infinity, which are not JSON.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+        _check_depth(text)
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ValueError("is not JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError("is not a JSON object")
+    return value
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for mark in MARKS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(mark[0], 0)
+        if depth > DEEPEST:
+            raise ValueError("is nested too deep")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("names something twice")
+    return found
+
+
+def _refuse(_: str) -> None:
+    raise ValueError("is not JSON")
+
+
+def read(request: flask.Request, most: int = LARGEST_JSON) -> dict[str, Any]:
+    """Return the JSON object in the body, of `most` bytes. Raises ValueError as `parse` does, and TooLong."""
+    request.max_content_length = sys.maxsize  # bounded here, whether or not a Content-Length tells the size
+    stream, data = request.stream, b""
+    request.max_content_length = most
+    while len(data) <= most and (part := stream.read(most + 1 - len(data))):
+        data += part
+    if len(data) > most:
+        _check_depth(data.decode(errors="replace"))
+        raise TooLong(f"is larger than {most // 1024} KiB")
+    return parse(data)
+
+
+def json_object(request: flask.Request) -> Mapping[str, Any]:
+    """Return the JSON object that a request for `analyze` or `sweep` is. Raises Rejected."""
+    try:
+        return read(request)
+    except TooLong as wrong:
+        raise Rejected(
+            "too_many_bytes", f"The JSON {wrong}.", NAME_AN_OBJECT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        ) from None
+    except ValueError as wrong:
+        raise _bad_json(f"The body {wrong}.") from None
+
+
+def text(options: Mapping[str, Any], name: str) -> str:
+    """Return the text that the options have under the name. Raises Rejected where there is none."""
+    value = options.get(name)
+    if not isinstance(value, str) or not value:
+        raise _bad_json(f"`{name}` is missing or no text.")
+    return value
+
+
+def _bad_json(problem: str) -> Rejected:
+    return Rejected("bad_json", problem, NAME_AN_OBJECT, HTTPStatus.BAD_REQUEST)
+
+
+def event(request: flask.Request) -> Event:
+    """Return the CloudEvent of a request, in binary or structured mode (github.com/cloudevents/spec).
+
+    functions-framework would read all of any body, and answer 500 for what is no JSON, so that the same bytes
+    come again. Raises ValueError, whose message completes "the body", for what is no event: of a body that is
+    too long the rest is taken, and not kept, as who still sends may miss the answer.
+    """
+    try:
+        found = read(request)
+    except ValueError:
+        for _ in range(MOST_DROPPED // PART):
+            if not request.stream.read(PART):
+                break
+        raise
+    if request.mimetype == STRUCTURED:
+        attributes: Mapping[str, Any] = found
+        packed = found.get("data_base64")
+        data = (
+            parse(base64.b64decode(packed, validate=True)) if isinstance(packed, str) else found.get("data")
+        )
+    else:
+        attributes = {name: request.headers.get(f"ce-{name}") for name in ATTRIBUTES}
+        data = found
+    for name in ATTRIBUTES:
+        if not isinstance(attributes.get(name), str) or not attributes[name]:
+            raise ValueError(f"is no CloudEvent: it has no `{name}`")
+    if not isinstance(data, dict):
+        raise ValueError("is no storage event: its data is no object")
+    return Event(attributes["type"], data)
+
+
+def check_query(request: flask.Request) -> None:
+    """Raise Rejected for a query that is too long; the web server itself sets no bound."""
+    if len(request.query_string) > LONGEST_QUERY:
+        raise Rejected(
+            "too_long",
+            f"The address is longer than {LONGEST_QUERY // 1024} KiB.",
+            "Ask for less at once.",
+            HTTPStatus.REQUEST_URI_TOO_LONG,
+        )
+
+
+def once(*given: MultiDict[str, str], several: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Return the options of queries and forms; Rejected where one is given twice, but for `several`.
+
+    Proxies and frameworks differ in which of the two counts: one may check what another obeys.
+    """
+    options: dict[str, str] = {}
+    for values in given:
+        for name, texts in values.lists():
+            if name in several:
+                continue
+            if len(texts) > 1 or name in options:
+                raise Rejected(
+                    "given_twice",
+                    f"`{name[:40]}` is given more than once.",
+                    "Give it once, in the address or in the form.",
+                    HTTPStatus.BAD_REQUEST,
+                )
+            options[name] = texts[0]
+    return options
+
+
+def form(request: flask.Request, most: int) -> tuple[dict[str, str], FileStorage]:
+    """Return options and the one file, of `most` bytes at most, of a multipart form.
+
+    Raises Rejected where there is not exactly one file, and RequestEntityTooLarge.
+    """
+    request.max_content_length = most + MULTIPART
+    request.max_form_memory_size = LARGEST_FIELD
+    request.max_form_parts = MOST_PARTS
+    try:
+        files = [file for _, several in request.files.lists() for file in several]
+    except RequestEntityTooLarge:
+        sent = request.content_length or 0  # which chunks do not tell
+        if sent > most + MULTIPART or request.stream.tell() >= most + MULTIPART:
+            raise
+        raise Rejected(
+            "not_one_file",
+            f"The form has more than {MOST_PARTS} parts, or a field of more than {LARGEST_FIELD // 1024} KiB "
+            "without a file name.",
+            ONE_FILE,
+            HTTPStatus.BAD_REQUEST,
+        ) from None
+    if len(files) != 1:
+        raise Rejected("not_one_file", f"The form has {len(files)} files.", ONE_FILE, HTTPStatus.BAD_REQUEST)
+    return once(request.args, request.form), files[0]

@@ -1,0 +1,198 @@
+"""The web server under functions-framework, which lets no slow client keep a thread from the others.
+
+gunicorn's own threads wait for each connection's first byte, then without end for the rest of its header, for
+its body, and until an answer is taken. Here a connection gets a thread when its header has come and the first
+PART bytes of its body, which is all of most. A read or a write that does not go on is given up: soon where
+others wait for a thread, later where nobody does.
+"""
+
+import errno
+import os
+import re
+import select
+import socket
+import time
+from collections.abc import Sized
+from functools import partial
+from typing import Any
+
+import flask
+from gunicorn import config, util
+from gunicorn.workers import gthread
+
+from dropcap.body import LARGEST_JSON
+
+HEAD_S = 10.0  # that a connection may take until it gets a thread
+LARGEST_HEAD = 98_304  # bytes: the longest query that is taken, and 32 KiB for the rest
+STALL_S = 30.0  # without a byte in or out
+PRESSED_S = 2.5  # the same, where another request waits for a thread
+LEAST_RATE = (
+    4096  # bytes a second that a body or an answer must get on with after STALL_S, as in mod_reqtimeout
+)
+LINGER_S = 1.0  # that a client may take to close a connection that is done
+CONNECTIONS = 400  # at once; below the 1,024 files that a process may have open on many systems
+PART = 32_768  # bytes
+LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
+EXPECT = re.compile(rb"\r\nexpect:", re.IGNORECASE)  # it sends its body when a thread has told it to
+THREADS = int(os.environ.get("THREADS", (os.cpu_count() or 1) * 4))  # as functions-framework takes them
+LOOK_MS = 250  # how often a wait looks whether others wait
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+def prepare() -> None:
+    """Have the application that is being made served by `Worker`.
+
+    functions-framework 3.10 has no options for that and reads no GUNICORN_CMD_ARGS;
+    gunicorn's defaults are the way. What Flask answers by itself reads a body too, which is bounded here.
+    """
+    config.WorkerClass.default = f"{__name__}.Worker"
+    config.WorkerConnections.default = CONNECTIONS
+    flask.current_app.config["MAX_CONTENT_LENGTH"] = LARGEST_JSON
+
+
+class Stalled(TimeoutError):
+    """The client takes or sends nothing. gunicorn is quiet about it as about one that went away."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ECONNRESET, "the client was too slow")
+
+
+class Patient(socket.socket):
+    """A connection whose blocking reads and writes may end with Stalled; in `queue` wait other requests."""
+
+    queue: Sized = ()
+    stalled = False
+    _moved, _waited_s = 0, 0.0
+
+    def begin(self) -> None:
+        """Count anew, for another request."""
+        self._moved, self._waited_s = 0, 0.0
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        if self.gettimeout() != 0:
+            self._wait(select.POLLIN)
+        data = super().recv(size, flags)
+        self._moved += len(data)
+        return data
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        view = memoryview(data).cast("B")
+        while view:
+            self._wait(select.POLLOUT)
+            try:
+                sent = self.send(view, flags | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            self._moved += sent
+            view = view[sent:]
+
+    def _wait(self, event: int) -> None:
+        ready, began, given_s = select.poll(), time.monotonic(), self.gettimeout()
+        ready.register(self, event)
+        longest_s = min(STALL_S, STALL_S + self._moved / LEAST_RATE - self._waited_s, given_s or STALL_S)
+        waited_s = 0.0
+        while not ready.poll(LOOK_MS):
+            waited_s = time.monotonic() - began
+            if waited_s >= (min(PRESSED_S, longest_s) if self.queue else longest_s):
+                self.stalled = True
+                raise Stalled
+        self._waited_s += waited_s
+
+
+class Connection(gthread.TConn):  # type: ignore[misc]
+    """One client; `head` is what has come of its next request."""
+
+    def __init__(self, *facts: Any) -> None:
+        super().__init__(*facts)
+        self.head = bytearray()
+
+    @property
+    def complete(self) -> bool:
+        """Whether a thread needs not wait for it."""
+        end = self.head.find(b"\r\n\r\n") + 4
+        if end < 4:
+            return False
+        length = LENGTH.search(self.head, 0, end)
+        body = min(int(length[1]), PART) if length and not EXPECT.search(self.head, 0, end) else 0
+        return len(self.head) >= end + body
+
+    def close(self, graceful: bool = False) -> None:
+        util.close(self.sock)  # whatever is to be waited for, `handle` has waited for
+
+
+class Worker(gthread.ThreadWorker):  # type: ignore[misc]
+    """gunicorn's threads; the loop before them waits for headers, of all connections at once."""
+
+    def __init__(self, *facts: Any) -> None:
+        super().__init__(*facts)
+        self.queue: set[Connection] = set()
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take a connection; the one that has been idle for longest makes room for it, if it must."""
+        try:
+            client, address = listener.accept()
+        except OSError as failed:
+            if failed.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+                raise
+            return
+        sock = Patient(fileno=client.detach())
+        sock.queue = self.queue
+        self.nr_conns += 1
+        self._expect(Connection(self.cfg, sock, address, listener.getsockname()))
+        if self.nr_conns >= self.worker_connections:
+            self._drop(self.pending_conns[0])
+
+    def on_client_socket_readable(self, conn: Connection, client: Patient) -> None:
+        """Another request of a connection that was kept."""
+        self.poller.unregister(client)
+        self.keepalived_conns.remove(conn)
+        self._expect(conn)
+
+    def on_pending_socket_readable(self, conn: Connection, client: Patient) -> None:
+        """Take what there is of a request; a thread goes on when that is enough."""
+        try:
+            part = client.recv(PART)
+        except BlockingIOError:
+            return
+        except OSError:
+            part = b""
+        conn.head += part
+        if not conn.complete:
+            if not part:
+                self._drop(conn)
+            elif len(conn.head) > LARGEST_HEAD + PART:
+                client.send(TOO_LARGE)
+                self._drop(conn)
+            return
+        self.poller.unregister(client)
+        self.pending_conns.remove(conn)
+        conn.init()
+        conn.parser.unreader.unread(bytes(conn.head))
+        conn.head.clear()
+        self.enqueue_req(conn)
+
+    def enqueue_req(self, conn: Connection) -> None:
+        self.queue.add(conn)
+        super().enqueue_req(conn)
+
+    def handle(self, conn: Connection) -> Any:
+        """Answer a request, in a thread."""
+        self.queue.discard(conn)
+        conn.sock.begin()
+        kept = super().handle(conn)
+        if not kept and not conn.sock.stalled:
+            util.close_graceful(conn.sock, LINGER_S)
+        return kept
+
+    def _expect(self, conn: Connection) -> None:
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + HEAD_S
+        self.pending_conns.append(conn)
+        readable = partial(self.on_pending_socket_readable, conn)
+        self.poller.register(conn.sock, gthread.selectors.EVENT_READ, readable)
+
+    def _drop(self, conn: Connection) -> None:
+        self.poller.unregister(conn.sock)
+        self.pending_conns.remove(conn)
+        self.nr_conns -= 1
+        conn.close()

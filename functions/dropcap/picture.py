@@ -76,6 +76,7 @@ AVIF_BRANDS = frozenset({b"avif", b"avis"})
 HEVC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 HEIF_BRANDS = HEVC_BRANDS | {b"mif1", b"mif2", b"mif3", b"msf1", b"miaf", b"1pic", b"avci", b"avcs", b"vvic"}
 HEIF_BRANDS |= {b"vvis", b"evbi", b"evmi", b"evbs", b"evms", b"jpeg", b"jpgs", b"j2ki", b"j2is"}
+OPENED_BRANDS = HEVC_BRANDS | {b"mif1", b"msf1"}  # the first brands that pillow-heif 1.8 takes
 RAW_BRAND = b"crx "  # CR3 (lclevy/canon_cr3, README)
 CODECS = {  # of HEIF that libheif, as pillow-heif brings it, doesn't decode
     b"mini": "low-overhead",
@@ -168,6 +169,8 @@ def opened(data: bytes, settings: Settings, make_room: Callable[[], None] = memo
             shown = tiff.from_page(data, chosen.largest)
     if kind == "HEIF":
         _register_heif()
+        if data[8:12] not in OPENED_BRANDS:
+            shown = data[:8] + b"mif1" + data[12:]
     side = max(*map(longest, settings.sizes), GEMINI_SIDE)
     with _readable(kind):
         header = Image.open(io.BytesIO(shown), formats=(kind,))

@@ -227,7 +227,12 @@ def _finish(upload: Upload, services: Services) -> None:
         else:
             stored = services.buckets.quarantined(upload)
             deletion.unpublish(upload, services.buckets)  # by one who died before it could be rejected
-        if stored:
+        pages = recorded["picture"].get("pages", 1) if recorded else 1
+        if stored and pages > 1 and services.settings.source == "delete":
+            fate = "kept"  # the other pages are published nowhere
+            problem = f"It has {pages:,} pages, of which the largest is published."
+            logs.write("WARNING", "the source is kept", upload=str(upload.id), problem=problem)
+        elif stored:
             fate = services.buckets.dispose(upload)
             fate = fate if recorded or fate == "kept" else "quarantined"
     services.database.finish(upload, fate)

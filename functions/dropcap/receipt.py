@@ -7,7 +7,7 @@ which models did it, and what became of the source and when:
     deleted         the bucket has it no more, whoever did it
     archived        the same, and it is in the archive
     quarantined     the same, and it is in quarantine
-    kept            it is where it was, as SOURCE=keep says
+    kept            it is where it was, as SOURCE=keep says, or as it has pages that are not published
     gone            somebody else had deleted or replaced it before it was read
     never stored    it was posted
 

@@ -19,7 +19,7 @@ import pytest
 import pyvips
 from PIL import Image, ImageChops, ImageStat
 
-from dropcap import decoders, memory, picture
+from dropcap import decoders, memory, picture, pixels
 from dropcap.decoders import DECODERS, Decoder
 from dropcap.errors import Rejected
 from dropcap.settings import Settings
@@ -129,9 +129,9 @@ KINDS: dict[str, Callable[[], bytes]] = {
 
 
 def one(data: bytes, decoder: Decoder, side: int) -> Image.Image:
-    """What a decoder makes of a picture before colours and orientation are seen to."""
+    """What a decoder makes of a picture on white, before its orientation is seen to."""
     with Image.open(io.BytesIO(data)) as header:
-        return decoder.decode(header, data, side)
+        return pixels.finished(decoder.decode(header, data, side), None)
 
 
 def differences(one: Image.Image, other: Image.Image) -> tuple[float, int]:

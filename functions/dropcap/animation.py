@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from dropcap import headers, logs, memory, picture, pixels
+from dropcap import colour, headers, logs, memory, picture, pixels
 from dropcap.analysis import PictureFacts
 from dropcap.naming import Side
 from dropcap.settings import Settings
@@ -49,7 +49,7 @@ class Animation:
         with Image.open(io.BytesIO(self._data), formats=(self._kind,)) as image, io.BytesIO() as file:
             canvas, turn = image.size, pixels.orientation(image)
             size = pixels.fit(canvas[::-1] if turn in pixels.SIDEWAYS else canvas, side)
-            profile = image.info.get("icc_profile")
+            colours = colour.meaning(image, self._data)
 
             def frame(index: int) -> Image.Image:
                 image.seek(index)
@@ -58,7 +58,7 @@ class Animation:
                 image.load()
                 lasts = int(image.info.get("duration", 0))
                 durations.append(lasts if lasts > BRIEF_MS else USUAL_MS)
-                shown = pixels.upright(_in_colour(image, profile), turn)
+                shown = pixels.upright(_in_colour(image, colours), turn)
                 return shown.resize(size, Image.Resampling.LANCZOS, reducing_gap=pixels.REDUCING_GAP)
 
             first = frame(0)
@@ -141,16 +141,10 @@ def count(data: bytes, kind: str) -> int:
         return int(getattr(image, "n_frames", 1))
 
 
-def _in_colour(image: Image.Image, profile: bytes | None) -> Image.Image:
+def _in_colour(image: Image.Image, colours: colour.Meaning) -> Image.Image:
     """In RGB with the meaning of sRGB, or RGBA."""
-    clear = image.has_transparency_data
-    shown = image if image.mode in ("RGB", "RGBA") else image.convert("RGBA" if clear else "RGB")
-    if not profile:
-        return shown
-    plain = pixels.srgb(shown.convert("RGB"), profile)
-    if shown.mode == "RGBA":
-        plain.putalpha(shown.getchannel("A"))
-    return plain
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return pixels.in_srgb(image if image.mode == mode else image.convert(mode), colours)
 
 
 def _loops(image: Image.Image) -> int:

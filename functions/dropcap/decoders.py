@@ -4,13 +4,14 @@ Sizes are (width, height) in px, memory is in MB.
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from dropcap import headers, pixels
+from dropcap import headers, pixels, readers
 from dropcap.libvips import Libheif, Libvips
 
 # What Pillow does in so little it does: libvips would cost 12 MB for good and 0.04 s once. It earns that with
@@ -48,6 +49,8 @@ class Pillow:
         8.3 with alpha, 9.6 at 4:4:4, at 10 bits 9.4 and 15.3. The last three also copy the file. Deep AVIF
         is an assumption: 8 bits and 4 bytes more.
         """
+        if not _can(header):
+            return inf
         px = headers.whole_px(header, data)
         kept = pixels.fit(header.size, side)
         after = 2 * 4 * kept[0] * kept[1]  # twice: once more while its colours are converted or it is turned
@@ -63,6 +66,8 @@ class Pillow:
             case "TIFF":
                 assert isinstance(header, TiffImageFile)
                 whole += headers.tiff_strip(header)
+            case "GIF" if isinstance(header, readers.Gif) and header.is_bare:
+                whole = px * 9.0  # its frame and the picture in RGBA
             case "WEBP":
                 decoding = px * 16.5 + len(data)
             case "AVIF":
@@ -78,6 +83,13 @@ class Pillow:
         header.draft(None, (header.width // scale, header.height // scale))
         header.load()
         return pixels.shrunk(header, size)
+
+
+def _can(header: Image.Image) -> bool:
+    """Whether Pillow shows this picture right."""
+    key = header.info.get("transparency")
+    # The transparent colour of 16 bits, while the pixels have become 8.
+    return not (header.format == "PNG" and isinstance(key, tuple) and max(key) > 255)
 
 
 DECODERS: tuple[Decoder, ...] = (Pillow(), Libvips(), Libheif())

@@ -25,7 +25,7 @@ IMPORT_MB, PIPELINE_MB = 15.0, 4.0
 # 24000 x 500 px, in 1 to 4 channels of 8 and 16 bits; of 500 rows 940, of 250 850.
 ROWS = 1900
 LOADERS = {"JPEG": "jpegload", "MPO": "jpegload", "PNG": "pngload", "WEBP": "webpload", "TIFF": "tiffload"}
-MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # by channels, once alpha is laid on white
+MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # by channels, without alpha
 # TIFF 6.0 and its supplements: what libvips shows as Pillow does. ZSTD and LZMA are not built into it; YCbCr
 # that is not JPEG, white-is-zero, LAB, 12 bits and floats are rare, and Pillow has its own way with each.
 TIFF_MODES = frozenset({"L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"})
@@ -146,14 +146,18 @@ def _library() -> Any:
 
 
 def _shrunk(image: Any, size: tuple[int, int]) -> Image.Image:
-    """The image at `size` by LANCZOS, alpha on white, at 8 bits: as `pixels.shrunk` makes it of a raster."""
-    deep = image.format == "ushort"
-    if image.hasalpha():
-        image = image.flatten(background=65535 if deep else 255)
+    """The image at `size` by LANCZOS, at 8 bits, with its alpha: as `pixels.shrunk` makes it of a raster."""
+    deep, alpha = image.format == "ushort", image.hasalpha()
+    top = {"max_alpha": 65535 if deep else 255}
+    if alpha:  # what is clear has no part in its neighbours' colours
+        image = image.premultiply(**top).rint().cast("ushort" if deep else "uchar")
     image = image.resize(size[0] / image.width, vscale=size[1] / image.height, kernel="lanczos3")
+    if alpha:
+        image = image.unpremultiply(**top).rint().cast("ushort" if deep else "uchar")
     if deep:
         image = (image / 257).rint().cast("uchar")
-    return Image.frombytes(MODES[image.bands], size, image.write_to_memory())
+    mode = MODES[image.bands - alpha] + "A" * alpha
+    return Image.frombytes(mode, size, image.write_to_memory())
 
 
 def _streamed(width: int, height: int, samples: int, kept: tuple[int, int]) -> float:

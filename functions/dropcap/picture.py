@@ -23,7 +23,7 @@ from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 from PIL.PngImagePlugin import PngInfo
 
-from dropcap import boxes, dimensions, memory, pixels, readers, tiff
+from dropcap import boxes, colour, dimensions, memory, pixels, readers, tiff
 from dropcap.analysis import PictureFacts
 from dropcap.decoders import ranked
 from dropcap.errors import Rejected
@@ -185,9 +185,9 @@ def opened(data: bytes, settings: Settings, make_room: Callable[[], None] = memo
         with _readable(kind):
             raster = decoder.decode(header, shown, side)
             orientation = pixels.orientation(header)
-            profile = header.info.get("icc_profile")
+            colours = colour.meaning(header, shown)
     with _readable(kind):  # the whole raster is free by now
-        raster = pixels.upright(pixels.srgb(raster, profile), orientation)
+        raster = pixels.upright(pixels.finished(raster, colours), orientation)
     if orientation in pixels.SIDEWAYS:
         width, height = height, width
     digest = hashlib.sha256(data).hexdigest()

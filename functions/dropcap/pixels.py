@@ -1,14 +1,14 @@
 """Rasters, purely: any Pillow mode to a small upright sRGB raster. Sizes are (width, height) in px."""
 
-import io
 import struct
 from collections.abc import Callable
 from functools import cache
 from math import ceil, floor
 
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageMath
 from PIL.TiffImagePlugin import TiffImageFile
 
+from dropcap.colour import Meaning, srgb_profile, to_srgb
 from dropcap.naming import Side
 
 ORIENTATION, SHORT = 0x0112, 3  # the tag of EXIF and TIFF, and its type (CIPA DC-008, 4.6.5)
@@ -88,7 +88,7 @@ def upright(raster: Image.Image, turn: int) -> Image.Image:
 
 
 def shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The image at `size` by LANCZOS, in mode L, RGB or CMYK, strip by strip.
+    """The image at `size` by LANCZOS, in mode L, LA, RGB, RGBA or CMYK, strip by strip.
 
     Strips overlap by the filter's reach, so that no seam shows, and a whole raster in a second mode is never
     needed: a 48 MP palette picture takes 48 MB here, not 48 + 192.
@@ -122,73 +122,62 @@ def _strip_rows(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int
     return max(1, floor(STRIP_PX / image[0] / scale)), ceil(scale * LANCZOS_REACH) + 1
 
 
-def srgb(raster: Image.Image, profile: bytes | None) -> Image.Image:
-    """The raster in RGB with the meaning of sRGB, without metadata.
+def finished(raster: Image.Image, colours: Meaning) -> Image.Image:
+    """Return the raster in RGB with the meaning of sRGB, on white, without metadata.
 
-    Relative colorimetric with black point compensation keeps the colours that sRGB has. A profile that is
-    damaged or made for another mode is ignored, as in browsers.
+    Colours come before white, as in browsers: half of a colour is half of its light in sRGB, not in its own.
     """
-    converted = None
-    if profile:
-        try:
-            converted = ImageCms.profileToProfile(
-                raster,
-                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-                _srgb_profile(),
-                ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                "RGB",
-                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-            )
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            converted = None
-    shown = converted or raster.convert("RGB")
+    shown = in_srgb(raster, colours)
+    if shown.mode == "RGBA":
+        shown = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
     shown.info.clear()  # profiles, EXIF and comments in it would be written again by every `save`
     return shown
 
 
-@cache
-def _srgb_profile() -> ImageCms.ImageCmsProfile:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+def in_srgb(raster: Image.Image, colours: Meaning) -> Image.Image:
+    """Return the raster in RGB, or RGBA where it has alpha, with the meaning of sRGB."""
+    if raster.mode not in ("LA", "RGBA"):
+        return to_srgb(raster, colours)
+    if not colours:
+        return raster.convert("RGBA")
+    alpha = raster.getchannel("A")
+    shown = to_srgb(raster.convert("L" if raster.mode == "LA" else "RGB"), colours)
+    shown.putalpha(alpha)
+    return shown
 
 
 @cache
 def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
-    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), _srgb_profile(), "LAB", "RGB")
+    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), srgb_profile(), "LAB", "RGB")
 
 
 def _flattener(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """What brings a strip of this image to mode L, RGB or CMYK at 8 bits: alpha on white, full scale kept."""
-    clear = image.info.get("transparency")  # the colour that is transparent, in PNG
+    """What brings a strip of this image to mode L, LA, RGB, RGBA or CMYK at 8 bits, full scale kept."""
     if image.mode.startswith("I") or image.mode == "F":
-        image.info.pop("transparency", None)
+        clear = image.info.pop("transparency", None)  # the grey that is transparent, in PNG
         black, white = _levels(image)
         scale = 255 / (white - black)
         offset = -black * scale
 
         def plain(strip: Image.Image) -> Image.Image:
             if strip.mode != "F":  # I;16B and its like convert to I alone
-                strip = strip.convert("I").convert("F")
-            grey = strip.point(lambda value: value * scale + (offset + 0.5)).convert("L")
-            if not isinstance(clear, int):
-                return grey
-            grey.info["transparency"] = round(clear * scale + offset)
-            return _on_white(grey)
+                strip = strip.convert("I")
+            grey = strip.convert("F").point(lambda value: value * scale + (offset + 0.5)).convert("L")
+            if isinstance(clear, int):  # all 16 bits count
+                grey.putalpha(
+                    ImageMath.lambda_eval(lambda of: (of["strip"] != clear) * 255, strip=strip).convert("L")
+                )
+            return grey
 
         return plain
     if image.mode == "LAB":
         return lambda strip: _lab_to_srgb().apply(strip)
+    if image.mode == "La":
+        return lambda strip: strip.convert("LA")
     if image.has_transparency_data:
-        if image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255:  # 16 bits, the raster has 8
-            image.info["transparency"] = tuple(value >> 8 for value in clear)
-        return _on_white
+        return lambda strip: strip if strip.mode in ("LA", "RGBA") else strip.convert("RGBA")
     mode = {"1": "L", "L": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
     return lambda strip: strip if strip.mode == mode else strip.convert(mode)
-
-
-def _on_white(strip: Image.Image) -> Image.Image:
-    strip = strip.convert("RGBA")
-    white = Image.new("RGBA", strip.size, "white")
-    return Image.alpha_composite(white, strip).convert("RGB")
 
 
 def _levels(image: Image.Image) -> tuple[float, float]:

@@ -1,0 +1,154 @@
+"""What the numbers of a picture mean as colours, and how they become those of sRGB.
+
+An ICC profile says it, or, in fewer words, the chunks cICP, gAMA and cHRM of a PNG and the nclx box of an
+AVIF or HEIF. Which of them counts, and how HDR becomes SDR, follows Chromium 156, where it was tried.
+"""
+
+import io
+import struct
+from functools import cache
+from typing import NamedTuple
+
+from PIL import Image, ImageCms
+
+from dropcap import logs, nclx
+
+XY = tuple[float, float]
+D65, C, DCI, E = (0.3127, 0.3290), (0.310, 0.316), (0.314, 0.351), (1 / 3, 1 / 3)
+# ITU-T H.273, table 2: red, green, blue and white by number
+PRIMARIES: dict[int, tuple[XY, XY, XY, XY]] = {
+    1: ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), D65),
+    4: ((0.67, 0.33), (0.21, 0.71), (0.14, 0.08), C),
+    5: ((0.64, 0.33), (0.29, 0.60), (0.15, 0.06), D65),
+    6: ((0.63, 0.34), (0.31, 0.595), (0.155, 0.07), D65),
+    7: ((0.63, 0.34), (0.31, 0.595), (0.155, 0.07), D65),
+    8: ((0.681, 0.319), (0.243, 0.692), (0.145, 0.049), C),
+    9: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), D65),
+    10: ((1.0, 0.0), (0.0, 1.0), (0.0, 0.0), E),
+    11: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), DCI),
+    12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), D65),
+    22: ((0.63, 0.34), (0.295, 0.605), (0.155, 0.077), D65),
+}
+SRGB_PRIMARIES = PRIMARIES[1]
+SRGB = 13  # transfer characteristics (H.273, table 3)
+VIDEO = frozenset({1, 6, 11, 14, 15})  # of BT.709 and its like
+CURVES = VIDEO | {4, 5, 7, 8, 17, 16, 18}
+SRGB_GAMMA, NEAR = 0.45455, 0.0228  # Chromium takes a gAMA alone of 0.4327 to 0.4773 for sRGB's
+COLOUR_CHUNKS = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM"})
+PROFILES = {"L": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}  # that fit the modes of a raster
+
+
+class Colours(NamedTuple):
+    """Red, green, blue and white; and the curve: a number of H.273, or (exponent,)."""
+
+    primaries: tuple[XY, XY, XY, XY]
+    curve: int | tuple[float]
+
+
+Meaning = bytes | Colours | None
+"""An ICC profile, or colours in fewer words; None where the numbers are those of sRGB."""
+
+
+def meaning(header: Image.Image, data: bytes) -> Meaning:
+    """Return what a picture's numbers mean. A profile that is damaged, or of another kind, does not count."""
+    profile = header.info.get("icc_profile")
+    if header.format == "PNG":
+        chunks = _chunks(data)
+        code = chunks.get(b"cICP", b"")
+        if len(code) == 4 and code[2] == 0:  # W3C PNG, third edition, 11.3.2.6: no YCbCr
+            return _coded(code[0], code[1])
+        return _usable(profile, header) or _gamma(chunks)
+    if header.format in ("AVIF", "HEIF"):
+        return _usable(profile, header) or _nclx(nclx.codes(data))
+    return _usable(profile, header)
+
+
+def to_srgb(raster: Image.Image, colours: Meaning) -> Image.Image:
+    """Return a raster of mode L, RGB or CMYK in RGB with the meaning of sRGB.
+
+    Relative colorimetric with black point compensation keeps the colours that sRGB has.
+    """
+    if isinstance(colours, Colours):
+        from dropcap import light  # and NumPy, which few pictures need
+
+        return light.converted(raster.convert("RGB"), colours)
+    if colours:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(colours))
+        if profile.profile.xcolor_space.strip() == "RGB":
+            raster = raster.convert("RGB")
+        try:
+            converted = ImageCms.profileToProfile(
+                raster,
+                profile,
+                srgb_profile(),
+                ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                "RGB",
+                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            )
+            assert converted is not None
+            return converted
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            _ignored("it can't be applied")
+    return raster.convert("RGB")
+
+
+@cache
+def srgb_profile() -> ImageCms.ImageCmsProfile:
+    """Return the profile of sRGB."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+
+def _usable(profile: bytes | None, header: Image.Image) -> bytes | None:
+    """The profile, if it can be read and is of the kind that this picture needs."""
+    if not profile or header.mode == "LAB":  # LAB needs none
+        return None
+    try:
+        kind = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        _ignored("it is damaged")
+        return None
+    mode = Image.getmodebase(header.mode) if header.mode != "CMYK" else "CMYK"
+    if kind in PROFILES.get(mode, ()):
+        return profile
+    _ignored(f"it is for {kind}, the picture is {header.mode}")
+    return None
+
+
+def _ignored(why: str) -> None:
+    logs.write("INFO", "the picture's colour profile is ignored", problem=why)
+
+
+def _chunks(data: bytes) -> dict[bytes, bytes]:
+    """What a PNG says of its colours before its pixels (W3C PNG, third edition, 5.6)."""
+    found, at = {}, 8  # behind the signature; chunks follow: length, name, body, checksum
+    while (name := data[at + 4 : at + 8]) not in (b"IDAT", b""):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if name in COLOUR_CHUNKS:
+            found[name] = data[at + 8 : at + 8 + min(length, 64)]
+        at += 12 + length
+    return found
+
+
+def _nclx(codes: tuple[int, int] | None) -> Colours | None:
+    """What an nclx box says. Chromium takes the curves of video for sRGB's, which photographs mean."""
+    if not codes:
+        return None
+    return _coded(codes[0], SRGB if codes[1] in VIDEO else codes[1])
+
+
+def _coded(primaries: int, curve: int) -> Colours | None:
+    colours = Colours(PRIMARIES.get(primaries, SRGB_PRIMARIES), curve if curve in CURVES else SRGB)
+    return None if colours == (SRGB_PRIMARIES, SRGB) else colours
+
+
+def _gamma(chunks: dict[bytes, bytes]) -> Colours | None:
+    """What gAMA says, with cHRM or without; nothing beside sRGB, and cHRM nothing alone (as in Chromium)."""
+    if b"sRGB" in chunks or len(chunks.get(b"gAMA", b"")) != 4:
+        return None
+    gamma = int.from_bytes(chunks[b"gAMA"], "big") / 100_000
+    if len(chunks.get(b"cHRM", b"")) == 32:
+        x = [value / 100_000 for value in struct.unpack(">8I", chunks[b"cHRM"])]
+        white, red, green, blue = zip(x[::2], x[1::2], strict=True)
+        if gamma and min(white[1], red[1], green[1], blue[1]) > 0:
+            return Colours((red, green, blue, white), (1 / gamma,))
+    return Colours(SRGB_PRIMARIES, (1 / gamma,)) if gamma and abs(gamma - SRGB_GAMMA) > NEAR else None

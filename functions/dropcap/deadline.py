@@ -1,19 +1,16 @@
-"""A bound on all of a call, where the package that makes it bounds each wait for bytes alone."""
+"""A call in a thread of its own, and a bound on all of it: packages bound each wait for bytes alone."""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """What `call` returns or raises; TimeoutError after `seconds`.
-
-    A server that sends a byte now and then would hold a picture for ever, and so would the look-up of a name.
-    A late call is left to itself; it ends with its own timeouts or with the process.
-    """
+def begin(call: Callable[[], T], name: str) -> Future[T]:
+    """Start a call in a daemon thread, in a copy of this context: its log lines have trace and upload."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -22,5 +19,14 @@ def within(seconds: float, call: Callable[[], T]) -> T:
         except BaseException as error:  # raised again where the result is read
             future.set_exception(error)
 
-    threading.Thread(target=run, name="within", daemon=True).start()
-    return future.result(seconds)
+    threading.Thread(target=copy_context().run, args=(run,), name=name, daemon=True).start()
+    return future
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """What `call` returns or raises; TimeoutError after `seconds`.
+
+    A server that sends a byte now and then would hold a picture for ever, and so would the look-up of a name.
+    A late call is left to itself; it ends with its own timeouts or with the process.
+    """
+    return begin(call, "within").result(seconds)

@@ -127,7 +127,7 @@ def describe(services: Services, ends: float) -> Mapping[str, int]:
         due = Due(*rows[0])
         brake = Brake(services, due.id, due.result["picture"].get("sha256", ""))
         try:
-            with one_at_a_time:
+            with logs.about(due.id), one_at_a_time:
                 done["described"] += _describe(due, brake, services)
         except OverBudget:
             services.database.query(NOT_TRIED, id=due.id, until=due.until)

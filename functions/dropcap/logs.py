@@ -9,6 +9,8 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
@@ -17,7 +19,9 @@ from typing import Any
 # more than 8 MB or a signed one opens what it names to whoever reads it.
 QUERY = re.compile(r"\?[\w.$%-]+=[^\s\"'<>\\]*")
 COLOURS = {"INFO": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31;1"}
+# Each thread that we start has a copy (deadline.begin).
 _trace: ContextVar[str] = ContextVar("trace", default="")
+_upload: ContextVar[str] = ContextVar("upload", default="")
 
 
 def follow(traceparent: str) -> None:
@@ -27,8 +31,20 @@ def follow(traceparent: str) -> None:
     _trace.set(f"projects/{project}/traces/{parts[1]}" if project and len(parts) == 4 else "")
 
 
+@contextmanager
+def about(upload: object) -> Iterator[None]:
+    """Add the id of an upload to all log lines from here to the end of the block, those of packages too."""
+    before = _upload.set(str(upload))
+    try:
+        yield
+    finally:
+        _upload.reset(before)
+
+
 def write(severity: str, message: str, **facts: Any) -> None:
     """One log line on stdout. Facts must be names, numbers and words: never keys, addresses or pictures."""
+    if _upload.get():
+        facts = {"upload": _upload.get()} | facts
     if sys.stdout.isatty():
         details = " ".join(f"{key}={value}" for key, value in facts.items() if value not in (None, ""))
         line = _safe(f"{message} {details}")
@@ -58,8 +74,20 @@ def exception(message: str, error: BaseException, **facts: Any) -> None:
 
 
 def guard() -> None:
-    """Keep addresses' queries out of what packages log too: Flask logs each error that a function raises."""
+    """Write what packages log as our own lines: with trace and upload, without addresses' queries.
+
+    Flask logs each error that a function raises.
+    """
     logging.setLogRecordFactory(_Record)
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Handler) for handler in root.handlers):
+        root.addHandler(_Handler(logging.WARNING))
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        stack = {"stack_trace": record.exc_text} if record.exc_text else {}
+        write(record.levelname, record.getMessage(), logger=record.name, **stack)
 
 
 class _Record(logging.LogRecord):

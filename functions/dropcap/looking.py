@@ -1,7 +1,7 @@
 """Both models look at a picture, side by side, and what one says is held against the other's words."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from dataclasses import dataclass
 
 from PIL.Image import Image
@@ -9,6 +9,7 @@ from PIL.Image import Image
 from dropcap import blip, logs, witnesses
 from dropcap.analysis import Agreement, Caption, Description, Source, Verdict
 from dropcap.brake import Brake
+from dropcap.deadline import begin
 from dropcap.response import Unavailable
 from dropcap.services import Services
 from dropcap.upload import Upload
@@ -34,17 +35,19 @@ def look(upload: Upload, for_gemini: bytes, for_blip: Image, services: Services,
     sources = {}
     description = caption = model_error = verdict = None
     later = False
-    with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(brake.describe, for_gemini, upload.language or settings.language)
-        try:
-            caption = services.captioner.caption(
-                for_blip, prompt=settings.caption_prompt, beams=settings.caption_beams
-            )
-            sources["blip"] = Source(True, caption.model, caption.version)
-        except blip.ModelError as failed:
-            model_error = failed
-            logs.once("ERROR", str(failed))
-            sources["blip"] = Source(False, problem=str(failed))
+    language = upload.language or settings.language
+    asked = begin(lambda: brake.describe(for_gemini, language), "describe")
+    try:
+        caption = services.captioner.caption(
+            for_blip, prompt=settings.caption_prompt, beams=settings.caption_beams
+        )
+        sources["blip"] = Source(True, caption.model, caption.version)
+    except blip.ModelError as failed:
+        model_error = failed
+        logs.once("ERROR", str(failed))
+        sources["blip"] = Source(False, problem=str(failed))
+    finally:
+        wait([asked])
     try:
         description = asked.result()
         verdict = description.safety

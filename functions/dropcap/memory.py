@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from dropcap import logs
+from dropcap.deadline import begin
 
 CGROUP = Path("/sys/fs/cgroup")
 MADV_DONTNEED = 4  # linux/mman.h
@@ -128,13 +129,12 @@ def read_once(parts: Parts) -> Iterator[None]:
         yield
         return
     libc, done = ctypes.CDLL(None), threading.Event()
-    sweeper = threading.Thread(target=sweep, daemon=True)
-    sweeper.start()
+    sweeper = begin(sweep, "read once")
     try:
         yield
     finally:
         done.set()
-        sweeper.join()
+        sweeper.result()
         let_go()
 
 

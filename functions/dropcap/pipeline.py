@@ -37,7 +37,7 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
     """
     database, settings = services.database, services.settings
     watch = memory.Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
-    with one_at_a_time:
+    with logs.about(upload.id), one_at_a_time:
         with watch.stage("claim"):
             before = services.buckets.published(upload)  # first: what a later holder publishes is not in it
             claim = database.claim(upload)
@@ -161,7 +161,7 @@ def analyze(
     Raises Rejected where the bytes are no picture that can be taken.
     """
     settings = services.settings
-    with one_at_a_time:
+    with logs.about(upload.id), one_at_a_time:
         with watch.stage("open"):
             source = picture.opened(data, settings, services.make_room)
         with source:

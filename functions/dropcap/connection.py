@@ -11,6 +11,8 @@ from dropcap.errors import Passing
 
 # cloud.google.com/sql/docs/postgres/iam-logins: an access token with this scope is the password.
 LOGIN_SCOPE = "https://www.googleapis.com/auth/sqlservice.login"
+# What begins each transaction: a database or a login may have set other values, and a pooler mixes sessions.
+LOCALS = "".join(f"SET LOCAL {name} = '{value}'; " for name, value in database_url.SESSION.items())
 NETWORK_S = 5.0  # how much later than the server we give up: its own answer says more than a timeout
 
 

@@ -19,9 +19,9 @@ from dropcap import claims, progress, rollup, schema, spending
 from dropcap.analysis import Analysis
 from dropcap.claims import Claim as Claim
 from dropcap.claims import Row, Run
+from dropcap.connection import LOCALS, foreign_errors
 from dropcap.connection import Unreachable as Unreachable
 from dropcap.connection import connect as connect
-from dropcap.connection import foreign_errors
 from dropcap.errors import SettingsError
 from dropcap.settings import Settings
 from dropcap.upload import Upload
@@ -260,7 +260,7 @@ class Database:
         wait = max(1, round(self._settings.database_timeout_s * 1000))
         try:
             connection.run(
-                f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {wait}; "
+                f"BEGIN ISOLATION LEVEL READ COMMITTED; {LOCALS}SET LOCAL statement_timeout = {wait}; "
                 f"SET LOCAL idle_in_transaction_session_timeout = {wait}; "  # an instance may be frozen
                 f"SET LOCAL TimeZone = {literal(self._settings.time_zone)}"
             )

@@ -16,21 +16,17 @@ from dropcap.errors import SettingsError
 
 LOCAL = ("127.0.0.1", "::1", "localhost")  # hosts that are reached without a network, so without TLS
 # Set for each transaction, so that a value from elsewhere would have no effect: database.py.
-OURS = ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout", "timezone")
-SESSION: Mapping[
-    str, str
-] = {  # what the text of values and the meaning of SQL depend on, as PostgreSQL has it
+OURS = ("statement_timeout", "idle_in_transaction_session_timeout", "timezone")
+# What the text of values and the meaning of SQL depend on. Tests set every variable that a login may set.
+SESSION: Mapping[str, str] = {
     "standard_conforming_strings": "on",
-    "DateStyle": "ISO, MDY",
-    "IntervalStyle": "postgres",
+    "DateStyle": "ISO, MDY",  # pg8000 reads no other
     "extra_float_digits": "1",
-    "bytea_output": "hex",
-    "array_nulls": "on",
-    "quote_all_identifiers": "off",
-    "row_security": "on",
-    "gin_fuzzy_search_limit": "0",
+    "array_nulls": "off",  # pg8000 leaves the word null in an array without quotes: a tag that was lost
+    "quote_all_identifiers": "off",  # in what the schema check compares
+    "gin_fuzzy_search_limit": "0",  # or a search finds some of the pictures, by chance
     "exit_on_error": "off",
-    "lock_timeout": "0",
+    "lock_timeout": "0",  # the wait is statement_timeout's
 }
 URL = re.compile(
     r"postgres(?:ql)?://(?:([^:@/]*)(?::([^@/]*))?@)?"

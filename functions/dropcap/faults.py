@@ -24,6 +24,7 @@ KINDS = {
 
 SNAPSHOT = f"""
 SELECT json_build_object(
+  'encoding', getdatabaseencoding(),
   'schema', quote_ident(current_schema()),
   'read_only', pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
   'tables', (SELECT json_object_agg(c.relname, json_build_object(
@@ -78,6 +79,9 @@ class Fault:
 def find(connection: Connection, bounds: str) -> list[Fault]:
     """All differences, by one query; `bounds` is SQL that goes before it. None: all is as it should be."""
     found = connection.run(bounds + SNAPSHOT)[0][0]
+    if found["encoding"] != "UTF8":  # in LATIN1 most captions can't be stored, in SQL_ASCII any bytes can
+        remedy = "have UTF8: make another with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        return [Fault("The database", f"has the encoding {found['encoding']}", remedy)]
     if found["read_only"]:
         return [Fault("The database", "is read-only", "accept writes")]
     if found["schema"] is None:

@@ -29,6 +29,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from pg8000.native import Connection, DatabaseError
 
 from dropcap import faults, logs
+from dropcap.connection import LOCALS
 from dropcap.errors import SchemaError
 from dropcap.faults import Fault
 
@@ -59,12 +60,16 @@ def check(
 
 def _bounds(statement_s: float, timeout_s: float) -> str:
     lock, statement = (max(1, round(seconds * 1000)) for seconds in (timeout_s / 2, statement_s))
-    return f"SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock};"
+    return f"{LOCALS}SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock};"
 
 
 def _repair(connection: Connection, bounds: str, slow: bool) -> bool:
     """One transaction with one repair that is slow, or with all that are not; whether there was any."""
-    wait = f"SET LOCAL statement_timeout = {round(REPAIR_S * 1000)}; SELECT pg_advisory_xact_lock({LOCK})"
+    longest = round(REPAIR_S * 1000)
+    wait = (
+        f"{LOCALS}SET LOCAL statement_timeout = {longest}; "
+        f"SET LOCAL idle_in_transaction_session_timeout = {longest}; SELECT pg_advisory_xact_lock({LOCK})"
+    )
     mended: list[Fault] = []
     try:
         connection.run(f"BEGIN ISOLATION LEVEL READ COMMITTED; {wait}")

@@ -103,7 +103,7 @@ def card_of(*row: Any) -> Card:
         own_caption=own_caption,
         own_alt_text=own_alt_text,
         edited_at=edited_at,
-        tags=tuple(tags),
+        tags=tuple(tag or "null" for tag in tags),  # a tag that older revisions stored as NULL
         text=text,
         pictures=tuple(sorted(published, key=lambda each: -each.width * each.height)),
         picture=PictureFacts(format, bytes, width, height, result.get("picture", {}).get("decoder", "")),

@@ -13,7 +13,8 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 from rich.console import Console
 
-from dropcap.analysis import Description, Finding
+from dropcap.analysis import Analysis, Description, Finding
+from dropcap.records import read
 from dropcap.witnesses import compare
 from infra.local.results import Outcome
 from infra.local.show import outcome
@@ -185,7 +186,7 @@ def shown(result: dict[str, Any]) -> str:
     nowhere = Client(
         project="p", credentials=AnonymousCredentials()
     )  # no picture is shown without a terminal
-    finished = Outcome(uuid.uuid4(), "", "a.png", "", result)
+    finished = Outcome(uuid.uuid4(), "", "a.png", "", read(Analysis, result))
     outcome(Console(file=printed, width=200), nowhere, finished, "pictures", "deleted")
     return printed.getvalue()
 

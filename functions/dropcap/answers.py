@@ -16,7 +16,7 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dropcap.meter import Tokens
+from dropcap.records import read
 from dropcap.response import Answer
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ class Place:
         ends = time.monotonic() + wait_s
         while not database.query(TAKE, **self._key, asker=self.asker, upload=upload, lease=lease_s):
             for answer, at in database.query(READ, **self._key):
-                tokens = answer.pop("tokens")
-                return Answer(**answer, tokens=Tokens(*tokens) if tokens else None), at
+                return read(Answer, answer), at
             if time.monotonic() > ends:
                 raise TimeoutError
             time.sleep(POLL_S)

@@ -19,6 +19,7 @@ from http import HTTPStatus
 from typing import Any
 
 from dropcap.errors import Rejected
+from dropcap.records import read
 from dropcap.upload import Upload
 
 Run = Callable[..., list[list[Any]]]
@@ -145,7 +146,7 @@ def take(run: Run, upload: Upload, holder: str, lease_s: int) -> Claim:
         return Claim(state, "", attempts, reason)
     if present != holder:
         return Claim("busy", "", attempts, reason)
-    return Claim("claimed", holder, attempts, reason, tuple(Death(**each) for each in deaths), age)
+    return Claim("claimed", holder, attempts, reason, read(tuple[Death, ...], deaths), age)
 
 
 def mark(run: Run, upload: Upload, holder: str, stage: str, rss_mb: float, lease_s: int) -> bool:

@@ -21,8 +21,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from dropcap import copies, receipt
+from dropcap.analysis import Published
 from dropcap.bucket import Buckets
 from dropcap.claims import Run
+from dropcap.records import read
 from dropcap.services import Services
 from dropcap.upload import Upload
 
@@ -66,7 +68,7 @@ def withdraw(upload: Upload, services: Services) -> None:
     known = services.buckets.published(upload)  # first: what a later holder publishes is not in it
     [[state, pictures]] = services.database.query(STANDS, id=upload.id) or [["", None]]
     if state != "claimed":
-        named = {each["object"] for each in pictures or ()}
+        named = {each.object for each in read(tuple[Published, ...], pictures)}
         unpublish(upload, services.buckets, {name: known[name] for name in known.keys() - named})
 
 

@@ -26,6 +26,7 @@ from dropcap.claims import Row
 from dropcap.connection import Unreachable
 from dropcap.database import Database
 from dropcap.outcome import Outcome
+from dropcap.records import read
 from dropcap.senders import Sender, Unsent, sender
 from dropcap.settings import Settings
 from dropcap.upload import Upload
@@ -85,7 +86,8 @@ class Event:
 
         One that Pub/Sub refuses would hold up all that are sent with it.
         """
-        subject = CONTROL.sub("\ufffd", self.data["name"]).encode()[:LONGEST].decode(errors="ignore")
+        name = CONTROL.sub("\ufffd", read(str, self.data.get("name")))
+        subject = name.encode()[:LONGEST].decode(errors="ignore")
         return {
             "id": str(self.id),
             "type": f"{TYPE}{self.type}",

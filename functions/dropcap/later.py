@@ -2,9 +2,10 @@
 """Caption now, better later: what Gemini could not describe, the sweep does, from the published picture.
 
 A row of `analyses` that is to be described has an instant in `describe_after`; an index on just these finds
-them. Who takes one moves that instant on, which is the lease and the next try in one, and may change the row
-as long as the instant is still the one that it set: a picture that is deleted meanwhile stays deleted, and
-two sweeps never do one twice. A person's own caption and alt text stand in columns of their own, and stay.
+them. Who takes one, once it is its turn, moves that instant on by longer than it may take, which is the
+lease, and may change the row as long as the instant is still the one that it set: a picture that is deleted
+meanwhile stays deleted, and two sweeps never do one twice. Where it fails, the instant is that of the next
+try. A person's own caption and alt text stand in columns of their own, and stay.
 
 What Gemini then finds above SAFETY is taken back: it is copied to quarantine, then its row tells of no
 pictures, then they are deleted. Whoever dies in between leaves a row that is due, and has none.
@@ -18,30 +19,35 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
 from dropcap import deletion, logs, memory, picture, safety, spending, witnesses, words
-from dropcap.analysis import Caption, Description, Published, Source, Usage, Verdict
-from dropcap.brake import Brake, OverBudget
+from dropcap.analysis import Analysis, Caption, Description, Published, Source, Usage, Verdict
+from dropcap.brake import SPARE_S, Brake, OverBudget
+from dropcap.bucket import NotStored
 from dropcap.claims import Run
 from dropcap.errors import Rejected
 from dropcap.gallery import search
 from dropcap.pipeline import one_at_a_time
+from dropcap.records import read
 from dropcap.response import Unavailable
 from dropcap.services import Services
+from dropcap.settings import Settings
 from dropcap.upload import Upload
 
 FIRST_S, LONGEST_S = 300, 86_400  # until the next try, which doubles: the sweep comes every ten minutes
 TRIES = 15  # in 6.8 days
 UNFIT_TRIES = 5  # where Gemini answers, and is paid, each time, but not as it was asked
 FAILURES = 3  # in one sweep, none the picture's: then they are Gemini's, and the others need not find out
+NEXT_S = f"least({FIRST_S} * 2 ^ {{}}, {LONGEST_S})"
 BATCH = 1000  # rows that one statement of `redescribe` looks at: 16 ms to count, 200 to mark
 # Not before its source is gone, for which all that is published must be there.
 TAKE = f"""
 UPDATE analyses SET describe_tries = describe_tries + 1,
-  describe_after = now() + make_interval(secs => least({FIRST_S} * 2 ^ describe_tries, {LONGEST_S}))
+  describe_after = now() + make_interval(secs => greatest(:lease, {NEXT_S.format("describe_tries")}))
 WHERE id = (
   SELECT id FROM analyses AS due WHERE describe_after <= now()
     AND coalesce((SELECT state FROM uploads WHERE uploads.id = due.id), 'done') = 'done'
@@ -57,7 +63,10 @@ WHERE {OURS} RETURNING id
 """
 FAILED = f"""
 UPDATE analyses SET result = result || CAST(:result AS jsonb),
-  describe_after = CASE WHEN :over THEN NULL ELSE describe_after END
+  describe_after = CASE
+    WHEN :over THEN NULL
+    WHEN :again THEN now() + make_interval(secs => {NEXT_S.format("(describe_tries - 1)")})
+    ELSE describe_after END
 WHERE {OURS} RETURNING id
 """
 # Whoever deleted the picture meanwhile could not find the answer that came since.
@@ -97,7 +106,10 @@ SELECT (SELECT count(*) FROM marked), (SELECT max(id::text) FROM looked)
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A row that is ours until the instant `until`, at its n-th try; `result` is its Analysis as JSON."""
+    """A row that is ours until the instant `until`, at its n-th try; `result` is its Analysis as JSON.
+
+    That is kept as it is, with what a newer revision wrote into it; `known` is what we know of it.
+    """
 
     id: uuid.UUID
     user: str
@@ -106,8 +118,12 @@ class Due:
     result: Mapping[str, Any]
 
     @property
+    def known(self) -> Analysis:
+        return read(Analysis, self.result)
+
+    @property
     def upload(self) -> Upload:
-        return Upload(**self.result["upload"], size=0)
+        return read(Upload, self.result.get("upload"))
 
 
 class NotTakenBack(Exception):
@@ -121,66 +137,100 @@ def describe(services: Services, ends: float) -> Mapping[str, int]:
     """
     done, failures = Counter[str](), 0
     while time.monotonic() < ends and failures < FAILURES:
-        rows = services.database.query(TAKE)
-        if not rows:
-            break
-        due = Due(*rows[0])
-        brake = Brake(services, due.id, due.result["picture"].get("sha256", ""))
-        try:
-            with logs.about(due.id), one_at_a_time:
-                done["described"] += _describe(due, brake, services)
-        except OverBudget:
-            services.database.query(NOT_TRIED, id=due.id, until=due.until)
-            break
-        except Exception as problem:  # no failure of one may keep a sweep from the others
-            done["not_described"] += 1
-            failures += _failed(due, problem, brake.usage(0), services)
+        with one_at_a_time:  # first: the lease begins when the work does
+            rows = services.database.query(TAKE, lease=lease_s(services.settings))
+            if not rows:
+                break
+            due = Due(*rows[0])
+            brake = Brake(services, due.id, due.known.picture.sha256)
+            try:
+                with logs.about(due.id):
+                    done["described"] += _describe(due, brake, services)
+            except OverBudget:
+                services.database.query(NOT_TRIED, id=due.id, until=due.until)
+                break
+            except Exception as problem:  # no failure of one may keep a sweep from the others
+                done["not_described"] += 1
+                failures += _failed(due, problem, brake.usage(0), services)
     return done
+
+
+def lease_s(settings: Settings) -> float:
+    """Return for how long nobody else describes the same picture, s.
+
+    That is as long as Gemini may take, with a stage that decodes before and one that stores after; and longer
+    than TIMEOUT_S, after which the process that describes it ends.
+    """
+    return max(settings.gemini_s + 2 * settings.lease_s, settings.timeout_s + SPARE_S)
 
 
 def _describe(due: Due, brake: Brake, services: Services) -> bool:
     """False where the picture is gone, or its description is no longer wanted."""
-    settings = services.settings
-    if not due.result["pictures"]:  # whoever took it back died
-        _unpublish(due, services)
-        services.database.query(
-            FAILED, id=due.id, until=due.until, over=True, result={"describe_later": False}
+    settings, known = services.settings, due.known
+    if due.upload.id != due.id or "pictures" not in due.result:
+        raise Rejected(
+            "record_incomplete",
+            "The record of the picture does not say what was uploaded or published.",
+            "Restore it from a backup of the database, or upload the picture again.",
+            HTTPStatus.GONE,
         )
+    if not known.pictures:  # whoever took it back died
+        _unpublish(due, services)
+        _note(due, {"describe_later": False}, services, over=True)
         return False
     watch = memory.Watch(str(due.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
     with watch.stage("read what is published"):
-        largest = max((Published(**each) for each in due.result["pictures"]), key=lambda each: each.width)
-        data = services.buckets.read_published(largest)
+        largest, data = _largest(due, known, services)
         with picture.opened(data, settings, services.make_room) as source:
             jpeg = source.for_gemini(settings).data
     with watch.stage("describe later"):
         try:
-            description = brake.describe(jpeg, due.result.get("named_language") or settings.language)
+            description = brake.describe(jpeg, known.named_language or settings.language)
         except Unavailable as unavailable:
             _check_safety(due, largest, unavailable.verdict, services)
             raise
-    _check_safety(due, largest, description.safety, services)
-    if settings.safety != "off" and _moves(due, services):
-        description = replace(description, safety=Verdict(safety.UNKNOWN))
-    memory.release()
-    usage = brake.usage(sum(watch.timings.values()))
-    if not _store(due, description, usage, services):
-        services.database.query(FORGET, id=due.id)
-        return False
+    with watch.stage("record the description"):
+        _check_safety(due, largest, description.safety, services)
+        if settings.safety != "off" and _moves(known, services):
+            description = replace(description, safety=Verdict(safety.UNKNOWN))
+        memory.release()
+        usage = brake.usage(sum(watch.timings.values()))
+        if not _store(due, known, description, usage, services):
+            services.database.query(FORGET, id=due.id)
+            return False
     logs.write("INFO", "described later", upload=str(due.id), **brake.facts(usage))
     return True
 
 
-def _moves(due: Due, services: Services) -> bool:
+def _largest(due: Due, known: Analysis, services: Services) -> tuple[Published, bytes]:
+    """Return the largest of the published pictures that are still stored, and its bytes.
+
+    Raises Rejected where somebody has deleted or replaced all of them.
+    """
+    for each in sorted(known.pictures, key=lambda each: each.width, reverse=True):
+        with suppress(NotStored):
+            return each, services.buckets.read_published(each)
+    services.buckets.published(due.upload)  # raises what passes: the bucket is away, or the wrong one is set
+    raise Rejected(
+        "published_gone",
+        "Nothing that was published of the picture is stored any more as it was written.",
+        "Restore it, while the bucket's soft delete keeps it, and ask for it by make redescribe.",
+        HTTPStatus.GONE,
+    )
+
+
+def _moves(known: Analysis, services: Services) -> bool:
     """Return whether a published picture moves, from before SAFETY was set: of that one frame is judged."""
     from dropcap import animation
 
-    if due.result["picture"]["format"] not in animation.MOVING:
+    if known.picture.format not in animation.MOVING:
         return False
-    files = (Published(**each) for each in due.result["pictures"])
-    webp = picture.CONTENT_TYPES["webp"]
-    moving = (each for each in files if each.content_type == webp)
-    return any(animation.count(services.buckets.read_published(each), "WEBP") > 1 for each in moving)
+    for each in known.pictures:
+        if each.content_type == picture.CONTENT_TYPES["webp"]:
+            with suppress(NotStored):  # nobody sees it
+                if animation.count(services.buckets.read_published(each), "WEBP") > 1:
+                    return True
+    return False
 
 
 def _check_safety(due: Due, largest: Published, verdict: Verdict | None, services: Services) -> None:
@@ -197,8 +247,7 @@ def _check_safety(due: Due, largest: Published, verdict: Verdict | None, service
             services.buckets.quarantine_published(due.upload, largest, rejection)
         except Exception as failed:
             raise NotTakenBack(str(due.id)) from failed
-        known: dict[str, Any] = {"pictures": [], "safety": asdict(verdict) if verdict else None}
-        if services.database.query(FAILED, id=due.id, until=due.until, over=False, result=known):
+        if _note(due, {"pictures": [], "safety": asdict(verdict) if verdict else None}, services):
             _unpublish(due, services)
         elif services.database.analysis(due.id) is None:  # whoever deleted it could not find the copy
             services.buckets.forget_quarantined(largest)
@@ -212,23 +261,35 @@ def _unpublish(due: Due, services: Services) -> None:
         raise NotTakenBack(str(due.id)) from failed
 
 
-def _store(due: Due, description: Description, usage: Usage, services: Services) -> bool:
+def _note(
+    due: Due, changes: Mapping[str, Any], services: Services, *, over: bool = False, again: bool = False
+) -> bool:
+    """Change the result, where the row is still ours: it is `over`, or tried `again` later, or stays ours."""
+    values = {"id": due.id, "until": due.until, "over": over, "again": again, "result": changes}
+    return bool(services.database.query(FAILED, **values))
+
+
+def _sources(due: Due, gemini: Source) -> dict[str, Any]:
+    """The sources of the result, with what is now known of Gemini."""
+    return {**(due.result.get("sources") or {}), "gemini": asdict(gemini)}
+
+
+def _store(due: Due, known: Analysis, description: Description, usage: Usage, services: Services) -> bool:
     """Put it in place of what was there before, where the row is still ours to change."""
-    result, settings = due.result, services.settings
-    blip, said_then = result["sources"]["blip"], result.get("captions", {})
-    text = said_then.get("blip", "") if said_then else result["caption"]  # an older result has BLIP's alone
-    caption = Caption(text, blip["model"], blip["version"]) if text else None
+    settings, blip = services.settings, known.sources.get("blip", Source(False))
+    # An older result has BLIP's caption alone.
+    text = known.captions.get("blip", "") if known.captions else known.caption
+    caption = Caption(text, blip.model, blip.version) if text else None
     shown = words.of(description, caption)
-    at = dt.datetime.fromisoformat(result["analyzed_at"])
-    said = {who: asdict(each) for who, each in words.provenance(description, caption, at, "").items()}
-    if (before := result.get("provenance", {}).get("blip")) and caption:
-        said["blip"] |= {name: before[name] for name in ("prompt", "at")}
-    source = Source(True, description.model, description.version)
+    provenance = words.provenance(description, caption, known.analyzed_at, "")
+    said = {who: asdict(each) for who, each in provenance.items()}
+    if (before := known.provenance.get("blip")) and caption:
+        said["blip"] |= {"prompt": before.prompt, "at": before.at}
     changes = asdict(shown) | {
-        "sources": {**result["sources"], "gemini": asdict(source)},
+        "sources": _sources(due, Source(True, description.model, description.version)),
         "agreement": asdict(witnesses.compare(caption.text, description)) if caption else None,
         "describe_later": False,
-        "usage": asdict(_sum(result.get("usage"), usage)),
+        "usage": asdict(_sum(known.usage, usage)),
         "provenance": said,
         "captions": words.captions(description, caption),
     }
@@ -248,9 +309,9 @@ def _store(due: Due, description: Description, usage: Usage, services: Services)
     return services.database.transaction(work)
 
 
-def _sum(before: Mapping[str, Any] | None, more: Usage) -> Usage:
+def _sum(before: Usage | None, more: Usage) -> Usage:
     """What the picture cost in all."""
-    so_far = Usage(**before) if before else Usage()
+    so_far = before or Usage()
     usd = None if more.usd is None else round((so_far.usd or 0) + more.usd, 6)
     return Usage(
         so_far.calls + more.calls,
@@ -274,14 +335,13 @@ def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> b
     else:
         logs.exception("not described by the sweep", problem, upload=str(due.id))
     why = str(problem) if known else f"The sweep failed ({type(problem).__name__})"
-    source = Source(False, services.settings.gemini_model, problem=why)
-    used = asdict(_sum(due.result.get("usage"), usage))
-    changes: dict[str, Any] = {"describe_later": not over, "usage": used}
-    if not due.result["sources"]["gemini"]["answered"]:  # else what was said before still stands
-        changes |= {"sources": {**due.result["sources"], "gemini": asdict(source)}}
-    if not services.database.query(FAILED, id=due.id, until=due.until, over=over, result=changes):
+    changes: dict[str, Any] = {"describe_later": not over, "usage": asdict(_sum(due.known.usage, usage))}
+    if not due.known.sources.get("gemini", Source(False)).answered:  # else what was said before still stands
+        source = Source(False, services.settings.gemini_model, problem=why)
+        changes |= {"sources": _sources(due, source)}
+    if not _note(due, changes, services, over=over, again=True):
         services.database.query(FORGET, id=due.id)
-    return not fault and not answered
+    return not (fault or answered or isinstance(problem, NotTakenBack))
 
 
 def asked(wanted: Any, services: Services) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from dropcap.claims import Claim
 from dropcap.connection import Unreachable
 from dropcap.errors import Passing, Rejected
 from dropcap.outcome import Outcome
+from dropcap.records import read
 from dropcap.services import Services
 from dropcap.upload import Upload
 
@@ -223,7 +224,7 @@ def _finish(upload: Upload, services: Services) -> None:
         recorded = services.database.analysis(upload.id)
         stored = True
         if recorded:
-            services.buckets.check(tuple(Published(**each) for each in recorded["pictures"]))
+            services.buckets.check(read(tuple[Published, ...], recorded.get("pictures")))
         else:
             stored = services.buckets.quarantined(upload)
             deletion.unpublish(upload, services.buckets)  # by one who died before it could be rejected

@@ -1,6 +1,5 @@
 """What became of uploads, read from PostgreSQL as any program of a user would."""
 
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,9 @@ from uuid import UUID
 
 from pg8000.native import DatabaseError, InterfaceError
 
+from dropcap.analysis import Analysis
 from dropcap.database import connect
+from dropcap.records import read
 from infra.local import StackError
 
 FINISHED = """
@@ -27,14 +28,19 @@ ANALYZED = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A finished upload: its analysis as JSON, or the reason and remedy of its rejection or its hold."""
+    """A finished upload: its analysis, or the reason and remedy of its rejection or its hold."""
 
     id: UUID
     bucket: str
     name: str
     reason: str
-    analysis: Mapping[str, Any] | None
+    analysis: Analysis | None
     held: bool = False
+
+
+def _outcome(id: UUID, bucket: str, name: str, reason: str, result: Any, held: bool) -> Outcome:
+    """From a row of FINISHED."""
+    return Outcome(id, bucket, name, reason, read(Analysis, result) if result else None, held)
 
 
 class Results:
@@ -56,7 +62,7 @@ class Results:
         if fresh:
             self._since = fresh[-1][-1].isoformat()
             self._seen.update((row[0], row[-1]) for row in fresh)
-        return [Outcome(*row[:-1]) for row in fresh]
+        return [_outcome(*row[:-1]) for row in fresh]
 
     def analyzed(self, names: list[str]) -> bool:
         """Whether an object of one of these names was analyzed before."""

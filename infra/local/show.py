@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from google.cloud.storage import Client
 from PIL import Image
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from rich_pixels import Pixels
 
+from dropcap.analysis import Agreement, Analysis, Source, Usage
 from infra.local.results import Outcome
 
 STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish")  # jsonb forgets their order
@@ -48,81 +48,81 @@ def _framed(console: Console, title: str, body: RenderableType, colour: str) -> 
     return Group(Text(f"\n{title}"), body)
 
 
-def _picture(client: Client, bucket: str, analysis: Mapping[str, Any]) -> RenderableType:
+def _picture(client: Client, bucket: str, analysis: Analysis) -> RenderableType:
     """The smallest published picture, as the bucket has it."""
-    smallest = min(analysis["pictures"], key=lambda each: each["width"] * each["height"])
-    with Image.open(io.BytesIO(client.bucket(bucket).blob(smallest["object"]).download_as_bytes())) as image:
+    smallest = min(analysis.pictures, key=lambda each: each.width * each.height)
+    with Image.open(io.BytesIO(client.bucket(bucket).blob(smallest.object).download_as_bytes())) as image:
         image.thumbnail((PICTURE_WIDTH, PICTURE_HEIGHT))
         pixels: RenderableType = Pixels.from_image(image.convert("RGB"))
         return pixels
 
 
-def _words(analysis: Mapping[str, Any]) -> Iterable[Text]:
+def _words(analysis: Analysis) -> Iterable[Text]:
     """What the models say, each with its name, or why one did not answer."""
-    picture, sources = analysis["picture"], analysis["sources"]
-    facts = f"{picture['format']}, {picture['width']} x {picture['height']} px, {_bytes(picture['bytes'])}"
+    picture, sources = analysis.picture, analysis.sources
+    facts = f"{picture.format}, {picture.width} x {picture.height} px, {_bytes(picture.bytes)}"
     yield Text(facts, "dim")
-    blip, gemini = sources["blip"], sources["gemini"]
-    captions = analysis.get("captions", {"blip": analysis["caption"]})  # an older result has one
-    yield _said("BLIP", captions.get("blip", "") if blip["answered"] else blip["problem"], blip, "bold")
-    stand_in = " (stand-in)" if "stand-in" in gemini["version"] else ""
-    said = analysis["description"] if gemini["answered"] else gemini["problem"]
+    blip, gemini = (sources.get(name, Source(False)) for name in ("blip", "gemini"))
+    captions = analysis.captions or {"blip": analysis.caption}  # an older result has one
+    yield _said("BLIP", captions.get("blip", "") if blip.answered else blip.problem, blip, "bold")
+    stand_in = " (stand-in)" if "stand-in" in gemini.version else ""
+    said = analysis.description if gemini.answered else gemini.problem
     yield _said(f"Gemini{stand_in}", said, gemini, "default")
     if captions.get("gemini"):
         yield Text("Caption: ", "cyan").append(captions["gemini"], "default")
-    for name in ("alt_text", "text"):
-        if analysis[name]:
-            yield Text(f"{name.replace('_', ' ').capitalize()}: ", "cyan").append(analysis[name], "default")
-    if analysis["tags"]:
-        yield Text("Tags: ", "cyan").append(", ".join(analysis["tags"]), "default")
-    if verdict := analysis.get("safety"):
-        yield Text("Safety: ", "cyan").append(" ".join((verdict["level"], verdict["reason"])), "default")
-    if usage := analysis.get("usage"):  # an older result has none
-        yield Text("Cost: ", "cyan").append(_cost(usage), "default")
-    if agreement := analysis.get("agreement"):
-        yield _agreement(agreement, bool(stand_in))
+    for name, text in (("Alt text", analysis.alt_text), ("Text", analysis.text)):
+        if text:
+            yield Text(f"{name}: ", "cyan").append(text, "default")
+    if analysis.tags:
+        yield Text("Tags: ", "cyan").append(", ".join(analysis.tags), "default")
+    if verdict := analysis.safety:
+        yield Text("Safety: ", "cyan").append(" ".join((verdict.level, verdict.reason)), "default")
+    if analysis.usage:  # an older result has none
+        yield Text("Cost: ", "cyan").append(_cost(analysis.usage), "default")
+    if analysis.agreement:
+        yield _agreement(analysis.agreement, bool(stand_in))
 
 
-def _cost(usage: Mapping[str, Any]) -> str:
+def _cost(usage: Usage) -> str:
     """What the picture cost: at Google's price, also where the stand-in answered for nothing."""
-    tokens = usage["input_tokens"] + usage["output_tokens"]
-    usd = "" if usage["usd"] is None else f", US$ {usage['usd']:.6f}"
-    had = ", as it was described before" if usage["reused"] else ""
-    return f"{tokens:,} tokens{usd}{had}; {usage['gb_seconds']:.1f} GB-seconds"
+    tokens = usage.input_tokens + usage.output_tokens
+    usd = "" if usage.usd is None else f", US$ {usage.usd:.6f}"
+    had = ", as it was described before" if usage.reused else ""
+    return f"{tokens:,} tokens{usd}{had}; {usage.gb_seconds:.1f} GB-seconds"
 
 
-def _agreement(agreement: Mapping[str, Any], stand_in: bool) -> Text:
+def _agreement(agreement: Agreement, stand_in: bool) -> Text:
     """How far the models agree, or where they contradict each other."""
     line = Text("Agreement: ", "cyan")
-    if agreement["contradicts"]:
-        found = (f"{said} (BLIP) or {shown} (Gemini)" for _, said, shown in agreement["contradictions"])
+    if agreement.contradicts:
+        found = (f"{said} (BLIP) or {shown} (Gemini)" for _, said, shown in agreement.contradictions)
         return line.append("the models contradict each other: " + "; ".join(found), "yellow")
-    score = agreement["score"]
+    score = agreement.score
     line.append("no verdict" if score is None else f"{score:.0%}".replace("%", " %"), "default")
     return line.append(" (the stand-in names no things)" if stand_in else "", "dim")
 
 
-def _said(who: str, what: str, source: Mapping[str, Any], style: str) -> Text:
-    return Text(f"{who}: ", "cyan").append(what, style if source["answered"] else "yellow")
+def _said(who: str, what: str, source: Source, style: str) -> Text:
+    return Text(f"{who}: ", "cyan").append(what, style if source.answered else "yellow")
 
 
-def _written(analysis: Mapping[str, Any], bucket: str, kept: str) -> Group:
+def _written(analysis: Analysis, bucket: str, kept: str) -> Group:
     """Where the result went."""
     objects = Table.grid(padding=(0, 2, 0, 0))
-    for each in analysis["pictures"]:
-        size = f"{each['width']} x {each['height']} px"
-        objects.add_row("", each["object"].rpartition("/")[2], size, _bytes(each["bytes"]))
-    folder = Text(f"gs://{bucket}/{analysis['id']}/", overflow="fold")
-    return Group(folder, objects, Text(f"PostgreSQL: analyses, id {analysis['id']}"), Text(f"Source: {kept}"))
+    for each in analysis.pictures:
+        size = f"{each.width} x {each.height} px"
+        objects.add_row("", each.object.rpartition("/")[2], size, _bytes(each.bytes))
+    folder = Text(f"gs://{bucket}/{analysis.id}/", overflow="fold")
+    return Group(folder, objects, Text(f"PostgreSQL: analyses, id {analysis.id}"), Text(f"Source: {kept}"))
 
 
-def _stages(analysis: Mapping[str, Any]) -> Table:
+def _stages(analysis: Analysis) -> Table:
     """Seconds and resident memory by stage."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("stage")
     table.add_column("s", justify="right")
     table.add_column("MB", justify="right")
-    timings, memory = analysis["timings"], analysis["memory"]
+    timings, memory = analysis.timings, analysis.memory
     for stage in sorted(timings, key=lambda stage: STAGES.index(stage) if stage in STAGES else len(STAGES)):
         table.add_row(stage, f"{timings[stage]:.2f}", f"{memory.get(stage, 0):.0f}")
     return table

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dropcap.analysis import ENGLISH, PictureFacts, Published, Source
+from dropcap.analysis import ENGLISH, Agreement, PictureFacts, Published, Said, Source
 from dropcap.claims import ABANDONED, not_finished
+from dropcap.records import read
+from dropcap.upload import Upload
 
 # The pipeline's, in their order, which JSON in PostgreSQL does not keep.
 STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish", "record")
@@ -51,9 +53,9 @@ class Card:
     memory: Mapping[str, float]
     timings: Mapping[str, float]
     sources: Mapping[str, Source]
-    provenance: Mapping[str, Mapping[str, Any]]  # as in analysis.Said; empty in older results
+    provenance: Mapping[str, Said]  # empty in older results
     language: str
-    agreement: Mapping[str, Any] | None  # as in analysis.Agreement
+    agreement: Agreement | None
     receipt: Mapping[str, Any] | None = None
 
 
@@ -90,10 +92,11 @@ def card_of(*row: Any) -> Card:
     """From a row of COLUMNS."""
     id, at, caption, description, alt_text, own_caption, own_alt_text, edited_at, tags, text = row[:10]
     format, bytes, width, height, result = row[10:]
-    published = (Published(**each) for each in result.get("pictures", ()))
+    published = read(tuple[Published, ...], result.get("pictures"))
+    upload = read(Upload, result.get("upload"))
     return Card(
         id=id,
-        name=_name(**result.get("upload", {"bucket": "", "name": "", "generation": 0})),
+        name=_name(upload.bucket, upload.name),
         at=at,
         caption=caption if own_caption is None else own_caption,
         description=description,
@@ -106,13 +109,13 @@ def card_of(*row: Any) -> Card:
         tags=tuple(tag or "null" for tag in tags),  # a tag that older revisions stored as NULL
         text=text,
         pictures=tuple(sorted(published, key=lambda each: -each.width * each.height)),
-        picture=PictureFacts(format, bytes, width, height, result.get("picture", {}).get("decoder", "")),
-        memory=_by_stage(result.get("memory", {})),
-        timings=_by_stage(result.get("timings", {})),
-        sources={name: Source(**each) for name, each in result.get("sources", {}).items()},
-        language=result.get("language", ENGLISH),
-        agreement=result.get("agreement"),
-        provenance=result.get("provenance", {}),
+        picture=PictureFacts(format, bytes, width, height, read(PictureFacts, result.get("picture")).decoder),
+        memory=_by_stage(read(dict[str, float], result.get("memory"))),
+        timings=_by_stage(read(dict[str, float], result.get("timings"))),
+        sources=read(dict[str, Source], result.get("sources")),
+        language=read(str, result.get("language")) or ENGLISH,
+        agreement=read(Agreement, agreement) if (agreement := result.get("agreement")) else None,
+        provenance=read(dict[str, Said], result.get("provenance")),
     )
 
 
@@ -126,7 +129,7 @@ def pending_of(id: uuid.UUID, bucket: str, name: str, at: dt.datetime, state: st
     return found
 
 
-def _name(bucket: str, name: str, generation: int = 0) -> str:
+def _name(bucket: str, name: str) -> str:
     """What the user's file was called; a posted picture has a hash for a name."""
     return name.rpartition("/")[2] if bucket else ""
 

@@ -27,6 +27,7 @@ from dropcap.claims import DIED
 from dropcap.errors import Rejected
 from dropcap.gallery.cards import nth
 from dropcap.gallery.visit import Visit, stream
+from dropcap.records import read
 from dropcap.upload import INT64, Upload, is_object, owner
 
 LARGEST_HEAD = 64 * 1024  # bytes of a file's beginning
@@ -187,7 +188,7 @@ def status(visit: Visit) -> flask.Response:
         )
     ids = [str(upload.id) for upload in asked if owner(upload.name) == visit.user]
     found = visit.services.database.query(STATUS, user=visit.user, ids=ids) if ids else []
-    rows = {id: Way(*row) for id, *row in found}
+    rows = {id: Way(*row[:-2], *(read(dict[str, float], each) for each in row[-2:])) for id, *row in found}
     return _json({"uploads": [_told(visit, upload, rows.get(upload.id, Way())) for upload in asked]})
 
 

@@ -203,7 +203,9 @@ def memory(database: Database, user: str, pictures: int = 50) -> tuple[StageMemo
         SELECT stage, percentile_cont(0.5) WITHIN GROUP (ORDER BY mb), max(mb)
         FROM (SELECT result->'memory' AS memory FROM analyses WHERE user_id = :user
               ORDER BY analyzed_at DESC, id DESC LIMIT :pictures) AS latest,
-             jsonb_each_text(memory) AS of_stage (stage, used), CAST(used AS float8) AS mb
+             jsonb_each(memory) AS of_stage (stage, used),
+             CAST(CASE jsonb_typeof(used) WHEN 'number' THEN used END AS float8) AS mb
+        WHERE mb IS NOT NULL
         GROUP BY stage
         """,
         user=user,

@@ -1,0 +1,110 @@
+"""Stored JSON as records again. After a rollback an older revision reads what a newer one wrote.
+
+So a key that is not known is ignored, and what is missing, null or of another type than it should be has its
+default. Whatever is stored as JSON is read by `read`, and by nothing else.
+"""
+
+import datetime as dt
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+Reader = Callable[[Any], Any]
+PARSED: dict[Any, Callable[[str], Any]] = {uuid.UUID: uuid.UUID, dt.datetime: dt.datetime.fromisoformat}
+EMPTY = {uuid.UUID: uuid.UUID(int=0), dt.datetime: dt.datetime(1970, 1, 1, tzinfo=dt.UTC), Any: None}
+_NOTHING: Any = object()
+
+
+def read(kind: type[T], stored: Any) -> T:
+    """Return what stored JSON holds, as a dataclass, a tuple of one, a dict by name, or a plain value.
+
+    A field that has no default is empty where it is missing: "", 0, (), or its own record of such.
+    """
+    hint: Any = kind
+    found: T = _reader(hint)(stored)
+    return _empty(hint) if found is _NOTHING else found
+
+
+@cache
+def _reader(kind: Any) -> Reader:
+    """Return the function that makes a `kind` of a JSON value, or _NOTHING where it is none."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is UnionType or NoneType in args:
+        [inner] = (each for each in args if each is not NoneType)
+        return _reader(inner)
+    if is_dataclass(kind):
+        return _record(kind)
+    if origin is tuple and args[1:] == (...,):
+        each_of = _reader(args[0])
+        return lambda value: tuple(_found(map(each_of, value))) if isinstance(value, list) else _NOTHING
+    if origin is tuple or hasattr(kind, "_fields"):
+        hints = args or tuple(get_type_hints(kind).values())
+        make = tuple if args else kind._make
+        return lambda value: (
+            make(read(hint, each) for hint, each in zip(hints, value, strict=False))
+            if isinstance(value, list) and len(value) >= len(hints)
+            else _NOTHING
+        )
+    if origin is not None:  # dict or Mapping
+        of = _reader(args[1])
+        return lambda value: (
+            {name: each for name, raw in value.items() if (each := of(raw)) is not _NOTHING}
+            if isinstance(value, dict)
+            else _NOTHING
+        )
+    if kind is Any:
+        return lambda value: value
+    if kind in PARSED:
+        return lambda value: _parsed(PARSED[kind], value)
+    if kind is float:
+        return lambda value: value if type(value) in (int, float) else _NOTHING
+    return lambda value: value if type(value) is kind else _NOTHING
+
+
+def _record(kind: Any) -> Reader:
+    hints = get_type_hints(kind)
+    plan = []
+    for field in fields(kind):
+        needed = field.default is MISSING and field.default_factory is MISSING
+        hint = hints[field.name]
+        plan.append((field.name, _reader(hint), _empty(hint) if needed else _NOTHING))
+
+    def make(value: Any) -> Any:
+        if type(value) is not dict:
+            return _NOTHING
+        known = {}
+        for name, of, empty in plan:
+            found = of(value[name]) if name in value else _NOTHING
+            if found is not _NOTHING:
+                known[name] = found
+            elif empty is not _NOTHING:
+                known[name] = empty
+        return kind(**known)
+
+    return make
+
+
+def _found(values: Any) -> list[Any]:
+    return [each for each in values if each is not _NOTHING]
+
+
+def _parsed(parse: Callable[[str], Any], value: Any) -> Any:
+    try:
+        return parse(value)
+    except (AttributeError, TypeError, ValueError):
+        return _NOTHING
+
+
+def _empty(kind: Any) -> Any:
+    if NoneType in get_args(kind):
+        return None
+    if is_dataclass(kind):
+        return _record(kind)({})
+    if kind in EMPTY:
+        return EMPTY[kind]
+    origin = get_origin(kind) or kind
+    return {} if origin is Mapping else origin()

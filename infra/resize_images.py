@@ -162,8 +162,10 @@ def _layout(result: Import, name: str, value: str) -> None:
 
 def _patterns(value: str) -> list[str]:
     """Paths of folders as patterns of names: `*` is the same in both, over folders too."""
+    if "?" in value:  # which stands for any one character here, and would choose more
+        raise CloudError(f"{value} can't be ours: no pattern here tells a ? from another character.")
     paths = (path.strip().strip("/") for path in value.split(","))
-    return [re.sub(r"([?[])", r"[\1]", path) + "/*" for path in paths if path]
+    return [f"{path}/*" for path in paths if path]
 
 
 def _include(result: Import, name: str, value: str) -> None:

@@ -79,9 +79,9 @@ class Function(threading.Thread):
                 copy = source | {"name": f"{identity}/{name}", "bucket": bucket}
                 if self.target == "quarantine":
                     copy["metadata"] = {
-                        "reason": "not_a_picture",
-                        "problem": "It is none.",
-                        "remedy": "Send one.",
+                        "dropcap-reason": "not_a_picture",
+                        "dropcap-problem": "It is none.",
+                        "dropcap-remedy": "Send one.",
                     }
                 self.plane.resources[f"storage/b/{bucket}/o/{copy['name'].replace('/', '%2F')}"] = copy
                 del self.plane.resources[key]

@@ -118,13 +118,13 @@ def test_a_picture_that_kills_its_instance_is_quarantined_at_the_third_time_and_
         assert function.deliver(app.upload("ana/b.png", small_png())) == HTTPStatus.OK
     [blob] = app.objects(app.quarantine).values()
     assert blob.download_as_bytes() == data
-    assert blob.metadata["reason"] == "took_the_instance_down"
-    assert blob.metadata["problem"].startswith("At this upload the instance died, or hung")
+    assert blob.metadata["dropcap-reason"] == "took_the_instance_down"
+    assert blob.metadata["dropcap-problem"].startswith("At this upload the instance died, or hung")
     [[state, code, reason, deaths]] = rows(
         "SELECT state, reason_code, reason, deaths FROM uploads WHERE id = :id", id=upload.id
     )
     assert (state, code) == ("done", "took_the_instance_down")
-    assert str(reason).startswith(blob.metadata["problem"])
+    assert str(reason).startswith(blob.metadata["dropcap-problem"])
     assert isinstance(deaths, list)
     assert [death["stage"] for death in deaths] == ["open"] * 3
     for death in deaths:

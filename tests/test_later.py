@@ -11,8 +11,9 @@ import pytest
 
 from dropcap import deletion, later
 from dropcap.analysis import Published
-from dropcap.bucket import Buckets, NotStored
+from dropcap.bucket import Buckets
 from dropcap.database import Database
+from dropcap.gcs import NotStored
 from dropcap.services import Services
 from dropcap.upload import Upload
 from tests.app import App, Start, problem, rows, small_png
@@ -195,9 +196,9 @@ def test_what_a_later_verdict_finds_unsafe_is_published_no_longer_and_its_larges
     assert app.sweep() == DONE
     [(name, copy)] = app.objects(app.quarantine).items()
     assert (name, copy.md5_hash) == (f"{upload.id}/40.webp", published[name].md5_hash)
-    assert copy.metadata["reason"] == "held_unsafe"
-    assert "its safety level is high" in copy.metadata["problem"]
-    assert copy.metadata["source"] == f"gs://{app.uploads}/ana/a.png"
+    assert copy.metadata["dropcap-reason"] == "held_unsafe"
+    assert "its safety level is high" in copy.metadata["dropcap-problem"]
+    assert copy.metadata["dropcap-source"] == f"gs://{app.uploads}/ana/a.png"
     in_gallery(app, f"{upload.id}/delete")
     assert app.objects(app.quarantine) == {}
 

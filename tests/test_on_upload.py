@@ -13,12 +13,13 @@ from google.api_core.exceptions import NotFound
 from google.cloud.storage import Blob
 from PIL import Image
 
+from dropcap import logs
 from dropcap.analysis import Published
 from dropcap.bucket import Buckets
 from dropcap.settings import MODEL_FOLDER
 from dropcap.upload import Upload
 from infra.torture.proxy import Fault, Proxy
-from tests.app import CAPTION, EXPECTED, NAME, PICTURE, SAMPLES, Start, rows, small_png
+from tests.app import CAPTION, EVENT, EXPECTED, NAME, PICTURE, SAMPLES, Start, event_of, rows, small_png
 
 
 def test_an_upload_gets_caption_description_and_pictures_and_its_source_is_deleted(start: Start) -> None:
@@ -190,9 +191,9 @@ def test_what_is_no_picture_is_quarantined_with_its_reason_recorded_and_acknowle
     [blob] = app.objects(app.quarantine).values()
     assert blob.name == f"{upload.id}/ana/a.jpg"
     assert blob.download_as_bytes() == data
-    assert blob.metadata["reason"] == reason
-    assert blob.metadata["problem"]
-    assert blob.metadata["remedy"]
+    assert blob.metadata["dropcap-reason"] == reason
+    assert blob.metadata["dropcap-problem"]
+    assert blob.metadata["dropcap-remedy"]
     assert blob.metadata["album"] == "spring"
     [[state, code]] = rows("SELECT state, reason_code FROM uploads")
     assert (state, code) == ("done", reason)
@@ -204,7 +205,7 @@ def test_more_bytes_than_the_setting_are_quarantined_without_being_read(start: S
     app = start(MAX_MB="1")
     assert app.deliver(app.upload("ana/a.jpg", bytes(1_100_000))) == 200
     [blob] = app.objects(app.quarantine).values()
-    assert blob.metadata["reason"] == "too_many_bytes"
+    assert blob.metadata["dropcap-reason"] == "too_many_bytes"
 
 
 @pytest.mark.parametrize(
@@ -239,6 +240,31 @@ def test_an_event_that_tells_of_no_object_is_acknowledged(start: Start, body: by
     assert start().post_event(body) == 200
 
 
+OTHER_KINDS = [
+    "google.cloud.storage.object.v1.deleted",
+    "google.cloud.storage.object.v1.archived",
+    "google.cloud.storage.object.v1.metadataUpdated",
+    "google.cloud.pubsub.topic.v1.messagePublished",
+    "FINALIZED",
+]
+
+
+def test_an_event_of_another_kind_is_acknowledged_logged_once_and_nothing_is_done(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.once.cache_clear()
+    app = start()
+    upload = app.upload("ana/a.png", small_png())
+    for kind in OTHER_KINDS * 2:
+        answer = app.on_upload.post("/", data=event_of(upload), headers=EVENT | {"ce-type": kind})
+        assert answer.status_code == 200
+    assert capsys.readouterr().out.count("the trigger must be for") == 1
+    assert list(app.objects(app.uploads)) == ["ana/a.png"]
+    assert rows("SELECT count(*) FROM uploads") == [[0]]
+    assert app.deliver(upload) == 200
+    assert rows("SELECT count(*) FROM analyses") == [[1]]
+
+
 HOSTILE = [
     "../../etc/passwd.png",
     "ana/../bob/a.png",
@@ -268,7 +294,7 @@ def test_a_name_of_1024_bytes_of_emoji_is_quarantined_under_a_name_that_fits(sta
     assert app.deliver(upload) == 200
     [blob] = app.objects(app.quarantine).values()
     assert len(blob.name.encode()) <= 1024
-    assert blob.metadata["source"] == f"gs://{app.uploads}/{name}"
+    assert blob.metadata["dropcap-source"] == f"gs://{app.uploads}/{name}"
 
 
 @pytest.mark.parametrize("missing", ["QUARANTINE_BUCKET", "PICTURES_BUCKET"])
@@ -285,7 +311,7 @@ def test_a_reason_always_fits_beside_the_metadata_of_the_upload(start: Start) ->
     app = start()
     assert app.deliver(app.upload("ana/a.jpg", b"no picture", note="x" * 8_000)) == 200
     [blob] = app.objects(app.quarantine).values()
-    assert blob.metadata["reason"] == "not_a_picture"
+    assert blob.metadata["dropcap-reason"] == "not_a_picture"
     assert sum(len(key) + len(value) for key, value in blob.metadata.items()) <= 8192  # Cloud Storage's limit
 
 
@@ -388,7 +414,7 @@ def test_a_picture_that_only_seems_gone_stays_and_is_analyzed_later(
     app = start()
     upload = app.upload("ana/a.png", small_png())
     with monkeypatch.context() as patched:
-        patched.setattr(Blob, "download_as_bytes", missing)
+        patched.setattr(Blob, "download_to_file", missing)
         assert app.deliver(upload) == 500
     assert app.objects(app.quarantine) == {}
     assert app.deliver(upload) == 200
@@ -401,7 +427,7 @@ def test_a_rejected_source_that_is_not_in_quarantine_stays(
     app = start()
     upload = app.upload("ana/a.png", small_png())
     with monkeypatch.context() as patched:
-        for operation in ("download_as_bytes", "reload", "rewrite"):
+        for operation in ("download_to_file", "reload", "rewrite"):
             patched.setattr(Blob, operation, missing)
         app.deliver(upload)
     app.deliver(upload)

@@ -10,7 +10,8 @@ from werkzeug.test import TestResponse
 
 from dropcap import deletion
 from dropcap.analysis import Published
-from dropcap.bucket import Buckets, NotStored
+from dropcap.bucket import Buckets
+from dropcap.gcs import NotStored
 from dropcap.upload import posted
 from infra.torture.proxy import Fault, Proxy
 from tests.app import App, Start, problem, rows, small_png

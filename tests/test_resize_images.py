@@ -146,7 +146,7 @@ def test_without_a_file_it_asks_for_one(exported: Path, capsys: pytest.CaptureFi
             "INCLUDE_PATH_LIST",
             "/users/*/pictures,/a[1]",
             "INCLUDE",
-            "users/*/pictures/*,a[[]1]/*,dropcap-verify/*",
+            "users/*/pictures/*,a[1]/*,dropcap-verify/*",
         ),
         ("CACHE_CONTROL_HEADER", "max-age=60", "CACHE_CONTROL", "max-age=60"),
         ("IMAGE_TYPE", "jpeg,webp,tiff,false", "FORMAT", "jpeg,webp,original"),

@@ -121,8 +121,8 @@ def test_a_picture_above_the_level_is_quarantined_with_the_reason_and_never_publ
     nothing_public(app)
     assert rows(ROW) == [["done", "held_unsafe", 1, []]]
     [copy] = app.objects(app.quarantine).values()
-    assert copy.metadata["reason"] == "held_unsafe"
-    assert copy.metadata["problem"] == (
+    assert copy.metadata["dropcap-reason"] == "held_unsafe"
+    assert copy.metadata["dropcap-problem"] == (
         "The picture is held: its safety level is medium (violence), and low at most is published "
         "(Two people fight)."
     )
@@ -184,7 +184,7 @@ def test_after_three_days_without_a_verdict_it_is_quarantined(start: Start) -> N
     assert app.sweep() == {"found": 1, "quarantined": 1, "complete": True}
     assert rows(ROW) == [["done", "held_no_verdict", 2, []]]
     [copy] = app.objects(app.quarantine).values()
-    assert copy.metadata["reason"] == "held_no_verdict"
+    assert copy.metadata["dropcap-reason"] == "held_no_verdict"
     nothing_public(app)
 
 

@@ -128,6 +128,30 @@ def test_settings_do_not_change_after_start() -> None:
         Settings.read({}).quality = 1  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("setting", [item.name for item in fields(Settings)])
+@pytest.mark.parametrize("nothing", ["", "  ", "\t\n"])
+def test_an_empty_setting_is_one_that_is_not_set(setting: str, nothing: str) -> None:
+    assert Settings.read({setting.upper(): nothing}) == Settings.read({}) == Settings()
+
+
+LISTS = [item.name for item in fields(Settings) if str(item.type).startswith("tuple[")]
+
+
+@pytest.mark.parametrize("setting", LISTS)
+def test_a_list_of_nothing_is_refused_and_white_space_around_its_items_is_none_of_them(setting: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{setting.upper()}=.* is not allowed"):
+        Settings.read({setting.upper(): " , ,"})
+    items = {
+        "sizes": ("400", "200"),
+        "format": ("avif", "png"),
+        "auth_audience": ("1.apps.googleusercontent.com", "2.apps.googleusercontent.com"),
+        "events_secret": tuple(f"whsec_{base64.b64encode(key * 24).decode()}" for key in (b"a", b"b")),
+    }.get(setting, ("one", "two"))
+    written = Settings.read({setting.upper(): f" {items[0]} ,\t{items[1]}, "})
+    assert getattr(written, setting) == getattr(Settings.read({setting.upper(): ",".join(items)}), setting)
+    assert len(getattr(written, setting)) == 2
+
+
 def test_sizes_are_published_from_the_largest_down_once_each() -> None:
     assert Settings.read({"SIZES": "200, 800,800"}).sizes == (800, 200)
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from dropcap import logs
 from dropcap.analysis import Published
-from dropcap.bucket import Buckets, NotStored
+from dropcap.bucket import Buckets
+from dropcap.gcs import NotStored
 from dropcap.naming import COPIES, OWNER
 from dropcap.upload import Upload, is_object
 

@@ -24,13 +24,13 @@ from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
-from dropcap import deletion, logs, memory, picture, safety, spending, witnesses, words
+from dropcap import deletion, logs, memory, picture, receipt, safety, spending, witnesses, words
 from dropcap.analysis import Analysis, Caption, Description, Published, Source, Usage, Verdict
 from dropcap.brake import SPARE_S, Brake, OverBudget
-from dropcap.bucket import NotStored
 from dropcap.claims import Run
 from dropcap.errors import Rejected
 from dropcap.gallery import search
+from dropcap.gcs import NotStored
 from dropcap.pipeline import one_at_a_time
 from dropcap.records import read
 from dropcap.response import Unavailable
@@ -248,9 +248,10 @@ def _check_safety(due: Due, largest: Published, verdict: Verdict | None, service
         except Exception as failed:
             raise NotTakenBack(str(due.id)) from failed
         if _note(due, {"pictures": [], "safety": asdict(verdict) if verdict else None}, services):
+            services.database.query(receipt.MOVED, id=due.id)
             _unpublish(due, services)
         elif services.database.analysis(due.id) is None:  # whoever deleted it could not find the copy
-            services.buckets.forget_quarantined(largest)
+            services.buckets.forget_quarantined(due.upload, largest)
         raise
 
 

@@ -36,14 +36,17 @@ FOLDER = re.compile(r"([^\x00-\x1f\x7f/]{1,64}/){1,4}")  # relative; it takes a 
 
 
 def as_words(value: str) -> tuple[str, ...]:
-    """What stands between commas, as in all settings that are lists."""
-    return tuple(word.strip() for word in value.split(",") if word.strip())
+    """What stands between commas, as in all settings that are lists. ValueError where nothing does."""
+    words = tuple(word.strip() for word in value.split(",") if word.strip())
+    if not words:
+        raise ValueError(value)
+    return words
 
 
 def as_sizes(value: str) -> tuple[Side, ...]:
     """SIZES, the largest first. Raises ValueError."""
     sizes = {_side(word) for word in as_words(value)}
-    if not 1 <= len(sizes) <= 10:
+    if len(sizes) > 10:
         raise ValueError(value)
     return tuple(sorted(sizes, key=lambda side: (longest(side), label(side)), reverse=True))
 
@@ -58,7 +61,7 @@ def _side(word: str) -> Side:
 def as_formats(value: str) -> tuple[str, ...]:
     """FORMAT, in its order. Raises ValueError."""
     formats = tuple(dict.fromkeys(as_words(value)))
-    if not formats or not {*FORMATS}.issuperset(formats):
+    if not {*FORMATS}.issuperset(formats):
         raise ValueError(value)
     return formats
 

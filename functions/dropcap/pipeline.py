@@ -234,6 +234,5 @@ def _finish(upload: Upload, services: Services) -> None:
             problem = f"It has {pages:,} pages, of which the largest is published."
             logs.write("WARNING", "the source is kept", upload=str(upload.id), problem=problem)
         elif stored:
-            fate = services.buckets.dispose(upload)
-            fate = fate if recorded or fate == "kept" else "quarantined"
+            fate = services.buckets.dispose(upload, analyzed=recorded is not None)
     services.database.finish(upload, fate)

@@ -19,7 +19,7 @@ def publish(
     """Write each size of the settings; every label is there, also where the source is smaller.
 
     `data` are the source's bytes, which only what moves needs again; `before` is what was published of the
-    upload before it was claimed. Raises bucket.NotStored where something is not stored as it was written.
+    upload before it was claimed. Raises gcs.NotStored where something is not stored as it was written.
     """
     settings = services.settings
     moving = None

@@ -4,7 +4,7 @@ It is written with the outcome, in the same statement, and completed when the so
 came in (name, generation, bytes, SHA-256), what was made of it (each output with its MD5), which code and
 which models did it, and what became of the source and when:
 
-    deleted         the bucket has it no more, whoever did it
+    deleted         the bucket has this generation no more, live or noncurrent, whoever did it
     archived        the same, and it is in the archive
     quarantined     the same, and it is in quarantine
     kept            it is where it was, as SOURCE=keep says, or as it has pages that are not published
@@ -41,6 +41,8 @@ COLUMNS = (
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM receipts"  # noqa: S608  our own
 IN_ORDER, PAGE = "ORDER BY recorded_at, id LIMIT :most", 500
 EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+# What was archived is found unsafe later, and its original goes to quarantine.
+MOVED = "UPDATE receipts SET source_fate = 'quarantined' WHERE id = :id AND source_fate = 'archived'"
 DELETE = f"DELETE FROM receipts WHERE id = :id RETURNING {', '.join(COLUMNS)}, now()"  # noqa: S608
 
 

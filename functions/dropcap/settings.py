@@ -344,14 +344,14 @@ class Settings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
-        """Settings from environment variables.
+        """Settings from environment variables; one that is empty, or nothing but white space, is not set.
 
         Raises SettingsError with one line that names the variable, its value and what is allowed.
         """
         values = {}
         for item in fields(cls):
-            raw = environment.get(item.name.upper())
-            if raw is None:
+            raw = environment.get(item.name.upper(), "")
+            if not raw.strip():
                 continue
             try:
                 values[item.name] = item.metadata["parse"](raw if item.repr else _secret(raw))

@@ -11,9 +11,11 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dropcap.errors import Rejected
+from dropcap.temporary import is_temporary
 
 ANONYMOUS = "anonymous"  # the user of an upload that lies in no folder
 INT64 = 2**63 - 1  # generations and sizes: cloud.google.com/storage/docs/json_api/v1/objects
+FINALIZED = "google.cloud.storage.object.v1.finalized"  # cloud.google.com/eventarc/docs/reference
 RESIZED = "resizedImage"  # metadata by which Firebase's Resize Images knows its own outputs, of any size
 LONGEST_NAME = 1024  # bytes of an object's name: cloud.google.com/storage/docs/objects#naming
 # A user is a folder: with a slash, "ana/x" would write as "ana". Surrogates are in no UTF-8.
@@ -65,16 +67,24 @@ class Upload:
         return bool(self.bucket)
 
     def wanted(self, include: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
-        """Whether this is a picture to take: no folder marker, not empty, no output of Resize Images, and its
-        path is chosen."""
+        """Whether this is a picture to take: no folder marker, not empty, no output of Resize Images, no
+        tool's temporary object, and its path is chosen."""
         if self.name.endswith("/") or self.size == 0 or self.metadata.get(RESIZED) == "true":
             return False
-        if any(fnmatchcase(self.name, pattern) for pattern in exclude):
+        if is_temporary(self.name) or any(_fits(self.name, pattern) for pattern in exclude):
             return False
-        return any(fnmatchcase(self.name, pattern) for pattern in include)
+        return any(_fits(self.name, pattern) for pattern in include)
 
     def to_json(self) -> dict[str, Any]:
         return {"bucket": self.bucket, "name": self.name, "generation": self.generation}
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a name is as the pattern: `*` is any characters, slashes too, `?` any one, all else itself.
+
+    fnmatch would take `[...]` for a class of characters, and leave `[private]/a.jpg` unprotected.
+    """
+    return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def is_user(name: str) -> bool:
@@ -127,7 +137,7 @@ def from_event(data: Mapping[str, Any]) -> Upload:
         raise Rejected(
             "not_a_storage_event",
             "The event does not describe a Cloud Storage object.",
-            "Send a google.cloud.storage.object.v1.finalized event with bucket, name, generation and size.",
+            f"Send a {FINALIZED} event with bucket, name, generation and size.",
             HTTPStatus.BAD_REQUEST,
         ) from wrong
 

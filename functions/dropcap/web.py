@@ -8,11 +8,11 @@ from typing import Any
 import flask
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from dropcap import body, logs
+from dropcap import body, encoding, logs
 from dropcap.errors import DropcapError, Passing, Rejected
 from dropcap.memory import Watch
 from dropcap.services import Services
-from dropcap.upload import ANONYMOUS, Upload, from_event, is_user, owner, posted
+from dropcap.upload import ANONYMOUS, FINALIZED, Upload, from_event, is_user, owner, posted
 
 # The last argument is the user who is signed in, or None where AUTH=iam lets a back end name the user.
 Handler = Callable[[flask.Request, Services, str | None], Mapping[str, Any]]
@@ -33,15 +33,18 @@ def receive(request: flask.Request, services: Services) -> flask.Response:
     except ValueError as wrong:
         logs.write("ERROR", f"Ignored: the body {wrong}.")
     else:
-        handle_event(event.data, services)
+        handle_event(event.type, event.data, services)
     return unread(flask.Response("OK"))
 
 
-def handle_event(data: Mapping[str, Any] | None, services: Services) -> None:
+def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) -> None:
     """Process the object that a storage event tells of; raise only where a new delivery can help."""
     from dropcap.pipeline import Busy, process
 
     settings = services.settings
+    if kind != FINALIZED:  # the object was deleted, archived or changed: there is nothing new to read
+        logs.once("WARNING", f"Ignored: the trigger must be for {FINALIZED} alone.")
+        return
     try:
         upload = from_event(data or {})
     except Rejected as rejection:
@@ -53,7 +56,10 @@ def handle_event(data: Mapping[str, Any] | None, services: Services) -> None:
         )
         return
     if not upload.wanted(settings.include, settings.exclude):
-        ignored = "Ignored: empty, a folder, made by Resize Images, or not chosen by INCLUDE and EXCLUDE."
+        ignored = (
+            "Ignored: empty, a folder, made by Resize Images, a tool's temporary object, or not chosen by "
+            "INCLUDE and EXCLUDE."
+        )
         logs.write("INFO", ignored, name=upload.name)
         return
     try:
@@ -108,6 +114,7 @@ def guarded(
     request.max_content_length = body.LARGEST_JSON  # whoever takes more says so
     try:
         body.check_query(request)
+        encoding.refuse(request.headers.get("Content-Encoding", ""), gzip=False)
         return work()
     except Rejected as rejection:
         response = tell(rejection.status, rejection.code, rejection.problem, rejection.remedy)

@@ -100,7 +100,8 @@ class Config:
                 f"PROJECT={project!r} is a domain's project, where gcloud can't build: use another."
             )
         named = {item.name.upper() for item in fields(Settings)}
-        variables = {name: value for name, value in sorted(environment.items()) if name in named}
+        given = {name: value for name, value in sorted(environment.items()) if value.strip()}
+        variables = {name: value for name, value in given.items() if name in named}
         for kind in ("UPLOADS", "PICTURES", "QUARANTINE"):
             variables.setdefault(f"{kind}_BUCKET", f"{project}-{kind.lower()}")
         if variables.get("SOURCE") == "archive":

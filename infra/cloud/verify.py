@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dropcap import metadata
 from dropcap.settings import Settings
 from dropcap.upload import Upload
 from infra.cloud import CloudError, after, functions, gallery
@@ -34,6 +35,7 @@ def verify(console: Console, config: Config, gcloud: Gcloud) -> None:
     while (passed := time.monotonic() - begun) < patience:
         if kept := gcloud.listed(f"gs://{settings.quarantine_bucket}/{upload.id}/**"):
             facts = gcloud.read("storage", "objects", "describe", kept[0]).get("custom_fields") or {}
+            facts = {name.removeprefix(metadata.OURS): fact for name, fact in facts.items()}
             raise CloudError(
                 f"The sample was quarantined after {passed:.0f} s, as {facts.get('reason', 'unknown')}: "
                 f"{facts.get('problem', '')} {facts.get('remedy', '')} {_where(config)}"

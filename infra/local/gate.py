@@ -6,8 +6,8 @@
 - **Preconditions.** fake-gcs-server heeds `ifGenerationMatch` on some uploads and on nothing else. The gate
   checks the preconditions of each request (JSON API parameters, XML API headers) and acts with the objects
   locked, so that check and act are one. cloud.google.com/storage/docs/request-preconditions has the rules.
-- **Generations.** A request for a generation that is not the live one is answered with 404: there is no
-  versioning here.
+- **Generations.** A request for a generation is answered with that one, or 404. A bucket keeps versions where
+  it was made so and objects are in memory; versions.py has what the server does not know of them.
 - **Resumable uploads** are kept here until they are complete, as sessions.py tells, and pages of the origin
   that they were begun for may go on with them. Nothing else is for pages of another origin, as no bucket here
   has a CORS configuration.
@@ -15,12 +15,14 @@
   or a compose) is told to the functions, and so are, at the start, the objects that lie there already.
 
 Bodies are streamed. What differs from Cloud Storage: metageneration is always 1; with objects kept as files,
-a metadata update makes a new generation, and names that are no safe file path are refused; batch requests
+a metadata update makes a new generation, names that are no safe file path are refused, and there are no
+versions; nothing is compressed on its way back, nor soft-deleted; no folder is managed; batch requests
 and whatever else the gate does not know to be safe are answered with 501.
 """
 
 import argparse
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
@@ -32,18 +34,15 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from infra.local.answers import HOP_BY_HOP, error, headers_of, layout_of
 from infra.local.events import Events
-from infra.local.operations import SIZE, XML_OBJECT, Operation, path_of, session_of, understand
+from infra.local.operations import LAYOUT, SIZE, XML_OBJECT, Operation, path_of, session_of, understand
 from infra.local.rules import PRECONDITIONS, PREFIXES, Expected, Refused, check_path
 from infra.local.sessions import ALLOWED, CANCELLED, Session, Sessions
+from infra.local.versions import Versions
 
-CHECKED_HERE = {"generation", "sourceGeneration"} | {
-    prefix + each for prefix in PREFIXES for each in PRECONDITIONS
-}
-# Named by their connection, not for the next one (RFC 9110, 7.6.1); the length is set with the body.
-HOP_BY_HOP = frozenset(
-    {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect"}
-)
+GENERATIONS = {"generation", "sourceGeneration"}  # which the server knows of objects in memory alone
+CHECKED_HERE = {prefix + each for prefix in PREFIXES for each in PRECONDITIONS}
 
 
 class Gate:
@@ -64,6 +63,7 @@ class Gate:
         self._names_are_paths = names_are_paths
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._sessions = Sessions()
+        self._versions = Versions()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request of a client."""
@@ -74,19 +74,26 @@ class Gate:
                 return await self._go_on(request, id_)
             if request.method == "OPTIONS":
                 return web.Response()
+            if match := LAYOUT.fullmatch(path_of(request)):
+                return await self._layout(match[1])
             operation = await understand(request)
             async with self._locked(operation):
-                await self._check(operation)
+                found = await self._check(operation)
+                if request.method == "DELETE" and found and "timeDeleted" in found:
+                    self._versions.delete(found)
+                    return web.Response(status=HTTPStatus.NO_CONTENT)
                 answer = await self._forward(request, operation)
+                if request.method == "DELETE" and found and await self._resource(operation.expects[0]):
+                    self._versions.delete(found)  # for good, and not to stay as a noncurrent one
                 if operation.starts_session:
                     return await self._begin(request, answer, operation)
-                if not operation.passes:
+                if not operation.passes or (operation.tells and answer.ok):
                     return await self._finish(answer, operation)
             return await self._stream(request, answer)
         except Refused as refused:
-            return _error(request, refused)
+            return error(request, refused)
         except (aiohttp.ClientError, ConnectionError) as lost:
-            return _error(request, Refused(HTTPStatus.BAD_GATEWAY, f"No answer: {lost}", "backendError"))
+            return error(request, Refused(HTTPStatus.BAD_GATEWAY, f"No answer: {lost}", "backendError"))
 
     async def send_orphans(self) -> None:
         """Send an event for each object that already lies in a watched bucket."""
@@ -113,29 +120,47 @@ class Gate:
                 await held.enter_async_context(self._locks.setdefault(key, asyncio.Lock()))
             yield
 
-    async def _check(self, operation: Operation) -> None:
+    async def _check(self, operation: Operation) -> dict[str, Any] | None:
+        """The generation that a request names."""
+        first = None
         for index, expected in enumerate(operation.expects):
             if self._names_are_paths:
                 check_path(expected.name)
             if expected.conditional:
                 live = await self._resource(expected)
                 expected.check(live, operation.passes, creating=operation.creates and index == 0)
+                first = live if index == 0 and expected.generation else first
+        return first
 
     async def _resource(self, of: Expected) -> dict[str, Any] | None:
-        """The live object's resource, or None where there is none."""
+        """The resource of the named generation, or of the live object; None where there is none."""
         url = f"{self._storage}/storage/v1/b/{quote(of.bucket, safe='')}/o/{quote(of.name, safe='')}"
+        if of.generation and not self._names_are_paths:
+            url += f"?generation={quote(of.generation, safe='')}"
         async with self._session.get(URL(url, encoded=True)) as answer:
             if answer.status == HTTPStatus.NOT_FOUND:
                 return None
             answer.raise_for_status()
-            return dict(await answer.json())
+            found = self._versions.corrected(await answer.json())
+        return found if found and of.generation in ("", found["generation"]) else None
+
+    async def _layout(self, bucket: str) -> web.Response:
+        async with self._session.get(URL(f"{self._storage}/storage/v1/b/{bucket}", encoded=True)) as answer:
+            found = await answer.json()
+        return web.json_response(layout_of(found) if answer.ok else found, status=answer.status)
 
     async def _forward(self, request: web.BaseRequest, operation: Operation) -> aiohttp.ClientResponse:
         path, query = path_of(request), request.raw_path.partition("?")[2]
-        kept = [part for part in query.split("&") if part and part.partition("=")[0] not in CHECKED_HERE]
+        dropped = CHECKED_HERE | (GENERATIONS if self._names_are_paths else set())
+        kept = [part for part in query.split("&") if part and part.partition("=")[0] not in dropped]
+        kept = ["versions=true" if part == "versions=True" else part for part in kept]  # the server's word
         if request.method == "PUT" and XML_OBJECT.fullmatch(path):
             kept.append("X-Goog-Algorithm=none")  # without a signature the server takes it for another upload
-        left_out = HOP_BY_HOP | ({"content-length"} if isinstance(operation.body, bytes) else set())
+        left_out = HOP_BY_HOP | {"content-encoding"}  # gcloud storage cp -J packs, the framework unpacks
+        if "Content-Encoding" in request.headers or isinstance(operation.body, bytes):
+            left_out |= {"content-length"}
+        if operation.tells:
+            left_out |= {"accept-encoding"}
         headers = [(key, value) for key, value in request.headers.items() if key.lower() not in left_out]
         return await self._session.request(
             request.method,
@@ -159,7 +184,7 @@ class Gate:
                 int(size) if size.isdecimal() else None,
             )
             self._sessions.add(URL(answer.headers["Location"]).query["upload_id"], session)
-        return web.Response(status=answer.status, reason=answer.reason, headers=_headers(answer), body=body)
+        return web.Response(status=answer.status, reason=answer.reason, headers=headers_of(answer), body=body)
 
     async def _go_on(self, request: web.BaseRequest, id_: str) -> web.Response:
         """Answer a request of a resumable upload's session."""
@@ -170,7 +195,7 @@ class Gate:
             try:
                 response = await self._answer(request, session, id_)
             except Refused as refused:
-                response = _error(request, refused)
+                response = error(request, refused)
         return session.share(response)
 
     async def _answer(self, request: web.BaseRequest, session: Session, id_: str) -> web.Response:
@@ -205,44 +230,26 @@ class Gate:
             return web.Response(status=HTTPStatus.NO_CONTENT)
         if answer.status in (HTTPStatus.OK, HTTPStatus.CREATED) and operation.creates:
             target = operation.expects[0]
-            resource = await self._resource(target) if target.bucket in self._watched else None
-            if resource:
-                self._events.send(resource)
-        return web.Response(status=answer.status, reason=answer.reason, headers=_headers(answer), body=body)
+            resource = await self._resource(target)
+            if resource and operation.composes:
+                self._versions.compose(resource, operation.composes)
+            if resource and target.bucket in self._watched:
+                self._events.send(self._versions.corrected(resource) or {})
+        headers = headers_of(answer)
+        if answer.ok and operation.tells:
+            body = json.dumps(self._versions.answer(json.loads(body))).encode()
+            headers = [each for each in headers if each[0].lower() != "content-length"]
+        return web.Response(status=answer.status, reason=answer.reason, headers=headers, body=body)
 
     async def _stream(self, request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         async with answer:
-            response = web.StreamResponse(
-                status=answer.status, reason=answer.reason, headers=_headers(answer)
-            )
+            headers = headers_of(answer)
+            response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
             await response.prepare(request)
             async for chunk in answer.content.iter_any():
                 await response.write(chunk)
             await response.write_eof()
             return response
-
-
-def _headers(answer: aiohttp.ClientResponse) -> list[tuple[str, str]]:
-    """What is passed on: the server would open every object to the pages of all sites."""
-    headers = ((key, value) for key, value in answer.headers.items() if key.lower() not in HOP_BY_HOP)
-    return [(key, value) for key, value in headers if not key.lower().startswith("access-control-")]
-
-
-def _error(request: web.BaseRequest, refused: Refused) -> web.Response:
-    """The error as Cloud Storage words it: JSON, or XML for the XML API."""
-    if refused.status == HTTPStatus.NOT_MODIFIED:
-        return web.Response(status=refused.status)
-    if XML_OBJECT.fullmatch(path_of(request)):
-        code = "".join(word.capitalize() for word in refused.status.phrase.split())
-        text = f"<Error><Code>{code}</Code><Message>{refused}</Message></Error>"
-        return web.Response(status=refused.status, text=text, content_type="application/xml")
-    message = str(refused)
-    error = {"message": message, "domain": "global", "reason": refused.reason}
-    if refused.status == HTTPStatus.PRECONDITION_FAILED:
-        error |= {"locationType": "header", "location": "If-Match"}
-    return web.json_response(
-        {"error": {"code": refused.status, "message": message, "errors": [error]}}, status=refused.status
-    )
 
 
 async def serve(arguments: argparse.Namespace) -> None:

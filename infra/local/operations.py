@@ -16,6 +16,7 @@ from infra.local.rules import Expected, Refused
 NAME = r"([^/]+)"
 OBJECT = re.compile(rf"/(?:download/)?storage/v1/b/{NAME}/o/{NAME}")
 COPY = re.compile(rf"/storage/v1/b/{NAME}/o/{NAME}/(?:copyTo|rewriteTo)/b/{NAME}/o/{NAME}")
+LAYOUT = re.compile(rf"/storage/v1/b/{NAME}/storageLayout")
 COMPOSE = re.compile(rf"/storage/v1/b/{NAME}/o/{NAME}/compose")
 UPLOAD = re.compile(rf"/(?:resumable/)?upload/storage/v1/b/{NAME}/o/?")
 BUCKETS = re.compile(r"/storage/v1/b(/[^/]+(/o|/iam.*)?)?/?|/_internal/healthcheck")
@@ -34,12 +35,15 @@ Body = bytes | AsyncIterator[bytes]
 class Operation:
     """What a request expects of which objects, the one that changes first, and what it may do to it.
 
-    `passes` is for requests that change no object. `body` is there where reading was needed to understand.
+    `passes` is for requests that change no object, `tells` for those of them that ask for resources.
+    `composes` is of how many objects. `body` is there where reading was needed to understand.
     """
 
     expects: tuple[Expected, ...] = ()
     passes: bool = False
+    tells: bool = False
     creates: bool = False
+    composes: int = 0
     starts_session: bool = False
     body: Body | None = None
 
@@ -63,19 +67,21 @@ async def understand(request: web.BaseRequest) -> Operation:
     if match := COMPOSE.fullmatch(path):
         body = await request.read()
         bucket, name = map(unquote, match.groups())
-        sources = (_source(bucket, each) for each in _parse(body).get("sourceObjects", ()))
-        return Operation((Expected(bucket, name, query), *sources), creates=True, body=body)
+        sources = [_source(bucket, each) for each in _parse(body).get("sourceObjects", ())]
+        target = Expected(bucket, name, query)
+        return Operation((target, *sources), creates=True, composes=len(sources), body=body)
     if match := OBJECT.fullmatch(path):
         bucket, name = map(unquote, match.groups())
-        return Operation(
-            (Expected(bucket, name, query, generation=query.get("generation", "")),), passes=reads
-        )
+        expected = Expected(bucket, name, query, generation=query.get("generation", ""))
+        tells = request.method == "GET" and query.get("alt") != "media"
+        return Operation((expected,), passes=reads, tells=tells)
     if match := UPLOAD.fullmatch(path):
         return await _understand_upload(request, unquote(match[1]))
     if BUCKETS.fullmatch(path):
-        return Operation(passes=True)
+        return Operation(passes=True, tells=request.method == "GET" and path.rstrip("/").endswith("/o"))
     given = request.headers
-    puts = request.method == "PUT" and "x-goog-copy-source" not in given
+    # A Content-Encoding is here the object's own; the server would unpack what it gets.
+    puts = request.method == "PUT" and "x-goog-copy-source" not in given and "Content-Encoding" not in given
     if (match := XML_OBJECT.fullmatch(path)) and (reads or puts):
         conditions = {ours: given[header] for header, ours in XML_PRECONDITIONS.items() if header in given}
         bucket, name = map(unquote, match.groups())

@@ -41,9 +41,10 @@ class Expected:
     def check(self, live: Mapping[str, Any] | None, reading: bool, creating: bool) -> None:
         """Raise Refused where the live object (None: there is none) is not as expected.
 
-        A missing object that is not about to be made is left to the storage server, which answers 404.
+        `live` is the generation that is named, where one is. A missing object that is not about to be made is
+        left to the storage server, which answers 404.
         """
-        if self.generation and live and live["generation"] != self.generation:
+        if self.generation and live is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"No such object: {self.bucket}/{self.name}", "notFound")
         if live is None and not creating:
             return

@@ -71,8 +71,9 @@ class Outside(Surroundings):
             return "its source is still there"
         if code:
             kept = quarantine.get_blob(f"{upload}/{sample.name}")
-            whole = kept and kept.size == sample.path.stat().st_size and kept.metadata["reason"] == code
-            return "" if whole else "it is not in quarantine with its reason"
+            whole = kept and kept.size == sample.path.stat().st_size
+            known = whole and kept.metadata["dropcap-reason"] == code
+            return "" if known else "it is not in quarantine with its reason"
         for each in result["pictures"] if result else ():
             blob = pictures.get_blob(each["object"])
             if blob is None or (blob.size, blob.md5_hash) != (each["bytes"], each["md5"]):

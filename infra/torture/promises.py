@@ -108,7 +108,7 @@ class Seen:
         return bool(
             (blob := self.quarantine.get(f"{sent.id}/{sent.upload.name}"))
             and _is(blob, sent)
-            and (blob.metadata or {}).get("reason")
+            and (blob.metadata or {}).get("dropcap-reason")
         )
 
 

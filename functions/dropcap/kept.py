@@ -1,0 +1,123 @@
+"""What becomes of sources: copies in quarantine and archive, and the deletion last of all."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from dropcap import metadata
+from dropcap.analysis import Published
+from dropcap.errors import Rejected
+from dropcap.gcs import Gcs, NotStored
+from dropcap.upload import LONGEST_NAME, Upload
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Blob
+
+GONE = "gone"  # the code of what was deleted or replaced before it was read
+
+
+class Kept(Gcs):
+    """Sources, and their copies in quarantine and archive."""
+
+    def quarantine(self, upload: Upload, rejection: Rejected) -> None:
+        """Copy the source to the quarantine bucket, with the reason in its metadata.
+
+        What was gone stays as it is: where the bucket keeps versions, somebody has deleted this one.
+        """
+        if rejection.code != GONE:
+            facts = metadata.reason(rejection) | metadata.source(upload)
+            self._copy(self._source(upload), self.settings.quarantine_bucket, _kept_as(upload), facts)
+
+    def quarantine_published(self, upload: Upload, published: Published, rejection: Rejected) -> None:
+        """The same with a published picture of an upload whose source is gone, under its own name.
+
+        The original leaves the archive for quarantine, where it was archived.
+        """
+        source = self.blob(self.settings.pictures_bucket, published.object)
+        facts = metadata.reason(rejection) | metadata.source(upload)
+        if not self._copy(source, self.settings.quarantine_bucket, published.object, facts):
+            raise NotStored(f"{published.object} is no longer stored.")
+        if self.settings.archive_bucket:
+            original = self.blob(self.settings.archive_bucket, _kept_as(upload))
+            if self._copy(original, self.settings.quarantine_bucket, original.name, facts):
+                self._delete(original)
+
+    def forget_quarantined(self, upload: Upload, published: Published) -> None:
+        """Delete what that has put there, for good."""
+        for name in (published.object, _kept_as(upload)):
+            if copy := self._found(self.blob(self.settings.quarantine_bucket, name)):
+                self._delete(copy)
+
+    def quarantined(self, upload: Upload) -> bool:
+        """Whether its copy is in quarantine; a source that was gone has none.
+
+        Raises NotStored where the source is there and its copy is not.
+        """
+        kept = self._kept(upload, self.settings.quarantine_bucket)
+        if not kept and self._live(upload):
+            raise NotStored(f"{upload.id} is rejected and not in quarantine.")
+        return kept
+
+    def dispose(self, upload: Upload, analyzed: bool) -> str:
+        """Do what SOURCE says with a source that is done: delete this generation, archive it, or keep it.
+
+        What is not `analyzed` is in quarantine, and goes into no archive. Which of them was done, in a word:
+        what somebody else deleted before is in no archive either.
+        """
+        if self.settings.source == "keep":
+            return "kept"
+        fate, archive = "deleted" if analyzed else "quarantined", self.settings.archive_bucket
+        if analyzed and self.settings.source == "archive":
+            copied = self._copy(self._source(upload), archive, _kept_as(upload), metadata.source(upload))
+            fate = "archived" if copied or self._kept(upload, archive) else fate
+        self._delete(self._source(upload))
+        return fate
+
+    def _delete(self, blob: "Blob") -> None:
+        """Delete this generation for good; gone already, or a newer one has the name: that is as well."""
+        from google.api_core.exceptions import NotFound
+
+        with suppress(NotFound):
+            self.ask(blob.delete)
+
+    def _source(self, upload: Upload) -> "Blob":
+        return self.blob(upload.bucket, upload.name, upload.generation)
+
+    def _copy(self, source: "Blob", bucket: str, name: str, facts: Mapping[str, str]) -> bool:
+        """Copy within Cloud Storage, as it is stored, as an earlier delivery may have done; with our `facts`.
+
+        Whether it was copied: False where the source is gone.
+        """
+        from google.api_core.exceptions import NotFound
+
+        if not self._found(source):
+            return False
+        target = self.blob(bucket, name)
+        # Where one is given, none is taken over: cloud.google.com/storage/docs/json_api/v1/objects/rewrite
+        target.content_type = source.content_type or "application/octet-stream"
+        target.content_encoding, target.content_language = source.content_encoding, source.content_language
+        target.content_disposition = source.content_disposition
+        target.metadata = metadata.beside(source.metadata or {}, facts)
+        token: str | None = None
+        try:
+            while True:
+                token, _, _ = self.ask(target.rewrite, source=source, token=token)
+                if token is None:
+                    return True
+        except NotFound as lost:
+            if self._found(source):  # then it is the target bucket that is missing
+                raise NotStored(f"{name} can't be copied to gs://{bucket}: does it exist?") from lost
+        return False
+
+    def _kept(self, upload: Upload, bucket: str) -> bool:
+        """Whether its copy is in quarantine or archive."""
+        return self._found(self.blob(bucket, _kept_as(upload))) is not None
+
+    def _live(self, upload: Upload) -> "Blob | None":
+        """The object, where this generation is still the live one."""
+        return self._found(self.blob(upload.bucket, upload.name), if_generation_match=upload.generation)
+
+
+def _kept_as(upload: Upload) -> str:
+    """The name of its copy in quarantine or archive."""
+    return f"{upload.id}/{upload.name}".encode()[:LONGEST_NAME].decode(errors="ignore")

@@ -56,10 +56,15 @@ WHERE id = (
 RETURNING id, user_id, describe_after, describe_tries, result
 """
 OURS = "id = :id AND describe_after = :until"
-DESCRIBED = f"""
+# What is paid is stored also where the row is ours no longer, as its lease ran out or it was marked
+# meanwhile, if it still wants a description: whoever has it, or comes next, goes on, and replaces it.
+DESCRIBED = """
 UPDATE analyses SET caption = :caption, description = :description, alt_text = :alt_text, tags = :tags,
-  picture_text = :text, result = result || CAST(:result AS jsonb), describe_after = NULL, describe_tries = 0
-WHERE {OURS} RETURNING id
+  picture_text = :text, describe_after = nullif(describe_after, :until),
+  describe_tries = CASE WHEN describe_after = :until THEN 0 ELSE describe_tries END,
+  result = result || CAST(:result AS jsonb) || jsonb_build_object('describe_later', describe_after <> :until)
+WHERE id = :id AND describe_after IS NOT NULL AND jsonb_array_length(result->'pictures') > 0
+RETURNING describe_after
 """
 FAILED = f"""
 UPDATE analyses SET result = result || CAST(:result AS jsonb),
@@ -94,7 +99,8 @@ COUNT = f"{CHOSEN} SELECT (SELECT count(*) FROM chosen), (SELECT max(id::text) F
 MARK = f"""
 {CHOSEN},
 forgotten AS (
-  DELETE FROM answers WHERE :all AND sha256 IN (SELECT result->'picture'->>'sha256' FROM chosen)
+  DELETE FROM answers WHERE :all AND answer IS NOT NULL
+    AND sha256 IN (SELECT result->'picture'->>'sha256' FROM chosen)
 ),
 marked AS (
   UPDATE analyses SET describe_after = now(), describe_tries = 0
@@ -181,6 +187,7 @@ def _describe(due: Due, brake: Brake, services: Services) -> bool:
     watch = memory.Watch(str(due.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
     with watch.stage("read what is published"):
         largest, data = _largest(due, known, services)
+        moves = settings.safety != "off" and _moves(known, services)
         with picture.opened(data, settings, services.make_room) as source:
             jpeg = source.for_gemini(settings).data
     with watch.stage("describe later"):
@@ -191,7 +198,7 @@ def _describe(due: Due, brake: Brake, services: Services) -> bool:
             raise
     with watch.stage("record the description"):
         _check_safety(due, largest, description.safety, services)
-        if settings.safety != "off" and _moves(known, services):
+        if moves:
             description = replace(description, safety=Verdict(safety.UNKNOWN))
         memory.release()
         usage = brake.usage(sum(watch.timings.values()))
@@ -276,7 +283,7 @@ def _sources(due: Due, gemini: Source) -> dict[str, Any]:
 
 
 def _store(due: Due, known: Analysis, description: Description, usage: Usage, services: Services) -> bool:
-    """Put it in place of what was there before, where the row is still ours to change."""
+    """Put it in place of what was there before, unless none is wanted any more. Whether the row is done."""
     settings, blip = services.settings, known.sources.get("blip", Source(False))
     # An older result has BLIP's caption alone.
     text = known.captions.get("blip", "") if known.captions else known.caption
@@ -289,7 +296,6 @@ def _store(due: Due, known: Analysis, description: Description, usage: Usage, se
     changes = asdict(shown) | {
         "sources": _sources(due, Source(True, description.model, description.version)),
         "agreement": asdict(witnesses.compare(caption.text, description)) if caption else None,
-        "describe_later": False,
         "usage": asdict(_sum(known.usage, usage)),
         "provenance": said,
         "captions": words.captions(description, caption),
@@ -305,7 +311,7 @@ def _store(due: Due, known: Analysis, description: Description, usage: Usage, se
         )
         if rows and settings.brake:
             spending.tally(run, usage, pictures=0)
-        return bool(rows)
+        return rows == [[None]]
 
     return services.database.transaction(work)
 

@@ -5,15 +5,18 @@ import hashlib
 import hmac
 import io
 import json
+import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from google.auth import crypt
 
-from dropcap.errors import SettingsError
+from dropcap.auth import Tokens
+from dropcap.errors import Rejected, SettingsError
 from dropcap.settings import Settings
 from tests.app import App, Start, problem, rows, small_png
 from tests.issuer import CLIENT, KID, PROJECT, Issuer
@@ -118,6 +121,20 @@ def claim(**claims: Any) -> Callable[[Issuer], str]:
     return lambda issuer: issuer.token(**claims)
 
 
+def signed_by_hand(claims: bytes) -> Callable[[Issuer], str]:
+    """A token with right claims and signature, but for what the JSON adds to it."""
+
+    def token(issuer: Issuer) -> str:
+        usual = json.loads(base64.urlsafe_b64decode(issuer.token().split(".")[1] + "=="))
+        added = [name for name in ("exp", "sub") if f'"{name}"'.encode() in claims]
+        kept = json.dumps({name: value for name, value in usual.items() if name not in added})
+        signed = encoded(RS256) + b"." + encoded(kept[:-1].encode() + b"," + claims[1:])
+        return (signed + b"." + encoded(right(issuer, signed))).decode()
+
+    return token
+
+
+RS256 = {"alg": "RS256", "kid": KID}
 NOW = int(time.time())
 REFUSED: dict[str, Callable[[Issuer], str]] = {
     "empty": lambda issuer: "",
@@ -157,11 +174,79 @@ REFUSED: dict[str, Callable[[Issuer], str]] = {
     "a user that is no text": claim(user="\ud800"),
     "nobody in particular": claim(user="anonymous"),
 }
+MALFORMED: dict[str, Callable[[Issuer], str]] = {
+    "a user that is a step of a path": claim(user=".."),
+    "a user that is this folder": claim(user="."),
+    "a user that is a list": claim(user=["ana"]),
+    "not valid before an hour": claim(nbf=NOW + 3600),
+    "not valid before a word": claim(nbf="now"),
+    "not valid before true": claim(nbf=True),
+    "not valid before NaN": claim(nbf=float("nan")),
+    "signed in tomorrow": claim(auth_time=NOW + 86_400),
+    "an expiry that is NaN": claim(exp=float("nan")),
+    "an expiry that is Infinity": claim(exp=float("inf")),
+    "an expiry that is infinite": signed_by_hand(b'{"exp": 1e999}'),
+    "an expiry of 400 digits": claim(exp=10**400),
+    "an expiry that is true": claim(exp=True),
+    "an expiry in a text": claim(exp=str(NOW + 60)),
+    "an expiry in a list": claim(exp=[NOW + 60]),
+    "issued at NaN": claim(iat=float("nan")),
+    "issued at true": claim(iat=True),
+    "issued never": claim(iat=None),
+    "for this app in a list": claim(aud=[CLIENT]),
+    "an unknown extension that is critical": by_hand({**RS256, "crit": ["exp2"], "exp2": 1}, right),
+    "a known one": by_hand({**RS256, "crit": ["b64"], "b64": True}, right),
+    "no extension that is critical": by_hand({**RS256, "crit": []}, right),
+    "an access token": by_hand({**RS256, "typ": "at+jwt"}, right),
+    "a type that is no text": by_hand({**RS256, "typ": ["JWT"]}, right),
+    "two algorithms": by_hand(b'{"alg": "none", "alg": "RS256", "kid": "key-1"}', right),
+    "two users": signed_by_hand(b'{"sub": "ana", "sub": "bob"}'),
+    "claims nested deep": signed_by_hand(b'{"x": ' + b"[" * 500 + b"]" * 500 + b"}"),
+    "a nonce that is a number": claim(nonce=7),
+    "padding": lambda issuer: issuer.token() + "=",
+    "white space": lambda issuer: issuer.token().replace(".", ". ", 1),
+}
 
 
-def test_what_is_made_by_hand_is_let_in_where_all_of_it_is_right(start: Start, issuer: Issuer) -> None:
-    token = by_hand({"alg": "RS256", "kid": KID}, right)(issuer)
-    assert stats(start(**issuer.settings), {"Authorization": f"Bearer {token}"}).status_code == 200
+RIGHT: dict[str, Callable[[Issuer], str]] = {
+    "by hand": by_hand(RS256, right),
+    "with a type": by_hand({**RS256, "typ": "jwt"}, right),
+    "with more claims": signed_by_hand(b'{"x": [[{}]]}'),
+    "with instants": claim(nbf=NOW - 1, auth_time=NOW - 0.5, iat=NOW - 1.5, exp=NOW + 600.5),
+    "of a clock that is ahead": claim(nbf=NOW + 20, iat=NOW + 20),
+}
+
+
+@pytest.fixture
+def tokens(issuer: Issuer) -> Tokens:
+    os.environ.update(issuer.settings)
+    return Tokens(Settings.read())
+
+
+@pytest.mark.parametrize("token", RIGHT.values(), ids=RIGHT)
+def test_a_token_is_let_in_where_all_of_it_is_right(
+    tokens: Tokens, issuer: Issuer, token: Callable[[Issuer], str]
+) -> None:
+    assert tokens.check(token(issuer)).user == "ana"
+
+
+@pytest.mark.parametrize("token", MALFORMED.values(), ids=MALFORMED)
+def test_what_the_issuer_signs_is_still_looked_at(
+    tokens: Tokens, issuer: Issuer, token: Callable[[Issuer], str]
+) -> None:
+    with pytest.raises(Rejected) as refused:
+        tokens.check(token(issuer))
+    assert refused.value.code == "not_signed_in"
+
+
+def test_no_back_end_names_a_step_of_a_path_as_user(start: Start) -> None:
+    app = start()
+    for user in (".", ".."):
+        assert problem(stats(app, {}, user=user), 400)["code"] == "no_user"
+        assert problem(app.analyze(data=small_png(), query_string={"user": user}), 400)["code"] == "no_user"
+    upload = app.upload("a/../b.png", small_png())
+    assert upload.user == "a"
+    assert replace(upload, name="../b.png").user == replace(upload, name="./b.png").user == "anonymous"
 
 
 @pytest.mark.parametrize("token", REFUSED.values(), ids=REFUSED)

@@ -4,6 +4,7 @@ An audience belongs to one issuer, so a `sub` alone is a user's id: there is no 
 have the same. It is also the folder of that user's uploads, as `request.auth.uid` is in Firebase's rules.
 """
 
+import base64
 import json
 import re
 import threading
@@ -17,6 +18,7 @@ from google.auth.exceptions import GoogleAuthError, TransportError
 from google.auth.transport.requests import Request
 
 from dropcap import logs
+from dropcap.body import parse
 from dropcap.errors import Rejected
 from dropcap.settings import OAUTH_CLIENT, Settings
 from dropcap.upload import ANONYMOUS, is_user
@@ -28,6 +30,10 @@ GOOGLE_CERTS = "https://www.googleapis.com/oauth2/v1/certs"
 FIREBASE = "https://securetoken.google.com/"
 FIREBASE_CERTS = "https://www.googleapis.com/robot/v1/metadata/x509/securetoken@system.gserviceaccount.com"
 ALGORITHM = "RS256"  # both sign with nothing else; google-auth would take ES256 as well
+TYPE = "JWT"
+COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")  # RFC 7515, 3.1: without padding
+PAST = ("iat", "nbf", "auth_time")  # claims whose instant must have come
+LAST_INSTANT = 253_402_300_799  # of the year 9999
 CLOCK_SKEW_S = 30
 LONGEST_TOKEN = 8192  # characters, as the web server allows; the usual ones have 1,000 to 2,000
 CERTS_TIMEOUT_S = 5
@@ -71,25 +77,33 @@ class Tokens:
         that; the log has the kind of fault, but no word of the token. Raises KeysUnreachable.
         """
         try:
-            if not token or len(token) > LONGEST_TOKEN:
+            if len(token) > LONGEST_TOKEN or not COMPACT.fullmatch(token):
                 raise ValueError("no token")
-            header = jwt.decode_header(token)
+            header, claims = (parse(_decoded(part)) for part in token.split(".")[:2])
             if header.get("alg") != ALGORITHM or not isinstance(header.get("kid"), str):
                 raise ValueError("not signed as the issuers do")
-            claims = jwt.decode(
+            if "crit" in header or str(header.get("typ", TYPE)).upper() != TYPE:
+                raise ValueError("of a kind that is not understood")  # RFC 7515, 4.1.11; RFC 8725, 3.11
+            jwt.decode(
                 token,
                 certs=self._present_keys(),
                 audience=self._audience,
                 clock_skew_in_seconds=CLOCK_SKEW_S,
             )
+            latest = time.time() + CLOCK_SKEW_S
+            if not all(_instant(claims[name]) <= latest for name in PAST if name in claims):
+                raise ValueError("not valid yet")
+            expires = _instant(claims["exp"])
             user, nonce = claims.get("sub"), claims.get("nonce")
             if claims.get("iss") not in self._issuers or not isinstance(user, str) or not is_user(user):
                 raise ValueError("another issuer, or no user")
             if user == ANONYMOUS:  # what nobody in particular uploaded is nobody's to read
                 raise ValueError("no user of its own")
-            return Identity(user, float(claims["exp"]), None if nonce is None else str(nonce))
-        # TypeError: a claim of a type that it can't be; RecursionError: JSON that is nested too deep.
-        except (GoogleAuthError, ValueError, TypeError, RecursionError) as wrong:
+            if nonce is not None and not isinstance(nonce, str):
+                raise ValueError("a nonce that is no text")
+            return Identity(user, expires, nonce)
+        # TypeError: a claim of a type that google-auth did not expect.
+        except (GoogleAuthError, ValueError, TypeError) as wrong:
             if token:
                 logs.write("INFO", "An ID token was refused", error=type(wrong).__name__)
             raise Rejected(
@@ -116,6 +130,17 @@ class Tokens:
                     raise KeysUnreachable(f"The issuer's keys are no certificates: HTTP {answer.status}")
                 self._keys, self._kept_until = keys, time.monotonic() + _kept_s(answer.headers)
             return self._keys
+
+
+def _decoded(part: str) -> bytes:
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+
+def _instant(value: object) -> float:
+    """The NumericDate of a claim (RFC 7519, 2), in s since 1970. Raises ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LAST_INSTANT:
+        raise ValueError("no instant")
+    return float(value)
 
 
 def _kept_s(headers: Mapping[str, str]) -> int:

@@ -18,8 +18,9 @@ INT64 = 2**63 - 1  # generations and sizes: cloud.google.com/storage/docs/json_a
 FINALIZED = "google.cloud.storage.object.v1.finalized"  # cloud.google.com/eventarc/docs/reference
 RESIZED = "resizedImage"  # metadata by which Firebase's Resize Images knows its own outputs, of any size
 LONGEST_NAME = 1024  # bytes of an object's name: cloud.google.com/storage/docs/objects#naming
-# A user is a folder: with a slash, "ana/x" would write as "ana". Surrogates are in no UTF-8.
-USER_NAME = re.compile(r"[^\x00-\x1f\x7f/\ud800-\udfff]{1,128}")
+# A user is a folder: with a slash, "ana/x" would write as "ana"; "." and ".." are steps to another folder.
+# Surrogates are in no UTF-8.
+USER_NAME = re.compile(r"(?!\.\.?\Z)[^\x00-\x1f\x7f/\ud800-\udfff]{1,128}")
 # BCP 47: language, script, region. No variants: subtags of eight letters could be words to a model.
 LANGUAGE = re.compile(r"([a-z]{2,3})(-[a-z]{4})?(-[a-z]{2}|-[0-9]{3})?", re.ASCII | re.IGNORECASE)
 
@@ -88,7 +89,8 @@ def _fits(name: str, pattern: str) -> bool:
 
 
 def is_user(name: str) -> bool:
-    """Whether this can be a user's name: 1 to 128 characters, none of them a slash or control character."""
+    """Whether this can be a user's name: 1 to 128 characters, none of them a slash or control character, and
+    not a step of a path."""
     return USER_NAME.fullmatch(name) is not None
 
 

@@ -142,10 +142,9 @@ def test_a_change_is_asked_for_by_our_own_page(app: App) -> None:
     assert changes(app, Sec_Fetch_Site="same-origin")
     assert changes(app, Origin="http://localhost")
     assert changes(app, Origin="https://localhost", X_Forwarded_Proto="https")  # by Cloud Run's front end
-    assert changes(
-        app, Origin="https://gallery.example:8443", X_Forwarded_Proto="https", Host="gallery.example:8443"
-    )
     assert not changes(app, Origin="http://localhost", X_Forwarded_Proto="https")
+    elsewhere = {"Origin": "https://gallery.example:8443", "Host": "gallery.example:8443"}
+    assert changes(app.restarted(HOSTS="gallery.example"), X_Forwarded_Proto="https", **elsewhere)
 
 
 def test_a_program_that_has_its_own_token_and_no_cookie_needs_no_page(start: Start, issuer: Issuer) -> None:

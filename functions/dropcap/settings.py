@@ -25,6 +25,7 @@ BUCKET_NAME = re.compile(
     r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
 )  # cloud.google.com/storage/docs/buckets#naming
 
+HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 OAUTH_CLIENT = re.compile(r"[a-z0-9-]+\.apps\.googleusercontent\.com")
 PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")  # cloud.google.com/resource-manager
 TOPIC = re.compile(rf"projects/{PROJECT.pattern}/topics/[A-Za-z][A-Za-z0-9._~+%-]{{2,254}}")
@@ -71,6 +72,13 @@ def _bucket(optional: bool = False) -> tuple[str, Callable[[str], Any]]:
 def _audience(value: str) -> tuple[str, ...]:
     words = as_words(value)
     if not all(map(OAUTH_CLIENT.fullmatch, words)) and not (len(words) == 1 and PROJECT.fullmatch(words[0])):
+        raise ValueError(value)
+    return words
+
+
+def _hosts(value: str) -> tuple[str, ...]:
+    words = as_words(value.lower())
+    if not all(map(HOST_NAME.fullmatch, words)):
         raise ValueError(value)
     return words
 
@@ -210,6 +218,13 @@ class Settings:
         _audience,
     )
     auth_certs_url: str = _setting("", "other address of the issuer's certificates", *_url("https"))
+    hosts: tuple[str, ...] = _setting(
+        (),
+        "names under which the functions are reached, with AUTH=iam, beside localhost and IP addresses; on "
+        "Cloud Run, empty: any that leads there, else these and its own",
+        "host names without port, separated by commas",
+        _hosts,
+    )
     sign_in_url: str = _setting(
         "",
         "page that signs people in for the gallery and posts their `id_token`; empty: Google's, where "

@@ -8,7 +8,7 @@ from typing import Any
 import flask
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from dropcap import body, encoding, logs
+from dropcap import body, encoding, logs, origin
 from dropcap.errors import DropcapError, Passing, Rejected
 from dropcap.memory import Watch
 from dropcap.services import Services
@@ -29,7 +29,10 @@ def receive(request: flask.Request, services: Services) -> flask.Response:
         flask.abort(HTTPStatus.METHOD_NOT_ALLOWED)
     logs.follow(request.headers.get("traceparent", ""))
     try:
+        origin.check(request, services.settings)
         event = body.event(request)
+    except Rejected as refused:
+        return problem(refused.status, refused.code, refused.problem, refused.remedy)
     except ValueError as wrong:
         logs.write("ERROR", f"Ignored: the body {wrong}.")
     else:
@@ -98,7 +101,9 @@ def respond(
         if request.method != method:
             raise wrong_method(request, method)
         caller = None
-        if services.settings.auth == "token" and not operators:
+        if services.settings.auth == "iam" or operators:
+            origin.check(request, services.settings)
+        else:
             caller = services.tokens.user(request.headers.get("Authorization", ""))
         answer = json.dumps(handler(request, services, caller))
         return unread(flask.Response(answer, mimetype="application/json"))

@@ -36,7 +36,16 @@ from yarl import URL
 
 from infra.local.answers import HOP_BY_HOP, error, headers_of, layout_of
 from infra.local.events import Events
-from infra.local.operations import LAYOUT, SIZE, XML_OBJECT, Operation, path_of, session_of, understand
+from infra.local.operations import (
+    LAYOUT,
+    SIZE,
+    XML_OBJECT,
+    Operation,
+    check_source,
+    path_of,
+    session_of,
+    understand,
+)
 from infra.local.rules import PRECONDITIONS, PREFIXES, Expected, Refused, check_path
 from infra.local.sessions import ALLOWED, CANCELLED, Session, Sessions
 from infra.local.versions import Versions
@@ -70,7 +79,9 @@ class Gate:
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
-            if id_ := session_of(request):
+            id_ = session_of(request)
+            check_source(request, bool(id_))
+            if id_:
                 return await self._go_on(request, id_)
             if request.method == "OPTIONS":
                 return web.Response()

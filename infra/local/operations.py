@@ -25,6 +25,7 @@ XML_PRECONDITIONS = {
     "x-goog-if-generation-match": "ifGenerationMatch",
     "x-goog-if-metageneration-match": "ifMetagenerationMatch",
 }
+HERE = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]+)?")
 TYPE, SIZE = "X-Upload-Content-Type", "X-Upload-Content-Length"  # of what a resumable upload will bring
 LARGEST_JSON = 1024 * 1024  # bytes of an object's metadata in an upload; Cloud Storage takes less
 
@@ -51,6 +52,18 @@ class Operation:
 def session_of(request: web.BaseRequest) -> str:
     """The id of the resumable upload that a request goes on with; empty where it is another request."""
     return request.query.get("upload_id", "") if UPLOAD.fullmatch(path_of(request)) else ""
+
+
+def check_source(request: web.BaseRequest, in_session: bool) -> None:
+    """Raise Refused for what a page of another site has a browser send, as nothing here asks for a token.
+
+    A page may go on with a session, whose id is a secret. Nobody may come under a name that is made to lead
+    here (DNS rebinding).
+    """
+    reads = request.method in ("GET", "HEAD", "OPTIONS")
+    ours = reads or in_session or "Sec-Fetch-Site" not in request.headers
+    if not ours or not HERE.fullmatch(request.headers.get("Host", "localhost")):
+        raise Refused(HTTPStatus.FORBIDDEN, "A page of another site asks for this.", "forbidden")
 
 
 async def understand(request: web.BaseRequest) -> Operation:

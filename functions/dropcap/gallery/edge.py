@@ -13,7 +13,7 @@ import flask
 from werkzeug.exceptions import MethodNotAllowed, NotFound, RequestEntityTooLarge
 from werkzeug.routing import Map, Rule
 
-from dropcap import body, web
+from dropcap import body, origin, web
 from dropcap.errors import Rejected
 from dropcap.gallery import session, stored
 from dropcap.gallery.visit import BASE, Visit, redirect
@@ -57,6 +57,8 @@ def respond(request: flask.Request, services: Services) -> flask.Response:
     def work() -> flask.Response:
         nonlocal visit
         request.max_content_length = LARGEST_FORM
+        if not session.by_token(visit):  # else the token or cookie says who asks, which no other page has
+            origin.check_host(request, services.settings)
         if visit.path in ("/", BASE):
             return redirect(f"{BASE}/{visit.query}")
         try:

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 import flask
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from dropcap import origin
 from dropcap.errors import Rejected
 from dropcap.gallery import assets, drawing
 from dropcap.services import Services
@@ -34,9 +35,8 @@ class Visit:
 
     @property
     def origin(self) -> str:
-        """Our own origin as a browser writes it: scheme and host; Cloud Run's front end ends the TLS."""
-        forwarded = self.request.headers.get("X-Forwarded-Proto", "")
-        return f"{'https' if forwarded == 'https' else self.request.scheme}://{self.request.host}"
+        """Our own origin as a browser writes it: scheme and host."""
+        return origin.of(self.request)
 
     @property
     def json(self) -> bool:

@@ -3,7 +3,7 @@
 import flask
 import functions_framework
 
-from dropcap import server, web
+from dropcap import incoming, server, web
 from dropcap.services import start
 
 SERVICES = start()
@@ -13,7 +13,7 @@ server.prepare()
 @functions_framework.http  # and not cloud_event, which parses a body of any size
 def on_upload(request: flask.Request) -> flask.Response:
     """A picture was uploaded: POST the CloudEvent google.cloud.storage.object.v1.finalized."""
-    return web.receive(request, SERVICES)
+    return incoming.receive(request, SERVICES)
 
 
 @functions_framework.http

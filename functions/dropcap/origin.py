@@ -38,8 +38,8 @@ def check_host(request: flask.Request, settings: Settings) -> None:
 
     On Cloud Run (K_SERVICE, cloud.google.com/run/docs/container-contract, 2026-11) a request finds the
     service by that name, so all that comes is ours, unless HOSTS says more. `gcloud run services proxy`
-    writes the service's own name into each request (main.go of GoogleCloudPlatform/cloud-run-proxy, 2026-11): of a
-    page that reaches it under another, nothing is to be seen here.
+    writes the service's own name into each request (main.go of GoogleCloudPlatform/cloud-run-proxy, 2026-11):
+    of a page that reaches it under another, nothing is to be seen here.
     """
     host = request.headers.get("Host", "")  # which every browser sends
     on_cloud_run = "K_SERVICE" in os.environ and (not settings.hosts or name(host).endswith(GOOGLES))

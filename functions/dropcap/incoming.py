@@ -1,0 +1,61 @@
+"""Storage events come in: what each tells of is processed, and what is no event is acknowledged."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import flask
+
+from dropcap import body, logs, origin, web
+from dropcap.errors import Rejected
+from dropcap.services import Services
+from dropcap.upload import FINALIZED, from_event
+
+
+def receive(request: flask.Request, services: Services) -> flask.Response:
+    """Process the event that a request carries. What is no event is acknowledged, or it would come again."""
+    if request.method != "POST":
+        flask.abort(HTTPStatus.METHOD_NOT_ALLOWED)
+    logs.follow(request.headers.get("traceparent", ""))
+    try:
+        origin.check(request, services.settings)
+        event = body.event(request)
+    except Rejected as refused:
+        return web.problem(refused.status, refused.code, refused.problem, refused.remedy)
+    except ValueError as wrong:
+        logs.write("ERROR", f"Ignored: the body {wrong}.")
+    else:
+        handle_event(event.type, event.data, services)
+    return web.unread(flask.Response("OK"))
+
+
+def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) -> None:
+    """Process the object that a storage event tells of; raise only where a new delivery can help."""
+    from dropcap.pipeline import Busy, process
+
+    settings = services.settings
+    if kind != FINALIZED:  # the object was deleted, archived or changed: there is nothing new to read
+        logs.once("WARNING", f"Ignored: the trigger must be for {FINALIZED} alone.")
+        return
+    try:
+        upload = from_event(data or {})
+    except Rejected as rejection:
+        logs.write("ERROR", str(rejection))  # acknowledged: the same event again would be no better
+        return
+    if upload.bucket != settings.uploads_bucket:
+        logs.write(
+            "WARNING", f"Ignored: the trigger must watch {settings.uploads_bucket}.", bucket=upload.bucket
+        )
+        return
+    if not upload.wanted(settings.include, settings.exclude):
+        ignored = (
+            "Ignored: empty, a folder, made by Resize Images, a tool's temporary object, or not chosen by "
+            "INCLUDE and EXCLUDE."
+        )
+        logs.write("INFO", ignored, name=upload.name)
+        return
+    try:
+        process(upload, services)
+    except Busy as busy:
+        logs.write("INFO", str(busy))
+        flask.abort(HTTPStatus.SERVICE_UNAVAILABLE)

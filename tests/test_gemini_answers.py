@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from google.genai.types import BlockedReason, FinishReason
 
-from dropcap import gemini, prompt, safety
+from dropcap import gemini, prompt, safety, spending
 from dropcap.response import Answer, checked
 from infra.local.gemini import GeminiStandIn
 from infra.local.gemini_faults import FINISH_REASONS
@@ -146,14 +146,23 @@ def test_it_is_kept_nowhere_and_the_picture_is_described_when_gemini_answers(
     start: Start, gemini_url: str, model: str
 ) -> None:
     key = f"key-{uuid.uuid4().hex}"
-    app = start(**ONCE | {"GEMINI_ATTEMPTS": "2"}, DAILY_CALLS="100", GEMINI_MODEL=model, GEMINI_API_KEY=key)
+    prices = {"GEMINI_INPUT_PRICE": "0.3", "GEMINI_OUTPUT_PRICE": "2.5"}
+    asked = {"GEMINI_ATTEMPTS": "2", "GEMINI_MODEL": model, "GEMINI_API_KEY": key}
+    app = start(**ONCE | asked, **prices, DAILY_CALLS="100")
     upload = app.upload("ana/a.png", small_png())
     assert app.deliver(upload) == 200
     assert requests_of(gemini_url, key) == 2
     now = result(app, upload.id)
     assert (now["describe_later"], now["usage"]["calls"], now["usage"]["reused"]) == (True, 2, False)
     assert rows("SELECT count(*) FROM answers") == [[0]]
-    assert rows("SELECT calls FROM spending") == [[2]]
+    [[calls, micro_usd, tokens]] = rows("SELECT calls, micro_usd, input_tokens FROM spending")
+    cost = (2 * 258 * 0.3, 2 * 500)
+    if model == "fault-ok-error":  # nobody knows
+        cost = (2 * spending.most(app.services.settings),) * 2
+    assert calls == 2
+    assert cost[0] <= micro_usd <= cost[1]
+    assert tokens == (0 if model == "fault-ok-error" else 2 * 258)
+    assert now["usage"]["usd"] == pytest.approx(micro_usd / 1e6)
     assert app.sweep() == DONE | {"not_described": 1}
     its_time_comes()
     app = app.restarted(GEMINI_MODEL="gemini-3.5-flash-lite")

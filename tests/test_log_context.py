@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import warnings
 from concurrent.futures import Future
 from typing import Any
 
@@ -31,6 +32,7 @@ def test_every_line_of_a_delivery_has_its_trace_and_upload(
 
     def with_a_package_that_warns(self: Buckets, *given: Any) -> Any:
         self.ask(lambda **_: logging.getLogger("urllib3").warning("Retrying https://a/?key=%s", "secret"))
+        self.ask(lambda **_: warnings.warn("Odd tags", UserWarning, stacklevel=1))
         return publish(self, *given)
 
     monkeypatch.setattr(Buckets, "publish", with_a_package_that_warns)
@@ -43,6 +45,8 @@ def test_every_line_of_a_delivery_has_its_trace_and_upload(
     messages = [line["message"] for line in written]
     assert "Gemini's answer is empty" in messages  # the first try
     assert "not described by Gemini" in messages
+    [odd] = [line for line in written if line.get("logger") == "py.warnings"]
+    assert "UserWarning: Odd tags" in odd["message"]
     [warned] = [line for line in written if line.get("logger") == "urllib3"]
     assert (warned["severity"], warned["message"]) == ("WARNING", "Retrying https://a/?...")
 

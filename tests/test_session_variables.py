@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pg8000.native import Connection, identifier, literal
 
-from dropcap import later, sweep
+from dropcap import redescribe, sweep
 from dropcap.answers import Place
 from dropcap.claims import Row
 from dropcap.connection import connect
@@ -158,7 +158,7 @@ def asked(app: App) -> dict[str, Any]:
     place.keep(database, Answer("Ärger", "STOP", "", "1", tokens=Tokens(1, 2)), START)
     found["answer"] = place.take(database, uuid.UUID(int=1), 10, 0)
     chosen = {"user": "", "since": START, "all": True, "model": "", "prompt": "", "language": ""}
-    found["redescribe"] = database.query(later.COUNT, after=uuid.UUID(int=0), batch=10, **chosen)
+    found["redescribe"] = database.query(redescribe.COUNT, after=uuid.UUID(int=0), batch=10, **chosen)
     found["swept"] = app.sweep()
     for table in (
         "analyses",

@@ -79,6 +79,7 @@ def guard() -> None:
     Flask logs each error that a function raises.
     """
     logging.setLogRecordFactory(_Record)
+    logging.captureWarnings(True)
     root = logging.getLogger()
     if not any(isinstance(handler, _Handler) for handler in root.handlers):
         root.addHandler(_Handler(logging.WARNING))

@@ -201,7 +201,7 @@ def sweep(request: flask.Request, services: Services, _: str | None) -> Mapping[
     JSON `{"redescribe": {...}}` marks what is to be described anew instead, for the sweeps that follow.
     """
     if request.mimetype == "application/json":
-        from dropcap.later import asked
+        from dropcap.redescribe import asked
 
         return asked(body.json_object(request).get("redescribe"), services)
     from dropcap.sweep import sweep

@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -324,42 +322,6 @@ def test_in_memory_any_name_is_kept(tmp_path: Path) -> None:
             blob = client_of(running).bucket(OTHER).blob(name)
             blob.upload_from_string(name.encode(), if_generation_match=0)
             assert blob.download_as_bytes(if_generation_match=blob.generation) == name.encode()
-
-
-def test_gcloud_storage_copies_lists_and_removes_through_the_gate(
-    storage: Storage, functions: Functions, warm_gcloud: str, tmp_path: Path
-) -> None:
-    token = tmp_path / "token"
-    token.write_text("local")
-    small, large = tmp_path / "small.jpg", tmp_path / "large.jpg"
-    small.write_bytes(b"small")
-    large.write_bytes(os.urandom(9 * MIB))
-
-    def run(*words: object) -> str:
-        environment = os.environ | {
-            "CLOUDSDK_CONFIG": str(tmp_path / "config"),
-            "CLOUDSDK_CORE_PROJECT": "demo",
-            "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
-            "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(token),
-            "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{storage.url}/storage/v1/",
-        }
-        done = subprocess.run(
-            [f"{warm_gcloud}/gcloud", "storage", *map(str, words)],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    run("cp", small, large, f"gs://{WATCHED}/gcloud/")
-    functions.events("gcloud/small.jpg")
-    functions.events("gcloud/large.jpg")
-    run("cp", f"gs://{WATCHED}/gcloud/large.jpg", tmp_path / "back.jpg")
-    assert (tmp_path / "back.jpg").read_bytes() == large.read_bytes()
-    assert f"gs://{WATCHED}/gcloud/small.jpg" in run("ls", f"gs://{WATCHED}/gcloud/")
-    run("rm", f"gs://{WATCHED}/gcloud/*")
-    assert "gcloud" not in run("ls", f"gs://{WATCHED}/")
 
 
 def call(

@@ -111,9 +111,7 @@ class Gate:
         for bucket in sorted(self._watched):
             page: str | None = ""
             while page is not None:
-                url = (
-                    f"{self._storage}/storage/v1/b/{bucket}/o?maxResults=500&pageToken={quote(page, safe='')}"
-                )
+                url = f"{self._storage}/storage/v1/b/{bucket}/o?pageToken={quote(page, safe='')}"
                 async with self._session.get(URL(url, encoded=True)) as answer:
                     found = await answer.json() if answer.status == HTTPStatus.OK else {}
                 for resource in found.get("items", ()):
@@ -170,8 +168,7 @@ class Gate:
         left_out = HOP_BY_HOP | {"content-encoding"}  # gcloud storage cp -J packs, the framework unpacks
         if "Content-Encoding" in request.headers or isinstance(operation.body, bytes):
             left_out |= {"content-length"}
-        if operation.tells:
-            left_out |= {"accept-encoding"}
+        left_out |= {"accept-encoding"} if operation.tells else set()
         headers = [(key, value) for key, value in request.headers.items() if key.lower() not in left_out]
         return await self._session.request(
             request.method,
@@ -273,8 +270,7 @@ async def serve(arguments: argparse.Namespace) -> None:
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
     ) as session:
         events = Events(session, arguments.events_to, arguments.at_once, arguments.give_up)
-        watched = frozenset(arguments.watch)
-        gate = Gate(session, arguments.storage, events, watched, names_are_paths=not arguments.any_name)
+        gate = Gate(session, arguments.storage, events, frozenset(arguments.watch), not arguments.any_name)
         runner = web.ServerRunner(web.Server(gate.handle))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", arguments.port).start()

@@ -153,7 +153,7 @@ def test_cloud_sql_is_made_without_any_password(plane: ControlPlane, there: Depl
     [instance] = [each for key, each in plane.resources.items() if key.endswith("/instances/dropcap")]
     flags = {each["name"]: each["value"] for each in instance["settings"]["databaseFlags"]}
     assert flags["cloudsql.iam_authentication"] == "on"
-    assert int(flags["max_connections"]) > 2 * (4 * 5 + 1)  # of two revisions of all functions
+    assert int(flags["max_connections"]) > 2 * (3 * 5 + 1 + 5 * 4)  # two revisions; the gallery with four
     assert instance["settings"]["tier"] == "db-f1-micro"
     assert instance["settings"]["backupConfiguration"]["enabled"]
     url = there.variables("on-upload")["DATABASE_URL"]

@@ -10,12 +10,13 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from pg8000.native import Connection, DatabaseError, InterfaceError, literal
 
-from dropcap import claims, progress, rollup, schema, spending
+from dropcap import claims, pool, progress, rollup, schema, spending
 from dropcap.analysis import Analysis
 from dropcap.claims import Claim as Claim
 from dropcap.claims import Row, Run
@@ -23,6 +24,7 @@ from dropcap.connection import LOCALS, foreign_errors
 from dropcap.connection import Unreachable as Unreachable
 from dropcap.connection import connect as connect
 from dropcap.errors import SettingsError
+from dropcap.pool import Pool
 from dropcap.settings import Settings
 from dropcap.upload import Upload
 
@@ -34,16 +36,19 @@ T = TypeVar("T")
 
 
 class Database:
-    """The database of `settings.database_url`: one connection, opened when it is first needed.
+    """The database of `settings.database_url`, for any number of threads: pool.py.
 
-    Threads take turns. The first connection checks and repairs the schema. Every method may raise
-    SchemaError, SettingsError and, for all other trouble, Unreachable.
+    The first connection of a process checks and repairs the schema. Every method may raise SchemaError,
+    SettingsError and, for all other trouble, Unreachable.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._lock = threading.RLock()
-        self._connection: Connection | None = None
+        timeout_s = settings.database_timeout_s
+        self._pool = Pool(
+            lambda: connect(settings.database_url, timeout_s), settings.database_connections, timeout_s
+        )
+        self._checking = threading.Lock()
         self._checked = False
         # Claims, by holder, that are to be given back: who could not, while the database was away, is alive.
         self._owed: dict[str, Upload] = {}
@@ -54,30 +59,28 @@ class Database:
         The web server forks its workers after this: two of them on one connection would read each other's
         answers, and each checks for itself when it connects.
         """
-        with self._lock, foreign_errors():
-            self._ready()
-            self.close()
-            self._checked = False
+        with foreign_errors(), self._pool.turn():
+            connection, _ = self._pool.take()
+            try:
+                self._check(connection)
+            finally:
+                pool.close(connection)
+                self._pool.clear()
+        self._checked = False
 
     def close(self) -> None:
-        """Drop the connection; the next use opens another."""
-        with self._lock:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                try:
-                    connection.close()
-                except (InterfaceError, OSError):
-                    return  # it was dead already
+        """Close the connections that nobody uses; the next use opens another."""
+        self._pool.clear()
 
     def claim(self, upload: Upload) -> Claim:
         """Take the upload for LEASE_S seconds, if nobody has it: one wins."""
-        for holder, owed in list(self._owed.items()):
-            self.release(owed, holder)
+        with suppress(KeyError):  # of the empty dictionary: whatever any thread owes is given back by one
+            while True:
+                holder, owed = self._owed.popitem()
+                self.release(owed, holder)
         holder = uuid.uuid4().hex  # the same where the transaction is repeated: the claim may be ours already
-        self._owed[holder] = upload  # should the answer be lost
-        claim = self.transaction(lambda run: claims.take(run, upload, holder, self._settings.lease_s))
-        self._owed.pop(holder, None)
-        return claim
+        with self._owing(upload, holder):  # should the answer be lost
+            return self.transaction(lambda run: claims.take(run, upload, holder, self._settings.lease_s))
 
     def mark(self, upload: Upload, holder: str, stage: str, rss_mb: float) -> bool:
         """Say what stage begins at how many resident MB; the lease begins anew.
@@ -165,33 +168,39 @@ class Database:
 
         Where that fails, this process does so before it takes its next claim.
         """
-        self._owed[holder] = upload
-        self.transaction(lambda run: claims.release(run, upload, holder))
-        self._owed.pop(holder, None)
+        with self._owing(upload, holder):
+            self.transaction(lambda run: claims.release(run, upload, holder))
+
+    @contextmanager
+    def _owing(self, upload: Upload, holder: str) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._owed[holder] = upload
+            raise
 
     def forget(self, upload: Upload, holder: str) -> None:
         """Give the claim on a posted picture that is refused back, and keep nothing of it.
 
         But its row where it took instances down, which is to be known when it is posted again.
         """
-        self._owed[holder] = upload
-        self.query(
-            """
-            WITH ours AS (
-              SELECT id, deaths FROM uploads
-              WHERE id = :id AND holder = :holder AND state = 'claimed' FOR UPDATE
-            ), gone AS (
-              DELETE FROM uploads AS u USING ours WHERE u.id = ours.id AND ours.deaths = '[]'
-            ), released AS (
-              UPDATE uploads AS u SET holder = NULL, lease_until = now()
-              FROM ours WHERE u.id = ours.id AND ours.deaths <> '[]'
+        with self._owing(upload, holder):
+            self.query(
+                """
+                WITH ours AS (
+                  SELECT id, deaths FROM uploads
+                  WHERE id = :id AND holder = :holder AND state = 'claimed' FOR UPDATE
+                ), gone AS (
+                  DELETE FROM uploads AS u USING ours WHERE u.id = ours.id AND ours.deaths = '[]'
+                ), released AS (
+                  UPDATE uploads AS u SET holder = NULL, lease_until = now()
+                  FROM ours WHERE u.id = ours.id AND ours.deaths <> '[]'
+                )
+                DELETE FROM answers AS a USING ours WHERE a.upload_id = ours.id RETURNING 1
+                """,
+                id=upload.id,
+                holder=holder,
             )
-            DELETE FROM answers AS a USING ours WHERE a.upload_id = ours.id RETURNING 1
-            """,
-            id=upload.id,
-            holder=holder,
-        )
-        self._owed.pop(holder, None)
 
     def finish(self, upload: Upload, fate: str = "") -> None:
         """The source is disposed of: nothing is left to do. The reason of a rejection stays.
@@ -220,10 +229,10 @@ class Database:
 
     def transaction(self, work: Callable[[Run], T]) -> T:
         """What `work` returns, committed; done again once where connection or schema had changed."""
-        with self._lock, foreign_errors():
-            used_before = self._connection is not None
+        with foreign_errors(), self._pool.turn():
+            connection, used_before = self._pool.take()
             try:
-                return self._attempt(work)
+                return self._attempt(connection, work)
             except DatabaseError as refused:
                 if refused.args[0]["C"] not in CHANGED:
                     raise
@@ -233,33 +242,51 @@ class Database:
             except (InterfaceError, OSError):
                 if not used_before:
                     raise
-            return self._attempt(work)
+                self._pool.clear()  # what was idle meanwhile has died as well
+            connection, _ = self._pool.take()
+            return self._attempt(connection, work)
 
-    def _attempt(self, work: Callable[[Run], T]) -> T:
-        connection = self._ready()
+    def _attempt(self, connection: Connection, work: Callable[[Run], T]) -> T:
+        """Keep the connection, whatever is raised, unless it may be in the middle of an answer."""
+        answered = kept = False
 
-        def run(sql: str, **values: Any) -> list[list[Any]]:
-            rows: list[list[Any]] | None = connection.run(
-                sql, **{key: _stored(v) for key, v in values.items()}
-            )
+        def ask(sql: str, **values: Any) -> list[list[Any]]:
+            nonlocal answered
+            answered = False
+            try:
+                rows: list[list[Any]] | None = connection.run(sql, **values)
+            except DatabaseError:  # which pg8000 raises when it has read all of the answer
+                answered = True
+                raise
+            answered = True
             return rows or []
 
+        def run(sql: str, **values: Any) -> list[list[Any]]:
+            return ask(sql, **{key: _stored(value) for key, value in values.items()})
+
         try:
-            self._begin(connection)
+            self._check(connection)
+            self._begin(ask)
             result = work(run)
-            connection.run("COMMIT")
-        except (DatabaseError, SettingsError):
-            connection.run("ROLLBACK")
+            ask("COMMIT")
+            kept = True
+        except BaseException:
+            if answered:
+                with suppress(DatabaseError, InterfaceError, OSError):
+                    ask("ROLLBACK")
+                    kept = True
             raise
-        except BaseException:  # whatever it was, the connection may be in the middle of an answer
-            self.close()
-            raise
+        finally:
+            if kept:
+                self._pool.give_back(connection)
+            else:
+                pool.close(connection)
         return result
 
-    def _begin(self, connection: Connection) -> None:
+    def _begin(self, run: Run) -> None:
         wait = max(1, round(self._settings.database_timeout_s * 1000))
         try:
-            connection.run(
+            run(
                 f"BEGIN ISOLATION LEVEL READ COMMITTED; {LOCALS}SET LOCAL statement_timeout = {wait}; "
                 f"SET LOCAL idle_in_transaction_session_timeout = {wait}; "  # an instance may be frozen
                 f"SET LOCAL TimeZone = {literal(self._settings.time_zone)}"
@@ -272,21 +299,21 @@ class Database:
                 f"TIME_ZONE={zone!r} is not allowed: PostgreSQL does not know it."
             ) from refused
 
-    def _ready(self) -> Connection:
-        """The connection, open and its schema checked; a failure of either is not remembered."""
+    def _check(self, connection: Connection) -> None:
+        """Check the schema, once a process; a failure is not remembered."""
         timeout = self._settings.database_timeout_s
-        if self._connection is None:
-            self._connection = connect(self._settings.database_url, timeout)
-        if not self._checked:
-            try:
+        if self._checked:
+            return
+        if not self._checking.acquire(timeout=timeout):
+            raise Unreachable("The schema is still being checked: ask again.")
+        try:
+            if not self._checked:
                 schema.check(
-                    self._connection, timeout, lambda: connect(self._settings.database_url, schema.REPAIR_S)
+                    connection, timeout, lambda: connect(self._settings.database_url, schema.REPAIR_S)
                 )
-            except BaseException:  # it may be in the middle of a transaction
-                self.close()
-                raise
-            self._checked = True
-        return self._connection
+                self._checked = True
+        finally:
+            self._checking.release()
 
 
 def _stored(value: Any) -> Any:

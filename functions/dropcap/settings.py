@@ -252,6 +252,12 @@ class Settings:
         _postgres,
         secret=True,
     )
+    database_connections: int = _setting(
+        4,
+        "connections to PostgreSQL that an instance has at once, at most; each is opened when it is needed, "
+        "so an instance that answers one request at a time has one",
+        *_number(1, 100),
+    )
     database_timeout_s: float = _setting(10.0, "longest wait for PostgreSQL, s", *_number(0.1, 300, float))
     storage_timeout_s: float = _setting(
         60.0, "longest wait for Cloud Storage, repetitions included, s", *_number(0.1, 300, float)

@@ -77,9 +77,9 @@ class Bench:
         self.plain, self.explaining = Database(settings), Database(settings)
         for each in (self.plain, self.explaining):
             each.query("SELECT 1")
-        assert self.explaining._connection is not None
-        self.explained = Explained(self.explaining._connection)
-        self.explaining._connection = self.explained
+        connection, _ = self.explaining._pool.take()
+        self.explained = Explained(connection)
+        self.explaining._pool.give_back(self.explained)
 
     def measure(
         self,

@@ -94,8 +94,14 @@ def _buckets(config: Config) -> list[Bucket]:
 
 
 def _instances(config: Config, name: str) -> int:
-    """Of a function, at most; each holds one connection to the database."""
+    """Of a function, at most."""
     return 1 if name == "sweep" else int(config.max_instances)
+
+
+def _connections(config: Config, name: str) -> int:
+    """To the database, of all instances of a function, at most: one for each request at a time."""
+    at_once = GALLERY_AT_ONCE if name == "gallery" else 1
+    return _instances(config, name) * min(at_once, config.settings.database_connections)
 
 
 def _sql(config: Config, functions: Sequence[str]) -> list[Resource]:
@@ -106,7 +112,7 @@ def _sql(config: Config, functions: Sequence[str]) -> list[Resource]:
     made: list[Resource] = []
     if config.cloud_sql == "new":
         # Twice what the functions may open, as two revisions run while one takes over, and a few.
-        most = sum(_instances(config, name) for name in functions)
+        most = sum(_connections(config, name) for name in functions)
         made.append(
             sql.Instance(
                 name=instance,
@@ -134,7 +140,7 @@ def _sql(config: Config, functions: Sequence[str]) -> list[Resource]:
 def _function(config: Config, name: str, source: Source, secrets: dict[str, Secret]) -> Function:
     """1 vCPU, as the default of a third would make BLIP three times slower. One request at a time, as two
     pictures need twice the memory; a peer's default of 80 ran out of it (firebase/extensions #3203). Few
-    instances, as each holds a database connection and costs money. The second generation, as the
+    instances, as each holds database connections and costs money. The second generation, as the
     first is reported to need more memory for the same program; it begins at 512 MiB, so the small functions
     run in the first. A boost of the CPU while an instance starts, for which somebody waits.
 

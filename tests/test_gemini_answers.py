@@ -221,6 +221,12 @@ def test_unfit_answers_end_after_fewer_tries_as_each_is_paid_and_keep_what_there
     before = result(app, upload.id)
     app = app.restarted(GEMINI_MODEL="fault-finish-RECITATION")
     assert redescribe(app, mark=True)["pictures"] == 1
+    rows(
+        "UPDATE analyses SET describe_tries = 9"
+    )  # of days on which Gemini was away: one unfit answer is no end
+    assert app.sweep() == DONE | {"not_described": 1}
+    assert result(app, upload.id)["describe_later"]
+    rows("UPDATE analyses SET describe_tries = 0, describe_after = now()")
     tries = 0
     while app.sweep() == DONE | {"not_described": 1}:
         tries += 1

@@ -4,7 +4,8 @@
 A row of `analyses` that is to be described has an instant in `describe_after`; an index on just these finds
 them. Who takes one, once it is its turn, moves that instant on by longer than it may take, which is the
 lease, and may change the row as long as the instant is still the one that it set: a picture that is deleted
-meanwhile stays deleted, and two sweeps never do one twice. Where it fails, the instant is that of the next
+meanwhile stays deleted, and two sweeps never do one twice. Only a description, as it is paid, is also stored
+later, where the row still wants one. Where it fails, the instant is that of the next
 try. A person's own caption and alt text stand in columns of their own, and stay.
 
 What Gemini then finds above SAFETY is taken back: it is copied to quarantine, then its row tells of no
@@ -37,7 +38,7 @@ from dropcap.upload import Upload
 
 FIRST_S, LONGEST_S = 300, 86_400  # until the next try, which doubles: the sweep comes every ten minutes
 TRIES = 15  # in 6.8 days
-UNFIT_TRIES = 5  # where Gemini answers, and is paid, each time, but not as it was asked
+UNFIT = 3  # so many tries an unfit answer counts, as it is paid: five of them are too many
 FAILURES = 3  # in one sweep, none the picture's: then they are Gemini's, and the others need not find out
 NEXT_S = f"least({FIRST_S} * 2 ^ {{}}, {LONGEST_S})"
 # Not before its source is gone, for which all that is published must be there.
@@ -63,10 +64,10 @@ WHERE id = :id AND describe_after IS NOT NULL AND jsonb_array_length(result->'pi
 RETURNING describe_after
 """
 FAILED = f"""
-UPDATE analyses SET result = result || CAST(:result AS jsonb),
+UPDATE analyses SET result = result || CAST(:result AS jsonb), describe_tries = describe_tries + :more,
   describe_after = CASE
     WHEN :over THEN NULL
-    WHEN :again THEN now() + make_interval(secs => {NEXT_S.format("(describe_tries - 1)")})
+    WHEN :again THEN now() + make_interval(secs => {NEXT_S.format("(describe_tries + :more - 1)")})
     ELSE describe_after END
 WHERE {OURS} RETURNING id
 """
@@ -239,10 +240,19 @@ def _unpublish(due: Due, services: Services) -> None:
 
 
 def _note(
-    due: Due, changes: Mapping[str, Any], services: Services, *, over: bool = False, again: bool = False
+    due: Due,
+    changes: Mapping[str, Any],
+    services: Services,
+    *,
+    over: bool = False,
+    again: bool = False,
+    more: int = 0,
 ) -> bool:
-    """Change the result, where the row is still ours: it is `over`, or tried `again` later, or stays ours."""
-    values = {"id": due.id, "until": due.until, "over": over, "again": again, "result": changes}
+    """Change the result, where the row is still ours: it is `over`, or tried `again` later, or stays ours.
+
+    It counts as so many `more` tries than the one that it was.
+    """
+    values = {"id": due.id, "until": due.until, "over": over, "again": again, "more": more, "result": changes}
     return bool(services.database.query(FAILED, **values))
 
 
@@ -304,8 +314,8 @@ def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> b
     known = isinstance(problem, Unavailable | Rejected)
     fault = isinstance(problem, Rejected) or (isinstance(problem, Unavailable) and not problem.later)
     answered = isinstance(problem, Unavailable) and problem.answered
-    most = UNFIT_TRIES if answered else TRIES
-    over = fault or (due.tries >= most and not isinstance(problem, NotTakenBack))
+    more = UNFIT - 1 if answered else 0
+    over = fault or (due.tries + more >= TRIES and not isinstance(problem, NotTakenBack))
     if known:
         logs.write("WARNING", "not described by Gemini", upload=str(due.id), problem=str(problem))
     else:
@@ -315,6 +325,6 @@ def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> b
     if not due.known.sources.get("gemini", Source(False)).answered:  # else what was said before still stands
         source = Source(False, services.settings.gemini_model, problem=why)
         changes |= {"sources": _sources(due, source)}
-    if not _note(due, changes, services, over=over, again=True):
+    if not _note(due, changes, services, over=over, again=True, more=more):
         services.database.query(FORGET, id=due.id)
     return not (fault or answered or isinstance(problem, NotTakenBack))

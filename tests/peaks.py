@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dropcap import animation, memory, picture, pixels
+from dropcap import animation, formats, memory, picture, pixels
 from dropcap.decoders import DECODERS
 from dropcap.settings import Settings
 from infra.peak import peak_mb
@@ -22,7 +22,7 @@ def begin_anew() -> None:
 def peak_and_need(path: str, decoder: str, side: int) -> tuple[float, float]:
     """The peak of the resident set while one decoder decodes a file, beside the file, and its need, MB."""
     data = Path(path).read_bytes()
-    kind = picture._format(data)
+    kind = formats.recognized(data)
     if kind == "HEIF":
         picture._register_heif()
     [chosen] = [each for each in DECODERS if each.name == decoder]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from dropcap import colour, headers, logs, memory, picture, pixels
+from dropcap import colour, decoding, headers, logs, memory, picture, pixels
 from dropcap.analysis import PictureFacts
 from dropcap.naming import Side
 from dropcap.settings import Settings
@@ -38,8 +38,10 @@ class Animation:
         if self._damaged:
             return None
         try:
-            return self._published(side, quality, xmp)
+            with decoding.quiet(self._kind):
+                return self._published(side, quality, xmp)
         except Exception as broken:  # hostile bytes make parsers raise anything
+            decoding.check_instance(broken, self._kind)
             self._damaged = True
             _stands_still(f"a frame can't be read: {broken!r}")
             return None

@@ -10,7 +10,7 @@ Everything else that is raised is a passing fault: the platform delivers the eve
 expected, and says in one line what is the matter.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 
 
@@ -51,3 +51,19 @@ class Rejected(DropcapError):
         self.remedy = remedy
         self.status = status
         self.headers = dict(headers or {})
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and each that it was raised from or while it was handled."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each and id(each) not in seen:
+        seen.add(id(each))
+        yield each
+        each = each.__cause__ or each.__context__
+
+
+def cause(error: BaseException) -> str:
+    """Return what an error was raised from, each by type and message; empty where it was from nothing."""
+    found = [f"{type(each).__name__}: {each}" for each in causes(error) if each is not error]
+    return "; ".join(found)[:1000]

@@ -8,6 +8,7 @@ import ctypes
 import faulthandler
 import gc
 import math
+import os
 import sys
 import threading
 import time
@@ -165,12 +166,14 @@ class Watch:
             self.ends = time.monotonic() + self.in_all_s
         # A timer or signal handler of Python's would wait for the very decoder that hangs on to the GIL.
         longest_s = max(0.001, min(self.stage_s, self.ends - time.monotonic()))
-        faulthandler.dump_traceback_later(longest_s, exit=True, file=STDERR)
+        stderr = os.dup(STDERR)  # decoders may have another file in its place by then
+        faulthandler.dump_traceback_later(longest_s, exit=True, file=stderr)
         try:
             self.begins(name)
             yield
         finally:
             faulthandler.cancel_dump_traceback_later()
+            os.close(stderr)
             self.timings[name] = round(time.perf_counter() - started, 4)
             used = self.memory[name] = round(rss_mb(), 1)
             high = used > self.warning_mb

@@ -12,8 +12,8 @@ loads Pillow.
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from http import HTTPStatus
 from types import TracebackType
@@ -26,7 +26,9 @@ from PIL.PngImagePlugin import PngInfo
 from dropcap import boxes, colour, dimensions, memory, pixels, readers, tiff
 from dropcap.analysis import PictureFacts
 from dropcap.decoders import ranked
+from dropcap.decoding import broken, header_of, quiet, readable
 from dropcap.errors import Rejected
+from dropcap.formats import CODECS, OPENED_BRANDS, recognized, unsupported
 from dropcap.naming import Side, longest
 from dropcap.settings import Settings
 
@@ -41,53 +43,6 @@ RESERVE_MB = 16.0  # kept free while decoding, for other threads; a choice, not 
 Image.MAX_IMAGE_PIXELS = None
 readers.register()
 
-FORMATS = "JPEG, PNG, WebP, GIF, TIFF, BMP, HEIC or AVIF"
-SIGNATURES = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),  # BigTIFF
-    (b"MM\0+", "TIFF"),
-)
-RAW = "camera raw"
-KNOWN_BUT_UNSUPPORTED = (
-    (b"%PDF-", "PDF"),
-    (b"%!PS", "PostScript"),
-    (b"\xc5\xd0\xd3\xc6", "EPS"),  # with a DOS header
-    (b"8BPS", "Photoshop"),
-    (b"\0\0\1\0", "ICO"),
-    *((beginning, RAW) for beginning in tiff.RAW_BEGINNINGS),
-    (b"FUJIFILMCCD-RAW", RAW),  # RAF
-    (b"II\x1a\0\0\0HEAPCCDR", RAW),  # CRW
-    (b"\0MRM", RAW),  # MRW
-    (b"FOVb", RAW),  # X3F
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (b"<svg", "SVG"),
-)
-BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})  # "BM" alone also begins many a text
-# ISO/IEC 23008-12:2022, 10.2 to 10.3 and annexes B, H, L and M, as libheif 1.23's heif_brands.h lists them.
-AVIF_BRANDS = frozenset({b"avif", b"avis"})
-HEVC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
-HEIF_BRANDS = HEVC_BRANDS | {b"mif1", b"mif2", b"mif3", b"msf1", b"miaf", b"1pic", b"avci", b"avcs", b"vvic"}
-HEIF_BRANDS |= {b"vvis", b"evbi", b"evmi", b"evbs", b"evms", b"jpeg", b"jpgs", b"j2ki", b"j2is"}
-OPENED_BRANDS = HEVC_BRANDS | {b"mif1", b"msf1"}  # the first brands that pillow-heif 1.8 takes
-RAW_BRAND = b"crx "  # CR3 (lclevy/canon_cr3, README)
-CODECS = {  # of HEIF that libheif, as pillow-heif brings it, doesn't decode
-    b"mini": "low-overhead",
-    b"av01": "AV1",
-    b"avc1": "AVC",
-    b"vvc1": "VVC",
-    b"evc1": "EVC",
-    b"jpeg": "JPEG",
-    b"j2k1": "JPEG 2000",
-    b"unci": "uncompressed",
-}
 CONTENT_TYPES = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png", "avif": "image/avif"}
 ENCODING: dict[str, dict[str, Any]] = {
     "webp": {"method": 4},
@@ -156,13 +111,18 @@ def opened(data: bytes, settings: Settings, make_room: Callable[[], None] = memo
     had again; it is called before a picture takes more than the warning level, or is refused. Raises Rejected
     for whatever is no picture, of another format, damaged, too large, or needs more memory than is left.
     """
-    kind = _format(data)
+    kind = recognized(data)
+    with quiet(kind):
+        return _opened(kind, data, settings, make_room)
+
+
+def _opened(kind: str, data: bytes, settings: Settings, make_room: Callable[[], None]) -> Picture:
     largest = _check_claims(kind, data, settings)
     if kind == "GIF":  # its reader fills the first frame once more, in what it is to be replaced by
         _choose([(largest[0] * largest[1] / 1e6, None)], kind, largest, settings, make_room)
     pages, shown = 1, data
     if kind == "TIFF":
-        with _readable(kind):
+        with readable(kind):
             chosen = tiff.pages(data)
         pages = max(1, chosen.full)
         if chosen.largest != chosen.first:
@@ -172,21 +132,22 @@ def opened(data: bytes, settings: Settings, make_room: Callable[[], None] = memo
         if data[8:12] not in OPENED_BRANDS:
             shown = data[:8] + b"mif1" + data[12:]
     side = max(*map(longest, settings.sizes), GEMINI_SIDE)
-    with _readable(kind):
-        header = Image.open(io.BytesIO(shown), formats=(kind,))
+    with readable(kind):
+        header = header_of(kind, shown)
     with header:
         width, height = header.size
         _check_size(kind, (width, height), settings)
         if isinstance(header, GifImageFile):
             header.dispose = None  # no other frame follows
-        with _readable(kind):
+        with readable(kind):
             needs = ranked(header, shown, side)
         decoder = _choose(needs, kind, header.size, settings, make_room)
-        with _readable(kind):
+        need_mb = next(need for need, each in needs if each is decoder)
+        with readable(kind, need_mb):
             raster = decoder.decode(header, shown, side)
             orientation = pixels.orientation(header)
             colours = colour.meaning(header, shown)
-    with _readable(kind):  # the whole raster is free by now
+    with readable(kind):  # the whole raster is free by now
         raster = pixels.upright(pixels.finished(raster, colours), orientation)
     if orientation in pixels.SIDEWAYS:
         width, height = height, width
@@ -201,7 +162,7 @@ def check_head(head: bytes, settings: Settings) -> None:
     Only for what is certain: no picture, of another format, or of a size that is too large. A header that is
     not whole, or that no decoder understands, is left to `opened`. No library sees the bytes.
     """
-    kind = _format(head)
+    kind = recognized(head)
     with suppress(ValueError):
         for size in dimensions.claims(kind, head):
             _check_size(kind, size, settings)
@@ -216,58 +177,6 @@ def _with(xmp: bytes, kind: str) -> dict[str, Any]:
     return {"pnginfo": chunk}
 
 
-def _format(data: bytes) -> str:
-    """The format by its first bytes, as Pillow calls it."""
-    if not data:
-        raise Rejected(
-            "empty_picture",
-            "The upload is empty: it has 0 bytes.",
-            "Upload it again.",
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-        )
-    for signature, name in SIGNATURES:
-        if data.startswith(signature):
-            with suppress(ValueError):
-                if name == "TIFF" and tiff.is_raw(data):
-                    raise _unsupported(RAW)
-            return name
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in BMP_HEADER_SIZES:
-        return "BMP"
-    if data[4:8] == b"ftyp":  # ISO/IEC 14496-12: length, "ftyp", major brand, version, compatible brands
-        box = data[: min(int.from_bytes(data[:4], "big"), 512)]
-        brands = {data[8:12]} | {box[at : at + 4] for at in range(16, len(box), 4)}
-        if RAW_BRAND in brands:
-            raise _unsupported(RAW)
-        if data[8:12] not in HEVC_BRANDS and brands & AVIF_BRANDS:
-            return "AVIF"
-        if brands & HEIF_BRANDS:
-            return "HEIF"
-        raise _unsupported("video")
-    text = data[:1024].lstrip().lower()
-    for signature, name in KNOWN_BUT_UNSUPPORTED:
-        if data.startswith(signature) or text.startswith(signature):
-            raise _unsupported(name)
-    if text.startswith(b"<?xml") and b"<svg" in text:
-        raise _unsupported("SVG")
-    raise Rejected(
-        "not_a_picture",
-        "The upload is not a picture.",
-        f"Upload a picture: {FORMATS}.",
-        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    )
-
-
-def _unsupported(name: str) -> Rejected:
-    return Rejected(
-        "unsupported_format",
-        f"The upload is a {name} file, which is not supported.",
-        f"Save it as {FORMATS} and upload that.",
-        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    )
-
-
 @cache
 def _register_heif() -> None:
     """Teach Pillow HEIF, once, and only where a HEIF picture comes: the library costs 3 MB."""
@@ -277,55 +186,28 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
-@contextmanager
-def _readable(kind: str) -> Iterator[None]:
-    """Map once what decoders raise: each error becomes Rejected."""
-    try:
-        yield
-    except Rejected:
-        raise
-    except MemoryError as full:
-        raise Rejected(
-            "needs_too_much_memory",
-            f"The {kind} picture needs more memory than the system gives.",
-            "Upload a smaller picture, or raise the function's memory.",
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        ) from full
-    except Exception as broken:  # hostile bytes make parsers raise anything, even KeyError
-        raise _broken(kind) from broken
-
-
-def _broken(kind: str) -> Rejected:
-    return Rejected(
-        "broken_picture",
-        f"The {kind} picture is damaged or incomplete.",
-        "Open the original in a picture editor, save it again and upload that.",
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-    )
-
-
 def _check_claims(kind: str, data: bytes, settings: Settings) -> tuple[int, int]:
     """Return the largest size that the file claims.
 
     Raises Rejected where one is not allowed, there is none, or the way it is coded is not known.
     """
     largest = (0, 0)
-    with _readable(kind):
+    with readable(kind):
         if kind == "HEIF" and (coded := boxes.codecs(data)) and not coded & boxes.HEVC_ITEMS:
             for codec in coded & CODECS.keys():
-                raise _unsupported(f"HEIF ({CODECS[codec]})")
+                raise unsupported(f"HEIF ({CODECS[codec]})")
         for size in dimensions.claims(kind, data):
             _check_size(kind, size, settings)
             largest = max(largest, size, key=lambda each: each[0] * each[1])
     if largest == (0, 0):
-        raise _broken(kind)
+        raise broken(kind)
     return largest
 
 
 def _check_size(kind: str, size: tuple[int, int], settings: Settings) -> None:
     """Whether the sides are allowed, before anything is decoded."""
     if min(size) < 1:
-        raise _broken(kind)
+        raise broken(kind)
     shown = f"{size[0]:,} x {size[1]:,} px"
     if max(size) > settings.max_side:
         raise Rejected(

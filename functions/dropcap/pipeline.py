@@ -12,7 +12,7 @@ from dropcap.analysis import Analysis, Published
 from dropcap.brake import Brake
 from dropcap.claims import Claim
 from dropcap.connection import Unreachable
-from dropcap.errors import Passing, Rejected
+from dropcap.errors import Passing, Rejected, cause
 from dropcap.outcome import Outcome
 from dropcap.records import read
 from dropcap.services import Services
@@ -112,7 +112,9 @@ def _decide(
             deletion.unpublish(upload, buckets, before)  # by one who had another verdict, or died
         if not upload.in_bucket:
             raise
-        logs.write("WARNING", str(rejection), upload=str(upload.id), code=rejection.code)
+        logs.write(
+            "WARNING", str(rejection), upload=str(upload.id), code=rejection.code, cause=cause(rejection)
+        )
         sha256 = hashlib.sha256(data).hexdigest() if data is not None and settings.receipts else ""
         new = claim.age_s < safety.LONGEST_S or not claim.reason  # days of other faults are no hold
         waits = rejection.code == safety.NO_VERDICT and new

@@ -9,7 +9,7 @@ import flask
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from dropcap import body, encoding, logs, origin
-from dropcap.errors import DropcapError, Passing, Rejected
+from dropcap.errors import DropcapError, Passing, Rejected, cause
 from dropcap.memory import Watch
 from dropcap.services import Services
 from dropcap.upload import ANONYMOUS, Upload, is_user, owner, posted
@@ -19,6 +19,7 @@ Handler = Callable[[flask.Request, Services, str | None], Mapping[str, Any]]
 Tell = Callable[[HTTPStatus, str, str, str], flask.Response]  # status, code, problem, remedy
 RETRY_AFTER_S = 10
 YEAR_S = 31_536_000
+OF_BYTES = frozenset({"broken_picture", "needs_too_much_memory"})  # whose cause is worth a log line
 HELD = "SELECT 1 FROM uploads WHERE id = :id AND state = 'held'"
 TRUE = frozenset({"1", "true", "yes"})
 
@@ -73,6 +74,8 @@ def guarded(
         encoding.refuse(request.headers.get("Content-Encoding", ""), gzip=False)
         return work()
     except Rejected as rejection:
+        if rejection.code in OF_BYTES:
+            logs.write("INFO", str(rejection), code=rejection.code, cause=cause(rejection))
         response = tell(rejection.status, rejection.code, rejection.problem, rejection.remedy)
         response.headers.update(rejection.headers)
         return response

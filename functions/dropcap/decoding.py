@@ -1,0 +1,184 @@
+"""Around a decoder: whose fault an error is, and how much of what libraries say is logged.
+
+What decoders raise about bytes is the picture's fault. A missing library, and an instance that has no more
+threads, files, disk or memory, are not: they are passing faults, and the upload stays.
+"""
+
+import errno
+import io
+import logging
+import mmap
+import os
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from http import HTTPStatus
+from typing import Any
+
+from PIL import Image, features
+
+from dropcap import logs
+from dropcap.errors import Passing, Rejected, causes
+
+# Without these Pillow says of a picture that it can't be identified, or that a decoder is not available.
+LIBRARIES = {"JPEG": "jpg", "PNG": "zlib", "TIFF": "libtiff", "WEBP": "webp", "AVIF": "avif"}
+# What libraries say of errors of the system, which pyvips and pillow-heif pass on as text alone.
+EXHAUSTED = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+OUT_OF_MEMORY = (
+    "out of memory",
+    "decoder error -9",
+)  # Pillow's IMAGING_CODEC_MEMORY, and libvips' vips_malloc
+NO_THREAD = ("can't start new thread", "unable to create thread", "error creating thread")
+LEAST_MB = 8.0  # what an instance must still give, where a picture's need is not known yet
+LOUD = ("PIL", "pyvips")  # the loggers of libraries that decode
+MOST_LINES, LONGEST_LINE = 5, 200  # of what is said of one picture
+
+
+class NotDecoded(Passing):
+    """Transient error: the instance could not decode a picture, whatever its bytes are."""
+
+
+@contextmanager
+def readable(kind: str, need_mb: float = LEAST_MB) -> Iterator[None]:
+    """Map once what decoders raise: the picture's fault becomes Rejected, the instance's NotDecoded.
+
+    `need_mb` is the memory that it was taken to need.
+    """
+    try:
+        yield
+    except Rejected:
+        raise
+    except Exception as error:  # hostile bytes make parsers raise anything, even KeyError
+        check_instance(error, kind, need_mb)
+        if isinstance(error, MemoryError) or any(word in str(error) for word in OUT_OF_MEMORY):
+            raise Rejected(
+                "needs_too_much_memory",
+                f"The {kind} picture needs more memory than the system gives.",
+                "Upload a smaller picture, or raise the function's memory.",
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            ) from error
+        raise broken(kind) from error
+
+
+def header_of(kind: str, data: bytes) -> Image.Image:
+    """Return the picture, opened and not decoded; Image.open would hide why it can't be.
+
+    Raises whatever its reader does.
+    """
+    if kind not in Image.OPEN:
+        Image.init()
+    reader, _ = Image.OPEN[kind]
+    return reader(io.BytesIO(data), "")
+
+
+def broken(kind: str) -> Rejected:
+    """Return the refusal of bytes that no decoder understands."""
+    return Rejected(
+        "broken_picture",
+        f"The {kind} picture is damaged or incomplete.",
+        "Open the original in a picture editor, save it again and upload that.",
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    )
+
+
+def check_instance(error: Exception, kind: str, need_mb: float = LEAST_MB) -> None:
+    """Raise NotDecoded where an error, or the state of this instance, shows that no picture is at fault."""
+    found = next(filter(None, map(_of_instance, causes(error))), "") or _shortage(kind, need_mb)
+    if found:
+        raise NotDecoded(
+            f"The {kind} picture could not be decoded here, and will be tried again: {found}."
+        ) from error
+
+
+def _of_instance(error: BaseException) -> str:
+    """What an error says of the instance; nothing where it may be about bytes."""
+    said = str(error)
+    of_system = isinstance(error, OSError) and error.errno is not None  # Pillow's own have no number
+    by_text = any(os.strerror(number) in said for number in EXHAUSTED) or any(
+        word in said for word in NO_THREAD
+    )
+    return f"{type(error).__name__}: {said}" if isinstance(error, ImportError) or of_system or by_text else ""
+
+
+def _shortage(kind: str, need_mb: float) -> str:
+    """What this instance has no more of, tried out: libraries hide why they failed."""
+    library = LIBRARIES.get(kind)
+    if kind not in Image.OPEN or (library and not features.check(library)):
+        return f"the library for {kind} is missing"
+    try:
+        mmap.mmap(-1, int(max(need_mb, LEAST_MB) * 1e6)).close()  # address space alone: no page is touched
+        os.close(os.open(os.devnull, os.O_RDONLY))
+        thread = threading.Thread(target=lambda: None)
+        thread.start()
+        thread.join()
+    except (OSError, RuntimeError, MemoryError) as none_left:
+        return f"{type(none_left).__name__}: {none_left}"
+    return ""
+
+
+class _Said(logging.Handler):
+    """Keeps the first distinct lines, and counts the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.times = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.note(record.getMessage())
+
+    def note(self, text: str) -> None:
+        self.times += 1
+        line = " ".join(text.split())[:LONGEST_LINE]
+        if len(self.lines) < MOST_LINES and line not in self.lines:
+            self.lines.append(line)
+
+
+@contextmanager
+def quiet(kind: str) -> Iterator[None]:
+    """Log what libraries say of a picture in one line: its first distinct sentences, and how many there were.
+
+    65 KB of tags that overlap made 1.1 MB of warnings. Warnings, log lines, and what libtiff writes to
+    standard error on its own; of that, nothing is seen where the process dies.
+    """
+    said = _Said()
+    loggers = [logging.getLogger(name) for name in LOUD]
+    with warnings.catch_warnings(), _own_stderr() if kind == "TIFF" else nullcontext() as written:
+        warnings.simplefilter("always")  # none is remembered
+        warnings.showwarning = lambda message, *where, **more: said.note(str(message))
+        before = [logger.propagate for logger in loggers]
+        for logger in loggers:
+            logger.addHandler(said)
+            logger.propagate = False
+        try:
+            yield
+        finally:
+            for logger, propagated in zip(loggers, before, strict=True):
+                logger.removeHandler(said)
+                logger.propagate = propagated
+            if written:
+                written.seek(0)
+                for line in written:
+                    said.note(line.decode(errors="replace"))
+            if said.times:
+                logs.write("INFO", "the picture's file is odd", kind=kind, said=said.lines, times=said.times)
+
+
+@contextmanager
+def _own_stderr() -> Iterator[Any]:
+    """A file in the place of standard error, for libraries that write there themselves."""
+    with ExitStack() as files:
+        if sys.platform == "linux":  # in memory, as there may be no disk left
+            file = files.enter_context(os.fdopen(os.memfd_create("stderr"), "w+b"))
+        else:
+            file = files.enter_context(tempfile.TemporaryFile())
+        before = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield file
+        finally:
+            os.dup2(before, 2)
+            os.close(before)

@@ -1,9 +1,14 @@
+# ruff: noqa: S608  what is put into the SQL is this file's own
 """What no delivery may ever finish: found in database and bucket, and taken through the pipeline as usual.
 
     rows that are not done and whose lease ran out    a kill, a fault that lasted, a source that went away,
                                                       a deletion that broke off, a hold whose hour is over,
                                                       a posted picture that was not finished: it is removed
     objects without a row                             their event never came
+
+A row that fails goes to the back: it is tried again after ten minutes, then twice as long each time, so that
+no number of them keeps a sweep from the others. From the fifth time on it is reported, as a person has to do
+something, and tried once a day.
 
 What is held comes last, and waits for the next sweep when some of it has come back held: as long as Gemini is
 away, each costs a decoding, a caption and all of Gemini's time.
@@ -19,23 +24,43 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from dropcap import deletion, logs, safety
-from dropcap.errors import Rejected
+from dropcap.connection import Unreachable
+from dropcap.errors import DropcapError, Passing, Rejected
+from dropcap.gcs import NotStored
 from dropcap.pipeline import Busy, process
 from dropcap.services import Services
 from dropcap.upload import Upload
 
-ROWS = 1000  # in one sweep; what fails goes to the end, as its lease ends anew
+ROWS = 1000  # in one sweep
+FIRST_S, DAY_S = 600, 86_400  # until the next try: the sweep comes every ten minutes
+REPORTED = 5  # failures of a row, in 2.5 hours, after which it is reported, and tried once a day
 IN_VAIN = 3  # held uploads in one sweep that come back held
 # A posted picture lies in no bucket: what is not recorded can't be finished without its bytes, and is ended.
 # But not the row of one that took instances down, which is to be known when it is posted again.
-UNFINISHED = """
-SELECT state = 'held', bucket, name, generation, size, content_type FROM uploads
-WHERE state <> 'done' AND lease_until <= now()
-  AND (bucket = :bucket OR bucket = '' AND (state <> 'claimed' OR deaths = '[]'))
-ORDER BY state = 'held', lease_until LIMIT :rows
+UNFINISHED = f"""
+SELECT stuck, rows.* FROM (
+  SELECT count(*) AS stuck FROM uploads WHERE state <> 'done' AND sweep_failures >= {REPORTED}
+) AS reported LEFT JOIN (
+  SELECT state = 'held', bucket, name, generation, size, content_type FROM uploads
+  WHERE state <> 'done' AND lease_until <= now() AND coalesce(sweep_after, lease_until) <= now()
+    AND (bucket = :bucket OR bucket = '' AND (state <> 'claimed' OR deaths = '[]'))
+  ORDER BY state = 'held', coalesce(sweep_after, lease_until) LIMIT :rows
+) AS rows ON true
+"""
+FAILED = f"""
+UPDATE uploads SET sweep_failures = sweep_failures + 1,
+  sweep_after = now() + make_interval(secs =>
+    CASE WHEN sweep_failures + 1 < {REPORTED} THEN {FIRST_S} * 2 ^ sweep_failures ELSE {DAY_S} END)
+WHERE id = :id AND state <> 'done' RETURNING sweep_failures
+"""
+# INCLUDE and EXCLUDE have changed since: they must not take the place of others.
+PASSED_OVER = f"""
+UPDATE uploads SET sweep_after = now() + make_interval(secs => {DAY_S})
+WHERE id = ANY(CAST(:ids AS uuid[])) RETURNING 1
 """
 KNOWN = "SELECT id FROM uploads WHERE id = ANY(CAST(:ids AS uuid[]))"
 # An id is a hash: the first one after any is any one, found by the key. Where none of 30 is of this bucket,
@@ -52,18 +77,19 @@ def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
 
     An object without a row counts from the age of `min_age_s`: the event of a younger one may be on its way.
     Of those found, some are then done, quarantined, failed (the log says why) or left: for want of time, as
-    another is at work on them, or held, tried again or not. Not `complete` where there was no time to look at
-    everything.
+    another is at work on them, or held, tried again or not. `stuck` are all that have failed so often that
+    a person has to do something, tried by this sweep or not. Not `complete` where there was no time to look
+    at everything.
     """
     ends = time.monotonic() + services.settings.sweep_s
     told = _tell(services)
-    outcomes = Counter(dict.fromkeys(("found", "done", "quarantined", "failed", "left"), 0))
+    outcomes = Counter(dict.fromkeys(("found", "done", "quarantined", "failed", "left", "stuck"), 0))
     complete, in_vain = False, 0
-    for held, some in _unfinished(services, min_age_s):
+    for held, some in _unfinished(services, min_age_s, outcomes):
         for upload in some:
             outcomes["found"] += 1
             tried = time.monotonic() < ends and in_vain < IN_VAIN
-            outcome = _finish(upload, services) if tried else "left"
+            outcome = _finish(upload, services, outcomes) if tried else "left"
             in_vain += held and outcome == "left"
             outcomes[outcome] += 1
         if time.monotonic() > ends:
@@ -85,7 +111,9 @@ def _tell(services: Services) -> Mapping[str, int]:
     return services.teller.sweep(time.monotonic() + services.settings.sweep_s / 4)
 
 
-def _unfinished(services: Services, min_age_s: float) -> Iterator[tuple[bool, list[Upload]]]:
+def _unfinished(
+    services: Services, min_age_s: float, outcomes: Counter[str]
+) -> Iterator[tuple[bool, list[Upload]]]:
     """First the rows, then the objects by pages, from anywhere on, then what is held, which the bool says.
 
     No part may be left out every time.
@@ -95,18 +123,24 @@ def _unfinished(services: Services, min_age_s: float) -> Iterator[tuple[bool, li
     def wanted(uploads: list[Upload]) -> list[Upload]:
         return [each for each in uploads if each.wanted(settings.include, settings.exclude)]
 
-    rows = database.query(UNFINISHED, bucket=bucket, rows=ROWS)
-    yield False, wanted([Upload(*row) for held, *row in rows if not held])
+    found = database.query(UNFINISHED, bucket=bucket, rows=ROWS)
+    outcomes["stuck"] = found[0][0]
+    rows = [(held, Upload(*row)) for _, held, *row in found if held is not None]
+    chosen = {each.id for each in wanted([upload for _, upload in rows])}
+    if passed_over := [str(upload.id) for _, upload in rows if upload.id not in chosen]:
+        database.query(PASSED_OVER, ids=passed_over)
+    rows = [(held, upload) for held, upload in rows if upload.id in chosen]
+    yield False, [upload for held, upload in rows if not held]
     before = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=min_age_s)
     [[middle]] = database.query(ANY_NAME, id=uuid.uuid4(), bucket=bucket) or [[None]]
     for part in ((middle, None), (None, middle)) if middle else ((None, None),):
         for page in services.buckets.pages(before, *part):
             known = {row[0] for row in database.query(KNOWN, ids=[str(each.id) for each in page])}
             yield False, wanted([each for each in page if each.id not in known])
-    yield True, wanted([Upload(*row) for held, *row in rows if held])
+    yield True, [upload for held, upload in rows if held]
 
 
-def _finish(upload: Upload, services: Services) -> str:
+def _finish(upload: Upload, services: Services, outcomes: Counter[str]) -> str:
     """What became of it; no failure of one may keep a sweep from the others."""
     try:
         process(services.buckets.current(upload) if upload.in_bucket else upload, services)
@@ -117,8 +151,34 @@ def _finish(upload: Upload, services: Services) -> str:
         logs.write("INFO", str(ended), upload=str(upload.id))
         return "done"
     except Exception as problem:  # whatever it was, it is logged and counted
-        logs.exception("not finished by the sweep", problem, upload=str(upload.id))
+        outcomes["stuck"] += _failed(upload, problem, services) == REPORTED
         return "failed"
     if code == safety.HELD:
         return "left"
     return "done" if code in ("", "gone", deletion.STATE) else "quarantined"
+
+
+def _failed(upload: Upload, problem: Exception, services: Services) -> int:
+    """Put the row to the back and say why; how often it has failed, 1 where there is no row."""
+    from google.api_core.exceptions import Forbidden, GoogleAPIError
+
+    tries = 1
+    with suppress(Unreachable):  # then it is tried by the next sweep
+        [[tries]] = services.database.query(FAILED, id=upload.id) or [[1]]
+    why = f"{type(problem).__name__}: {problem}".splitlines()[0]
+    facts = {"upload": str(upload.id), "name": upload.name, "tries": tries, "problem": why}
+    if tries >= REPORTED:
+        remedy = "Its log lines say what happened before."
+        if isinstance(problem, Forbidden):
+            remedy = (
+                "A retention policy or a hold keeps the object, or the function lacks "
+                "storage.objects.delete: lift it, or let sources stay by SOURCE=keep."
+            )
+        elif isinstance(problem, NotStored):
+            remedy = "Restore what was published, while the bucket's soft delete keeps it."
+        logs.write("ERROR", "the sweep can't finish an upload", **facts, remedy=remedy)
+    elif isinstance(problem, Passing | DropcapError | GoogleAPIError | OSError):
+        logs.write("WARNING", "not finished by the sweep", **facts)
+    else:
+        logs.exception("not finished by the sweep", problem, **facts)
+    return int(tries)

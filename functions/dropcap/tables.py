@@ -96,6 +96,8 @@ TABLES = (
             Column("stage_at", INSTANT, "now()"),
             Column("rss_mb", "bigint", "0"),
             Column("deaths", "jsonb", "'[]'::jsonb"),  # the same of holders whose lease ran out
+            Column("sweep_failures", "bigint", "0"),  # how often the sweep could not finish it: sweep.py
+            Column("sweep_after", INSTANT, null=True),  # not before then does the sweep try it again
         ),
         key=("id",),
         # What a sweep looks for among millions that are done. By an instant that no update changes, so that

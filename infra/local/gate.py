@@ -46,6 +46,7 @@ from infra.local.operations import (
     session_of,
     understand,
 )
+from infra.local.retention import Retention
 from infra.local.rules import PRECONDITIONS, PREFIXES, Expected, Refused, check_path
 from infra.local.sessions import ALLOWED, CANCELLED, Session, Sessions
 from infra.local.versions import Versions
@@ -73,6 +74,7 @@ class Gate:
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._sessions = Sessions()
         self._versions = Versions()
+        self._retention = Retention()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request of a client."""
@@ -96,6 +98,8 @@ class Gate:
                 answer = await self._forward(request, operation)
                 if request.method == "DELETE" and found and await self._resource(operation.expects[0]):
                     self._versions.delete(found)  # for good, and not to stay as a noncurrent one
+                if answer.ok and operation.says:
+                    self._retention.note(operation)
                 if operation.starts_session:
                     return await self._begin(request, answer, operation)
                 if not operation.passes or (operation.tells and answer.ok):
@@ -139,6 +143,8 @@ class Gate:
                 live = await self._resource(expected)
                 expected.check(live, operation.passes, creating=operation.creates and index == 0)
                 first = live if index == 0 and expected.generation else first
+            if index == 0 and operation.replaces and self._retention.keeps(expected):
+                self._retention.check(expected, first or await self._resource(expected))
         return first
 
     async def _resource(self, of: Expected) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from http import HTTPStatus
 from typing import Any
@@ -37,16 +37,25 @@ class Operation:
     """What a request expects of which objects, the one that changes first, and what it may do to it.
 
     `passes` is for requests that change no object, `tells` for those of them that ask for resources.
-    `composes` is of how many objects. `body` is there where reading was needed to understand.
+    `composes` is of how many objects. `body` is there where reading was needed to understand, and `says` is
+    the resource in it, of an object or of the `bucket`.
     """
 
     expects: tuple[Expected, ...] = ()
     passes: bool = False
     tells: bool = False
     creates: bool = False
+    deletes: bool = False
     composes: int = 0
     starts_session: bool = False
     body: Body | None = None
+    bucket: str = ""
+    says: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether an object would go; an upload that is only begun is refused at its end."""
+        return self.deletes or (self.creates and not self.starts_session)
 
 
 def session_of(request: web.BaseRequest) -> str:
@@ -87,9 +96,17 @@ async def understand(request: web.BaseRequest) -> Operation:
         bucket, name = map(unquote, match.groups())
         expected = Expected(bucket, name, query, generation=query.get("generation", ""))
         tells = request.method == "GET" and query.get("alt") != "media"
-        return Operation((expected,), passes=reads, tells=tells)
+        if request.method == "PATCH":
+            body = await request.read()
+            return Operation((expected,), body=body, says=_parse(body))
+        return Operation((expected,), passes=reads, tells=tells, deletes=request.method == "DELETE")
     if match := UPLOAD.fullmatch(path):
         return await _understand_upload(request, unquote(match[1]))
+    if BUCKETS.fullmatch(path) and request.method in ("POST", "PATCH"):
+        body = await request.read()
+        says = _parse(body)
+        bucket = path.rstrip("/").rpartition("/")[2] if request.method == "PATCH" else str(says.get("name"))
+        return Operation(passes=True, body=body, bucket=unquote(bucket), says=says)
     if BUCKETS.fullmatch(path):
         return Operation(passes=True, tells=request.method == "GET" and path.rstrip("/").endswith("/o"))
     given = request.headers

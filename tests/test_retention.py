@@ -1,0 +1,194 @@
+"""What a retention policy or a hold keeps: the gate answers as Cloud Storage does, and a sweep goes on."""
+
+import io
+import json
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import Forbidden, PreconditionFailed
+from google.cloud.storage import Blob, Bucket
+
+from dropcap import pipeline, sweep
+from dropcap.bucket import Buckets
+from dropcap.gcs import NotStored
+from dropcap.services import Services
+from dropcap.upload import Upload
+from tests.app import App, Start, rows, small_png
+from tests.test_healing import lease_runs_out
+
+QUICK = {"SIZES": "200", "GEMINI_API_KEY": ""}
+HOUR_S = 3600
+MANY = 1050  # more than one sweep takes
+HELD = "is under active {} hold and cannot be deleted, overwritten or archived until hold is removed."
+
+
+# The gate
+
+
+@pytest.fixture
+def bucket(start: Start) -> Bucket:
+    app = start(**QUICK)
+    return app.storage.bucket(app.uploads)
+
+
+def refusals(blob: Blob) -> list[tuple[str, str]]:
+    """Reason and message of what is answered to each way to delete or replace an object."""
+    other = blob.bucket.blob("other")
+    other.upload_from_string(b"other")
+    large = blob.bucket.blob(blob.name, chunk_size=256 * 1024)
+    ways: list[Any] = [
+        blob.delete,
+        lambda: blob.delete(if_generation_match=blob.generation),
+        lambda: blob.bucket.blob(blob.name).upload_from_string(b"new"),
+        lambda: blob.bucket.blob(blob.name).rewrite(other),
+        lambda: blob.bucket.blob(blob.name).compose([other]),
+        lambda: large.upload_from_file(io.BytesIO(bytes(300_000))),
+    ]
+    found = []
+    for way in ways:
+        with pytest.raises(Forbidden) as refused:
+            way()
+        body = refused.value.response.json()["error"]
+        assert body["code"] == HTTPStatus.FORBIDDEN
+        [details] = body["errors"]
+        assert (details["domain"], details["message"]) == ("global", body["message"])
+        found.append((details["reason"], body["message"]))
+    return found
+
+
+def test_a_retention_policy_keeps_what_is_younger(bucket: Bucket) -> None:
+    blob = bucket.blob("ana/a.png")
+    blob.upload_from_string(b"first")
+    bucket.retention_period = HOUR_S
+    bucket.patch()
+    until = (blob.time_created + timedelta(seconds=HOUR_S)).isoformat()[:19]
+    said = (
+        f"Object '{bucket.name}/ana/a.png' is subject to bucket's retention policy or object retention and "
+        f"cannot be deleted or overwritten until {until}"
+    )
+    for reason, message in refusals(blob):
+        assert reason == "retentionPolicyNotMet"
+        assert message.startswith(said)
+    with pytest.raises(PreconditionFailed):  # which is checked first
+        blob.delete(if_generation_match=1)
+    bucket.blob("ana/new.png").upload_from_string(b"what is new may come")
+    assert blob.download_as_bytes() == b"first"
+    bucket.retention_period = None
+    bucket.patch()
+    blob.delete()
+
+
+@pytest.mark.parametrize(
+    ("hold", "kind"), [("temporary_hold", "Temporary"), ("event_based_hold", "Event-Based")]
+)
+def test_a_hold_keeps_one_object(bucket: Bucket, hold: str, kind: str) -> None:
+    blob = bucket.blob("ana/a.png")
+    blob.upload_from_string(b"first")
+    setattr(blob, hold, True)
+    blob.patch()
+    said = f"Object '{bucket.name}/ana/a.png' {HELD.format(kind)}"
+    assert set(refusals(blob)) == {("forbidden", said)}
+    setattr(blob, hold, False)
+    blob.patch()
+    blob.delete()
+
+
+# The sweep
+
+
+def held(app: App, name: str) -> Upload:
+    """An upload whose source can't be deleted."""
+    upload = app.upload(name, small_png())
+    blob = app.storage.bucket(app.uploads).blob(name)
+    blob.temporary_hold = True
+    blob.patch()
+    assert app.deliver(upload) == HTTPStatus.INTERNAL_SERVER_ERROR
+    lease_runs_out()
+    return upload
+
+
+def logged(capfd: pytest.CaptureFixture[str], message: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+    return [line for line in lines if line["message"] == message]
+
+
+def test_what_a_hold_keeps_is_tried_ever_more_rarely_then_reported_and_finished_when_it_is_lifted(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = start(**QUICK)
+    upload = held(app, "ana/a.png")
+    waits = []
+    for tries in range(1, sweep.REPORTED + 1):
+        capfd.readouterr()
+        stuck = {"stuck": 1} if tries == sweep.REPORTED else {}
+        assert app.sweep() == {"found": 1, "failed": 1, "complete": True} | stuck
+        reported = tries == sweep.REPORTED
+        message = "the sweep can't finish an upload" if reported else "not finished by the sweep"
+        [line] = logged(capfd, message)
+        assert line["severity"] == ("ERROR" if reported else "WARNING")
+        assert (line["upload"], line["name"], line["tries"]) == (str(upload.id), "ana/a.png", tries)
+        assert HELD.format("Temporary") in line["problem"]
+        assert "stack_trace" not in line
+        assert ("SOURCE=keep" in line.get("remedy", "")) == reported
+        assert app.sweep() == {"complete": True} | stuck  # not before its time
+        waits += rows("SELECT extract(epoch FROM sweep_after - now())::float8 FROM uploads")
+        rows("UPDATE uploads SET sweep_after = now()")
+    assert [round(seconds, -1) for [seconds] in waits] == [600, 1200, 2400, 4800, 86_400]
+    blob = app.storage.bucket(app.uploads).blob("ana/a.png")
+    blob.temporary_hold = False
+    blob.patch()
+    assert app.sweep() == {"found": 1, "done": 1, "stuck": 1, "complete": True}
+    assert app.objects(app.uploads) == {}
+    assert app.sweep() == {"complete": True}
+
+
+def test_with_source_keep_nothing_fails_at_a_hold(start: Start) -> None:
+    app = start(**QUICK)
+    upload = held(app, "ana/a.png")
+    app = app.restarted(SOURCE="keep")
+    assert app.sweep() == {"found": 1, "done": 1, "complete": True}
+    assert app.deliver(upload) == HTTPStatus.OK
+    assert list(app.objects(app.uploads)) == ["ana/a.png"]
+
+
+def test_more_failing_rows_than_a_sweep_takes_do_not_keep_the_others_waiting(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = start(**QUICK)
+    other = app.upload("zoe/killed.png", small_png())
+    app.services.database.claim(other)
+    lease_runs_out()
+    gone = [Upload(app.uploads, f"ana/gone-{number}.png", number, 1) for number in range(1, MANY + 1)]
+    rows(
+        "INSERT INTO uploads (id, bucket, name, generation, user_id, size, state, lease_until) "
+        "SELECT id, :bucket, name, generation, 'ana', 1, 'recorded', now() - interval '1 day' "
+        "FROM unnest(CAST(:ids AS uuid[]), CAST(:names AS text[]), CAST(:generations AS bigint[])) "
+        "AS gone (id, name, generation)",
+        bucket=app.uploads,
+        ids=[str(each.id) for each in gone],
+        names=[each.name for each in gone],
+        generations=[each.generation for each in gone],
+    )
+    current = Buckets.current
+
+    def failing(upload: Upload, services: Services) -> None:
+        if "gone" in upload.name:
+            raise NotStored(f"{upload.id}/200.webp is no longer stored.")
+        pipeline.process(upload, services)
+
+    def known(buckets: Buckets, of: Upload) -> Upload:
+        return of if "gone" in of.name else current(buckets, of)
+
+    monkeypatch.setattr(sweep, "process", failing)  # what a real one takes ten milliseconds to say
+    monkeypatch.setattr(Buckets, "current", known)
+    capfd.readouterr()
+    assert app.sweep() == {"found": sweep.ROWS, "failed": sweep.ROWS, "complete": True}
+    lines = logged(capfd, "not finished by the sweep")
+    assert len(lines) == sweep.ROWS
+    assert not any("stack_trace" in line for line in lines)
+    left = MANY - sweep.ROWS
+    assert app.sweep() == {"found": left + 1, "failed": left, "done": 1, "complete": True}
+    assert rows("SELECT state FROM uploads WHERE id = :id", id=other.id) == [["done"]]
+    assert app.sweep() == {"complete": True}

@@ -31,6 +31,26 @@ def planned(**variables: str) -> str:
     return script(config, changes(config, cloud, SOURCE))
 
 
+def test_buckets_that_keep_their_objects_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def warned(**variables: str) -> list[str]:
+        assert main(["plan"], USUAL | variables) == 0
+        return [line for line in capfd.readouterr().err.splitlines() if line.startswith("Warning: ")]
+
+    cloud = Cloud(Gcloud("my-project", {}), number="12", created="2026-01-01")
+    monkeypatch.setattr("infra.cloud.__main__.look", lambda *_: cloud)
+    monkeypatch.setattr("infra.cloud.__main__.read_source", lambda: SOURCE)
+    assert warned(SOURCE="delete") == []
+    cloud.buckets["my-project-uploads"] = {"retentionPolicy": {"retentionPeriod": "2592000"}}
+    cloud.buckets["my-project-pictures"] = {"defaultEventBasedHold": True}
+    uploads, pictures = warned(SOURCE="delete", COMMANDS="1")
+    assert "gs://my-project-uploads has a retention policy of 30 days" in uploads
+    assert "SOURCE=keep" in uploads
+    assert "gs://my-project-pictures has a hold on each new object" in pictures
+    assert warned(SOURCE="keep") == [pictures]
+
+
 @pytest.mark.parametrize(
     ("variables", "said"),
     [

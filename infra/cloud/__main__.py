@@ -9,7 +9,8 @@ from rich.console import Console
 
 from infra.cloud import CloudError, after, redescribe, rights, verify
 from infra.cloud.apply import apply
-from infra.cloud.cloud import look
+from infra.cloud.buckets import kept
+from infra.cloud.cloud import Cloud, look
 from infra.cloud.config import Config, help_lines
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.plan import changes, removals, script, show
@@ -19,7 +20,9 @@ Run = Callable[[Console, Config, Gcloud], None]
 
 
 def _plan(console: Console, config: Config, gcloud: Gcloud) -> None:
-    planned = changes(config, look(config, gcloud), read_source())
+    cloud = look(config, gcloud)
+    planned = changes(config, cloud, read_source())
+    _warn(config, cloud)
     if config.given.get("COMMANDS"):
         print(script(config, planned))
     else:
@@ -31,11 +34,18 @@ def _deploy(console: Console, config: Config, gcloud: Gcloud) -> None:
     source, cloud = read_source(), look(config, gcloud)
     planned = changes(config, cloud, source)
     show(console, planned)
+    _warn(config, cloud)
     if planned:
         _ask(console, config, f"Deploy {source.commit} to {config.project}?")
         apply(console, gcloud, planned)
         cloud = after.services(config, gcloud)
     after.deployed(console, config, cloud)
+
+
+def _warn(config: Config, cloud: Cloud) -> None:
+    """Say what will not work as it is planned."""
+    for line in kept(config, cloud):
+        print(f"Warning: {line}", file=sys.stderr)
 
 
 def _destroy(console: Console, config: Config, gcloud: Gcloud) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from infra.cloud.cloud import Cloud
+from infra.cloud.config import Config
 from infra.cloud.gcloud import Command, command
 from infra.cloud.resource import ABSENT, Change, Facts, Resource, covers
 
@@ -113,6 +114,24 @@ def _rule(rule: Rule) -> str:
         if set(condition) == {"age"}
         else f"{action} if {condition}"
     )
+
+
+def kept(config: Config, cloud: Cloud) -> list[str]:
+    """Return a line for each bucket whose objects can't be deleted when Dropcap wants to.
+
+    cloud.google.com/storage/docs/bucket-lock and .../object-holds: a delete is refused with 403 until then.
+    """
+    found = []
+    for role, name in config.buckets.items():
+        bucket = cloud.buckets.get(name, {})
+        period = int(bucket.get("retentionPolicy", {}).get("retentionPeriod", 0)) / DAY_S
+        held = ["a hold on each new object"] if bucket.get("defaultEventBasedHold") else []
+        by = " and ".join([f"a retention policy of {period:g} days"] * bool(period) + held)
+        if not by or (role == "uploads" and config.settings.source == "keep"):
+            continue
+        remedy = "say SOURCE=keep, or lift it" if role == "uploads" else "lift it"
+        found.append(f"gs://{name} has {by}, so what Dropcap deletes or replaces there stays: {remedy}.")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

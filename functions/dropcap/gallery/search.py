@@ -2,23 +2,26 @@
 """Search: words in captions, descriptions, alt texts, tags and texts of a user's pictures, mistyped or not.
 
     documents     the words of a picture, without accents; each tag as `#tag`, its user as `@user`: no word
-                  begins so, and an index on it finds a user's few among everybody's pictures
+                  begins so, and an index on it finds a user's few among everybody's pictures. Of scripts
+                  that put no space between words, each letter and each two that follow each other
     vocabulary    each word and tag of a user and how many pictures have it; for words its trigrams. The row
-                  of the word '' says that the user's documents are counted in it
+                  of the word '' says that the user's documents are counted in it, and by which VERSION
 
 Recording a picture costs nothing more for it: what is not `searchable` yet gets its document when its user
 next looks, the newest first, in steps that are bounded (`refresh`). A picture that is changed or deleted is
-taken out first (`forget`), with every word that no other picture has. Who has no row for '' is indexed anew,
-so that nothing is needed after a repair of any of the tables.
+taken out first (`forget`), with every word that no other picture has. Who has no row for '' of this version
+is indexed anew, so that nothing is needed after a repair of any of the tables, nor where VERSION is raised.
 
 A word is looked for as those of the user's that begin with it or are near to it. How near is told as pg_trgm
-does, by the trigrams that two words share; that extension, and any other, is not needed.
+does, by the trigrams that two words share; that extension, and any other, is not needed. Letters of a script
+without spaces are looked for as they stand, in this order and next to each other.
 """
 
 import difflib
 import hashlib
 import re
 import time
+import unicodedata
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,8 +30,9 @@ from typing import Any
 from dropcap.claims import Run
 from dropcap.database import Database
 
+VERSION = 2  # of how words are made of texts
 USERS = 0x53656172  # "Sear": the class of the advisory locks on users, beside that of rollup.py
-BATCH = 2000  # pictures indexed in one transaction: 0.7 s
+BATCH = 1000  # pictures indexed in one transaction: 0.4 s, or 2 s of those with 150 letters without spaces
 LONGEST_WORD = 64  # characters; a longer one is found as it is, but by no typo
 MOST_WORDS = 10  # of a search
 ALTERNATIVES = 20  # words that are looked for instead of one
@@ -39,19 +43,51 @@ LONG = 9  # trigrams of a word of which any one slip leaves three in a row
 NEWEST = 2000  # pictures that are looked through before the index is asked: a common word is found there
 MOST_FOUND = 40_000  # pictures that are sorted by their instants: 25 ms
 
+# Letters of scripts that are written without spaces between words, as Unicode 16.0 has them: Han, Hiragana,
+# Katakana, Bopomofo and Yi (unicode.org/Public/16.0.0/ucd/Scripts.txt), and those of line breaking class SA
+# (LineBreak.txt): Thai, Lao, Myanmar, Khmer, Tai. With Tibetan, which puts marks between syllables.
+UNSPACED = (
+    r"\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    r"\U00020000-\U000323af\u3041-\u3096\u3099-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
+    r"\U0001aff0-\U0001b16f\u02ea\u02eb\u3105-\u312f\u31a0-\u31bf\ua000-\ua4cf"
+    r"\u0e01-\u0e3a\u0e40-\u0e4e\u0e50-\u0e59\u0e81-\u0edf\u1000-\u1049\u1050-\u109f\ua9e0-\ua9fe\uaa60-\uaa7f"
+    r"\u1780-\u17d3\u17dc-\u17e9\u1950-\u1974\u1980-\u19df\u1a20-\u1a99\uaa80-\uaadf\u0f20-\u0f33\u0f40-\u0fbc"
+)
+MOST_LETTERS = 10_000  # of such a text that are indexed: a document holds 1 MB, positions up to 16,383
+
 # Letters without their accents, and no punctuation: in that of ASCII the parser would see paths, hosts and
 # tags, and letters in the rest where the database's locale is C.
 FOLDED = r"""
 regexp_replace(
   CASE WHEN octet_length(words) = length(words) THEN words
        ELSE normalize(regexp_replace(normalize(words, NFKD), '[\u0300-\u036f]+', '', 'g'), NFC) END,
-  '[!-/:-@[-`{-~\u00a0-\u00bf\u2000-\u206f\u3000-\u303f]+', ' ', 'g'
+  '[!-/:-@[-`{-~\u00a0-\u00bf\u2000-\u206f'
+  '\u3000-\u3004\u3008-\u3020\u302a-\u3030\u3036\u3037\u303c-\u303f\u30fb]+', ' ', 'g'
 )
 """
-LEXEMES = f"to_tsvector('simple', {FOLDED})"
-PARSE = f"SELECT unnest(tsvector_to_array({LEXEMES})) FROM (SELECT CAST(:words AS text)) AS given (words)"
+LEXEMES = f"to_tsvector('simple', regexp_replace(folded, '[{UNSPACED}]+', ' ', 'g'))"
+PARSE = f"""
+WITH given AS MATERIALIZED (
+  SELECT {FOLDED} AS folded FROM (SELECT CAST(:words AS text)) AS given (words)
+)
+SELECT false, unnest(tsvector_to_array({LEXEMES})) FROM given
+UNION ALL SELECT true, found[1] FROM given, regexp_matches(folded, '[{UNSPACED}]+', 'g') AS found
+"""
+# As a tsvector reads it: none of these letters means anything there.
+LETTERS = f"""
+SELECT CAST(coalesce(string_agg(
+         substr(run, at, 1) || CASE WHEN at < length(run) THEN ' ' || substr(run, at, 2) || ':' || before + at
+                               ELSE '' END, ' '
+       ), '') AS tsvector)
+FROM (
+  SELECT found[1] AS run, sum(length(found[1]) + 1) OVER (ORDER BY number) - length(found[1]) AS before
+  FROM regexp_matches(left(folded, {MOST_LETTERS}), '[{UNSPACED}]+', 'g')
+       WITH ORDINALITY AS runs (found, number)
+) AS runs, generate_series(1, length(run)) AS at
+"""
 STATE = """
-SELECT EXISTS (SELECT FROM vocabulary WHERE user_id = :user AND NOT tag AND word = ''),
+SELECT EXISTS (SELECT FROM vocabulary
+               WHERE user_id = :user AND NOT tag AND word = '' AND pictures = :version),
        (SELECT count(*) FROM analyses WHERE user_id = :user AND NOT searchable)
 """
 RESET = """
@@ -59,24 +95,29 @@ UPDATE analyses SET searchable = false
 WHERE id IN (SELECT id FROM analyses WHERE user_id = :user AND searchable LIMIT :batch)
 RETURNING 1
 """
-MARK = "INSERT INTO vocabulary (user_id, tag, word) VALUES (:user, false, '')"
+CLEAR = "DELETE FROM vocabulary WHERE user_id = :user"
+MARK = "INSERT INTO vocabulary (user_id, tag, word, pictures) VALUES (:user, false, '', :version)"
 SPLIT = "starts_with(lexeme, '#') AS tag, substr(lexeme, 1 + CAST(starts_with(lexeme, '#') AS int)) AS word"
 # Words with digits are left out: each receipt has its own.
-COUNTED = f"(starts_with(lexeme, '#') OR lexeme !~ '^@|[0-9]' AND length(lexeme) <= {LONGEST_WORD})"
+COUNTED = f"""
+(starts_with(lexeme, '#') OR lexeme !~ '^@|[0-9{UNSPACED}]' AND length(lexeme) <= {LONGEST_WORD})
+"""
 INDEX = f"""
 WITH few AS MATERIALIZED (
-  SELECT id, analyzed_at, tags,
-         concat_ws(' ', coalesce(own_caption, caption), coalesce(own_alt_text, alt_text), description,
-                   array_to_string(tags, ' '), picture_text) AS words
-  FROM analyses WHERE user_id = :user AND NOT searchable
-  ORDER BY analyzed_at DESC, id DESC LIMIT :batch FOR UPDATE SKIP LOCKED
+  SELECT id, analyzed_at, tags, {FOLDED} AS folded FROM (
+    SELECT id, analyzed_at, tags,
+           concat_ws(' ', coalesce(own_caption, caption), coalesce(own_alt_text, alt_text), description,
+                     array_to_string(tags, ' '), picture_text) AS words
+    FROM analyses WHERE user_id = :user AND NOT searchable
+    ORDER BY analyzed_at DESC, id DESC LIMIT :batch FOR UPDATE SKIP LOCKED
+  ) AS said
 ),
 marked AS (UPDATE analyses SET searchable = true FROM few WHERE few.id = analyses.id),
 indexed AS (
   INSERT INTO documents (id, user_id, analyzed_at, document)
   SELECT id, :user, analyzed_at, strip({LEXEMES}) || array_to_tsvector(
     array_append(ARRAY(SELECT '#' || left(tag, 100) FROM unnest(tags) AS tag WHERE tag <> ''), :at_user)
-  )
+  ) || ({LETTERS})
   FROM few ON CONFLICT (id) DO UPDATE SET document = excluded.document RETURNING document
 ),
 counted AS (
@@ -176,7 +217,7 @@ def index(run: Run, user: str) -> tuple[int, bool]:
     """Index BATCH pictures at most; how many are left, and whether the next step is ours to do."""
     lock = {"class": USERS}
     [[ours]] = run("SELECT pg_try_advisory_xact_lock(:class, hashtext(:user))", **lock, user=user)
-    [[known, left]] = run(STATE, user=user)
+    [[known, left]] = run(STATE, user=user, version=VERSION)
     if not ours or (known and not left):
         return left, False
     if not known:
@@ -184,7 +225,8 @@ def index(run: Run, user: str) -> tuple[int, bool]:
         left += reset
         if not left or reset == BATCH:
             return left, bool(left)
-        run(MARK, user=user)
+        run(CLEAR, user=user)
+        run(MARK, user=user, version=VERSION)
     run(INDEX, user=user, batch=BATCH, salt=_salt(user), at_user=f"@{user}")
     return max(0, left - BATCH), left > BATCH
 
@@ -210,10 +252,14 @@ def query(run: Run, user: str, words: str, tag: str) -> Query:
     """What finds the user's pictures that have all the words and the tag, where these are given."""
     parts, corrected = [_quoted(f"@{user}")], {}
     if words:
-        lexemes = [row[0] for row in run(PARSE, words=words)][:MOST_WORDS]
-        if not lexemes:
+        parsed = run(PARSE, words=words)[:MOST_WORDS]
+        if not parsed:
             return Query("")
-        for word in lexemes:
+        for unspaced, word in parsed:
+            if unspaced:
+                pairs = [word[at : at + 2] for at in range(len(word) - 1)] or [word]
+                parts.append(" <-> ".join(map(_quoted, pairs)))
+                continue
             alike, begins = _alike(run, user, word)
             if alike and not begins:
                 corrected[word] = alike
@@ -256,6 +302,11 @@ def _alike(run: Run, user: str, word: str) -> tuple[tuple[str, ...], bool]:
     alike = [name for name, _, similarity in rows if similarity >= max(NEAREST, best - 0.1)]
     slips = difflib.get_close_matches(word, names, n=5, cutoff=CLOSE)
     return tuple(dict.fromkeys((*slips, *alike)))[:ALTERNATIVES], False
+
+
+def count(words: str) -> int:
+    """How many words a search has; the signs above and below a letter, in Thai say, are part of its word."""
+    return len(re.findall(r"\w+", "".join(c for c in words if not unicodedata.category(c).startswith("M"))))
 
 
 def newest(

@@ -63,7 +63,7 @@ class Filters:
             state=args.get("state", "") or "captioned",
             after=args.get("after", ""),
         )
-        if len(found.words) > LONGEST_SEARCH or len(re.findall(r"\w+", found.words)) > search.MOST_WORDS:
+        if len(found.words) > LONGEST_SEARCH or search.count(found.words) > search.MOST_WORDS:
             raise Rejected(
                 "long_search",
                 "The search is too long.",

@@ -26,6 +26,7 @@ def lines(text: str) -> list[dict[str, Any]]:
 def test_every_line_of_a_delivery_has_its_trace_and_upload(
     start: Start, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    logging.captureWarnings(False)  # as in a new process: pytest has undone what an earlier test's start did
     app = start(**RETRIED)
     upload = app.upload("ana/a.png", small_png())
     publish = Buckets.publish

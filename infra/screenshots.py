@@ -22,7 +22,7 @@ from google.cloud.storage import Client
 from PIL import Image
 from playwright.sync_api import Browser, FloatRect, Page, Playwright, sync_playwright
 
-from dropcap.database import connect
+from dropcap.database import connect_inside
 from infra import chromium
 from infra.local import StackError
 from infra.local.stack import Stack
@@ -143,7 +143,7 @@ def _fill(stack: Stack, pictures: int) -> None:
 
 
 def _ask(stack: Stack, sql: str, **values: object) -> list[list[Any]]:
-    with closing(connect(stack.database_url)) as connection:
+    with closing(connect_inside(stack.database_url)) as connection:
         return list(connection.run(sql, **values) or ())
 
 

@@ -143,7 +143,7 @@ Start = Callable[..., App]
 
 def rows(query: str, **values: object) -> list[list[Any]]:
     """What the database says, asked beside the product."""
-    with closing(database.connect(os.environ["DATABASE_URL"])) as connection:
+    with closing(database.connect_inside(os.environ["DATABASE_URL"])) as connection:
         return list(connection.run(query, **values) or ())
 
 

@@ -12,6 +12,8 @@ from pg8000.native import Connection, literal
 
 from dropcap import schema
 from dropcap.database import connect
+from dropcap.ownership import mark
+from dropcap.settings import SCHEMA
 from dropcap.tables import TABLES
 from infra.local.postgres import Postgres
 
@@ -56,7 +58,7 @@ ROWS = (
 def outside(postgres: Postgres) -> Iterator[Connection]:
     """A connection to a database that has the tables, and in which each test has a schema of its own."""
     with closing(connect(postgres.database("damages"))) as connection:
-        schema.check(connection)
+        schema.check(connection, SCHEMA)
         yield connection
 
 
@@ -68,19 +70,25 @@ def sound(outside: Connection) -> Iterator[Connection]:
 
 
 @contextmanager
-def copied(outside: Connection, *tables: str, behind: str = "") -> Iterator[Connection]:
-    """The same connection, its current schema a new one with copies of these tables; `behind` it is another.
+def copied(outside: Connection, *tables: str) -> Iterator[Connection]:
+    """The same connection, its current schema a new one of Dropcap's, with copies of these tables.
 
     To copy them takes half the time of having them made by `schema.check`.
     """
     name = f'"a schema {uuid.uuid4().hex[:8]}"'
     outside.run(
-        f"CREATE SCHEMA {name}; SET search_path = {name}{behind and f', {behind}'};"
-        + ";".join(f"CREATE TABLE {table} (LIKE public.{table} INCLUDING ALL)" for table in tables)
+        f"CREATE SCHEMA {name}; {mark(name)}; SET search_path = {name};"
+        + ";".join(f"CREATE TABLE {table} (LIKE {SCHEMA}.{table} INCLUDING ALL)" for table in tables)
     )
     yield outside
     outside.run("RESET ROLE; RESET SESSION AUTHORIZATION; RESET default_transaction_read_only")
     outside.run(f"SET client_min_messages = warning; DROP SCHEMA {name} CASCADE; RESET search_path")
+
+
+def check(connection: Connection, timeout_s: float = 10.0) -> None:
+    """What a cold start does whose DATABASE_SCHEMA is the current one."""
+    [[name]] = connection.run("SELECT current_schema()")
+    schema.check(connection, name, timeout_s)
 
 
 SHAPE = f"""

@@ -15,10 +15,11 @@ import pytest
 
 from dropcap import connection, schema
 from dropcap.analysis import Analysis, PictureFacts, Source
-from dropcap.database import Claim, Database, Unreachable, connect
+from dropcap.database import Claim, Database, Unreachable, connect_inside
 from dropcap.errors import SchemaError, SettingsError
+from dropcap.ownership import mark
 from dropcap.progress import stats
-from dropcap.settings import Settings
+from dropcap.settings import SCHEMA, Settings
 from dropcap.upload import Upload
 from infra.local.postgres import Postgres
 
@@ -325,7 +326,7 @@ def test_an_instance_that_runs_while_the_schema_breaks_goes_on(
     database: Database, database_url: str, damage: str
 ) -> None:
     assert record(database, upload("ana/before.png"))
-    with closing(connect(database_url)) as outside:
+    with closing(connect_inside(database_url)) as outside:
         outside.run(damage)
     assert stats(database, "ana")["pictures_analyzed"] == 1
     assert record(database, upload("ana/after.png"))
@@ -333,7 +334,7 @@ def test_an_instance_that_runs_while_the_schema_breaks_goes_on(
 
 
 def test_code_from_before_a_later_schema_still_works(database_url: str) -> None:
-    with closing(connect(database_url)) as outside:
+    with closing(connect_inside(database_url)) as outside:
         outside.run("ALTER TABLE uploads ADD sha256 text, ADD priority integer NOT NULL DEFAULT 0")
         outside.run(
             "ALTER TABLE analyses ADD agreement real; CREATE TABLE albums (id uuid REFERENCES uploads)"
@@ -346,7 +347,7 @@ def test_code_from_before_a_later_schema_still_works(database_url: str) -> None:
 
 def test_a_connection_that_died_is_replaced(database: Database, database_url: str) -> None:
     [[process]] = database.query("SELECT pg_backend_pid()")
-    with closing(connect(database_url)) as outside:
+    with closing(connect_inside(database_url)) as outside:
         outside.run("SELECT pg_terminate_backend(:process, 5000)", process=process)
     assert record(database, upload())
 
@@ -369,10 +370,10 @@ def test_a_restarted_server_is_found_again_and_a_stopped_one_is_a_passing_fault(
 
 def test_a_failed_check_of_the_schema_is_not_remembered(empty_database: str) -> None:
     with (
-        closing(connect(empty_database)) as outside,
+        closing(connect_inside(empty_database)) as outside,
         closing(Database(Settings(database_url=empty_database))) as database,
     ):
-        outside.run("CREATE VIEW uploads AS SELECT 1")
+        outside.run(f"CREATE SCHEMA {SCHEMA}; {mark(SCHEMA)}; CREATE VIEW {SCHEMA}.uploads AS SELECT 1")
         for _ in range(2):
             with pytest.raises(SchemaError, match="uploads is a view"):
                 database.claim(upload())
@@ -385,7 +386,7 @@ def test_a_cold_start_waits_for_another_that_repairs_longer_than_for_any_answer(
 ) -> None:
     monkeypatch.setattr(connection, "NETWORK_S", 0.2)
     starting = Database(Settings(database_url=database_url, database_timeout_s=0.2))
-    with closing(connect(database_url)) as outside, ThreadPoolExecutor(1) as pool:
+    with closing(connect_inside(database_url)) as outside, ThreadPoolExecutor(1) as pool:
         outside.run("ALTER TABLE uploads ALTER size DROP DEFAULT")
         outside.run(f"BEGIN; SELECT pg_advisory_xact_lock({schema.LOCK})")
         started = pool.submit(starting.prepare)
@@ -397,7 +398,7 @@ def test_a_cold_start_waits_for_another_that_repairs_longer_than_for_any_answer(
 
 def test_a_wait_is_bounded_by_the_setting(database_url: str) -> None:
     settings = Settings(database_url=database_url, database_timeout_s=0.2)
-    with closing(Database(settings)) as database, closing(connect(database_url)) as outside:
+    with closing(Database(settings)) as database, closing(connect_inside(database_url)) as outside:
         database.query("SELECT 1")
         outside.run("BEGIN; LOCK TABLE uploads")
         with pytest.raises(Unreachable, match="57014"):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from dropcap.connection import Unreachable, connect
+from dropcap.connection import Unreachable, connect_inside
 from dropcap.gallery.archive import Archive
 from tests.app import App, Start, rows, small_png
 
@@ -167,7 +167,7 @@ def test_a_failure_on_the_way_breaks_the_download(start: Start, database_url: st
     record(PAGES, **(published(app, bytes(1000)) if kind == "zip" else {}))
     parts = export(app, kind, buffered=False).iter_encoded()
     next(parts)
-    with closing(connect(database_url)) as other:
+    with closing(connect_inside(database_url)) as other:
         other.run("BEGIN; LOCK TABLE analyses IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(Unreachable):
             list(parts)

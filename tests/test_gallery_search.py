@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dropcap.database import Database, connect
+from dropcap.database import Database, connect_inside
 from dropcap.gallery import search, wall
 from dropcap.gallery.wall import Filters
 from dropcap.tables import TABLES
@@ -254,7 +254,7 @@ def test_a_user_whose_words_were_lost_is_indexed_anew(
     ids = [add(database, f"an apple {name}", day=-day) for day, name in enumerate(("pie", "tree", "cake"))]
     assert found(database, "apple") == ids
     before = vocabulary(database)
-    with closing(connect(database_url)) as outside:
+    with closing(connect_inside(database_url)) as outside:
         outside.run(lost)
     monkeypatch.setattr(search, "BATCH", 2)
     assert found(database, "apple") == ids

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from dropcap.bucket import Buckets
-from dropcap.database import connect
+from dropcap.database import connect_inside
 from dropcap.upload import Upload, posted
 from infra.limit import Limit, kernel_limit
 from infra.local.ports import free_port
@@ -233,7 +233,7 @@ def test_a_database_that_is_busy_as_a_stage_begins_is_a_passing_fault(
 ) -> None:
     app = start(DATABASE_TIMEOUT_S="0.2")
     upload, read = app.upload("ana/a.png", small_png()), Buckets.read
-    with closing(connect(os.environ["DATABASE_URL"])) as other:
+    with closing(connect_inside(os.environ["DATABASE_URL"])) as other:
 
         def read_meanwhile(buckets: Buckets, of: Upload) -> bytes:
             other.run("BEGIN; LOCK TABLE uploads")

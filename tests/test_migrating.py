@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 import pytest
 from pg8000.native import Connection, identifier
 
-from dropcap.ancestor import OLD_INSTANTS, OLD_NAMES
+from dropcap.ancestor import INSTANTS, NAMES
 from dropcap.database import Database, connect
 from dropcap.progress import stats
 from dropcap.settings import Settings
@@ -78,5 +78,5 @@ def test_achievements_come_along_in_place(old: Connection, empty_database: str) 
 
 def test_the_page_names_every_column_that_a_name_or_date_is_taken_from() -> None:
     told = set(re.findall(r"`(\w+)`", PAGE))
-    assert set(OLD_NAMES) <= told
-    assert set(OLD_INSTANTS) <= told
+    assert set(NAMES) <= told
+    assert set(INSTANTS) <= told

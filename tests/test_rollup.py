@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dropcap import progress, rollup
-from dropcap.database import Database, Unreachable, connect
+from dropcap.database import Database, Unreachable, connect_inside
 from dropcap.settings import Settings
 from infra.bench import plain
 from tests.test_database import RACERS, race, record, upload
@@ -234,7 +234,7 @@ def test_a_row_that_another_revision_is_just_recording_is_not_missed(
     database: Database, database_url: str
 ) -> None:
     add(database, "ana", 0)
-    with closing(connect(database_url)) as outside:
+    with closing(connect_inside(database_url)) as outside:
         outside.run("BEGIN")
         outside.run(
             "INSERT INTO analyses (id, user_id, analyzed_at, result) "

@@ -24,7 +24,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 from rich.console import Console
 
-from dropcap.database import Database, connect
+from dropcap.database import Database, connect_inside
 from dropcap.errors import SettingsError
 from dropcap.settings import Settings
 from dropcap.upload import Upload
@@ -293,7 +293,7 @@ def test_any_program_can_be_pointed_at_the_stack_by_its_file(stack: Stack, pictu
         [sys.executable, "-W", "ignore", "-c", script], env=given, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["dropcap-pictures", "dropcap-quarantine", "dropcap-uploads"]
-    connection = connect(given["DATABASE_URL"])
+    connection = connect_inside(given["DATABASE_URL"])
     try:
         assert connection.run("SELECT count(*) FROM uploads") is not None
     finally:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from pg8000.native import Connection
 
-from dropcap import rollup, schema
+from dropcap import rollup
 from dropcap.errors import SchemaError
 from dropcap.gallery import search
 from dropcap.progress import stats
+from dropcap.settings import SCHEMA
 from dropcap.tables import INSTANT, TABLES, Column, Index, Table
-from tests.schemas import ID, RESULT, ROWS, copied, shape
+from tests.schemas import ID, RESULT, ROWS, check, copied, shape
 
 DERIVED = {table.name for table in TABLES if table.derived}
 NOW = dt.datetime(2026, 2, 3, 12, tzinfo=dt.UTC)
@@ -80,15 +81,14 @@ def repaired() -> Iterator[tuple[Damage, ...]]:
 def column_damages(table: Table, column: Column) -> Iterator[Damage]:
     name, change = f"{table.name}.{column.name}", f"ALTER TABLE {table.name} ALTER COLUMN {column.name}"
     drop = f"ALTER TABLE {table.name} DROP COLUMN {column.name}"
-    tells = table.derived or bool(
-        column.default or column.null or column.fill or column.name == "achievement_name"
-    )
+    tells = table.derived or bool(column.default or column.null or column.fill)
     missing = (name, "is missing", column.type)
     yield Damage(f"{name} dropped", drop, () if tells else missing)
     yield Damage(f"{name} dropped while empty", drop, filled=False)
     rename = f"ALTER TABLE {table.name} RENAME COLUMN {column.name} TO was"
-    key = f"{table.name}.was" if tells else name
-    yield Damage(f"{name} renamed", rename, (key,) if not tells or column.name in table.key else ())
+    strict = not column.null and not column.default  # under its new name it would refuse our rows
+    key = (f"{table.name}.was", "DROP NOT NULL") if tells else (name,)
+    yield Damage(f"{name} renamed", rename, key if not tells or strict else ())
     if column.type in NARROWER:
         drop_default = f"{change} DROP DEFAULT; " if column.default else ""
         yield Damage(f"{name} narrower", f"{drop_default}{change} TYPE {NARROWER[column.type]}")
@@ -135,20 +135,23 @@ def table_damages(table: Table) -> Iterator[Damage]:
     yield Damage(f"{name} is a sequence", f"DROP TABLE {name}; CREATE SEQUENCE {name}", (name, "a sequence"))
     yield Damage(f"{name} without key", f"{alter} DROP CONSTRAINT {name}_pkey")
     twice = f"{alter} DROP CONSTRAINT {name}_pkey; INSERT INTO {name} TABLE {name}"
-    refused = (name, ", ".join(table.key), "unique")
+    refused: tuple[str, ...] = (name, ", ".join(table.key), "unique")
     yield Damage(f"{name} with duplicates", twice, () if table.derived else refused)
     deferred = f"{alter} DROP CONSTRAINT {name}_pkey, ADD UNIQUE ({', '.join(table.key)}) DEFERRABLE"
-    yield Damage(f"{name} with a deferrable key", deferred)
+    refused = (name, "unique at once", f"{name} DROP CONSTRAINT")
+    yield Damage(f"{name} with a deferrable key", deferred, refused)
     yield Damage(
         f"{name} with a column of others", f"{alter} ADD other text, ADD more integer NOT NULL DEFAULT 1"
     )
     strict = f"{alter} ADD other text NOT NULL DEFAULT 1; {alter} ALTER other DROP DEFAULT"
-    yield Damage(f"{name} with a strict column of others", strict)
+    refused = (f"{name}.other", f'{name} ALTER COLUMN "other" DROP NOT NULL')
+    yield Damage(f"{name} with a strict column of others", strict, refused)
     if any(column.name == "user_id" for column in table.columns):
         users = f"users_of_{name}"
         made = f"CREATE TABLE {users} (id text PRIMARY KEY); INSERT INTO {users} VALUES ('ana')"
         bound = f"{made}; {alter} ADD FOREIGN KEY (user_id) REFERENCES {users}"
-        yield Damage(f"{name} bound to users", bound)
+        refused = (f"{name}.user_id", f'{name} DROP CONSTRAINT "{name}_user_id_fkey"')
+        yield Damage(f"{name} bound to users", bound, refused)
     for wanted in table.indexes:
         columns = ", ".join(wanted.columns)
         index = index_name(table, wanted)
@@ -209,8 +212,10 @@ REFUSED = [(table, damage) for table, damage in all_damages() if damage.refused]
 @pytest.fixture(scope="module")
 def filled(outside: Connection) -> Connection:
     """The connection whose tables, outside of any test's schema, hold rows."""
+    outside.run(f"SET search_path = {SCHEMA}")
     for statement in ROWS:
         outside.run(statement)
+    outside.run("RESET search_path")
     return outside
 
 
@@ -218,12 +223,12 @@ def filled(outside: Connection) -> Connection:
 def test_damage_that_can_not_be_repaired_is_refused_with_its_name_and_nothing_changes(
     filled: Connection, table: Table, damage: Damage
 ) -> None:
-    with copied(filled, table.name, behind="public") as connection:  # of the others none is damaged
-        connection.run(f"INSERT INTO {table.name} TABLE public.{table.name}")
+    with copied(filled, *(each.name for each in TABLES)) as connection:  # of the others none is damaged
+        connection.run(f"INSERT INTO {table.name} TABLE {SCHEMA}.{table.name}")
         connection.run(damage.sql)
         damaged = contents(connection)
         with pytest.raises(SchemaError) as refused:
-            schema.check(connection)
+            check(connection)
         for word in damage.refused:
             assert word in str(refused.value)
         assert "\n" not in str(refused.value)
@@ -244,7 +249,7 @@ def test_damage_is_repaired_without_losing_a_row(sound: Connection, damages: tup
     for damage in damages:
         sound.run(damage.sql)
     damaged = contents(sound)
-    schema.check(sound)
+    check(sound)
     now = shape(sound)
     assert sound_shape <= now, names
     for kind, _, _, _, default, strict, _ in now - sound_shape:  # what is not ours refuses none of our rows
@@ -257,7 +262,7 @@ def test_damage_is_repaired_without_losing_a_row(sound: Connection, damages: tup
     if with_rows and "analyses" in kept and not any("analyses.result" in name for name in names):
         told = {name: value for name, value in before["analyses"].items() if name not in lost(damages)}
         assert after["analyses"].items() >= told.items(), names
-    schema.check(sound)
+    check(sound)
     if with_rows and "analyses" in kept:
         assert stats(Here(sound), "ana", NOW) == PROGRESS, names
         assert found(Here(sound), "golden") == [ID], names

@@ -1,48 +1,86 @@
 # ruff: noqa: S608  what is put into the SQL are names from the catalogue, quoted
-"""The old web app's achievements table, which called the name of an achievement otherwise, if it had one."""
+"""The old web app's achievements: read, once, for ours; their table stays as it is."""
 
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-from pg8000.native import identifier, literal
+from pg8000.native import Connection, DatabaseError, identifier, literal
 
-from dropcap.tables import INSTANT, UNNAMED, WIDER
+from dropcap.tables import ACHIEVEMENTS, INSTANT, UNNAMED, WIDER
 
-# Where an older achievements table may keep its names and dates, best first.
-OLD_NAMES = ("name", "title", "badge", "achievement", "achievement_type", "type", "code", "key", "slug")
-OLD_INSTANTS = ("unlocked_at", "awarded_at", "achieved_at", "created_at", "date")
+# Where an achievements table may keep its names and dates, best first; the first of each as Dropcap calls it.
+NAMES = (
+    "achievement_name",
+    *("name", "title", "badge", "achievement", "achievement_type", "type", "code", "key", "slug"),
+)
+INSTANTS = ("earned_at", "unlocked_at", "awarded_at", "achieved_at", "created_at", "date")
+
+SOURCES = """
+SELECT quote_ident(n.nspname) || '.' || c.relname, json_object_agg(a.attname, format_type(a.atttypid, NULL))
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE n.nspname IN ({schemas}) AND c.relname = {name} AND c.relkind IN ('r', 'p') AND a.attnum > 0
+  AND NOT a.attisdropped
+GROUP BY n.nspname, c.oid, c.relname ORDER BY n.nspname = 'public'
+"""
 
 
-def repair(name: str, columns: dict[str, Any]) -> tuple[str, ...]:
-    """The SQL that brings the table `name` to ours; `columns` as the catalogue tells them, by name.
+def copy(connection: Connection, ours: str, schemas: Iterable[str]) -> str:
+    """Copy the old web app's achievements from the first of `schemas` that has them into `ours`, which waits.
 
-    Equal names of one user are numbered, as ours is a key: every row is kept, the earliest keeps its name.
+    Returns what is to be logged. What can't be read now is not waited for: `ours` goes on waiting, and the
+    next cold start tries again. Nothing above ACCESS SHARE is locked.
     """
-    names = [f"nullif(btrim({identifier(old)}::text), '')" for old in OLD_NAMES if old in columns]
-    called = f"coalesce({', '.join([*names, literal(UNNAMED)])})"
+    among = SOURCES.format(schemas=", ".join(map(literal, schemas)), name=literal(ACHIEVEMENTS))
+    sources = [
+        (source, columns)
+        for source, columns in connection.run(among) or ()
+        if "user_id" in columns and columns.keys() & set(NAMES)  # else it is another app's
+    ]
+    told = ""
+    # Without row_security = off, a policy would hide rows and nobody would know.
+    connection.run("SAVEPOINT copied; SET LOCAL row_security = off")
+    try:
+        for source, columns in sources[:1]:
+            connection.run(_copy(ours, source, columns))
+            told = f"{connection.row_count} achievements of the old web app: copied from {source} into {ours}"
+        connection.run(f"COMMENT ON TABLE {ours} IS NULL")
+    except DatabaseError as refused:
+        connection.run("ROLLBACK TO SAVEPOINT copied")
+        source = sources[0][0] if sources else ours
+        return (
+            f"The achievements in {source} can't be copied into {ours} now ({refused.args[0]['M']}), so the "
+            f"next cold start tries again: GRANT SELECT ON {source} to our user, or, to do without them, "
+            f"COMMENT ON TABLE {ours} IS NULL."
+        )
+    return told
+
+
+def _copy(ours: str, source: str, columns: Mapping[str, str]) -> str:
+    """Return the SQL; `columns` as the catalogue tells them, by name their type.
+
+    Equal names of one user are numbered, as ours is a key: every row comes along, the earliest as it was.
+    """
+    names = [f"nullif(btrim({identifier(name)}::text), '')" for name in NAMES if name in columns]
     instants = [
-        identifier(old) + ({INSTANT: ""} | WIDER[INSTANT])[columns[old]["type"]]
-        for old in OLD_INSTANTS
-        if old in columns and columns[old]["type"] in (INSTANT, *WIDER[INSTANT])
+        identifier(name) + ({INSTANT: ""} | WIDER[INSTANT])[columns[name]]
+        for name in INSTANTS
+        if columns.get(name) in (INSTANT, *WIDER[INSTANT])
     ]
-    alter = f"ALTER TABLE {name}"
-    sql = [f"{alter} ADD COLUMN achievement_name text"]
-    if "user_id" in columns:
-        sql += [
-            f"{alter} ALTER COLUMN user_id DROP DEFAULT",
-            f"{alter} ALTER COLUMN user_id TYPE text USING user_id::text",
-            f"UPDATE {name} SET user_id = 'anonymous' WHERE user_id IS NULL",
-        ]
-    if "earned_at" not in columns:
-        sql.append(f"{alter} ADD COLUMN earned_at {INSTANT}")
-    elif columns["earned_at"]["type"] in WIDER[INSTANT]:
-        using = f"earned_at{WIDER[INSTANT][columns['earned_at']['type']]}"
-        sql.append(f"{alter} ALTER COLUMN earned_at DROP DEFAULT")
-        sql.append(f"{alter} ALTER COLUMN earned_at TYPE {INSTANT} USING {using}")
-    named = f"SELECT ctid AS line, user_id, earned_at, {called} AS called FROM {name}"
-    place = "row_number() OVER (PARTITION BY user_id, called ORDER BY earned_at, line)"
-    sql += [
-        f"UPDATE {name} SET earned_at = coalesce({', '.join([*instants, 'now()'])}) WHERE earned_at IS NULL",
-        f"UPDATE {name} AS ours SET achievement_name = concat(old.called, ' (' || nullif(place, 1) || ')') "
-        f"FROM (SELECT line, called, {place} AS place FROM ({named}) AS named) AS old WHERE ours.ctid = line",
-    ]
-    return tuple(sql)
+    return f"""
+WITH old AS (
+  SELECT coalesce(user_id::text, 'anonymous') AS user_id, ctid AS line,
+    coalesce({", ".join([*names, literal(UNNAMED)])}) AS called,
+    coalesce({", ".join([*instants, "now()"])}) AS earned_at
+  FROM {source}
+), numbers AS (  -- those that names have already, as "Collector (2)"
+  SELECT user_id, substring(called FROM '^(.*) \\(\\d{{1,9}}\\)$') AS called,
+    max(substring(called FROM ' \\((\\d{{1,9}})\\)$')::bigint) AS most
+  FROM old GROUP BY 1, 2
+), placed AS (
+  SELECT *, row_number() OVER (PARTITION BY user_id, called ORDER BY earned_at, line) AS place FROM old
+)
+INSERT INTO {ours} AS ours (user_id, achievement_name, earned_at)
+SELECT user_id, called || CASE WHEN place > 1
+    THEN concat(' (', greatest(coalesce(most, 1), 1) + place - 1, ')') ELSE '' END, earned_at
+FROM placed LEFT JOIN numbers USING (user_id, called)
+ON CONFLICT (user_id, achievement_name) DO UPDATE SET earned_at = least(ours.earned_at, EXCLUDED.earned_at)
+"""

@@ -8,6 +8,7 @@ from pg8000.native import Connection, DatabaseError, InterfaceError, identifier
 
 from dropcap import database_url
 from dropcap.errors import Passing
+from dropcap.settings import SCHEMA
 
 # cloud.google.com/sql/docs/postgres/iam-logins: an access token with this scope is the password.
 LOGIN_SCOPE = "https://www.googleapis.com/auth/sqlservice.login"
@@ -59,6 +60,21 @@ def connect(url: str, timeout_s: float = 10.0) -> Connection:
 def _bound(connection: Connection) -> bool:
     """Whether it was authenticated by SCRAM with channel binding."""
     return str(getattr(getattr(connection, "auth", None), "mechanism_name", "")).endswith("-PLUS")
+
+
+def inside(schema: str) -> str:
+    """Return what SET takes, so that a statement finds the tables of `schema` by their names alone.
+
+    Without pg_temp at its end, a temporary table of the session would be found before ours.
+    """
+    return f"search_path = {identifier(schema)}, pg_temp"
+
+
+def connect_inside(url: str, schema: str = SCHEMA, timeout_s: float = 10.0) -> Connection:
+    """Return a connection whose whole session is in `schema`: for tools and tests, which have no pooler."""
+    connection = connect(url, timeout_s)
+    connection.run(f"SET {inside(schema)}")
+    return connection
 
 
 def _access_token(timeout_s: float) -> str:

@@ -20,9 +20,10 @@ from dropcap import claims, pool, progress, rollup, schema, spending
 from dropcap.analysis import Analysis
 from dropcap.claims import Claim as Claim
 from dropcap.claims import Row, Run
-from dropcap.connection import LOCALS, foreign_errors
+from dropcap.connection import LOCALS, foreign_errors, inside
 from dropcap.connection import Unreachable as Unreachable
 from dropcap.connection import connect as connect
+from dropcap.connection import connect_inside as connect_inside
 from dropcap.errors import SettingsError
 from dropcap.pool import Pool
 from dropcap.settings import Settings
@@ -289,7 +290,8 @@ class Database:
             run(
                 f"BEGIN ISOLATION LEVEL READ COMMITTED; {LOCALS}SET LOCAL statement_timeout = {wait}; "
                 f"SET LOCAL idle_in_transaction_session_timeout = {wait}; "  # an instance may be frozen
-                f"SET LOCAL TimeZone = {literal(self._settings.time_zone)}"
+                f"SET LOCAL TimeZone = {literal(self._settings.time_zone)}; "
+                f"SET LOCAL {inside(self._settings.database_schema)}"
             )
         except DatabaseError as refused:
             if refused.args[0]["C"] != NO_SUCH_ZONE:
@@ -309,7 +311,10 @@ class Database:
         try:
             if not self._checked:
                 schema.check(
-                    connection, timeout, lambda: connect(self._settings.database_url, schema.REPAIR_S)
+                    connection,
+                    self._settings.database_schema,
+                    timeout,
+                    lambda: connect(self._settings.database_url, schema.REPAIR_S),
                 )
                 self._checked = True
         finally:

@@ -8,10 +8,11 @@ from typing import Any
 
 from pg8000.native import Connection, identifier, literal
 
-from dropcap import ancestor
-from dropcap.tables import TABLES, WIDER, Column, Index, Table
+from dropcap import ownership
+from dropcap.tables import ACHIEVEMENTS, TABLES, WIDER, Column, Index, Table
 
 MISSING, NULLABLE = "is missing", "allows NULL"
+AWAITS = "may lack rows of the old web app"  # ancestor.py copies them
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
 TABLE_KINDS = ("r", "p")
 KINDS = {
@@ -22,14 +23,23 @@ KINDS = {
     "S": "a sequence",
 }
 
-SNAPSHOT = f"""
+NAMES = ", ".join(literal(table.name) for table in TABLES)
+
+
+def snapshot(schema: str) -> str:
+    """Return the query that tells all that is judged here, of this schema alone and by its name."""
+    return f"""
 SELECT json_build_object(
   'encoding', getdatabaseencoding(),
-  'schema', quote_ident(current_schema()),
+  'schema', quote_ident({literal(schema)}),
+  'role', quote_ident(current_user),
   'read_only', pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
+  'exists', n.oid IS NOT NULL,
+  'usable', has_schema_privilege(n.oid, 'USAGE'),
+  'ours', coalesce(obj_description(n.oid, 'pg_namespace') LIKE {literal(f"{ownership.MARK}%")}, false),
   'tables', (SELECT json_object_agg(c.relname, json_build_object(
-    'schema', c.relnamespace::regnamespace::text,
     'kind', c.relkind,
+    'awaits', obj_description(c.oid, 'pg_class') = {literal(ownership.AWAITS)},
     'lacks', (SELECT json_agg(p) FROM unnest(ARRAY[{", ".join(map(literal, PRIVILEGES))}]) AS p
               WHERE c.relkind IN ('r', 'p') AND NOT has_table_privilege(c.oid, p)),
     'columns', (SELECT json_object_agg(a.attname, json_build_object(
@@ -51,8 +61,8 @@ SELECT json_build_object(
         'text', pg_get_constraintdef(o.oid)))
       FROM pg_constraint o WHERE o.conrelid = c.oid
         AND (o.contype IN ('c', 'f') AND o.convalidated OR o.contype IN ('p', 'u') AND o.condeferrable))
-  )) FROM pg_class c
-  WHERE c.relname IN ({", ".join(literal(table.name) for table in TABLES)}) AND pg_table_is_visible(c.oid)))
+  )) FROM pg_class c WHERE c.relname IN ({NAMES}) AND c.relnamespace = n.oid))
+FROM (SELECT) AS one LEFT JOIN pg_namespace n ON n.nspname = {literal(schema)}
 """
 
 
@@ -60,8 +70,8 @@ SELECT json_build_object(
 class Fault:
     """One difference, and the SQL that removes it: empty where that would take a risk.
 
-    `empties`: the derived table, if any, that does not hold after it. `slow`: it takes time that grows with
-    the rows, while others can read and not write.
+    `by_hand`: what a person may run where Dropcap may not. `empties`: the derived table, if any, that does
+    not hold after it. `slow`: it takes time that grows with the rows, while others can read and not write.
     """
 
     where: str
@@ -71,51 +81,66 @@ class Fault:
     severity: str = "WARNING"
     empties: str = ""
     slow: bool = False
+    by_hand: str = ""
 
     def __str__(self) -> str:
         return f"{self.where} {self.found}; it should {self.wanted}"
 
 
-def find(connection: Connection, bounds: str) -> list[Fault]:
-    """All differences, by one query; `bounds` is SQL that goes before it. None: all is as it should be."""
-    found = connection.run(bounds + SNAPSHOT)[0][0]
+def find(connection: Connection, schema: str, bounds: str) -> list[Fault]:
+    """Return all differences in `schema`, by one query; `bounds` is SQL that goes before it.
+
+    None: all is as it should be. A fault of the schema itself comes alone.
+    """
+    found = connection.run(bounds + snapshot(schema))[0][0]
     if found["encoding"] != "UTF8":  # in LATIN1 most captions can't be stored, in SQL_ASCII any bytes can
         remedy = "have UTF8: make another with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
         return [Fault("The database", f"has the encoding {found['encoding']}", remedy)]
     if found["read_only"]:
         return [Fault("The database", "is read-only", "accept writes")]
-    if found["schema"] is None:
-        return [Fault("The search_path", "names no schema that exists", "name one")]
-    tables = found["tables"] or {}
+    name, role, tables = found["schema"], found["role"], found["tables"] or {}
+    where = f"Schema {name}"
+    if not found["exists"]:
+        made = f"CREATE SCHEMA {name} AUTHORIZATION {role}"
+        return [Fault(where, MISSING, "exist", (made, ownership.mark(name)), "INFO", by_hand=made)]
+    if not found["ours"]:
+        others, by_hand = ownership.others(connection, schema, name)
+        if others:
+            return [Fault(where, f"holds {others}", "be Dropcap's alone", by_hand=by_hand)]
+        give = f"ALTER SCHEMA {name} OWNER TO {role}"
+        marked = (ownership.mark(name),)
+        return [Fault(where, "is not marked as Dropcap's", "be marked", marked, "INFO", by_hand=give)]
+    if not found["usable"]:
+        grant = f"GRANT USAGE, CREATE ON SCHEMA {name} TO {role}"
+        return [Fault(where, "does not allow us USAGE", "allow it", by_hand=grant)]
     return [
-        replace(fault, repair=(*_emptied(fault.empties, tables), *fault.repair))
+        replace(fault, repair=(*_emptied(name, fault.empties, tables), *fault.repair))
         for table in TABLES
-        for fault in _table_faults(table, tables.get(table.name), found["schema"])
+        for fault in _table_faults(table, tables.get(table.name), name, role)
     ]
 
 
-def _emptied(name: str, tables: dict[str, Any]) -> tuple[str, ...]:
+def _emptied(schema: str, name: str, tables: dict[str, Any]) -> tuple[str, ...]:
     found = tables.get(name)
-    return (f"TRUNCATE {found['schema']}.{name}",) if found and found["kind"] in TABLE_KINDS else ()
+    return (f"TRUNCATE {schema}.{name}",) if found and found["kind"] in TABLE_KINDS else ()
 
 
-def _table_faults(table: Table, found: dict[str, Any] | None, schema: str) -> Iterator[Fault]:
+def _table_faults(table: Table, found: dict[str, Any] | None, schema: str, role: str) -> Iterator[Fault]:
+    name = f"{schema}.{table.name}"
     if found is None:
-        name = f"{schema}.{table.name}"
-        made = _creation(name, table)
-        yield Fault(f"Table {name}", "is missing", "exist", made, "INFO", empties=table.derived)
+        made, grant = _creation(name, table), f"GRANT CREATE ON SCHEMA {schema} TO {role}"
+        yield Fault(f"Table {name}", MISSING, "exist", made, "INFO", empties=table.derived, by_hand=grant)
         return
-    name = f"{found['schema']}.{table.name}"  # regnamespace quotes where it must
     if found["kind"] not in TABLE_KINDS:
         yield Fault(name, f"is {KINDS.get(found['kind'], 'no table')}", "be a table")
         return
     if found["lacks"]:
-        yield Fault(
-            f"Table {name}",
-            f"does not allow us {', '.join(found['lacks'])}",
-            "allow it: GRANT it to our user",
-        )
+        lacks = ", ".join(found["lacks"])
+        grant = f"GRANT {lacks} ON {name} TO {role}"
+        yield Fault(f"Table {name}", f"does not allow us {lacks}", "allow it", by_hand=grant)
         return
+    if found["awaits"]:
+        yield Fault(f"Table {name}", AWAITS, "have them")
     columns, indexes = found["columns"] or {}, found["indexes"] or []
     constraints = found["constraints"] or []
     alter = f"ALTER TABLE {name}"
@@ -129,12 +154,8 @@ def _table_faults(table: Table, found: dict[str, Any] | None, schema: str) -> It
             drop = f"{alter} DROP CONSTRAINT {identifier(rule['name'])}"
             where = f"Column {name}.{', '.join(rule['columns'])}"
             wanted = "take values of its own" if foreign else "be unique at once"
-            yield Fault(where, f"has the constraint {rule['text']}", wanted, (drop,))
+            yield Fault(where, f"has the constraint {rule['text']}", wanted, by_hand=drop)
 
-    if table.name == "achievements" and "achievement_name" not in columns:
-        there = "be there: text NOT NULL"
-        yield Fault(f"Column {name}.achievement_name", MISSING, there, ancestor.repair(name, columns))
-        return
     for column in table.columns:
         if column.name not in columns:
             faults = iter((_missing_column(name, column, columns.keys()),))
@@ -149,7 +170,7 @@ def _table_faults(table: Table, found: dict[str, Any] | None, schema: str) -> It
                 f"Column {name}.{other}",
                 "is not ours, NOT NULL and without default",
                 "not refuse our rows",
-                (drop,),
+                by_hand=drop,
             )
     if ours - columns.keys():
         return  # keys and indexes come when their columns are there
@@ -178,9 +199,11 @@ def _creation(name: str, table: Table) -> tuple[str, ...]:
     parts = [_definition(column) for column in table.columns]
     parts.append(f"PRIMARY KEY ({', '.join(table.key)})")
     parts += [f"CONSTRAINT {rule} CHECK ({text})" for rule, text in table.checks]
+    waits = table.name == ACHIEVEMENTS
     return (
         f"CREATE TABLE {name} ({', '.join(parts)})",
         *(f"CREATE INDEX {_on(name, index)}" for index in table.indexes),
+        *((f"COMMENT ON TABLE {name} IS {literal(ownership.AWAITS)}",) if waits else ()),
     )
 
 

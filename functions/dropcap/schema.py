@@ -3,18 +3,18 @@
 A healthy database costs one query. Otherwise one process at a time, under an advisory lock, repairs in one
 transaction what can be repaired without losing a row, and checks again:
 
+    missing schema                                        made, and marked as ours by its comment
+    tables of versions that had no schema                 moved into it (relocation.py)
     missing table, column, default, key, index, check     added
     missing column that other columns still tell          added and filled from them
     what a derived table lacks or holds that is wrong     emptied, to be made anew (rollup.py, search.py)
     narrower type (integer, varchar(40), json, ...)       widened
     nullable column that must not be                      tightened, where it holds no NULL
-    what would refuse our rows: NOT NULL without default
-    on a column that is not ours, a foreign key on ours,
-    a key that is checked late                            dropped; the rows stay
-    the old web app's achievements                        brought to ours, every row kept
+    the old web app's achievements                        copied, when ours are made (ancestor.py)
 
-Everything else raises SchemaError and changes nothing. Tables, columns and indexes that are not ours are left
-alone, so that the code before and after this one can share the database.
+Everything else raises SchemaError and changes nothing. Outside of the schema, nothing is changed or locked,
+whatever it is called; inside, tables, columns, indexes and constraints that are not ours are left alone, so
+that the code before and after this one can share the database.
 
 Most repairs change the catalogue alone, in milliseconds in which nobody else gets at the table. A new index
 takes as long as it takes to read the table (`make bench-database` says how long for 10 million rows). So
@@ -28,33 +28,38 @@ from contextlib import AbstractContextManager, closing, nullcontext
 
 from pg8000.native import Connection, DatabaseError
 
-from dropcap import faults, logs
+from dropcap import ancestor, faults, logs, relocation
 from dropcap.connection import LOCALS
 from dropcap.errors import SchemaError
 from dropcap.faults import Fault
 
 LOCK = 0x44726F70636170  # "Dropcap": the advisory lock of whoever repairs
 REPAIR_S = 200.0  # a cold start has 240 s on Cloud Run: cloud.google.com/run/docs/container-contract
-ROUNDS = 4  # a table, then what hangs on it, then what hangs on that; one more is a fault of ours
+ROUNDS = 6  # schema, tables moved, made, what hangs on them, what hangs on that; one more is a fault of ours
+EMPTY = "TRUNCATE "
 # SQLSTATEs of faults that pass: network, deadlock, no resources, a lock that is held, a restart, a full disk
 PASSING = ("08", "40", "53", "55", "57P", "58")
 
 
 def check(
-    connection: Connection, timeout_s: float = 10.0, patient: Callable[[], Connection] | None = None
+    connection: Connection,
+    schema: str,
+    timeout_s: float = 10.0,
+    patient: Callable[[], Connection] | None = None,
 ) -> None:
-    """Make sure that the tables are as declared: one query when they are.
+    """Make sure that the tables are in `schema`, and as declared: one query when they are.
 
     `timeout_s` bounds the check, and half of it each wait of a repair for a table, as others wait behind it.
     A repair's own statement, and the wait for another process that repairs, may take REPAIR_S; `patient`
     makes a connection that waits so long for an answer. Raises SchemaError, one line, where a person must
     act; faults that pass as they are.
     """
-    if faults.find(connection, _bounds(timeout_s, timeout_s)):
+    if faults.find(connection, schema, _bounds(timeout_s, timeout_s)):
         other: AbstractContextManager[Connection] = closing(patient()) if patient else nullcontext(connection)
         with other as repairing:
-            _repair(repairing, _bounds(REPAIR_S, timeout_s), slow=False)
-            while _repair(repairing, _bounds(REPAIR_S, timeout_s), slow=True):
+            bounds = _bounds(REPAIR_S, timeout_s)
+            _repair(repairing, schema, bounds, slow=False)
+            while _repair(repairing, schema, bounds, slow=True):
                 pass
 
 
@@ -63,7 +68,7 @@ def _bounds(statement_s: float, timeout_s: float) -> str:
     return f"{LOCALS}SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock};"
 
 
-def _repair(connection: Connection, bounds: str, slow: bool) -> bool:
+def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> bool:
     """One transaction with one repair that is slow, or with all that are not; whether there was any."""
     longest = round(REPAIR_S * 1000)
     wait = (
@@ -71,10 +76,13 @@ def _repair(connection: Connection, bounds: str, slow: bool) -> bool:
         f"SET LOCAL idle_in_transaction_session_timeout = {longest}; SELECT pg_advisory_xact_lock({LOCK})"
     )
     mended: list[Fault] = []
+    copied = ""
     try:
         connection.run(f"BEGIN ISOLATION LEVEL READ COMMITTED; {wait}")
+        [[home]] = connection.run("SELECT current_schema()")  # where versions before ours had their tables
         for _ in range(ROUNDS):
-            found = [fault for fault in faults.find(connection, bounds) if slow or not fault.slow]
+            moves = [] if slow else relocation.moves(connection, schema, home)
+            waits, found = _split(moves or faults.find(connection, schema, bounds), slow)
             if not found or (slow and mended and mended[0] not in found):
                 break
             mended += found[:1] if slow else found
@@ -82,18 +90,33 @@ def _repair(connection: Connection, bounds: str, slow: bool) -> bool:
                 _mend(connection, fault)
         else:
             raise SchemaError(f"{found[0]}, which the repair did not achieve.")
+        if waits and not slow:
+            copied = ancestor.copy(
+                connection, waits[0].where.removeprefix("Table "), {home or "public", "public"} - {schema}
+            )
         connection.run("COMMIT")
     except (DatabaseError, SchemaError):
         connection.run("ROLLBACK")
         raise
     for fault in mended:
-        logs.write(fault.severity, f"schema changed, as {fault}")
+        emptied = [statement.removeprefix(EMPTY) for statement in fault.repair if statement.startswith(EMPTY)]
+        anew = f"; emptied, to be made anew: {', '.join(emptied)}" if emptied else ""
+        logs.write("WARNING" if emptied else fault.severity, f"schema changed, as {fault}{anew}")
+    if copied:
+        logs.write("WARNING", copied)
     return bool(mended)
+
+
+def _split(found: list[Fault], slow: bool) -> tuple[list[Fault], list[Fault]]:
+    """Return what waits for rows of the old web app, and what is to be mended now."""
+    waits = [fault for fault in found if fault.found == faults.AWAITS]
+    return waits, [fault for fault in found if fault not in waits and (slow or not fault.slow)]
 
 
 def _mend(connection: Connection, fault: Fault) -> None:
     if not fault.repair:
-        raise SchemaError(f"{fault}. No safe repair is known: please change it by hand.")
+        unknown = "No safe repair is known: please change it by hand."
+        raise SchemaError(f"{fault}. {f'By hand: {fault.by_hand}' if fault.by_hand else unknown}")
     for statement in fault.repair:
         try:
             connection.run(statement)
@@ -102,6 +125,7 @@ def _mend(connection: Connection, fault: Fault) -> None:
             if code.startswith(PASSING):
                 raise
             by_hand = statement.replace("INDEX", "INDEX CONCURRENTLY", 1) if fault.slow else statement
+            by_hand = fault.by_hand or by_hand
             raise SchemaError(
                 f"{fault}. PostgreSQL refused the repair ({said}): {' '.join(by_hand.split())}"
             ) from refused

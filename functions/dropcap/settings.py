@@ -30,6 +30,9 @@ OAUTH_CLIENT = re.compile(r"[a-z0-9-]+\.apps\.googleusercontent\.com")
 PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")  # cloud.google.com/resource-manager
 TOPIC = re.compile(rf"projects/{PROJECT.pattern}/topics/[A-Za-z][A-Za-z0-9._~+%-]{{2,254}}")
 SECRET_BYTES = (24, 64)  # standardwebhooks.com: of a secret
+SCHEMA = "dropcap"
+# postgresql.org/docs/18/sql-syntax-lexical.html: an identifier has at most 63 bytes; pg_ is PostgreSQL's own
+SCHEMA_NAME = re.compile(r"(?!pg_|(public|information_schema)$)[a-z_][a-z0-9_]{0,62}")
 
 
 def _setting(
@@ -143,6 +146,12 @@ def _secret(raw: str) -> str:
     return value
 
 
+def _schema(value: str) -> str:
+    if not SCHEMA_NAME.fullmatch(value):
+        raise ValueError(value)
+    return value
+
+
 def _text(value: str) -> str:
     return value
 
@@ -251,6 +260,12 @@ class Settings:
         "a URL as libpq takes it, without spaces; docs/deploy.md has its options",
         _postgres,
         secret=True,
+    )
+    database_schema: str = _setting(
+        SCHEMA,
+        "schema of all tables in the database: made where it is missing; nothing outside of it is changed",
+        "1 to 63 of a-z, 0-9 and _, not a digit first; not public, information_schema or pg_...",
+        _schema,
     )
     database_connections: int = _setting(
         4,

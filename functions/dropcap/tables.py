@@ -19,6 +19,7 @@ INSTANT = "timestamp with time zone"
 TOTALS = "progress_totals"  # a user who has no row there is counted anew
 VOCABULARY = "vocabulary"  # a user who has no row there is indexed anew
 ANSWERS = "answers"
+ACHIEVEMENTS = "achievements"
 UNNAMED = "unnamed"  # the achievement of a row that has lost its name: kept, but not shown
 
 
@@ -249,10 +250,11 @@ TABLES = (
         derived=TOTALS,
     ),
     Table(
-        "achievements",
+        ACHIEVEMENTS,
         (
             Column("user_id", "text"),
-            Column("achievement_name", "text"),
+            # Where it is lost, each row has another that is not shown, from where it lies in the table.
+            Column("achievement_name", "text", fill=f"concat('{UNNAMED} ', ctid)", source=("user_id",)),
             Column("earned_at", INSTANT, "now()"),
         ),
         key=("user_id", "achievement_name"),

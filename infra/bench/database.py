@@ -25,8 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dropcap import progress, schema
-from dropcap.database import Database, connect
-from dropcap.settings import Settings
+from dropcap.database import Database, connect_inside
+from dropcap.settings import SCHEMA, Settings
 from dropcap.tables import TABLES
 from infra.bench import gallery, plain, rows
 from infra.bench.operations import Bench, operations, spread
@@ -52,8 +52,8 @@ def measure(asked: argparse.Namespace, console: Console, folder: Path) -> Report
     options = tuple(word for value in LOADING for word in ("-c", value))
     with Postgres(folder, options=options) as server, _bar(console) as bar:
         url = server.database("bench")
-        with closing(connect(url, 3600)) as connection:
-            schema.check(connection)
+        with closing(connect_inside(url, timeout_s=3600)) as connection:
+            schema.check(connection, SCHEMA)
             task = bar.add_task("loading", total=2 * asked.analyses + asked.gallery)
             for number in rows.load(connection, asked.analyses, report["result_bytes"]):
                 bar.advance(task, number)
@@ -63,13 +63,13 @@ def measure(asked: argparse.Namespace, console: Console, folder: Path) -> Report
                 connection.run("VACUUM ANALYZE")
                 connection.run("CHECKPOINT")
     with Postgres(folder) as server:  # with what PostgreSQL comes with
-        with closing(connect(url.replace(_port(url), str(server.port)), 3600)) as connection:
-            url = server.database("bench")
+        url = server.database("bench")
+        with closing(connect_inside(url, timeout_s=3600)) as connection:
             with console.status("The upgrade: a cold start on the tables of before ..."):
-                report["upgrade_s"] = _seconds(partial(schema.check, connection))
+                report["upgrade_s"] = _seconds(partial(schema.check, connection, SCHEMA))
             connection.run("DROP INDEX analyses_user_id_analyzed_at_idx")
             with console.status("A cold start that finds an index lost ..."):
-                report["index_s"] = _seconds(partial(schema.check, connection))
+                report["index_s"] = _seconds(partial(schema.check, connection, SCHEMA))
             report["first"] = _first_looks(url, asked.analyses, console)
             with console.status("The gallery's user comes for the first time ..."):
                 report["gallery_s"] = _searchable(url)
@@ -140,10 +140,6 @@ def _result_bytes(asked: argparse.Namespace, console: Console, folder: Path) -> 
         raise StackError(f"{needed[1] / GB:.0f} GB are needed in {folder}, and {free / GB:.0f} are free.")
     console.print(f"{needed[0] / GB:.0f} GB are not free in {folder}: the results are short ones.")
     return SHORT_RESULT_BYTES
-
-
-def _port(url: str) -> str:
-    return url.rpartition("/")[0].rpartition(":")[2]
 
 
 @contextmanager

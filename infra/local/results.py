@@ -9,8 +9,9 @@ from uuid import UUID
 from pg8000.native import DatabaseError, InterfaceError
 
 from dropcap.analysis import Analysis
-from dropcap.database import connect
+from dropcap.database import connect_inside
 from dropcap.records import read
+from dropcap.settings import SCHEMA
 from infra.local import StackError
 
 FINISHED = """
@@ -49,8 +50,9 @@ class Results:
     Raises StackError where PostgreSQL, whose log is at `log`, does not answer.
     """
 
-    def __init__(self, database_url: str, log: Path) -> None:
+    def __init__(self, database_url: str, log: Path, schema: str = SCHEMA) -> None:
         self._url = database_url
+        self._schema = schema
         self._log = log
         [[self._since]] = self._run(LATEST)
         self._seen = {(row[0], row[-1]) for row in self._run(FINISHED, since=self._since)}
@@ -71,7 +73,7 @@ class Results:
 
     def _run(self, sql: str, **values: Any) -> list[list[Any]]:
         try:
-            with closing(connect(self._url)) as connection:
+            with closing(connect_inside(self._url, self._schema)) as connection:
                 rows: list[list[Any]] | None = connection.run(sql, **values)
                 return rows or []
         except (InterfaceError, DatabaseError, OSError) as failed:

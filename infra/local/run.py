@@ -47,7 +47,7 @@ class Run:
             AnonymousCredentials(),
             client_options={"api_endpoint": stack.storage_url},
         )
-        self.results = Results(stack.database_url, stack.postgres_log)
+        self.results = Results(stack.database_url, stack.postgres_log, stack.settings.database_schema)
         self._sizes: dict[Path, tuple[int, int]] = {}
 
     def upload(self, path: Path, user: str) -> UUID | None:

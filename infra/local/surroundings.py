@@ -10,7 +10,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
 from dropcap.database import Database
-from dropcap.settings import Settings
+from dropcap.settings import SCHEMA, Settings
 from infra.local import Part
 from infra.local.gemini import GeminiStandIn
 from infra.local.postgres import Postgres
@@ -47,6 +47,7 @@ class Surroundings(Part):
         self.gemini = self._exit.enter_context(GeminiStandIn())
         self.environment = {
             "DATABASE_URL": self.database_url,
+            "DATABASE_SCHEMA": SCHEMA,
             "STORAGE_EMULATOR_HOST": storage.url,
             "GOOGLE_CLOUD_PROJECT": "dropcap-local",
             "GEMINI_API_KEY": "stand-in",

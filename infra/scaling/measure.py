@@ -26,7 +26,7 @@ import psutil
 from pg8000.native import Connection
 from rich.console import Console
 
-from dropcap.database import connect
+from dropcap.database import connect_inside
 from dropcap.settings import Settings
 from infra.local.events import cloud_event
 from infra.local.ports import free_port
@@ -234,7 +234,7 @@ WHERE datname = current_database()
 def _used(around: Surroundings) -> dict[str, float]:
     """What PostgreSQL has done so far: transactions, s within them, CPU s of all its processes, pictures."""
     time.sleep(1.0)  # until what has just ended is counted
-    connection: Connection = connect(around.database_url)
+    connection: Connection = connect_inside(around.database_url)
     try:
         [[commits, held_ms]] = connection.run(STATISTICS) or []
         [[pictures]] = connection.run("SELECT count(*) FROM uploads WHERE state = 'done'") or []

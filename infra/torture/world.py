@@ -21,7 +21,7 @@ from pg8000.native import Connection
 from PIL import Image
 
 from dropcap import safety
-from dropcap.database import connect
+from dropcap.database import connect_inside
 from dropcap.settings import Settings
 from dropcap.upload import Upload, from_event
 from infra.local import Part, StackError
@@ -139,7 +139,7 @@ class World(Surroundings):
     @contextmanager
     def connected(self) -> Iterator[Connection]:
         """A connection of our own to the database."""
-        connection = connect(self.database_url)
+        connection = connect_inside(self.database_url)
         try:
             yield connection
         finally:

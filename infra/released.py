@@ -1,0 +1,44 @@
+"""Print the fingerprints of the tables of all versions from before Dropcap had a schema of its own, as JSON.
+
+    PYTHONPATH=functions python -m infra.released > functions/dropcap/released.json
+
+What they were is told by the history, of which all is needed. Nothing was released without a schema since, so
+the file is complete.
+"""
+
+import json
+import runpy
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from dropcap import ownership
+from infra.local.storage import ROOT
+
+LAST = "0d28d606343d6b124c9596fd61479a5392d3576a"  # the last commit whose tables were found by search_path
+FILE = "functions/dropcap/tables.py"
+
+
+def _git(*words: str) -> str:
+    command = ["/usr/bin/env", "git", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def released() -> dict[str, list[str]]:
+    """Return the fingerprints, by table, oldest first. Raises CalledProcessError without the history."""
+    known: dict[str, list[str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for commit in _git("log", "--full-history", "--reverse", "--format=%H", LAST, "--", FILE).split():
+            source = Path(folder) / f"{commit}.py"
+            source.write_text(_git("show", f"{commit}:{FILE}"))
+            for table in runpy.run_path(str(source))["TABLES"]:
+                found = known.setdefault(table.name, [])
+                if (shape := ownership.declared(table)) not in found:
+                    found.append(shape)
+    return known
+
+
+if __name__ == "__main__":
+    json.dump(released(), sys.stdout, indent=1)
+    sys.stdout.write("\n")

@@ -11,13 +11,15 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dropcap import ownership
+from dropcap.tables import Table
 from infra.local.storage import ROOT
 
 LAST = "0d28d606343d6b124c9596fd61479a5392d3576a"  # the last commit whose tables were found by search_path
-FILE = "functions/dropcap/tables.py"
+DECLARED_IN = "functions/dropcap/tables.py"
 
 
 def _git(*words: str) -> str:
@@ -25,17 +27,25 @@ def _git(*words: str) -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
-def released() -> dict[str, list[str]]:
-    """Return the fingerprints, by table, oldest first. Raises CalledProcessError without the history."""
-    known: dict[str, list[str]] = {}
+def versions() -> Iterator[Sequence[Table]]:
+    """Yield what each version declares, oldest first. Raises CalledProcessError without the history."""
     with tempfile.TemporaryDirectory() as folder:
-        for commit in _git("log", "--full-history", "--reverse", "--format=%H", LAST, "--", FILE).split():
+        for commit in _git(
+            "log", "--full-history", "--reverse", "--format=%H", LAST, "--", DECLARED_IN
+        ).split():
             source = Path(folder) / f"{commit}.py"
-            source.write_text(_git("show", f"{commit}:{FILE}"))
-            for table in runpy.run_path(str(source))["TABLES"]:
-                found = known.setdefault(table.name, [])
-                if (shape := ownership.declared(table)) not in found:
-                    found.append(shape)
+            source.write_text(_git("show", f"{commit}:{DECLARED_IN}"))
+            yield runpy.run_path(str(source))["TABLES"]
+
+
+def released() -> dict[str, list[str]]:
+    """Return the fingerprints of all versions, by table, oldest first."""
+    known: dict[str, list[str]] = {}
+    for declared in versions():
+        for table in declared:
+            found = known.setdefault(table.name, [])
+            if (shape := ownership.declared(table)) not in found:
+                found.append(shape)
     return known
 
 

@@ -135,9 +135,9 @@ def test_a_function_logs_in_to_cloud_sql_as_its_service_account_and_shares_its_t
     postgres: Postgres, empty_database: str, account: str, tmp_path: Path
 ) -> None:
     with closing(connect(empty_database)) as outside:
-        outside.run("GRANT USAGE, CREATE ON SCHEMA public TO dropcap")
+        outside.run(f"GRANT CREATE ON DATABASE {urlsplit(empty_database).path[1:]} TO dropcap")
         assert logged_in(postgres, empty_database, account, tmp_path) == f"{MEMBER} dropcap"
-        owners = outside.run("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
+        owners = outside.run("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'dropcap'")
         assert owners == [["dropcap"]]
         outside.run("DROP OWNED BY dropcap")
 

@@ -3,6 +3,7 @@
 import threading
 import uuid
 from contextlib import closing
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -174,19 +175,20 @@ def test_the_rights_in_the_database_make_every_table_everyones(
     postgres: Postgres, empty_database: str
 ) -> None:
     users = [f"dropcap-{name}@p-{uuid.uuid4().hex[:8]}.iam" for name in ("on-upload", "sweep")]
+    here = f"DATABASE {urlsplit(empty_database).path[1:]}"
     with closing(database.connect(empty_database)) as admin:
         for user in users:
             admin.run(f'CREATE ROLE "{user}" LOGIN')
         for _ in range(2):  # it can be run again
-            for statement in sql.grants(users).split(";\n"):
+            for statement in sql.grants(users).replace(f"DATABASE {sql.DATABASE}", here).split(";\n"):
                 if statement.strip():
                     admin.run(statement)
         admin.run(f'SET ROLE "{users[0]}"')
         admin.run(f"SET ROLE {sql.ROLE}")
-        admin.run("CREATE TABLE made (by text)")
+        admin.run("CREATE SCHEMA dropcap CREATE TABLE made (by text)")
         admin.run("RESET ROLE")
         admin.run(f'SET ROLE "{users[1]}"')
-        admin.run("INSERT INTO made VALUES ('the other')")
+        admin.run("INSERT INTO dropcap.made VALUES ('the other')")
         admin.run("RESET ROLE")
-        for user in users:
+        for user in (*users, sql.ROLE):
             admin.run(f'DROP OWNED BY "{user}"; DROP ROLE "{user}"')

@@ -13,13 +13,12 @@ import pytest
 from pg8000.native import Connection, DatabaseError
 
 from dropcap import schema
-from dropcap.database import Database, connect, connect_inside
+from dropcap.database import connect, connect_inside
 from dropcap.errors import SchemaError
-from dropcap.progress import stats
-from dropcap.settings import Settings
 from dropcap.tables import TABLES
 from infra.local.postgres import Postgres
 from tests.schemas import ID, ROWS, check
+from tests.test_ancestor import ANCESTORS
 
 
 def test_a_sound_schema_costs_one_query(sound: Connection, postgres: Postgres) -> None:
@@ -206,58 +205,6 @@ def test_a_new_column_that_is_the_same_for_all_rows_rewrites_none(sound: Connect
     )
     assert sound.run("SELECT counted FROM analyses ORDER BY 1") == [[False], [True]]
     assert sound.run(file) == before
-
-
-ANCESTORS = {
-    "as it was": """
-        CREATE TABLE achievements (id serial PRIMARY KEY, user_id integer, name varchar(80) NOT NULL,
-                                   earned_at timestamp DEFAULT now());
-        INSERT INTO achievements (user_id, name, earned_at) VALUES
-          (1, 'Collector', '2020-05-01 10:00'),
-          (1, 'Collector', '2020-05-02'), (1, 'Starter', '2020-05-03'), (2, 'Collector', NULL);
-    """,
-    "with a title and a date of creation": """
-        CREATE TABLE achievements (id serial PRIMARY KEY, user_id integer NOT NULL, title text,
-                                   created_at timestamp with time zone);
-        INSERT INTO achievements (user_id, title, created_at) VALUES
-          (1, 'Collector', '2020-05-01 10:00+00'),
-          (1, 'Collector', '2020-05-02 10:00+00'), (1, 'Starter', '2020-05-03'),
-          (2, 'Collector', '2020-05-03');
-    """,
-    "bound to its users": """
-        CREATE TABLE users (id integer PRIMARY KEY); INSERT INTO users VALUES (1), (2);
-        CREATE TABLE achievements (id serial PRIMARY KEY, user_id integer NOT NULL REFERENCES users,
-                                   badge text NOT NULL, earned_at timestamp NOT NULL,
-                                   UNIQUE (user_id, badge));
-        INSERT INTO achievements (user_id, badge, earned_at) VALUES
-          (1, 'Collector', '2020-05-01 10:00'),
-          (1, 'Collector (2)', '2020-05-02'), (1, 'Starter', '2020-05-03'), (2, 'Collector', '2020-05-03');
-    """,
-}
-
-
-@pytest.mark.parametrize("ancestor", ANCESTORS.values(), ids=ANCESTORS)
-def test_the_old_web_apps_achievements_are_kept_and_progress_works_right_after(
-    empty_database: str, ancestor: str
-) -> None:
-    with closing(connect(empty_database)) as outside:
-        outside.run(ancestor)
-    with closing(Database(Settings(database_url=empty_database))) as database:
-        earned = stats(database, "1")["achievements"]
-        assert [each["achievement_name"] for each in earned] == ["Collector", "Collector (2)", "Starter"]
-        assert earned[0]["earned_at"] == "2020-05-01T10:00:00+00:00"
-        assert [each["achievement_name"] for each in stats(database, "2")["achievements"]] == ["Collector"]
-        database.query("INSERT INTO achievements (user_id, achievement_name) VALUES ('ana', 'x') RETURNING 1")
-
-
-def test_a_row_that_has_lost_its_name_comes_along_and_is_not_shown(empty_database: str) -> None:
-    with closing(connect(empty_database)) as outside:
-        outside.run("CREATE TABLE achievements (id serial, user_id integer, name text)")
-        outside.run("INSERT INTO achievements (user_id, name) VALUES (1, ''), (1, NULL), (NULL, 'Starter')")
-    with closing(Database(Settings(database_url=empty_database))) as database:
-        assert stats(database, "1")["achievements"] == []
-        rows = database.query("SELECT user_id, achievement_name FROM achievements ORDER BY 1, 2")
-    assert rows == [["1", "unnamed"], ["1", "unnamed (2)"], ["anonymous", "Starter"]]
 
 
 COLD_START = """

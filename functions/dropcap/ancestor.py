@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from pg8000.native import Connection, DatabaseError, identifier, literal
 
+from dropcap import logs
 from dropcap.tables import ACHIEVEMENTS, INSTANT, UNNAMED, WIDER
 
 # Where an achievements table may keep its names and dates, best first; the first of each as Dropcap calls it.
@@ -26,8 +27,8 @@ GROUP BY n.nspname, c.oid, c.relname ORDER BY n.nspname = 'public'
 def copy(connection: Connection, ours: str, schemas: Iterable[str]) -> str:
     """Copy the old web app's achievements from the first of `schemas` that has them into `ours`, which waits.
 
-    Returns what is to be logged. What can't be read now is not waited for: `ours` goes on waiting, and the
-    next cold start tries again. Nothing above ACCESS SHARE is locked.
+    Returns what was copied, in words, or nothing. What can't be read now is not waited for: `ours` goes on
+    waiting, and the next cold start tries again. Nothing above ACCESS SHARE is locked.
     """
     among = SOURCES.format(schemas=", ".join(map(literal, schemas)), name=literal(ACHIEVEMENTS))
     sources = [
@@ -41,16 +42,18 @@ def copy(connection: Connection, ours: str, schemas: Iterable[str]) -> str:
     try:
         for source, columns in sources[:1]:
             connection.run(_copy(ours, source, columns))
-            told = f"{connection.row_count} achievements of the old web app: copied from {source} into {ours}"
+            told = f"{connection.row_count} rows of {source}"
         connection.run(f"COMMENT ON TABLE {ours} IS NULL")
     except DatabaseError as refused:
         connection.run("ROLLBACK TO SAVEPOINT copied")
         source = sources[0][0] if sources else ours
-        return (
+        logs.write(
+            "WARNING",
             f"The achievements in {source} can't be copied into {ours} now ({refused.args[0]['M']}), so the "
             f"next cold start tries again: GRANT SELECT ON {source} to our user, or, to do without them, "
-            f"COMMENT ON TABLE {ours} IS NULL."
+            f"COMMENT ON TABLE {ours} IS NULL.",
         )
+        return ""
     return told
 
 

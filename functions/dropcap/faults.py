@@ -12,7 +12,7 @@ from dropcap import ownership
 from dropcap.tables import ACHIEVEMENTS, TABLES, WIDER, Column, Index, Table
 
 MISSING, NULLABLE = "is missing", "allows NULL"
-AWAITS = "may lack rows of the old web app"  # ancestor.py copies them
+WAITS = "lacks the old web app's rows"  # ancestor.py copies them
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
 TABLE_KINDS = ("r", "p")
 KINDS = {
@@ -135,12 +135,12 @@ def _table_faults(table: Table, found: dict[str, Any] | None, schema: str, role:
         yield Fault(name, f"is {KINDS.get(found['kind'], 'no table')}", "be a table")
         return
     if found["lacks"]:
-        lacks = ", ".join(found["lacks"])
-        grant = f"GRANT {lacks} ON {name} TO {role}"
-        yield Fault(f"Table {name}", f"does not allow us {lacks}", "allow it", by_hand=grant)
+        needed = ", ".join(found["lacks"])
+        grant = f"GRANT {needed} ON {name} TO {role}"
+        yield Fault(f"Table {name}", f"does not allow us {needed}", "allow it", by_hand=grant)
         return
     if found["awaits"]:
-        yield Fault(f"Table {name}", AWAITS, "have them")
+        yield Fault(f"Table {name}", WAITS, "have them", severity="INFO")
     columns, indexes = found["columns"] or {}, found["indexes"] or []
     constraints = found["constraints"] or []
     alter = f"ALTER TABLE {name}"

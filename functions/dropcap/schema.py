@@ -25,6 +25,7 @@ index by hand before this code is deployed, with CREATE INDEX CONCURRENTLY.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 
 from pg8000.native import Connection, DatabaseError
 
@@ -76,7 +77,6 @@ def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> boo
         f"SET LOCAL idle_in_transaction_session_timeout = {longest}; SELECT pg_advisory_xact_lock({LOCK})"
     )
     mended: list[Fault] = []
-    copied = ""
     try:
         connection.run(f"BEGIN ISOLATION LEVEL READ COMMITTED; {wait}")
         [[home]] = connection.run("SELECT current_schema()")  # where versions before ours had their tables
@@ -90,10 +90,10 @@ def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> boo
                 _mend(connection, fault)
         else:
             raise SchemaError(f"{found[0]}, which the repair did not achieve.")
-        if waits and not slow:
-            copied = ancestor.copy(
-                connection, waits[0].where.removeprefix("Table "), {home or "public", "public"} - {schema}
-            )
+        for fault in () if slow else waits:
+            places = {home or "public", "public"} - {schema}
+            if copied := ancestor.copy(connection, fault.where.removeprefix("Table "), places):
+                mended.append(replace(fault, found=f"lacks {copied}"))
         connection.run("COMMIT")
     except (DatabaseError, SchemaError):
         connection.run("ROLLBACK")
@@ -102,21 +102,20 @@ def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> boo
         emptied = [statement.removeprefix(EMPTY) for statement in fault.repair if statement.startswith(EMPTY)]
         anew = f"; emptied, to be made anew: {', '.join(emptied)}" if emptied else ""
         logs.write("WARNING" if emptied else fault.severity, f"schema changed, as {fault}{anew}")
-    if copied:
-        logs.write("WARNING", copied)
     return bool(mended)
 
 
 def _split(found: list[Fault], slow: bool) -> tuple[list[Fault], list[Fault]]:
     """Return what waits for rows of the old web app, and what is to be mended now."""
-    waits = [fault for fault in found if fault.found == faults.AWAITS]
+    waits = [fault for fault in found if fault.found == faults.WAITS]
     return waits, [fault for fault in found if fault not in waits and (slow or not fault.slow)]
 
 
 def _mend(connection: Connection, fault: Fault) -> None:
+    if not fault.repair and fault.by_hand:
+        raise SchemaError(f"{fault}. Dropcap leaves that to a person: {fault.by_hand}")
     if not fault.repair:
-        unknown = "No safe repair is known: please change it by hand."
-        raise SchemaError(f"{fault}. {f'By hand: {fault.by_hand}' if fault.by_hand else unknown}")
+        raise SchemaError(f"{fault}. No safe repair is known: please change it by hand.")
     for statement in fault.repair:
         try:
             connection.run(statement)

@@ -20,12 +20,16 @@ def url(user: str, connection: str) -> str:
 
 
 def grants(users: Sequence[str]) -> str:
-    """What makes one role of all functions, so that a table that one made is everyone's. Can be run again."""
+    """What makes one role of all functions, so that a table that one made is everyone's. Can be run again.
+
+    The role may make Dropcap's schema, which is the database owner's to grant. postgres, who runs this, is a
+    member of cloudsqlsuperuser, and so of the owner (cloud.google.com/sql/docs/postgres/users).
+    """
     names = ", ".join(f'"{user}"' for user in users)
     return (
         f"DO $$ BEGIN CREATE ROLE {ROLE} NOLOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;\n"
         f"GRANT {ROLE} TO {names};\n"
-        f"GRANT USAGE, CREATE ON SCHEMA public TO {ROLE};\n"
+        f"GRANT CREATE ON DATABASE {DATABASE} TO {ROLE};\n"
     )
 
 

@@ -1,15 +1,16 @@
-"""The latest code that had other tables, beside today's: on one database and one storage, before and after.
+"""Earlier code beside today's: on one database and one storage, before and after.
 
 That is a deployment as it goes, and a rollback. The rule that makes it work is told in `dropcap/tables.py`:
-expand, then contract.
+expand, then contract. Versions that had their tables in `public` are refused while the tables are elsewhere.
 """
 
 import os
+import re
 import runpy
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -18,16 +19,21 @@ from typing import Any
 import pytest
 import requests
 
+from dropcap.settings import SCHEMA
 from dropcap.tables import TABLES
 from dropcap.upload import Upload
+from infra import released
+from infra.local import StackError
 from infra.local.ports import free_port
 from infra.local.process import Process, framework
 from tests.app import EVENT, ROOT, App, Start, event_of, rows, small_png
 from tests.children import python_path
+from tests.pages import DOCS
 
-TABLES_FILE = "functions/dropcap/tables.py"
+TABLES_FILE, SETTINGS_FILE = (f"functions/dropcap/{name}.py" for name in ("tables", "settings"))
 USERS = ("ana", "bo")
 WAIT_S = 60
+[BACK] = re.findall(r"^```sql\n(.*?)^```", (DOCS / "migrating.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
 def git(*words: str) -> bytes:
@@ -38,25 +44,48 @@ def git(*words: str) -> bytes:
 
 
 def revision_before(scratch: Path) -> str:
-    """The latest commit whose tables are declared otherwise than today's; merges count as one."""
-    for commit in git("log", "--first-parent", "--format=%H", "--", TABLES_FILE).decode().split():
+    """The latest commit whose tables are in a schema of their own, and declared otherwise than today's.
+
+    Merges count as one. Where there is none yet, the latest commit with such a schema.
+    """
+    latest = ""
+    for commit in (
+        git("log", "--first-parent", "--format=%H", "--", TABLES_FILE, SETTINGS_FILE).decode().split()
+    ):
+        if b"database_schema" not in git("show", f"{commit}:{SETTINGS_FILE}"):
+            break
+        latest = latest or commit
         scratch.write_bytes(git("show", f"{commit}:{TABLES_FILE}"))
         if repr(runpy.run_path(str(scratch))["TABLES"]) != repr(TABLES):
             return commit
-    assert git("rev-parse", "--is-shallow-repository") == b"true\n", f"no commit has another {TABLES_FILE}"
-    pytest.skip("the revision before is not here: git fetch --unshallow")
+    else:
+        if git("rev-parse", "--is-shallow-repository") == b"true\n":
+            pytest.skip("the revision before is not here: git fetch --unshallow")
+    if not latest:
+        pytest.skip("no commit has a schema of its own")
+    return latest
 
 
-@pytest.fixture(scope="module")
-def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The functions of the revision before, without their model."""
-    folder = tmp_path_factory.mktemp("before")
-    commit = revision_before(folder / "tables.py")
+def functions_of(commit: str, folder: Path) -> Path:
+    """The functions as they were, without their model."""
     archive = folder / "functions.tar"
     archive.write_bytes(git("archive", commit, "functions", ":(exclude)functions/model"))
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     return folder / "functions"
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The functions of the revision before."""
+    folder = tmp_path_factory.mktemp("before")
+    return functions_of(revision_before(folder / "tables.py"), folder)
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The functions of the last revision without a schema of its own."""
+    return functions_of(released.LAST, tmp_path_factory.mktemp("without"))
 
 
 @dataclass
@@ -99,11 +128,11 @@ class Revision:
         return dict(answer.json())
 
 
-@pytest.fixture
-def both(before: Path, tmp_path: Path) -> Iterator[tuple[Revision, Revision]]:
-    """The revision before and today's, neither of them started."""
+@contextmanager
+def both(earlier: Path, folder: Path) -> Iterator[tuple[Revision, Revision]]:
+    """Earlier code and today's, neither of them started."""
     with ExitStack() as running:
-        revisions = Revision(before, tmp_path / "before"), Revision(ROOT / "functions", tmp_path / "after")
+        revisions = Revision(earlier, folder / "before"), Revision(ROOT / "functions", folder / "after")
         for each in revisions:
             running.callback(each.stop)
         yield revisions
@@ -115,6 +144,7 @@ class Users:
 
     app: App
     uploads: list[Upload] = field(default_factory=list)
+    schema: str = SCHEMA  # where the tables are
 
     def upload(self) -> Upload:
         number = len(self.uploads)
@@ -131,17 +161,24 @@ class Users:
             first, *others = [revision.progress(user) for revision in revisions]
             assert first["pictures_analyzed"] == count
             assert all(other == first for other in others)
-        assert rows("SELECT count(*), count(DISTINCT id) FROM analyses") == [[len(self.uploads)] * 2]
+        tables = f"SELECT count(*), count(DISTINCT id) FROM {self.schema}.analyses"
+        assert rows(tables) == [[len(self.uploads)] * 2]
+
+
+@pytest.fixture
+def revisions(before: Path, tmp_path: Path) -> Iterator[tuple[Revision, Revision]]:
+    with both(before, tmp_path) as made:
+        yield made
 
 
 def test_revisions_share_a_database_while_one_is_deployed_and_after_it_was_rolled_back(
-    start: Start, both: tuple[Revision, Revision], empty_database: str
+    start: Start, revisions: tuple[Revision, Revision], empty_database: str
 ) -> None:
-    older, newer = both
+    older, newer = revisions
     users = Users(start(DATABASE_URL=empty_database, GEMINI_API_KEY=""))
     ok = HTTPStatus.OK
 
-    rows("DROP TABLE IF EXISTS " + ", ".join(table.name for table in TABLES))  # what the app above has made
+    rows(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")  # what the app above has made
     older.start()
     for _ in range(4):
         assert older.deliver(users.upload()) == ok
@@ -181,3 +218,64 @@ def test_revisions_share_a_database_while_one_is_deployed_and_after_it_was_rolle
         assert rows("SELECT state FROM uploads WHERE id = :id", id=waits.id) == [["held"]]
         assert not [name for name in users.app.objects(users.app.pictures) if name.startswith(str(waits.id))]
         assert list(users.app.objects(users.app.uploads)) == [waits.name]
+
+
+@pytest.fixture
+def moving(without: Path, tmp_path: Path) -> Iterator[tuple[Revision, Revision]]:
+    with both(without, tmp_path) as made:
+        yield made
+
+
+def test_a_revision_without_a_schema_loses_nothing_when_its_tables_are_moved_and_moved_back(
+    start: Start, moving: tuple[Revision, Revision], empty_database: str
+) -> None:
+    older, newer = moving
+    users = Users(start(DATABASE_URL=empty_database, GEMINI_API_KEY=""), schema="public")
+    ok, again = HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR
+    rows(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")  # what the app above has made
+
+    older.start()
+    for _ in range(4):
+        assert older.deliver(users.upload()) == ok
+    users.agree(older)
+    begun = users.upload()  # by an instance of the older one that went away
+    rows(
+        "INSERT INTO public.uploads (id, bucket, name, generation, user_id, holder) "
+        "VALUES (:id, :bucket, :name, :generation, :user, 'gone')",
+        id=begun.id,
+        bucket=begun.bucket,
+        name=begun.name,
+        generation=begun.generation,
+        user=begun.user,
+    )
+
+    newer.start()
+    users.schema = SCHEMA
+    assert newer.deliver(begun) == ok
+    for _ in range(2):
+        upload = users.upload()
+        assert older.deliver(upload) == again
+        assert list(users.app.objects(users.app.uploads)) == [upload.name]
+        assert newer.deliver(upload) == ok
+    users.agree(newer)
+    assert rows(
+        "SELECT relname::text, relkind FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    ) == [["uploads", "v"]]
+    older.stop()
+    with pytest.raises(StackError):
+        older.start()
+    older.stop()
+    assert "public.uploads is a view; it should be a table" in (older.logs / "on_upload.log").read_text()
+
+    newer.stop()
+    rows(BACK)
+    users.schema = "public"
+    older.start()
+    for _ in range(2):
+        assert older.deliver(users.upload()) == ok
+    users.agree(older)
+    newer.start()
+    users.schema = SCHEMA
+    assert newer.deliver(users.upload()) == ok
+    users.agree(newer)
+    assert users.app.objects(users.app.uploads) == {}

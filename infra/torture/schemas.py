@@ -234,6 +234,6 @@ def _unsound(connection: Connection, name: str) -> str:
 
 def _unclear(message: str) -> str:
     """What a person misses in a refusal, or nothing."""
-    names = (*(table.name for table in TABLES), "database", "search_path")
+    names = (*(table.name for table in TABLES), "database", "Schema")
     clear = "\n" not in message and any(each in message for each in names) and "; it should " in message
     return "" if clear else f"its refusal says not enough: {message}"

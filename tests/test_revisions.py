@@ -33,6 +33,8 @@ from tests.pages import DOCS
 TABLES_FILE, SETTINGS_FILE = (f"functions/dropcap/{name}.py" for name in ("tables", "settings"))
 USERS = ("ana", "bo")
 WAIT_S = 60
+COUNT = "SELECT count(*), count(DISTINCT id) FROM analyses"
+LEFT = "SELECT relname::text, relkind FROM pg_class WHERE relnamespace = 'public'::regnamespace"
 [BACK] = re.findall(r"^```sql\n(.*?)^```", (DOCS / "migrating.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -161,8 +163,7 @@ class Users:
             first, *others = [revision.progress(user) for revision in revisions]
             assert first["pictures_analyzed"] == count
             assert all(other == first for other in others)
-        tables = f"SELECT count(*), count(DISTINCT id) FROM {self.schema}.analyses"
-        assert rows(tables) == [[len(self.uploads)] * 2]
+        assert rows(f"SET search_path = {self.schema}; {COUNT}") == [[len(self.uploads)] * 2]
 
 
 @pytest.fixture
@@ -258,9 +259,7 @@ def test_a_revision_without_a_schema_loses_nothing_when_its_tables_are_moved_and
         assert list(users.app.objects(users.app.uploads)) == [upload.name]
         assert newer.deliver(upload) == ok
     users.agree(newer)
-    assert rows(
-        "SELECT relname::text, relkind FROM pg_class WHERE relnamespace = 'public'::regnamespace"
-    ) == [["uploads", "v"]]
+    assert rows(LEFT) == [["uploads", "v"]]
     older.stop()
     with pytest.raises(StackError):
         older.start()

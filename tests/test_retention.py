@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
@@ -104,7 +105,8 @@ def held(app: App, name: str) -> Upload:
     blob = app.storage.bucket(app.uploads).blob(name)
     blob.temporary_hold = True
     blob.patch()
-    assert app.deliver(upload) == HTTPStatus.INTERNAL_SERVER_ERROR
+    assert app.deliver(upload) == HTTPStatus.OK  # nothing that a new delivery could do
+    assert rows("SELECT state FROM uploads WHERE id = :id", id=upload.id) == [["recorded"]]
     lease_runs_out()
     return upload
 
@@ -192,3 +194,39 @@ def test_more_failing_rows_than_a_sweep_takes_do_not_keep_the_others_waiting(
     assert app.sweep() == {"found": left + 1, "failed": left, "done": 1, "complete": True}
     assert rows("SELECT state FROM uploads WHERE id = :id", id=other.id) == [["done"]]
     assert app.sweep() == {"complete": True}
+
+
+def test_a_delivery_and_a_request_end_well_where_the_source_can_not_be_deleted(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = start(**QUICK)
+    upload = held(app, "ana/a.png")
+    capfd.readouterr()
+    assert app.deliver(upload) == HTTPStatus.OK
+    answer = app.analyze(json={"bucket": app.uploads, "name": "ana/a.png", "keep": True, "user": "ana"})
+    assert answer.status_code == HTTPStatus.OK
+    assert answer.get_json()["id"] == str(upload.id)
+    lines = logged(capfd, "the source is not deleted")
+    assert len(lines) == 2
+    for line in lines:
+        assert (line["severity"], line["upload"]) == ("WARNING", str(upload.id))
+        assert HELD.format("Temporary") in line["problem"]
+        assert "stack_trace" not in line
+
+
+def test_what_was_archived_and_published_before_is_kept_there_and_no_fault(start: Start) -> None:
+    app = start(**QUICK, SOURCE="archive")
+    upload = held(app, "ana/a.png")
+    for name in (os.environ["ARCHIVE_BUCKET"], app.pictures):
+        bucket = app.storage.bucket(name)
+        bucket.retention_period = HOUR_S
+        bucket.patch()
+    rows("DELETE FROM analyses")
+    rows("UPDATE uploads SET state = 'claimed', lease_until = now()")
+    blob = app.storage.bucket(app.uploads).blob("ana/a.png")
+    blob.temporary_hold = False
+    blob.patch()
+    assert app.deliver(upload) == HTTPStatus.OK
+    assert rows("SELECT state FROM uploads") == [["done"]]
+    assert app.objects(app.uploads) == {}
+    assert len(app.objects(os.environ["ARCHIVE_BUCKET"])) == 1

@@ -137,7 +137,7 @@ class Buckets(Kept):
         the claim from us has published since, and recorded it. Raises NotStored where what is stored is not
         what was sent.
         """
-        from google.api_core.exceptions import PreconditionFailed
+        from google.api_core.exceptions import Forbidden, PreconditionFailed
 
         name = f"{upload.id}/{label}.{content_type.removeprefix('image/')}"
         blob = self.blob(self.settings.pictures_bucket, name)
@@ -146,8 +146,8 @@ class Buckets(Kept):
         known = before.get(name, 0)  # 0: there is none
         try:
             self.ask(blob.upload_from_string, data=data, content_type=content_type, if_generation_match=known)
-        except PreconditionFailed:
-            # The same bytes are as good: our own, perhaps, whose answer was lost.
+        except (Forbidden, PreconditionFailed):
+            # The same bytes are as good: our own, perhaps, whose answer was lost, or that a policy keeps.
             self.ask(blob.reload)
         checksum = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
         published = Published(label, name, *size, len(data), content_type, checksum)

@@ -8,6 +8,7 @@ import flask
 
 from dropcap import body, logs, origin, web
 from dropcap.errors import Rejected
+from dropcap.kept import Undeletable
 from dropcap.services import Services
 from dropcap.upload import FINALIZED, from_event
 
@@ -59,3 +60,5 @@ def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) 
     except Busy as busy:
         logs.write("INFO", str(busy))
         flask.abort(HTTPStatus.SERVICE_UNAVAILABLE)
+    except Undeletable as stays:  # acknowledged: all else is done, and the sweep tries it ever more rarely
+        logs.write("WARNING", "the source is not deleted", upload=str(upload.id), problem=str(stays))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dropcap import metadata
 from dropcap.analysis import Published
-from dropcap.errors import Rejected
+from dropcap.errors import Passing, Rejected
 from dropcap.gcs import Gcs, NotStored
 from dropcap.upload import LONGEST_NAME, Upload
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from google.cloud.storage import Blob
 
 GONE = "gone"  # the code of what was deleted or replaced before it was read
+
+
+class Undeletable(Passing):
+    """A source that is done stays, as its bucket refuses to delete it: the sweep goes on, no new delivery."""
 
 
 class Kept(Gcs):
@@ -62,15 +66,20 @@ class Kept(Gcs):
         """Do what SOURCE says with a source that is done: delete this generation, archive it, or keep it.
 
         What is not `analyzed` is in quarantine, and goes into no archive. Which of them was done, in a word:
-        what somebody else deleted before is in no archive either.
+        what somebody else deleted before is in no archive either. Raises Undeletable.
         """
+        from google.api_core.exceptions import Forbidden
+
         if self.settings.source == "keep":
             return "kept"
         fate, archive = "deleted" if analyzed else "quarantined", self.settings.archive_bucket
         if analyzed and self.settings.source == "archive":
             copied = self._copy(self._source(upload), archive, _kept_as(upload), metadata.source(upload))
             fate = "archived" if copied or self._kept(upload, archive) else fate
-        self._delete(self._source(upload))
+        try:
+            self._delete(self._source(upload))
+        except Forbidden as refused:
+            raise Undeletable(f"The source of {upload.id} can't be deleted: {refused.message}") from refused
         return fate
 
     def _delete(self, blob: "Blob") -> None:
@@ -88,7 +97,7 @@ class Kept(Gcs):
 
         Whether it was copied: False where the source is gone.
         """
-        from google.api_core.exceptions import NotFound
+        from google.api_core.exceptions import Forbidden, NotFound
 
         if not self._found(source):
             return False
@@ -107,6 +116,11 @@ class Kept(Gcs):
         except NotFound as lost:
             if self._found(source):  # then it is the target bucket that is missing
                 raise NotStored(f"{name} can't be copied to gs://{bucket}: does it exist?") from lost
+        except Forbidden:
+            # A retention policy or a hold keeps what an earlier delivery has copied.
+            if not (self._found(target) and target.crc32c == source.crc32c):
+                raise
+            return True
         return False
 
     def _kept(self, upload: Upload, bucket: str) -> bool:

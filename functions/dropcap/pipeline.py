@@ -8,7 +8,7 @@ from contextlib import suppress
 from http import HTTPStatus
 
 from dropcap import claims, deletion, logs, looking, memory, picture, publishing, safety, words
-from dropcap.analysis import Analysis, Published
+from dropcap.analysis import Analysis, PictureFacts, Published
 from dropcap.brake import Brake
 from dropcap.claims import Claim
 from dropcap.connection import Unreachable
@@ -230,7 +230,7 @@ def _finish(upload: Upload, services: Services) -> None:
         else:
             stored = services.buckets.quarantined(upload)
             deletion.unpublish(upload, services.buckets)  # by one who died before it could be rejected
-        pages = recorded["picture"].get("pages", 1) if recorded else 1
+        pages = read(PictureFacts, recorded.get("picture")).pages if recorded else 1
         if stored and pages > 1 and services.settings.source == "delete":
             fate = "kept"  # the other pages are published nowhere
             problem = f"It has {pages:,} pages, of which the largest is published."

@@ -31,6 +31,7 @@ from dropcap import deletion, logs, safety
 from dropcap.connection import Unreachable
 from dropcap.errors import DropcapError, Passing, Rejected
 from dropcap.gcs import NotStored
+from dropcap.kept import Undeletable
 from dropcap.pipeline import Busy, process
 from dropcap.services import Services
 from dropcap.upload import Upload
@@ -169,7 +170,7 @@ def _failed(upload: Upload, problem: Exception, services: Services) -> int:
     facts = {"upload": str(upload.id), "name": upload.name, "tries": tries, "problem": why}
     if tries >= REPORTED:
         remedy = "Its log lines say what happened before."
-        if isinstance(problem, Forbidden):
+        if isinstance(problem, Forbidden | Undeletable):
             remedy = (
                 "A retention policy or a hold keeps the object, or the function lacks "
                 "storage.objects.delete: lift it, or let sources stay by SOURCE=keep."

@@ -123,13 +123,15 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
     `tz` then say whose a posted picture is and in which zone, and `language` in which one it is to be
     described; a stored one says so itself, and where a user is given or signed in, only that user's is found.
     """
-    from dropcap import pipeline, safety  # loads Pillow and NumPy, which get_progress_stats must not
+    from dropcap import kept, pipeline, safety  # loads Pillow and NumPy, which get_progress_stats must not
 
     settings = services.settings
     upload, data, keep = _asked(request, services, caller)
     if keep:
         try:
             pipeline.process(upload, services, data)
+        except kept.Undeletable as stays:
+            logs.write("WARNING", "the source is not deleted", upload=str(upload.id), problem=str(stays))
         except pipeline.Busy as busy:
             logs.write("INFO", str(busy))
             raise Rejected(

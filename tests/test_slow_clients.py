@@ -71,7 +71,7 @@ def check_served(port: int) -> None:
 
 
 def test_connections_without_a_whole_header_keep_no_thread(port: int, connect: Connect) -> None:
-    for _ in range(300):
+    for _ in range(server.CONNECTIONS + 50):
         connect(b"")
     for _ in range(50):
         connect(request(port, STATIC)[:-2] + b"X: ")

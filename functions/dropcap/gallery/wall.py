@@ -15,7 +15,7 @@ from dropcap import receipt
 from dropcap.claims import Run
 from dropcap.database import Database
 from dropcap.errors import Rejected
-from dropcap.gallery import search
+from dropcap.gallery import search, tokens
 from dropcap.gallery.cards import COLUMNS, UPLOADS, Card, Pending, StageMemory, card_of, nth, pending_of
 from dropcap.gallery.visit import Visit, no_such_picture
 
@@ -63,7 +63,7 @@ class Filters:
             state=args.get("state", "") or "captioned",
             after=args.get("after", ""),
         )
-        if len(found.words) > LONGEST_SEARCH or search.count(found.words) > search.MOST_WORDS:
+        if len(found.words) > LONGEST_SEARCH or tokens.count(found.words) > search.MOST_WORDS:
             raise Rejected(
                 "long_search",
                 "The search is too long.",

@@ -147,7 +147,7 @@ class Backfill:
         parts = ", ".join(
             f"{name} {'not known' if price is None else f'{price:,.2f}'}" for name, price in prices.items()
         )
-        alone = f"; {counted.ignored:,} objects are left alone (empty, folders, INCLUDE and EXCLUDE)"
+        alone = f"; {counted.ignored:,} are left alone (empty, folders, temporary, INCLUDE and EXCLUDE)"
         lines = {
             "from": self._where,
             "to": f"{SERVICE} by the queue {QUEUE} ({self.arguments.project}, {self.arguments.region})",

@@ -30,6 +30,7 @@ TOO_SLOW = (Fault("latency", seconds=TIMEOUT_S), Fault("drip", seconds=0.1))
 STATUSES = tuple(Fault("status", status=status) for status in (404, 412, 429, 500, 503))
 LAST = (404, 412)  # said for ever, they are no fault that passes: the object is not there
 TRIES = 3
+ALIVE = ("answered", "busy", "refused")  # the process did not hang, and was not ended
 GEMINI = (
     "fault-slow", "fault-drip", "fault-cut", "fault-page", "fault-proxy", "fault-429", "fault-429-after-0.5",
     "fault-429-after-3600", "fault-500", "fault-503", "fault-blocked", "fault-empty", "fault-finish-SAFETY",
@@ -66,6 +67,8 @@ def of_the_network(scene: Scene, part: str, only: int | None = None) -> None:
             scene.check()
             proxy.clear()
             _heal(scene, function, sent, str(fault))
+            if answer in ALIVE:
+                _no_death(scene, sent, str(fault))
             scene.step()
 
 
@@ -101,6 +104,7 @@ def of_postgresql(scene: Scene) -> None:
             _note(scene, Told(name, answer, seconds, 0))
             scene.check()
             _heal(scene, function, sent, name)
+            _no_death(scene, sent, name)
             scene.step()
 
 
@@ -164,6 +168,14 @@ def _heal(scene: Scene, function: Function, sent: Sent, fault: str) -> None:
     if answers[-1] != "answered" or "refused" in answers:
         scene.problems.append(f"{fault}: {sent} was {', '.join(answers)} when the fault was over")
     scene.check(at_rest=True)
+
+
+def _no_death(scene: Scene, sent: Sent, fault: str) -> None:
+    """A fault of the network is no crash at the picture."""
+    with scene.world.connected() as connection:
+        [[deaths]] = connection.run("SELECT deaths FROM uploads WHERE id = :id", id=str(sent.id)) or [[[]]]
+    if deaths:
+        scene.problems.append(f"{fault}: {sent} is taken for a crash: {deaths}")
 
 
 def _restart(scene: Scene, function: Function, sent: Sent) -> tuple[str, float]:

@@ -11,7 +11,6 @@ import mmap
 import os
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -21,6 +20,7 @@ from typing import Any
 from PIL import Image, features
 
 from dropcap import logs
+from dropcap.deadline import begin
 from dropcap.errors import Passing, Rejected, causes
 
 # Without these Pillow says of a picture that it can't be identified, or that a decoder is not available.
@@ -111,9 +111,7 @@ def _shortage(kind: str, need_mb: float) -> str:
     try:
         mmap.mmap(-1, int(max(need_mb, LEAST_MB) * 1e6)).close()  # address space alone: no page is touched
         os.close(os.open(os.devnull, os.O_RDONLY))
-        thread = threading.Thread(target=lambda: None)
-        thread.start()
-        thread.join()
+        begin(lambda: None, "probe").result()
     except (OSError, RuntimeError, MemoryError) as none_left:
         return f"{type(none_left).__name__}: {none_left}"
     return ""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from dropcap import progress, rollup
 from dropcap.database import Database, Unreachable, connect_inside
+from dropcap.gallery import changes
 from dropcap.settings import Settings
 from infra.bench import plain
 from tests.test_database import RACERS, race, record, upload
@@ -65,9 +66,53 @@ def moving(database_url: str) -> Iterator[list[Database]]:
         ]
 
 
+def remove(database: Database, user: str, nth: int) -> None:
+    """The n-th of the user's pictures in the order of their ids, as the gallery does."""
+    ids = database.query("SELECT id FROM analyses WHERE user_id = :user ORDER BY id", user=user)
+    if not ids:
+        return
+    id = ids[nth % len(ids)][0]
+    database.query(
+        "INSERT INTO uploads (id, bucket, name, generation, user_id, state) "
+        "VALUES (:id, 'b', :name, 1, :user, 'done') "
+        "ON CONFLICT (id) DO UPDATE SET state = 'done' RETURNING 1",
+        id=id,
+        name=f"{user}/x.png",
+        user=user,
+    )
+    database.transaction(lambda run: changes._take_out(run, user, id))
+
+
+# What the three tables should hold of a user, all of whose pictures are counted.
+RECOUNT = f"""
+WITH {plain.EVENTS}
+SELECT json_build_object(
+  'pictures', (SELECT count(*) FROM event),
+  'days', (SELECT json_agg(json_build_array(day, pictures, at, nth, reached_at) ORDER BY day) FROM (
+    SELECT day, count(*) AS pictures, min(at) AS at FROM event GROUP BY day) AS d
+    JOIN (SELECT day, nth, reached_at FROM streak) AS s USING (day)),
+  'hours', (SELECT json_agg(json_build_array(hour::int, at) ORDER BY hour) FROM (
+    SELECT hour, min(at) AS at FROM event GROUP BY hour) AS h))
+"""
+STORED = """
+SELECT json_build_object(
+  'pictures', coalesce((SELECT pictures FROM progress_totals WHERE user_id = :user), 0),
+  'days', (SELECT json_agg(json_build_array(day, pictures, first_at, nth, reached_at) ORDER BY day)
+           FROM progress_days WHERE user_id = :user),
+  'hours', (SELECT json_agg(json_build_array(hour, first_at) ORDER BY hour)
+            FROM progress_hours WHERE user_id = :user))
+"""
+
+
+def recounted(database: Database, user: str) -> None:
+    assert database.query(STORED, user=user) == database.query(RECOUNT, user=user)
+
+
 MINUTES = st.integers(0, 10 * 24 * 60) | st.integers(0, 20).map(lambda hours: hours * 720)
 EVENT = st.tuples(
-    st.sampled_from(["before", "not counted", "recorded", "recorded", "look"]),
+    st.sampled_from(
+        ["before", "not counted", "recorded", "recorded", "recorded", "look", "deleted", "deleted"]
+    ),
     st.sampled_from([0, 0, 0, 1]),
     MINUTES,
     st.sampled_from(ZONES),
@@ -80,7 +125,7 @@ EVENT = st.tuples(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example has a user of its own
 )
-@given(events=st.lists(EVENT, min_size=1, max_size=14), now=MINUTES)
+@given(events=st.lists(EVENT, min_size=1, max_size=18), now=MINUTES)
 def test_however_the_pictures_come_the_figures_are_those_of_plain_sql(
     moving: list[Database], monkeypatch: pytest.MonkeyPatch, events: list[Any], now: int
 ) -> None:
@@ -93,10 +138,19 @@ def test_however_the_pictures_come_the_figures_are_those_of_plain_sql(
             add(database, user, minutes, zone)
         elif kind == "look":
             agree(database, user, then)
+        elif kind == "deleted":
+            remove(database, user, minutes)
+            if database.query(
+                f"SELECT {rollup.COMPLETE} FROM progress_totals WHERE user_id = :user", user=user
+            ) == [[True]]:
+                recounted(database, user)
         else:
             insert(database, user, minutes, zone, "true" if kind == "before" else "DEFAULT")
     for database in moving:
         agree(database, user, then)
+        recounted(database, user)
+        remove(database, user, now)
+        recounted(database, user)
     add(database, user, 7000)
     stored = "SELECT achievement_name, to_json(earned_at) FROM achievements WHERE user_id = :user ORDER BY 1"
     earned = plain.stats(database, user)["achievements"]
@@ -243,3 +297,126 @@ def test_a_row_that_another_revision_is_just_recording_is_not_missed(
         assert progress.stats(database, "ana")["pictures_analyzed"] == 1
         outside.run("COMMIT")
     assert progress.stats(database, "ana")["pictures_analyzed"] == 2
+
+
+def test_deleting_writes_and_reads_no_more_where_there_are_more_pictures(database: Database) -> None:
+    """Of a user with 200 pictures and of one with 4,000: ten a day, a week on and a day off."""
+    for user, number in (("few", 200), ("many", 4000)):
+        database.query(
+            "INSERT INTO analyses (id, user_id, analyzed_at, time_zone, result, counted) "
+            "SELECT gen_random_uuid(), :user, CAST(:start AS timestamptz) + n * interval '144 minutes' "
+            "+ n / 70 * interval '1 day', 'UTC', '{}', true "
+            "FROM generate_series(1, :number) AS n RETURNING 1",
+            user=user,
+            start=START,
+            number=number,
+        )
+        progress.stats(database, user)
+    database.query(
+        "INSERT INTO analyses (id, user_id, analyzed_at, result) SELECT gen_random_uuid(), "
+        "'u' || n, now(), '{}' FROM generate_series(1, 2000) AS n RETURNING 1"
+    )
+    with closing(connect_inside(database._settings.database_url)) as outside:
+        outside.run("VACUUM ANALYZE")
+    touched = {
+        user: [work_of_deleting(database, user, nth) for nth in (0, 50, 100)] for user in ("few", "many")
+    }
+    for few, many in zip(touched["few"], touched["many"], strict=True):
+        assert many <= 1.5 * few + 10, touched
+    for user in ("few", "many"):
+        recounted(database, user)
+
+
+def work_of_deleting(database: Database, user: str, nth: int) -> int:
+    """Rows that the plans of a deletion read, and write, of the n-th picture in time."""
+    [[id]] = database.query(
+        "SELECT id FROM analyses WHERE user_id = :user ORDER BY analyzed_at OFFSET :nth LIMIT 1",
+        user=user,
+        nth=nth,
+    )
+    rows = 0
+
+    def work(run: Any) -> None:
+        def explained(sql: str, **values: Any) -> Any:
+            nonlocal rows
+            run("SAVEPOINT explained")
+            [[[plan]]] = run(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", **values)
+            run("ROLLBACK TO SAVEPOINT explained")
+            rows += read(plan["Plan"])
+            return run(sql, **values)
+
+        run("SET LOCAL enable_seqscan = off")  # which is taken in tables of so few pages
+        rollup.lock(run, user)
+        [[at, zone, counted]] = explained(changes.DELETE, user=user, id=id)
+        assert rollup.forget(explained, user, at, zone, counted)
+
+    database.transaction(work)
+    return rows
+
+
+def read(plan: dict[str, Any]) -> int:
+    """The rows that a plan's scans found and looked at."""
+    own = 0
+    if "Relation Name" in plan:
+        own = plan["Actual Loops"] * (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0))
+    return own + sum(map(read, plan.get("Plans", ())))
+
+
+def nth_of(database: Database, at: int, user: str = "ana") -> int:
+    """Of the user's picture of that minute, its place by id."""
+    wanted = "SELECT id, analyzed_at FROM analyses WHERE user_id = :user ORDER BY id"
+    ids = database.query(wanted, user=user)
+    return [instant for _, instant in ids].index(START + dt.timedelta(minutes=at))
+
+
+@pytest.mark.parametrize("gone", range(8))
+def test_a_day_that_goes_parts_a_run_of_days(database: Database, gone: int) -> None:
+    """And one whose first picture goes may be reached later, with all that follow, but for other runs."""
+    for day in (0, 1, 2, 3, 4, 5, 7, 8):
+        add(database, "ana", day * 1440, "UTC")
+    for hour in (30, 100):  # the second picture of a day, later than the first of the days that follow it
+        add(database, "ana", hour * 60, "Pacific/Honolulu")
+    remove(database, "ana", nth_of(database, (0, 1, 2, 3, 4, 5, 7, 8)[gone] * 1440))
+    recounted(database, "ana")
+
+
+def test_what_was_not_counted_is_not_taken_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(database, "ana", 0, "UTC")
+    insert(database, "ana", 10, "UTC")
+    insert(database, "ana", 20, "UTC")
+    remove(database, "ana", nth_of(database, 10))
+    assert totals(database) == [["ana", 1]]
+    agree(database, "ana", START)
+    recounted(database, "ana")
+    for n in range(3, 9):
+        insert(database, "bo", n * 10, "UTC", counted="true")
+    monkeypatch.setattr(rollup, "BATCH", 2)
+    add(database, "bo", 0, "UTC")  # which counts two more of those that were there before
+    assert totals(database)[1] == ["bo", 3]
+    remove(database, "bo", nth_of(database, 80, "bo"))
+    assert totals(database)[1] == ["bo", 3]
+    agree(database, "bo", START)
+    recounted(database, "bo")
+
+
+def test_an_hour_whose_next_picture_is_far_away_is_counted_anew_by_whoever_asks(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(12):
+        insert(database, "ana", 720 + n, "UTC")
+    for minutes in (0, 3 * 1440):
+        add(database, "ana", minutes, "UTC")
+    monkeypatch.setattr(rollup, "BATCH", 5)
+    [[first]] = database.query("SELECT id FROM analyses WHERE user_id = 'ana' ORDER BY analyzed_at LIMIT 1")
+    ids = [row[0] for row in database.query("SELECT id FROM analyses WHERE user_id = 'ana' ORDER BY id")]
+    remove(database, "ana", ids.index(first))
+    assert totals(database) == []
+    agree(database, "ana", START)
+    recounted(database, "ana")
+
+
+def test_the_last_picture_takes_its_user_and_what_was_earned_along(database: Database) -> None:
+    add(database, "ana", 0)
+    remove(database, "ana", 0)
+    for table in ("progress_totals", "progress_days", "progress_hours", "achievements"):
+        assert database.query(f"SELECT count(*) FROM {table}") == [[0]]

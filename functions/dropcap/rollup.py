@@ -16,13 +16,17 @@ them hold the user's advisory lock. It is of two kinds:
     not `counted`          rows of a revision that does not count, while one is deployed beside this one, or
                            again after it; an index on just these finds them
 
+A picture that is deleted is taken out of its day, and where it was the first of that or of its hour, the next
+one takes its place (`forget`).
+
 So nothing has to be migrated, and there is one way to count a user anew, whatever happened: to delete the row
-of progress_totals, as must be done when rows of `analyses` are changed or deleted. A user who has pictures
-without a zone is counted anew, too, when TIME_ZONE is another than they were counted by.
+of progress_totals, as must be done when rows of `analyses` are changed or deleted otherwise. A user who has
+pictures without a zone is counted anew, too, when TIME_ZONE is another than they were counted by.
 
 Each function works in a transaction of `database.py`, with the `run` that it is given.
 """
 
+import datetime as dt
 from typing import Any
 
 from dropcap.claims import Run
@@ -126,14 +130,18 @@ new AS (
     )
 
 
-# A day's place in its run follows from the day before, or is the first after a gap: none before :day changes.
-PLACE = """
+def _place(until: str) -> str:
+    """Tell days their place in their run anew, from :day on and before the day `until`.
+
+    It follows from the day before, or is the first after a gap: none before :day changes.
+    """
+    return f"""
 WITH before AS (
   SELECT nth, reached_at FROM progress_days WHERE user_id = :user AND day = CAST(:day AS date) - 1
 ),
 later AS (
   SELECT day, first_at, day - (row_number() OVER (ORDER BY day))::int AS run
-  FROM progress_days WHERE user_id = :user AND day >= CAST(:day AS date)
+  FROM progress_days WHERE user_id = :user AND day >= CAST(:day AS date) AND day < {until}
 ),
 placed AS (
   SELECT day, row_number() OVER so_far + coalesce(before.nth, 0) AS nth,
@@ -149,6 +157,51 @@ RETURNING 1
 """
 
 
+PLACE = _place("'infinity'")
+# Where a day has only gone, or begins later, no run but its own changes.
+PLACE_RUN = _place("""coalesce((
+    SELECT day FROM progress_days WHERE user_id = :user AND day > CAST(:day AS date) AND nth = 1
+    ORDER BY day LIMIT 1
+  ), 'infinity')""")
+# One picture less in the sums, if it is in them; with its day, hour and zone as it was counted.
+LESS = f"""
+UPDATE progress_totals SET pictures = pictures - 1
+WHERE user_id = :user AND CAST(:at AS timestamptz) <= counted_to
+RETURNING (CAST(:at AS timestamptz) AT TIME ZONE coalesce(CAST(:zone AS text), time_zone, {ZONE}))::date,
+  CAST(extract(hour FROM CAST(:at AS timestamptz) AT TIME ZONE coalesce(:zone, time_zone, {ZONE})) AS bigint),
+  coalesce(time_zone, {ZONE})
+"""
+DAY_LESS = """
+UPDATE progress_days SET pictures = pictures - 1 WHERE user_id = :user AND day = CAST(:day AS date)
+RETURNING pictures, first_at
+"""
+NO_DAY = "DELETE FROM progress_days WHERE user_id = :user AND day = CAST(:day AS date)"
+DAY_FROM = "UPDATE progress_days SET first_at = :first_at WHERE user_id = :user AND day = CAST(:day AS date)"
+HOUR = "SELECT first_at FROM progress_hours WHERE user_id = :user AND hour = :hour"
+NO_HOUR = "DELETE FROM progress_hours WHERE user_id = :user AND hour = :hour"
+HOUR_FROM = "UPDATE progress_hours SET first_at = :first_at WHERE user_id = :user AND hour = :hour"
+# What is counted from the instant :at on, in its order.
+FROM_THERE = f"""
+SELECT analyzed_at AS at, analyzed_at AT TIME ZONE coalesce(time_zone, CAST(:zone AS text)) AS local
+FROM analyses
+WHERE user_id = :user AND counted AND analyzed_at >= CAST(:at AS timestamptz) AND analyzed_at <= {COUNTED_TO}
+"""
+# No zone is a day or more from UTC.
+NEXT_OF_DAY = f"""
+SELECT at FROM ({FROM_THERE} AND analyzed_at < CAST(CAST(:day AS date) + 2 AS timestamp) AT TIME ZONE 'UTC'
+                ORDER BY analyzed_at) AS near
+WHERE local::date = CAST(:day AS date) LIMIT 1
+"""
+NEXT_OF_HOUR = f"""
+SELECT at FROM ({FROM_THERE} ORDER BY analyzed_at LIMIT :most) AS few
+WHERE extract(hour FROM local) = :hour LIMIT 1
+"""
+MORE = f"SELECT 1 FROM ({FROM_THERE}) AS rest OFFSET :most LIMIT 1"
+COUNT_ANEW = "DELETE FROM progress_totals WHERE user_id = :user"
+# Who has no picture is nobody we know of.
+NOBODY = f"{COUNT_ANEW} AND NOT EXISTS (SELECT FROM analyses WHERE user_id = :user) RETURNING 1"
+
+
 def lock(run: Run, user: str) -> None:
     """Let nobody else record or count for the user until the end of the transaction."""
     run("SELECT pg_advisory_xact_lock(:class, hashtext(:user))", **{"class": USERS}, user=user)
@@ -162,6 +215,44 @@ def record(run: Run, user: str, **analysis: Any) -> bool:
     complete = count(run, user)
     _add(run, RECORD, user, **analysis)
     return complete
+
+
+def forget(run: Run, user: str, at: dt.datetime, zone: str | None, counted: bool) -> bool:
+    """Take a picture that was just deleted out of the sums; whether all of the others are counted.
+
+    Needs the user's lock. It costs what the picture's day and its run of days cost, however many pictures
+    there are. Where more is to be looked at, the user is counted anew by whoever asks.
+    """
+    if counted and not _take_out(run, user, at, zone):
+        run(COUNT_ANEW, user=user)
+    return bool(run(NOBODY, user=user)) or _complete(run, user)
+
+
+def _take_out(run: Run, user: str, at: dt.datetime, zone: str | None) -> bool:
+    """False where the hour's next picture is not among BATCH, or the sums do not hold."""
+    for day, hour, setting in run(LESS, user=user, at=at, zone=zone):
+        counted = {"user": user, "at": at, "zone": setting}
+        left = run(DAY_LESS, user=user, day=day)
+        if not left:
+            return False
+        if left[0][0] < 1:
+            run(NO_DAY, user=user, day=day)
+            run(PLACE_RUN, user=user, day=day + dt.timedelta(days=1))
+        elif left[0][1] == at:
+            following = run(NEXT_OF_DAY, day=day, **counted)
+            if not following:
+                return False
+            run(DAY_FROM, user=user, day=day, first_at=following[0][0])
+            run(PLACE_RUN, user=user, day=day)
+        if run(HOUR, user=user, hour=hour) == [[at]]:
+            following = run(NEXT_OF_HOUR, hour=hour, most=BATCH, **counted)
+            if following:
+                run(HOUR_FROM, user=user, hour=hour, first_at=following[0][0])
+            elif run(MORE, most=BATCH, **counted):
+                return False
+            else:
+                run(NO_HOUR, user=user, hour=hour)
+    return True
 
 
 def count(run: Run, user: str) -> bool:

@@ -42,11 +42,11 @@ FROM uploads WHERE id = CAST(:id AS uuid) FOR UPDATE
 DELETE = """
 WITH gone AS (
   DELETE FROM analyses WHERE user_id = :user AND id = CAST(:id AS uuid)
-  RETURNING result->'picture'->>'sha256' AS sha256
-)
-DELETE FROM answers USING gone WHERE answers.sha256 = gone.sha256
+  RETURNING analyzed_at, time_zone, counted, result->'picture'->>'sha256' AS sha256
+),
+unsaid AS (DELETE FROM answers USING gone WHERE answers.sha256 = gone.sha256)
+SELECT analyzed_at, time_zone, counted FROM gone
 """
-COUNT_ANEW = "DELETE FROM progress_totals WHERE user_id = :user"  # rollup.py says why
 NOBODYS = """
 WITH forgotten AS (DELETE FROM answers WHERE upload_id = CAST(:id AS uuid))
 UPDATE uploads SET state = :deleted, reason_code = :deleted, reason = '', user_id = '', content_type = ''
@@ -133,11 +133,9 @@ def _take_out(run: Run, user: str, id: uuid.UUID) -> Upload:
         run(UNTOLD, id=id)
         if not code:
             rollup.lock(run, user)
-            run(COUNT_ANEW, user=user)
             search.forget(run, user, id)
-            run(DELETE, user=user, id=id)
-            if rollup.count(run, user):  # else the rest is counted for whoever asks, and achievements follow
-                progress.achieve(run, user)
-                run(f"{COUNT_ANEW} AND pictures = 0", user=user)  # who has none is nobody we know of
+            for gone in run(DELETE, user=user, id=id):
+                if rollup.forget(run, user, *gone):  # else achievements follow when the rest is counted
+                    progress.achieve(run, user)
         return upload
     raise no_such_picture()

@@ -4,11 +4,14 @@ import base64
 import io
 from collections.abc import Mapping
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser
 
 from tests.browser import looping
 
+MEAN = 2.0  # levels: two libraries round twice, once in linear light, and two of JPEG's differ by as much
+AREA, LOCAL = 4, 12.0  # px, and levels in the mean of such an area: an edge that falls a little otherwise
 # Drawn on a white canvas at their own size and read back, all in one page.
 DRAW = """async (files) => Object.fromEntries(await Promise.all(files.map(async ([name, type, body]) => {
   const image = new Image();
@@ -36,3 +39,16 @@ def rendered(browser: Browser, files: Mapping[str, tuple[str, bytes]]) -> dict[s
     return {
         name: Image.open(io.BytesIO(base64.b64decode(body))).convert("RGB") for name, body in drawn.items()
     }
+
+
+def unlike(ours: Image.Image, wanted: Image.Image) -> str:
+    """Return what is wrong with a picture; nothing where it is as wanted."""
+    if ours.size != wanted.size:
+        return f"{ours.size} for {wanted.size}"
+    apart = np.abs(np.asarray(ours, np.float64) - np.asarray(wanted, np.float64))
+    height, width = (side // AREA * AREA or side for side in apart.shape[:2])
+    areas = apart[:height, :width].reshape(
+        -1, min(AREA, height), width // min(AREA, width), min(AREA, width), 3
+    )
+    mean, local = apart.mean(), areas.mean(axis=(1, 3)).max()
+    return f"{mean:.1f} in the mean, {local:.0f} in an area" if mean > MEAN or local > LOCAL else ""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dropcap import picture, tiff
+from dropcap import decoders, picture, tiff
 from dropcap.decoders import DECODERS, Decoder
 from dropcap.errors import Rejected
 from dropcap.settings import Settings
@@ -107,7 +107,7 @@ PAGES = {
 @pytest.mark.parametrize("decoder", [PILLOW, LIBVIPS], ids=["pillow", "libvips"])
 def test_the_largest_full_page_is_shown(name: str, decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     given, width, level, full = PAGES[name]
-    monkeypatch.setattr(picture, "ranked", lambda *header: [(0.0, decoder)])
+    monkeypatch.setattr(decoders, "ranked", lambda *header: [(0.0, decoder)])
     for form in ({}, {"order": ">"}, {"big": True}):
         data = pages(*given, **form)
         with picture.opened(data, ROOM) as source, source.fitted(200) as copy:

@@ -2,31 +2,14 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser
 
 from tests.kinds import KINDS, clear
 from tests.pictures import encoded
-from tests.rendering import rendered
+from tests.rendering import rendered, unlike
 from tests.ways import WAYS, shown
-
-MEAN = 2.0  # levels: two libraries round twice, once in linear light, and two of JPEG's differ by as much
-AREA, LOCAL = 4, 12.0  # px, and levels in the mean of such an area: an edge that falls a little otherwise
-
-
-def unlike(ours: Image.Image, wanted: Image.Image) -> str:
-    """Return what is wrong with a picture; nothing where it is as wanted."""
-    if ours.size != wanted.size:
-        return f"{ours.size} for {wanted.size}"
-    apart = np.abs(np.asarray(ours, np.float64) - np.asarray(wanted, np.float64))
-    height, width = (side // AREA * AREA or side for side in apart.shape[:2])
-    areas = apart[:height, :width].reshape(
-        -1, min(AREA, height), width // min(AREA, width), min(AREA, width), 3
-    )
-    mean, local = apart.mean(), areas.mean(axis=(1, 3)).max()
-    return f"{mean:.1f} in the mean, {local:.0f} in an area" if mean > MEAN or local > LOCAL else ""
 
 
 def test_every_kind_is_shown_as_chromium_shows_it(chromium: Browser) -> None:

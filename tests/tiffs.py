@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-GREY, RGB, PALETTE, CMYK, LAB = 1, 2, 3, 5, 8  # PhotometricInterpretation
+WHITE_IS_ZERO, GREY, RGB, PALETTE, CMYK, LAB = 0, 1, 2, 3, 5, 8  # PhotometricInterpretation
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # SampleFormat
 SHORT, LONG, UNDEFINED = 3, 4, 7  # field types
 

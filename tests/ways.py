@@ -12,14 +12,13 @@ ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
 
 def shown(data: bytes, way: str, side: int = 800) -> Image.Image | None:
     """Return what the decoder of this name makes of a picture; None where it does not read it."""
+    ranked = decoders.ranked
 
     def only(header: Image.Image, data: bytes, side: int) -> list[tuple[float, decoders.Decoder]]:
-        needs = decoders.ranked(header, data, side)
-        return [
-            (need, each) for need, each in needs if each.name == way and need < ROOM.memory_limit_mb
-        ] or needs
+        needs = ranked(header, data, side)
+        return [each for each in needs if each[1].name == way and each[0] < ROOM.memory_limit_mb] or needs
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(picture, "ranked", only)
+        patched.setattr(decoders, "ranked", only)
         with picture.opened(data, ROOM) as source:
             return source.fitted(side) if source.facts.decoder == way else None

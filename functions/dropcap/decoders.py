@@ -11,8 +11,9 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from dropcap import headers, pixels, readers
-from dropcap.libvips import Libheif, Libvips
+from dropcap import headers, libvips, pixels, readers
+from dropcap.layout import Layout
+from dropcap.libvips import STRICT, Libheif, Libvips
 
 # What Pillow does in so little it does: libvips would cost 12 MB for good and 0.04 s once. It earns that with
 # a JPEG or PNG of 12 MP: 0.1 s and 40 MB, import included, where Pillow takes 0.25 s and 68 MB.
@@ -87,6 +88,12 @@ class Pillow:
 
 def _can(header: Image.Image) -> bool:
     """Whether Pillow shows this picture right."""
+    if isinstance(header, libvips.AvifHeader):
+        return False
+    if isinstance(header, readers.Tiff):
+        return not header.is_foreign and Layout.of(header.tag_v2).pillow_can
+    if header.info.get(STRICT) and header.format in ("JPEG", "MPO"):  # it would not notice missing pixels
+        return False
     key = header.info.get("transparency")
     # The transparent colour of 16 bits, while the pixels have become 8.
     return not (header.format == "PNG" and isinstance(key, tuple) and max(key) > 255)
@@ -95,11 +102,18 @@ def _can(header: Image.Image) -> bool:
 DECODERS: tuple[Decoder, ...] = (Pillow(), Libvips(), Libheif())
 
 
+def name(header: Image.Image) -> str:
+    """Return what kind of picture it is that no decoder reads."""
+    if isinstance(header, readers.Tiff):
+        return f"TIFF ({Layout.of(header.tag_v2).name})"
+    return "AVIF (grey with alpha)" if header.format == "AVIF" else str(header.format)
+
+
 def ranked(header: Image.Image, data: bytes, side: int) -> list[tuple[float, Decoder]]:
     """Decoders with what they need, best first: Pillow for what is light, else whoever needs least.
 
-    Need alone decides, as all give the same picture (tests/test_decoders.py). AVIF is Pillow's: libvips needs
-    16 to 19 bytes a pixel. GIF and BMP are Pillow's too: libvips keeps 4 bytes a pixel of a GIF and reads no
+    Need alone decides, as all give the same picture (tests/test_decoders.py). AVIF is Pillow's if it can be:
+    libvips needs more. GIF and BMP are Pillow's too: libvips keeps 4 bytes a pixel of a GIF and reads no
     BMP.
     """
     needs = [(decoder.need_mb(header, data, side), decoder) for decoder in DECODERS]

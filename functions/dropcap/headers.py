@@ -8,6 +8,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from dropcap import boxes, dimensions, pixels
+from dropcap.layout import Layout
 
 COMPRESSION, ROWS_PER_STRIP, STRIP_BYTES, TILE_LENGTH, TILE_BYTES = 259, 278, 279, 323, 325  # TIFF 6.0
 UNCOMPRESSED = 1
@@ -62,6 +63,16 @@ def tiff_strip(header: TiffImageFile) -> float:
     rows = min(header.height, int(tags.get(TILE_LENGTH) or tags.get(ROWS_PER_STRIP) or header.height))
     bits = tags.get(pixels.BITS_PER_SAMPLE, (8,))
     return rows * header.width * sum(bits) / 8
+
+
+def tiff_planes(header: TiffImageFile) -> float:
+    """Bytes that libvips takes to join the strips of all planes, where each channel lies for itself."""
+    layout = Layout.of(header.tag_v2)
+    if not layout.planar:
+        return 0
+    tags = header.tag_v2
+    rows = min(header.height, int(tags.get(TILE_LENGTH) or tags.get(ROWS_PER_STRIP) or header.height))
+    return 1.5 * rows * header.width * sum(layout.bits) / 8
 
 
 def tiff_read(header: TiffImageFile) -> int:

@@ -5,7 +5,10 @@ where the file's own order needs one. Sizes are (width, height) in px, memory is
 """
 
 import io
+import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from math import inf
@@ -16,23 +19,21 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from dropcap import headers, pixels
+from dropcap import headers, nclx, pixels
+from dropcap.layout import LAB, PALETTE, Layout
 
 # pyvips 3.2, libvips 8.18. The import is paid once: 12 MB, and more where its files are not cached: a peak
 # was once 6 MB higher than usual.
 IMPORT_MB, PIPELINE_MB = 15.0, 4.0
+STRICT = "strict"  # in a header's `info`: the file was mended, and pixels may be missing
+AVIF_PX = 20.0  # bytes a px: measured at 4 MP with alpha 18, at 10 bits 24 to 28, import included
 # Rows of what is loaded that libvips has in hand at once: 950 to 1,830, measured from 2000 x 50000 to
 # 24000 x 500 px, in 1 to 4 channels of 8 and 16 bits; of 500 rows 940, of 250 850.
 ROWS = 1900
 LOADERS = {"JPEG": "jpegload", "MPO": "jpegload", "PNG": "pngload", "WEBP": "webpload", "TIFF": "tiffload"}
+LOADERS["AVIF"] = "heifload"
 MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # by channels, without alpha
-# TIFF 6.0 and its supplements: what libvips shows as Pillow does. ZSTD and LZMA are not built into it; YCbCr
-# that is not JPEG, white-is-zero, LAB, 12 bits and floats are rare, and Pillow has its own way with each.
-TIFF_MODES = frozenset({"L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"})
-COMPRESSIONS = frozenset({1, 5, 7, 8, 32773, 32946})  # none, LZW, JPEG, Deflate, PackBits, Deflate as it was
-BLACK_IS_ZERO, RGB, PALETTE, SEPARATED, YCBCR, JPEG = 1, 2, 3, 5, 6, 7
-PLANAR, EXTRA_SAMPLES, SAMPLE_FORMAT = 284, 338, 339
-CHUNKY, STRAIGHT_ALPHA, UNSIGNED = 1, 2, 1
+MEANINGS = {1: ("b-w", "grey16"), 3: ("srgb", "rgb16"), 4: ("cmyk", "cmyk")}  # of 8 and 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +53,32 @@ class Libvips:
         if not _can(header):
             return inf
         px = header.width * header.height
-        samples = _channels(header) * (2 if _deep(header, data) else 1)
+        samples = _channels(header) * _width(header, data)
         width, height = header.size
-        whole = 0.0
+        whole = len(data) if header.info.get(STRICT) else 0.0  # of a file that was mended there is a copy
         match header.format:
             case "JPEG" | "MPO":
                 assert isinstance(header, JpegImageFile)
                 scale = pixels.draft_scale(header.size, side)
                 width, height = width // scale + 1, height // scale + 1
-                whole = px * headers.jpeg_coefficients(header, data)
+                whole += px * headers.jpeg_coefficients(header, data)
             case "PNG":
-                whole = px * samples if headers.png(data).interlaced else 0
+                whole += px * samples if headers.png(data).interlaced else 0
             case "WEBP":
                 scaled = _webp_scale(header.size, side)
                 width, height = round(width * scaled), round(height * scaled)
                 frame = 2 * samples * width * height  # once more while it is laid on its canvas
                 lossless = headers.webp_lossless(data)
                 whole = frame + px * (4 if lossless else 2 if header.mode == "RGBA" else 0)
+            case "AVIF":
+                assert isinstance(header, AvifHeader)
+                whole = (AVIF_PX + 8 * header.is_deep) * headers.whole_px(header, data)
             case "TIFF":
                 assert isinstance(header, TiffImageFile)
-                whole = headers.tiff_read(header) + (
-                    2 * headers.tiff_strip(header) if headers.TILE_LENGTH in header.tag_v2 else 0
+                whole = (
+                    headers.tiff_planes(header)
+                    + headers.tiff_read(header)
+                    + (2 * headers.tiff_strip(header) if headers.TILE_LENGTH in header.tag_v2 else 0)
                 )
         return (
             _library_mb() + (whole + _streamed(width, height, samples, pixels.fit(header.size, side))) / 1e6
@@ -90,10 +96,34 @@ class Libvips:
         elif header.format == "PNG":  # else Pillow decodes the whole picture in search of it
             header.info.setdefault("exif", headers.png_exif(data))
         pyvips = _library()
-        source = pyvips.Source.new_from_memory(data)  # a buffer would be copied
-        assert header.format is not None
-        image = getattr(pyvips.Image, f"{LOADERS[header.format]}_source")(source, **options)
-        return _shrunk(image, pixels.fit(header.size, side))
+
+        def load() -> Any:
+            source = pyvips.Source.new_from_memory(data)  # a buffer would be copied
+            assert header.format is not None
+            return getattr(pyvips.Image, f"{LOADERS[header.format]}_source")(source, **options)
+
+        size = pixels.fit(header.size, side)
+        if header.info.get(STRICT):
+            with _complete():
+                return _shrunk(load(), size)
+        tags = header.tag_v2 if isinstance(header, TiffImageFile) else None
+        return _shrunk(load() if tags is None else _samples(load, Layout.of(tags)), size)
+
+
+class AvifHeader(Image.Image):
+    """What libvips says of an AVIF that Pillow can't read, as libavif is stricter than browsers."""
+
+    format = "AVIF"
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        pyvips = _library()
+        image = pyvips.Image.heifload_source(pyvips.Source.new_from_memory(data))
+        self._size, self._mode = (image.width, image.height), "RGBA" if image.hasalpha() else "RGB"
+        self.is_deep = image.format == "ushort"
+        self.is_grey = nclx.is_grey(data)
+        if "icc-profile-data" in image.get_fields():
+            self.info["icc_profile"] = image.get("icc-profile-data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +165,15 @@ def _library_mb() -> float:
     return PIPELINE_MB + (0.0 if "pyvips" in sys.modules else IMPORT_MB)
 
 
-@cache
 def _library() -> Any:
+    """libvips, without the error of another picture: one whose text is no UTF-8 would fail every call."""
+    pyvips = _set_up()
+    pyvips.vips_lib.vips_error_clear()
+    return pyvips
+
+
+@cache
+def _set_up() -> Any:
     """libvips, set up once: one thread, as the instance has one vCPU, and no finished operation is kept."""
     import pyvips
 
@@ -145,8 +182,26 @@ def _library() -> Any:
     return pyvips
 
 
+@contextmanager
+def _complete() -> Iterator[None]:
+    """Raise where libvips warned: of pixels missing from a JPEG, which the last rows tell only in the log."""
+    warnings: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("pyvips")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    if warnings:
+        raise OSError(warnings[-1])
+
+
 def _shrunk(image: Any, size: tuple[int, int]) -> Image.Image:
     """The image at `size` by LANCZOS, at 8 bits, with its alpha: as `pixels.shrunk` makes it of a raster."""
+    if image.interpretation == "cmyk" and image.hasalpha():  # on white: without ink
+        image = image.flatten(background=0, max_alpha=65535 if image.format == "ushort" else 255)
     deep, alpha = image.format == "ushort", image.hasalpha()
     top = {"max_alpha": 65535 if deep else 255}
     if alpha:  # what is clear has no part in its neighbours' colours
@@ -170,37 +225,43 @@ def _webp_scale(size: tuple[int, int], side: int) -> float:
     return min(1.0, pixels.DRAFT_GAP * max(pixels.fit(size, side)) / max(size))
 
 
+def _samples(load: Callable[[], Any], layout: Layout) -> Any:
+    """The colours of a TIFF, of whatever numbers, in 8 or 16 bits, and its alpha, if it has one."""
+    image, colours = load(), layout.colours if layout.photometric != PALETTE else 3
+    if layout.photometric == LAB:
+        lab = image.extract_band(0, n=colours).colourspace("lab")
+        return lab.icc_export(output_profile="srgb", intent="relative")  # of D50, as TIFF means it
+    if image.format in ("uint", "float"):  # is read once for its levels, and once more
+        limits = image.extract_band(0, n=colours).stats()
+        whole, others = image.format == "uint", image.bands - colours
+        black, white = pixels.levels(limits(0, 0)[0], limits(1, 0)[0], 2**32 - 1 if whole else 65535)
+        scales = [65535 / (white - black)] * colours + [65535 / (2**32 - 1) if whole else 65535.0] * others
+        image = ((load() - ([black] * colours + [0.0] * others)) * scales).rint().cast("ushort")
+    image = image.extract_band(0, n=colours + bool(layout.alpha))
+    return image.copy(interpretation=MEANINGS[colours][image.format == "ushort"])
+
+
 def _can(header: Image.Image) -> bool:
-    """Whether libvips shows this picture as Pillow does: not animations, nor the rarer kinds of TIFF."""
+    """Whether libvips shows this picture as Pillow does, if that reads it: no animations."""
     if header.format == "WEBP":
         return isinstance(header, WebPImageFile) and not header.is_animated
-    if not isinstance(header, TiffImageFile):
-        return header.format in LOADERS
-    tags = header.tag_v2
-    compression = tags.get(headers.COMPRESSION, headers.UNCOMPRESSED)
-    colours = {BLACK_IS_ZERO, RGB, PALETTE, SEPARATED} | ({YCBCR} if compression == JPEG else set())
-    alpha = (STRAIGHT_ALPHA,) if header.mode in ("LA", "RGBA") else ()
-    return all(
-        (
-            header.mode in TIFF_MODES,
-            compression in COMPRESSIONS,
-            tags.get(pixels.PHOTOMETRIC) in colours,
-            set(tags.get(pixels.BITS_PER_SAMPLE, (1,))) <= {8, 16},
-            set(tags.get(SAMPLE_FORMAT, (UNSIGNED,))) == {UNSIGNED},
-            tags.get(PLANAR, CHUNKY) == CHUNKY,
-            tags.get(EXTRA_SAMPLES, ()) == alpha,
-        )
-    )
+    if isinstance(header, TiffImageFile):
+        return Layout.of(header.tag_v2).libvips_can
+    if header.format == "AVIF":  # which Pillow reads in less; and libheif makes greys with alpha darker
+        return isinstance(header, AvifHeader) and not (header.is_grey and header.mode == "RGBA")
+    return header.format in LOADERS
 
 
 def _channels(header: Image.Image) -> int:
     """Channels that libvips loads: palettes as colours, a transparent colour as alpha."""
+    if isinstance(header, TiffImageFile) and header.mode != "P":
+        return len(Layout.of(header.tag_v2).bits)
     channels = 3 if header.mode == "P" else len(header.getbands())
     return channels + ("transparency" in header.info and header.mode in ("1", "L", "I;16", "P", "RGB"))
 
 
-def _deep(header: Image.Image, data: bytes) -> bool:
-    """Whether a channel has 16 bits."""
+def _width(header: Image.Image, data: bytes) -> int:
+    """Bytes of a sample."""
     if isinstance(header, TiffImageFile):
-        return bool(max(header.tag_v2.get(pixels.BITS_PER_SAMPLE, (8,))) > 8)
-    return header.format == "PNG" and headers.png(data).bits > 8
+        return -(-max(Layout.of(header.tag_v2).bits) // 8)
+    return 2 if header.format == "PNG" and headers.png(data).bits > 8 else 1

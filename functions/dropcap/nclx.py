@@ -1,9 +1,20 @@
-"""The colours of an AVIF or HEIF by number: the box `colr` of kind `nclx` (ISO/IEC 14496-12, 12.1.5)."""
+"""What the properties of an AVIF or HEIF say of its colours: above all `nclx` (ISO/IEC 14496-12, 12.1.5)."""
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 DEEPEST = 100_000  # entries of a table that are looked at
+
+
+def is_grey(data: bytes) -> bool:
+    """Return whether the picture to be shown has no colours (AV1-ISOBMFF 2.3.3: bit 4 of byte 3)."""
+    with suppress(struct.error, IndexError):  # damaged: the decoder says so
+        for start, end in _named(data, b"meta", 0, len(data)):
+            for box in _properties(data, start + 4, end):
+                if box[:4] == b"av1C":
+                    return bool(box[6] & 0x10)
+    return False
 
 
 def codes(data: bytes) -> tuple[int, int] | None:

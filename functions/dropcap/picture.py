@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from http import HTTPStatus
+from math import inf
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -23,12 +24,13 @@ from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 from PIL.PngImagePlugin import PngInfo
 
-from dropcap import boxes, colour, dimensions, memory, pixels, readers, tiff
+from dropcap import boxes, colour, decoders, dimensions, memory, pixels, readers, tiff
 from dropcap.analysis import PictureFacts
-from dropcap.decoders import ranked
 from dropcap.decoding import broken, header_of, quiet, readable
 from dropcap.errors import Rejected
 from dropcap.formats import CODECS, OPENED_BRANDS, recognized, unsupported
+from dropcap.libvips import STRICT, AvifHeader
+from dropcap.mending import mended
 from dropcap.naming import Side, longest
 from dropcap.settings import Settings
 
@@ -43,6 +45,7 @@ RESERVE_MB = 16.0  # kept free while decoding, for other threads; a choice, not 
 Image.MAX_IMAGE_PIXELS = None
 readers.register()
 
+BROKEN = "broken_picture"
 CONTENT_TYPES = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png", "avif": "image/avif"}
 ENCODING: dict[str, dict[str, Any]] = {
     "webp": {"method": 4},
@@ -131,29 +134,63 @@ def _opened(kind: str, data: bytes, settings: Settings, make_room: Callable[[], 
         _register_heif()
         if data[8:12] not in OPENED_BRANDS:
             shown = data[:8] + b"mif1" + data[12:]
+    try:
+        raster, size, decoder = _decoded(kind, shown, settings, make_room)
+    except Rejected as rejected:
+        if rejected.code != BROKEN:
+            raise
+        with readable(kind):
+            whole = mended(kind, shown)
+        if whole is None:
+            raise
+        raster, size, decoder = _decoded(kind, whole, settings, make_room, again=True)
+    digest = hashlib.sha256(data).hexdigest()
+    return Picture(PictureFacts(kind, len(data), *size, decoder, digest, pages), raster)
+
+
+def _decoded(
+    kind: str, data: bytes, settings: Settings, make_room: Callable[[], None], again: bool = False
+) -> tuple[Image.Image, tuple[int, int], str]:
+    """Return the raster, upright and in sRGB, the picture's size and the decoder's name.
+
+    Each decoder is tried that reads such a picture and fits in memory, the best first. `again` is for what
+    none could read as it is. Raises Rejected where none succeeds.
+    """
     side = max(*map(longest, settings.sizes), GEMINI_SIDE)
     with readable(kind):
-        header = header_of(kind, shown)
+        header = AvifHeader(data) if again and kind == "AVIF" else header_of(kind, data)
     with header:
-        width, height = header.size
-        _check_size(kind, (width, height), settings)
+        _check_size(kind, header.size, settings)
         if isinstance(header, GifImageFile):
             header.dispose = None  # no other frame follows
+        if again:
+            header.info[STRICT] = True
         with readable(kind):
-            needs = ranked(header, shown, side)
-        decoder = _choose(needs, kind, header.size, settings, make_room)
-        need_mb = next(need for need, each in needs if each is decoder)
-        with readable(kind, need_mb):
-            raster = decoder.decode(header, shown, side)
-            orientation = pixels.orientation(header)
-            colours = colour.meaning(header, shown)
+            needs = [each for each in decoders.ranked(header, data, side) if each[0] < inf]
+            if not needs:
+                raise unsupported(decoders.name(header))
+        size = header.size  # which Pillow changes as it reduces a JPEG
+        refusal: Rejected | None = None
+        while refusal is None or needs:
+            decoder = _choose(needs, kind, size, settings, make_room)
+            need_mb = next(need for need, each in needs if each is decoder)
+            needs = [each for each in needs if each[1] is not decoder]
+            try:
+                with readable(kind, need_mb):
+                    raster = decoder.decode(header, data, side)
+                    orientation = pixels.orientation(header)
+                    colours = colour.meaning(header, data)
+                break
+            except Rejected as rejected:
+                if rejected.code != BROKEN:
+                    raise
+                refusal = rejected
+        else:
+            raise refusal
     with readable(kind):  # the whole raster is free by now
         raster = pixels.upright(pixels.finished(raster, colours), orientation)
-    if orientation in pixels.SIDEWAYS:
-        width, height = height, width
-    digest = hashlib.sha256(data).hexdigest()
-    facts = PictureFacts(kind, len(data), width, height, decoder.name, digest, pages)
-    return Picture(facts, raster)
+    turned = orientation in pixels.SIDEWAYS
+    return raster, size[::-1] if turned else size, decoder.name
 
 
 def check_head(head: bytes, settings: Settings) -> None:

@@ -184,16 +184,22 @@ def _levels(image: Image.Image) -> tuple[float, float]:
     """The values of black and white in a picture of more than 8 bits a channel.
 
     16-bit modes have them by definition (Pillow keeps 12-bit TIFF as it is, and white-is-zero unturned);
-    32-bit integers and floats use the smallest customary white that holds them, else they are stretched.
+    signed integers and floats use the smallest customary white that holds them, else they are stretched.
     """
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     if image.mode.startswith("I;16"):
-        tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
         white = 2 ** int(tags.get(BITS_PER_SAMPLE, (16,))[0]) - 1
         return (white, 0) if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else (0, white)
     low, high = image.getextrema()
     if not (isinstance(low, int | float) and isinstance(high, int | float)):
         raise ValueError(f"extrema of mode {image.mode}")
-    for white in (1, 255, 65535):
-        if low >= 0 and high <= white:
+    bits = tags.get(BITS_PER_SAMPLE, (32,))[0]
+    return levels(low, high, 65535 if image.mode == "F" else 2 ** (bits - 1) - 1)
+
+
+def levels(low: float, high: float, top: int) -> tuple[float, float]:
+    """Return what is black and white among numbers from `low` to `high`; `top` is the largest white."""
+    for white in (1, 255, 65535, top):
+        if low >= 0 and high <= white <= top:
             return 0, white
     return (low, high) if high > low else (0, 1)

@@ -16,7 +16,10 @@ from PIL import (
     TiffImagePlugin,
 )
 
-COLOR_MAP = 320  # TIFF 6.0
+from dropcap.formats import unsupported
+from dropcap.layout import Layout
+
+WIDTH, LENGTH, COLOR_MAP, PROFILE = 256, 257, 320, 34675  # TIFF 6.0
 GREYS = {"L;2": 85, "L;4": 17}  # the steps of grey in a PNG of 2 and 4 bits
 CLEAR = (0, 0, 0, 0)
 TO_BACKGROUND, TO_PREVIOUS = 2, 3  # how a frame of a GIF is disposed of (GIF89a, 23)
@@ -82,10 +85,22 @@ class Gif(GifImagePlugin.GifImageFile):
 
 
 class Tiff(TiffImagePlugin.TiffImageFile):
-    """A TIFF as it is stored: Pillow would turn it while it loads, and believe XMP about the direction."""
+    """A TIFF as it is stored: Pillow would turn it while it loads, and believe XMP about the direction.
+
+    `is_foreign` where Pillow can't read its pixels; size, tags and profile are there all the same.
+    """
+
+    is_foreign = False
 
     def _setup(self) -> None:
-        super()._setup()
+        try:
+            super()._setup()
+        except (KeyError, IndexError, SyntaxError):  # a compression, or samples, that it does not know
+            self.is_foreign = True
+            self._mode, self.tile = Layout.of(self.tag_v2).mode, []
+            self._tile_size = int(self.tag_v2[WIDTH]), int(self.tag_v2[LENGTH])
+            if profile := self.tag_v2.get(PROFILE):
+                self.info["icc_profile"] = profile
         self._size = self._tile_size
         colors = self.tag_v2.get(COLOR_MAP) if self.mode in ("P", "PA") else None
         if colors and max(colors) < 256:  # 8 bits where the specification wants 16, as libtiff takes it
@@ -104,6 +119,10 @@ class Bmp(BmpImagePlugin.BmpImageFile):
         start = self.fp.tell()
         head = self.fp.read(124).ljust(124, b"\0")
         size, width, height, _, bits, compression = struct.unpack_from("<IiiHHI", head)
+        if size == 12:  # OS/2
+            bits, compression = int.from_bytes(head[10:12], "little"), 0
+        if bits not in (1, 4, 8, 16, 24, 32) or compression not in (0, 1, 2, BITFIELDS, ALPHA_BITFIELDS):
+            raise unsupported(f"BMP ({bits}-bit, compression {compression})")
         masks = struct.unpack_from("<4I", head, 40)
         if size < 56 and compression != ALPHA_BITFIELDS:  # behind a short header there are three
             masks = (*masks[:3], 0)

@@ -1,0 +1,159 @@
+"""How the samples of a TIFF are laid out (TIFF 6.0 and its supplements), and which decoder shows which."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR, INK_SET, EXTRA, FORMAT = (
+    258,
+    259,
+    262,
+    277,
+    284,
+    332,
+    338,
+    339,
+)
+WHITE_IS_ZERO, GREY, RGB, PALETTE, SEPARATED, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
+COLOURS = {WHITE_IS_ZERO: 1, GREY: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3, LAB: 3}  # channels
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+ASSOCIATED, STRAIGHT = 1, 2  # kinds of alpha
+CMYK = 1  # the ink set
+JPEG, WEBP = 7, 50001
+# None, LZW, JPEG, Deflate, PackBits, WebP, Deflate as it was; ZSTD and LZMA are not built into libvips.
+OF_LIBVIPS = frozenset({1, 5, JPEG, 8, 32773, WEBP, 32946})
+# Fax of three kinds, JPEG as it was, LZMA and ZSTD as well, but not WebP.
+OF_PILLOW = OF_LIBVIPS - {WEBP} | {2, 3, 4, 6, 34925, 50000}
+NAMES = {
+    PHOTOMETRIC: {
+        **{WHITE_IS_ZERO: "grey", GREY: "grey", RGB: "RGB", PALETTE: "palette", SEPARATED: "CMYK"},
+        **{
+            YCBCR: "YCbCr",
+            LAB: "CIELAB",
+            4: "mask",
+            9: "ICCLAB",
+            10: "ITULAB",
+            32844: "LogL",
+            32845: "LogLuv",
+        },
+    },
+    FORMAT: {UNSIGNED: "", SIGNED: " signed", FLOAT: " float", 4: " undefined", 5: " complex", 6: " complex"},
+    COMPRESSION: {
+        **{
+            2: "CCITT",
+            3: "CCITT fax 3",
+            4: "CCITT fax 4",
+            5: "LZW",
+            6: "old JPEG",
+            JPEG: "JPEG",
+            WEBP: "WebP",
+        },
+        **{32809: "ThunderScan", 34661: "JBIG", 34676: "SGI Log", 34677: "SGI Log 24", 34712: "JPEG 2000"},
+        **{
+            33003: "JPEG 2000",
+            33005: "JPEG 2000",
+            34887: "LERC",
+            34925: "LZMA",
+            50000: "ZSTD",
+            50002: "JPEG XL",
+        },
+    },
+}
+
+
+class Layout(NamedTuple):
+    """What the tags of a picture say of its samples; `bits` and `kinds` (of numbers) of each channel."""
+
+    photometric: int
+    bits: tuple[int, ...]
+    kinds: tuple[int, ...]
+    extra: tuple[int, ...]
+    planar: bool
+    compression: int
+    inks: int
+
+    @classmethod
+    def of(cls, tags: Mapping[int, Any]) -> Self:
+        """Return that of a directory."""
+
+        def values(tag: int, default: int) -> tuple[int, ...]:
+            value = tags.get(tag, default)
+            return (tuple(map(int, value)) if isinstance(value, tuple | bytes) else (int(value),)) or (
+                default,
+            )
+
+        [photometric, *_], [compression, *_] = values(PHOTOMETRIC, 0), values(COMPRESSION, 1)
+        if compression == JPEG and photometric not in COLOURS:
+            photometric = YCBCR
+        count = values(SAMPLES, COLOURS.get(photometric, 1) if compression == JPEG else 1)[0]
+        bits, kinds = values(BITS, 1), values(FORMAT, UNSIGNED)
+        extra = values(EXTRA, 0) if EXTRA in tags else ()
+        return cls(
+            photometric,
+            bits if len(bits) == count else (*bits, 1)[:1] * max(1, min(count, 64)),
+            kinds,
+            extra,
+            values(PLANAR, 1)[0] == 2,
+            compression,
+            values(INK_SET, CMYK)[0],
+        )
+
+    @property
+    def colours(self) -> int:
+        """Channels of colour, without alpha."""
+        return COLOURS.get(self.photometric, 1)
+
+    @property
+    def alpha(self) -> int:
+        """The kind of alpha, 0 where there is none. A fourth channel of RGB that says nothing is alpha."""
+        if len(self.bits) <= self.colours:
+            return 0
+        if not self.extra:
+            return STRAIGHT if self.photometric == RGB else 0
+        return self.extra[0] if self.extra[0] in (ASSOCIATED, STRAIGHT) else 0
+
+    @property
+    def mode(self) -> str:
+        """Pillow's mode of the same channels."""
+        mode = {3: "RGB", 4: "CMYK"}.get(self.colours, "L")
+        return "LAB" if self.photometric == LAB else mode + "A" if self.alpha and mode != "CMYK" else mode
+
+    @property
+    def name(self) -> str:
+        """What it is in words: (LogLuv, 32-bit float, 3 channels, JBIG)."""
+        colours = NAMES[PHOTOMETRIC].get(self.photometric, f"photometric {self.photometric}")
+        kind = NAMES[FORMAT].get(max(self.kinds), "")
+        packed = NAMES[COMPRESSION].get(self.compression, f"compression {self.compression}")
+        packed = "" if self.compression in (1, 8, 32773, 32946) else f", {packed}"
+        return f"{colours}, {max(self.bits)}-bit{kind}{', in planes' if self.planar else ''}{packed}"
+
+    @property
+    def pillow_can(self) -> bool:
+        """Whether Pillow shows right what it reads: not all in planes, nor all large numbers."""
+        bits, kind = max(self.bits), max(self.kinds)
+        return self.compression in OF_PILLOW and not (
+            (self.planar and (bits > 8 or self.alpha == ASSOCIATED))
+            or (bits == 32 and kind == UNSIGNED)
+            or (bits == 8 and kind == SIGNED)
+            or (kind == FLOAT and self.photometric == WHITE_IS_ZERO)
+        )
+
+    @property
+    def libvips_can(self) -> bool:
+        """Whether libvips shows it right."""
+        layouts = {(bits, kind) for bits in self.bits for kind in self.kinds}
+        known: set[tuple[int, int]] = {(8, UNSIGNED), (16, UNSIGNED)}
+        if self.photometric in (GREY, RGB, SEPARATED) and self.alpha != ASSOCIATED:
+            known |= {(32, UNSIGNED), (32, FLOAT)} | (set() if self.planar else {(16, FLOAT)})
+        return (
+            len(layouts) == 1
+            and layouts <= known
+            and self.compression in OF_LIBVIPS
+            and len(self.bits) >= self.colours
+            and not (self.planar and self.colours == 1 < len(self.bits))
+            and self.photometric in (WHITE_IS_ZERO, GREY, RGB, SEPARATED, LAB, PALETTE, YCBCR)
+            and (self.photometric != LAB or max(self.bits) == 16)
+            and (self.photometric != YCBCR or self.compression == JPEG)
+            and (self.photometric != SEPARATED or self.inks == CMYK)
+            and (self.photometric != PALETTE or (max(self.bits) == 8 and len(self.bits) == 1))
+            and (self.compression not in (JPEG, WEBP) or max(self.bits) == 8)
+        )

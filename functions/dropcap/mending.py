@@ -1,0 +1,64 @@
+"""Files that lack nothing of the picture itself, made whole: what browsers show without a word."""
+
+import struct
+import zlib
+
+JPEG_END, SCAN, RESTARTS = b"\xff\xd9", b"\xda", range(0xD0, 0xD8)
+FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
+PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+# Ancillary chunks that change a picture's look, by their length (W3C PNG, third edition, 11.3); 0: any.
+WANTED = {b"tRNS": 0, b"cICP": 4, b"iCCP": 0, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"eXIf": 0}
+
+
+def mended(kind: str, data: bytes) -> bytes | None:
+    """Return the file as some decoder may take it; None where it would be no other than before.
+
+    Only what is no pixel is mended: whether all of them are there, a strict decoder finds out.
+    """
+    if kind == "AVIF":  # another library reads it as it is
+        return data
+    whole = _jpeg(data) if kind == "JPEG" else _png(data) if kind == "PNG" else data
+    return whole if whole != data else None
+
+
+def _jpeg(data: bytes) -> bytes:
+    """A JPEG with its end (ITU-T T.81, B.1.1.3), if all of its scans have begun, and the last is not over."""
+    at = data.rfind(b"\xff", 0, -1)
+    while at > 0 and (data[at + 1] in (0x00, 0xFF) or data[at + 1] in RESTARTS):
+        at = data.rfind(b"\xff", 0, at)
+    return data + JPEG_END if data[at + 1 : at + 2] == SCAN and _all_scans(data) else data
+
+
+def _all_scans(data: bytes) -> bool:
+    """Whether each component has scans to the last bit of its first and its last coefficient (B.2.3)."""
+    at, parts = 2, 0
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != SCAN:
+        if data[at + 1] in FRAMES:
+            parts = data[at + 9]
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    last: set[tuple[int, int]] = set()
+    while at >= 0:
+        count = data[at + 4]
+        first, end, bits = data[at + 5 + 2 * count : at + 8 + 2 * count]
+        if not bits & 15:
+            last |= {(part, edge) for part in data[at + 5 : at + 5 + 2 * count : 2] for edge in (first, end)}
+        at = data.find(b"\xff" + SCAN, at + 2)
+    return all(sum(edge == side for _, edge in last) == parts for side in (0, 63))
+
+
+def _png(data: bytes) -> bytes:
+    """A PNG without the damaged or needless of its ancillary chunks, and with its end."""
+    at, kept = len(PNG_SIGNATURE), [data[: len(PNG_SIGNATURE)]]
+    while (name := data[at + 4 : at + 8]) not in (b"", b"IEND"):
+        length = int.from_bytes(data[at : at + 4], "big")
+        end = at + 12 + length
+        if end > len(data):  # what there is of it
+            body = data[at + 4 :]
+            kept += [struct.pack(">I", len(body) - 4), body, struct.pack(">I", zlib.crc32(body))]
+            break
+        critical = not name[0] & 0x20
+        sound = zlib.crc32(memoryview(data)[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
+        if critical or (sound and WANTED.get(name, -1) in (0, length)):
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, PNG_END])

@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
@@ -15,9 +16,10 @@ import pytest
 import requests
 
 from dropcap import safety
+from dropcap.database import connect
 from infra.local.gemini import GeminiStandIn
 from infra.torture import __main__ as torture
-from infra.torture import schemas, soak
+from infra.torture import schemas, soak, strangers
 from infra.torture.promises import Broken, broken, tally
 from infra.torture.proxy import Fault, Proxy
 from infra.torture.soak import Rest, grown
@@ -58,14 +60,44 @@ def kept(scenario: str, folder: Path) -> dict[str, Any]:
     return dict(scene)
 
 
-@pytest.mark.parametrize(("scenario", "number"), [("schema damaged", "30"), ("schema, cold starts", "6")])
-def test_a_schema_is_repaired_or_refused_and_ddl_runs_once(
+SCHEMAS = [("schema damaged", "30"), ("schema, foreign", "5"), ("schema, cold starts", "6")]
+
+
+@pytest.mark.parametrize(("scenario", "number"), SCHEMAS)
+def test_a_schema_is_repaired_or_refused_others_are_left_alone_and_ddl_runs_once(
     tmp_path: Path, scenario: str, number: str
 ) -> None:
-    words = ["--damages", number, "--starts", number, "--seed", "7", "--build", str(tmp_path)]
-    assert torture.main(["--only", scenario, *words]) == 0
+    words = ["--damages", number, "--strangers", number, "--starts", number, "--seed", "7"]
+    assert torture.main(["--only", scenario, *words, "--build", str(tmp_path)]) == 0
     told = json.loads((tmp_path / "torture.json").read_text())["scenarios"][0]
     assert scenario != "schema damaged" or (told["repaired"] > 10 and told["refused"] > 10)
+    assert scenario != "schema, foreign" or told["databases"] == 5
+
+
+TOUCHES = {
+    "a row": "UPDATE app.documents SET body = body",
+    "emptied": "TRUNCATE app.documents",
+    "a constraint": "ALTER TABLE app.documents ALTER body DROP NOT NULL",
+    "a table": "CREATE TABLE app.uploads (n integer)",
+    "a right": "GRANT SELECT ON app.documents TO PUBLIC",
+    "a comment": "COMMENT ON TABLE app.documents IS 'x'",
+    "a sequence": "SELECT nextval('app.documents_id_seq')",
+    "another file": "CLUSTER app.documents USING documents_pkey",
+}
+
+
+@pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
+def test_whatever_is_done_to_a_foreign_table_is_seen(empty_database: str, touch: str) -> None:
+    with closing(connect(empty_database)) as outside:
+        outside.run(
+            "CREATE SCHEMA app; CREATE TABLE app.documents (id serial PRIMARY KEY, body text NOT NULL)"
+        )
+        outside.run("INSERT INTO app.documents (body) VALUES ('x')")
+        before = strangers.seen(outside)
+        outside.run("SELECT * FROM app.documents; ANALYZE app.documents; CREATE SCHEMA dropcap")
+        assert strangers.changed(before, strangers.seen(outside)) == []
+        outside.run(touch)
+        assert strangers.changed(before, strangers.seen(outside))
 
 
 def test_a_lost_row_and_an_unclear_refusal_are_seen() -> None:

@@ -129,7 +129,7 @@ class Picture:
         assert database.mark(self.upload, self.holder, "open", 100)
 
     def record(self, database: Database) -> None:
-        assert database.record(_analysis(self.upload), self.upload, self.holder)
+        assert database.record(analysis_of(self.upload), self.upload, self.holder)
 
     def claim_and_record(self, database: Database) -> None:
         self.claim(database)
@@ -171,7 +171,7 @@ def _upload(user: str) -> Upload:
     return Upload(rows.BUCKET, f"{user}/{uuid.uuid4()}.jpg", 1, 12, "image/jpeg", {"tz": "Europe/Madrid"})
 
 
-def _analysis(upload: Upload) -> Analysis:
+def analysis_of(upload: Upload) -> Analysis:
     return Analysis(
         id=upload.id,
         upload=upload.to_json(),

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from infra.local.storage import ROOT
-from infra.torture import duplicates, faults, kills, report, schemas, zombies
+from infra.torture import duplicates, faults, kills, report, schemas, strangers, zombies
 from infra.torture.report import Play
 from infra.torture.world import NO_VERDICT, UNSAFE
 
@@ -48,6 +48,7 @@ def plays(asked: argparse.Namespace) -> Mapping[str, Play]:
             for part in faults.ADDRESSES
         },
         "schema damaged": partial(schemas.damaged, damages=asked.damages),
+        "schema, foreign": partial(strangers.foreign, databases=asked.strangers),
         "schema, cold starts": partial(schemas.started_at_once, processes=asked.starts),
     }
 
@@ -83,6 +84,9 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         "--faults", type=int, default=40, metavar="N", help="faults of each part, drawn by chance"
     )
     parser.add_argument("--damages", type=int, default=200, metavar="N", help="schemas damaged by chance")
+    parser.add_argument(
+        "--strangers", type=int, default=50, metavar="N", help="databases with other apps' tables"
+    )
     parser.add_argument("--starts", type=int, default=50, metavar="N", help="cold starts at one instant")
     parser.add_argument(
         "--only", default="", metavar="WORDS", help="scenarios with these words in their names"

@@ -18,6 +18,7 @@ from pg8000.native import Connection, DatabaseError
 from dropcap import logs, schema
 from dropcap.database import connect
 from dropcap.errors import SchemaError
+from dropcap.settings import SCHEMA
 from dropcap.tables import TABLES, Column, Table
 from infra.local.storage import ROOT
 from infra.torture.report import Scene
@@ -100,12 +101,27 @@ def damaged(scene: Scene, damages: int) -> None:
 
 
 def started_at_once(scene: Scene, processes: int) -> None:
-    """So many cold starts at one instant, on an empty database and on the old web app's: DDL runs once."""
-    urls = [scene.world.postgres.database(name) for name in ("empty", "old")]
+    """So many cold starts at one instant: DDL runs once.
+
+    On an empty database, on the old web app's, and on one whose tables are in `public` and are moved.
+    """
+    urls = empty, old, moved = [scene.world.postgres.database(name) for name in ("empty", "old", "moved")]
     for url in urls:
         with closing(connect(url)) as connection:
-            connection.run(NOTE_DDL + (OLD if url == urls[1] else ""))
+            if url == moved:
+                schema.check(connection, SCHEMA)
+                connection.run(
+                    ";".join(f"ALTER TABLE {SCHEMA}.{table.name} SET SCHEMA public" for table in TABLES)
+                )
+                connection.run(f"DROP SCHEMA {SCHEMA}")
+            connection.run(NOTE_DDL + (OLD if url == old else ""))
             connection.run("TRUNCATE ddl")
+    once = {"CREATE SCHEMA": 1, "CREATE TABLE": len(TABLES), "ALTER TABLE": 0, "CREATE VIEW": 0}
+    wanted = {
+        empty: once,
+        old: once,
+        moved: once | {"CREATE TABLE": 0, "ALTER TABLE": len(TABLES), "CREATE VIEW": 1},
+    }
     command = [sys.executable, "-c", COLD_START]
     pipe = subprocess.PIPE
     starts = [
@@ -128,7 +144,7 @@ def started_at_once(scene: Scene, processes: int) -> None:
     for url in urls:
         with closing(connect(url)) as connection:
             made = dict(connection.run("SELECT tag, count(*) FROM ddl GROUP BY tag") or ())
-        if (made.get("CREATE SCHEMA"), made.get("CREATE TABLE")) != (1, len(TABLES)):
+        if {tag: made.get(tag, 0) for tag in once} != wanted[url]:
             scene.problems.append(f"{url.rpartition('/')[2]}: DDL ran as {made}")
 
 

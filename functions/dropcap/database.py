@@ -206,10 +206,11 @@ class Database:
     def finish(self, upload: Upload, fate: str = "") -> None:
         """The source is disposed of: nothing is left to do. The reason of a rejection stays.
 
-        `fate` is what became of the source, for its receipt.
+        `fate` is what became of the source, for its receipt; empty: it is not known.
         """
         done = (
-            "UPDATE uploads SET state = 'done', finished_at = now() "
+            "UPDATE uploads SET state = 'done', finished_at = now(), "
+            "source_kept = CASE WHEN CAST(:fate AS text) <> '' THEN CAST(:fate AS text) = 'kept' END "
             "WHERE id = :id AND state IN ('recorded', 'rejected') RETURNING id"
         )
         if self._settings.receipts:
@@ -217,7 +218,7 @@ class Database:
 
             self.query(receipt.completed(done), id=upload.id, fate=fate)
         else:
-            self.query(done, id=upload.id)
+            self.query(done, id=upload.id, fate=fate)
 
     def analysis(self, upload_id: uuid.UUID) -> dict[str, Any] | None:
         """The recorded result as `Analysis.to_json` gave it, or None."""

@@ -109,7 +109,8 @@ def _stored(bucket: str, upload: Upload, buckets: Buckets) -> "list[Blob]":
 def _forget(upload: Upload, services: Services) -> dict[str, Any] | None:
     def work(run: Run) -> list[list[Any]]:
         run(
-            "UPDATE uploads SET state = 'done', bucket = '', name = '', generation = 0, size = 0 "
+            "UPDATE uploads SET state = 'done', finished_at = now(), source_kept = false, "
+            "bucket = '', name = '', generation = 0, size = 0 "
             "WHERE id = :id AND state = :deleted RETURNING id"
             if upload.in_bucket
             else "DELETE FROM uploads WHERE id = :id AND state = :deleted RETURNING id",

@@ -36,7 +36,6 @@ FIRST_S = 60  # until the second try, which is more than EVENTS_TIMEOUT_S
 LONGEST_S = 3600  # between later ones
 REST_S = 60.0  # after a failure, in which uploads do not wait for a consumer that is away
 PATIENCE = 3  # failures in a row after which a sweep leaves the rest to the next
-PRUNED = 10_000  # rows in one sweep
 LONGEST = 1024  # bytes of an attribute: cloud.google.com/pubsub/quotas#resource_limits
 # What no attribute of a CloudEvent may hold: github.com/cloudevents/spec, type system, String
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]")
@@ -61,11 +60,6 @@ RETURNING 1
 """
 SENT = f"UPDATE events SET sent_at = now() WHERE {THESE}"
 GIVEN_UP = f"UPDATE events SET next_at = 'infinity' WHERE {THESE}"
-PRUNE = """
-DELETE FROM events WHERE (upload_id, type) IN (
-  SELECT upload_id, type FROM events WHERE sent_at < now() - make_interval(days => :days) LIMIT :most)
-RETURNING 1
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +139,6 @@ class Teller:
             in_vain = in_vain + 1 if unsent else 0
             if sent + unsent == 0 or time.monotonic() > ends:
                 break
-        self._database.query(PRUNE, days=self._settings.events_days, most=PRUNED)
         return {"told": told, "untold": untold}
 
     def _send(self, most: int, upload: uuid.UUID | None = None) -> tuple[int, int]:

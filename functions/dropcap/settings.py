@@ -335,6 +335,12 @@ class Settings:
     events_days: int = _setting(
         7, "days after which what nobody takes is given up, and what was told is forgotten", *_number(1, 365)
     )
+    retention_days: int = _setting(
+        365,
+        "days after which the row of a rejected or deleted upload, a kept answer of Gemini, an event that "
+        "nobody took and a day's costs are forgotten",
+        *_number(32, 36_500),  # more than Pub/Sub keeps an event: prune.py
+    )
     receipts: int = _setting(0, "1: keep a row for each upload that proves what became of it", *_number(0, 1))
     gemini_api_key: str = _setting(
         "", "key of the Gemini API; empty: BLIP alone", "text without spaces", _text, secret=True

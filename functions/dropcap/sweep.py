@@ -13,7 +13,7 @@ something, and tried once a day.
 What is held comes last, and waits for the next sweep when some of it has come back held: as long as Gemini is
 away, each costs a decoding, a caption and all of Gemini's time.
 
-A sweep that finds nothing costs two queries and a listing, with one query for each page of objects, however
+A sweep that finds nothing costs three queries and a listing, with one query for each page of objects, however
 many of them are done and kept. The claim decides who works on what: a sweep may run beside deliveries, and
 beside another. With a key of Gemini, it then describes what had to do without (later.py), for one query
 where there is nothing.
@@ -33,6 +33,7 @@ from dropcap.errors import DropcapError, Passing, Rejected
 from dropcap.gcs import NotStored
 from dropcap.kept import Undeletable
 from dropcap.pipeline import Busy, process
+from dropcap.prune import prune
 from dropcap.services import Services
 from dropcap.upload import Upload
 
@@ -101,6 +102,7 @@ def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
         from dropcap import later
 
         outcomes.update(later.describe(services, ends))
+    prune(services.database, services.settings, ends)
     logs.write("INFO" if complete and not outcomes["failed"] else "WARNING", "swept", **outcomes, **told)
     return {**outcomes, **told, "complete": complete}
 

@@ -99,6 +99,7 @@ TABLES = (
             Column("deaths", "jsonb", "'[]'::jsonb"),  # the same of holders whose lease ran out
             Column("sweep_failures", "bigint", "0"),  # how often the sweep could not finish it: sweep.py
             Column("sweep_after", INSTANT, null=True),  # not before then does the sweep try it again
+            Column("source_kept", "boolean", null=True),  # NULL: nobody said what became of the source
         ),
         key=("id",),
         # What a sweep looks for among millions that are done. By an instant that no update changes, so that
@@ -106,6 +107,7 @@ TABLES = (
         indexes=(
             Index(("created_at",), "(state <> 'done'::text)"),
             Index(("user_id", "created_at"), "(reason_code <> ''::text)"),
+            Index(("finished_at",), "((reason_code <> ''::text) AND (NOT source_kept))"),  # prune.py
         ),
         checks=(("uploads_attempts", "attempts > 0"),),
     ),
@@ -146,7 +148,11 @@ TABLES = (
             Column("sent_at", INSTANT, null=True),
         ),
         key=("upload_id", "type"),
-        indexes=(Index(("next_at",), "(sent_at IS NULL)"), Index(("sent_at",), "(sent_at IS NOT NULL)")),
+        indexes=(
+            Index(("next_at",), "(sent_at IS NULL)"),
+            Index(("at",), "(sent_at IS NULL)"),
+            Index(("sent_at",), "(sent_at IS NOT NULL)"),
+        ),
     ),
     # The first of three that progress is read from; `rollup.py` says how a row of `analyses` gets into them.
     Table(
@@ -263,6 +269,7 @@ TABLES = (
         "analyze_calls",
         (Column("user_id", "text"), Column("hour", INSTANT, "now()"), Column("calls", "bigint", "0")),
         key=("user_id",),
+        indexes=(Index(("hour",)),),
     ),
     Table(  # a row a day of TIME_ZONE, where there is a cap; `spending.py` keeps it
         "spending",
@@ -291,7 +298,7 @@ TABLES = (
             Column("asked_at", INSTANT, "now()"),
         ),
         key=("sha256", "prompt", "model"),
-        indexes=(Index(("upload_id",)),),
+        indexes=(Index(("upload_id",)), Index(("asked_at",))),
         derived=ANSWERS,  # at the price of asking again
     ),
 )

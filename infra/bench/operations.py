@@ -13,7 +13,7 @@ from typing import Any
 
 from pg8000.native import Connection
 
-from dropcap import faults, progress, sweep
+from dropcap import faults, progress, prune, sweep
 from dropcap.analysis import Analysis, PictureFacts, Source
 from dropcap.database import Database
 from dropcap.settings import SCHEMA, Settings
@@ -160,6 +160,8 @@ def operations(bench: Bench, users: Sequence[rows.User]) -> Iterator[Figure]:
         yield bench.measure(f"sweep: where to begin in {name}", partial(_begin, name))
     known = f"sweep: a page of {PAGE:,} names"
     yield bench.measure(known, lambda d: d.query(sweep.KNOWN, ids=ids))
+    kept = {"most": prune.BATCH, **prune.days(bench.plain._settings)}
+    yield bench.measure("sweep: rows that have served their time", lambda d: d.query(prune.PRUNE, **kept))
     yield bench.measure("schema check at a cold start", lambda d: d.query(faults.snapshot(SCHEMA)))
 
 

@@ -132,6 +132,11 @@ class Config:
                 f"MEMORY_LIMIT_MB='{settings.memory_limit_mb}' is not allowed: an instance of 1 vCPU "
                 f"has from {MEMORY_MB[0]} to {MEMORY_MB[1]} MiB."
             )
+        if int(self.quarantine_days) > settings.retention_days:
+            raise CloudError(
+                f"QUARANTINE_DAYS='{self.quarantine_days}' is not allowed: it must be at most RETENTION_DAYS "
+                f"({settings.retention_days}), or a user could no longer delete what lies in quarantine."
+            )
         if self.cloud_sql and settings.database_url:
             raise CloudError("DATABASE_URL and CLOUD_SQL are both set: say which of the two it is to be.")
         if settings.database_url:

@@ -78,6 +78,33 @@ def test_what_is_derived_is_emptied_with_what_it_came_from_and_nothing_else_is(s
         sound.run("INSERT INTO progress_totals VALUES ('ana', 1, 'infinity', 'UTC') ON CONFLICT DO NOTHING")
 
 
+@pytest.mark.parametrize(
+    ("user", "damage"),
+    [
+        ("CREATE TABLE notes (of uuid REFERENCES documents)", "ALTER TABLE documents DROP COLUMN document"),
+        (
+            "CREATE VIEW notes AS SELECT day FROM progress_days",
+            "ALTER TABLE progress_days ALTER day TYPE text",
+        ),
+    ],
+    ids=["a key", "a view"],
+)
+def test_what_others_have_made_of_a_derived_table_stops_its_repair_by_name(
+    sound: Connection, user: str, damage: str
+) -> None:
+    for statement in ROWS:
+        sound.run(statement)
+    if "VIEW" in user:
+        sound.run(damage)
+    sound.run(user)
+    if "VIEW" not in user:
+        sound.run(damage)
+    before = sound.run("SELECT * FROM notes")
+    with pytest.raises(SchemaError, match=r"PostgreSQL refused the repair \(cannot .*notes"):
+        check(sound)
+    assert sound.run("SELECT * FROM notes") == before
+
+
 @pytest.fixture
 def guest(sound: Connection) -> Iterator[str]:
     """A role that owns nothing but may use the schema."""

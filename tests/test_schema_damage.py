@@ -3,6 +3,7 @@
 
 import datetime as dt
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -206,6 +207,20 @@ def found(here: Here, word: str) -> list[str]:
     return [str(id) for id in search.newest(here.query, "ana", asked.text, 9, "", {})]
 
 
+@contextmanager
+def filled_copy(filled: Connection, table: Table) -> Iterator[Connection]:
+    """The same connection, its current schema one with a copy of `table` and, borrowed, all others."""
+    with copied(filled, table.name) as connection:
+        [[name]] = connection.run("SELECT quote_ident(current_schema())")
+        moves = [f"ALTER TABLE {{}}.{each.name} SET SCHEMA {{}}" for each in TABLES if each is not table]
+        connection.run(f"INSERT INTO {table.name} TABLE {SCHEMA}.{table.name}")
+        connection.run(";".join(moves).format(*(SCHEMA, name) * len(moves)))
+        try:
+            yield connection
+        finally:
+            connection.run(";".join(moves).format(*(name, SCHEMA) * len(moves)))
+
+
 REFUSED = [(table, damage) for table, damage in all_damages() if damage.refused]
 
 
@@ -223,8 +238,7 @@ def filled(outside: Connection) -> Connection:
 def test_damage_that_can_not_be_repaired_is_refused_with_its_name_and_nothing_changes(
     filled: Connection, table: Table, damage: Damage
 ) -> None:
-    with copied(filled, *(each.name for each in TABLES)) as connection:  # of the others none is damaged
-        connection.run(f"INSERT INTO {table.name} TABLE {SCHEMA}.{table.name}")
+    with filled_copy(filled, table) as connection:
         connection.run(damage.sql)
         damaged = contents(connection)
         with pytest.raises(SchemaError) as refused:

@@ -38,6 +38,7 @@ LOCK = 0x44726F70636170  # "Dropcap": the advisory lock of whoever repairs
 REPAIR_S = 200.0  # a cold start has 240 s on Cloud Run: cloud.google.com/run/docs/container-contract
 ROUNDS = 6  # schema, tables moved, made, what hangs on them, what hangs on that; one more is a fault of ours
 EMPTY = "TRUNCATE "
+IN_USE = ("0A000", "2BP01")  # SQLSTATE: another table's key, or a view, needs what is to be changed
 # SQLSTATEs of faults that pass: network, deadlock, no resources, a lock that is held, a restart, a full disk
 PASSING = ("08", "40", "53", "55", "57P", "58")
 
@@ -123,6 +124,8 @@ def _mend(connection: Connection, fault: Fault) -> None:
             code, said = refused.args[0]["C"], refused.args[0]["M"]
             if code.startswith(PASSING):
                 raise
+            if code in IN_USE:  # what uses it; other details have values of rows
+                said = " ".join(f"{said}: {refused.args[0].get('D', '')}".split())
             by_hand = statement.replace("INDEX", "INDEX CONCURRENTLY", 1) if fault.slow else statement
             by_hand = fault.by_hand or by_hand
             raise SchemaError(

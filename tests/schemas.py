@@ -33,7 +33,7 @@ RESULT = {
 ROWS = (
     f"INSERT INTO uploads VALUES ('{ID}', 'b', 'ana/x.png', 7, 'ana', 12, 'image/png', 'done', 2, 'h', "
     "'2026-02-03 04:05+00', '2026-02-03 04:05+00', '2026-02-03 04:06+00', 'no_picture', 'why', "
-    "'record', '2026-02-03 04:05+00', 99, '[]', 1, '2026-02-03 04:07+00')",
+    "'record', '2026-02-03 04:05+00', 99, '[]', 1, '2026-02-03 04:07+00', true)",
     f"INSERT INTO analyses VALUES ('{ID}', 'ana', '{RESULT['analyzed_at']}', 'Europe/Madrid', 'a crown', "
     f"'A golden crown.', 'Crown', '{{gold,crown}}', 'REX', 'PNG', 12, 3, 4, '{json.dumps(RESULT)}', true, "
     "'my crown', 'My crown', '2026-02-03 04:07+00', true, '2026-02-03 04:08+00', 1)",

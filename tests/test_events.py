@@ -27,6 +27,7 @@ from dropcap.database import Database
 from dropcap.errors import Rejected
 from dropcap.events import Event, Teller
 from dropcap.outcome import Outcome
+from dropcap.prune import prune
 from dropcap.senders import Unsent, Webhook, signed
 from dropcap.settings import Settings
 from infra.local.process import START_S, Process
@@ -387,8 +388,8 @@ def test_what_was_told_is_forgotten_after_some_days(database: Database, settings
         reject(database, settings)
         teller.sweep(time.monotonic() + 5)
         rows("UPDATE events SET sent_at = now() - interval '6 days'")
-        teller.sweep(0)
+        prune(database, settings, 0)
         assert rows("SELECT count(*) FROM events") == [[1]]
         rows("UPDATE events SET sent_at = now() - interval '8 days'")
-        teller.sweep(0)
+        prune(database, settings, 0)
         assert rows("SELECT count(*) FROM events") == [[0]]

@@ -1,7 +1,7 @@
 # `make help` lists what there is. Settings may be given on the command line: make run PORT=8090 SIZES=800,200
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help run sweep test lint lock audit train model evaluate prove bench bench-database torture soak scaling samples screenshots
+.PHONY: help run sweep test lint lock audit train model evaluate prove estimates bench bench-database torture soak scaling samples screenshots
 .PHONY: import plan deploy verify backfill redescribe rollback logs open destroy
 
 PORT ?= 8080
@@ -67,6 +67,9 @@ evaluate: .venv-dev/installed ## captions before and after quantization: COCO=ca
 
 prove: .venv-dev/installed build/random-base/model.json ## BLIP-base in 512 MiB that the kernel enforces: PROVE="--uploads 100 --no-naive"
 	@$(DEV) -m infra.prove $(PROVE)
+
+estimates: .venv-dev/installed ## what each decoder takes beside what it says, for a file of every kind: ESTIMATES="--only TIFF --width 3000"
+	@$(DEV) -m infra.prove.estimates $(ESTIMATES)
 
 bench: .venv/installed .venv-dev/installed .venv-bench/installed build/random-base/model.json ## time and memory beside other ways, into build/bench.json: BENCH="--rounds 9"
 	@$(DEV) -m infra.bench $(BENCH)

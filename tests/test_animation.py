@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw
 from dropcap import animation, headers, picture
 from dropcap.settings import Settings
 from infra.peak import peak_mb
+from infra.prove.taken import NO_PEAK, begin_anew
 from tests.app import Start, rows
 from tests.children import fresh_python
-from tests.peaks import NO_PEAK, begin_anew, frames_peak_and_need
+from tests.peaks import frames_peak_and_need
 from tests.pictures import DISPLAY_P3, OF_P3, SRGB_OF_P3, alike, corners, exif, quadrants
 
 SETTINGS = Settings(animated=1, memory_limit_mb=32768, memory_warning_mb=32768, sizes=((60, 30),))

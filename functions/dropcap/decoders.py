@@ -18,6 +18,7 @@ from dropcap.libvips import STRICT, Libheif, Libvips
 # What Pillow does in so little it does: libvips would cost 12 MB for good and 0.04 s once. It earns that with
 # a JPEG or PNG of 12 MP: 0.1 s and 40 MB, import included, where Pillow takes 0.25 s and 68 MB.
 LIGHT_MB = 64.0
+AVIF_BYTES = 8e6  # of its decoder, whatever the size: measured at 1.5 to 11 MP
 
 
 class Decoder(Protocol):
@@ -46,9 +47,10 @@ class Pillow:
         """Measured as peak resident set at 24 MP with Pillow 13.0 and pillow-heif 1.8, bytes a pixel:
 
         JPEG 4.0 (progressive +3.0 at 4:2:0, +6.0 at 4:4:4); PNG, GIF, BMP, TIFF the raster alone (+3.0 for
-        TIFF in one strip); WebP 16.0; AVIF 9.1 at 4:2:0, 10.8 at 4:4:4, 11.6 with alpha; HEIC 7.3 at 4:2:0,
-        8.3 with alpha, 9.6 at 4:4:4, at 10 bits 9.4 and 15.3. The last three also copy the file. Deep AVIF
-        is an assumption: 8 bits and 4 bytes more.
+        TIFF in one strip, +6.0 if that is a progressive JPEG); WebP 16.0; AVIF 9.1 at 4:2:0, 10.8 at 4:4:4,
+        with alpha 11.9 and 13.6; HEIC 7.3 at 4:2:0, 8.4 with alpha, 9.6 and 12.5 at 4:4:4, at 10 bits 9.4,
+        12.0, 15.3 and 20.5. The last three also copy the file. Deep AVIF is an assumption: 8 bits and 4
+        bytes more. `make estimates` measures all kinds.
         """
         if not _can(header):
             return inf
@@ -66,16 +68,22 @@ class Pillow:
                 whole = px * (raster / scale**2 + headers.jpeg_coefficients(header, data))
             case "TIFF":
                 assert isinstance(header, TiffImageFile)
-                whole += headers.tiff_strip(header)
+                whole += headers.tiff_strip(header) + headers.tiff_coefficients(header, data)
             case "GIF" if isinstance(header, readers.Gif) and header.is_bare:
                 whole = px * 9.0  # its frame and the picture in RGBA
             case "WEBP":
                 decoding = px * 16.5 + len(data)
             case "AVIF":
-                decoding = px * (16 if headers.deep_avif(data) else 12) + len(data)
+                a_px = 12.6 if header.mode == "RGBA" else 10.2
+                decoding = px * (a_px + 4 * headers.deep_avif(data)) + after + AVIF_BYTES + len(data)
             case "HEIF":
                 half, deep = header.info.get("chroma") == 420, header.info.get("bit_depth", 8) > 8
-                decoding = px * ((10 if deep else 9) if half else (16 if deep else 11)) + len(data)
+                alpha = header.mode == "RGBA"
+                if half:
+                    a_px = (13 if alpha else 10) if deep else 9
+                else:
+                    a_px = (22 if alpha else 16) if deep else (14 if alpha else 11)
+                decoding = px * a_px + len(data)
         return max(decoding, whole + after + strips) / 1e6
 
     def decode(self, header: Image.Image, data: bytes, side: int) -> Image.Image:

@@ -1,7 +1,8 @@
 """What a file says about itself before it is decoded, where Pillow does not tell; sizes in px or bytes."""
 
 import struct
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
@@ -11,7 +12,10 @@ from dropcap import boxes, dimensions, pixels
 from dropcap.layout import Layout
 
 COMPRESSION, ROWS_PER_STRIP, STRIP_BYTES, TILE_LENGTH, TILE_BYTES = 259, 278, 279, 323, 325  # TIFF 6.0
-UNCOMPRESSED = 1
+TILE_WIDTH, STRIP_STARTS, TILE_STARTS = 322, 273, 324
+UNCOMPRESSED, OLD_JPEG, JPEG = 1, 6, 7
+PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})  # SOF of progressive pictures (ITU-T T.81, table B.1)
+MOST_SEGMENTS = 64  # of a strip before its first scan; more count as if it had several
 
 
 def whole_px(header: Image.Image, data: bytes) -> int:
@@ -60,9 +64,50 @@ def tiff_strip(header: TiffImageFile) -> float:
     tags = header.tag_v2
     if tags.get(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED:
         return 0
-    rows = min(header.height, int(tags.get(TILE_LENGTH) or tags.get(ROWS_PER_STRIP) or header.height))
+    across, rows = int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
+    if across and rows:
+        px = -(-header.width // across) * across * rows
+    else:
+        px = header.width * min(header.height, int(tags.get(ROWS_PER_STRIP) or header.height))
     bits = tags.get(pixels.BITS_PER_SAMPLE, (8,))
-    return rows * header.width * sum(bits) / 8
+    return px * sum(bits) / 8
+
+
+def is_whole(tags: Mapping[int, Any]) -> bool:
+    """Return whether libvips has a whole strip or row of tiles in hand, twice: of tiles, and of JPEG."""
+    return TILE_LENGTH in tags or tags.get(COMPRESSION) in (JPEG, OLD_JPEG)
+
+
+def tiff_coefficients(header: TiffImageFile, data: bytes) -> float:
+    """Bytes that libjpeg keeps of a strip or row of tiles until its last scan: 2 for each of a sample.
+
+    0 where every one has a single scan, as TIFF wants it. Of the JPEG of TIFF 6.0 itself nothing is known.
+    """
+    tags = header.tag_v2
+    compression = tags.get(COMPRESSION, UNCOMPRESSED)
+    if compression not in (JPEG, OLD_JPEG):
+        return 0
+    starts = tags.get(TILE_STARTS) or tags.get(STRIP_STARTS) or ()
+    if compression == JPEG and not any(_several_scans(data, int(at)) for at in starts):
+        return 0
+    return 2 * tiff_strip(header)
+
+
+def _several_scans(data: bytes, at: int) -> bool:
+    """Whether a JPEG has several scans: by its frame, or as the first scan has fewer parts."""
+    at, parts = at + 2, 0  # behind the start; segments follow: 0xff, marker, length (ITU-T T.81, B.1.1)
+    for _ in range(MOST_SEGMENTS):
+        marker = data[at + 1 : at + 2]
+        if data[at : at + 1] != b"\xff" or not marker:
+            return False
+        if marker[0] in PROGRESSIVE:
+            return True
+        if marker[0] in dimensions.JPEG_FRAMES:
+            parts = (data[at + 9 : at + 10] or b"\0")[0]
+        if marker[0] == dimensions.JPEG_SCAN:
+            return (data[at + 4 : at + 5] or b"\0")[0] < parts
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return True
 
 
 def tiff_planes(header: TiffImageFile) -> float:

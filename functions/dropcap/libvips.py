@@ -78,7 +78,8 @@ class Libvips:
                 whole = (
                     headers.tiff_planes(header)
                     + headers.tiff_read(header)
-                    + (2 * headers.tiff_strip(header) if headers.TILE_LENGTH in header.tag_v2 else 0)
+                    + headers.tiff_coefficients(header, data)
+                    + (2 * headers.tiff_strip(header) if headers.is_whole(header.tag_v2) else 0)
                 )
         return (
             _library_mb() + (whole + _streamed(width, height, samples, pixels.fit(header.size, side))) / 1e6
@@ -135,15 +136,18 @@ class Libheif:
     def need_mb(self, header: Image.Image, data: bytes, side: int) -> float:
         """Measured as peak resident set with pillow-heif 1.8 and libheif 1.23, bytes a pixel between 24 and
         48 MP: 4.4 at 4:2:0 (4.6 as a grid of tiles), 7.3 with alpha, 9.5 at 4:4:4; and 10 to 50 MB, import
-        included. At 10 bits and 6 MP 65 MB at 4:2:0, 101 MB at 4:4:4.
+        included. At 10 bits and 6 MP 65 MB at 4:2:0, 101 MB at 4:4:4. With alpha at 10.7 MP 106 MB, 142 at
+        4:4:4, at 10 bits 136 and 227.
         """
         if header.format != "HEIF" or header.mode not in ("L", "RGB", "RGBA"):
             return inf
-        half = header.info.get("chroma") == 420
+        half, alpha = header.info.get("chroma") == 420, header.mode == "RGBA"
         if header.info.get("bit_depth", 8) > 8:
-            a_px = 9.6 if half else 16.0
+            a_px = (12.2 if alpha else 9.6) if half else (20.6 if alpha else 16.0)
+        elif half:
+            a_px = 7.4 if alpha else 4.6
         else:
-            a_px = 9.6 if not half else 7.4 if header.mode == "RGBA" else 4.6
+            a_px = 12.6 if alpha else 9.6
         px = headers.whole_px(header, data)
         kept = pixels.fit(header.size, side)
         shrinking = 4 * px + _streamed(*header.size, len(header.getbands()), kept)

@@ -44,13 +44,15 @@ def kinds() -> dict[str, Callable[[tuple[int, int]], bytes]]:
         name = f"WebP {mode}{' lossless' if lossless else ''}"
         made[name] = partial(_pillow, "WEBP", mode, lossless=lossless, method=0, quality=10)
     made["WebP animated"] = partial(_pillow, "WEBP", "RGB", method=0, quality=10, save_all=True, twice=True)
-    for mode, sub in product(("L", "RGB", "RGBA"), ("4:2:0", "4:4:4")):
-        made[f"AVIF {mode} {sub}"] = partial(_pillow, "AVIF", mode, subsampling=sub, speed=10, quality=30)
-    for mode, chroma in product(("L", "RGB", "RGBA"), (420, 444)):
+    for mode, chroma in product(("L", "RGB", "RGBA"), ("4:2:0", "4:4:4")):
+        made[f"AVIF {mode} {chroma}"] = partial(
+            _pillow, "AVIF", mode, subsampling=chroma, speed=10, quality=30
+        )
+    for mode, parts in product(("L", "RGB", "RGBA"), (420, 444)):
         for tile in (0, 512):
-            name = f"HEIC {mode} {chroma}{' grid' if tile else ''}"
-            made[name] = partial(_heic, mode, chroma, tile)
-        made[f"HEIC {mode} {chroma} 10 bits"] = partial(_heic, mode, chroma, 0, deep=True)
+            name = f"HEIC {mode} {parts}{' grid' if tile else ''}"
+            made[name] = partial(_heic, mode, parts, tile)
+        made[f"HEIC {mode} {parts} 10 bits"] = partial(_heic, mode, parts, 0, deep=True)
     made |= _tiffs()
     return made
 

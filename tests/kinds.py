@@ -225,6 +225,8 @@ PNGS: dict[str, Make] = {
             (12, 16, 0, 1),
         )
     },
+    "cICP of little light": lambda: rgb_png(cicp(9, 16, 0, 1), (b"cLLI", struct.pack(">2I", 4_700_000, 0))),
+    "cICP of no light": lambda: rgb_png(cicp(9, 16, 0, 1), (b"cLLI", bytes(8))),
     "cICP before all else": lambda: rgb_png(cicp(1, 13, 0, 1), iccp(ADOBE_RGB), gama(100_000)),
     "cICP HDR alpha": lambda: rgb_png(cicp(9, 16, 0, 1), alpha=True),
 }

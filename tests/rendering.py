@@ -36,9 +36,7 @@ def rendered(browser: Browser, files: Mapping[str, tuple[str, bytes]]) -> dict[s
             drawn = page.evaluate(DRAW, given)
         finally:
             page.close()
-    return {
-        name: Image.open(io.BytesIO(base64.b64decode(body))).convert("RGB") for name, body in drawn.items()
-    }
+    return {name: _opened(body) for name, body in drawn.items()}
 
 
 def unlike(ours: Image.Image, wanted: Image.Image) -> str:
@@ -52,3 +50,45 @@ def unlike(ours: Image.Image, wanted: Image.Image) -> str:
     )
     mean, local = apart.mean(), areas.mean(axis=(1, 3)).max()
     return f"{mean:.1f} in the mean, {local:.0f} in an area" if mean > MEAN or local > LOCAL else ""
+
+
+# The frames of an animation, each drawn on white; a page without an origin has no ImageDecoder.
+FRAMES = """async ([type, body, count]) => {
+  const bytes = Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
+  const decoder = new ImageDecoder({data: bytes, type});
+  const drawn = [];
+  for (let index = 0; index < count; index++) {
+    const {image} = await decoder.decode({frameIndex: index});
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [image.displayWidth, image.displayHeight];
+    const context = canvas.getContext("2d");
+    context.fillStyle = "white";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(image, 0, 0);
+    drawn.push(canvas.toDataURL("image/png").split(",")[1]);
+  }
+  return drawn;
+}"""
+SECURE = "https://frames.invalid/"
+
+
+def frames_rendered(
+    browser: Browser, files: Mapping[str, tuple[str, bytes, int]]
+) -> dict[str, list[Image.Image]]:
+    """Return what Chromium shows of each frame, in RGB. `files` are (MIME type, bytes, frames) by name."""
+    with looping(browser):
+        page = browser.new_page()
+        try:
+            page.route(SECURE, lambda route: route.fulfill(body="", content_type="text/html"))
+            page.goto(SECURE)
+            drawn = {
+                name: page.evaluate(FRAMES, [kind, base64.b64encode(data).decode(), count])
+                for name, (kind, data, count) in files.items()
+            }
+        finally:
+            page.close()
+    return {name: [_opened(body) for body in bodies] for name, bodies in drawn.items()}
+
+
+def _opened(body: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(body))).convert("RGB")

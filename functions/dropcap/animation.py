@@ -24,6 +24,7 @@ MOST_PX = 2_000_000_000
 # the bytes.
 ENCODING = {"method": 2, "kmin": 9, "kmax": 17}
 BRIEF_MS, USUAL_MS = 10, 100  # browsers show what is to last 10 ms or less for 100: so do we
+ALPHA = 0x10  # in the flags of VP8X (RFC 9649, 2.7)
 MOST_LOOPS = 65_535  # developers.google.com/speed/webp/docs/riff_container: 16 bits
 
 
@@ -77,7 +78,13 @@ class Animation:
                 xmp=xmp,
                 **ENCODING,
             )
-            return picture.Encoded(file.getvalue(), *size, picture.CONTENT_TYPES["webp"])
+            data = _with_alpha(file.getvalue()) if image.mode == "RGBA" else file.getvalue()
+            return picture.Encoded(data, *size, picture.CONTENT_TYPES["webp"])
+
+
+def _with_alpha(data: bytes) -> bytes:
+    """A WebP that says it has alpha: libwebp does not where opaque frames leave some of the picture bare."""
+    return data[:20] + bytes([data[20] | ALPHA]) + data[21:] if data[12:16] == b"VP8X" else data
 
 
 class _Frames:

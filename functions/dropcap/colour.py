@@ -34,15 +34,16 @@ SRGB = 13  # transfer characteristics (H.273, table 3)
 VIDEO = frozenset({1, 6, 11, 14, 15})  # of BT.709 and its like
 CURVES = VIDEO | {4, 5, 7, 8, 17, 16, 18}
 SRGB_GAMMA, NEAR = 0.45455, 0.0228  # Chromium takes a gAMA alone of 0.4327 to 0.4773 for sRGB's
-COLOUR_CHUNKS = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM"})
+COLOUR_CHUNKS = frozenset({b"cICP", b"cLLI", b"sRGB", b"gAMA", b"cHRM"})
 PROFILES = {"L": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}  # that fit the modes of a raster
 
 
 class Colours(NamedTuple):
-    """Red, green, blue and white; and the curve: a number of H.273, or (exponent,)."""
+    """Red, green, blue and white; the curve: a number of H.273 or (exponent,); the brightest px in nits."""
 
     primaries: tuple[XY, XY, XY, XY]
     curve: int | tuple[float]
+    brightest: float = 0
 
 
 Meaning = bytes | Colours | None
@@ -56,7 +57,7 @@ def meaning(header: Image.Image, data: bytes) -> Meaning:
         chunks = _chunks(data)
         code = chunks.get(b"cICP", b"")
         if len(code) == 4 and code[2] == 0:  # W3C PNG, third edition, 11.3.2.6: no YCbCr
-            return _coded(code[0], code[1])
+            return _coded(code[0], code[1], int.from_bytes(chunks.get(b"cLLI", b"")[:4], "big") / 10_000)
         return _usable(profile, header) or _gamma(chunks)
     if header.format in ("AVIF", "HEIF"):
         return _usable(profile, header) or _nclx(nclx.codes(data))
@@ -129,16 +130,16 @@ def _chunks(data: bytes) -> dict[bytes, bytes]:
     return found
 
 
-def _nclx(codes: tuple[int, int] | None) -> Colours | None:
+def _nclx(codes: tuple[int, int, int] | None) -> Colours | None:
     """What an nclx box says. Chromium takes the curves of video for sRGB's, which photographs mean."""
     if not codes:
         return None
-    return _coded(codes[0], SRGB if codes[1] in VIDEO else codes[1])
+    return _coded(codes[0], SRGB if codes[1] in VIDEO else codes[1], codes[2])
 
 
-def _coded(primaries: int, curve: int) -> Colours | None:
-    colours = Colours(PRIMARIES.get(primaries, SRGB_PRIMARIES), curve if curve in CURVES else SRGB)
-    return None if colours == (SRGB_PRIMARIES, SRGB) else colours
+def _coded(primaries: int, curve: int, brightest: float) -> Colours | None:
+    colours = Colours(PRIMARIES.get(primaries, SRGB_PRIMARIES), curve if curve in CURVES else SRGB, brightest)
+    return None if colours[:2] == (SRGB_PRIMARIES, SRGB) else colours
 
 
 def _gamma(chunks: dict[bytes, bytes]) -> Colours | None:

@@ -134,7 +134,6 @@ class Layout(NamedTuple):
             (self.planar and (bits > 8 or self.alpha == ASSOCIATED))
             or (bits == 32 and kind == UNSIGNED)
             or (bits == 8 and kind == SIGNED)
-            or (kind == FLOAT and self.photometric == WHITE_IS_ZERO)
         )
 
     @property

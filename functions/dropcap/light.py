@@ -29,7 +29,7 @@ def converted(raster: Image.Image, colours: Colours) -> Image.Image:
         box = (0, top, raster.width, min(raster.height, top + rows))
         light = linear[np.asarray(raster.crop(box))] @ first.T
         if hdr:
-            light = _toned(light, colours.curve) @ _matrix(WIDE, SRGB_PRIMARIES).T
+            light = _toned(light, colours) @ _matrix(WIDE, SRGB_PRIMARIES).T
         found = levels[(light.clip(0, 1) * (len(levels) - 1) + 0.5).astype(np.uint16)]
         raster.paste(Image.fromarray(found), box)
     return raster
@@ -61,23 +61,25 @@ def _linear(values: Array, curve: int | tuple[float]) -> Array:
     return np.asarray(light, np.float32)
 
 
-def _toned(light: Any, curve: int | tuple[float]) -> Any:
+def _toned(light: Any, colours: Colours) -> Any:
     """HDR in BT.2020 as SDR of 0 to 1: the reference white operator of SMPTE ST 2094-50, annex D.
 
-    Up to its white HDR is halved; what is brighter follows a Bezier curve to the brightest, by which the
-    largest of the three is scaled, and the others with it.
+    Up to its white HDR is halved, or less so where it is not very bright. What is brighter follows a Bezier
+    curve to the brightest, by which the largest of the three is scaled, and the others with it.
     """
-    if curve == HLG:  # its OOTF for a display of 1,000 nits: gamma 1.2
+    if colours.curve == HLG:  # its OOTF for a display of 1,000 nits: gamma 1.2
         luminance = light @ np.array((0.2627, 0.6780, 0.0593), np.float32)
         light = light * (np.maximum(luminance, 0) ** 0.2)[..., None] * (BRIGHTEST / WHITE)
     light = light.clip(0)
-    top = BRIGHTEST / WHITE
+    top = max((colours.curve == PQ and colours.brightest) or BRIGHTEST, 1.01 * WHITE) / WHITE
+    white = 1 - 0.5 * min(np.log(top) / np.log(BRIGHTEST / WHITE), 1)
     high = light.max(axis=-1, keepdims=True)
     inside = high.clip(1, top)
-    a, b = 1 - 2 * 1.65 + top, 1.65 - 1
+    x, y = 0.35 + 0.65 / white, 0.35 * white + 0.65
+    a, b = 1 - 2 * x + top, x - 1
     at = (np.sqrt(b * b + a * (inside - 1)) - b) / a
-    curved = 0.5 * (1 - at) ** 2 + 2 * 0.825 * at * (1 - at) + at**2
-    return light * np.where(high > 1, curved / high.clip(1), 0.5)
+    curved = white * (1 - at) ** 2 + 2 * y * at * (1 - at) + at**2
+    return light * np.where(high > 1, curved / high.clip(1), white)
 
 
 def _matrix(primaries: tuple[XY, XY, XY, XY], wanted: tuple[XY, XY, XY, XY]) -> Array:

@@ -7,7 +7,7 @@ JPEG_END, SCAN, RESTARTS = b"\xff\xd9", b"\xda", range(0xD0, 0xD8)
 FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
 PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 # Ancillary chunks that change a picture's look, by their length (W3C PNG, third edition, 11.3); 0: any.
-WANTED = {b"tRNS": 0, b"cICP": 4, b"iCCP": 0, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"eXIf": 0}
+WANTED = {b"tRNS": 0, b"cICP": 4, b"cLLI": 8, b"iCCP": 0, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"eXIf": 0}
 
 
 def mended(kind: str, data: bytes) -> bytes | None:
@@ -58,7 +58,7 @@ def _png(data: bytes) -> bytes:
             break
         critical = not name[0] & 0x20
         sound = zlib.crc32(memoryview(data)[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
-        if critical or (sound and WANTED.get(name, -1) in (0, length)):
+        if critical or (sound and length and WANTED.get(name, -1) in (0, length)):
             kept.append(data[at:end])
         at = end
     return b"".join([*kept, PNG_END])

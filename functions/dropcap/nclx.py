@@ -17,18 +17,23 @@ def is_grey(data: bytes) -> bool:
     return False
 
 
-def codes(data: bytes) -> tuple[int, int] | None:
-    """Return the primaries and the transfer characteristics (ITU-T H.273) of the picture to be shown."""
+def codes(data: bytes) -> tuple[int, int, int] | None:
+    """Return primaries and transfer characteristics (ITU-T H.273) of what is shown, and its brightest px.
+
+    The last in nits (`clli`, ISO/IEC 14496-12, 12.1.6), 0 where it is not told.
+    """
     try:
         for start, end in _named(data, b"meta", 0, len(data)):
-            for box in _properties(data, start + 4, end):
+            found = list(_properties(data, start + 4, end))
+            bright = next((int.from_bytes(box[4:6], "big") for box in found if box[:4] == b"clli"), 0)
+            for box in found:
                 if box[:8] == b"colrnclx" and len(box) >= 12:
-                    return struct.unpack_from(">2H", box, 8)
+                    return (*struct.unpack_from(">2H", box, 8), bright)
             return None
     except (struct.error, IndexError):  # damaged: the decoder says so
         return None
     at = data.find(b"colrnclx")  # a sequence without items
-    return struct.unpack_from(">2H", data, at + 8) if 0 <= at <= len(data) - 12 else None
+    return (*struct.unpack_from(">2H", data, at + 8), 0) if 0 <= at <= len(data) - 12 else None
 
 
 def _properties(data: bytes, start: int, end: int) -> Iterator[bytes]:

@@ -194,7 +194,8 @@ def _levels(image: Image.Image) -> tuple[float, float]:
     if not (isinstance(low, int | float) and isinstance(high, int | float)):
         raise ValueError(f"extrema of mode {image.mode}")
     bits = tags.get(BITS_PER_SAMPLE, (32,))[0]
-    return levels(low, high, 65535 if image.mode == "F" else 2 ** (bits - 1) - 1)
+    found = levels(low, high, 65535 if image.mode == "F" else 2 ** (bits - 1) - 1)
+    return found[::-1] if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else found
 
 
 def levels(low: float, high: float, top: int) -> tuple[float, float]:

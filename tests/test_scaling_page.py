@@ -131,7 +131,10 @@ def test_a_pooler_in_transaction_mode_does_no_harm(
 
 
 def test_uploads_and_analyses_may_be_partitioned_by_the_hash_of_their_id(empty_database: str) -> None:
+    with closing(Database(Settings(database_url=empty_database))) as database:
+        database.prepare()
     with closing(connect(empty_database)) as connection:
+        connection.run("SET search_path = dropcap; DROP TABLE uploads, analyses")
         for table in [each for each in TABLES if each.name in ("uploads", "analyses")]:
             columns = ", ".join(
                 f"{column.name} {column.type}{f' DEFAULT {column.default}' if column.default else ''}"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
-from pg8000.native import Connection, identifier
+from pg8000.native import Connection, DatabaseError, identifier
 
 from dropcap.ancestor import INSTANTS, NAMES
 from dropcap.database import Database, connect
@@ -14,6 +14,7 @@ from dropcap.settings import Settings
 from tests.pages import DOCS
 
 PAGE = (DOCS / "migrating.md").read_text()
+[BACK] = re.findall(r"^```sql\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 ROLE, USERS = re.findall(r"^   ```sql\n(.*?)^   ```", PAGE, re.MULTILINE | re.DOTALL)
 OLD = """
 CREATE TABLE users (id serial PRIMARY KEY, google_id text NOT NULL);
@@ -69,6 +70,22 @@ def test_achievements_come_along_and_nothing_of_the_old_app_changes(
         assert names(database, "107") == ["Collector"]
         assert names(database, "1") == []
         assert names(database, "2") == ["Starter"]  # the old app does not know whose it is
+
+
+def test_the_way_back_leaves_the_tables_of_others_alone(old: Connection, empty_database: str) -> None:
+    with dropcap(old, empty_database, ROLE):
+        before = old.run(
+            "SELECT relname::text, oid FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+        )
+        with pytest.raises(DatabaseError, match='"uploads" already exists'):
+            old.run(BACK)
+        assert before == old.run(
+            "SELECT relname::text, oid FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+        )
+        old.run("DROP TABLE uploads")
+        old.run(BACK)
+        assert old.run("SELECT title FROM public.achievements ORDER BY 1") == [["Collector"], ["Starter"]]
+        assert old.run("SELECT tablename FROM pg_tables WHERE schemaname = 'dropcap'") == [["achievements"]]
 
 
 def test_the_page_names_every_column_that_a_name_or_date_is_taken_from() -> None:

@@ -1,5 +1,6 @@
 """A fresh worker finds sound tables, or makes them so, at the cost of one query where they are."""
 
+import json
 import subprocess
 import sys
 import time
@@ -61,7 +62,9 @@ def test_an_index_of_another_method_is_not_taken_for_ours(sound: Connection) -> 
     assert sound.run(methods) == [["btree"], ["gin"]]
 
 
-def test_what_is_derived_is_emptied_with_what_it_came_from_and_nothing_else_is(sound: Connection) -> None:
+def test_what_is_derived_is_emptied_with_what_it_came_from_and_nothing_else_is(
+    sound: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
     for statement in ROWS:
         sound.run(statement)
     rows = "SELECT (SELECT count(*) FROM progress_totals), (SELECT count(*) FROM vocabulary)"
@@ -72,7 +75,11 @@ def test_what_is_derived_is_emptied_with_what_it_came_from_and_nothing_else_is(s
         ("DROP TABLE documents", [1, 0]),
     ):
         sound.run(damage)
+        capsys.readouterr()
         check(sound)
+        logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        said = [each["severity"] for each in logged if "; emptied, to be made anew: " in each["message"]]
+        assert said == (["WARNING"] if damage != "DROP TABLE vocabulary" else []), damage
         assert sound.run(rows) == [left], damage
         sound.run("INSERT INTO vocabulary VALUES ('ana', false, '', 0, '{}') ON CONFLICT DO NOTHING")
         sound.run("INSERT INTO progress_totals VALUES ('ana', 1, 'infinity', 'UTC') ON CONFLICT DO NOTHING")

@@ -13,7 +13,7 @@ from dropcap.layout import Layout
 
 COMPRESSION, ROWS_PER_STRIP, STRIP_BYTES, TILE_LENGTH, TILE_BYTES = 259, 278, 279, 323, 325  # TIFF 6.0
 TILE_WIDTH, STRIP_STARTS, TILE_STARTS = 322, 273, 324
-UNCOMPRESSED, OLD_JPEG, JPEG = 1, 6, 7
+UNCOMPRESSED, OLD_JPEG, JPEG, WEBP = 1, 6, 7, 50001
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})  # SOF of progressive pictures (ITU-T T.81, table B.1)
 MOST_SEGMENTS = 64  # of a strip before its first scan; more count as if it had several
 
@@ -73,9 +73,10 @@ def tiff_strip(header: TiffImageFile) -> float:
     return px * sum(bits) / 8
 
 
-def is_whole(tags: Mapping[int, Any]) -> bool:
-    """Return whether libvips has a whole strip or row of tiles in hand, twice: of tiles, and of JPEG."""
-    return TILE_LENGTH in tags or tags.get(COMPRESSION) in (JPEG, OLD_JPEG)
+def strips_in_hand(tags: Mapping[int, Any]) -> int:
+    """Return how many whole strips or rows of tiles libvips has in hand at once: by `make estimates`."""
+    compression = tags.get(COMPRESSION)
+    return 3 if compression == WEBP else 2 if TILE_LENGTH in tags or compression in (JPEG, OLD_JPEG) else 0
 
 
 def tiff_coefficients(header: TiffImageFile, data: bytes) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-NONE, LZW, JPEG, DEFLATE, PACKBITS = 1, 5, 7, 8, 32773  # compressions (TIFF 6.0)
+NONE, LZW, JPEG, DEFLATE, PACKBITS, WEBP = 1, 5, 7, 8, 32773, 50001  # compressions (TIFF 6.0, libtiff)
 GREY, RGB, PALETTE, CMYK, YCBCR, LAB = 1, 2, 3, 5, 6, 8  # photometric; 0 is white is zero
 
 
@@ -90,6 +90,12 @@ def _tiffs() -> dict[str, Callable[[tuple[int, int]], bytes]]:
         words = ("TIFF", colour, f"{bits} bits" if bits > 0 else "floats", CODES[code])
         name = " ".join(filter(None, words)) + shape + (" planar" if planar == 2 else "")
         made[name] = partial(_tiff, photometric, samples, bits, code, rows, tile, planar, extra)
+    for (shape, (rows, tile)), samples in product(SHAPES.items(), (3, 4)):
+        name = f"TIFF RGB{' alpha' if samples == 4 else ''} WebP{shape}"
+        made[name] = partial(_tiff, RGB, samples, 8, WEBP, rows, tile, 1, 2 if samples == 4 else 0)
+    for way, mode in (("zstd", "RGB"), ("lzma", "RGB"), ("group3", "1"), ("group4", "1")):
+        for shape, one in (("", False), (" in one strip", True)):
+            made[f"TIFF {mode} {way}{shape}"] = partial(_pillow_tiff, mode, way, one)
     for progressive in (False, True):
         made[f"TIFF YCbCr JPEG{' progressive' if progressive else ''} in one strip"] = partial(
             _tiff, YCBCR, 3, 8, JPEG, 0, 0, 1, 0, progressive=progressive
@@ -126,6 +132,11 @@ def _pillow(kind: str, mode: str, size: tuple[int, int], twice: bool = False, **
         options["append_images"] = [drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
     drawing.save(file, kind, **options)
     return file.getvalue()
+
+
+def _pillow_tiff(mode: str, code: str, one: bool, size: tuple[int, int]) -> bytes:
+    rows = {278: size[1] if one else 64}  # 278: rows of a strip
+    return _pillow("TIFF", mode, size, compression=code, tiffinfo=rows)
 
 
 def _png(mode: str, bits: int, interlace: bool, size: tuple[int, int]) -> bytes:
@@ -254,6 +265,10 @@ def _packed(block: Any, bits: int, code: int, photometric: int, progressive: boo
             made.save(file, "JPEG", quality=60, keep_rgb=True)
         else:
             made.save(file, "JPEG", quality=60, subsampling=0, progressive=progressive)
+        return file.getvalue()
+    if code == WEBP:
+        file = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(block)).save(file, "WEBP", quality=60, method=0)
         return file.getvalue()
     raw = np.packbits(block[:, :, 0] > 100, axis=1).tobytes() if bits == 1 else block.tobytes()
     if code == DEFLATE:

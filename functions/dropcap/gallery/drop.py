@@ -98,7 +98,7 @@ def begin(visit: Visit) -> flask.Response:
     """A session to upload one picture to; Rejected for what is known not to work before it is sent."""
     from dropcap.bucket import check_size
     from dropcap.gallery import stored
-    from dropcap.picture import check_head  # with Pillow 4 MB, and 4 MB more where HEIF comes
+    from dropcap.picture import check_head  # with Pillow 4 MB, though no library sees the bytes
 
     settings, services = visit.services.settings, visit.services
     if visit.signed_in:  # whatever they send

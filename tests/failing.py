@@ -88,9 +88,10 @@ def main() -> None:
     for decoder in decoders.DECODERS:
 
         def only(*of: Any, name: str = decoder.name) -> Any:
-            return [need for need in ranked(*of) if need[1].name == name and need[0] < inf]
+            needs = ranked(*of)
+            return [need for need in needs if need[1].name == name and need[0] < inf] or needs
 
-        setattr(picture, "ranked", only)  # noqa: B010  mypy takes it for a name of another module
+        decoders.ranked = only  # type: ignore[assignment]
         for name, data in files:
             if decoder.name != "pillow" and (name not in ABLE[decoder.name]):
                 continue

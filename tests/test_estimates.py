@@ -15,6 +15,7 @@ HARD = (
     "GIF bare",
     "HEIC RGBA 444 10 bits",
     "TIFF CMYK 8 bits deflate in large tiles",
+    "TIFF RGB 16 bits in large tiles",
     "TIFF RGB 16 bits in one strip planar",
     "TIFF YCbCr JPEG in one strip",
     "TIFF YCbCr JPEG progressive in one strip",

@@ -60,10 +60,13 @@ def png_exif(data: bytes) -> bytes | None:
 
 
 def tiff_strip(header: TiffImageFile) -> float:
-    """Bytes of one strip or row of tiles, which libtiff decompresses as a whole."""
+    """Bytes of one strip or row of tiles, which libtiff decompresses as a whole; 0 where it need not."""
+    return 0 if header.tag_v2.get(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED else tiff_block(header)
+
+
+def tiff_block(header: TiffImageFile) -> float:
+    """Bytes of one strip or row of tiles, however it is stored; tiles may be larger than the picture."""
     tags = header.tag_v2
-    if tags.get(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED:
-        return 0
     across, rows = int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
     if across and rows:
         px = -(-header.width // across) * across * rows

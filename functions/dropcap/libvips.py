@@ -79,7 +79,7 @@ class Libvips:
                     headers.tiff_planes(header)
                     + headers.tiff_read(header)
                     + headers.tiff_coefficients(header, data)
-                    + headers.strips_in_hand(header.tag_v2) * headers.tiff_strip(header)
+                    + headers.strips_in_hand(header.tag_v2) * headers.tiff_block(header)
                 )
         return (
             _library_mb() + (whole + _streamed(width, height, samples, pixels.fit(header.size, side))) / 1e6

@@ -1,5 +1,6 @@
 """Where a source goes and what goes along: quarantine, archive or nowhere, in a bucket with versions too."""
 
+import json
 import os
 from http import HTTPStatus
 from typing import Any
@@ -89,6 +90,43 @@ def test_what_is_found_unsafe_later_leaves_the_archive_for_quarantine(start: Sta
     assert f"{upload.id}/ana/a.png" in app.objects(app.quarantine)
     assert (archive(app), app.objects(app.pictures)) == ({}, {})
     assert fates() == ["quarantined"]
+
+
+def test_an_archive_that_keeps_its_objects_does_not_keep_what_is_unsafe_published(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"SAFETY": "low", "SAFETY_UNKNOWN": "publish", "SOURCE": "archive", "RECEIPTS": "1"}
+    app = start(GEMINI_MODEL="fault-503", **settings)
+    upload = app.upload("ana/a.png", small_png())
+    assert app.deliver(upload) == 200
+    bucket = app.storage.bucket(os.environ["ARCHIVE_BUCKET"])
+    bucket.retention_period = 3600
+    bucket.patch()
+    app = app.restarted(GEMINI_MODEL="fault-unsafe-high")
+    capfd.readouterr()
+    assert app.sweep() == {"not_described": 1, "complete": True}
+    assert app.objects(app.pictures) == {}
+    assert f"{upload.id}/ana/a.png" in app.objects(app.quarantine)
+    assert (list(archive(app)), fates()) == ([f"{upload.id}/ana/a.png"], ["archived"])  # as it is
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+    [line] = [line for line in lines if "stays in the archive" in line["message"]]
+    assert (line["severity"], line["upload"]) == ("ERROR", str(upload.id))
+    assert "retention policy" in line["problem"]
+    assert "stack_trace" not in line
+    assert app.sweep() == {"complete": True}
+
+
+def test_a_receipt_says_archived_where_the_archive_is_no_longer_ours_to_empty(start: Start) -> None:
+    settings = {"SAFETY": "low", "SAFETY_UNKNOWN": "publish", "SOURCE": "archive", "RECEIPTS": "1"}
+    app = start(GEMINI_MODEL="fault-503", **settings)
+    assert app.deliver(app.upload("ana/a.png", small_png())) == 200
+    before = archive(app)
+    app = app.restarted(GEMINI_MODEL="fault-unsafe-high", SOURCE="delete", ARCHIVE_BUCKET="")
+    app.sweep()
+    assert app.objects(app.pictures) == {}
+    [archived] = before.values()
+    assert archived.exists()
+    assert fates() == ["archived"]
 
 
 def test_with_versions_a_source_that_is_done_is_gone_for_good_and_a_newer_one_is_there(start: Start) -> None:

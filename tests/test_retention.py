@@ -16,7 +16,8 @@ from dropcap.bucket import Buckets
 from dropcap.gcs import NotStored
 from dropcap.services import Services
 from dropcap.upload import Upload
-from tests.app import App, Start, rows, small_png
+from tests.app import App, Start, problem, rows, small_png
+from tests.test_gallery_changes import delete
 from tests.test_healing import lease_runs_out
 
 QUICK = {"SIZES": "200", "GEMINI_API_KEY": ""}
@@ -212,6 +213,42 @@ def test_a_delivery_and_a_request_end_well_where_the_source_can_not_be_deleted(
         assert (line["severity"], line["upload"]) == ("WARNING", str(upload.id))
         assert HELD.format("Temporary") in line["problem"]
         assert "stack_trace" not in line
+
+
+def test_what_holds_keep_of_a_deleted_picture_keeps_nothing_else_of_it(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = start(**QUICK | {"SIZES": "40,20"}, SOURCE="archive")
+    upload = app.upload("ana/a.png", small_png())
+    assert app.deliver(upload) == HTTPStatus.OK
+    app.storage.bucket(app.quarantine).blob(f"{upload.id}/20.webp").upload_from_string(b"copied by hand")
+    archived = app.storage.bucket(os.environ["ARCHIVE_BUCKET"]).blob(f"{upload.id}/ana/a.png")
+    published = app.storage.bucket(app.pictures).blob(f"{upload.id}/20.webp")
+
+    def hold(blob: Blob, held: bool) -> None:
+        blob.temporary_hold = held
+        blob.patch()
+
+    def stored() -> list[list[str]]:
+        return [list(app.objects(name)) for name in (app.pictures, app.quarantine, archived.bucket.name)]
+
+    hold(published, True)
+    capfd.readouterr()
+    assert problem(delete(app, upload.id), 503)["code"] == "try_again"
+    [line] = logged(capfd, "request failed")
+    assert HELD.format("Temporary") in line["problem"]
+    assert "stack_trace" not in line
+    assert stored()[0] == [published.name]
+    assert str(upload.id) not in app.gallery.get("/gallery/?user=ana").text
+    hold(published, False)
+    hold(archived, True)
+    lease_runs_out()
+    assert app.sweep() == {"found": 1, "failed": 1, "complete": True}
+    assert stored() == [[], [], [archived.name]]
+    hold(archived, False)
+    rows("UPDATE uploads SET sweep_after = now()")
+    assert app.sweep() == {"found": 1, "done": 1, "complete": True}
+    assert stored() == [[], [], []]
 
 
 def test_what_was_archived_and_published_before_is_kept_there_and_no_fault(start: Start) -> None:

@@ -16,8 +16,7 @@ What is not ours to delete stays as long as it is set to: objects where the buck
 `make deploy` makes them), backups of the database, logs, and copies in browsers.
 """
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dropcap import copies, receipt
@@ -54,9 +53,9 @@ def unpublish(upload: Upload, buckets: Buckets, known: Mapping[str, int] | None 
     stored = _stored(buckets.settings.pictures_bucket, upload, buckets)
     stored = [blob for blob in stored if known is None or known.get(blob.name) == blob.generation]
     names = copies.names_of(stored)
-    _delete(copies.own(buckets, upload, names), buckets)  # first: the others are all that tells of them
-    _delete(stored, buckets)
-    _delete(copies.own(buckets, upload, names), buckets)  # made meanwhile; now none can be
+    buckets.delete(*copies.own(buckets, upload, names))  # first: the others are all that tells of them
+    buckets.delete(*stored)
+    buckets.delete(*copies.own(buckets, upload, names))  # made meanwhile; now none can be
 
 
 def withdraw(upload: Upload, services: Services) -> None:
@@ -75,19 +74,10 @@ def withdraw(upload: Upload, services: Services) -> None:
 def _erase(upload: Upload, buckets: Buckets) -> None:
     unpublish(upload, buckets)
     places = {buckets.settings.quarantine_bucket, buckets.settings.archive_bucket} - {""}
-    for bucket in sorted(places):
-        _delete(_stored(bucket, upload, buckets), buckets)
+    stored = [blob for bucket in sorted(places) for blob in _stored(bucket, upload, buckets)]
     if upload.in_bucket:
-        source = buckets.client.bucket(upload.bucket).blob(upload.name, generation=upload.generation)
-        _delete([source], buckets)
-
-
-def _delete(blobs: "Iterable[Blob]", buckets: Buckets) -> None:
-    from google.api_core.exceptions import NotFound
-
-    for blob in blobs:
-        with suppress(NotFound):
-            buckets.ask(blob.delete)
+        stored.append(buckets.blob(upload.bucket, upload.name, upload.generation))
+    buckets.delete(*stored)
 
 
 def _stored(bucket: str, upload: Upload, buckets: Buckets) -> "list[Blob]":

@@ -1,10 +1,9 @@
 """What becomes of sources: copies in quarantine and archive, and the deletion last of all."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from dropcap import metadata
+from dropcap import logs, metadata
 from dropcap.analysis import Published
 from dropcap.errors import Passing, Rejected
 from dropcap.gcs import Gcs, NotStored
@@ -17,7 +16,7 @@ GONE = "gone"  # the code of what was deleted or replaced before it was read
 
 
 class Undeletable(Passing):
-    """A source that is done stays, as its bucket refuses to delete it: the sweep goes on, no new delivery."""
+    """What is to go stays, as its bucket refuses to delete it: the sweep goes on, no new delivery."""
 
 
 class Kept(Gcs):
@@ -32,25 +31,35 @@ class Kept(Gcs):
             facts = metadata.reason(rejection) | metadata.source(upload)
             self._copy(self._source(upload), self.settings.quarantine_bucket, _kept_as(upload), facts)
 
-    def quarantine_published(self, upload: Upload, published: Published, rejection: Rejected) -> None:
+    def quarantine_published(self, upload: Upload, published: Published, rejection: Rejected) -> bool:
         """The same with a published picture of an upload whose source is gone, under its own name.
 
-        The original leaves the archive for quarantine, where it was archived.
+        The original leaves the archive for quarantine, where it was archived: whether it is there alone. One
+        that the archive keeps, by a policy, must not keep the pictures published.
         """
         source = self.blob(self.settings.pictures_bucket, published.object)
         facts = metadata.reason(rejection) | metadata.source(upload)
         if not self._copy(source, self.settings.quarantine_bucket, published.object, facts):
             raise NotStored(f"{published.object} is no longer stored.")
-        if self.settings.archive_bucket:
-            original = self.blob(self.settings.archive_bucket, _kept_as(upload))
-            if self._copy(original, self.settings.quarantine_bucket, original.name, facts):
-                self._delete(original)
+        if not self.settings.archive_bucket:
+            return False
+        original = self.blob(self.settings.archive_bucket, _kept_as(upload))
+        if self._copy(original, self.settings.quarantine_bucket, original.name, facts):
+            try:
+                self.delete(original)
+            except Undeletable as stays:
+                problem = str(stays)
+                logs.write(
+                    "ERROR", "what is unsafe stays in the archive", upload=str(upload.id), problem=problem
+                )
+                return False
+        return self._kept(upload, self.settings.quarantine_bucket)
 
     def forget_quarantined(self, upload: Upload, published: Published) -> None:
         """Delete what that has put there, for good."""
         for name in (published.object, _kept_as(upload)):
             if copy := self._found(self.blob(self.settings.quarantine_bucket, name)):
-                self._delete(copy)
+                self.delete(copy)
 
     def quarantined(self, upload: Upload) -> bool:
         """Whether its copy is in quarantine; a source that was gone has none.
@@ -68,26 +77,35 @@ class Kept(Gcs):
         What is not `analyzed` is in quarantine, and goes into no archive. Which of them was done, in a word:
         what somebody else deleted before is in no archive either. Raises Undeletable.
         """
-        from google.api_core.exceptions import Forbidden
-
         if self.settings.source == "keep":
             return "kept"
         fate, archive = "deleted" if analyzed else "quarantined", self.settings.archive_bucket
         if analyzed and self.settings.source == "archive":
             copied = self._copy(self._source(upload), archive, _kept_as(upload), metadata.source(upload))
             fate = "archived" if copied or self._kept(upload, archive) else fate
-        try:
-            self._delete(self._source(upload))
-        except Forbidden as refused:
-            raise Undeletable(f"The source of {upload.id} can't be deleted: {refused.message}") from refused
+        self.delete(self._source(upload))
         return fate
 
-    def _delete(self, blob: "Blob") -> None:
-        """Delete this generation for good; gone already, or a newer one has the name: that is as well."""
-        from google.api_core.exceptions import NotFound
+    def delete(self, *blobs: "Blob") -> None:
+        """Delete these generations for good; gone already, or a newer one has the name: that is as well.
 
-        with suppress(NotFound):
-            self.ask(blob.delete)
+        Raises Undeletable where one has to stay, when all others are gone.
+        """
+        from google.api_core.exceptions import Forbidden, NotFound
+
+        stays: Undeletable | None = None
+        for blob in blobs:
+            try:
+                self.ask(blob.delete)
+            except NotFound:
+                continue
+            except Forbidden as refused:
+                stays = Undeletable(
+                    f"gs://{blob.bucket.name}/{blob.name} can't be deleted: {refused.message}"
+                )
+                stays.__cause__ = refused
+        if stays:
+            raise stays
 
     def _source(self, upload: Upload) -> "Blob":
         return self.blob(upload.bucket, upload.name, upload.generation)

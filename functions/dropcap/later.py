@@ -221,11 +221,12 @@ def _check_safety(due: Due, largest: Published, verdict: Verdict | None, service
         if rejection.code == safety.NO_VERDICT:
             return
         try:
-            services.buckets.quarantine_published(due.upload, largest, rejection)
+            moved = services.buckets.quarantine_published(due.upload, largest, rejection)
         except Exception as failed:
             raise NotTakenBack(str(due.id)) from failed
         if _note(due, {"pictures": [], "safety": asdict(verdict) if verdict else None}, services):
-            services.database.query(receipt.MOVED, id=due.id)
+            if moved:
+                services.database.query(receipt.MOVED, id=due.id)
             _unpublish(due, services)
         elif services.database.analysis(due.id) is None:  # whoever deleted it could not find the copy
             services.buckets.forget_quarantined(due.upload, largest)

@@ -1,6 +1,8 @@
 """What no delivery finishes, a sweep finds and finishes; what is done or in other hands it leaves alone."""
 
 import threading
+import time
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -8,13 +10,16 @@ from typing import Any
 import pytest
 
 from dropcap import bucket, pipeline, sweep
+from dropcap.bucket import Buckets
 from dropcap.database import Database
+from dropcap.gcs import NotStored
 from dropcap.services import Services
 from dropcap.upload import Upload, posted
-from tests.app import NAME, PICTURE, Start, problem, rows, small_png
+from tests.app import NAME, PICTURE, App, Start, problem, rows, small_png
 from tests.test_healing import instance, lease_runs_out
 
 NOTHING = {"complete": True}
+QUICK = {"SIZES": "40"}
 ONE_DONE = {"found": 1, "done": 1, "complete": True}
 
 
@@ -223,3 +228,72 @@ def test_an_age_that_is_none_is_a_problem_with_a_remedy(start: Start, age: str) 
 def test_a_sweep_is_posted(start: Start) -> None:
     answer = start().sweeper.get("/")
     assert problem(answer, 405)["code"] == "wrong_method"
+
+
+def due_for_a_description(start: Start, **settings: str) -> App:
+    """An instance of which one picture waits for Gemini, which is there again."""
+    app = start(**QUICK, GEMINI_MODEL="fault-503", GEMINI_ATTEMPTS="1", **settings)
+    assert app.deliver(app.upload("ana/due.png", small_png())) == HTTPStatus.OK
+    return app.restarted(GEMINI_MODEL="gemini-3.5-flash-lite", SWEEP_S="2")
+
+
+def test_a_listing_without_end_keeps_no_sweep_from_what_is_held_and_what_is_to_be_described(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = due_for_a_description(start)
+    held = app.upload("ana/held.png", small_png())
+    app.services.database.claim(held)
+    rows("UPDATE uploads SET state = 'held', holder = NULL WHERE id = :id", id=held.id)
+    lease_runs_out()
+
+    def endless(*_: object) -> Iterator[list[Upload]]:
+        while True:
+            time.sleep(0.01)
+            yield []
+
+    monkeypatch.setattr(Buckets, "pages", endless)
+    assert app.sweep() == {"found": 1, "done": 1, "described": 1}
+
+
+def test_rows_that_take_all_the_time_keep_no_sweep_from_the_rest(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = due_for_a_description(start)
+    slow = [app.upload(f"ana/slow-{number}.png", small_png()) for number in range(30)]
+    for each in slow:
+        app.services.database.claim(each)
+    lease_runs_out()
+    orphan = app.upload("ana/orphan.png", small_png())
+
+    def process(upload: Upload, services: Services) -> None:
+        if "slow" in upload.name:
+            time.sleep(0.1)
+            raise NotStored("It takes its time.")
+        pipeline.process(upload, services)
+
+    monkeypatch.setattr(sweep, "process", process)
+    answer = app.sweep()
+    assert answer["failed"] + answer["left"] == len(slow)
+    assert min(answer["failed"], answer["left"]) > 0
+    assert (answer["done"], answer["described"]) == (1, 1)
+    assert "complete" not in answer
+    assert rows("SELECT state FROM uploads WHERE id = :id", id=orphan.id) == [["done"]]
+
+
+@pytest.mark.parametrize("begun", ["deleted", "posted and recorded", "posted and abandoned"])
+def test_what_is_begun_and_no_choice_of_objects_is_about_is_finished_whatever_they_are(
+    start: Start, begun: str
+) -> None:
+    app = start(**QUICK)
+    if begun == "deleted":
+        app.deliver(app.upload("ana/a.png", small_png()))
+        rows("UPDATE uploads SET state = 'deleted', reason_code = 'deleted'")
+        rows("DELETE FROM analyses")
+    else:
+        app.analyze(data=small_png(), query_string={"keep": "true", "user": "ana"})
+        rows("UPDATE uploads SET state = :state", state="recorded" if "recorded" in begun else "claimed")
+    lease_runs_out()
+    app = app.restarted(INCLUDE="zoe/*", EXCLUDE="ana/*")
+    assert app.sweep() == ONE_DONE
+    assert rows("SELECT state FROM uploads") == ([] if "abandoned" in begun else [["done"]])
+    assert (app.objects(app.pictures) == {}) == ("recorded" not in begun)

@@ -11,7 +11,8 @@ no number of them keeps a sweep from the others. From the fifth time on it is re
 something, and tried once a day.
 
 What is held comes last, and waits for the next sweep when some of it has come back held: as long as Gemini is
-away, each costs a decoding, a caption and all of Gemini's time.
+away, each costs a decoding, a caption and all of Gemini's time. Each kind has its share of the time, as any
+may be more than one sweep can do: a bucket that keeps a million sources takes minutes to list.
 
 A sweep that finds nothing costs three queries and a listing, with one query for each page of objects, however
 many of them are done and kept. The claim decides who works on what: a sweep may run beside deliveries, and
@@ -23,7 +24,7 @@ import datetime as dt
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -38,6 +39,9 @@ from dropcap.services import Services
 from dropcap.upload import Upload
 
 ROWS = 1000  # in one sweep
+# The part of SWEEP_S after which a kind begins no other: behind a quarter for events (_tell), and before what
+# is to be described.
+SHARES = {"rows": 0.5, "objects": 0.75, "held": 0.9}
 FIRST_S, DAY_S = 600, 86_400  # until the next try: the sweep comes every ten minutes
 REPORTED = 5  # failures of a row, in 2.5 hours, after which it is reported, and tried once a day
 IN_VAIN = 3  # held uploads in one sweep that come back held
@@ -47,7 +51,7 @@ UNFINISHED = f"""
 SELECT stuck, rows.* FROM (
   SELECT count(*) AS stuck FROM uploads WHERE state <> 'done' AND sweep_failures >= {REPORTED}
 ) AS reported LEFT JOIN (
-  SELECT state = 'held', bucket, name, generation, size, content_type FROM uploads
+  SELECT state, bucket, name, generation, size, content_type FROM uploads
   WHERE state <> 'done' AND lease_until <= now() AND coalesce(sweep_after, lease_until) <= now()
     AND (bucket = :bucket OR bucket = '' AND (state <> 'claimed' OR deaths = '[]'))
   ORDER BY state = 'held', coalesce(sweep_after, lease_until) LIMIT :rows
@@ -83,21 +87,24 @@ def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
     a person has to do something, tried by this sweep or not. Not `complete` where there was no time to look
     at everything.
     """
-    ends = time.monotonic() + services.settings.sweep_s
+    begun, seconds = time.monotonic(), services.settings.sweep_s
     told = _tell(services)
     outcomes = Counter(dict.fromkeys(("found", "done", "quarantined", "failed", "left", "stuck"), 0))
-    complete, in_vain = False, 0
-    for held, some in _unfinished(services, min_age_s, outcomes):
-        for upload in some:
-            outcomes["found"] += 1
-            tried = time.monotonic() < ends and in_vain < IN_VAIN
-            outcome = _finish(upload, services, outcomes) if tried else "left"
-            in_vain += held and outcome == "left"
-            outcomes[outcome] += 1
-        if time.monotonic() > ends:
-            break
-    else:
-        complete = True
+    complete, in_vain = True, 0
+    for kind, batches in _unfinished(services, min_age_s, outcomes).items():
+        ends = begun + SHARES[kind] * seconds
+        for some in batches:
+            for upload in some:
+                outcomes["found"] += 1
+                in_time = time.monotonic() < ends
+                complete = complete and in_time
+                outcome = _finish(upload, services, outcomes) if in_time and in_vain < IN_VAIN else "left"
+                in_vain += kind == "held" and outcome == "left"
+                outcomes[outcome] += 1
+            if time.monotonic() > ends:
+                complete = complete and kind != "objects"  # of which there may be another page
+                break
+    ends = begun + seconds
     if services.settings.gemini_api_key:
         from dropcap import later
 
@@ -116,31 +123,41 @@ def _tell(services: Services) -> Mapping[str, int]:
 
 def _unfinished(
     services: Services, min_age_s: float, outcomes: Counter[str]
-) -> Iterator[tuple[bool, list[Upload]]]:
-    """First the rows, then the objects by pages, from anywhere on, then what is held, which the bool says.
-
-    No part may be left out every time.
-    """
-    settings, database, bucket = services.settings, services.database, services.settings.uploads_bucket
-
-    def wanted(uploads: list[Upload]) -> list[Upload]:
-        return [each for each in uploads if each.wanted(settings.include, settings.exclude)]
-
+) -> Mapping[str, Iterable[list[Upload]]]:
+    """What is unfinished, by its kind."""
+    database, bucket = services.database, services.settings.uploads_bucket
     found = database.query(UNFINISHED, bucket=bucket, rows=ROWS)
     outcomes["stuck"] = found[0][0]
-    rows = [(held, Upload(*row)) for _, held, *row in found if held is not None]
-    chosen = {each.id for each in wanted([upload for _, upload in rows])}
-    if passed_over := [str(upload.id) for _, upload in rows if upload.id not in chosen]:
-        database.query(PASSED_OVER, ids=passed_over)
-    rows = [(held, upload) for held, upload in rows if upload.id in chosen]
-    yield False, [upload for held, upload in rows if not held]
+    rows = [(state, Upload(*row)) for _, state, *row in found if state is not None]
+    # INCLUDE and EXCLUDE are about objects, and what its user has deleted goes, whatever they say by now.
+    passed_over = {
+        upload.id
+        for state, upload in rows
+        if upload.in_bucket and state != deletion.STATE and not _wanted(upload, services)
+    }
+    if passed_over:
+        database.query(PASSED_OVER, ids=[str(each) for each in passed_over])
+    rows = [(state, upload) for state, upload in rows if upload.id not in passed_over]
+    return {
+        "rows": [[upload for state, upload in rows if state != safety.HELD]],
+        "objects": _without_row(services, min_age_s),
+        "held": [[upload for state, upload in rows if state == safety.HELD]],
+    }
+
+
+def _without_row(services: Services, min_age_s: float) -> Iterator[list[Upload]]:
+    """The objects that have no row, by pages, from anywhere on: no part may be left out every time."""
+    database, bucket = services.database, services.settings.uploads_bucket
     before = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=min_age_s)
     [[middle]] = database.query(ANY_NAME, id=uuid.uuid4(), bucket=bucket) or [[None]]
     for part in ((middle, None), (None, middle)) if middle else ((None, None),):
         for page in services.buckets.pages(before, *part):
             known = {row[0] for row in database.query(KNOWN, ids=[str(each.id) for each in page])}
-            yield False, wanted([each for each in page if each.id not in known])
-    yield True, [upload for held, upload in rows if held]
+            yield [each for each in page if each.id not in known and _wanted(each, services)]
+
+
+def _wanted(upload: Upload, services: Services) -> bool:
+    return upload.wanted(services.settings.include, services.settings.exclude)
 
 
 def _finish(upload: Upload, services: Services, outcomes: Counter[str]) -> str:

@@ -57,7 +57,22 @@ def without(part: str) -> Callable[[App, Upload], None]:
     return lacking
 
 
-FAULTS = (deleted, deleted, deleted, deleted, replaced, undecodable, without("pictures"), without("upload"))
+def with_pictures(stored: str) -> Callable[[App, Upload], None]:
+    def damaged(_: App, upload: Upload) -> None:
+        rows(
+            "UPDATE analyses SET result = jsonb_set(result, '{pictures}', CAST(:stored AS jsonb)) "
+            "WHERE id = :id",
+            stored=stored,
+            id=upload.id,
+        )
+
+    return damaged
+
+
+FAULTS = (
+    *(deleted, deleted, deleted, deleted, replaced, undecodable, without("pictures"), without("upload")),
+    *map(with_pictures, ("null", "{}", '"none"', '["none"]', "[{}]")),
+)
 
 
 def test_pictures_that_can_never_be_described_do_not_keep_the_others_waiting(start: Start) -> None:
@@ -79,6 +94,8 @@ def test_pictures_that_can_never_be_described_do_not_keep_the_others_waiting(sta
     assert "stored any more" in result(app, lost[0].id)["sources"]["gemini"]["problem"]
     assert set(app.objects(app.pictures)) == stored  # of what only the record lacks, nothing is deleted
     assert app.sweep() == DONE
+    damaged = 5  # without a list of objects, or any
+    assert redescribe(app, all=True, mark=True)["pictures"] == len(FAULTS) + 1 - damaged
 
 
 def test_a_record_that_lacks_what_older_revisions_did_not_write_is_described(start: Start) -> None:

@@ -60,7 +60,7 @@ UPDATE analyses SET caption = :caption, description = :description, alt_text = :
   picture_text = :text, describe_after = nullif(describe_after, :until),
   describe_tries = CASE WHEN describe_after = :until THEN 0 ELSE describe_tries END,
   result = result || CAST(:result AS jsonb) || jsonb_build_object('describe_later', describe_after <> :until)
-WHERE id = :id AND describe_after IS NOT NULL AND jsonb_array_length(result->'pictures') > 0
+WHERE id = :id AND describe_after IS NOT NULL AND jsonb_typeof(result->'pictures'->0) = 'object'
 RETURNING describe_after
 """
 FAILED = f"""
@@ -143,14 +143,17 @@ def lease_s(settings: Settings) -> float:
 def _describe(due: Due, brake: Brake, services: Services) -> bool:
     """False where the picture is gone, or its description is no longer wanted."""
     settings, known = services.settings, due.known
-    if due.upload.id != due.id or "pictures" not in due.result:
+    named = any(each.object for each in known.pictures)
+    # Whoever did it died. A list that is damaged is none: nothing is deleted for it.
+    taken_back = due.result.get("pictures") == []
+    if due.upload.id != due.id or not (named or taken_back):
         raise Rejected(
             "record_incomplete",
             "The record of the picture does not say what was uploaded or published.",
             "Restore it from a backup of the database, or upload the picture again.",
             HTTPStatus.GONE,
         )
-    if not known.pictures:  # whoever took it back died
+    if taken_back:
         _unpublish(due, services)
         _note(due, {"describe_later": False}, services, over=True)
         return False

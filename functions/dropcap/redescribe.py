@@ -21,7 +21,7 @@ CHOSEN = """
 WITH looked AS (SELECT * FROM analyses WHERE id > CAST(:after AS uuid) ORDER BY id LIMIT :batch),
 chosen AS (
   SELECT id, result FROM looked
-  WHERE jsonb_array_length(result->'pictures') > 0
+  WHERE jsonb_typeof(result->'pictures'->0) = 'object'
     AND (:user = '' OR user_id = :user)
     AND analyzed_at >= coalesce(CAST(:since AS timestamptz), '-infinity')
     AND (:all OR (result->'provenance'->'gemini'->>'model', result->'provenance'->'gemini'->>'prompt',

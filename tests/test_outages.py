@@ -1,5 +1,6 @@
 """PostgreSQL goes away in the middle of deliveries: that is no crash, and costs no picture."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +84,23 @@ def test_nor_are_they_where_another_instance_comes_next_and_nothing_heavy_was_at
             app = app.restarted()
         assert app.deliver(upload) == HTTPStatus.OK
         assert rows("SELECT state, reason_code, deaths FROM uploads") == [["done", "", []]]
+
+
+def test_an_outage_is_one_line_of_the_log_without_a_stack_trace(
+    start: Start, database_url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with away(database_url) as (url, proxy):
+        app = start(**QUICK, DATABASE_URL=url)
+        upload = app.upload("ana/a.png", small_png())
+        proxy.set(Fault("refuse"))
+        capfd.readouterr()
+        assert app.deliver(upload) == HTTPStatus.INTERNAL_SERVER_ERROR
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    [error] = [line for line in lines if line["severity"] == "ERROR"]
+    assert (error["message"], error["error"]) == ("request failed", "Unreachable")
+    assert error["upload"] == str(upload.id)
+    assert "PostgreSQL does not answer" in error["problem"]
+    assert not any("stack_trace" in line for line in lines)
 
 
 def test_a_claim_is_given_back_as_soon_as_the_database_is_there_again(

@@ -251,6 +251,22 @@ def test_what_holds_keep_of_a_deleted_picture_keeps_nothing_else_of_it(
     assert stored() == [[], [], []]
 
 
+def test_a_right_that_is_missing_to_publish_is_what_the_log_names(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = start(**QUICK)
+    app.upload("ana/a.png", small_png())
+
+    def refused(*_: object, **__: object) -> None:
+        raise Forbidden("it does not have storage.objects.create access")
+
+    monkeypatch.setattr(Blob, "upload_from_string", refused)
+    capfd.readouterr()
+    assert app.sweep() == {"found": 1, "failed": 1, "complete": True}
+    [line] = logged(capfd, "not finished by the sweep")
+    assert "storage.objects.create" in line["problem"]
+
+
 def test_what_was_archived_and_published_before_is_kept_there_and_no_fault(start: Start) -> None:
     app = start(**QUICK, SOURCE="archive")
     upload = held(app, "ana/a.png")

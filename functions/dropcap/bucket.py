@@ -148,7 +148,8 @@ class Buckets(Kept):
             self.ask(blob.upload_from_string, data=data, content_type=content_type, if_generation_match=known)
         except (Forbidden, PreconditionFailed):
             # The same bytes are as good: our own, perhaps, whose answer was lost, or that a policy keeps.
-            self.ask(blob.reload)
+            if not self._found(blob):
+                raise
         checksum = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
         published = Published(label, name, *size, len(data), content_type, checksum)
         self._check(published, blob)

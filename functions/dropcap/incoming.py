@@ -7,7 +7,7 @@ from typing import Any
 import flask
 
 from dropcap import body, logs, origin, web
-from dropcap.errors import Rejected
+from dropcap.errors import DropcapError, Passing, Rejected
 from dropcap.kept import Undeletable
 from dropcap.services import Services
 from dropcap.upload import FINALIZED, from_event
@@ -62,3 +62,7 @@ def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) 
         flask.abort(HTTPStatus.SERVICE_UNAVAILABLE)
     except Undeletable as stays:  # acknowledged: all else is done, and the sweep tries it ever more rarely
         logs.write("WARNING", "the source is not deleted", upload=str(upload.id), problem=str(stays))
+    except (Passing, DropcapError) as failed:
+        with logs.about(upload.id):
+            web.log_expected(failed)
+        flask.abort(HTTPStatus.INTERNAL_SERVER_ERROR)

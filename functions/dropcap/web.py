@@ -92,7 +92,7 @@ def guarded(
         )
     except Exception as failed:  # the edge: whatever failed is logged, and the client may try again
         if isinstance(failed, Passing | DropcapError):
-            logs.write("ERROR", "request failed", error=type(failed).__name__, problem=str(failed))
+            log_expected(failed)
         else:
             logs.exception("request failed", failed)
         response = tell(
@@ -103,6 +103,11 @@ def guarded(
         )
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
         return response
+
+
+def log_expected(failed: Exception) -> None:
+    """Log in one line why a request failed, without the stack trace that says nothing more."""
+    logs.write("ERROR", "request failed", error=type(failed).__name__, problem=str(failed))
 
 
 def wrong_method(request: flask.Request, *allowed: str) -> Rejected:

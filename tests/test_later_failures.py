@@ -170,12 +170,19 @@ def test_nothing_is_taken_before_its_turn_has_come(start: Start) -> None:
 
 
 def test_what_can_not_be_taken_back_does_not_keep_the_others_waiting(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = start(**ONCE)
     for number in range(later.FAILURES + 1):
         app.deliver(app.upload(f"ana/{number}.png", small_png()))
     app = app.restarted(GEMINI_MODEL="fault-unsafe-high", SAFETY="low", QUARANTINE_BUCKET="not-there")
     assert redescribe(app, mark=True)["pictures"] == later.FAILURES + 1
+    capfd.readouterr()
     assert app.sweep() == DONE | {"not_described": later.FAILURES + 1}
     assert rows("SELECT count(*) FROM analyses WHERE describe_after > now()") == [[later.FAILURES + 1]]
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    errors = [line for line in lines if line["severity"] == "ERROR"]
+    assert len(errors) == later.FAILURES + 1
+    for line in errors:
+        assert "not-there: does it exist?" in line["problem"]
+        assert "stack_trace" not in line

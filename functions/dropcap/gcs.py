@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dropcap.deadline import within
-from dropcap.errors import Passing
+from dropcap.errors import DropcapError, Passing
 from dropcap.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,6 +18,15 @@ CONNECT_S = 5
 
 class NotStored(Passing):
     """What must be in a bucket is not there as it was written: the source stays, the event comes again."""
+
+
+def expected(failed: BaseException) -> str:
+    """Return in one line what failed, where database, network or storage did; empty: its trace says more."""
+    from google.api_core.exceptions import GoogleAPIError
+
+    if not isinstance(failed, Passing | DropcapError | GoogleAPIError | OSError):
+        return ""
+    return f"{type(failed).__name__}: {failed}".splitlines()[0]
 
 
 class Gcs:

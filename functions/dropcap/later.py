@@ -26,9 +26,9 @@ from dropcap import deletion, logs, memory, picture, receipt, safety, spending, 
 from dropcap.analysis import Analysis, Caption, Description, Published, Source, Usage, Verdict
 from dropcap.brake import SPARE_S, Brake, OverBudget
 from dropcap.claims import Run
-from dropcap.errors import Rejected
+from dropcap.errors import Passing, Rejected
 from dropcap.gallery import search
-from dropcap.gcs import NotStored
+from dropcap.gcs import NotStored, expected
 from dropcap.pipeline import one_at_a_time
 from dropcap.records import read
 from dropcap.response import Unavailable
@@ -102,7 +102,7 @@ class Due:
         return read(Upload, self.result.get("upload"))
 
 
-class NotTakenBack(Exception):
+class NotTakenBack(Passing):
     """A picture that must not be shown still is: unlike a description, this is never given up."""
 
 
@@ -226,7 +226,7 @@ def _check_safety(due: Due, largest: Published, verdict: Verdict | None, service
         try:
             moved = services.buckets.quarantine_published(due.upload, largest, rejection)
         except Exception as failed:
-            raise NotTakenBack(str(due.id)) from failed
+            raise _not_taken_back(failed) from failed
         if _note(due, {"pictures": [], "safety": asdict(verdict) if verdict else None}, services):
             if moved:
                 services.database.query(receipt.MOVED, id=due.id)
@@ -236,11 +236,15 @@ def _check_safety(due: Due, largest: Published, verdict: Verdict | None, service
         raise
 
 
+def _not_taken_back(failed: Exception) -> NotTakenBack:
+    return NotTakenBack(f"It must not be shown, and still is: {expected(failed) or type(failed).__name__}")
+
+
 def _unpublish(due: Due, services: Services) -> None:
     try:
         deletion.unpublish(due.upload, services.buckets)
     except Exception as failed:
-        raise NotTakenBack(str(due.id)) from failed
+        raise _not_taken_back(failed) from failed
 
 
 def _note(
@@ -322,6 +326,9 @@ def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> b
     over = fault or (due.tries + more >= TRIES and not isinstance(problem, NotTakenBack))
     if known:
         logs.write("WARNING", "not described by Gemini", upload=str(due.id), problem=str(problem))
+    elif line := expected(problem):
+        severity = "ERROR" if isinstance(problem, NotTakenBack) else "WARNING"
+        logs.write(severity, "not described by the sweep", upload=str(due.id), problem=line)
     else:
         logs.exception("not described by the sweep", problem, upload=str(due.id))
     why = str(problem) if known else f"The sweep failed ({type(problem).__name__})"

@@ -30,8 +30,8 @@ from typing import Any
 
 from dropcap import deletion, logs, safety
 from dropcap.connection import Unreachable
-from dropcap.errors import DropcapError, Passing, Rejected
-from dropcap.gcs import NotStored
+from dropcap.errors import Rejected
+from dropcap.gcs import NotStored, expected
 from dropcap.kept import Undeletable
 from dropcap.pipeline import Busy, process
 from dropcap.prune import prune
@@ -180,13 +180,14 @@ def _finish(upload: Upload, services: Services, outcomes: Counter[str]) -> str:
 
 def _failed(upload: Upload, problem: Exception, services: Services) -> int:
     """Put the row to the back and say why; how often it has failed, 1 where there is no row."""
-    from google.api_core.exceptions import Forbidden, GoogleAPIError
+    from google.api_core.exceptions import Forbidden
 
     tries = 1
     with suppress(Unreachable):  # then it is tried by the next sweep
         [[tries]] = services.database.query(FAILED, id=upload.id) or [[1]]
-    why = f"{type(problem).__name__}: {problem}".splitlines()[0]
-    facts = {"upload": str(upload.id), "name": upload.name, "tries": tries, "problem": why}
+    why = expected(problem)
+    facts = {"upload": str(upload.id), "name": upload.name, "tries": tries}
+    facts["problem"] = why or type(problem).__name__
     if tries >= REPORTED:
         remedy = "Its log lines say what happened before."
         if isinstance(problem, Forbidden | Undeletable):
@@ -197,7 +198,7 @@ def _failed(upload: Upload, problem: Exception, services: Services) -> int:
         elif isinstance(problem, NotStored):
             remedy = "Restore what was published, while the bucket's soft delete keeps it."
         logs.write("ERROR", "the sweep can't finish an upload", **facts, remedy=remedy)
-    elif isinstance(problem, Passing | DropcapError | GoogleAPIError | OSError):
+    elif why:
         logs.write("WARNING", "not finished by the sweep", **facts)
     else:
         logs.exception("not finished by the sweep", problem, **facts)

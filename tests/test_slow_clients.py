@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,13 @@ Connect = Callable[[bytes], socket.socket]
 @pytest.fixture
 def port(start: Start, tmp_path: Path) -> Iterator[int]:
     """The port of a gallery that functions-framework serves, as deployed."""
+    with gallery(start, tmp_path) as (port, _):
+        yield port
+
+
+@contextmanager
+def gallery(start: Start, tmp_path: Path) -> Iterator[tuple[int, Process]]:
+    """The gallery's port and its process, in whose log is no stack trace at the end."""
     app, port = start(), free_port()
     record(app.services.database, upload("ana/x.png"))
     rows("UPDATE analyses SET description = repeat('words and ', 800000)")  # more than sockets' buffers hold
@@ -34,7 +41,7 @@ def port(start: Start, tmp_path: Path) -> Iterator[int]:
     command = framework(Path(MAIN), port, "gallery")
     with Process("gallery", command, tmp_path / "log", environment, ROOT) as process:
         process.wait_until_answers(f"http://127.0.0.1:{port}{STATIC}")
-        yield port
+        yield port, process
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
@@ -139,12 +146,15 @@ def test_a_stall_is_given_up_sooner_where_others_wait(
     assert stalled.value.errno == errno.ECONNRESET
 
 
+@pytest.mark.parametrize("queue", [(), ("another",)], ids=["nobody waits", "another waits"])
 def test_a_byte_now_and_then_is_no_progress(
-    pair: tuple[server.Patient, socket.socket], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[server.Patient, socket.socket], queue: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"STALL_S": 0.3, "LOOK_MS": 10}.items():
+    for name, value in {"PRESSED_S" if queue else "STALL_S": 0.3, "LOOK_MS": 10}.items():
         monkeypatch.setattr(server, name, value)
     ours, client = pair
+    ours.queue = queue
+    began = time.monotonic()
 
     def drip() -> None:
         with suppress(OSError):
@@ -156,5 +166,6 @@ def test_a_byte_now_and_then_is_no_progress(
     dripping.start()
     with pytest.raises(server.Stalled):
         list(iter(lambda: ours.recv(1), b""))
+    assert time.monotonic() - began < 5
     ours.close()
     dripping.join()

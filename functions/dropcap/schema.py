@@ -79,7 +79,7 @@ def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> boo
     )
     mended: list[Fault] = []
     try:
-        connection.run(f"BEGIN ISOLATION LEVEL READ COMMITTED; {wait}")
+        connection.run(f"BEGIN ISOLATION LEVEL READ COMMITTED; {wait}; {bounds}")
         [[home]] = connection.run("SELECT current_schema()")  # where versions before ours had their tables
         for _ in range(ROUNDS):
             moves = [] if slow else relocation.moves(connection, schema, home)

@@ -12,7 +12,9 @@ import re
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Sized
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -29,7 +31,8 @@ PRESSED_S = 2.5  # the same, where another request waits for a thread
 LEAST_RATE = (
     4096  # bytes a second that a body or an answer must get on with after STALL_S, as in mod_reqtimeout
 )
-LINGER_S = 1.0  # that a client may take to close a connection that is done
+LINGER_S = 1.0  # that a client may take to close a connection that is done, or to send the next of its body
+MOST_UNREAD = 2**28  # bytes of a refused request that are taken, as who still sends would miss the answer
 CONNECTIONS = 400  # at once; below the 1,024 files that a process may have open on many systems
 PART = 32_768  # bytes
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
@@ -89,11 +92,11 @@ class Patient(socket.socket):
     def _wait(self, event: int) -> None:
         ready, began, given_s = select.poll(), time.monotonic(), self.gettimeout()
         ready.register(self, event)
-        longest_s = min(STALL_S, STALL_S + self._moved / LEAST_RATE - self._waited_s, given_s or STALL_S)
-        waited_s = 0.0
+        earned_s, waited_s = self._moved / LEAST_RATE - self._waited_s, 0.0
         while not ready.poll(LOOK_MS):
             waited_s = time.monotonic() - began
-            if waited_s >= (min(PRESSED_S, longest_s) if self.queue else longest_s):
+            grace_s = PRESSED_S if self.queue else STALL_S
+            if waited_s >= min(grace_s, grace_s + earned_s, given_s or STALL_S):
                 self.stalled = True
                 raise Stalled
         self._waited_s += waited_s
@@ -128,7 +131,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         self.queue: set[Connection] = set()
 
     def accept(self, listener: socket.socket) -> None:
-        """Take a connection; the one that has been idle for longest makes room for it, if it must."""
+        """Take a connection; the one whose time to send something ends first makes room, where it must."""
         try:
             client, address = listener.accept()
         except OSError as failed:
@@ -140,16 +143,22 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         self.nr_conns += 1
         self._expect(Connection(self.cfg, sock, address, listener.getsockname()))
         if self.nr_conns >= self.worker_connections:
-            self._drop(self.pending_conns[0])
+            waiting = [conns for conns in (self.keepalived_conns, self.pending_conns) if conns]
+            ending = min(waiting, key=lambda conns: conns[0].timeout)
+            self._drop(ending, ending[0])
 
     def on_client_socket_readable(self, conn: Connection, client: Patient) -> None:
         """Another request of a connection that was kept."""
+        if client.fileno() < 0:  # it has made room in this turn of the loop
+            return
         self.poller.unregister(client)
         self.keepalived_conns.remove(conn)
         self._expect(conn)
 
     def on_pending_socket_readable(self, conn: Connection, client: Patient) -> None:
         """Take what there is of a request; a thread goes on when that is enough."""
+        if client.fileno() < 0:
+            return
         try:
             part = client.recv(PART)
         except BlockingIOError:
@@ -157,21 +166,26 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         except OSError:
             part = b""
         conn.head += part
-        if not conn.complete:
-            if not part:
-                self._drop(conn)
-            elif len(conn.head) > LARGEST_HEAD + PART:
+        too_large = not conn.complete and len(conn.head) > LARGEST_HEAD + PART
+        if too_large:
+            with suppress(OSError):
                 client.send(TOO_LARGE)
-                self._drop(conn)
-            return
-        self.poller.unregister(client)
-        self.pending_conns.remove(conn)
-        conn.init()
-        conn.parser.unreader.unread(bytes(conn.head))
-        conn.head.clear()
-        self.enqueue_req(conn)
+        if too_large or not (part or conn.complete):
+            self._drop(self.pending_conns, conn)
+        elif conn.complete:
+            self.poller.unregister(client)
+            self.pending_conns.remove(conn)
+            conn.init()
+            self.enqueue_req(conn)
 
     def enqueue_req(self, conn: Connection) -> None:
+        """Have a thread answer a request, where enough has come: of one that came with another before it."""
+        conn.head += conn.parser.unreader.take_buffered()
+        if not conn.complete:
+            self._expect(conn)
+            return
+        conn.parser.unreader.unread(bytes(conn.head))
+        conn.head.clear()
         self.queue.add(conn)
         super().enqueue_req(conn)
 
@@ -181,8 +195,19 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         conn.sock.begin()
         kept = super().handle(conn)
         if not kept and not conn.sock.stalled:
-            util.close_graceful(conn.sock, LINGER_S)
+            with suppress(OSError):
+                self._take_the_rest(conn.sock)
         return kept
+
+    def _take_the_rest(self, sock: Patient) -> None:
+        """Read what a client still sends, as long as nobody waits for the thread, and its end."""
+        sock.shutdown(socket.SHUT_WR)
+        sock.settimeout(LINGER_S)
+        began, taken = time.monotonic(), 0
+        while (part := sock.recv(PART)) and taken < MOST_UNREAD:
+            taken += len(part)
+            if self.queue and time.monotonic() - began > PRESSED_S:
+                return
 
     def _expect(self, conn: Connection) -> None:
         conn.sock.setblocking(False)
@@ -191,8 +216,14 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         readable = partial(self.on_pending_socket_readable, conn)
         self.poller.register(conn.sock, gthread.selectors.EVENT_READ, readable)
 
-    def _drop(self, conn: Connection) -> None:
+    def _drop(self, conns: deque[Connection], conn: Connection) -> None:
         self.poller.unregister(conn.sock)
-        self.pending_conns.remove(conn)
+        conns.remove(conn)
         self.nr_conns -= 1
         conn.close()
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Wait for no idle connection when the process is to end: 10 s after SIGTERM Cloud Run kills it."""
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)

@@ -143,8 +143,13 @@ def test_tables_of_others_are_not_waited_for(empty_database: str, outside: Conne
     assert tables(outside, SCHEMA) == sorted(NAMES)
 
 
-def test_ours_that_somebody_holds_are_a_passing_fault(empty_database: str, outside: Connection) -> None:
+@pytest.mark.parametrize("made_by_hand", ["", f"CREATE SCHEMA {SCHEMA}; {ownership.mark(SCHEMA)}"])
+def test_ours_that_somebody_holds_are_a_passing_fault(
+    empty_database: str, outside: Connection, made_by_hand: str
+) -> None:
+    """Nobody else waits behind us for long."""
     installed(empty_database, outside)
+    outside.run(made_by_hand)
     with closing(connect(empty_database)) as holder:
         holder.run("BEGIN; LOCK TABLE public.analyses IN ACCESS SHARE MODE")
         with pytest.raises(Exception, match="55P03"):

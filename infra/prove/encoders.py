@@ -10,6 +10,8 @@ import pillow_heif
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from infra.prove import kinds
+
 DRAWN = 1200  # px; larger pictures are enlarged from it
 INSET = 1600  # px; the largest photo in a picture of flat colours
 ROWS = 256  # of a PNG at once
@@ -129,6 +131,14 @@ def heic(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
+def scan(image: Image.Image) -> bytes:
+    """Return a TIFF as scanners write it: one strip, which is a JPEG in YCbCr."""
+    strip = pillow("JPEG", quality=60, subsampling=0)(image)
+    tags = {258: (8, 8, 8), 259: (kinds.JPEG,), 262: (kinds.YCBCR,), 277: (3,), 284: (1,), 530: (1, 1)}
+    tags |= {256: (image.width,), 257: (image.height,), 278: (image.height,)}
+    return kinds.tiff_file(tags, [strip], (273, 279))
+
+
 KINDS = (
     Kind("PNG", "png", graphic, pillow("PNG", compress_level=1)),
     Kind("JPEG", "jpg", photo, pillow("JPEG", quality=85)),
@@ -138,6 +148,7 @@ KINDS = (
     Kind("PNG, interlaced", "png", graphic, png(interlaced=True)),
     Kind("AVIF", "avif", photo, pillow("AVIF", quality=55, speed=10)),
     Kind("TIFF", "tif", graphic, pillow("TIFF", compression="tiff_adobe_deflate")),
+    Kind("TIFF, JPEG in one strip", "tif", photo, scan),
     Kind("WebP, lossless", "webp", graphic, pillow("WEBP", lossless=True, method=0, quality=0)),
     Kind("PNG, palette", "png", palette, pillow("PNG", compress_level=1)),
     Kind("PNG, 16 bits", "png", graphic, png(bits=16)),

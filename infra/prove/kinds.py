@@ -253,7 +253,7 @@ def _tiff(
         tags |= {320: tuple(level * 256 for level in (*range(256), *range(255, -1, -1), *range(256)))}
     if photometric == YCBCR:
         tags |= {530: (1, 1)}
-    return _tiff_file(tags, blocks, (324, 325) if tile else (273, 279))
+    return tiff_file(tags, blocks, (324, 325) if tile else (273, 279))
 
 
 def _packed(block: Any, bits: int, code: int, photometric: int, progressive: bool) -> bytes:
@@ -290,7 +290,8 @@ def _lzw(raw: bytes) -> bytes:
     return np.packbits(bits.ravel()).tobytes()
 
 
-def _tiff_file(tags: dict[int, tuple[int, ...]], blocks: list[bytes], where: tuple[int, int]) -> bytes:
+def tiff_file(tags: dict[int, tuple[int, ...]], blocks: list[bytes], where: tuple[int, int]) -> bytes:
+    """Return a TIFF of one page; `where` are the tags of the offsets and lengths of its strips or tiles."""
     tags |= {where[0]: (0,) * len(blocks), where[1]: tuple(map(len, blocks))}
     head = 8 + 2 + 12 * len(tags) + 4
     for _ in (1, 2):  # the second time it is known where the blocks begin

@@ -2,8 +2,10 @@
 
 import hashlib
 import inspect
+import io
 import random
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,13 @@ SHAPES = (3 / 2, 4 / 3, 16 / 9, 1.0, 2 / 3, 3 / 4, 9 / 16)
 ONE_BAD_IN = 16
 KIND = {kind.name: kind for kind in KINDS}
 # kind: the code that it is rejected with
-BAD = {"cut JPEG": "broken_picture", "text": "not_a_picture", "bomb": "too_many_pixels"}
+BAD = {
+    "cut JPEG": "broken_picture",
+    "text": "not_a_picture",
+    "bomb": "too_many_pixels",
+    "GIF bomb": "too_many_pixels",
+    "camera raw": "unsupported_format",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,7 @@ def plans(count: int, seed: int, largest: float) -> list[Plan]:
     rest = count - bad - 1
     choose = random.Random(seed)  # noqa: S311  no secret
     kinds = [list(BAD)[index % len(BAD)] for index in range(bad)]
-    made = [Plan(kind, BOMB if kind == "bomb" else (640, 480), choose.getrandbits(32)) for kind in kinds]
+    made = [Plan(kind, BOMB if "bomb" in kind else (640, 480), choose.getrandbits(32)) for kind in kinds]
     for index in range(rest):
         share = index / (rest - 1) if rest > 1 else 1.0
         size = _size(SMALLEST * (largest / SMALLEST) ** share, choose.choice(SHAPES))
@@ -99,6 +107,13 @@ def _bad(plan: Plan) -> bytes:
         return b"Dear Ana, the picture is in my other letter.\n" * 100
     if plan.kind == "bomb":  # a header alone
         return encoders.png_file(*BOMB, 8, False, b"")
+    if plan.kind == "GIF bomb":  # 43 bytes: one frame, whose place is to be filled when it has been shown
+        frame = struct.pack("<4H", 0, 0, *BOMB)
+        return b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff!\xf9\4\x08\0\0\0\0," + frame + b"\0\2\2\x4c\1\0;"
+    if plan.kind == "camera raw":  # DNG: a small picture, and the version that says what it is
+        file = io.BytesIO()
+        KIND["TIFF"].draw(plan.size, plan.seed).save(file, "TIFF", tiffinfo={254: 1, 50706: b"\1\4\0\0"})
+        return file.getvalue()
     whole = KIND["JPEG"].encode(KIND["JPEG"].draw(plan.size, plan.seed))
     return whole[: len(whole) // 2]
 

@@ -69,7 +69,7 @@ def guest(outside: Connection, empty_database: str) -> Iterator[str]:
     outside.run(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-STATEMENT = re.compile(r"(?:refused the repair \(.*?\)|leaves that to a person): (.*)")
+STATEMENT = re.compile(r"(?:refused the repair \(.*?\)|does not change that itself): (.*)")
 
 
 def helped(outside: Connection, address: str) -> None:

@@ -142,7 +142,7 @@ def test_a_source_with_pages_that_are_not_published_is_never_deleted(
     assert app.deliver(upload) == 200  # once more changes nothing
     assert len(app.objects(app.uploads)) == left
     said = capfd.readouterr().out
-    assert ("It has 2 pages, of which the largest is published." in said) == bool(left)
+    assert ("It has 2 pages, and only the largest is published." in said) == bool(left)
     assert rows("SELECT result->'picture'->'pages', result->'picture'->'width' FROM analyses") == [[2, 120]]
     assert rows("SELECT source_fate FROM receipts") == [[fate]]
     assert app.deliver(app.upload("ana/one.tif", encoded(quadrants(), "TIFF"), "image/tiff")) == 200

@@ -48,8 +48,8 @@ def test_the_tables_of_a_version_without_a_schema_are_moved_as_they_are(
         assert tables(outside, "public") == []
         assert stats(database, "ana")["pictures_analyzed"] == 1
     logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {f"schema changed, as Table public.{name} is Dropcap's and outside" for name in NAMES} == {
-        each["message"].partition(" of its")[0] for each in logged if "outside" in each["message"]
+    assert {f"schema changed, as Table public.{name} is Dropcap's, but outside" for name in NAMES} == {
+        each["message"].partition(" its")[0] for each in logged if "outside" in each["message"]
     }
     assert not [each for each in logged if "emptied" in each["message"]]
 
@@ -101,7 +101,7 @@ def test_a_table_of_unknown_shape_beside_ours_stops_the_start_with_the_sql_for_e
         outside.run("ALTER TABLE public.documents ADD mine text, DROP COLUMN document")
         before = contents(outside, "public")
         said = refused(empty_database)
-        assert said.startswith("Table public.documents lies beside tables of Dropcap")
+        assert said.startswith("Table public.documents is beside tables of Dropcap")
         assert contents(outside, "public") == before
         assert outside.run("SELECT to_regnamespace('dropcap')") == [[None]]
         [sql] = re.findall(rf"where it is {whose}: (.*?)(?:; where it is|$)", said)

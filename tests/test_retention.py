@@ -207,7 +207,7 @@ def test_a_delivery_and_a_request_end_well_where_the_source_can_not_be_deleted(
     answer = app.analyze(json={"bucket": app.uploads, "name": "ana/a.png", "keep": True, "user": "ana"})
     assert answer.status_code == HTTPStatus.OK
     assert answer.get_json()["id"] == str(upload.id)
-    lines = logged(capfd, "the source is not deleted")
+    lines = logged(capfd, "the source could not be deleted")
     assert len(lines) == 2
     for line in lines:
         assert (line["severity"], line["upload"]) == ("WARNING", str(upload.id))

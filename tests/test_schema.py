@@ -78,7 +78,7 @@ def test_what_is_derived_is_emptied_with_what_it_came_from_and_nothing_else_is(
         capsys.readouterr()
         check(sound)
         logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        said = [each["severity"] for each in logged if "; emptied, to be made anew: " in each["message"]]
+        said = [each["severity"] for each in logged if "; emptied, to be rebuilt: " in each["message"]]
         assert said == (["WARNING"] if damage != "DROP TABLE vocabulary" else []), damage
         assert sound.run(rows) == [left], damage
         sound.run("INSERT INTO vocabulary VALUES ('ana', false, '', 0, '{}') ON CONFLICT DO NOTHING")

@@ -72,13 +72,13 @@ def _check_depth(text: str) -> None:
     for mark in MARKS.finditer(text):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(mark[0], 0)
         if depth > DEEPEST:
-            raise ValueError("is nested too deep")
+            raise ValueError("is nested too deeply")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("names something twice")
+        raise ValueError("has duplicate names")
     return found
 
 
@@ -148,9 +148,9 @@ def event(request: flask.Request) -> Event:
         data = found
     for name in ATTRIBUTES:
         if not isinstance(attributes.get(name), str) or not attributes[name]:
-            raise ValueError(f"is no CloudEvent: it has no `{name}`")
+            raise ValueError(f"is not a CloudEvent: it has no `{name}`")
     if not isinstance(data, dict):
-        raise ValueError("is no storage event: its data is no object")
+        raise ValueError("is not a storage event: its data is not an object")
     return Event(attributes["type"], data)
 
 

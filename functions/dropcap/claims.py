@@ -98,7 +98,7 @@ def not_finished() -> Rejected:
     """What becomes of a posted picture that met a passing fault and is not posted again."""
     return Rejected(
         "not_finished",
-        "The posted picture was not finished, and nobody has its bytes any more.",
+        "The posted picture was not finished, and its bytes are no longer there.",
         "Post it again.",
         HTTPStatus.GONE,
     )

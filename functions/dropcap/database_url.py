@@ -179,7 +179,7 @@ def _value(name: str, value: str, query: str) -> Any:
                 _refuse(f"its option {name} must be {' or '.join(WITHOUT_EFFECT[name])}, or be left out.")
         case _ if name not in Address.__dataclass_fields__ and name != "fallback_application_name":
             shown = name if "@" not in query and re.fullmatch(r"\w{1,40}", name) else "***"  # of a password?
-            _refuse(f"its option {shown} is none that Dropcap honours: leave it out.")
+            _refuse(f"its option {shown} is not supported: leave it out.")
     return value
 
 

@@ -27,7 +27,7 @@ def refuse(encoding: str, gzip: bool) -> None:
     if packed:
         raise Rejected(
             "unsupported_encoding",
-            f"The content encoding {packed[0]} is not unpacked here.",
+            f"The content encoding {packed[0]} is not supported.",
             "Send the picture as it is; an object of the uploads bucket may be gzip, once.",
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             {"Accept-Encoding": "identity"},  # RFC 9110, 15.5.16
@@ -52,7 +52,7 @@ def unpacked(data: bytes, encoding: str, max_mb: int) -> bytes:
                     packed = data[at : at + CHUNK]
                     at += len(packed)
                 if not out.write(member.decompress(packed, CHUNK)) and not packed:
-                    raise _broken("it ends before its end")
+                    raise _broken("it is truncated")
                 if out.tell() > most:
                     raise too_much(max_mb)
             at -= len(member.unused_data)
@@ -67,7 +67,7 @@ def too_much(max_mb: int) -> Rejected:
     """The refusal of what goes on when MAX_MB have come."""
     return Rejected(
         "too_many_bytes",
-        f"The picture has more than the {max_mb} MiB that are taken.",
+        f"The picture is larger than the {max_mb} MiB that are allowed.",
         "Send a smaller file, or raise MAX_MB.",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     )
@@ -76,7 +76,7 @@ def too_much(max_mb: int) -> Rejected:
 def _broken(why: str) -> Rejected:
     return Rejected(
         "broken_encoding",
-        f"The gzip that the picture is packed in can't be unpacked: {why}.",
+        f"The picture's gzip encoding can't be decompressed: {why}.",
         "Upload the picture again, best as it is.",
         HTTPStatus.UNPROCESSABLE_ENTITY,
     )

@@ -61,7 +61,7 @@ def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) 
         logs.write("INFO", str(busy))
         flask.abort(HTTPStatus.SERVICE_UNAVAILABLE)
     except Undeletable as stays:  # acknowledged: all else is done, and the sweep tries it ever more rarely
-        logs.write("WARNING", "the source is not deleted", upload=str(upload.id), problem=str(stays))
+        logs.write("WARNING", "the source could not be deleted", upload=str(upload.id), problem=str(stays))
     except (Passing, DropcapError) as failed:
         with logs.about(upload.id):
             web.log_expected(failed)

@@ -193,7 +193,7 @@ def _largest(due: Due, known: Analysis, services: Services) -> tuple[Published, 
     services.buckets.published(due.upload)  # raises what passes: the bucket is away, or the wrong one is set
     raise Rejected(
         "published_gone",
-        "Nothing that was published of the picture is stored any more as it was written.",
+        "None of the picture's published files is still stored as it was written.",
         "Restore it, while the bucket's soft delete keeps it, and ask for it by make redescribe.",
         HTTPStatus.GONE,
     )

@@ -46,7 +46,7 @@ def check_host(request: flask.Request, settings: Settings) -> None:
     if host and not on_cloud_run and not is_local(host) and name(host) not in settings.hosts:
         raise Rejected(
             "wrong_host",
-            "This is not the address of the functions.",
+            "The functions do not answer under this host name.",
             "Ask at the address that they run at, or name the host in HOSTS.",
             HTTPStatus.MISDIRECTED_REQUEST,
         )
@@ -59,7 +59,7 @@ def check_source(request: flask.Request) -> None:
         return
     raise Rejected(
         "other_site",
-        "A page of another site asks for this.",
+        "The request comes from a page of another site.",
         "Let a program ask, or a page's own site.",
         HTTPStatus.FORBIDDEN,
     )

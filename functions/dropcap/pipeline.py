@@ -233,7 +233,7 @@ def _finish(upload: Upload, services: Services) -> None:
         pages = read(PictureFacts, recorded.get("picture")).pages if recorded else 1
         if stored and pages > 1 and services.settings.source == "delete":
             fate = "kept"  # the other pages are published nowhere
-            problem = f"It has {pages:,} pages, of which the largest is published."
+            problem = f"It has {pages:,} pages, and only the largest is published."
             logs.write("WARNING", "the source is kept", upload=str(upload.id), problem=problem)
         elif stored:
             fate = services.buckets.dispose(upload, analyzed=recorded is not None)

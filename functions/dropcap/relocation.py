@@ -53,8 +53,8 @@ def _stopped(tables: list[Found], groups: list[list[Found]], name: str, role: st
         if table.strange:
             return Fault(
                 f"Table {table}",
-                "lies beside tables of Dropcap, and no version of Dropcap made it so",
-                "be told apart from them",
+                "is beside tables of Dropcap, but matches none of its versions",
+                "be moved, or left alone, by a person",
                 by_hand=f"where it is Dropcap's: {made}; {_move(table, name)}; "
                 f"where it is another app's: {made}; {ours}",
             )
@@ -63,7 +63,7 @@ def _stopped(tables: list[Found], groups: list[list[Found]], name: str, role: st
             return Fault(
                 f"Table {table}",
                 f"is Dropcap's, as is {twins[0]}",
-                "be one of one installation",
+                "be the only one of the two",
                 by_hand=f"where this is the one to go on with: {made}; {ours}",
             )
     return None
@@ -79,7 +79,7 @@ def _moved(connection: Connection, tables: list[Found], name: str) -> list[Fault
             f"Dropcap's tables are in the schema {name}. Drop this view when no older revision runs."
         )
         repairs[-1] += (f"CREATE VIEW {sign} AS SELECT {said} AS note", f"COMMENT ON VIEW {sign} IS {said}")
-    found, wanted = "is Dropcap's and outside of its schema", f"be in {name}"
+    found, wanted = "is Dropcap's, but outside its schema", f"be in {name}"
     return [
         Fault(f"Table {table}", found, wanted, repair) for table, repair in zip(moved, repairs, strict=True)
     ]

@@ -96,7 +96,7 @@ def checked(answer: Answer, model: str, language: str = ENGLISH, *, judged: bool
     try:
         description = _described(_fields(answer), answer, model, language)
         if judged and description.safety and description.safety.level == safety.UNKNOWN:
-            raise Unfit("Gemini's answer is malformed: it has no level of safety")
+            raise Unfit("Gemini's answer is malformed: it has no safety level")
         return description
     except Unavailable as failed:
         failed.verdict = safety.read(None, answer.ratings, answer.blocked or answer.finish)

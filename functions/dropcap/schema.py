@@ -101,7 +101,7 @@ def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> boo
         raise
     for fault in mended:
         emptied = [statement.removeprefix(EMPTY) for statement in fault.repair if statement.startswith(EMPTY)]
-        anew = f"; emptied, to be made anew: {', '.join(emptied)}" if emptied else ""
+        anew = f"; emptied, to be rebuilt: {', '.join(emptied)}" if emptied else ""
         logs.write("WARNING" if emptied else fault.severity, f"schema changed, as {fault}{anew}")
     return bool(mended)
 
@@ -114,7 +114,7 @@ def _split(found: list[Fault], slow: bool) -> tuple[list[Fault], list[Fault]]:
 
 def _mend(connection: Connection, fault: Fault) -> None:
     if not fault.repair and fault.by_hand:
-        raise SchemaError(f"{fault}. Dropcap leaves that to a person: {fault.by_hand}")
+        raise SchemaError(f"{fault}. Dropcap does not change that itself: {fault.by_hand}")
     if not fault.repair:
         raise SchemaError(f"{fault}. No safe repair is known: please change it by hand.")
     for statement in fault.repair:

@@ -147,7 +147,7 @@ class Transactions:
         if self._checked:
             return
         if not self._checking.acquire(timeout=timeout):
-            raise Unreachable("The schema is still being checked: ask again.")
+            raise Unreachable("The schema is still being checked: try again.")
         try:
             if not self._checked:
                 schema.check(

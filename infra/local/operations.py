@@ -72,7 +72,7 @@ def check_source(request: web.BaseRequest, in_session: bool) -> None:
     reads = request.method in ("GET", "HEAD", "OPTIONS")
     ours = reads or in_session or "Sec-Fetch-Site" not in request.headers
     if not ours or not HERE.fullmatch(request.headers.get("Host", "localhost")):
-        raise Refused(HTTPStatus.FORBIDDEN, "A page of another site asks for this.", "forbidden")
+        raise Refused(HTTPStatus.FORBIDDEN, "The request comes from a page of another site.", "forbidden")
 
 
 async def understand(request: web.BaseRequest) -> Operation:

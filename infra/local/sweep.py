@@ -47,7 +47,7 @@ def _sweep(state: Path) -> str:
     if described := swept.get("described"):
         said += f" {described} described now that could not be before."
     if stuck := swept.get("stuck"):
-        said += f" {stuck} can't be finished before somebody does something."
+        said += f" {stuck} can't be finished until somebody acts: see the log."
     if not swept["complete"]:
         said += " There was no time to look at everything: sweep again, or raise SWEEP_S."
     if swept["failed"]:

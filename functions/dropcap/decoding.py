@@ -162,7 +162,13 @@ def quiet(kind: str) -> Iterator[None]:
                 for line in written:
                     said.note(line.decode(errors="replace"))
             if said.times:
-                logs.write("INFO", "decoders reported problems in the file", kind=kind, said=said.lines, times=said.times)
+                logs.write(
+                    "INFO",
+                    "decoders reported problems in the file",
+                    kind=kind,
+                    said=said.lines,
+                    times=said.times,
+                )
 
 
 @contextmanager

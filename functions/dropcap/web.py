@@ -136,7 +136,9 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
         try:
             pipeline.process(upload, services, data)
         except kept.Undeletable as stays:
-            logs.write("WARNING", "the source could not be deleted", upload=str(upload.id), problem=str(stays))
+            logs.write(
+                "WARNING", "the source could not be deleted", upload=str(upload.id), problem=str(stays)
+            )
         except pipeline.Busy as busy:
             logs.write("INFO", str(busy))
             raise Rejected(

@@ -2,10 +2,11 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from infra.cloud.__main__ import COMMANDS, main
 from infra.cloud.buckets import ABORT, Bucket, delete_after
 from infra.cloud.cloud import Cloud
 from infra.cloud.config import Config
+from infra.cloud.functions import SETTINGS
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.plan import ASKED, changes, script
 from infra.cloud.refusals import ROLES, Passing, refusal
@@ -168,9 +170,16 @@ def running(**variables: str) -> dict[str, object]:
     return {"metadata": {}, "spec": {"template": template}}
 
 
-@pytest.mark.parametrize(
-    "deployed", [{"SOURCE": "keep"}, {"SAFETY": "low"}, {"DAILY_MONEY": "5", "DAILY_CALLS": "200"}]
+REASONED = (
+    {"SOURCE": "keep"},
+    {"INCLUDE": "camera/*"},
+    {"EXCLUDE": "[private]/*,*/draft?.jpg"},
+    {"SAFETY": "low"},
+    {"DAILY_MONEY": "5", "DAILY_CALLS": "200"},
 )
+
+
+@pytest.mark.parametrize("deployed", REASONED, ids=map(" ".join, REASONED))
 def test_what_keeps_sources_filters_or_caps_does_not_go_by_not_being_named(deployed: dict[str, str]) -> None:
     def plan(said: dict[str, str]) -> list[Change]:
         config = Config.read(USUAL | {"GEMINI_API_KEY": "x"} | said)
@@ -179,9 +188,19 @@ def test_what_keeps_sources_filters_or_caps_does_not_go_by_not_being_named(deplo
 
     assert plan(deployed)
     assert plan({name: ASKED[name] for name in deployed})
-    kept = " ".join(f"{name}={value}" for name, value in deployed.items())
-    with pytest.raises(CloudError, match=f"{kept} is deployed, and not said now: say {kept}, or "):
-        plan({})
+    kept = shlex.join(f"{name}={value}" for name, value in deployed.items())
+    said = re.escape(f"{kept} is deployed, and not said now: say {kept}, or ")
+    for nothing in ({}, *({name: blank for name in deployed if ASKED[name]} for blank in ("", " \t"))):
+        with pytest.raises(CloudError, match=said):
+            plan(nothing)
+
+
+def test_a_variable_of_nothing_but_white_space_is_one_that_is_not_set() -> None:
+    names = [item.name.upper() for item in fields(Config) if item.metadata] + sorted(SETTINGS)
+    usual = Config.read(USUAL)
+    for name in set(names) - USUAL.keys():
+        for blank in ("", " ", "\t\n"):
+            assert replace(Config.read(USUAL | {name: blank}), given={}) == replace(usual, given={}), name
 
 
 class Full(Gcloud):
@@ -193,10 +212,11 @@ class Full(Gcloud):
 
 
 @pytest.mark.parametrize("watched", ["my-project-uploads", "another-bucket"])
+@pytest.mark.parametrize("nothing", [{}, {"SOURCE": ""}, {"SOURCE": "  "}], ids=["unset", "empty", "blank"])
 def test_another_bucket_is_watched_only_where_it_is_said_what_becomes_of_what_lies_there(
-    watched: str,
+    watched: str, nothing: dict[str, str]
 ) -> None:
-    config = Config.read(USUAL)
+    config = Config.read(USUAL | nothing)
     services = {"dropcap-on-upload": running(UPLOADS_BUCKET=watched)}
     uploads = config.buckets["uploads"]
     cloud = Cloud(Full(config.project, {}), number="12", services=services, buckets={uploads: {}})

@@ -90,6 +90,8 @@ class Config:
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> "Config":
         """The deployment that the environment describes. Raises CloudError with one line and its remedy."""
+        # What is nothing but white space says nothing.
+        environment = {name: value if value.strip() else "" for name, value in environment.items()}
         chosen = check(environment)
         project = chosen.get("project", "")
         if not PROJECT.fullmatch(project):
@@ -100,8 +102,7 @@ class Config:
                 f"PROJECT={project!r} is a domain's project, where gcloud can't build: use another."
             )
         named = {item.name.upper() for item in fields(Settings)}
-        given = {name: value for name, value in sorted(environment.items()) if value.strip()}
-        variables = {name: value for name, value in given.items() if name in named}
+        variables = {name: value for name, value in sorted(environment.items()) if value and name in named}
         for kind in ("UPLOADS", "PICTURES", "QUARANTINE"):
             variables.setdefault(f"{kind}_BUCKET", f"{project}-{kind.lower()}")
         if variables.get("SOURCE") == "archive":

@@ -68,9 +68,12 @@ def _unwanted(config: Config, cloud: Cloud, source: Source, declared: Sequence[R
     return [replace(each, why="no longer wanted: GALLERY=0") for each in found if each]
 
 
-# What does not go by not being named, and what each is where nobody wants it: who keeps sources, holds
-# pictures back or caps what is spent has a reason.
-ASKED = {"SOURCE": "delete", "SAFETY": "off", "DAILY_MONEY": "0", "DAILY_CALLS": "0"}
+# What does not go by not being named, and what each is where nobody wants it: who keeps sources, leaves
+# objects alone, holds pictures back or caps what is spent has a reason.
+ASKED = {
+    **{"SOURCE": "delete", "INCLUDE": "*", "EXCLUDE": ""},
+    **{"SAFETY": "off", "DAILY_MONEY": "0", "DAILY_CALLS": "0"},
+}
 
 
 def _check_asked(config: Config, cloud: Cloud) -> None:
@@ -79,12 +82,17 @@ def _check_asked(config: Config, cloud: Cloud) -> None:
     going = {
         name: default
         for name, default in ASKED.items()
-        if deployed.get(name, default) != default and not config.given.get(name)
+        if deployed.get(name, default) != default and not _said(name, default, config)
     }
     if going:
-        kept = " ".join(f"{name}={deployed[name]}" for name in going)
-        default = " ".join(f"{name}={value}" for name, value in going.items())
+        kept = shlex.join(f"{name}={deployed[name]}" for name in going)
+        default = shlex.join(f"{name}={value}" for name, value in going.items())
         raise CloudError(f"{kept} is deployed, and not said now: say {kept}, or {default}.")
+
+
+def _said(name: str, default: str, config: Config) -> bool:
+    """Return whether somebody has said what a setting is to be: by nothing only where that is its default."""
+    return bool(config.given.get(name)) or (not default and name in config.given)
 
 
 def _check_safety(config: Config, cloud: Cloud) -> None:

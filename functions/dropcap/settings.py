@@ -136,11 +136,11 @@ def _postgres(value: str) -> str:
 
 
 def _secret(raw: str) -> str:
-    """A secret without the white space around it, as `echo` and editors leave a newline at its end.
+    """Return a secret without surrounding white space: `echo` and editors leave a newline at the end.
 
-    Raises ValueError where there is some inside, beside commas excepted: it was cut or pasted wrongly.
+    Raises ValueError if white space remains inside, except next to commas: the secret was pasted wrongly.
     """
-    value = raw.strip("\ufeff").strip()  # Windows puts a byte order mark before a text
+    value = raw.strip("\ufeff").strip()  # Windows tools write a byte order mark first
     if re.search(r"[^\s,]\s+[^\s,]", value):
         raise ValueError
     return value
@@ -202,7 +202,9 @@ class Settings:
         as_formats,
     )
     animated: int = _setting(
-        0, "1: GIF and WebP that move do so in the published webp, unless SAFETY is set", *_number(0, 1)
+        0,
+        "1: moving GIF and WebP files also move in the published webp, unless SAFETY is set",
+        *_number(0, 1),
     )
     layout: str = _setting(
         "id",
@@ -229,8 +231,8 @@ class Settings:
     auth_certs_url: str = _setting("", "other address of the issuer's certificates", *_url("https"))
     hosts: tuple[str, ...] = _setting(
         (),
-        "names under which the functions are reached, with AUTH=iam, beside localhost and IP addresses; on "
-        "Cloud Run, empty: any that leads there, else these and its own",
+        "host names that the functions answer to with AUTH=iam (sweep and on_upload: always), besides "
+        "localhost and IP addresses; on Cloud Run also its own name, and if empty every name",
         "host names without port, separated by commas",
         _hosts,
     )
@@ -257,20 +259,20 @@ class Settings:
     database_url: str = _setting(
         "",
         "PostgreSQL: postgresql://user:password@host/name",
-        "a URL as libpq takes it, without spaces; docs/deploy.md has its options",
+        "a URL as libpq reads it, without spaces; docs/deploy.md lists its options",
         _postgres,
         secret=True,
     )
     database_schema: str = _setting(
         SCHEMA,
-        "schema of all tables in the database: made where it is missing; nothing outside of it is changed",
-        "1 to 63 of a-z, 0-9 and _, not a digit first; not public, information_schema or pg_...",
+        "PostgreSQL schema of all tables; created if missing; nothing outside it is changed",
+        "1 to 63 characters of a-z, 0-9 and _, no digit first; not public, information_schema or pg_...",
         _schema,
     )
     database_connections: int = _setting(
         4,
-        "connections to PostgreSQL that an instance has at once, at most; each is opened when it is needed, "
-        "so an instance that answers one request at a time has one",
+        "maximum number of PostgreSQL connections of an instance; they are opened on demand, so an instance "
+        "that handles one request at a time has one",
         *_number(1, 100),
     )
     database_timeout_s: float = _setting(10.0, "longest wait for PostgreSQL, s", *_number(0.1, 300, float))
@@ -285,8 +287,8 @@ class Settings:
     )
     timeout_s: int = _setting(
         500,
-        "longest that a picture may take once it is its turn, s, or its process ends; shorter than the "
-        "function's timeout",
+        "longest time for a picture, not counting the wait for its turn, s; then its process ends; shorter "
+        "than the function's timeout",
         *_number(1, 3600),
     )
     max_deaths: int = _setting(
@@ -337,9 +339,9 @@ class Settings:
     )
     retention_days: int = _setting(
         365,
-        "days after which the row of a rejected or deleted upload, a kept answer of Gemini, an event that "
-        "nobody took and a day's costs are forgotten",
-        *_number(32, 36_500),  # more than Pub/Sub keeps an event: prune.py
+        "days until the rows of rejected and deleted uploads, stored answers of Gemini, undelivered events "
+        "and daily costs are deleted",
+        *_number(32, 36_500),  # longer than Pub/Sub retains an event: prune.py
     )
     receipts: int = _setting(0, "1: keep a row for each upload that proves what became of it", *_number(0, 1))
     gemini_api_key: str = _setting(
@@ -386,7 +388,7 @@ class Settings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
-        """Settings from environment variables; one that is empty, or nothing but white space, is not set.
+        """Read the settings from environment variables; one that is empty or white space counts as not set.
 
         Raises SettingsError with one line that names the variable, its value and what is allowed.
         """
@@ -401,7 +403,7 @@ class Settings:
                 shown = repr(raw) if item.repr else "***"
                 raise SettingsError(
                     f"{item.name.upper()}={shown} is not allowed: it must be {item.metadata['allowed']}."
-                ) from None  # whose text may be a secret
+                ) from None  # its text may contain a secret
         settings = cls(**values)
         settings._check_together()
         return settings

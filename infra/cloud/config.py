@@ -48,7 +48,7 @@ class Config:
     )
     max_instances: str = _variable(
         "5",
-        "instances of a function, at most; each has a database connection, the gallery DATABASE_CONNECTIONS",
+        "most instances of a function; each has one database connection, the gallery DATABASE_CONNECTIONS",
         "a number from 1 to 1000",
         r"[1-9]\d{0,2}|1000",
     )

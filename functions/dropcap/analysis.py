@@ -109,8 +109,8 @@ class Usage:
 class PictureFacts:
     """The source as people see it: `width` and `height` in px after EXIF orientation.
 
-    `sha256` is that of the source's bytes, in hexadecimal; empty in records from before it was kept. `pages`
-    are those of a TIFF that are no smaller copies of others: the largest is the one that is shown.
+    `sha256` is that of the source's bytes, in hexadecimal; it is empty in records written before the field
+    existed. `pages` counts the full pages of a TIFF, reduced copies excluded; the largest is published.
     """
 
     format: str

@@ -1,5 +1,5 @@
 # ruff: noqa: S608  what is put into the SQL are names from the catalogue, quoted
-"""The old web app's achievements: read, once, for ours; their table stays as it is."""
+"""Copy the old web app's achievements into ours, once; their table is only read."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,7 +8,7 @@ from pg8000.native import Connection, DatabaseError, identifier, literal
 from dropcap import logs
 from dropcap.tables import ACHIEVEMENTS, INSTANT, UNNAMED, WIDER
 
-# Where an achievements table may keep its names and dates, best first; the first of each as Dropcap calls it.
+# Columns that may hold names and dates, best first; the first of each is the name that Dropcap uses.
 NAMES = (
     "achievement_name",
     *("name", "title", "badge", "achievement", "achievement_type", "type", "code", "key", "slug"),
@@ -25,19 +25,19 @@ GROUP BY n.nspname, c.oid, c.relname ORDER BY n.nspname = 'public'
 
 
 def copy(connection: Connection, ours: str, schemas: Iterable[str]) -> str:
-    """Copy the old web app's achievements from the first of `schemas` that has them into `ours`, which waits.
+    """Copy the old web app's achievements from the first of `schemas` that has them into `ours`.
 
-    Returns what was copied, in words, or nothing. What can't be read now is not waited for: `ours` goes on
-    waiting, and the next cold start tries again. Nothing above ACCESS SHARE is locked.
+    Returns a description of what was copied, or an empty string. If the table can't be read now, `ours` stays
+    marked as waiting, and the next cold start tries again. Takes no lock above ACCESS SHARE.
     """
     among = SOURCES.format(schemas=", ".join(map(literal, schemas)), name=literal(ACHIEVEMENTS))
     sources = [
         (source, columns)
         for source, columns in connection.run(among) or ()
-        if "user_id" in columns and columns.keys() & set(NAMES)  # else it is another app's
+        if "user_id" in columns and columns.keys() & set(NAMES)  # otherwise it is another app's
     ]
     told = ""
-    # Without row_security = off, a policy would hide rows and nobody would know.
+    # Without row_security = off, a policy could hide rows unnoticed.
     connection.run("SAVEPOINT copied; SET LOCAL row_security = off")
     try:
         for source, columns in sources[:1]:
@@ -58,9 +58,10 @@ def copy(connection: Connection, ours: str, schemas: Iterable[str]) -> str:
 
 
 def _copy(ours: str, source: str, columns: Mapping[str, str]) -> str:
-    """Return the SQL; `columns` as the catalogue tells them, by name their type.
+    """Return the SQL; `columns` maps each name to its type in the catalogue.
 
-    Equal names of one user are numbered, as ours is a key: every row comes along, the earliest as it was.
+    Equal names of one user are numbered, because in our table they are part of the key. Every row is copied,
+    and the earliest keeps its name.
     """
     names = [f"nullif(btrim({identifier(name)}::text), '')" for name in NAMES if name in columns]
     instants = [
@@ -74,7 +75,7 @@ WITH old AS (
     coalesce({", ".join([*names, literal(UNNAMED)])}) AS called,
     coalesce({", ".join([*instants, "now()"])}) AS earned_at
   FROM {source}
-), numbers AS (  -- those that names have already, as "Collector (2)"
+), numbers AS (  -- numbers that names already have, as in "Collector (2)"
   SELECT user_id, substring(called FROM '^(.*) \\(\\d{{1,9}}\\)$') AS called,
     max(substring(called FROM ' \\((\\d{{1,9}})\\)$')::bigint) AS most
   FROM old GROUP BY 1, 2

@@ -83,7 +83,7 @@ class Animation:
 
 
 def _with_alpha(data: bytes) -> bytes:
-    """A WebP that says it has alpha: libwebp does not where opaque frames leave some of the picture bare."""
+    """Set the alpha flag of a WebP: libwebp omits it when opaque frames do not cover the canvas."""
     return data[:20] + bytes([data[20] | ALPHA]) + data[21:] if data[12:16] == b"VP8X" else data
 
 
@@ -101,12 +101,13 @@ class _Frames:
 def opened(
     data: bytes, facts: PictureFacts, settings: Settings, make_room: Callable[[], None]
 ) -> Animation | None:
-    """The animation that an upload is; None where it does not move, or is to stand still.
+    """Return the animation in an upload, or None where only its first frame is published.
 
-    It stands still with SAFETY, as Gemini judges one frame, and where the frames take too much.
+    That is so with SAFETY, because Gemini judges one frame, and where the frames take too much time or
+    memory.
 
-    `make_room` frees what can be had again; it is called before the frames take more than is left below the
-    warning level.
+    `make_room` frees memory that can be allocated again later; it is called before the frames would exceed
+    the warning level.
     """
     frames = count(data, facts.format)
     if frames < 2:
@@ -141,7 +142,7 @@ def need_mb(canvas: tuple[int, int], px: int, frames: int, size: int) -> float:
 
 
 def count(data: bytes, kind: str) -> int:
-    """Return how many frames there are, without decoding them; of very many not all are counted."""
+    """Return the number of frames without decoding them; the count stops at a limit."""
     if kind not in MOVING:
         return 1
     if kind == "GIF":
@@ -151,7 +152,7 @@ def count(data: bytes, kind: str) -> int:
 
 
 def _in_colour(image: Image.Image, colours: colour.Meaning) -> Image.Image:
-    """In RGB with the meaning of sRGB, or RGBA."""
+    """Return the image in sRGB, as RGB or RGBA."""
     mode = "RGBA" if image.has_transparency_data else "RGB"
     return pixels.in_srgb(image if image.mode == mode else image.convert(mode), colours)
 

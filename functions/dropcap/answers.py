@@ -1,13 +1,13 @@
 # ruff: noqa: S608  what is put into the SQL is this file's own
-"""What Gemini said of which bytes: the same are never paid for twice, by whoever and however often uploaded.
+"""Response cache for Gemini: identical bytes are described, and paid for, once.
 
-A row is the SHA-256 of a source, the hash of what is asked with its language, and the model; with SAFETY also
-the SHA-256 of the picture that is shown, as a verdict is of that alone. Who is first takes a lease, asks, and
-stores the answer as it came, at once: whoever then dies, or comes with the same bytes, has it from here. Who
-finds a lease waits a while, then does without, and the sweep describes the picture later. That Gemini
-blocked the picture is an answer, too; what is unfit (response.py) is none, and never stored.
+The key is the SHA-256 of the source, the hash of prompt and language, and the model; with SAFETY also the
+SHA-256 of the picture that Gemini sees, because a verdict holds only for that one. The first worker takes a
+lease, asks Gemini, and stores the answer at once, so that it survives a crash. Other workers wait for the
+lease for a while, then continue without a description, and the sweep describes the picture later. A blocked
+picture counts as an answer and is stored; an invalid answer (response.Unfit) is not.
 
-The answer goes with the picture: whoever deletes one of these bytes takes it along (gallery/changes.py).
+Deleting a picture with these bytes also deletes the answer (gallery/changes.py).
 """
 
 import datetime as dt
@@ -67,11 +67,11 @@ class Place:
         return None
 
     def keep(self, database: "Database", answer: Answer, at: dt.datetime) -> None:
-        """Store what was answered, also where the lease has run out: it is paid."""
+        """Store the answer, even if the lease has expired: it has been paid for."""
         database.query(KEEP, **self._key, answer=asdict(answer), at=at)
 
     def forget(self, database: "Database", at: dt.datetime) -> None:
-        """Delete the answer of this instant."""
+        """Delete the answer stored at this instant."""
         database.query(FORGET, **self._key, at=at)
 
     def give_up(self, database: "Database") -> None:

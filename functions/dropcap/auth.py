@@ -32,8 +32,8 @@ FIREBASE_CERTS = "https://www.googleapis.com/robot/v1/metadata/x509/securetoken@
 ALGORITHM = "RS256"  # both sign with nothing else; google-auth would take ES256 as well
 TYPE = "JWT"
 COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")  # RFC 7515, 3.1: without padding
-PAST = ("iat", "nbf", "auth_time")  # claims whose instant must have come
-LAST_INSTANT = 253_402_300_799  # of the year 9999
+PAST = ("iat", "nbf", "auth_time")  # claims that must lie in the past
+LAST_INSTANT = 253_402_300_799  # the end of the year 9999
 CLOCK_SKEW_S = 30
 LONGEST_TOKEN = 8192  # characters, as the web server allows; the usual ones have 1,000 to 2,000
 CERTS_TIMEOUT_S = 5
@@ -83,7 +83,7 @@ class Tokens:
             if header.get("alg") != ALGORITHM or not isinstance(header.get("kid"), str):
                 raise ValueError("not signed as the issuers do")
             if "crit" in header or str(header.get("typ", TYPE)).upper() != TYPE:
-                raise ValueError("of a kind that is not understood")  # RFC 7515, 4.1.11; RFC 8725, 3.11
+                raise ValueError("has an unsupported header")  # RFC 7515, 4.1.11; RFC 8725, 3.11
             jwt.decode(
                 token,
                 certs=self._present_keys(),
@@ -100,7 +100,7 @@ class Tokens:
             if user == ANONYMOUS:  # what nobody in particular uploaded is nobody's to read
                 raise ValueError("no user of its own")
             if nonce is not None and not isinstance(nonce, str):
-                raise ValueError("a nonce that is no text")
+                raise ValueError("nonce is not a string")
             return Identity(user, expires, nonce)
         # TypeError: a claim of a type that google-auth did not expect.
         except (GoogleAuthError, ValueError, TypeError) as wrong:
@@ -137,9 +137,9 @@ def _decoded(part: str) -> bytes:
 
 
 def _instant(value: object) -> float:
-    """The NumericDate of a claim (RFC 7519, 2), in s since 1970. Raises ValueError for anything else."""
+    """Return a NumericDate (RFC 7519, 2), in s since 1970. Raises ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LAST_INSTANT:
-        raise ValueError("no instant")
+        raise ValueError("not a NumericDate")
     return float(value)
 
 

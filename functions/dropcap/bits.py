@@ -1,19 +1,19 @@
-"""Sizes that a compressed picture claims inside its container: HEVC and AV1 decoders allocate by these."""
+"""Read the picture sizes in HEVC and AV1 bitstreams: decoders allocate memory by them."""
 
 from collections.abc import Iterator
 from contextlib import suppress
 
 Size = tuple[int, int]
 HEVC_SPS = 33  # nal_unit_type of a sequence parameter set (ITU-T H.265, table 7-1)
-HEVC_PADDING = 63  # px that a side may be coded longer than it is shown: the largest coding block is 64 px
+HEVC_PADDING = 63  # px that the coded side may exceed the shown one: the largest coding block is 64 px
 AV1_SEQUENCE, AV1_FRAMES = 1, (3, 6, 7)  # obu_type (AV1 bitstream specification, 6.2.2)
-SELECT = 2  # where the sequence leaves a choice to each frame (AV1, 5.5.1)
-LONGEST = 1024  # bytes of a unit that can come before its sizes: 32 operating points are 340
-MOST_UNITS = 20_000  # of one picture; a decoder takes one for each tile or slice
+SELECT = 2  # the sequence leaves the choice to each frame (AV1, 5.5.1)
+LONGEST = 1024  # bytes of a unit that may precede its sizes: 32 operating points take 340
+MOST_UNITS = 20_000  # in one picture; there is one for each tile or slice
 
 
 class Bits:
-    """Reads bits from the front of some bytes. Raises EOFError at their end."""
+    """Read bits from the front of a byte string. Raises EOFError at its end."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
@@ -34,9 +34,9 @@ class Bits:
 
 
 def hevc(units: bytes, prefix: int) -> Iterator[Size]:
-    """Yield the size of each sequence parameter set among NAL units, which have `prefix` bytes of length.
+    """Yield the size in each sequence parameter set; each NAL unit has a length field of `prefix` bytes.
 
-    Raises ValueError where there are too many units.
+    Raises ValueError if there are too many units.
     """
     at = steps = 0
     while at + prefix < len(units):
@@ -48,7 +48,7 @@ def hevc(units: bytes, prefix: int) -> Iterator[Size]:
 
 
 def hevc_unit(unit: bytes) -> Iterator[Size]:
-    """Yield the size that one NAL unit claims, less what may be padding (H.265, 7.3.2.2)."""
+    """Yield the size in one NAL unit, minus possible padding (H.265, 7.3.2.2)."""
     if len(unit) > 2 and unit[0] >> 1 & 63 == HEVC_SPS:
         with suppress(EOFError):
             width, height = _hevc_sps(unit)
@@ -72,9 +72,9 @@ def _hevc_sps(unit: bytes) -> Size:
 
 
 def av1(units: bytes) -> Iterator[Size]:
-    """Yield each size that OBUs claim: the largest that they can code where a frame brings its own.
+    """Yield each size in the OBUs; a frame with a size of its own counts as the largest that it can encode.
 
-    Raises ValueError where there are too many units.
+    Raises ValueError if there are too many units.
     """
     at = steps = 0
     sequence: _Av1Sequence | None = None
@@ -97,7 +97,7 @@ def av1(units: bytes) -> Iterator[Size]:
 
 
 def _leb128(data: bytes, at: int) -> tuple[int, int]:
-    """A number of up to 8 bytes with 7 bits each, and where it ends (AV1, 4.10.5)."""
+    """Return a number of up to 8 bytes with 7 bits each, and the offset of its end (AV1, 4.10.5)."""
     value = 0
     for index, byte in enumerate(data[at : at + 8]):
         value |= (byte & 127) << 7 * index
@@ -107,7 +107,7 @@ def _leb128(data: bytes, at: int) -> tuple[int, int]:
 
 
 class _Av1Sequence:
-    """What a sequence header says (AV1, 5.5.1), as far as sizes depend on it."""
+    """The fields of a sequence header (AV1, 5.5.1) that sizes depend on."""
 
     def __init__(self, body: bytes) -> None:
         bits = Bits(body)
@@ -159,9 +159,9 @@ class _Av1Sequence:
                 bits.take(4)
 
     def has_own_size(self, body: bytes) -> bool:
-        """Whether a frame header overrides the sequence's size (AV1, 5.9.2)."""
+        """Return whether a frame header overrides the sequence's size (AV1, 5.9.2)."""
         bits = Bits(body)
-        if self._reduced or bits.take(1):  # shows a frame that is there
+        if self._reduced or bits.take(1):  # show_existing_frame
             return False
         kind, shown = bits.take(2), bits.take(1)
         if shown:

@@ -1,6 +1,6 @@
-"""What a request carries beside a picture, read within bounds: JSON objects, events, options, forms.
+"""Parse requests within limits: JSON objects, events, query parameters and forms.
 
-A body is bounded before it is parsed: 12 MB of small JSON objects take 474 MB of memory as Python objects.
+The size of a body is checked before parsing: 12 MB of small JSON objects take 474 MB as Python objects.
 """
 
 import base64
@@ -18,43 +18,43 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from dropcap.errors import Rejected
 
-# Names of a bucket and an object have 1,300 bytes. A storage event has up to 8 KiB of custom metadata
-# (cloud.google.com/storage/quotas#objects, 2026-11) and the object's name six times.
+# The names of a bucket and an object take up to 1,300 bytes. A storage event has up to 8 KiB of custom
+# metadata (cloud.google.com/storage/quotas#objects, 2026-11) and repeats the object's name six times.
 LARGEST_JSON = 65_536  # bytes
-DEEPEST = 32  # objects and lists in each other; a storage event has three
+DEEPEST = 32  # levels of nesting; a storage event has three
 LONGEST_QUERY = 65_536  # bytes
-LARGEST_FIELD = 65_536  # bytes of a form's field that is no file
+LARGEST_FIELD = 65_536  # bytes of a form field that is not a file
 PART = 65_536  # bytes
 MOST_DROPPED = 2**28  # bytes
-MOST_PARTS = 50  # of a multipart form: one file, and options of which there are six
-MULTIPART = 1_000_000  # bytes that a form may have beside the picture
+MOST_PARTS = 50  # of a multipart form: one file and up to six parameters
+MULTIPART = 1_000_000  # bytes of a form besides the picture
 NAME_AN_OBJECT = 'Send {"bucket": "...", "name": "..."}, or the picture itself with its own content type.'
 ONE_FILE = "Send exactly one picture, with a file name: curl -F picture=@photo.jpg."
 STRUCTURED = "application/cloudevents+json"
 ATTRIBUTES = ("specversion", "id", "source", "type")  # github.com/cloudevents/spec, 1.0.2: the required ones
-# Whole strings, as brackets in them do not count. A string that does not end takes the rest, so that nothing
-# is looked at twice.
+# Match whole strings, because brackets in them do not count. An unterminated string matches to the end, so
+# that nothing is scanned twice.
 MARKS = re.compile(r'"(?:[^"\\]|\\.)*"?|[][{}]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A CloudEvent: `type` as google.cloud.storage.object.v1.finalized, and its data."""
+    """A CloudEvent: its type, such as google.cloud.storage.object.v1.finalized, and its data."""
 
     type: str
     data: Mapping[str, Any]
 
 
 class TooLong(ValueError):
-    """The body is larger than it may be."""
+    """The body is too large."""
 
 
 def parse(data: bytes) -> dict[str, Any]:
-    """Return the JSON object that the bytes are.
+    """Parse the bytes as a JSON object.
 
-    Raises ValueError, whose message completes "the body", for anything else: also for one that is nested
-    deeper than DEEPEST, that names something twice (RFC 8259, section 4, leaves open which one counts), and
-    for NaN and Infinity, which are not JSON.
+    Raises ValueError, whose message completes "the body ...", for anything else. That includes nesting deeper
+    than DEEPEST, duplicate names (RFC 8259, section 4, leaves open which one counts), and NaN and Infinity,
+    which are not JSON.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -87,8 +87,8 @@ def _refuse(_: str) -> None:
 
 
 def read(request: flask.Request, most: int = LARGEST_JSON) -> dict[str, Any]:
-    """Return the JSON object in the body, of `most` bytes. Raises ValueError as `parse` does, and TooLong."""
-    request.max_content_length = sys.maxsize  # bounded here, whether or not a Content-Length tells the size
+    """Return the JSON object in a body of up to `most` bytes. Raises ValueError as `parse`, and TooLong."""
+    request.max_content_length = sys.maxsize  # limited below instead, with or without a Content-Length
     stream, data = request.stream, b""
     request.max_content_length = most
     while len(data) <= most and (part := stream.read(most + 1 - len(data))):
@@ -100,7 +100,7 @@ def read(request: flask.Request, most: int = LARGEST_JSON) -> dict[str, Any]:
 
 
 def json_object(request: flask.Request) -> Mapping[str, Any]:
-    """Return the JSON object that a request for `analyze` or `sweep` is. Raises Rejected."""
+    """Return the JSON object in a request to `analyze` or `sweep`. Raises Rejected."""
     try:
         return read(request)
     except TooLong as wrong:
@@ -112,7 +112,7 @@ def json_object(request: flask.Request) -> Mapping[str, Any]:
 
 
 def text(options: Mapping[str, Any], name: str) -> str:
-    """Return the text that the options have under the name. Raises Rejected where there is none."""
+    """Return the option of this name, a string. Raises Rejected if it is missing or not a string."""
     value = options.get(name)
     if not isinstance(value, str) or not value:
         raise _bad_json(f"`{name}` is missing or no text.")
@@ -126,9 +126,10 @@ def _bad_json(problem: str) -> Rejected:
 def event(request: flask.Request) -> Event:
     """Return the CloudEvent of a request, in binary or structured mode (github.com/cloudevents/spec).
 
-    functions-framework would read all of any body, and answer 500 for what is no JSON, so that the same bytes
-    come again. Raises ValueError, whose message completes "the body", for what is no event: of a body that is
-    too long the rest is taken, and not kept, as who still sends may miss the answer.
+    functions-framework would read a body of any size, and answer 500 to invalid JSON, so that the same bytes
+    are redelivered. Raises ValueError, whose message completes "the body ...", if the body is not an event.
+    The rest of a body that is too long is read and discarded, because a client that still sends may miss the
+    answer.
     """
     try:
         found = read(request)
@@ -155,7 +156,7 @@ def event(request: flask.Request) -> Event:
 
 
 def check_query(request: flask.Request) -> None:
-    """Raise Rejected for a query that is too long; the web server itself sets no bound."""
+    """Raise Rejected if the query is too long; the web server has no limit for that."""
     if len(request.query_string) > LONGEST_QUERY:
         raise Rejected(
             "too_long",
@@ -166,9 +167,9 @@ def check_query(request: flask.Request) -> None:
 
 
 def once(*given: MultiDict[str, str], several: frozenset[str] = frozenset()) -> dict[str, str]:
-    """Return the options of queries and forms; Rejected where one is given twice, but for `several`.
+    """Return the parameters of queries and forms. Raises Rejected if one outside `several` is given twice.
 
-    Proxies and frameworks differ in which of the two counts: one may check what another obeys.
+    Proxies and frameworks differ in which of the two counts, so one could check a value that another ignores.
     """
     options: dict[str, str] = {}
     for values in given:
@@ -187,9 +188,9 @@ def once(*given: MultiDict[str, str], several: frozenset[str] = frozenset()) -> 
 
 
 def form(request: flask.Request, most: int) -> tuple[dict[str, str], FileStorage]:
-    """Return options and the one file, of `most` bytes at most, of a multipart form.
+    """Return the parameters and the one file, of at most `most` bytes, of a multipart form.
 
-    Raises Rejected where there is not exactly one file, and RequestEntityTooLarge.
+    Raises Rejected unless there is exactly one file, and RequestEntityTooLarge.
     """
     request.max_content_length = most + MULTIPART
     request.max_form_memory_size = LARGEST_FIELD
@@ -197,7 +198,7 @@ def form(request: flask.Request, most: int) -> tuple[dict[str, str], FileStorage
     try:
         files = [file for _, several in request.files.lists() for file in several]
     except RequestEntityTooLarge:
-        sent = request.content_length or 0  # which chunks do not tell
+        sent = request.content_length or 0  # absent with chunked encoding
         if sent > most + MULTIPART or request.stream.tell() >= most + MULTIPART:
             raise
         raise Rejected(

@@ -1,4 +1,4 @@
-"""Sizes that a HEIF or AVIF file claims in its boxes (ISO/IEC 14496-12, 23008-12; AV1-ISOBMFF, AVIF)."""
+"""Read the sizes in the boxes of a HEIF or AVIF file (ISO/IEC 14496-12, 23008-12; AV1-ISOBMFF, AVIF)."""
 
 import struct
 from collections.abc import Iterator
@@ -7,19 +7,19 @@ from typing import NamedTuple
 from dropcap import bits
 from dropcap.bits import Size
 
-# Boxes of boxes, by the bytes of their own that come first; a sample description is one as well.
+# Container boxes, with the bytes that precede their children; a sample description is one as well.
 CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0, b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0}
 CONTAINERS |= {b"stsd": 8, b"av01": 78, b"hvc1": 78, b"hev1": 78}
 HEVC_ITEMS, AV1_ITEMS = frozenset({b"hvc1", b"hev1", b"lhv1"}), frozenset({b"av01"})
 DERIVED_ITEMS = frozenset({b"grid", b"iovl"})
-SAID, CODED, DERIVED = "said", "coded", "derived"  # where a size is from
+SAID, CODED, DERIVED = "said", "coded", "derived"  # where a size comes from
 MOST_BOXES = 200_000  # a grid of 10,000 tiles has 10,000 items with a box each
 DEEPEST = 8
-MOST_READ = 4  # times the file's bytes: items may share some, but not many all
+MOST_READ = 4  # times the file's size: items may share bytes, but not most of them
 
 
 class Box(NamedTuple):
-    """Where the body of a box is, between `start` and `end`."""
+    """A box: its body is between `start` and `end`."""
 
     name: bytes
     start: int
@@ -27,28 +27,28 @@ class Box(NamedTuple):
 
 
 class _Contents:
-    """What a walk through a file's boxes finds of what can be told only at its end."""
+    """What a walk through a file's boxes collects and evaluates at its end."""
 
     def __init__(self) -> None:
         self.kinds: set[tuple[int, bytes]] = set()  # of items: (id, type)
         self.places: list[tuple[int, bool, list[tuple[int, int]]]] = []  # id, in idat or not, (at, length)
         self.idats: list[int] = []
-        self.chunks: list[int] = []  # where the first sample of a track is
+        self.chunks: list[int] = []  # offset of the first sample of a track
         self.samples: list[int] = []  # and its length
         self.prefixes = {4}  # bytes of a NAL unit's length
         self.tracks: set[bytes] = set()  # how they are coded
 
 
 def claims(data: bytes) -> Iterator[Size]:
-    """Yield every size: of items, of what is derived from them, of tracks, and as they are coded.
+    """Yield every size: of items, of derived items, of tracks, and in their bitstreams.
 
-    Raises ValueError where there are more boxes, or longer items, than any picture has.
+    Raises ValueError if there are more boxes, or longer items, than in any real picture.
     """
     return (size for _, size in _labelled(data))
 
 
 def working_px(data: bytes) -> int:
-    """Return how many px a decoder has in hand: those of the largest claim, and a tile beside its grid.
+    """Return how many px a decoder holds at once: those of the largest size, and a tile beside its grid.
 
     Raises ValueError as `claims` does.
     """
@@ -59,7 +59,7 @@ def working_px(data: bytes) -> int:
 
 
 def codecs(data: bytes) -> set[bytes]:
-    """Return how the file's items and tracks are coded, by the types of ISO/IEC 23008-12; `mini` is a form.
+    """Return the codecs of items and tracks, by their types in ISO/IEC 23008-12; `mini` is a file layout.
 
     Raises ValueError as `claims` does.
     """
@@ -101,9 +101,9 @@ def _of_item(kind: bytes, body: bytes, prefixes: set[int]) -> Iterator[tuple[str
 
 
 def boxes(data: bytes) -> Iterator[Box]:
-    """Yield the boxes of a file, those in boxes behind the one that they are in.
+    """Yield the boxes of a file, each before its children.
 
-    Raises ValueError where there are too many, or too deep ones.
+    Raises ValueError if there are too many, or they are nested too deeply.
     """
     waiting, seen = [(0, len(data), 0)], 0
     while waiting:
@@ -169,7 +169,7 @@ def _of_box(box: Box, data: bytes, found: _Contents) -> Iterator[tuple[str, Size
 
 
 def _hvcc(body: bytes) -> Iterator[Size]:
-    """The sizes in an HEVC decoder configuration record (ISO/IEC 14496-15, 8.3.3.1)."""
+    """Yield the sizes in an HEVC decoder configuration record (ISO/IEC 14496-15, 8.3.3.1)."""
     at = 23
     for _ in range((body[22:23] or b"\0")[0]):
         units = int.from_bytes(body[at + 1 : at + 3], "big")
@@ -181,7 +181,7 @@ def _hvcc(body: bytes) -> Iterator[Size]:
 
 
 def _iloc(body: bytes) -> list[tuple[int, bool, list[tuple[int, int]]]]:
-    """Where items are (ISO/IEC 14496-12, 8.11.3): id, whether in `idat`, and (at, length) of each part."""
+    """Return the places of items (ISO/IEC 14496-12, 8.11.3): id, whether in `idat`, parts (offset, length)."""
     at = 0
 
     def take(count: int) -> int:
@@ -206,13 +206,13 @@ def _iloc(body: bytes) -> list[tuple[int, bool, list[tuple[int, int]]]]:
                 if not offset + length + index:
                     break
             places.append((item, method == 1, parts))
-    except EOFError:  # a file's beginning
+    except EOFError:  # the file is cut here
         pass
     return places
 
 
 def _derived(kind: bytes, body: bytes) -> Iterator[Size]:
-    """The canvas of a grid or an overlay (ISO/IEC 23008-12, 6.6.2.3)."""
+    """Yield the canvas size of a grid or an overlay (ISO/IEC 23008-12, 6.6.2.3)."""
     at = 4 if kind == b"grid" else 10
     size = ">2I" if body[1:2] > b"\0" and body[1] & 1 else ">2H"
     if len(body) >= at + struct.calcsize(size):

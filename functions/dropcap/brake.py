@@ -46,7 +46,7 @@ class Brake:
         asked = f"{describer.prompt} {language}"
         if (
             settings.safety != "off"
-        ):  # a verdict is of the picture that was shown: no other size, frame or page
+        ):  # a verdict holds only for the picture that Gemini saw, not for another size, frame or page
             asked += f" {hashlib.sha256(jpeg).hexdigest()}"
         place = Place(self._sha256, asked, settings.gemini_model)
         wait_s = min(settings.gemini_timeout_s, (settings.lease_s - settings.gemini_s) / 2)
@@ -60,7 +60,7 @@ class Brake:
                     if unfit.answer:
                         raise
                 self._reused = False
-                place.forget(services.database, at)  # a release before this one kept what is none
+                place.forget(services.database, at)  # an earlier release stored invalid answers
         except TimeoutError as busy:
             raise Unavailable("another upload of the same bytes is being described") from busy
         kept, at = None, dt.datetime.now(dt.UTC)
@@ -72,7 +72,7 @@ class Brake:
             kept = unavailable.answer
             raise
         finally:
-            with suppress(Unreachable):  # the answer is paid, and here; a lease runs out by itself
+            with suppress(Unreachable):  # the answer is paid for and at hand; the lease expires by itself
                 if kept:
                     place.keep(services.database, kept, at)
                 else:

@@ -1,7 +1,7 @@
-"""Cloud Storage: read the source, and publish the pictures; kept.py does the rest.
+"""Cloud Storage: read the source and publish the pictures; kept.py does the rest.
 
-Every operation names the generation it means, so that a newer upload under the same name is never touched.
-What this raises is a passing fault, except `Rejected`; object names are only ever sent, never interpreted.
+Every operation names a generation, so that a newer upload under the same name is never touched. All errors
+except `Rejected` are transient. Object names are only sent, never interpreted.
 """
 
 import base64
@@ -29,7 +29,7 @@ NO_MARKS: Mapping[str, str] = {}
 
 
 class Buckets(Kept):
-    """The four buckets of the settings, through one client that is made when first needed."""
+    """The four buckets of the settings, through one client that is created on first use."""
 
     def find(self, bucket: str, name: str, user: str) -> Upload:
         """The present generation of an object of the uploads bucket that is this user's.
@@ -85,18 +85,18 @@ class Buckets(Kept):
             yield [_upload(blob) for blob in page if blob.time_created < before]
 
     def read(self, upload: Upload) -> bytes:
-        """The bytes of exactly this generation, without its Content-Encoding.
+        """Return the bytes of exactly this generation, with its Content-Encoding removed.
 
-        Raises Rejected where they are more than MAX_MB, whatever the event said, can't be unpacked, or are
-        gone: deleted, or replaced by a newer upload.
+        Raises Rejected if the object is larger than MAX_MB (whatever size the event stated), can't be
+        decompressed, or has been deleted or replaced by a newer upload.
         """
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         if _mib(upload.size) > self.settings.max_mb and (live := self._live(upload)):
-            check_size(int(live.size or 0), self.settings)  # its own, whatever the event said
+            check_size(int(live.size or 0), self.settings)  # the object's own size, not the event's
         blob, stored = self.blob(upload.bucket, upload.name), _Bounded(self.settings.max_mb)
         try:
-            # raw: a gzip-encoded object must not unfold beyond the size that is checked
+            # raw: a gzip-encoded object must not grow beyond the checked size
             self.ask(
                 blob.download_to_file,
                 file_obj=stored,
@@ -147,7 +147,8 @@ class Buckets(Kept):
         try:
             self.ask(blob.upload_from_string, data=data, content_type=content_type, if_generation_match=known)
         except (Forbidden, PreconditionFailed):
-            # The same bytes are as good: our own, perhaps, whose answer was lost, or that a policy keeps.
+            # Identical bytes will do: perhaps our own, whose answer was lost, or that a retention policy
+            # keeps.
             if not self._found(blob):
                 raise
         checksum = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
@@ -196,7 +197,7 @@ def _upload(blob: "Blob") -> Upload:
 
 
 class _Bounded(io.BytesIO):
-    """Takes no more than MAX_MB."""
+    """A buffer that accepts at most MAX_MB."""
 
     def __init__(self, max_mb: int) -> None:
         super().__init__()

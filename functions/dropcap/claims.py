@@ -1,16 +1,16 @@
 # ruff: noqa: S608  what is put into the SQL is this project's own; values are parameters
-"""Claims: who works on an upload, until when, and what became of those before.
+"""Claims: a lease on an upload, and the crashes of earlier holders.
 
-A holder tells of each stage that it begins, which renews its lease. One that ends well, or meets a passing
-fault, gives the claim back. A lease that runs out in one of HEAVY_STAGES, which decode, caption or encode, is
-the sign of a holder that died, or hung and was ended: the next one finds it among the `deaths`. In any other
-stage a holder waits for database or network, which is no fault of the picture's.
+Each stage sends a heartbeat that renews the lease. Holders release the lease on success and on transient
+errors. If a lease expires in one of HEAVY_STAGES, which decode, caption or encode, its holder crashed, or
+hung and was ended: the next holder adds that to `deaths`. In any other stage a holder waits for the database
+or the network, so the picture is not the cause.
 
-One that can't give its claim back, as the database is away, does so before its next claim (database.py). What
-remains: an instance that meets an outage in a heavy stage, and takes no other upload before its lease has run
-out and somebody else has come for that one, is counted as one death.
+A holder that can't release its lease because the database is unreachable does so before its next claim
+(database.py). One case remains: an instance that hits an outage in a heavy stage, and claims no other upload
+before its lease expires and another worker takes over, is counted as one death.
 
-Each function works in a transaction of `database.py`, with the `run` that it is given.
+Each function works in the caller's transaction (transactions.py), through the `run` that it is given.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,11 +24,11 @@ from dropcap.upload import Upload
 
 Run = Callable[..., list[list[Any]]]
 
-HEAVY_STAGES = ("open", "resize", "describe and caption", "publish")  # each may take an instance down
+HEAVY_STAGES = ("open", "resize", "describe and caption", "publish")  # each may crash an instance
 _HEAVY = ", ".join(f"'{stage}'" for stage in HEAVY_STAGES)
-# Of a row `u` whose lease has run out: whether its holder is taken for dead.
+# For a row `u` whose lease has expired: whether its holder counts as crashed.
 DIED = f"(u.holder IS NOT NULL AND u.stage IN ({_HEAVY}))"
-# Of the row of a posted picture: nobody works on it, and only who posts it again has its bytes.
+# For the row of a posted picture: nobody works on it, and only a client that posts it again has its bytes.
 ABANDONED = "(state = 'claimed' AND bucket = '' AND lease_until <= now())"
 
 
@@ -95,7 +95,7 @@ class Row:
 
 
 def not_finished() -> Rejected:
-    """What becomes of a posted picture that met a passing fault and is not posted again."""
+    """Return the rejection of a posted picture that hit a transient fault and was not posted again."""
     return Rejected(
         "not_finished",
         "The posted picture was not finished, and its bytes are no longer there.",
@@ -166,7 +166,7 @@ def mark(run: Run, upload: Upload, holder: str, stage: str, rss_mb: float, lease
 
 
 def release(run: Run, upload: Upload, holder: str) -> None:
-    """Give the claim back after a passing fault, so that the next delivery may start at once."""
+    """Release the lease after a transient fault, so that the next delivery can start at once."""
     run(
         "UPDATE uploads SET holder = NULL, lease_until = now() "
         "WHERE id = :id AND holder = :holder AND state = 'claimed'",

@@ -181,7 +181,7 @@ def _hvcc(body: bytes) -> Iterator[Size]:
 
 
 def _iloc(body: bytes) -> list[tuple[int, bool, list[tuple[int, int]]]]:
-    """Return the places of items (ISO/IEC 14496-12, 8.11.3): id, whether in `idat`, (offset, length) by part."""
+    """Return where items are (ISO/IEC 14496-12, 8.11.3): id, whether in `idat`, (offset, length) by part."""
     at = 0
 
     def take(count: int) -> int:

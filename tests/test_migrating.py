@@ -11,10 +11,11 @@ from dropcap.ancestor import INSTANTS, NAMES
 from dropcap.database import Database, connect
 from dropcap.progress import stats
 from dropcap.settings import Settings
+from tests.installations import contents, installed, start
 from tests.pages import DOCS
 
 PAGE = (DOCS / "migrating.md").read_text()
-[BACK] = re.findall(r"^```sql\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+BACK, TAKE_OVER = re.findall(r"^```sql\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 ROLE, USERS = re.findall(r"^   ```sql\n(.*?)^   ```", PAGE, re.MULTILINE | re.DOTALL)
 OLD = """
 CREATE TABLE users (id serial PRIMARY KEY, google_id text NOT NULL);
@@ -92,3 +93,24 @@ def test_the_page_names_every_column_that_a_name_or_date_is_taken_from() -> None
     told = set(re.findall(r"`(\w+)`", PAGE))
     assert set(NAMES) <= told
     assert set(INSTANTS) <= told
+
+
+def test_results_that_an_older_revision_left_beside_ours_are_told_of_and_taken_over(
+    empty_database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ran again when the view was gone that would have stopped it."""
+    with closing(connect(empty_database)) as owner:
+        installed(empty_database, owner)
+        owner.run("ALTER SCHEMA public RENAME TO later; CREATE SCHEMA public")
+        start(empty_database)
+        owner.run("DROP SCHEMA public; ALTER SCHEMA later RENAME TO public")
+        assert "which alone is used" not in capsys.readouterr().out
+        before = contents(owner, "public")
+        with closing(start(empty_database)) as database:
+            logged = capsys.readouterr().out
+            assert "Table public.analyses is Dropcap's and so is dropcap.analyses, which alone" in logged
+            assert stats(database, "ana")["pictures_analyzed"] == 0
+            for _ in range(2):
+                owner.run(TAKE_OVER)
+                assert stats(database, "ana")["pictures_analyzed"] == 1
+        assert contents(owner, "public") == before

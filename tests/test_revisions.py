@@ -35,7 +35,7 @@ USERS = ("ana", "bo")
 WAIT_S = 60
 COUNT = "SELECT count(*), count(DISTINCT id) FROM analyses"
 LEFT = "SELECT relname::text, relkind FROM pg_class WHERE relnamespace = 'public'::regnamespace"
-[BACK] = re.findall(r"^```sql\n(.*?)^```", (DOCS / "migrating.md").read_text(), re.MULTILINE | re.DOTALL)
+BACK, _ = re.findall(r"^```sql\n(.*?)^```", (DOCS / "migrating.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
 def git(*words: str) -> bytes:

@@ -8,10 +8,11 @@ from typing import Any
 
 from pg8000.native import Connection, identifier, literal
 
-from dropcap import ownership
+from dropcap import logs, ownership
 from dropcap.tables import ACHIEVEMENTS, TABLES, WIDER, Column, Index, Table
 
 MISSING, NULLABLE = "is missing", "allows NULL"
+RESULTS = "analyses"
 WAITS = "lacks the old web app's rows"  # ancestor.py copies them
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
 TABLE_KINDS = ("r", "p")
@@ -37,6 +38,8 @@ SELECT json_build_object(
   'exists', n.oid IS NOT NULL,
   'usable', has_schema_privilege(n.oid, 'USAGE'),
   'ours', coalesce(obj_description(n.oid, 'pg_namespace') LIKE {literal(f"{ownership.MARK}%")}, false),
+  'beside', (SELECT json_agg(b.nspname) FROM pg_class c JOIN pg_namespace b ON b.oid = c.relnamespace
+    WHERE c.relname = {literal(RESULTS)} AND b.nspname IN ('public', current_schema()) AND b.oid <> n.oid),
   'tables', (SELECT json_object_agg(c.relname, json_build_object(
     'kind', c.relkind,
     'awaits', obj_description(c.oid, 'pg_class') = {literal(ownership.AWAITS)},
@@ -113,11 +116,24 @@ def find(connection: Connection, schema: str, bounds: str) -> list[Fault]:
     if not found["usable"]:
         grant = f"GRANT USAGE, CREATE ON SCHEMA {name} TO {role}"
         return [Fault(where, "does not allow us USAGE", "allow it", by_hand=grant)]
+    if found["beside"] and RESULTS in tables:
+        _tell_of_others(ownership.tables(connection, found["beside"]), name)
     return [
         replace(fault, repair=(*_emptied(name, fault.empties, tables), *fault.repair))
         for table in TABLES
         for fault in _table_faults(table, tables.get(table.name), name, role)
     ]
+
+
+def _tell_of_others(beside: list[ownership.Found], schema: str) -> None:
+    """Log that an older revision may have gone on elsewhere, after the tables were moved."""
+    for table in beside:
+        if table.proof and table.name == RESULTS:
+            logs.once(
+                "WARNING",
+                f"Table {table} is Dropcap's and so is {schema}.{table.name}, which alone is used: results "
+                "of an older revision, or of another installation.",
+            )
 
 
 def _emptied(schema: str, name: str, tables: dict[str, Any]) -> tuple[str, ...]:

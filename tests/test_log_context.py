@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dropcap import deadline, logs
+from dropcap import deadline, errors, logs
 from dropcap.bucket import Buckets
 from tests.app import EVENT, ROOT, Start, event_of, rows, small_png
 from tests.test_later import redescribe
@@ -98,3 +98,18 @@ def test_no_other_module_starts_threads() -> None:
     starts = re.compile(r"\b(Thread|Timer|ThreadPoolExecutor|start_new_thread|to_thread)\(")
     found = {path.name for path in (ROOT / "functions").rglob("*.py") if starts.search(path.read_text())}
     assert found == {"deadline.py"}
+
+
+def test_a_cause_that_an_error_was_raised_without_is_in_no_log() -> None:
+    def raised() -> None:
+        try:
+            try:
+                raise RuntimeError("key=secret")
+            except RuntimeError:
+                raise LookupError("refused") from None
+        except LookupError as refused:
+            raise ValueError("wrong") from refused
+
+    with pytest.raises(ValueError, match="wrong") as wrong:
+        raised()
+    assert errors.cause(wrong.value) == "LookupError: refused"

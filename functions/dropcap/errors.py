@@ -64,6 +64,14 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def cause(error: BaseException) -> str:
-    """Return what an error was raised from, each by type and message; empty where it was from nothing."""
-    found = [f"{type(each).__name__}: {each}" for each in causes(error) if each is not error]
+    """Return what an error was raised from, each by type and message; empty where it was from nothing.
+
+    What is raised `from None` hides the rest, which may quote a secret.
+    """
+    found = []
+    for each in causes(error):
+        if each is not error:
+            found.append(f"{type(each).__name__}: {each}")
+        if each.__suppress_context__ and not each.__cause__:
+            break
     return "; ".join(found)[:1000]

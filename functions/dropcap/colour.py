@@ -1,7 +1,7 @@
-"""What the numbers of a picture mean as colours, and how they become those of sRGB.
+"""Convert pictures to sRGB.
 
-An ICC profile says it, or, in fewer words, the chunks cICP, gAMA and cHRM of a PNG and the nclx box of an
-AVIF or HEIF. Which of them counts, and how HDR becomes SDR, follows Chromium 156, where it was tried.
+The colour space comes from an ICC profile, from the chunks cICP, gAMA and cHRM of a PNG, or from the nclx box
+of an AVIF or HEIF. Their precedence, and the conversion of HDR to SDR, follow Chromium 156, as tried there.
 """
 
 import io
@@ -31,15 +31,15 @@ PRIMARIES: dict[int, tuple[XY, XY, XY, XY]] = {
 }
 SRGB_PRIMARIES = PRIMARIES[1]
 SRGB = 13  # transfer characteristics (H.273, table 3)
-VIDEO = frozenset({1, 6, 11, 14, 15})  # of BT.709 and its like
+VIDEO = frozenset({1, 6, 11, 14, 15})  # BT.709 and similar ones
 CURVES = VIDEO | {4, 5, 7, 8, 17, 16, 18}
-SRGB_GAMMA, NEAR = 0.45455, 0.0228  # Chromium takes a gAMA alone of 0.4327 to 0.4773 for sRGB's
+SRGB_GAMMA, NEAR = 0.45455, 0.0228  # Chromium treats a lone gAMA of 0.4327 to 0.4773 as sRGB
 COLOUR_CHUNKS = frozenset({b"cICP", b"cLLI", b"sRGB", b"gAMA", b"cHRM"})
-PROFILES = {"L": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}  # that fit the modes of a raster
+PROFILES = {"L": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}  # kinds of profiles by mode
 
 
 class Colours(NamedTuple):
-    """Red, green, blue and white; the curve: a number of H.273 or (exponent,); the brightest px in nits."""
+    """Primaries and white point, transfer curve (a code of H.273 or (exponent,)), brightest px in nits."""
 
     primaries: tuple[XY, XY, XY, XY]
     curve: int | tuple[float]
@@ -47,11 +47,11 @@ class Colours(NamedTuple):
 
 
 Meaning = bytes | Colours | None
-"""An ICC profile, or colours in fewer words; None where the numbers are those of sRGB."""
+"""An ICC profile, or colours by numbers; None if the picture is in sRGB."""
 
 
 def meaning(header: Image.Image, data: bytes) -> Meaning:
-    """Return what a picture's numbers mean. A profile that is damaged, or of another kind, does not count."""
+    """Return the colour space of a picture. A damaged profile, or one of another kind, is ignored."""
     profile = header.info.get("icc_profile")
     if header.format == "PNG":
         chunks = _chunks(data)
@@ -65,12 +65,12 @@ def meaning(header: Image.Image, data: bytes) -> Meaning:
 
 
 def to_srgb(raster: Image.Image, colours: Meaning) -> Image.Image:
-    """Return a raster of mode L, RGB or CMYK in RGB with the meaning of sRGB.
+    """Convert a raster of mode L, RGB or CMYK to sRGB.
 
-    Relative colorimetric with black point compensation keeps the colours that sRGB has.
+    Relative colorimetric intent with black point compensation keeps the colours inside sRGB's gamut.
     """
     if isinstance(colours, Colours):
-        from dropcap import light  # and NumPy, which few pictures need
+        from dropcap import light  # imports NumPy, which few pictures need
 
         return light.converted(raster.convert("RGB"), colours)
     if colours:
@@ -95,12 +95,12 @@ def to_srgb(raster: Image.Image, colours: Meaning) -> Image.Image:
 
 @cache
 def srgb_profile() -> ImageCms.ImageCmsProfile:
-    """Return the profile of sRGB."""
+    """Return an sRGB profile."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
 def _usable(profile: bytes | None, header: Image.Image) -> bytes | None:
-    """The profile, if it can be read and is of the kind that this picture needs."""
+    """Return the profile if it can be read and fits the mode of the picture."""
     if not profile or header.mode == "LAB":  # LAB needs none
         return None
     try:
@@ -120,8 +120,8 @@ def _ignored(why: str) -> None:
 
 
 def _chunks(data: bytes) -> dict[bytes, bytes]:
-    """What a PNG says of its colours before its pixels (W3C PNG, third edition, 5.6)."""
-    found, at = {}, 8  # behind the signature; chunks follow: length, name, body, checksum
+    """Return the colour chunks before the pixels of a PNG (W3C PNG, third edition, 5.6)."""
+    found, at = {}, 8  # after the signature; each chunk is length, name, body, checksum
     while (name := data[at + 4 : at + 8]) not in (b"IDAT", b""):
         length = int.from_bytes(data[at : at + 4], "big")
         if name in COLOUR_CHUNKS:
@@ -131,7 +131,7 @@ def _chunks(data: bytes) -> dict[bytes, bytes]:
 
 
 def _nclx(codes: tuple[int, int, int] | None) -> Colours | None:
-    """What an nclx box says. Chromium takes the curves of video for sRGB's, which photographs mean."""
+    """Return the colours in an nclx box. Like Chromium, treat video curves as sRGB's."""
     if not codes:
         return None
     return _coded(codes[0], SRGB if codes[1] in VIDEO else codes[1], codes[2])
@@ -143,7 +143,7 @@ def _coded(primaries: int, curve: int, brightest: float) -> Colours | None:
 
 
 def _gamma(chunks: dict[bytes, bytes]) -> Colours | None:
-    """What gAMA says, with cHRM or without; nothing beside sRGB, and cHRM nothing alone (as in Chromium)."""
+    """Return the colours in gAMA and cHRM. As in Chromium, sRGB overrides them, and cHRM alone is ignored."""
     if b"sRGB" in chunks or len(chunks.get(b"gAMA", b"")) != 4:
         return None
     gamma = int.from_bytes(chunks[b"gAMA"], "big") / 100_000

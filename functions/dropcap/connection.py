@@ -12,27 +12,28 @@ from dropcap.settings import SCHEMA
 
 # cloud.google.com/sql/docs/postgres/iam-logins: an access token with this scope is the password.
 LOGIN_SCOPE = "https://www.googleapis.com/auth/sqlservice.login"
-# What begins each transaction: a database or a login may have set other values, and a pooler mixes sessions.
+# Set at the start of each transaction: database and login may have other defaults, and a pooler mixes
+# sessions.
 LOCALS = "".join(f"SET LOCAL {name} = '{value}'; " for name, value in database_url.SESSION.items())
 NETWORK_S = 5.0  # how much later than the server we give up: its own answer says more than a timeout
 
 
 class Unreachable(Passing):
-    """PostgreSQL did not answer, or not with what was asked for: a passing fault. One line, no address."""
+    """Transient error: PostgreSQL did not answer as expected. The message is one line without the address."""
 
 
 def connect(url: str, timeout_s: float = 10.0) -> Connection:
-    """A connection to the database of `url`, whose options database_url.py tells, and two of our own.
+    """Return a connection to the database of `url`. database_url.py has libpq's options; two are our own.
 
-    `?iam=true` logs in with the service account's access token (Cloud SQL), `?role=name` goes on as that
-    role, so that what one function makes is also the others' (behind a pooler, set the login's own role).
-    Any host that is not this machine is reached by TLS with its certificate and name verified, or not at all.
-    Raises SettingsError where the address makes no sense, Unreachable where there is no token, or no channel
-    binding where it is required, else what pg8000 raises.
+    `?iam=true` logs in with the service account's access token (Cloud SQL). `?role=name` switches to that
+    role, so that all functions own what one of them creates (behind a pooler, set the login's own role). Any
+    host but this machine is reached only by TLS, with certificate and host name verified. Raises
+    SettingsError for an invalid address, Unreachable if there is no token or no required channel binding,
+    else what pg8000 raises.
     """
     address = database_url.read(url)
     longest_s = timeout_s + NETWORK_S
-    startup = {"client_encoding": "UTF8"}  # or the login's own would hold
+    startup = {"client_encoding": "UTF8"}  # overrides the login's default
     connection = Connection(
         address.user,
         host=address.host,
@@ -58,20 +59,20 @@ def connect(url: str, timeout_s: float = 10.0) -> Connection:
 
 
 def _bound(connection: Connection) -> bool:
-    """Whether it was authenticated by SCRAM with channel binding."""
+    """Return whether SCRAM with channel binding authenticated the connection."""
     return str(getattr(getattr(connection, "auth", None), "mechanism_name", "")).endswith("-PLUS")
 
 
 def inside(schema: str) -> str:
-    """Return what SET takes, so that a statement finds the tables of `schema` by their names alone.
+    """Return a search_path by which statements find the tables of `schema` without its name.
 
-    Without pg_temp at its end, a temporary table of the session would be found before ours.
+    Without pg_temp at the end, a temporary table of the session would hide ours.
     """
     return f"search_path = {identifier(schema)}, pg_temp"
 
 
 def connect_inside(url: str, schema: str = SCHEMA, timeout_s: float = 10.0) -> Connection:
-    """Return a connection whose whole session is in `schema`: for tools and tests, which have no pooler."""
+    """Return a connection whose session stays in `schema`: for tools and tests, which use no pooler."""
     connection = connect(url, timeout_s)
     connection.run(f"SET {inside(schema)}")
     return connection

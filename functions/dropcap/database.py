@@ -1,4 +1,4 @@
-"""PostgreSQL: the claims, the results and what follows from them."""
+"""PostgreSQL: claims, results and what is derived from them."""
 
 import time
 import uuid
@@ -21,21 +21,22 @@ from dropcap.upload import Upload
 
 
 class Database(Transactions):
-    """What is stored of uploads and their pictures, in transactions."""
+    """Uploads and their results in PostgreSQL, one method a transaction."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        # Claims, by holder, that are to be given back: who could not, while the database was away, is alive.
+        # Claims still to be released, by holder: a process that could not while the database was down is
+        # alive.
         self._owed: dict[str, Upload] = {}
 
     def claim(self, upload: Upload) -> Claim:
         """Take the upload for LEASE_S seconds, if nobody has it: one wins."""
-        with suppress(KeyError):  # of the empty dictionary: whatever any thread owes is given back by one
+        with suppress(KeyError):  # raised when the dictionary is empty: one thread releases the claims of all
             while True:
                 holder, owed = self._owed.popitem()
                 self.release(owed, holder)
         holder = uuid.uuid4().hex  # the same where the transaction is repeated: the claim may be ours already
-        with self._owing(upload, holder):  # should the answer be lost
+        with self._owing(upload, holder):  # in case the answer gets lost
             return self.transaction(lambda run: claims.take(run, upload, holder, self._settings.lease_s))
 
     def mark(self, upload: Upload, holder: str, stage: str, rss_mb: float) -> bool:
@@ -120,9 +121,9 @@ class Database(Transactions):
         return self.transaction(lambda run: claims.hold(run, upload, holder, code, reason, again_s, rows))
 
     def release(self, upload: Upload, holder: str) -> None:
-        """Give the claim back after a passing fault, so that the next delivery may start at once.
+        """Release the lease after a transient fault, so that the next delivery can start at once.
 
-        Where that fails, this process does so before it takes its next claim.
+        If that fails, this process releases it before its next claim.
         """
         with self._owing(upload, holder):
             self.transaction(lambda run: claims.release(run, upload, holder))
@@ -159,9 +160,9 @@ class Database(Transactions):
             )
 
     def finish(self, upload: Upload, fate: str = "") -> None:
-        """The source is disposed of: nothing is left to do. The reason of a rejection stays.
+        """Mark an upload as done after its source was disposed of. The reason of a rejection stays.
 
-        `fate` is what became of the source, for its receipt; empty: it is not known.
+        `fate` is what became of the source, for the receipt; empty if it is not known.
         """
         done = (
             "UPDATE uploads SET state = 'done', finished_at = now(), "

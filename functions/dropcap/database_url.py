@@ -1,4 +1,4 @@
-"""DATABASE_URL, read as libpq reads it: each option is honoured or refused by name, none is ignored.
+"""Parse DATABASE_URL as libpq does: each option is honoured or refused by name, none is ignored.
 
 The grammar and the meaning of the options are those of PostgreSQL 18's libpq
 (postgresql.org/docs/18/libpq-connect.html, 2026-11); tests compare both with the library itself.
@@ -14,50 +14,51 @@ from urllib.parse import unquote
 
 from dropcap.errors import SettingsError
 
-LOCAL = ("127.0.0.1", "::1", "localhost")  # hosts that are reached without a network, so without TLS
-# Set for each transaction, so that a value from elsewhere would have no effect: database.py.
+LOCAL = ("127.0.0.1", "::1", "localhost")  # hosts reached without a network, so without TLS
+# Set for each transaction (transactions.py), so a value in the address would have no effect.
 OURS = ("statement_timeout", "idle_in_transaction_session_timeout", "timezone")
-# What the text of values and the meaning of SQL depend on. Tests set every variable that a login may set.
+# Variables that change the text of values or the meaning of SQL. Tests set every variable that a login may
+# set.
 SESSION: Mapping[str, str] = {
     "standard_conforming_strings": "on",
-    "DateStyle": "ISO, MDY",  # pg8000 reads no other
+    "DateStyle": "ISO, MDY",  # pg8000 parses no other
     "extra_float_digits": "1",
-    "array_nulls": "off",  # pg8000 leaves the word null in an array without quotes: a tag that was lost
-    "quote_all_identifiers": "off",  # in what the schema check compares
-    "gin_fuzzy_search_limit": "0",  # or a search finds some of the pictures, by chance
+    "array_nulls": "off",  # pg8000 does not quote the word null in an array, so such a tag would be lost
+    "quote_all_identifiers": "off",  # affects what the schema check compares
+    "gin_fuzzy_search_limit": "0",  # else a search returns a random subset
     "exit_on_error": "off",
-    "lock_timeout": "0",  # the wait is statement_timeout's
+    "lock_timeout": "0",  # statement_timeout limits the wait
 }
 URL = re.compile(
     r"postgres(?:ql)?://(?:([^:@/]*)(?::([^@/]*))?@)?"
     r"((?:\[[^\]]*\])?[^/?:]*)(?::([^/?]*))?(?:/([^?]*))?(?:\?(.*))?"
 )
 OPTION = re.compile(r"(?:^|\s)(?:-c\s*|--)([^=\s]+)=")  # of `options`: a variable of the session
-TLS = ("require", "verify-ca", "verify-full")  # sslmode: certificate and name are verified whatever it says
-# What libpq knows and changes nothing here at these values; any other value is refused.
+TLS = ("require", "verify-ca", "verify-full")  # sslmode: certificate and host name are verified in each
+# Options of libpq that have no effect here at these values; other values are refused.
 WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
     "sslnegotiation": ("postgres",),
     "sslcompression": ("0",),
     "sslcertmode": ("allow",),
     "sslsni": ("1",),
-    "ssl_min_protocol_version": ("TLSv1.2",),  # Python's minimum, too
-    "gssencmode": ("disable", "prefer"),  # TLS it is
+    "ssl_min_protocol_version": ("TLSv1.2",),  # also Python's minimum
+    "gssencmode": ("disable", "prefer"),  # TLS is used
     "gssdelegation": ("0",),
-    "min_protocol_version": ("3.0",),  # of the protocol we speak
+    "min_protocol_version": ("3.0",),  # the protocol version in use
     "max_protocol_version": ("3.0", "3.2", "latest"),
     "client_encoding": ("auto", "utf8", "UTF8", "utf-8", "UTF-8"),
     "keepalives": ("1",),
-    "load_balance_hosts": ("disable", "random"),  # of one host
-    "target_session_attrs": ("any", "read-write", "primary"),  # a server that takes no writes is refused
+    "load_balance_hosts": ("disable", "random"),  # there is one host
+    "target_session_attrs": ("any", "read-write", "primary"),  # a read-only server is refused
     "replication": ("0", "off", "no", "false"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where PostgreSQL is, and as whom it is asked. A `host` that begins with a slash is a socket's folder.
+    """Address of PostgreSQL and login. A `host` that begins with a slash is the folder of a Unix socket.
 
-    `iam` and `role` are options of our own: connection.py. `connect_timeout` in seconds; 0: none of its own.
+    `iam` and `role` are our own options (connection.py). `connect_timeout` is in seconds; 0: not set.
     """
 
     user: str
@@ -79,17 +80,17 @@ class Address:
 
     @property
     def local(self) -> bool:
-        """Whether it is reached without a network."""
+        """Return whether the server is reached without a network."""
         return self.host.startswith("/") or self.host in LOCAL
 
     @property
     def tls(self) -> bool:
-        """Whether TLS is spoken: with any other machine, and where it is asked for; in a socket never."""
+        """Return whether to use TLS: for any other machine, and on request; never in a Unix socket."""
         return not self.local or (self.sslmode in TLS and not self.host.startswith("/"))
 
-    @cache  # noqa: B019  reading the authorities takes 20 ms, and there is one address a process
+    @cache  # noqa: B019  loading the authorities takes 20 ms; a process has one address
     def context(self) -> ssl.SSLContext:
-        """The certificates. Raises SettingsError where a file can't be read."""
+        """Return the TLS context. Raises SettingsError if a certificate file can't be read."""
         option = "sslrootcert"
         try:
             file = None if self.sslrootcert == "system" else self.sslrootcert
@@ -97,19 +98,19 @@ class Address:
             if self.sslcert:
                 option = "sslcert or sslkey"
                 context.load_cert_chain(self.sslcert, self.sslkey, self.sslpassword)
-        except OSError as unreadable:  # ssl.SSLError is one
+        except OSError as unreadable:  # includes ssl.SSLError
             reason = getattr(unreadable, "reason", None) or unreadable.strerror
             _refuse(f"its {option} can't be read ({reason}).")
         return context
 
 
 def read(url: str) -> Address:
-    """The address that a URL means. Raises SettingsError, one line that names the option and no value."""
+    """Parse the URL. Raises SettingsError with one line that names the option, but no value."""
     parts = URL.fullmatch(url)
     if not parts or re.search(r"[\s\x00-\x1f\x7f]", url):
         _refuse(
-            "it must be postgresql://user:password@host:port/name, where other characters than letters and "
-            "digits are percent-encoded."
+            "it must be postgresql://user:password@host:port/name, with all characters except letters and "
+            "digits percent-encoded."
         )
     user, password, host, port, dbname, query = (part or "" for part in parts.groups())
     given = {"user": user, "password": password, "host": host, "port": port, "dbname": dbname}
@@ -134,12 +135,12 @@ def read(url: str) -> Address:
 
 
 def _options(query: str) -> dict[str, str]:
-    """The options of a query; the last of two wins, and a plus sign is one."""
+    """Return the options of a query. The last duplicate wins, and a plus sign stays a plus sign."""
     pairs = [pair.split("=") for pair in query.removesuffix("&").split("&")] if query else []
     if any(len(pair) != 2 for pair in pairs):
         _refuse("each option must be name=value.")
     found = {_decoded(name): _decoded(value) for name, value in pairs}
-    if found.get("ssl") == "true":  # as JDBC says it, which libpq knows
+    if found.get("ssl") == "true":  # JDBC's form, which libpq accepts
         del found["ssl"]
         found.setdefault("sslmode", "require")
     return found
@@ -155,7 +156,7 @@ def _decoded(text: str) -> str:
 
 
 def _value(name: str, value: str, query: str) -> Any:
-    """The value of an option, as it is used."""
+    """Check the value of an option, and return it converted."""
     match name:
         case "host" | "port" if "," in value or value.startswith("@"):
             _refuse("its host must be one: name one host, or a pooler in front of several.")
@@ -178,13 +179,13 @@ def _value(name: str, value: str, query: str) -> Any:
             if value not in WITHOUT_EFFECT[name]:
                 _refuse(f"its option {name} must be {' or '.join(WITHOUT_EFFECT[name])}, or be left out.")
         case _ if name not in Address.__dataclass_fields__ and name != "fallback_application_name":
-            shown = name if "@" not in query and re.fullmatch(r"\w{1,40}", name) else "***"  # of a password?
+            shown = name if "@" not in query and re.fullmatch(r"\w{1,40}", name) else "***"  # a password?
             _refuse(f"its option {shown} is not supported: leave it out.")
     return value
 
 
 def _check_session(options: str) -> None:
-    """Refuse variables that each transaction sets anew."""
+    """Refuse variables that each transaction sets itself."""
     ours = {name.lower() for name in (*OURS, *SESSION)}
     for name in OPTION.findall(options):
         variable = name.lower().replace("-", "_")

@@ -1,4 +1,4 @@
-"""A call in a thread of its own, and a bound on all of it: packages bound each wait for bytes alone."""
+"""Run a call in its own thread with a total time limit: packages only limit each wait for bytes."""
 
 import threading
 from collections.abc import Callable
@@ -24,9 +24,9 @@ def begin(call: Callable[[], T], name: str) -> Future[T]:
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
-    """What `call` returns or raises; TimeoutError after `seconds`.
+    """Return or raise what `call` does; raise TimeoutError after `seconds`.
 
-    A server that sends a byte now and then would hold a picture for ever, and so would the look-up of a name.
-    A late call is left to itself; it ends with its own timeouts or with the process.
+    Without the limit, a server that sends a byte now and then could block a picture for ever, and so could a
+    DNS lookup. A late call keeps running; it ends with its own timeouts or with the process.
     """
     return begin(call, "within").result(seconds)

@@ -18,7 +18,7 @@ from dropcap.libvips import STRICT, Libheif, Libvips
 # What Pillow does in so little it does: libvips would cost 12 MB for good and 0.04 s once. It earns that with
 # a JPEG or PNG of 12 MP: 0.1 s and 40 MB, import included, where Pillow takes 0.25 s and 68 MB.
 LIGHT_MB = 64.0
-AVIF_BYTES = 8e6  # of its decoder, whatever the size: measured at 1.5 to 11 MP
+AVIF_BYTES = 8e6  # taken by its decoder at any size: measured at 1.5 to 11 MP
 
 
 class Decoder(Protocol):
@@ -70,7 +70,7 @@ class Pillow:
                 assert isinstance(header, TiffImageFile)
                 whole += headers.tiff_strip(header) + headers.tiff_coefficients(header, data)
             case "GIF" if isinstance(header, readers.Gif) and header.is_bare:
-                whole = px * 9.0  # its frame and the picture in RGBA
+                whole = px * 9.0  # the decoded frame and the picture in RGBA
             case "WEBP":
                 decoding = px * 16.5 + len(data)
             case "AVIF":
@@ -95,15 +95,15 @@ class Pillow:
 
 
 def _can(header: Image.Image) -> bool:
-    """Whether Pillow shows this picture right."""
+    """Return whether Pillow decodes this picture correctly."""
     if isinstance(header, libvips.AvifHeader):
         return False
     if isinstance(header, readers.Tiff):
         return not header.is_foreign and Layout.of(header.tag_v2).pillow_can
-    if header.info.get(STRICT) and header.format in ("JPEG", "MPO"):  # it would not notice missing pixels
+    if header.info.get(STRICT) and header.format in ("JPEG", "MPO"):  # Pillow would not notice missing pixels
         return False
     key = header.info.get("transparency")
-    # The transparent colour of 16 bits, while the pixels have become 8.
+    # The transparent colour has 16 bits, but Pillow has reduced the pixels to 8.
     return not (header.format == "PNG" and isinstance(key, tuple) and max(key) > 255)
 
 
@@ -111,18 +111,18 @@ DECODERS: tuple[Decoder, ...] = (Pillow(), Libvips(), Libheif())
 
 
 def name(header: Image.Image) -> str:
-    """Return what kind of picture it is that no decoder reads."""
+    """Return a name for a kind of picture that no decoder reads."""
     if isinstance(header, readers.Tiff):
         return f"TIFF ({Layout.of(header.tag_v2).name})"
     return "AVIF (grey with alpha)" if header.format == "AVIF" else str(header.format)
 
 
 def ranked(header: Image.Image, data: bytes, side: int) -> list[tuple[float, Decoder]]:
-    """Decoders with what they need, best first: Pillow for what is light, else whoever needs least.
+    """Return decoders with their need of memory, MB, best first: Pillow for small ones, else the least need.
 
-    Need alone decides, as all give the same picture (tests/test_decoders.py). AVIF is Pillow's if it can be:
-    libvips needs more. GIF and BMP are Pillow's too: libvips keeps 4 bytes a pixel of a GIF and reads no
-    BMP.
+    Only memory matters, because all produce the same picture (tests/test_decoders.py). Pillow decodes AVIF
+    where it can, because libvips needs more, and always GIF and BMP: libvips keeps 4 bytes a pixel of a GIF
+    and can't read BMP.
     """
     needs = [(decoder.need_mb(header, data, side), decoder) for decoder in DECODERS]
     return sorted(needs, key=lambda need: max(need[0], LIGHT_MB))

@@ -1,7 +1,7 @@
-"""Around a decoder: whose fault an error is, and how much of what libraries say is logged.
+"""Classify decoder errors, and limit what libraries log.
 
-What decoders raise about bytes is the picture's fault. A missing library, and an instance that has no more
-threads, files, disk or memory, are not: they are passing faults, and the upload stays.
+An error about the bytes is permanent. A missing library, and an instance that is out of threads, files, disk
+or memory, are transient: the upload stays.
 """
 
 import errno
@@ -23,35 +23,35 @@ from dropcap import logs
 from dropcap.deadline import begin
 from dropcap.errors import Passing, Rejected, causes
 
-# Without these Pillow says of a picture that it can't be identified, or that a decoder is not available.
+# Modules without which Pillow says that a picture can't be identified, or that a decoder is not available.
 LIBRARIES = {"JPEG": "jpg", "PNG": "zlib", "TIFF": "libtiff", "WEBP": "webp", "AVIF": "avif"}
-# What libraries say of errors of the system, which pyvips and pillow-heif pass on as text alone.
+# Texts of system errors, which pyvips and pillow-heif pass on only as text.
 EXHAUSTED = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 OUT_OF_MEMORY = (
     "out of memory",
     "decoder error -9",
-)  # Pillow's IMAGING_CODEC_MEMORY, and libvips' vips_malloc
+)  # of libvips' vips_malloc, and Pillow's IMAGING_CODEC_MEMORY
 NO_THREAD = ("can't start new thread", "unable to create thread", "error creating thread")
-LEAST_MB = 8.0  # what an instance must still give, where a picture's need is not known yet
-LOUD = ("PIL", "pyvips")  # the loggers of libraries that decode
-MOST_LINES, LONGEST_LINE = 5, 200  # of what is said of one picture
+LEAST_MB = 8.0  # must still be available if a picture's need is not known yet
+LOUD = ("PIL", "pyvips")  # loggers of the decoding libraries
+MOST_LINES, LONGEST_LINE = 5, 200  # logged for one picture
 
 
 class NotDecoded(Passing):
-    """Transient error: the instance could not decode a picture, whatever its bytes are."""
+    """Transient error: this instance could not decode a picture; its bytes are not the cause."""
 
 
 @contextmanager
 def readable(kind: str, need_mb: float = LEAST_MB) -> Iterator[None]:
-    """Map once what decoders raise: the picture's fault becomes Rejected, the instance's NotDecoded.
+    """Translate decoder errors: Rejected if the picture is the cause, NotDecoded if the instance is.
 
-    `need_mb` is the memory that it was taken to need.
+    `need_mb` is the memory that the picture was estimated to need.
     """
     try:
         yield
     except Rejected:
         raise
-    except Exception as error:  # hostile bytes make parsers raise anything, even KeyError
+    except Exception as error:  # hostile bytes can make parsers raise anything, even KeyError
         check_instance(error, kind, need_mb)
         if isinstance(error, MemoryError) or any(word in str(error) for word in OUT_OF_MEMORY):
             raise Rejected(
@@ -64,9 +64,9 @@ def readable(kind: str, need_mb: float = LEAST_MB) -> Iterator[None]:
 
 
 def header_of(kind: str, data: bytes) -> Image.Image:
-    """Return the picture, opened and not decoded; Image.open would hide why it can't be.
+    """Open a picture without decoding it. Image.open would hide the cause of a failure.
 
-    Raises whatever its reader does.
+    Raises whatever the reader raises.
     """
     if kind not in Image.OPEN:
         Image.init()
@@ -75,7 +75,7 @@ def header_of(kind: str, data: bytes) -> Image.Image:
 
 
 def broken(kind: str) -> Rejected:
-    """Return the refusal of bytes that no decoder understands."""
+    """Return the rejection of bytes that no decoder understands."""
     return Rejected(
         "broken_picture",
         f"The {kind} picture is damaged or incomplete.",
@@ -85,7 +85,7 @@ def broken(kind: str) -> Rejected:
 
 
 def check_instance(error: Exception, kind: str, need_mb: float = LEAST_MB) -> None:
-    """Raise NotDecoded where an error, or the state of this instance, shows that no picture is at fault."""
+    """Raise NotDecoded if the error, or the state of this instance, shows that bytes are not the cause."""
     found = next(filter(None, map(_of_instance, causes(error))), "") or _shortage(kind, need_mb)
     if found:
         raise NotDecoded(
@@ -94,9 +94,9 @@ def check_instance(error: Exception, kind: str, need_mb: float = LEAST_MB) -> No
 
 
 def _of_instance(error: BaseException) -> str:
-    """What an error says of the instance; nothing where it may be about bytes."""
+    """Return the shortage that an error reports; empty if the error may be about the bytes."""
     said = str(error)
-    of_system = isinstance(error, OSError) and error.errno is not None  # Pillow's own have no number
+    of_system = isinstance(error, OSError) and error.errno is not None  # Pillow's own errors have no number
     by_text = any(os.strerror(number) in said for number in EXHAUSTED) or any(
         word in said for word in NO_THREAD
     )
@@ -104,12 +104,12 @@ def _of_instance(error: BaseException) -> str:
 
 
 def _shortage(kind: str, need_mb: float) -> str:
-    """What this instance has no more of, tried out: libraries hide why they failed."""
+    """Return what this instance lacks, by trying: libraries hide why they failed."""
     library = LIBRARIES.get(kind)
     if kind not in Image.OPEN or (library and not features.check(library)):
         return f"the library for {kind} is missing"
     try:
-        mmap.mmap(-1, int(max(need_mb, LEAST_MB) * 1e6)).close()  # address space alone: no page is touched
+        mmap.mmap(-1, int(max(need_mb, LEAST_MB) * 1e6)).close()  # address space only
         os.close(os.open(os.devnull, os.O_RDONLY))
         begin(lambda: None, "probe").result()
     except (OSError, RuntimeError, MemoryError) as none_left:
@@ -118,7 +118,7 @@ def _shortage(kind: str, need_mb: float) -> str:
 
 
 class _Said(logging.Handler):
-    """Keeps the first distinct lines, and counts the others."""
+    """Keep the first distinct lines, and count all."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,15 +137,15 @@ class _Said(logging.Handler):
 
 @contextmanager
 def quiet(kind: str) -> Iterator[None]:
-    """Log what libraries say of a picture in one line: its first distinct sentences, and how many there were.
+    """Log the warnings of libraries about a picture in one line: the first distinct ones, and their number.
 
-    65 KB of tags that overlap made 1.1 MB of warnings. Warnings, log lines, and what libtiff writes to
-    standard error on its own; of that, nothing is seen where the process dies.
+    65 KB of overlapping tags caused 1.1 MB of warnings. Covers Python warnings, log lines, and what libtiff
+    writes to standard error; the last is lost if the process dies.
     """
     said = _Said()
     loggers = [logging.getLogger(name) for name in LOUD]
     with warnings.catch_warnings(), _own_stderr() if kind == "TIFF" else nullcontext() as written:
-        warnings.simplefilter("always")  # none is remembered
+        warnings.simplefilter("always")  # also repeated ones
         warnings.showwarning = lambda message, *where, **more: said.note(str(message))
         before = [logger.propagate for logger in loggers]
         for logger in loggers:
@@ -173,9 +173,9 @@ def quiet(kind: str) -> Iterator[None]:
 
 @contextmanager
 def _own_stderr() -> Iterator[Any]:
-    """A file in the place of standard error, for libraries that write there themselves."""
+    """Replace standard error by a file, for libraries that write there themselves."""
     with ExitStack() as files:
-        if sys.platform == "linux":  # in memory, as there may be no disk left
+        if sys.platform == "linux":  # in memory, as the disk may be full
             file = files.enter_context(os.fdopen(os.memfd_create("stderr"), "w+b"))
         else:
             file = files.enter_context(tempfile.TemporaryFile())

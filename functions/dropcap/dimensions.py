@@ -1,7 +1,7 @@
-"""Every size that a file claims, read from its own bytes: libraries allocate by it before they tell it.
+"""Read every size that a file claims from its bytes: libraries allocate memory by it before they report it.
 
-43 bytes of GIF made Pillow fill 4.3 GB while it opened them. So all of a file's claims are held against the
-limits first, and only a file that makes none above them reaches a library.
+A GIF of 43 bytes made Pillow fill 4.3 GB in `Image.open`. So all sizes in a file are compared with the limits
+before a library sees it.
 """
 
 import struct
@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator
 from dropcap import boxes, tiff
 from dropcap.bits import Size
 
-MOST_PARTS, PART = 100_000, 100  # blocks, chunks or segments; more where they have this many bytes on average
+MOST_PARTS, PART = 100_000, 100  # blocks, chunks or segments; more if they average this many bytes
 GIF_EXTENSION, GIF_IMAGE, GIF_END = b"!,;"
 GIF_COMMENT, GIF_APPLICATION = b"\xfe", b"\xff"
 JPEG_FRAMES = frozenset({*range(0xC0, 0xD0), 0xDE}) - {0xC4, 0xC8, 0xCC}  # SOF, DHP (ITU-T T.81, table B.1)
-JPEG_SCAN, JPEG_BARE = 0xDA, frozenset({0x01, *range(0xD0, 0xDA)})  # the latter have no length behind them
+JPEG_SCAN, JPEG_BARE = 0xDA, frozenset({0x01, *range(0xD0, 0xDA)})  # the latter have no length field
 
 
 def claims(kind: str, data: bytes) -> Iterator[Size]:
-    """Yield each size (width, height) in px that a file of this kind claims, where both are above 0.
+    """Yield each size (width, height) in px that a file claims, if both are above 0.
 
-    `data` may be the beginning of a file. Raises ValueError where it has more parts than any picture.
+    `data` may be the beginning of a file. Raises ValueError if it has more parts than any real picture.
     """
     return (size for size in READERS[kind](data) if min(size) > 0)
 
@@ -28,7 +28,7 @@ def claims(kind: str, data: bytes) -> Iterator[Size]:
 def gif_frames(data: bytes, most: int | None = None) -> Iterator[tuple[int, int, int, int]]:
     """Yield left, top, width and height of each frame in px (GIF89a, 18 to 27), as Pillow finds them.
 
-    Raises ValueError where there are more than `most` blocks, or too many parts of them.
+    Raises ValueError if there are more than `most` blocks, or too many sub-blocks.
     """
     parts, at, seen = _parts(data), 13 + gif_colours(data[10:11]), False
     blocks = iter(range(most)) if most else parts
@@ -46,14 +46,14 @@ def gif_frames(data: bytes, most: int | None = None) -> Iterator[tuple[int, int,
             at += 3 + first[0]
             if label == GIF_APPLICATION and not seen and block.startswith(b"NETSCAPE2.0"):
                 at += 1 + (data[at : at + 1] or b"\0")[0]
-            if block or label != GIF_COMMENT:  # Pillow looks on where the first block was the end
+            if block or label != GIF_COMMENT:  # Pillow continues if the first block was the terminator
                 at = _behind_blocks(data, at, parts)
         else:
             at += 1
 
 
 def gif_colours(flags: bytes) -> int:
-    """Return how many bytes of colours these flags of a screen or a frame announce."""
+    """Return the size in bytes of the colour table that the flags of a screen or a frame announce."""
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
@@ -77,11 +77,11 @@ def _gif(data: bytes) -> Iterator[Size]:
     if len(data) >= 10:
         yield struct.unpack_from("<2H", data, 6)
     for left, top, width, height in gif_frames(data):
-        yield left + width, top + height  # Pillow enlarges its canvas to it
+        yield left + width, top + height  # Pillow enlarges its canvas to this
 
 
 def _png(data: bytes) -> Iterator[Size]:
-    """IHDR, wherever it is, and fcTL of animations (W3C PNG, third edition, 11.2.1 and 11.3.6.2)."""
+    """Yield the sizes in IHDR, wherever it is, and in fcTL (W3C PNG, third edition, 11.2.1, 11.3.6.2)."""
     parts, at = _parts(data), 8
     while (name := data[at + 4 : at + 8]) and name != b"IEND":
         _next(parts)
@@ -94,7 +94,7 @@ def _png(data: bytes) -> Iterator[Size]:
 
 
 def _jpeg(data: bytes) -> Iterator[Size]:
-    """Every frame header before the first scan: Pillow believes the last, libjpeg the first."""
+    """Yield the size in each frame header before the first scan: Pillow uses the last, libjpeg the first."""
     parts, at = _parts(data), 2
     while at + 1 < len(data):
         _next(parts)
@@ -116,7 +116,7 @@ def _jpeg(data: bytes) -> Iterator[Size]:
 
 
 def _bmp(data: bytes) -> Iterator[Size]:
-    """The header of 12 bytes (OS/2) has 16 bits a side, all others have 32; rows may run from the top."""
+    """Yield the size in the header: 16 bits a side if it has 12 bytes (OS/2), else 32, maybe negative."""
     if data[14:18] == b"\x0c\0\0\0" and len(data) >= 22:
         yield struct.unpack_from("<2H", data, 18)
     elif data[14:18] != b"\x0c\0\0\0" and len(data) >= 26:
@@ -125,7 +125,7 @@ def _bmp(data: bytes) -> Iterator[Size]:
 
 
 def _webp(data: bytes) -> Iterator[Size]:
-    """Canvas, frames, and what their pictures say of themselves (RFC 9649, sections 2.5 to 2.7)."""
+    """Yield the sizes of canvas, frames and bitstreams (RFC 9649, sections 2.5 to 2.7)."""
     parts, at = _parts(data), 12
     while (name := data[at : at + 4]) and at + 8 <= len(data):
         _next(parts)
@@ -136,7 +136,7 @@ def _webp(data: bytes) -> Iterator[Size]:
         elif name == b"ANMF":
             if len(body) >= 12:
                 yield _plus_one(body[6:])
-            length = 16  # its chunks come next
+            length = 16  # its sub-chunks come next
         elif name == b"VP8L" and len(body) >= 5:
             bits = int.from_bytes(body[1:5], "little")
             yield (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
@@ -147,7 +147,7 @@ def _webp(data: bytes) -> Iterator[Size]:
 
 
 def _plus_one(body: bytes) -> Size:
-    """Two sides of 24 bits each, less one."""
+    """Return the size from two sides of 24 bits each, stored minus one."""
     return int.from_bytes(body[:3], "little") + 1, int.from_bytes(body[3:6], "little") + 1
 
 

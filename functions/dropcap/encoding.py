@@ -1,7 +1,7 @@
 """Content-Encoding of uploads: `gcloud storage cp --gzip-local-all` stores a picture as gzip.
 
-What is unpacked is held to MAX_MB, too, and nothing is unpacked beyond. Where the bytes are no gzip although
-the object says so, they may be the picture itself: browsers and proxies unpack what they pass on.
+Decompression stops at MAX_MB. If the bytes are not gzip although the metadata says so, they are taken as the
+picture itself: browsers and proxies decompress what they pass on.
 """
 
 import io
@@ -10,20 +10,20 @@ from http import HTTPStatus
 
 from dropcap.errors import Rejected
 
-GZIP = frozenset({"gzip", "x-gzip"})  # the same: RFC 9110, 8.4.1.3
-# All others that pack: iana.org/assignments/http-parameters, content codings, of 2026-11.
+GZIP = frozenset({"gzip", "x-gzip"})  # equivalent: RFC 9110, 8.4.1.3
+# All other content codings: iana.org/assignments/http-parameters, 2026-11.
 OTHERS = frozenset({"aes128gcm", "br", "compress", "dcb", "dcz", "deflate", "exi", "pack200-gzip", "zstd"})
 OTHERS |= {"x-compress"}
 MAGIC = b"\x1f\x8b"  # RFC 1952, 2.3.1
-CHUNK = 64 * 1024  # bytes: of the rest behind a member zlib makes a copy
-MEMBERS = 100  # of a file that many tools wrote one after the other; empty ones could go on for hours
+CHUNK = 64 * 1024  # bytes: zlib copies the rest of a chunk after the end of a member
+MEMBERS = 100  # in one file; a long series of empty ones could take hours
 
 
 def refuse(encoding: str, gzip: bool) -> None:
-    """Raise Rejected where this is a Content-Encoding that we do not unpack; `gzip` says if that is one."""
+    """Raise Rejected for an unsupported Content-Encoding; `gzip` tells whether gzip is supported."""
     words = [word.strip().lower() for word in encoding.split(",")]
     zipped = [word for word in words if word in GZIP]
-    packed = [word for word in words if word in OTHERS] + zipped[gzip:]  # gzip of gzip is none that we take
+    packed = [word for word in words if word in OTHERS] + zipped[gzip:]  # gzip inside gzip is not supported
     if packed:
         raise Rejected(
             "unsupported_encoding",
@@ -35,9 +35,9 @@ def refuse(encoding: str, gzip: bool) -> None:
 
 
 def unpacked(data: bytes, encoding: str, max_mb: int) -> bytes:
-    """Return the bytes of an object as they were before its Content-Encoding.
+    """Return the bytes of an object with its Content-Encoding removed.
 
-    Raises Rejected where they are more than `max_mb` MiB, no whole gzip, or packed otherwise.
+    Raises Rejected if they exceed `max_mb` MiB, the gzip is damaged, or the encoding is unsupported.
     """
     refuse(encoding, gzip=True)
     if not GZIP & {word.strip().lower() for word in encoding.split(",")} or not data.startswith(MAGIC):
@@ -56,7 +56,7 @@ def unpacked(data: bytes, encoding: str, max_mb: int) -> bytes:
                 if out.tell() > most:
                     raise too_much(max_mb)
             at -= len(member.unused_data)
-            if not data.startswith(MAGIC, at):  # what may be behind it gzip(1) leaves out as well
+            if not data.startswith(MAGIC, at):  # gzip(1) ignores trailing bytes as well
                 return out.getvalue()
     except zlib.error as damaged:
         raise _broken("it is damaged") from damaged
@@ -64,7 +64,7 @@ def unpacked(data: bytes, encoding: str, max_mb: int) -> bytes:
 
 
 def too_much(max_mb: int) -> Rejected:
-    """The refusal of what goes on when MAX_MB have come."""
+    """Return the rejection of data that goes on after MAX_MB."""
     return Rejected(
         "too_many_bytes",
         f"The picture is larger than the {max_mb} MiB that are allowed.",
@@ -77,6 +77,6 @@ def _broken(why: str) -> Rejected:
     return Rejected(
         "broken_encoding",
         f"The picture's gzip encoding can't be decompressed: {why}.",
-        "Upload the picture again, best as it is.",
+        "Upload the picture again, best without compression.",
         HTTPStatus.UNPROCESSABLE_ENTITY,
     )

@@ -1,13 +1,13 @@
 """What can go wrong, and who must act.
 
     DropcapError
-    ├── Rejected        this input will never work: quarantine it, record why, acknowledge; over HTTP also
-    │                   a request that is not for who asks, or one too many
+    ├── Rejected        permanent: quarantine the input, record the reason, acknowledge; over HTTP also a
+    │                   request that the caller may not make, or one above a limit
     ├── SettingsError   the operator must change a setting; the function does not start
     └── SchemaError     the operator must change the database; the function does not start
 
-Everything else that is raised is a passing fault: the platform delivers the event again. A Passing one is
-expected, and says in one line what is the matter.
+Everything else is transient: the platform redelivers the event. A Passing error is expected, and its message
+is one line.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ class DropcapError(Exception):
 
 
 class Passing(Exception):
-    """A fault of database, network or storage that passes: for the log one line, without a stack trace."""
+    """Transient error of database, network or storage: logged in one line, without a stack trace."""
 
 
 class SettingsError(DropcapError):
@@ -54,7 +54,7 @@ class Rejected(DropcapError):
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and each that it was raised from or while it was handled."""
+    """Yield an error, and each error that it was raised from or while handling."""
     seen: set[int] = set()
     each: BaseException | None = error
     while each and id(each) not in seen:
@@ -64,9 +64,9 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def cause(error: BaseException) -> str:
-    """Return what an error was raised from, each by type and message; empty where it was from nothing.
+    """Return the causes of an error, each with type and message; empty if it has none.
 
-    What is raised `from None` hides the rest, which may quote a secret.
+    An error raised `from None` hides the causes behind it, which may quote a secret.
     """
     found = []
     for each in causes(error):

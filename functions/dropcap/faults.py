@@ -28,7 +28,7 @@ NAMES = ", ".join(literal(table.name) for table in TABLES)
 
 
 def snapshot(schema: str) -> str:
-    """Return the query that tells all that is judged here, of this schema alone and by its name."""
+    """Return the query for everything that is checked here, limited to this schema by its name."""
     return f"""
 SELECT json_build_object(
   'encoding', getdatabaseencoding(),
@@ -71,10 +71,11 @@ FROM (SELECT) AS one LEFT JOIN pg_namespace n ON n.nspname = {literal(schema)}
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One difference, and the SQL that removes it: empty where that would take a risk.
+    """One difference, and the SQL that repairs it; empty if the repair would be risky.
 
-    `by_hand`: what a person may run where Dropcap may not. `empties`: the derived table, if any, that does
-    not hold after it. `slow`: it takes time that grows with the rows, while others can read and not write.
+    `by_hand`: SQL for a person to run where Dropcap may not. `empties`: the derived table, if any, that must
+    be rebuilt afterwards. `slow`: the time grows with the number of rows; meanwhile others can read, but not
+    write.
     """
 
     where: str
@@ -91,12 +92,12 @@ class Fault:
 
 
 def find(connection: Connection, schema: str, bounds: str) -> list[Fault]:
-    """Return all differences in `schema`, by one query; `bounds` is SQL that goes before it.
+    """Return all differences in `schema`, by one query; `bounds` is SQL that precedes it.
 
-    None: all is as it should be. A fault of the schema itself comes alone.
+    The list is empty if all is well. A fault of the schema itself is returned alone.
     """
     found = connection.run(bounds + snapshot(schema))[0][0]
-    if found["encoding"] != "UTF8":  # in LATIN1 most captions can't be stored, in SQL_ASCII any bytes can
+    if found["encoding"] != "UTF8":  # LATIN1 can't store every caption, SQL_ASCII does not check its bytes
         remedy = "have UTF8: make another with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
         return [Fault("The database", f"has the encoding {found['encoding']}", remedy)]
     if found["read_only"]:

@@ -1,4 +1,4 @@
-"""What format a file has, by its first bytes: never by its name or content type."""
+"""Detect the format of a file by its first bytes, never by its name or content type."""
 
 from contextlib import suppress
 from http import HTTPStatus
@@ -35,15 +35,15 @@ KNOWN_BUT_UNSUPPORTED = (
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
     (b"<svg", "SVG"),
 )
-BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})  # "BM" alone also begins many a text
+BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})  # many a text begins with "BM", too
 # ISO/IEC 23008-12:2022, 10.2 to 10.3 and annexes B, H, L and M, as libheif 1.23's heif_brands.h lists them.
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
 HEVC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 HEIF_BRANDS = HEVC_BRANDS | {b"mif1", b"mif2", b"mif3", b"msf1", b"miaf", b"1pic", b"avci", b"avcs", b"vvic"}
 HEIF_BRANDS |= {b"vvis", b"evbi", b"evmi", b"evbs", b"evms", b"jpeg", b"jpgs", b"j2ki", b"j2is"}
-OPENED_BRANDS = HEVC_BRANDS | {b"mif1", b"msf1"}  # the first brands that pillow-heif 1.8 takes
+OPENED_BRANDS = HEVC_BRANDS | {b"mif1", b"msf1"}  # major brands that pillow-heif 1.8 accepts
 RAW_BRAND = b"crx "  # CR3 (lclevy/canon_cr3, README)
-CODECS = {  # of HEIF that libheif, as pillow-heif brings it, doesn't decode
+CODECS = {  # in HEIF, that pillow-heif's build of libheif doesn't decode
     b"mini": "low-overhead",
     b"av01": "AV1",
     b"avc1": "AVC",
@@ -56,9 +56,9 @@ CODECS = {  # of HEIF that libheif, as pillow-heif brings it, doesn't decode
 
 
 def recognized(data: bytes) -> str:
-    """Return the format, as Pillow calls it.
+    """Return the format, by Pillow's name.
 
-    Raises Rejected where it is none that is taken.
+    Raises Rejected if it is not supported.
     """
     if not data:
         raise Rejected(
@@ -102,7 +102,7 @@ def recognized(data: bytes) -> str:
 
 
 def unsupported(name: str) -> Rejected:
-    """Return the refusal of a format that is known, and not taken."""
+    """Return the rejection of a known but unsupported format."""
     return Rejected(
         "unsupported_format",
         f"The upload is a {name} file, which is not supported.",

@@ -1,4 +1,4 @@
-"""Google's client of Cloud Storage, asked with a time limit."""
+"""Google's client for Cloud Storage, with a time limit for each call."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -17,7 +17,7 @@ CONNECT_S = 5
 
 
 class NotStored(Passing):
-    """What must be in a bucket is not there as it was written: the source stays, the event comes again."""
+    """Transient error: an object is missing or not as written. The source stays, the event is redelivered."""
 
 
 def expected(failed: BaseException) -> str:
@@ -30,29 +30,29 @@ def expected(failed: BaseException) -> str:
 
 
 class Gcs:
-    """Objects by bucket, name and generation."""
+    """Access to objects by bucket, name and generation."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     @cached_property
     def client(self) -> "Client":
-        """Google's own client: 33 MB that get_progress_stats never pays."""
+        """Return Google's client; it takes 33 MB, which get_progress_stats does without."""
         from google.cloud.storage import Client
 
         return Client()
 
     def blob(self, bucket: str, name: str, generation: int | None = None) -> "Blob":
-        """The object of this name, or of this generation, which may be noncurrent; it need not be there.
+        """Return a handle for the object, or for this generation, which may be noncurrent or missing.
 
-        In a bucket that keeps versions, a delete without a generation makes the live one noncurrent, and one
-        with it deletes that one for good, whatever else has the name:
-        cloud.google.com/storage/docs/json_api/v1/objects/delete, of 2026-11-30.
+        In a bucket with versioning, a delete without a generation makes the live version noncurrent; a delete
+        with a generation removes just that one for good
+        (cloud.google.com/storage/docs/json_api/v1/objects/delete, 2026-11-30).
         """
         return self.client.bucket(bucket).blob(name, generation=generation)
 
     def ask(self, call: Callable[..., T], **options: Any) -> T:
-        """What the call returns or raises, repetitions included; TimeoutError after STORAGE_TIMEOUT_S."""
+        """Return or raise what the call does; raise TimeoutError after STORAGE_TIMEOUT_S with retries."""
         from google.cloud.storage.retry import DEFAULT_RETRY
 
         seconds = self.settings.storage_timeout_s

@@ -6,8 +6,8 @@ google-generativeai is the default, over REST: its gRPC channel costs 18 MB more
 2025-11-30, so google-genai is one setting away. Each has an adapter, which is a module of its own: only the
 package in use is imported, and only when there is a key and a picture.
 
-A try that fails, or an answer that is unfit (response.py), is followed by another within the same budget of
-tries, time and money. What is left then is for another day (later.py).
+A failed attempt, or an invalid answer (response.Unfit), is retried within the limits of attempts, time and
+money. What still fails is deferred (later.py).
 """
 
 import datetime as dt
@@ -35,8 +35,9 @@ RETRIED = frozenset({429, 500, 502, 503, 504})
 # before any work. Not so 502 and 504: the model may have answered whoever did not wait for it.
 UNPAID = frozenset({400, 401, 403, 404, 429, 500, 503})
 FIRST_BACKOFF_S = 0.5
-# The picture's own HTTP 400: "Unable to process input image." (google-gemini/gemini-cli #5064, 2025-07-28),
-# "Provided image is not valid." (#27244, 2026-05-19). A wrong key is 400 as well, with another message.
+# HTTP 400 caused by the picture: "Unable to process input image." (google-gemini/gemini-cli #5064,
+# 2025-07-28), "Provided image is not valid." (#27244, 2026-05-19). A wrong key also gives 400, with another
+# message.
 BAD_PICTURE = re.compile(r"(input|provided) image\b", re.IGNORECASE)
 
 # One module for each package, imported when it is needed.
@@ -61,9 +62,9 @@ class Describer:
         return self.ask(jpeg, language, meter)[1]
 
     def checked(self, answer: Answer, language: str, at: dt.datetime) -> Description:
-        """Return what was answered at this instant as a Description.
+        """Return an answer, given at this instant, as a Description.
 
-        Raises Unavailable, for good where the answer says that the picture is not to be shown.
+        Raises Unavailable; that is final if the answer says that the picture must not be shown.
         """
         settings = self._settings
         try:
@@ -75,10 +76,10 @@ class Describer:
         return replace(description, prompt=self.prompt, at=at.isoformat())
 
     def ask(self, jpeg: bytes, language: str = ENGLISH, meter: Meter = FREE) -> tuple[Answer, Description]:
-        """Return Gemini's answer, and the description that it is.
+        """Return Gemini's answer, and the description in it.
 
-        Returns within (2 x GEMINI_ATTEMPTS - 1) x GEMINI_TIMEOUT_S seconds: no pause between two tries
-        is longer than a try. Raises Unavailable.
+        Takes at most (2 x GEMINI_ATTEMPTS - 1) x GEMINI_TIMEOUT_S seconds, as no pause between two attempts
+        is longer than an attempt. Raises Unavailable.
         """
         if not self._key:
             raise Unavailable("GEMINI_API_KEY is not set")
@@ -90,7 +91,7 @@ class Describer:
         for attempt in range(1, attempts + 1):
             try:
                 meter.reserve()
-            except Unavailable as refused:  # the day's budget ends between two tries
+            except Unavailable as refused:  # the day's budget ran out between two attempts
                 raise (failed.ending(f"; {refused}") if failed else refused) from refused.__cause__
             hint = bool(failed and failed.answered)
             try:
@@ -130,7 +131,7 @@ class Describer:
             return self._sdk
 
     def _ask(self, sdk: "Sdk", jpeg: bytes, request: str) -> Answer:
-        """One try. The only place where errors of the packages become ours."""
+        """Make one attempt. Only this method translates the packages' errors into ours."""
         timeout = self._settings.gemini_timeout_s
         try:
             return within(timeout, lambda: sdk.ask(jpeg, request))
@@ -173,7 +174,7 @@ def unreachable(error: Exception, *, connected: bool) -> Unavailable:
 
 
 def unreadable(error: Exception, *, again: bool = False) -> Unavailable:
-    """`again`: it came with HTTP 200, from a proxy perhaps, so that another try may bring another one."""
+    """Return the error; `again` if the answer had HTTP 200, perhaps from a proxy: a retry may help."""
     return Unavailable(f"Gemini's answer could not be read ({type(error).__name__})", again=again)
 
 

@@ -68,6 +68,7 @@ class Adapter:
             return gemini.too_slow(self._timeout)
         if isinstance(error, httpx2.TransportError):
             return gemini.unreachable(error, connected=not isinstance(error, httpx2.ConnectError))
-        # Over an answer that it can't read: json's and pydantic's are ValueErrors, the others its own trips.
+        # Raised for an unreadable answer: ValueError by json and pydantic, the others by the package's own
+        # code.
         again = isinstance(error, ValueError | AttributeError | RecursionError | httpx2.DecodingError)
         return gemini.unreadable(error, again=again)

@@ -19,8 +19,8 @@ with warnings.catch_warnings():  # it warns at import that its support has ended
     from google.generativeai.types import RequestOptions
 
 
-# Reasons to stop that this package gets as numbers, as it does not know them: google-ai-generativelanguage
-# 0.12.1 (2026), generative_service.py. Of these IMAGE_PROHIBITED_CONTENT is a verdict.
+# Finish reasons that this package does not know, and returns as numbers: google-ai-generativelanguage
+# 0.12.1 (2026), generative_service.py. Of these, IMAGE_PROHIBITED_CONTENT is a verdict.
 NEWER = {
     12: "UNEXPECTED_TOOL_CALL",
     13: "TOO_MANY_TOOL_CALLS",

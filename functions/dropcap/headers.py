@@ -14,12 +14,12 @@ from dropcap.layout import Layout
 COMPRESSION, ROWS_PER_STRIP, STRIP_BYTES, TILE_LENGTH, TILE_BYTES = 259, 278, 279, 323, 325  # TIFF 6.0
 TILE_WIDTH, STRIP_STARTS, TILE_STARTS = 322, 273, 324
 UNCOMPRESSED, OLD_JPEG, JPEG, WEBP = 1, 6, 7, 50001
-PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})  # SOF of progressive pictures (ITU-T T.81, table B.1)
-MOST_SEGMENTS = 64  # of a strip before its first scan; more count as if it had several
+PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})  # progressive SOF markers (ITU-T T.81, table B.1)
+MOST_SEGMENTS = 64  # before the first scan of a strip; with more it counts as having several scans
 
 
 def whole_px(header: Image.Image, data: bytes) -> int:
-    """Return how many px are decoded: those of HEIF and AVIF are often coded larger than they are shown."""
+    """Return how many px are decoded: HEIF and AVIF often code more than they show."""
     shown = header.width * header.height
     return max(shown, boxes.working_px(data)) if header.format in ("HEIF", "AVIF") else shown
 
@@ -60,12 +60,12 @@ def png_exif(data: bytes) -> bytes | None:
 
 
 def tiff_strip(header: TiffImageFile) -> float:
-    """Bytes of one strip or row of tiles, which libtiff decompresses as a whole; 0 where it need not."""
+    """Return the bytes of a strip or row of tiles that libtiff decompresses as a whole; 0 if it need not."""
     return 0 if header.tag_v2.get(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED else tiff_block(header)
 
 
 def tiff_block(header: TiffImageFile) -> float:
-    """Bytes of one strip or row of tiles, however it is stored; tiles may be larger than the picture."""
+    """Return the decompressed bytes of a strip or row of tiles; tiles may be larger than the picture."""
     tags = header.tag_v2
     across, rows = int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
     if across and rows:
@@ -77,15 +77,16 @@ def tiff_block(header: TiffImageFile) -> float:
 
 
 def strips_in_hand(tags: Mapping[int, Any]) -> int:
-    """Return how many whole strips or rows of tiles libvips has in hand at once: by `make estimates`."""
+    """Return how many whole strips or rows of tiles libvips holds at once, measured by `make estimates`."""
     compression = tags.get(COMPRESSION)
     return 3 if compression == WEBP else 2 if TILE_LENGTH in tags or compression in (JPEG, OLD_JPEG) else 0
 
 
 def tiff_coefficients(header: TiffImageFile, data: bytes) -> float:
-    """Bytes that libjpeg keeps of a strip or row of tiles until its last scan: 2 for each of a sample.
+    """Return the bytes of coefficients that libjpeg keeps until the last scan: 2 for each byte of a sample.
 
-    0 where every one has a single scan, as TIFF wants it. Of the JPEG of TIFF 6.0 itself nothing is known.
+    0 if each strip or tile has a single scan, as TIFF requires. Nothing is known of old-style JPEG (TIFF
+    6.0).
     """
     tags = header.tag_v2
     compression = tags.get(COMPRESSION, UNCOMPRESSED)
@@ -98,8 +99,8 @@ def tiff_coefficients(header: TiffImageFile, data: bytes) -> float:
 
 
 def _several_scans(data: bytes, at: int) -> bool:
-    """Whether a JPEG has several scans: by its frame, or as the first scan has fewer parts."""
-    at, parts = at + 2, 0  # behind the start; segments follow: 0xff, marker, length (ITU-T T.81, B.1.1)
+    """Return whether a JPEG has several scans: it is progressive, or the first scan lacks components."""
+    at, parts = at + 2, 0  # after SOI; each segment is 0xff, marker, length (ITU-T T.81, B.1.1)
     for _ in range(MOST_SEGMENTS):
         marker = data[at + 1 : at + 2]
         if data[at : at + 1] != b"\xff" or not marker:
@@ -115,7 +116,7 @@ def _several_scans(data: bytes, at: int) -> bool:
 
 
 def tiff_planes(header: TiffImageFile) -> float:
-    """Bytes that libvips takes to join the strips of all planes, where each channel lies for itself."""
+    """Return the bytes that libvips takes to join the strips of all planes of a planar TIFF."""
     layout = Layout.of(header.tag_v2)
     if not layout.planar:
         return 0
@@ -150,10 +151,10 @@ def deep_avif(data: bytes) -> bool:
 
 
 def gif_frames(data: bytes, most: int) -> int:
-    """How many frames a GIF has, counted up to `most` + 1.
+    """Return the number of frames of a GIF, counted up to `most` + 1.
 
-    0 where one reaches beyond the picture, which a decoder would enlarge for it, and where there is more
-    between the frames than belongs there.
+    0 if a frame exceeds the picture, because decoders would enlarge the canvas, or if there is too much data
+    between frames.
     """
     width, height = struct.unpack_from("<HH", data.ljust(10, b"\0"), 6)
     frames = 0

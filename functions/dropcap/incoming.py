@@ -1,4 +1,4 @@
-"""Storage events come in: what each tells of is processed, and what is no event is acknowledged."""
+"""Receive storage events: process their objects, and acknowledge bodies that are not events."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -14,7 +14,7 @@ from dropcap.upload import FINALIZED, from_event
 
 
 def receive(request: flask.Request, services: Services) -> flask.Response:
-    """Process the event that a request carries. What is no event is acknowledged, or it would come again."""
+    """Process the event in a request. Other bodies are acknowledged, or they would be redelivered."""
     if request.method != "POST":
         flask.abort(HTTPStatus.METHOD_NOT_ALLOWED)
     logs.follow(request.headers.get("traceparent", ""))
@@ -31,17 +31,17 @@ def receive(request: flask.Request, services: Services) -> flask.Response:
 
 
 def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) -> None:
-    """Process the object that a storage event tells of; raise only where a new delivery can help."""
+    """Process the object of a storage event; raise only if redelivery can help."""
     from dropcap.pipeline import Busy, process
 
     settings = services.settings
-    if kind != FINALIZED:  # the object was deleted, archived or changed: there is nothing new to read
+    if kind != FINALIZED:  # deleted, archived or changed: there is nothing new to read
         logs.once("WARNING", f"Ignored: the trigger must be for {FINALIZED} alone.")
         return
     try:
         upload = from_event(data or {})
     except Rejected as rejection:
-        logs.write("ERROR", str(rejection))  # acknowledged: the same event again would be no better
+        logs.write("ERROR", str(rejection))  # acknowledged: a redelivery would be no better
         return
     if upload.bucket != settings.uploads_bucket:
         logs.write(
@@ -60,7 +60,7 @@ def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) 
     except Busy as busy:
         logs.write("INFO", str(busy))
         flask.abort(HTTPStatus.SERVICE_UNAVAILABLE)
-    except Undeletable as stays:  # acknowledged: all else is done, and the sweep tries it ever more rarely
+    except Undeletable as stays:  # acknowledged: all else is done, and the sweep retries with backoff
         logs.write("WARNING", "the source could not be deleted", upload=str(upload.id), problem=str(stays))
     except (Passing, DropcapError) as failed:
         with logs.about(upload.id):

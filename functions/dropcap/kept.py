@@ -1,4 +1,4 @@
-"""What becomes of sources: copies in quarantine and archive, and the deletion last of all."""
+"""Dispose of sources: copy them to quarantine or archive, and delete them last."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from dropcap.upload import LONGEST_NAME, Upload
 if TYPE_CHECKING:
     from google.cloud.storage import Blob
 
-GONE = "gone"  # the code of what was deleted or replaced before it was read
+GONE = "gone"  # code for a source that was deleted or replaced before it was read
 
 
 class Undeletable(Passing):

@@ -1,12 +1,12 @@
 # ruff: noqa: S608  what is put into the SQL is this file's own
-"""Caption now, better later: what Gemini could not describe, the sweep does, from the published picture.
+"""Deferred descriptions: the sweep describes what Gemini could not, from the published picture.
 
-A row of `analyses` that is to be described has an instant in `describe_after`; an index on just these finds
-them. Who takes one, once it is its turn, moves that instant on by longer than it may take, which is the
-lease, and may change the row as long as the instant is still the one that it set: a picture that is deleted
-meanwhile stays deleted, and two sweeps never do one twice. Only a description, as it is paid, is also stored
-later, where the row still wants one. Where it fails, the instant is that of the next
-try. A person's own caption and alt text stand in columns of their own, and stay.
+A row of `analyses` whose description is pending has a time in `describe_after`, on which there is a partial
+index. A worker acquires the lease by moving that time beyond the longest that the work may take. It may
+change the row only while the time is still the one that it set. So a picture that is deleted meanwhile stays
+deleted, and two sweeps never describe one twice. The exception is a description, because it has been paid
+for: it is stored even after the lease expired, if the row still needs one. After a failure, the time is that
+of the next try. A person's own caption and alt text are in separate columns, and stay.
 
 What Gemini then finds above SAFETY is taken back: it is copied to quarantine, then its row tells of no
 pictures, then they are deleted. Whoever dies in between leaves a row that is due, and has none.
@@ -38,7 +38,7 @@ from dropcap.upload import Upload
 
 FIRST_S, LONGEST_S = 300, 86_400  # until the next try, which doubles: the sweep comes every ten minutes
 TRIES = 15  # in 6.8 days
-UNFIT = 3  # so many tries an unfit answer counts, as it is paid: five of them are too many
+UNFIT = 3  # tries that an invalid answer counts as, because it costs money
 FAILURES = 3  # in one sweep, none the picture's: then they are Gemini's, and the others need not find out
 NEXT_S = f"least({FIRST_S} * 2 ^ {{}}, {LONGEST_S})"
 # Not before its source is gone, for which all that is published must be there.
@@ -53,8 +53,8 @@ WHERE id = (
 RETURNING id, user_id, describe_after, describe_tries, result
 """
 OURS = "id = :id AND describe_after = :until"
-# What is paid is stored also where the row is ours no longer, as its lease ran out or it was marked
-# meanwhile, if it still wants a description: whoever has it, or comes next, goes on, and replaces it.
+# A paid description is stored even if the lease has expired or the row was marked again meanwhile, provided
+# that the row still needs one. The current or next holder continues, and replaces it.
 DESCRIBED = """
 UPDATE analyses SET caption = :caption, description = :description, alt_text = :alt_text, tags = :tags,
   picture_text = :text, describe_after = nullif(describe_after, :until),
@@ -82,9 +82,9 @@ UPDATE analyses SET describe_after = now(), describe_tries = describe_tries - 1 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A row that is ours until the instant `until`, at its n-th try; `result` is its Analysis as JSON.
+    """A row that is leased until `until`, at its n-th try; `result` is its Analysis as JSON.
 
-    That is kept as it is, with what a newer revision wrote into it; `known` is what we know of it.
+    The JSON is kept unchanged, including keys of a newer revision; `known` holds the fields that we know.
     """
 
     id: uuid.UUID
@@ -113,7 +113,7 @@ def describe(services: Services, ends: float) -> Mapping[str, int]:
     """
     done, failures = Counter[str](), 0
     while time.monotonic() < ends and failures < FAILURES:
-        with one_at_a_time:  # first: the lease begins when the work does
+        with one_at_a_time:  # before the lease, which begins with the work
             rows = services.database.query(TAKE, lease=lease_s(services.settings))
             if not rows:
                 break
@@ -125,17 +125,17 @@ def describe(services: Services, ends: float) -> Mapping[str, int]:
             except OverBudget:
                 services.database.query(NOT_TRIED, id=due.id, until=due.until)
                 break
-            except Exception as problem:  # no failure of one may keep a sweep from the others
+            except Exception as problem:  # a failure must not keep the sweep from the others
                 done["not_described"] += 1
                 failures += _failed(due, problem, brake.usage(0), services)
     return done
 
 
 def lease_s(settings: Settings) -> float:
-    """Return for how long nobody else describes the same picture, s.
+    """Return the length of the lease, s.
 
-    That is as long as Gemini may take, with a stage that decodes before and one that stores after; and longer
-    than TIMEOUT_S, after which the process that describes it ends.
+    It covers the longest time for Gemini, a stage that decodes before it, and one that stores after it. It is
+    longer than TIMEOUT_S, after which the describing process ends.
     """
     return max(settings.gemini_s + 2 * settings.lease_s, settings.timeout_s + SPARE_S)
 
@@ -190,7 +190,7 @@ def _largest(due: Due, known: Analysis, services: Services) -> tuple[Published, 
     for each in sorted(known.pictures, key=lambda each: each.width, reverse=True):
         with suppress(NotStored):
             return each, services.buckets.read_published(each)
-    services.buckets.published(due.upload)  # raises what passes: the bucket is away, or the wrong one is set
+    services.buckets.published(due.upload)  # raises transient errors: no such bucket, or it is unreachable
     raise Rejected(
         "published_gone",
         "None of the picture's published files is still stored as it was written.",
@@ -200,7 +200,7 @@ def _largest(due: Due, known: Analysis, services: Services) -> tuple[Published, 
 
 
 def _moves(known: Analysis, services: Services) -> bool:
-    """Return whether a published picture moves, from before SAFETY was set: of that one frame is judged."""
+    """Return whether a published picture is animated: before SAFETY was set, that was allowed."""
     from dropcap import animation
 
     if known.picture.format not in animation.MOVING:
@@ -265,7 +265,7 @@ def _note(
 
 
 def _sources(due: Due, gemini: Source) -> dict[str, Any]:
-    """The sources of the result, with what is now known of Gemini."""
+    """Return the sources of the result, updated for Gemini."""
     return {**(due.result.get("sources") or {}), "gemini": asdict(gemini)}
 
 
@@ -304,7 +304,7 @@ def _store(due: Due, known: Analysis, description: Description, usage: Usage, se
 
 
 def _sum(before: Usage | None, more: Usage) -> Usage:
-    """What the picture cost in all."""
+    """Return the total cost of the picture."""
     so_far = before or Usage()
     usd = None if more.usd is None else round((so_far.usd or 0) + more.usd, 6)
     return Usage(
@@ -333,7 +333,7 @@ def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> b
         logs.exception("not described by the sweep", problem, upload=str(due.id))
     why = str(problem) if known else f"The sweep failed ({type(problem).__name__})"
     changes: dict[str, Any] = {"describe_later": not over, "usage": asdict(_sum(due.known.usage, usage))}
-    if not due.known.sources.get("gemini", Source(False)).answered:  # else what was said before still stands
+    if not due.known.sources.get("gemini", Source(False)).answered:  # else the earlier answer still counts
         source = Source(False, services.settings.gemini_model, problem=why)
         changes |= {"sources": _sources(due, source)}
     if not _note(due, changes, services, over=over, again=True, more=more):

@@ -1,4 +1,4 @@
-"""How the samples of a TIFF are laid out (TIFF 6.0 and its supplements), and which decoder shows which."""
+"""Sample layouts of TIFF (TIFF 6.0 and its supplements), and which decoder handles which."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
@@ -19,9 +19,9 @@ UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 ASSOCIATED, STRAIGHT = 1, 2  # kinds of alpha
 CMYK = 1  # the ink set
 JPEG, WEBP = 7, 50001
-# None, LZW, JPEG, Deflate, PackBits, WebP, Deflate as it was; ZSTD and LZMA are not built into libvips.
+# None, LZW, JPEG, Deflate, PackBits, WebP, old Deflate; libvips is built without ZSTD and LZMA.
 OF_LIBVIPS = frozenset({1, 5, JPEG, 8, 32773, WEBP, 32946})
-# Fax of three kinds, JPEG as it was, LZMA and ZSTD as well, but not WebP.
+# Three kinds of fax, old JPEG, LZMA and ZSTD as well, but not WebP.
 OF_PILLOW = OF_LIBVIPS - {WEBP} | {2, 3, 4, 6, 34925, 50000}
 NAMES = {
     PHOTOMETRIC: {
@@ -61,7 +61,7 @@ NAMES = {
 
 
 class Layout(NamedTuple):
-    """What the tags of a picture say of its samples; `bits` and `kinds` (of numbers) of each channel."""
+    """Sample layout from a picture's tags; `bits` and `kinds` (number formats) are per channel."""
 
     photometric: int
     bits: tuple[int, ...]
@@ -73,7 +73,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, tags: Mapping[int, Any]) -> Self:
-        """Return that of a directory."""
+        """Return the layout of a directory."""
 
         def values(tag: int, default: int) -> tuple[int, ...]:
             value = tags.get(tag, default)
@@ -99,12 +99,12 @@ class Layout(NamedTuple):
 
     @property
     def colours(self) -> int:
-        """Channels of colour, without alpha."""
+        """Return the number of colour channels, without alpha."""
         return COLOURS.get(self.photometric, 1)
 
     @property
     def alpha(self) -> int:
-        """The kind of alpha, 0 where there is none. A fourth channel of RGB that says nothing is alpha."""
+        """Return the kind of alpha, 0 if none. An undeclared fourth channel of RGB is alpha."""
         if len(self.bits) <= self.colours:
             return 0
         if not self.extra:
@@ -113,13 +113,13 @@ class Layout(NamedTuple):
 
     @property
     def mode(self) -> str:
-        """Pillow's mode of the same channels."""
+        """Return Pillow's mode for the same channels."""
         mode = {3: "RGB", 4: "CMYK"}.get(self.colours, "L")
         return "LAB" if self.photometric == LAB else mode + "A" if self.alpha and mode != "CMYK" else mode
 
     @property
     def name(self) -> str:
-        """What it is in words: (LogLuv, 32-bit float, 3 channels, JBIG)."""
+        """Return the layout in words: LogLuv, 32-bit float, 3 channels, JBIG."""
         colours = NAMES[PHOTOMETRIC].get(self.photometric, f"photometric {self.photometric}")
         kind = NAMES[FORMAT].get(max(self.kinds), "")
         packed = NAMES[COMPRESSION].get(self.compression, f"compression {self.compression}")
@@ -128,7 +128,7 @@ class Layout(NamedTuple):
 
     @property
     def pillow_can(self) -> bool:
-        """Whether Pillow shows right what it reads: not all in planes, nor all large numbers."""
+        """Return whether Pillow decodes this correctly; it fails on some planar and deep files."""
         bits, kind = max(self.bits), max(self.kinds)
         return self.compression in OF_PILLOW and not (
             (self.planar and (bits > 8 or self.alpha == ASSOCIATED))
@@ -138,7 +138,7 @@ class Layout(NamedTuple):
 
     @property
     def libvips_can(self) -> bool:
-        """Whether libvips shows it right."""
+        """Return whether libvips decodes this correctly."""
         layouts = {(bits, kind) for bits in self.bits for kind in self.kinds}
         known: set[tuple[int, int]] = {(8, UNSIGNED), (16, UNSIGNED)}
         if self.photometric in (GREY, RGB, SEPARATED) and self.alpha != ASSOCIATED:

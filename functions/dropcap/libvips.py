@@ -25,15 +25,15 @@ from dropcap.layout import LAB, PALETTE, Layout
 # pyvips 3.2, libvips 8.18. The import is paid once: 12 MB, and more where its files are not cached: a peak
 # was once 6 MB higher than usual.
 IMPORT_MB, PIPELINE_MB = 15.0, 4.0
-STRICT = "strict"  # in a header's `info`: the file was mended, and pixels may be missing
+STRICT = "strict"  # key in a header's `info`: the file was repaired, and pixels may be missing
 AVIF_PX = 20.0  # bytes a px: measured at 4 MP with alpha 18, at 10 bits 24 to 28, import included
 # Rows of what is loaded that libvips has in hand at once: 950 to 1,830, measured from 2000 x 50000 to
 # 24000 x 500 px, in 1 to 4 channels of 8 and 16 bits; of 500 rows 940, of 250 850.
 ROWS = 1900
 LOADERS = {"JPEG": "jpegload", "MPO": "jpegload", "PNG": "pngload", "WEBP": "webpload", "TIFF": "tiffload"}
 LOADERS["AVIF"] = "heifload"
-MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # by channels, without alpha
-MEANINGS = {1: ("b-w", "grey16"), 3: ("srgb", "rgb16"), 4: ("cmyk", "cmyk")}  # of 8 and 16 bits
+MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # by number of channels, without alpha
+MEANINGS = {1: ("b-w", "grey16"), 3: ("srgb", "rgb16"), 4: ("cmyk", "cmyk")}  # at 8 and 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Libvips:
         px = header.width * header.height
         samples = _channels(header) * _width(header, data)
         width, height = header.size
-        whole = len(data) if header.info.get(STRICT) else 0.0  # of a file that was mended there is a copy
+        whole = len(data) if header.info.get(STRICT) else 0.0  # a repaired file is a copy
         match header.format:
             case "JPEG" | "MPO":
                 assert isinstance(header, JpegImageFile)
@@ -112,7 +112,7 @@ class Libvips:
 
 
 class AvifHeader(Image.Image):
-    """What libvips says of an AVIF that Pillow can't read, as libavif is stricter than browsers."""
+    """Header by libvips of an AVIF that Pillow can't open because libavif is stricter than browsers."""
 
     format = "AVIF"
 
@@ -170,7 +170,7 @@ def _library_mb() -> float:
 
 
 def _library() -> Any:
-    """libvips, without the error of another picture: one whose text is no UTF-8 would fail every call."""
+    """Return libvips with its error buffer cleared: an old error that is not UTF-8 would fail every call."""
     pyvips = _set_up()
     pyvips.vips_lib.vips_error_clear()
     return pyvips
@@ -178,7 +178,7 @@ def _library() -> Any:
 
 @cache
 def _set_up() -> Any:
-    """libvips, set up once: one thread, as the instance has one vCPU, and no finished operation is kept."""
+    """Set up libvips once: one thread, because an instance has one vCPU, and no operation cache."""
     import pyvips
 
     pyvips.concurrency_set(1)
@@ -188,7 +188,7 @@ def _set_up() -> Any:
 
 @contextmanager
 def _complete() -> Iterator[None]:
-    """Raise where libvips warned: of pixels missing from a JPEG, which the last rows tell only in the log."""
+    """Raise if libvips logged a warning: that is how it reports missing rows at the end of a JPEG."""
     warnings: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
@@ -206,12 +206,12 @@ def _complete() -> Iterator[None]:
 
 
 def _shrunk(image: Any, size: tuple[int, int]) -> Image.Image:
-    """The image at `size` by LANCZOS, at 8 bits, with its alpha: as `pixels.shrunk` makes it of a raster."""
-    if image.interpretation == "cmyk" and image.hasalpha():  # on white: without ink
+    """Return the image at `size` by LANCZOS, at 8 bits, with alpha, as `pixels.shrunk` does for a raster."""
+    if image.interpretation == "cmyk" and image.hasalpha():  # white means no ink
         image = image.flatten(background=0, max_alpha=65535 if image.format == "ushort" else 255)
     deep, alpha = image.format == "ushort", image.hasalpha()
     top = {"max_alpha": 65535 if deep else 255}
-    if alpha:  # what is clear has no part in its neighbours' colours
+    if alpha:  # so that transparent px do not bleed into their neighbours
         image = image.premultiply(**top).rint().cast("ushort" if deep else "uchar")
     image = image.resize(size[0] / image.width, vscale=size[1] / image.height, kernel="lanczos3")
     if alpha:
@@ -233,12 +233,12 @@ def _webp_scale(size: tuple[int, int], side: int) -> float:
 
 
 def _samples(load: Callable[[], Any], layout: Layout) -> Any:
-    """The colours of a TIFF, of whatever numbers, in 8 or 16 bits, and its alpha, if it has one."""
+    """Return the colours of a TIFF of any number format in 8 or 16 bits, with alpha if there is one."""
     image, colours = load(), layout.colours if layout.photometric != PALETTE else 3
     if layout.photometric == LAB:
         lab = image.extract_band(0, n=colours).colourspace("lab")
-        return lab.icc_export(output_profile="srgb", intent="relative")  # of D50, as TIFF means it
-    if image.format in ("uint", "float"):  # is read once for its levels, and once more
+        return lab.icc_export(output_profile="srgb", intent="relative")  # D50, as in TIFF
+    if image.format in ("uint", "float"):  # read twice: first for its levels
         limits = image.extract_band(0, n=colours).stats()
         whole, others = image.format == "uint", image.bands - colours
         black, white = pixels.levels(limits(0, 0)[0], limits(1, 0)[0], 2**32 - 1 if whole else 65535)
@@ -249,12 +249,12 @@ def _samples(load: Callable[[], Any], layout: Layout) -> Any:
 
 
 def _can(header: Image.Image) -> bool:
-    """Whether libvips shows this picture as Pillow does, if that reads it: no animations."""
+    """Return whether libvips decodes this picture, to the same pixels as Pillow: no animations."""
     if header.format == "WEBP":
         return isinstance(header, WebPImageFile) and not header.is_animated
     if isinstance(header, TiffImageFile):
         return Layout.of(header.tag_v2).libvips_can
-    if header.format == "AVIF":  # which Pillow reads in less; and libheif makes greys with alpha darker
+    if header.format == "AVIF":  # Pillow needs less memory, and libheif darkens grey with alpha
         return isinstance(header, AvifHeader) and not (header.is_grey and header.mode == "RGBA")
     return header.format in LOADERS
 
@@ -268,7 +268,7 @@ def _channels(header: Image.Image) -> int:
 
 
 def _width(header: Image.Image, data: bytes) -> int:
-    """Bytes of a sample."""
+    """Return the bytes of a sample."""
     if isinstance(header, TiffImageFile):
         return -(-max(Layout.of(header.tag_v2).bits) // 8)
     return 2 if header.format == "PNG" and headers.png(data).bits > 8 else 1

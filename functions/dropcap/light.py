@@ -1,4 +1,4 @@
-"""Light: from the numbers of one colour space to those of sRGB. Import it only where a picture needs it."""
+"""Convert colours by linear light to sRGB. It imports NumPy: load it only for a picture that needs it."""
 
 from functools import cache
 from typing import Any
@@ -10,16 +10,16 @@ from PIL import Image
 from dropcap.colour import D65, PRIMARIES, SRGB_PRIMARIES, VIDEO, XY, Colours
 
 Array = npt.NDArray[np.float32]
-WIDE = PRIMARIES[9]  # BT.2020, in which HDR becomes SDR
+WIDE = PRIMARIES[9]  # BT.2020, the space in which HDR is tone-mapped
 PQ, HLG, SMPTE240 = 16, 18, 7  # transfer characteristics (ITU-T H.273, table 3)
 GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0, 17: 2.6}
-# nits: what HDR counts as white (ITU-R BT.2408), and the brightest that a picture is taken to have
+# nits: the reference white of HDR (ITU-R BT.2408), and the default peak of a picture
 WHITE, BRIGHTEST = 203.0, 1000.0
 PX = 100_000  # converted at a time
 
 
 def converted(raster: Image.Image, colours: Colours) -> Image.Image:
-    """Change a raster of mode RGB to sRGB, in place, and return it."""
+    """Convert a raster of mode RGB to sRGB in place, and return it."""
     hdr = colours.curve in (PQ, HLG)
     linear = _linear(np.linspace(0, 1, 256, dtype=np.float32), colours.curve)
     first = _matrix(colours.primaries, WIDE if hdr else SRGB_PRIMARIES)
@@ -36,7 +36,7 @@ def converted(raster: Image.Image, colours: Colours) -> Image.Image:
 
 
 def _linear(values: Array, curve: int | tuple[float]) -> Array:
-    """Light of 0 to 1 by value; of PQ and HLG in units of white, of HLG before its OOTF."""
+    """Return linear light from 0 to 1; for PQ and HLG in units of reference white, HLG before OOTF."""
 
     def after(limit: float, slope: float, offset: float, power: float) -> Any:
         return np.where(values < limit, values / slope, ((values + offset) / (1 + offset)) ** power)
@@ -54,7 +54,7 @@ def _linear(values: Array, curve: int | tuple[float]) -> Array:
         light = np.where(values <= 0.5, values**2 / 3, high)
     elif curve == SMPTE240:
         light = after(0.0912, 4.0, 0.1115, 1 / 0.45)
-    elif curve in VIDEO:  # as a screen shows it (ITU-R BT.1886), not as a camera makes it
+    elif curve in VIDEO:  # the display curve (ITU-R BT.1886), not that of a camera
         light = values**2.4
     else:
         light = after(0.04045, 12.92, 0.055, 2.4)
@@ -62,10 +62,11 @@ def _linear(values: Array, curve: int | tuple[float]) -> Array:
 
 
 def _toned(light: Any, colours: Colours) -> Any:
-    """HDR in BT.2020 as SDR of 0 to 1: the reference white operator of SMPTE ST 2094-50, annex D.
+    """Tone-map HDR in BT.2020 to SDR of 0 to 1: the reference white operator of SMPTE ST 2094-50, annex D.
 
-    Up to its white HDR is halved, or less so where it is not very bright. What is brighter follows a Bezier
-    curve to the brightest, by which the largest of the three is scaled, and the others with it.
+    Values up to reference white are halved, or reduced less if the picture is not very bright. Brighter
+    values follow a Bezier curve up to the peak. It scales the largest channel, and the other two by the same
+    factor.
     """
     if colours.curve == HLG:  # its OOTF for a display of 1,000 nits: gamma 1.2
         luminance = light @ np.array((0.2627, 0.6780, 0.0593), np.float32)
@@ -83,12 +84,12 @@ def _toned(light: Any, colours: Colours) -> Any:
 
 
 def _matrix(primaries: tuple[XY, XY, XY, XY], wanted: tuple[XY, XY, XY, XY]) -> Array:
-    """From linear light of one set of primaries to another's, white to white (Bradford)."""
+    """Return the matrix between two sets of primaries, for linear light, with Bradford adaptation."""
     return np.asarray(np.linalg.inv(_to_xyz(wanted)) @ _to_xyz(primaries), np.float32)
 
 
 def _to_xyz(primaries: tuple[XY, XY, XY, XY]) -> Any:
-    """The matrix to CIE XYZ, adapted to D65."""
+    """Return the matrix from primaries to CIE XYZ, adapted to D65."""
     xyz = [np.array((x / y, 1, (1 - x - y) / y)) if y else np.array((x, y, 1 - x - y)) for x, y in primaries]
     columns = np.column_stack(xyz[:3])
     columns = columns * np.linalg.solve(columns, xyz[3])
@@ -99,7 +100,7 @@ def _to_xyz(primaries: tuple[XY, XY, XY, XY]) -> Any:
 
 @cache
 def _levels() -> Any:
-    """The level of sRGB, 0 to 255, of linear light in 65,536 steps."""
+    """Return a table of sRGB levels, 0 to 255, for linear light in 65,536 steps."""
     light = np.arange(65_536) / 65_535
     return np.round(
         255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)

@@ -19,7 +19,7 @@ from typing import Any
 # more than 8 MB or a signed one opens what it names to whoever reads it.
 QUERY = re.compile(r"\?[\w.$%-]+=[^\s\"'<>\\]*")
 COLOURS = {"INFO": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31;1"}
-# Each thread that we start has a copy (deadline.begin).
+# Each thread that we start gets a copy of the context (deadline.begin).
 _trace: ContextVar[str] = ContextVar("trace", default="")
 _upload: ContextVar[str] = ContextVar("upload", default="")
 
@@ -33,7 +33,7 @@ def follow(traceparent: str) -> None:
 
 @contextmanager
 def about(upload: object) -> Iterator[None]:
-    """Add the id of an upload to all log lines from here to the end of the block, those of packages too."""
+    """Add the id of an upload to all log lines within the block, including those of packages."""
     before = _upload.set(str(upload))
     try:
         yield
@@ -74,9 +74,9 @@ def exception(message: str, error: BaseException, **facts: Any) -> None:
 
 
 def guard() -> None:
-    """Write what packages log as our own lines: with trace and upload, without addresses' queries.
+    """Format the log lines of packages like ours: with trace and upload, without queries of addresses.
 
-    Flask logs each error that a function raises.
+    That includes Flask's line for each error that a function raises.
     """
     logging.setLogRecordFactory(_Record)
     logging.captureWarnings(True)

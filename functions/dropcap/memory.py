@@ -140,12 +140,12 @@ def read_once(parts: Parts) -> Iterator[None]:
 
 
 class Watch:
-    """Memory and time of one picture's way, stage by stage, logged as it goes.
+    """Watchdog of one picture: logs memory and time of each stage.
 
-    A stage that takes longer than `stage_s` seconds hangs, and so does a picture that takes longer than
-    `in_all_s`, from its first stage on: either ends this process, with the stack of each thread on stderr. An
-    instance takes one picture at a time, so nobody else's work ends with it; who waits for a turn must be in
-    no stage. `begins` is told the name of each stage, and may refuse it by raising.
+    If a stage takes longer than `stage_s` seconds, or the picture longer than `in_all_s` since its first
+    stage, this process ends, with the stack of each thread on stderr. An instance handles one picture at a
+    time, so no other work is lost; a request that waits for its turn must not be in a stage. `begins` is
+    called with the name of each stage, and may refuse it by raising.
     """
 
     def __init__(self, upload_id: str, warning_mb: int, stage_s: float, in_all_s: float) -> None:
@@ -166,7 +166,7 @@ class Watch:
             self.ends = time.monotonic() + self.in_all_s
         # A timer or signal handler of Python's would wait for the very decoder that hangs on to the GIL.
         longest_s = max(0.001, min(self.stage_s, self.ends - time.monotonic()))
-        stderr = os.dup(STDERR)  # decoders may have another file in its place by then
+        stderr = os.dup(STDERR)  # decoders may have replaced it by then
         faulthandler.dump_traceback_later(longest_s, exit=True, file=stderr)
         try:
             self.begins(name)

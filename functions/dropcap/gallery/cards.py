@@ -106,7 +106,7 @@ def card_of(*row: Any) -> Card:
         own_caption=own_caption,
         own_alt_text=own_alt_text,
         edited_at=edited_at,
-        tags=tuple(tag or "null" for tag in tags),  # a tag that older revisions stored as NULL
+        tags=tuple(tag or "null" for tag in tags),  # older revisions stored the tag "null" as NULL
         text=text,
         pictures=tuple(sorted(published, key=lambda each: -each.width * each.height)),
         picture=PictureFacts(format, bytes, width, height, read(PictureFacts, result.get("picture")).decoder),
@@ -120,7 +120,7 @@ def card_of(*row: Any) -> Card:
 
 
 def pending_of(id: uuid.UUID, bucket: str, name: str, at: dt.datetime, state: str, *rest: Any) -> Pending:
-    """From a row of UPLOADS."""
+    """Return a Pending from a row of UPLOADS."""
     shown = {"claimed": "working", "held": "held"}.get(state, "rejected")
     found = Pending(id, _name(bucket, name), at, shown, *rest)
     if state == "abandoned":
@@ -130,7 +130,7 @@ def pending_of(id: uuid.UUID, bucket: str, name: str, at: dt.datetime, state: st
 
 
 def _name(bucket: str, name: str) -> str:
-    """What the user's file was called; a posted picture has a hash for a name."""
+    """Return the name of the user's file; a posted picture has a hash as its name."""
     return name.rpartition("/")[2] if bucket else ""
 
 

@@ -135,7 +135,7 @@ def _take_out(run: Run, user: str, id: uuid.UUID) -> Upload:
             rollup.lock(run, user)
             search.forget(run, user, id)
             for gone in run(DELETE, user=user, id=id):
-                if rollup.forget(run, user, *gone):  # else achievements follow when the rest is counted
+                if rollup.forget(run, user, *gone):  # else achievements follow once the others are counted
                     progress.achieve(run, user)
         return upload
     raise no_such_picture()

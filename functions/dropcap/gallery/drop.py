@@ -31,7 +31,7 @@ from dropcap.records import read
 from dropcap.upload import INT64, Upload, is_object, owner
 
 LARGEST_HEAD = 64 * 1024  # bytes of a file's beginning
-LARGEST_UPLOAD = 131_072  # bytes of JSON: with that beginning in base64
+LARGEST_UPLOAD = 131_072  # bytes of JSON, including the beginning of the file in base64
 LONGEST_FILE = 160  # bytes of a file's name: with a user's, of 128 characters, well below an object's 1,024
 LONGEST_ENDING = 16  # bytes of its ending, which is kept
 NAMELESS = "picture"
@@ -98,10 +98,10 @@ def begin(visit: Visit) -> flask.Response:
     """A session to upload one picture to; Rejected for what is known not to work before it is sent."""
     from dropcap.bucket import check_size
     from dropcap.gallery import stored
-    from dropcap.picture import check_head  # with Pillow 4 MB, though no library sees the bytes
+    from dropcap.picture import check_head  # loads Pillow (4 MB), though no library sees the bytes
 
     settings, services = visit.services.settings, visit.services
-    if visit.signed_in:  # whatever they send
+    if visit.signed_in:  # counts whatever they send
         rate.count(services.database, visit.user, settings.max_per_hour)
     announced = _announced(visit.request)
     if announced.head or not announced.size:

@@ -42,7 +42,7 @@ ROUTES = Map(
 )
 OPEN = frozenset({"assets.serve", "session.begin", "session.finish", "session.end"})  # for whoever asks
 FROM_ELSEWHERE = "session.finish"  # the page to sign in at posts it, and the handler knows for whom it waits
-SEVERAL = frozenset({"upload"})  # what a query may ask for more than once
+SEVERAL = frozenset({"upload"})  # parameters that a query may repeat
 LARGEST_FORM = 65_536  # bytes
 YEAR_S = 31_536_000
 
@@ -57,7 +57,7 @@ def respond(request: flask.Request, services: Services) -> flask.Response:
     def work() -> flask.Response:
         nonlocal visit
         request.max_content_length = LARGEST_FORM
-        if not session.by_token(visit):  # else the token or cookie says who asks, which no other page has
+        if not session.by_token(visit):  # else the token or cookie, which no other page has, authenticates
             origin.check_host(request, services.settings)
         if visit.path in ("/", BASE):
             return redirect(f"{BASE}/{visit.query}")

@@ -30,7 +30,7 @@ from dropcap.gallery.cards import Card
 from dropcap.gallery.visit import Visit, stream
 from dropcap.server import THREADS
 
-# Whoever takes an export slowly has a thread for long: these leave half of them to all others.
+# A slow download occupies a thread for long, so exports get half of the threads.
 PLACES = BoundedSemaphore(max(1, THREADS // 2))
 LATER_S = 30
 SENT = 65_536  # bytes at a time
@@ -81,7 +81,7 @@ def export(visit: Visit, kind: str) -> flask.Response:
         response = _response(visit, kind)
         place = failing.pop_all()
     response.response = _until_end(response.response, place)
-    response.call_on_close(place.close)  # where none of it is ever taken
+    response.call_on_close(place.close)  # if the client never reads it
     return response
 
 

@@ -1,20 +1,19 @@
 # ruff: noqa: S608  what is put into the SQL is this file's own; users, words and keys are parameters
-"""Search: words in captions, descriptions, alt texts, tags and texts of a user's pictures, mistyped or not.
+"""Search captions, descriptions, alt texts, tags and texts of a user's pictures, tolerating typing errors.
 
-    documents     the words of a picture, without accents; each tag as `#tag`, its user as `@user`: no word
-                  begins so, and an index on it finds a user's few among everybody's pictures. Of scripts
-                  that put no space between words, each letter and each two that follow each other
-    vocabulary    each word and tag of a user and how many pictures have it; for words its trigrams. The row
-                  of the word '' says that the user's documents are counted in it, and by which VERSION
+    documents     the words of a picture, without accents; each tag as `#tag`, its user as `@user`. No word
+                  begins so, and an index finds one user's pictures among all. Scripts without spaces
+                  between words are indexed by each letter and each pair of adjacent letters
+    vocabulary    each word and tag of a user, with the number of pictures; for words also the trigrams. The
+                  row of the word '' records that the user's documents are counted, and by which VERSION
 
-Recording a picture costs nothing more for it: what is not `searchable` yet gets its document when its user
-next looks, the newest first, in steps that are bounded (`refresh`). A picture that is changed or deleted is
-taken out first (`forget`), with every word that no other picture has. Who has no row for '' of this version
-is indexed anew, so that nothing is needed after a repair of any of the tables, nor where VERSION is raised.
+Recording a picture does not index it. Pictures that are not `searchable` yet get their document when their
+user next searches, newest first, in bounded steps (`refresh`). A picture that is changed or deleted is
+removed first (`forget`), with every word that no other picture has. Users without a row for '' of this
+version are indexed again, so neither a repair of the tables nor a new VERSION needs a migration.
 
-A word is looked for as those of the user's that begin with it or are near to it. How near is told as pg_trgm
-does, by the trigrams that two words share; that extension, and any other, is not needed. Letters of a script
-without spaces are looked for as they stand, in this order and next to each other.
+A query word matches the user's words that begin with it or are similar. Similarity is measured as in pg_trgm,
+by shared trigrams; no extension is needed. Letters of a script without spaces must be adjacent and in order.
 """
 
 import difflib
@@ -30,9 +29,9 @@ from dropcap.claims import Run
 from dropcap.database import Database
 from dropcap.gallery.tokens import FOLDED, LETTERS, LEXEMES, PARSE, UNSPACED
 
-VERSION = 2  # of how words are made of texts
+VERSION = 2  # of the rules that split texts into words
 USERS = 0x53656172  # "Sear": the class of the advisory locks on users, beside that of rollup.py
-BATCH = 1000  # pictures indexed in one transaction: 0.4 s, or 2 s of those with 150 letters without spaces
+BATCH = 1000  # pictures indexed in one transaction: 0.4 s, or 2 s if each has 150 letters without spaces
 LONGEST_WORD = 64  # characters; a longer one is found as it is, but by no typo
 MOST_WORDS = 10  # of a search
 ALTERNATIVES = 20  # words that are looked for instead of one

@@ -1,15 +1,15 @@
 # ruff: noqa: S608  what is put into the SQL is this file's own; the words are parameters
-"""How the words of a text are found, in SQL: those between spaces, and the letters of scripts without spaces.
+"""SQL that splits a text into words at spaces, and scripts without spaces into letters.
 
-A change of it is a new `search.VERSION`.
+Raise `search.VERSION` with each change.
 """
 
 import re
 import unicodedata
 
-# Letters of scripts that are written without spaces between words, as Unicode 16.0 has them: Han, Hiragana,
-# Katakana, Bopomofo and Yi (unicode.org/Public/16.0.0/ucd/Scripts.txt), and those of line breaking class SA
-# (LineBreak.txt): Thai, Lao, Myanmar, Khmer, Tai. With Tibetan, which puts marks between syllables.
+# Letters of scripts without spaces between words, from Unicode 16.0: Han, Hiragana, Katakana, Bopomofo and Yi
+# (unicode.org/Public/16.0.0/ucd/Scripts.txt), those of line breaking class SA (LineBreak.txt: Thai, Lao,
+# Myanmar, Khmer, Tai), and Tibetan, which puts marks between syllables.
 UNSPACED = (
     r"\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     r"\U00020000-\U000323af\u3041-\u3096\u3099-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
@@ -17,10 +17,10 @@ UNSPACED = (
     r"\u0e01-\u0e3a\u0e40-\u0e4e\u0e50-\u0e59\u0e81-\u0edf\u1000-\u1049\u1050-\u109f\ua9e0-\ua9fe\uaa60-\uaa7f"
     r"\u1780-\u17d3\u17dc-\u17e9\u1950-\u1974\u1980-\u19df\u1a20-\u1a99\uaa80-\uaadf\u0f20-\u0f33\u0f40-\u0fbc"
 )
-MOST_LETTERS = 10_000  # of such a text that are indexed: a document holds 1 MB, positions up to 16,383
+MOST_LETTERS = 10_000  # indexed of such a text: a tsvector holds 1 MB and positions up to 16,383
 
-# Letters without their accents, and no punctuation: in that of ASCII the parser would see paths, hosts and
-# tags, and letters in the rest where the database's locale is C.
+# Removes accents and punctuation. In ASCII punctuation the parser would see paths, hosts and tags; other
+# punctuation counts as letters if the database's locale is C.
 FOLDED = r"""
 regexp_replace(
   CASE WHEN octet_length(words) = length(words) THEN words
@@ -37,7 +37,7 @@ WITH given AS MATERIALIZED (
 SELECT false, unnest(tsvector_to_array({LEXEMES})) FROM given
 UNION ALL SELECT true, found[1] FROM given, regexp_matches(folded, '[{UNSPACED}]+', 'g') AS found
 """
-# As a tsvector reads it: none of these letters means anything there.
+# In the syntax of tsvector, where none of these letters has a meaning.
 LETTERS = f"""
 SELECT CAST(coalesce(string_agg(
          substr(run, at, 1) || CASE WHEN at < length(run) THEN ' ' || substr(run, at, 2) || ':' || before + at
@@ -52,5 +52,5 @@ FROM (
 
 
 def count(words: str) -> int:
-    """How many words a search has; the signs above and below a letter, in Thai say, are part of its word."""
+    """Return the number of words in a search; combining marks, as in Thai, belong to their word."""
     return len(re.findall(r"\w+", "".join(c for c in words if not unicodedata.category(c).startswith("M"))))

@@ -35,7 +35,7 @@ class Visit:
 
     @property
     def origin(self) -> str:
-        """Our own origin as a browser writes it: scheme and host."""
+        """Return our own origin as a browser writes it: scheme and host."""
         return origin.of(self.request)
 
     @property

@@ -13,7 +13,7 @@ import pytest
 from dropcap import server
 from infra.local import StackError
 from infra.local.process import Process
-from tests.app import Start
+from tests.app import Start, rows
 from tests.test_slow_clients import STATIC, check_served, gallery, half_sent, request
 
 SOON_S = 5.0
@@ -106,3 +106,17 @@ def test_requests_that_come_together_are_answered_in_their_order(served: Served)
     client = served.connect(posted + request(served.port, STATIC) + posted + last)
     answers = b"".join(iter(lambda: client.recv(65_536), b""))
     assert [part[:3] for part in answers.split(b"HTTP/1.1 ")[1:]] == [b"400", b"200", b"400", b"200"]
+
+
+@pytest.mark.parametrize("more", [0, server.PART])
+def test_a_body_that_ends_too_early_is_not_taken_for_a_whole_one(served: Served, more: int) -> None:
+    [[picture]] = rows("SELECT id FROM analyses")
+    form = b"more=" + bytes(more) + b"&caption=Not+the+whole"
+    kinds = ("Content-Type: application/x-www-form-urlencoded", "Accept: application/json")
+    own = ("Sec-Fetch-Site: same-origin", *kinds, f"Content-Length: {len(form) + 9}")
+    path = f"/gallery/picture/{picture}/edit?user=ana"
+    client = served.connect(request(served.port, path, *own, method="POST") + form)
+    client.shutdown(socket.SHUT_WR)
+    answer = client.recv(12)
+    assert rows("SELECT own_caption FROM analyses") == [[None]]
+    assert answer in {b"", b"HTTP/1.1 400"}

@@ -72,9 +72,16 @@ class Patient(socket.socket):
         self._moved, self._waited_s = 0, 0.0
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        if self.gettimeout() != 0:
+        """Return what comes. A thread reads only what a request still lacks, so its end is always too early.
+
+        gunicorn and werkzeug would take what had come of the body for all of it.
+        """
+        waits = self.gettimeout() != 0
+        if waits:
             self._wait(select.POLLIN)
         data = super().recv(size, flags)
+        if waits and not data:
+            raise ConnectionResetError(errno.ECONNRESET, "the client went away")
         self._moved += len(data)
         return data
 
@@ -204,8 +211,8 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         sock.shutdown(socket.SHUT_WR)
         sock.settimeout(LINGER_S)
         began, taken = time.monotonic(), 0
-        while (part := sock.recv(PART)) and taken < MOST_UNREAD:
-            taken += len(part)
+        while taken < MOST_UNREAD:
+            taken += len(sock.recv(PART))
             if self.queue and time.monotonic() - began > PRESSED_S:
                 return
 

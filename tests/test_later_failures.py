@@ -91,7 +91,7 @@ def test_pictures_that_can_never_be_described_do_not_keep_the_others_waiting(sta
         known = result(app, upload.id)
         assert not known["describe_later"]
         assert known["sources"]["gemini"]["problem"]
-    assert "stored any more" in result(app, lost[0].id)["sources"]["gemini"]["problem"]
+    assert "still stored" in result(app, lost[0].id)["sources"]["gemini"]["problem"]
     assert set(app.objects(app.pictures)) == stored  # of what only the record lacks, nothing is deleted
     assert app.sweep() == DONE
     damaged = 5  # without a list of objects, or any

@@ -16,11 +16,11 @@ GONE = "gone"  # code for a source that was deleted or replaced before it was re
 
 
 class Undeletable(Passing):
-    """What is to go stays, as its bucket refuses to delete it: the sweep goes on, no new delivery."""
+    """Transient error: the bucket refuses a deletion. The sweep retries it; a redelivery would not help."""
 
 
 class Kept(Gcs):
-    """Sources, and their copies in quarantine and archive."""
+    """Access to sources, and to their copies in quarantine and archive."""
 
     def quarantine(self, upload: Upload, rejection: Rejected) -> None:
         """Copy the source to the quarantine bucket, with the reason in its metadata.
@@ -32,7 +32,7 @@ class Kept(Gcs):
             self._copy(self._source(upload), self.settings.quarantine_bucket, _kept_as(upload), facts)
 
     def quarantine_published(self, upload: Upload, published: Published, rejection: Rejected) -> bool:
-        """The same with a published picture of an upload whose source is gone, under its own name.
+        """Copy a published picture to quarantine, under its own name, if the upload's source is gone.
 
         The original leaves the archive for quarantine, where it was archived: whether it is there alone. One
         that the archive keeps, by a policy, must not keep the pictures published.
@@ -56,13 +56,13 @@ class Kept(Gcs):
         return self._kept(upload, self.settings.quarantine_bucket)
 
     def forget_quarantined(self, upload: Upload, published: Published) -> None:
-        """Delete what that has put there, for good."""
+        """Delete that copy from quarantine for good."""
         for name in (published.object, _kept_as(upload)):
             if copy := self._found(self.blob(self.settings.quarantine_bucket, name)):
                 self.delete(copy)
 
     def quarantined(self, upload: Upload) -> bool:
-        """Whether its copy is in quarantine; a source that was gone has none.
+        """Return whether the copy is in quarantine; a source that was gone has none.
 
         Raises NotStored where the source is there and its copy is not.
         """
@@ -72,7 +72,7 @@ class Kept(Gcs):
         return kept
 
     def dispose(self, upload: Upload, analyzed: bool) -> str:
-        """Do what SOURCE says with a source that is done: delete this generation, archive it, or keep it.
+        """Dispose of a finished source as SOURCE says: delete this generation, archive it, or keep it.
 
         What is not `analyzed` is in quarantine, and goes into no archive. Which of them was done, in a word:
         what somebody else deleted before is in no archive either. Raises Undeletable.
@@ -142,14 +142,14 @@ class Kept(Gcs):
         return False
 
     def _kept(self, upload: Upload, bucket: str) -> bool:
-        """Whether its copy is in quarantine or archive."""
+        """Return whether the copy is in quarantine or archive."""
         return self._found(self.blob(bucket, _kept_as(upload))) is not None
 
     def _live(self, upload: Upload) -> "Blob | None":
-        """The object, where this generation is still the live one."""
+        """Return the object if this generation is still the live one."""
         return self._found(self.blob(upload.bucket, upload.name), if_generation_match=upload.generation)
 
 
 def _kept_as(upload: Upload) -> str:
-    """The name of its copy in quarantine or archive."""
+    """Return the name of the copy in quarantine or archive."""
     return f"{upload.id}/{upload.name}".encode()[:LONGEST_NAME].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""Files that lack nothing of the picture itself, made whole: what browsers show without a word."""
+"""Repair files whose pixels are complete, which browsers show without a warning."""
 
 import struct
 import zlib
@@ -6,23 +6,23 @@ import zlib
 JPEG_END, SCAN, RESTARTS = b"\xff\xd9", b"\xda", range(0xD0, 0xD8)
 FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
 PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
-# Ancillary chunks that change a picture's look, by their length (W3C PNG, third edition, 11.3); 0: any.
+# Ancillary chunks that affect how a picture looks, with their length (W3C PNG, third edition, 11.3); 0: any.
 WANTED = {b"tRNS": 0, b"cICP": 4, b"cLLI": 8, b"iCCP": 0, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"eXIf": 0}
 
 
 def mended(kind: str, data: bytes) -> bytes | None:
-    """Return the file as some decoder may take it; None where it would be no other than before.
+    """Return a repaired file that a decoder may accept, or None if there is nothing to repair.
 
-    Only what is no pixel is mended: whether all of them are there, a strict decoder finds out.
+    Pixel data is not touched: a strict decoder finds out whether it is complete.
     """
-    if kind == "AVIF":  # another library reads it as it is
+    if kind == "AVIF":  # another library reads it unchanged
         return data
     whole = _jpeg(data) if kind == "JPEG" else _png(data) if kind == "PNG" else data
     return whole if whole != data else None
 
 
 def _jpeg(data: bytes) -> bytes:
-    """A JPEG with its end (ITU-T T.81, B.1.1.3), if all of its scans have begun, and the last is not over."""
+    """Return a JPEG with an end marker (ITU-T T.81, B.1.1.3), if all scans are there and it lacks one."""
     at = data.rfind(b"\xff", 0, -1)
     while at > 0 and (data[at + 1] in (0x00, 0xFF) or data[at + 1] in RESTARTS):
         at = data.rfind(b"\xff", 0, at)
@@ -30,7 +30,7 @@ def _jpeg(data: bytes) -> bytes:
 
 
 def _all_scans(data: bytes) -> bool:
-    """Whether each component has scans to the last bit of its first and its last coefficient (B.2.3)."""
+    """Return whether the scans cover all bits of the first and last coefficient of each component (B.2.3)."""
     at, parts = 2, 0
     while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != SCAN:
         if data[at + 1] in FRAMES:
@@ -47,12 +47,12 @@ def _all_scans(data: bytes) -> bool:
 
 
 def _png(data: bytes) -> bytes:
-    """A PNG without the damaged or needless of its ancillary chunks, and with its end."""
+    """Return a PNG without damaged or needless ancillary chunks, and with an end chunk."""
     at, kept = len(PNG_SIGNATURE), [data[: len(PNG_SIGNATURE)]]
     while (name := data[at + 4 : at + 8]) not in (b"", b"IEND"):
         length = int.from_bytes(data[at : at + 4], "big")
         end = at + 12 + length
-        if end > len(data):  # what there is of it
+        if end > len(data):  # the part that is there
             body = data[at + 4 :]
             kept += [struct.pack(">I", len(body) - 4), body, struct.pack(">I", zlib.crc32(body))]
             break

@@ -1,9 +1,10 @@
-"""Custom metadata of objects: the uploader's own goes along, what others or we have put there does not.
+"""Custom metadata of objects: only the uploader's own is published.
 
-What we write begins with `dropcap-`: `dropcap-upload` and `dropcap-copies` on what is published (copies.py),
-and on copies in quarantine and archive `dropcap-source`, in quarantine `dropcap-reason`, `-problem` and
-`-remedy` as well. An object that is copied back from there has them still, or their old names without the
-prefix; none of them is published, nor a token that opens the source to whoever has its address.
+Keys that Dropcap writes begin with `dropcap-`: `dropcap-upload` and `dropcap-copies` on published pictures
+(copies.py), `dropcap-source` on copies in quarantine and archive, and in quarantine also `dropcap-reason`,
+`-problem` and `-remedy`. An object that is copied back from there still has them, or their old names without
+the prefix. None of these is published, and neither is a download token, which opens the source to anyone with
+the address.
 """
 
 from collections.abc import Mapping
@@ -14,12 +15,14 @@ from dropcap.upload import Upload
 OURS = "dropcap-"
 LARGEST = 8192  # bytes, keys and values: cloud.google.com/storage/quotas#objects
 TOKENS = "firebasestoragedownloadtokens"
-OLD_REASON = frozenset({"reason", "problem", "remedy"})  # together, else they are somebody else's
+OLD_REASON = frozenset(
+    {"reason", "problem", "remedy"}
+)  # only all three together; otherwise they are the uploader's
 OLD_SOURCE = "source"
 
 
 def of_uploader(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return what of an object's metadata is its uploader's, and may be published."""
+    """Return the part of an object's metadata that is its uploader's and may be published."""
     left_out = OLD_REASON | {OLD_SOURCE} if metadata.keys() >= OLD_REASON else set()
     if metadata.get(OLD_SOURCE, "").startswith("gs://"):
         left_out |= {OLD_SOURCE}
@@ -31,22 +34,22 @@ def of_uploader(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def beside(metadata: Mapping[str, str], facts: Mapping[str, str]) -> dict[str, str]:
-    """Return the uploader's metadata with `facts` of our own; the facts alone where both are too much.
+    """Return the uploader's metadata with our `facts`, or only the facts if both together are too large.
 
-    What Cloud Storage would refuse would be refused at every delivery.
+    Otherwise Cloud Storage would refuse the copy at every delivery.
     """
     given = of_uploader(metadata)
     return (given if _bytes(given) + _bytes(facts) <= LARGEST or not facts else {}) | dict(facts)
 
 
 def reason(rejection: Rejected) -> dict[str, str]:
-    """Return the facts of a copy in quarantine."""
+    """Return the metadata for a copy in quarantine."""
     facts = {"reason": rejection.code, "problem": rejection.problem, "remedy": rejection.remedy}
     return {f"{OURS}{name}": fact for name, fact in facts.items()}
 
 
 def source(upload: Upload) -> dict[str, str]:
-    """Return the fact of where an upload was; of a posted one, whose it was."""
+    """Return the metadata that names the source of an upload, or the user of a posted one."""
     return {f"{OURS}source": f"gs://{upload.bucket}/{upload.name}" if upload.in_bucket else upload.name}
 
 

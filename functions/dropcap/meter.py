@@ -14,7 +14,7 @@ class Meter(Protocol):
     """Who is told of each request, tries that fail included; brake.py has the one that counts."""
 
     def reserve(self) -> None:
-        """Before a request. Raises response.Unavailable where it may not be made."""
+        """Reserve the budget for a request. Raises response.Unavailable if it may not be made."""
 
     def settle(self, tokens: Tokens | None) -> None:
         """After it; None where nobody knows what it cost."""

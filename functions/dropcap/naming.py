@@ -36,7 +36,7 @@ FOLDER = re.compile(r"([^\x00-\x1f\x7f/]{1,64}/){1,4}")  # relative; it takes a 
 
 
 def as_words(value: str) -> tuple[str, ...]:
-    """What stands between commas, as in all settings that are lists. ValueError where nothing does."""
+    """Split a setting at commas. Raises ValueError if no item is left."""
     words = tuple(word.strip() for word in value.split(",") if word.strip())
     if not words:
         raise ValueError(value)

@@ -1,14 +1,14 @@
-"""What the properties of an AVIF or HEIF say of its colours: above all `nclx` (ISO/IEC 14496-12, 12.1.5)."""
+"""Read colour properties of AVIF and HEIF, above all `nclx` (ISO/IEC 14496-12, 12.1.5)."""
 
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
-DEEPEST = 100_000  # entries of a table that are looked at
+DEEPEST = 100_000  # entries read of a table
 
 
 def is_grey(data: bytes) -> bool:
-    """Return whether the picture to be shown has no colours (AV1-ISOBMFF 2.3.3: bit 4 of byte 3)."""
+    """Return whether the primary picture is monochrome (AV1-ISOBMFF 2.3.3: bit 4 of byte 3)."""
     with suppress(struct.error, IndexError):  # damaged: the decoder says so
         for start, end in _named(data, b"meta", 0, len(data)):
             for box in _properties(data, start + 4, end):
@@ -18,9 +18,9 @@ def is_grey(data: bytes) -> bool:
 
 
 def codes(data: bytes) -> tuple[int, int, int] | None:
-    """Return primaries and transfer characteristics (ITU-T H.273) of what is shown, and its brightest px.
+    """Return primaries and transfer characteristics (ITU-T H.273) of the primary picture, and its peak.
 
-    The last in nits (`clli`, ISO/IEC 14496-12, 12.1.6), 0 where it is not told.
+    The peak is in nits (`clli`, ISO/IEC 14496-12, 12.1.6), 0 if unknown.
     """
     try:
         for start, end in _named(data, b"meta", 0, len(data)):
@@ -37,7 +37,7 @@ def codes(data: bytes) -> tuple[int, int, int] | None:
 
 
 def _properties(data: bytes, start: int, end: int) -> Iterator[bytes]:
-    """The properties of the primary item, each from its name on (ISO/IEC 23008-12, 9.3)."""
+    """Yield the properties of the primary item, each starting with its name (ISO/IEC 23008-12, 9.3)."""
     [pitm, _] = next(_named(data, b"pitm", start, end), (0, 0))
     form = ">I" if data[pitm] else ">H"
     [primary] = struct.unpack_from(form, data, pitm + 4)
@@ -67,7 +67,7 @@ def _named(data: bytes, name: bytes, start: int, end: int) -> Iterator[tuple[int
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and end of the body of each box (ISO/IEC 14496-12, 4.2)."""
+    """Yield name, start and end of the body of each box (ISO/IEC 14496-12, 4.2)."""
     while start + 8 <= end:
         length, name = struct.unpack_from(">I4s", data, start)
         head = 8

@@ -1,6 +1,6 @@
-"""What in a database is Dropcap's: its schema, by a mark; tables from before there was one, by their shape.
+"""What belongs to Dropcap: its schema, by a mark, and tables of versions without a schema, by their shape.
 
-Only the catalogue is read, which waits for no lock that somebody holds on a table.
+Only reads the catalogue, which does not wait for locks on tables.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from dropcap.tables import ACHIEVEMENTS, TABLES, Table
 
 MARK = "Owned by Dropcap"  # a schema's comment begins with it
 AWAITS = "Rows of the old web app are still to be copied"  # the comment of `achievements`: ancestor.py
-# By table, the fingerprints of all versions from before there was the schema: infra/released.py wrote them.
+# Fingerprints of all versions without a schema, by table; written by infra/released.py.
 RELEASED = Path(__file__).with_name("released.json")
 
 SHAPES = """
@@ -31,7 +31,7 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname IN ({schemas}) AND c.relname IN ({names}) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
 ORDER BY n.nspname = 'public', array_position(ARRAY[{names}], c.relname::text)
 """
-# Whatever lies in a schema depends on it: relations, functions, types, operators, extensions.
+# Everything in a schema depends on it: relations, functions, types, operators, extensions.
 CONTENTS = """
 SELECT pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_depend d
 WHERE d.refclassid = 'pg_namespace'::regclass AND d.deptype = 'n'
@@ -42,12 +42,12 @@ ORDER BY 1 LIMIT 1
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A table with one of our names. `ours`: it is exactly as a released version of Dropcap made it.
+    """A table with one of our names. `ours`: it exactly matches a released version of Dropcap.
 
-    `proof`: it also shows that the others beside it may be, which achievements of another app would not.
+    `proof`: it is also evidence that the tables beside it may be ours; `achievements` alone is not.
     """
 
-    schema: str  # quoted where it must be
+    schema: str  # quoted if necessary
     name: str
     ours: bool
 
@@ -57,7 +57,7 @@ class Found:
 
     @property
     def strange(self) -> bool:
-        """Whether it is not ours. Achievements that are not may be the old web app's: ancestor.py."""
+        """Return whether it is another app's. Achievements may be the old web app's instead: ancestor.py."""
         return not self.ours and self.name != ACHIEVEMENTS
 
     def __str__(self) -> str:
@@ -65,18 +65,18 @@ class Found:
 
 
 def mark(schema: str) -> str:
-    """Return the SQL that marks a schema, given quoted, as Dropcap's."""
+    """Return the SQL that marks a schema (a quoted name) as Dropcap's."""
     return f"COMMENT ON SCHEMA {schema} IS {literal(MARK)}"
 
 
 def fingerprint(columns: Mapping[str, str], key: Sequence[str] | None) -> str:
-    """Return a hash of columns, by name their type with NOT NULL, and of the primary key."""
+    """Return a hash of the columns (name to type with NOT NULL) and the primary key."""
     shape = json.dumps([sorted(columns.items()), key and list(key)])
     return hashlib.sha256(shape.encode()).hexdigest()[:16]
 
 
 def declared(table: Table) -> str:
-    """Return the fingerprint of a table as it is declared."""
+    """Return the fingerprint of a table as declared in tables.py."""
     columns = {each.name: f"{each.type}{'' if each.null else ' NOT NULL'}" for each in table.columns}
     return fingerprint(columns, table.key)
 
@@ -102,9 +102,9 @@ def tables(connection: Connection, schemas: Iterable[str]) -> list[Found]:
 
 
 def others(connection: Connection, schema: str, quoted: str) -> tuple[str, str]:
-    """Return what in a schema without the mark is not Dropcap's, and what a person may do; empty: nothing.
+    """Return what in an unmarked schema is not Dropcap's, and the remedy; both are empty if nothing is.
 
-    Such a schema was made by hand, came from a backup without its comments, or is another app's.
+    Such a schema was created by hand, restored without its comments, or is another app's.
     """
     found = tables(connection, [schema])
     ours, strange = any(table.proof for table in found), [table for table in found if table.strange]

@@ -121,7 +121,7 @@ def opened(data: bytes, settings: Settings, make_room: Callable[[], None] = memo
 
 def _opened(kind: str, data: bytes, settings: Settings, make_room: Callable[[], None]) -> Picture:
     largest = _check_claims(kind, data, settings)
-    if kind == "GIF":  # its reader fills the first frame once more, in what it is to be replaced by
+    if kind == "GIF":  # its reader fills another canvas for disposing of the first frame
         _choose([(largest[0] * largest[1] / 1e6, None)], kind, largest, settings, make_room)
     pages, shown = 1, data
     if kind == "TIFF":
@@ -153,8 +153,8 @@ def _decoded(
 ) -> tuple[Image.Image, tuple[int, int], str]:
     """Return the raster, upright and in sRGB, the picture's size and the decoder's name.
 
-    Each decoder is tried that reads such a picture and fits in memory, the best first. `again` is for what
-    none could read as it is. Raises Rejected where none succeeds.
+    Tries each decoder that supports the picture and fits in memory, best first. `again` marks the second
+    round, with a repaired file. Raises Rejected if none succeeds.
     """
     side = max(*map(longest, settings.sizes), GEMINI_SIDE)
     with readable(kind):
@@ -169,7 +169,7 @@ def _decoded(
             needs = [each for each in decoders.ranked(header, data, side) if each[0] < inf]
             if not needs:
                 raise unsupported(decoders.name(header))
-        size = header.size  # which Pillow changes as it reduces a JPEG
+        size = header.size  # Pillow changes it when it reduces a JPEG
         refusal: Rejected | None = None
         while refusal is None or needs:
             decoder = _choose(needs, kind, size, settings, make_room)
@@ -194,10 +194,10 @@ def _decoded(
 
 
 def check_head(head: bytes, settings: Settings) -> None:
-    """Raise Rejected where the first bytes of a file already show that it is no picture that can be taken.
+    """Raise Rejected if the first bytes already show that the file can't be accepted.
 
-    Only for what is certain: no picture, of another format, or of a size that is too large. A header that is
-    not whole, or that no decoder understands, is left to `opened`. No library sees the bytes.
+    Only certain cases count: not a picture, an unsupported format, or too large a size. An incomplete or
+    unknown header is left to `opened`. No library sees the bytes.
     """
     kind = recognized(head)
     with suppress(ValueError):
@@ -226,7 +226,7 @@ def _register_heif() -> None:
 def _check_claims(kind: str, data: bytes, settings: Settings) -> tuple[int, int]:
     """Return the largest size that the file claims.
 
-    Raises Rejected where one is not allowed, there is none, or the way it is coded is not known.
+    Raises Rejected if a size is not allowed, there is none, or the coding is unknown.
     """
     largest = (0, 0)
     with readable(kind):
@@ -270,9 +270,9 @@ def _choose(
     settings: Settings,
     make_room: Callable[[], None],
 ) -> T:
-    """Return the first whose need, MB, fits what is left of the memory: below the warning level, else at all.
+    """Return the first decoder whose need, MB, fits below the warning level, else below the memory limit.
 
-    Raises Rejected where none fits.
+    Raises Rejected if none fits.
     """
     # What was freed but not given back counts as used: give it back and ask again, then make room and ask.
     for more in (memory.release, make_room, None):

@@ -23,18 +23,17 @@ one_at_a_time = threading.RLock()
 
 
 class Busy(Passing):
-    """Another delivery of this upload is at work: come again, in case that one is killed."""
+    """Another delivery holds the lease: redeliver, in case that one is killed."""
 
 
 def process(upload: Upload, services: Services, posted: bytes | None = None) -> None:
-    """Take one upload from its claim to the deletion of its source; each step can be repeated.
+    """Process an upload from its claim to the deletion of its source; each step is idempotent.
 
-    `posted` are the bytes of an upload that lies in no bucket. A picture that can't work is quarantined and
-    recorded, one without a verdict on its safety held; a posted one raises Rejected instead, also where it
-    was not finished and comes without its bytes. Raises Busy while another delivery holds the claim, and as
-    soon as another has taken it over. Of what its user has deleted, nothing comes back. Whatever else is
-    raised is a passing fault, the database's included: the claim is given back, and the next delivery goes
-    on.
+    `posted` are the bytes of an upload that is not in a bucket. A picture that is rejected is quarantined and
+    recorded; one without a verdict on its safety is held. A posted picture raises Rejected instead, also if
+    an earlier request did not finish it and its bytes are missing now. Raises Busy while another delivery
+    holds the claim, and after another has taken it over. Nothing that the user deleted is restored. All other
+    errors are transient, including the database's: the claim is released, and the next delivery continues.
     """
     database, settings = services.database, services.settings
     watch = memory.Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
@@ -48,7 +47,7 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
             return
         if claim.state == deletion.STATE:
             deletion.finish(upload, services)
-            if posted is not None:  # who deletes it beside us may not be done
+            if posted is not None:  # a concurrent deletion may not be finished
                 raise Busy(f"Upload {upload.id} was being deleted.")
             return
         if claim.state == safety.HELD:
@@ -109,7 +108,9 @@ def _decide(
             held = database.record(analysis, upload, claim.holder, rows)
     except Rejected as rejection:
         if rejection.code in safety.HOLDS or not upload.in_bucket:
-            deletion.unpublish(upload, buckets, before)  # by one who had another verdict, or died
+            deletion.unpublish(
+                upload, buckets, before
+            )  # left by a delivery that had another verdict, or crashed
         if not upload.in_bucket:
             raise
         logs.write(
@@ -181,7 +182,8 @@ def analyze(
             with watch.stage("publish"):
                 published: tuple[Published, ...] = ()
                 if before and settings.safety != "off":
-                    # By a delivery that died, perhaps with other settings: who knows what of it was judged.
+                    # Left by a delivery that crashed, perhaps with other settings: it is unknown what was
+                    # judged.
                     deletion.unpublish(upload, services.buckets, before)
                     before = {}
                 if before is not None:
@@ -232,7 +234,7 @@ def _finish(upload: Upload, services: Services) -> None:
             deletion.unpublish(upload, services.buckets)  # by one who died before it could be rejected
         pages = read(PictureFacts, recorded.get("picture")).pages if recorded else 1
         if stored and pages > 1 and services.settings.source == "delete":
-            fate = "kept"  # the other pages are published nowhere
+            fate = "kept"  # the other pages are not published
             problem = f"It has {pages:,} pages, and only the largest is published."
             logs.write("WARNING", "the source is kept", upload=str(upload.id), problem=problem)
         elif stored:

@@ -46,16 +46,16 @@ def draft_scale(size: tuple[int, int], side: int) -> int:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the direction in which a picture is stored: 1 to 8, as EXIF counts.
+    """Return the orientation of a picture, 1 to 8 as in EXIF.
 
-    EXIF alone counts, as in browsers: XMP is not asked, and a damaged block turns nothing. A HEIF picture has
-    been turned by its decoder, and what Pillow tells of an AVIF is what its container says (irot, imir).
-    Chromium ignores the orientation of a WebP; Safari, libvips and phones do not.
+    As in browsers, only EXIF counts: XMP is ignored, and so is a damaged block. The decoder has already
+    rotated a HEIF picture; for AVIF Pillow reports the container's properties (irot, imir). Chromium ignores
+    the orientation of a WebP; Safari, libvips and phones do not.
     """
     if image.format == "HEIF":
         return 1
     if isinstance(image, TiffImageFile):
-        turn = image.tag_v2.get(ORIENTATION, 1)  # libtiff takes it from any type of whole number
+        turn = image.tag_v2.get(ORIENTATION, 1)  # libtiff accepts any integer type
         turn = turn[0] if isinstance(turn, bytes) and len(turn) == 1 else turn
     else:
         turn = _exif_orientation(image.info.get("exif") or b"")
@@ -63,7 +63,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def _exif_orientation(block: bytes) -> int:
-    """The orientation in the first directory of an EXIF block, if it is one unsigned short.
+    """Return the orientation in the first directory of an EXIF block, if it is a single unsigned short.
 
     Chromium 156 (tried) and Firefox (EXIFParser::ParseOrientation) ignore every other type.
     """
@@ -77,7 +77,7 @@ def _exif_orientation(block: bytes) -> int:
                 tag, kind, values, turn = struct.unpack_from(f"{order}HHIH", block, at)
                 if tag == ORIENTATION:
                     return int(turn) if (kind, values) == (SHORT, 1) else 1
-    except struct.error:  # cut
+    except struct.error:  # truncated
         pass
     return 1
 
@@ -88,10 +88,10 @@ def upright(raster: Image.Image, turn: int) -> Image.Image:
 
 
 def shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The image at `size` by LANCZOS, in mode L, LA, RGB, RGBA or CMYK, strip by strip.
+    """Return the image at `size` by LANCZOS, in mode L, LA, RGB, RGBA or CMYK, computed in strips.
 
-    Strips overlap by the filter's reach, so that no seam shows, and a whole raster in a second mode is never
-    needed: a 48 MP palette picture takes 48 MB here, not 48 + 192.
+    Strips overlap by the filter's radius, so that no seam shows. No second raster of full size is needed: a
+    48 MP palette picture takes 48 MB here, not 48 + 192.
     """
     scale = image.height / size[1]
     rows, margin = _strip_rows(image.size, size)
@@ -123,9 +123,9 @@ def _strip_rows(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int
 
 
 def finished(raster: Image.Image, colours: Meaning) -> Image.Image:
-    """Return the raster in RGB with the meaning of sRGB, on white, without metadata.
+    """Return the raster in sRGB as RGB, on white, without metadata.
 
-    Colours come before white, as in browsers: half of a colour is half of its light in sRGB, not in its own.
+    As in browsers, colours are converted before transparency is blended, so that blending happens in sRGB.
     """
     shown = in_srgb(raster, colours)
     if shown.mode == "RGBA":
@@ -135,7 +135,7 @@ def finished(raster: Image.Image, colours: Meaning) -> Image.Image:
 
 
 def in_srgb(raster: Image.Image, colours: Meaning) -> Image.Image:
-    """Return the raster in RGB, or RGBA where it has alpha, with the meaning of sRGB."""
+    """Return the raster in sRGB, as RGB, or as RGBA if it has alpha."""
     if raster.mode not in ("LA", "RGBA"):
         return to_srgb(raster, colours)
     if not colours:
@@ -152,7 +152,7 @@ def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
 
 
 def _flattener(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """What brings a strip of this image to mode L, LA, RGB, RGBA or CMYK at 8 bits, full scale kept."""
+    """Return a function that converts a strip to mode L, LA, RGB, RGBA or CMYK at 8 bits, full scale kept."""
     if image.mode.startswith("I") or image.mode == "F":
         clear = image.info.pop("transparency", None)  # the grey that is transparent, in PNG
         black, white = _levels(image)
@@ -181,7 +181,7 @@ def _flattener(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
 
 
 def _levels(image: Image.Image) -> tuple[float, float]:
-    """The values of black and white in a picture of more than 8 bits a channel.
+    """Return the values of black and white in a picture of more than 8 bits a channel.
 
     16-bit modes have them by definition (Pillow keeps 12-bit TIFF as it is, and white-is-zero unturned);
     signed integers and floats use the smallest customary white that holds them, else they are stretched.
@@ -199,7 +199,7 @@ def _levels(image: Image.Image) -> tuple[float, float]:
 
 
 def levels(low: float, high: float, top: int) -> tuple[float, float]:
-    """Return what is black and white among numbers from `low` to `high`; `top` is the largest white."""
+    """Return the values of black and white for numbers from `low` to `high`; `top` is the largest white."""
     for white in (1, 255, 65535, top):
         if low >= 0 and high <= white <= top:
             return 0, white

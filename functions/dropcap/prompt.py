@@ -23,7 +23,7 @@ Write in English unless you are asked for another language, but transcribe text 
 - tags: up to 20 lower-case words or short terms, the most telling first.
 - text: all legible text in the picture, line by line; empty where there is none."""
 REQUEST = "Describe this picture."
-# Against fences, words around the JSON, MAX_TOKENS and RECITATION. It is no part of the hash.
+# Prevents fences, words around the JSON, MAX_TOKENS and RECITATION. It is not part of the hash.
 HINT = (
     " Answer with one complete JSON object alone, without Markdown around it. Be brief, use your own words,"
     " and of a long text transcribe only the beginning."
@@ -58,7 +58,7 @@ def schema(settings: Settings) -> dict[str, Any]:
 
 
 def request(language: str, *, hint: bool = False) -> str:
-    """Return what is asked beside the picture; with a `hint` where the last answer to it was unfit."""
+    """Return the prompt, with a `hint` if the last answer was invalid."""
     other = f" Write in the language of the BCP 47 tag {language}."
     return REQUEST + (other if language != ENGLISH else "") + (HINT if hint else "")
 

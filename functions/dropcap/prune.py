@@ -1,17 +1,17 @@
 # ruff: noqa: S608  what is put into the SQL is this file's own
-"""Rows that have served their time: each sweep deletes some thousand of them, found by an index.
+"""Delete expired rows: each sweep deletes some thousand of them, found by an index.
 
     uploads          rejected or deleted RETENTION_DAYS ago. Until then an event that is delivered late finds
-                     its row; Pub/Sub keeps none for more than 31 days
+                     its row; Pub/Sub retains events for at most 31 days
                      (docs.cloud.google.com/pubsub/docs/subscription-properties, 2026-11). Two kinds stay:
-                     the row of a picture that is there, which a late event, `make backfill` or its user's
-                     deletion needs; and that of a source that was kept, or the sweep would take it again
-    events           told EVENTS_DAYS ago; given up, or never tried, EVENTS_DAYS and RETENTION_DAYS ago
+                     the row of an existing picture, which a late event, `make backfill` or its user's
+                     deletion needs; and that of a kept source, or the sweep would process it again
+    events           delivered EVENTS_DAYS ago; given up, or never tried, EVENTS_DAYS + RETENTION_DAYS ago
     answers          asked RETENTION_DAYS ago: the same bytes are then described, and paid for, once more
-    spending         days before that
-    analyze_calls    of an hour that was over a day ago
+    spending         of days longer ago than that
+    analyze_calls    of hours that ended more than a day ago
 
-Analyses and receipts are a user's own, and go when the user deletes the picture.
+Analyses and receipts belong to the user: they are deleted with the picture.
 """
 
 import time
@@ -23,12 +23,12 @@ from dropcap.database import Database
 from dropcap.settings import Settings
 from dropcap.tables import TABLES
 
-BATCH, ROUNDS = 1000, 10  # rows of a kind in one statement, and statements in one sweep
+BATCH, ROUNDS = 1000, 10  # rows in one statement, and statements for each rule in one sweep
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which rows of a table go, those with the earliest `since` first."""
+    """Which rows of a table to delete, in the order of `since`."""
 
     table: str
     since: str
@@ -75,12 +75,12 @@ PRUNE = (
 
 
 def days(settings: Settings) -> Mapping[str, int]:
-    """The parameters of PRUNE that settings tell."""
+    """Return the parameters of PRUNE from the settings."""
     return {"kept": settings.retention_days, "told": settings.events_days}
 
 
 def prune(database: Database, settings: Settings, ends: float) -> None:
-    """Delete what has served its time, until the monotonic clock is at `ends`; the log says how many rows."""
+    """Delete expired rows until the monotonic clock reaches `ends`, and log how many."""
     gone = dict.fromkeys((rule.table for rule in RULES), 0)
     for _ in range(ROUNDS):
         [counts] = database.query(PRUNE, most=BATCH, **days(settings))

@@ -16,10 +16,10 @@ def publish(
     services: Services,
     before: Mapping[str, int],
 ) -> tuple[Published, ...]:
-    """Write each size of the settings; every label is there, also where the source is smaller.
+    """Write each size of the settings; every label exists, even if the source is smaller.
 
-    `data` are the source's bytes, which only what moves needs again; `before` is what was published of the
-    upload before it was claimed. Raises gcs.NotStored where something is not stored as it was written.
+    `data` are the source's bytes, which only animations need again; `before` is what earlier deliveries have
+    published. Raises gcs.NotStored if an object is not stored as written.
     """
     settings = services.settings
     moving = None

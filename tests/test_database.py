@@ -59,7 +59,7 @@ def expire(database: Database, of: Upload) -> None:
 
 def race(url: str, work: Callable[[Database, int], Any]) -> list[Any]:
     """What `work` returns in each of several instances that begin at the same moment."""
-    start = threading.Barrier(RACERS)
+    start = threading.Barrier(RACERS, timeout=60)  # so that one that fails does not hold up the others
 
     def run(number: int) -> Any:
         with closing(Database(Settings(database_url=url))) as database:

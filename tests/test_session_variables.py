@@ -57,7 +57,7 @@ WORST = {  # where it is not the value farthest from the default
     "extra_float_digits": "-15",
     "gin_fuzzy_search_limit": "1",
     "lock_timeout": "1",
-    "statement_timeout": "1",
+    "statement_timeout": "1000",  # which holds for the statement that begins a transaction and sets another
     "idle_in_transaction_session_timeout": "1",
     "lc_messages": "C",
 }
@@ -194,6 +194,11 @@ def test_a_schema_that_is_sound_is_found_so_in_such_a_session(hostile_url: str, 
         database.prepare()
         database.query("SELECT 1")
     assert "schema changed" not in capsys.readouterr().out
+
+
+def test_the_time_that_a_statement_may_take_is_the_settings(hostile_url: str) -> None:
+    with closing(Database(Settings(database_url=hostile_url, database_timeout_s=7))) as database:
+        assert database.query("SHOW statement_timeout") == [["7s"]]
 
 
 def test_nobody_gives_up_a_wait_for_a_row_because_of_it(hostile_url: str) -> None:

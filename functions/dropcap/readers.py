@@ -1,6 +1,6 @@
-"""Pillow's readers of some formats, corrected where they show another picture than browsers do.
+"""Subclasses of Pillow's readers that fix differences from browsers.
 
-`register` puts them in the place of Pillow's own.
+`register` replaces Pillow's own with them.
 """
 
 import struct
@@ -20,16 +20,16 @@ from dropcap.formats import unsupported
 from dropcap.layout import Layout
 
 WIDTH, LENGTH, COLOR_MAP, PROFILE = 256, 257, 320, 34675  # TIFF 6.0
-GREYS = {"L;2": 85, "L;4": 17}  # the steps of grey in a PNG of 2 and 4 bits
+GREYS = {"L;2": 85, "L;4": 17}  # the grey step of a PNG of 2 and 4 bits
 CLEAR = (0, 0, 0, 0)
 TO_BACKGROUND, TO_PREVIOUS = 2, 3  # how a frame of a GIF is disposed of (GIF89a, 23)
 BITFIELDS, ALPHA_BITFIELDS = 3, 6  # compressions of a BMP ([MS-WMF] 2.1.1.7)
-EMBEDDED = b"DEBM"  # a BMP whose profile is in the file ([MS-WMF] 2.1.1.14)
-ROWS = 64  # of a BMP that are unpacked at a time
+EMBEDDED = b"DEBM"  # a BMP with an embedded profile ([MS-WMF] 2.1.1.14)
+ROWS = 64  # rows of a BMP unpacked at a time
 
 
 class Png(PngImagePlugin.PngImageFile):
-    """A PNG whose transparent grey has the scale of its pixels: Pillow leaves it at 2 and 4 bits."""
+    """A PNG reader that scales the transparent grey like the pixels: Pillow leaves it at 2 or 4 bits."""
 
     def _open(self) -> None:
         super()._open()
@@ -39,24 +39,24 @@ class Png(PngImagePlugin.PngImageFile):
 
 
 class Gif(GifImagePlugin.GifImageFile):
-    """A GIF whose background is transparent, as in every browser: Pillow gives it a colour."""
+    """A GIF reader with a transparent background, as in every browser: Pillow gives it a colour."""
 
     @property
     def is_bare(self) -> bool:
-        """Whether the first frame, not yet loaded, leaves some of the picture bare."""
+        """Return whether the first frame, not yet loaded, leaves part of the canvas uncovered."""
         return bool(self.tile) and self.tile[0].extents != (0, 0, *self.size)
 
     def _seek(self, frame: int, update_image: bool = True) -> None:
         if frame and update_image:
             if self.tile:
                 self.load()
-            first = self.tell() == 0  # before which there is nothing but background
+            first = self.tell() == 0  # only background precedes it
             cleared = (TO_BACKGROUND, TO_PREVIOUS) if first else (TO_BACKGROUND,)
             if self.dispose_extent and self.disposal_method in cleared:
                 self._to_rgba()
                 left, top, right, bottom = self.dispose_extent
                 self.dispose = Image.new("RGBA", (right - left, bottom - top), CLEAR).im
-            self.disposal_method = 0  # Pillow would keep it for a frame that says nothing
+            self.disposal_method = 0  # Pillow would keep it for a frame without a disposal method
         super()._seek(frame, update_image)
 
     def load_prepare(self) -> None:
@@ -85,9 +85,9 @@ class Gif(GifImagePlugin.GifImageFile):
 
 
 class Tiff(TiffImagePlugin.TiffImageFile):
-    """A TIFF as it is stored: Pillow would turn it while it loads, and believe XMP about the direction.
+    """A TIFF reader that keeps the stored orientation: Pillow would rotate while loading, and use XMP's.
 
-    `is_foreign` where Pillow can't read its pixels; size, tags and profile are there all the same.
+    `is_foreign`: Pillow can't decode the pixels, but size, tags and profile are available.
     """
 
     is_foreign = False
@@ -95,7 +95,7 @@ class Tiff(TiffImagePlugin.TiffImageFile):
     def _setup(self) -> None:
         try:
             super()._setup()
-        except (KeyError, IndexError, SyntaxError):  # a compression, or samples, that it does not know
+        except (KeyError, IndexError, SyntaxError):  # an unknown compression or sample layout
             self.is_foreign = True
             self._mode, self.tile = Layout.of(self.tag_v2).mode, []
             self._tile_size = int(self.tag_v2[WIDTH]), int(self.tag_v2[LENGTH])
@@ -103,7 +103,9 @@ class Tiff(TiffImagePlugin.TiffImageFile):
                 self.info["icc_profile"] = profile
         self._size = self._tile_size
         colors = self.tag_v2.get(COLOR_MAP) if self.mode in ("P", "PA") else None
-        if colors and max(colors) < 256:  # 8 bits where the specification wants 16, as libtiff takes it
+        if (
+            colors and max(colors) < 256
+        ):  # 8-bit values where the specification wants 16; libtiff accepts them, too
             self.palette = ImagePalette.raw("RGB;L", bytes(colors))
 
     def load_end(self) -> None:
@@ -112,7 +114,7 @@ class Tiff(TiffImagePlugin.TiffImageFile):
 
 
 class Bmp(BmpImagePlugin.BmpImageFile):
-    """A BMP with any masks of bits, of which Pillow knows a few, and its ICC profile."""
+    """A BMP reader for any bit masks (Pillow supports only a few) and for embedded ICC profiles."""
 
     def _bitmap(self, header: int = 0, offset: int = 0) -> None:
         assert self.fp is not None
@@ -124,9 +126,11 @@ class Bmp(BmpImagePlugin.BmpImageFile):
         if bits not in (1, 4, 8, 16, 24, 32) or compression not in (0, 1, 2, BITFIELDS, ALPHA_BITFIELDS):
             raise unsupported(f"BMP ({bits}-bit, compression {compression})")
         masks = struct.unpack_from("<4I", head, 40)
-        if size < 56 and compression != ALPHA_BITFIELDS:  # behind a short header there are three
+        if size < 56 and compression != ALPHA_BITFIELDS:  # a short header is followed by three masks
             masks = (*masks[:3], 0)
-        if compression == 0 and bits == 32 and masks[3]:  # those of the header don't count, its alpha does
+        if (
+            compression == 0 and bits == 32 and masks[3]
+        ):  # the colour masks of the header don't count, its alpha mask does
             masks = (0xFF0000, 0xFF00, 0xFF, masks[3])
         elif size < 40 or bits not in (16, 32) or compression not in (BITFIELDS, ALPHA_BITFIELDS):
             masks = ()
@@ -144,7 +148,7 @@ class Bmp(BmpImagePlugin.BmpImageFile):
 
 
 class _Bitfields(ImageFile.PyDecoder):
-    """Pixels of 16 or 32 bits, in which a mask for each channel says which bits are its own."""
+    """Decode pixels of 16 or 32 bits by a bit mask for each channel."""
 
     _pulls_fd = True
 
@@ -170,7 +174,7 @@ class _Bitfields(ImageFile.PyDecoder):
 
 
 def _scaled(pixels: Any, mask: int) -> Any:
-    """The bits of a mask, which lie together, as 0 to 255."""
+    """Return the contiguous bits of a mask, scaled to 0 to 255."""
     import numpy as np
 
     if not mask:

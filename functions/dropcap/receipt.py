@@ -4,10 +4,10 @@ It is written with the outcome, in the same statement, and completed when the so
 came in (name, generation, bytes, SHA-256), what was made of it (each output with its MD5), which code and
 which models did it, and what became of the source and when:
 
-    deleted         the bucket has this generation no more, live or noncurrent, whoever did it
-    archived        the same, and it is in the archive
-    quarantined     the same, and it is in quarantine
-    kept            it is where it was, as SOURCE=keep says, or as it has pages that are not published
+    deleted         this generation is no longer in the bucket, live or noncurrent, whoever deleted it
+    archived        the same, and a copy is in the archive
+    quarantined     the same, and a copy is in quarantine
+    kept            it stays in place, because of SOURCE=keep, or because it has unpublished pages
     gone            somebody else had deleted or replaced it before it was read
     never stored    it was posted
 
@@ -41,7 +41,7 @@ COLUMNS = (
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM receipts"  # noqa: S608  our own
 IN_ORDER, PAGE = "ORDER BY recorded_at, id LIMIT :most", 500
 EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-# What was archived is found unsafe later, and its original goes to quarantine.
+# An archived picture was found unsafe later, and its original moves to quarantine.
 MOVED = "UPDATE receipts SET source_fate = 'quarantined' WHERE id = :id AND source_fate = 'archived'"
 DELETE = f"DELETE FROM receipts WHERE id = :id RETURNING {', '.join(COLUMNS)}, now()"  # noqa: S608
 

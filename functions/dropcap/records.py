@@ -1,7 +1,7 @@
-"""Stored JSON as records again. After a rollback an older revision reads what a newer one wrote.
+"""Parse stored JSON into records. After a rollback, an older revision reads what a newer one wrote.
 
-So a key that is not known is ignored, and what is missing, null or of another type than it should be has its
-default. Whatever is stored as JSON is read by `read`, and by nothing else.
+So unknown keys are ignored, and a value that is missing, null or of the wrong type gets its default. All
+stored JSON is parsed by `read`.
 """
 
 import datetime as dt
@@ -20,9 +20,9 @@ _NOTHING: Any = object()
 
 
 def read(kind: type[T], stored: Any) -> T:
-    """Return what stored JSON holds, as a dataclass, a tuple of one, a dict by name, or a plain value.
+    """Return stored JSON as a `kind`: a dataclass, a tuple of them, a dict by name, or a plain value.
 
-    A field that has no default is empty where it is missing: "", 0, (), or its own record of such.
+    A missing field without a default gets an empty value: "", 0, (), or a record of such values.
     """
     hint: Any = kind
     found: T = _reader(hint)(stored)
@@ -31,7 +31,7 @@ def read(kind: type[T], stored: Any) -> T:
 
 @cache
 def _reader(kind: Any) -> Reader:
-    """Return the function that makes a `kind` of a JSON value, or _NOTHING where it is none."""
+    """Return a function that converts a JSON value to a `kind`, or to _NOTHING if it does not fit."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is UnionType or NoneType in args:
         [inner] = (each for each in args if each is not NoneType)

@@ -1,7 +1,8 @@
 # ruff: noqa: S608  what is put into the SQL is this file's own
-"""What is to be described anew: what another prompt or model described, or none, counted or marked.
+"""Count or mark pictures to be described again: those described by another prompt or model, or not at all.
 
-Nothing else is ever asked anew. The sweep describes what is marked (later.py); until then it keeps its words.
+Nothing else is requested again. The sweep describes marked pictures (later.py); until then they keep their
+words.
 """
 
 import datetime as dt
@@ -15,8 +16,8 @@ from dropcap import logs
 from dropcap.errors import Rejected
 from dropcap.services import Services
 
-BATCH = 1000  # rows that one statement of `redescribe` looks at: 16 ms to count, 200 to mark
-# A batch by the key, whoever's they are, so that each statement reads the same number of rows.
+BATCH = 1000  # rows that one statement of `redescribe` scans: 16 ms to count, 200 ms to mark
+# Batches follow the key across all users, so that each statement reads the same number of rows.
 CHOSEN = """
 WITH looked AS (SELECT * FROM analyses WHERE id > CAST(:after AS uuid) ORDER BY id LIMIT :batch),
 chosen AS (
@@ -30,7 +31,7 @@ chosen AS (
                            coalesce(result->>'named_language', CAST(:language AS text))))
 )"""
 COUNT = f"{CHOSEN} SELECT (SELECT count(*) FROM chosen), (SELECT max(id::text) FROM looked)"
-# Where a person wants to ask anew what has been answered, the answer that is kept must not be in the way.
+# If a person wants a new answer, the cached one must not be used.
 MARK = f"""
 {CHOSEN},
 forgotten AS (
@@ -46,10 +47,10 @@ SELECT (SELECT count(*) FROM marked), (SELECT max(id::text) FROM looked)
 
 
 def asked(wanted: Any, services: Services) -> Mapping[str, Any]:
-    """What somebody wants to be described anew, counted or marked.
+    """Handle a request to describe pictures again: count or mark them.
 
-    `owner`, `since` (ISO 8601), `all`, and `mark`, without which it only counts; `after` goes on there. The
-    answer is logged, with a `token`, for who asks through a queue. Raises Rejected.
+    Options are `owner`, `since` (ISO 8601), `all`, `mark` (otherwise it only counts), and `after`, the id to
+    continue from. The answer is logged with `token`, for callers behind a queue. Raises Rejected.
     """
     kinds = {"owner": str, "since": str, "all": bool, "mark": bool, "after": str, "token": str}
     try:
@@ -80,11 +81,11 @@ def asked(wanted: Any, services: Services) -> Mapping[str, Any]:
 def redescribe(
     services: Services, chosen: Mapping[str, Any], after: uuid.UUID, *, mark: bool
 ) -> Mapping[str, Any]:
-    """Count, or mark for the sweep, the pictures that another prompt or model described, or none.
+    """Count, or mark for the sweep, pictures described by another prompt or model, or not at all.
 
-    `chosen`: of one `user`, unless it is empty; analyzed `since` an instant, unless it is None; `all`, by the
-    present prompt and model too. It begins beyond the id `after`, and goes on for SWEEP_S at most: `after` of
-    the answer, where it ended, is None when all have been looked at.
+    `chosen` limits them to one `user`, unless empty, and to those analyzed `since` a time, unless None; `all`
+    includes those by the present prompt and model. Starts after the id `after` and takes at most SWEEP_S. The
+    `after` in the answer is the last id seen, or None when all have been seen.
     """
     settings, ends, counted = services.settings, time.monotonic() + services.settings.sweep_s, 0
     present = {

@@ -1,7 +1,7 @@
-"""Tables of versions that kept them in `public`, or first on the role's search_path, are moved to our schema.
+"""Move tables of earlier versions, in `public` or first on the role's search_path, into our schema.
 
-A table is moved that is exactly as a released version made it, where no other one beside it has one of our
-names: whose that is, a person must say. Where none is exactly ours, all are another app's and left alone.
+A table is moved if it exactly matches a released version. If a table beside it has one of our names but
+matches none, a person must decide whose it is. If no table matches, all are another app's and are left alone.
 """
 
 from itertools import groupby
@@ -13,8 +13,8 @@ from dropcap.faults import Fault
 from dropcap.ownership import Found
 from dropcap.tables import TABLES
 
-# An older revision that still serves would make its tables again, empty, and record into them. It refuses a
-# view in place of its first one, so events are delivered again until they come to a revision that has moved.
+# An older revision that still runs would create its tables again, empty, and write to them. It fails on a
+# view in place of its first table, so events are redelivered until they reach the newer revision.
 SIGNPOST = TABLES[0].name
 
 OURS = """
@@ -26,10 +26,10 @@ ROOM = "SELECT to_regclass({view}) IS NULL, has_schema_privilege(to_regnamespace
 
 
 def moves(connection: Connection, schema: str, home: str | None) -> list[Fault]:
-    """Return the tables of ours outside `schema`, each with the SQL that moves it, or one that stops all.
+    """Return a fault, with the SQL that moves it, for each of our tables outside `schema`, or one for all.
 
-    `home` is the first schema on the session's own search_path. None: nothing is to be moved, or the schema
-    is yet to be made.
+    `home` is the first schema on the session's own search_path. The list is empty if there is nothing to
+    move, or the schema does not exist yet.
     """
     ours = connection.run(OURS.format(schema=literal(schema), mark=literal(f"{ownership.MARK}%")))
     if not ours:
@@ -46,7 +46,7 @@ def moves(connection: Connection, schema: str, home: str | None) -> list[Fault]:
 
 
 def _stopped(tables: list[Found], groups: list[list[Found]], name: str, role: str) -> Fault | None:
-    """Return what a person must decide before any of these tables is moved."""
+    """Return the fault that a person must resolve before any of these tables is moved."""
     made = f"CREATE SCHEMA IF NOT EXISTS {name} AUTHORIZATION {role}; {ownership.mark(name)}"
     ours = "; ".join(_move(table, name) for table in tables if table.ours)
     for table in tables:

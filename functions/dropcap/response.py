@@ -1,8 +1,7 @@
-"""What Gemini answered, held to its schema: a Description, or why there is none.
+"""Validate Gemini's answers: return a Description, or the reason why there is none.
 
-Everything that comes back is data. It is bounded and checked here, and stays untrusted: whoever shows it
-as HTML escapes it, whoever gives it to a model calls it content. What is not as it was asked for is unfit: it
-is asked for again, at once and on another day, and it is nowhere kept as an answer.
+Everything in an answer is data. It is limited and validated here, and stays untrusted: HTML pages escape it,
+and prompts mark it as content. An invalid answer (Unfit) is retried, at once and later, and never cached.
 """
 
 import json
@@ -15,13 +14,13 @@ from dropcap.analysis import ENGLISH, Description, Verdict
 from dropcap.errors import DropcapError
 from dropcap.meter import Tokens
 
-MAX_ANSWER = 32_768  # characters of JSON: all fields at their limits, every character escaped
+MAX_ANSWER = 32_768  # characters of JSON: all fields at their limits with every character escaped
 MAX_CAPTION, MAX_DESCRIPTION, MAX_ALT_TEXT, MAX_TEXT, MAX_TAGS, MAX_TAG = 100, 1000, 150, 2000, 20, 40
-# Control characters (PostgreSQL refuses NUL), lone surrogates (not UTF-8), and the marks that turn the
-# direction of writing: with them a text can show something else than it holds (CVE-2021-42574).
+# Control characters (PostgreSQL refuses NUL), lone surrogates (not UTF-8), and bidirectional control
+# characters, which can make a text look different from its content (CVE-2021-42574).
 UNWANTED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
-# Gemini puts JSON into a Markdown fence at times, in spite of MIME type and schema (getzep/graphiti #1281,
+# Gemini sometimes puts JSON into a Markdown fence, despite MIME type and schema (getzep/graphiti #1281,
 # 2026-02-28; langgenius/dify #31966, 2026-02-05).
 FENCE = re.compile(r"\s*```\w*\s*(.*?)(```\s*)?", re.DOTALL)
 
@@ -29,11 +28,11 @@ FENCE = re.compile(r"\s*```\w*\s*(.*?)(```\s*)?", re.DOTALL)
 class Unavailable(DropcapError):
     """Gemini did not describe this picture.
 
-    `problem` is one line for the record, without the key and without anything that the server wrote but
-    status words. `again` tells whether another try may help, `wait_s` how long the server asked to wait.
-    `unpaid`: Google did nothing for it. `answered`: Gemini is there, and answered this picture. `later`: not
-    the picture's fault, so it may work on another day. `verdict` is what an answer without words says of
-    safety; `answer` is the one that blocks the picture, which is as good as a description: it may be kept.
+    `problem` is one line for the record, without the key, and without text from the server except status
+    words. `again`: a retry may help; `wait_s` is the wait that the server asked for. `unpaid`: Google does
+    not charge for it. `answered`: Gemini is available, and answered this request. `later`: the picture is not
+    the cause, so a later try may work. `verdict` is the safety verdict of an answer without words; `answer`
+    is one that blocks the picture, and may be cached like a description.
     """
 
     def __init__(
@@ -57,14 +56,14 @@ class Unavailable(DropcapError):
         self.later = later
 
     def ending(self, words: str) -> "Unavailable":
-        """Add these words to the problem, and return it."""
+        """Append these words to the problem, and return the error."""
         self.problem += words
         self.args = (self.problem,)
         return self
 
 
 class Unfit(Unavailable):
-    """An answer that is none. The same request may well get a good one: empty ones with STOP come and go
+    """An invalid answer. The same request may well get a valid one: empty answers with STOP are intermittent
     (google-gemini/deprecated-generative-ai-python #744, 2025-08-18; BerriAI/litellm #24442, 2026-03-23), and
     so does RECITATION (google/generative-ai-docs #257, 2024-06-21, and #518, 2024-09-19)."""
 
@@ -74,10 +73,10 @@ class Unfit(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What both packages answer: the text, why the model stopped, why the prompt was blocked, which model.
+    """The answer of either package: the text, the finish reason, the block reason, and the model.
 
     `ratings` are the probabilities that Google's own filter gives (`NEGLIGIBLE` to `HIGH`), by category;
-    `tokens` is None where it does not tell.
+    `tokens` is None if unknown.
     """
 
     text: str
@@ -89,9 +88,9 @@ class Answer:
 
 
 def checked(answer: Answer, model: str, language: str = ENGLISH, *, judged: bool = False) -> Description:
-    """Return the answer as a Description. Unknown fields are dropped; where it is `judged`, it has a verdict.
+    """Return the answer as a Description. Unknown fields are dropped; if `judged`, a verdict is required.
 
-    Raises Unavailable with what is wrong with it, and with what it says of safety all the same.
+    Raises Unavailable with the problem, and with the safety verdict if there is one.
     """
     try:
         description = _described(_fields(answer), answer, model, language)
@@ -105,7 +104,7 @@ def checked(answer: Answer, model: str, language: str = ENGLISH, *, judged: bool
 
 
 def _fields(answer: Answer) -> dict[str, Any]:
-    """The fields of an answer that is one."""
+    """Return the fields of a valid answer."""
     if answer.blocked:
         raise Unavailable(f"Gemini blocked the picture ({answer.blocked})", answered=True, later=False)
     if answer.finish not in ("STOP", ""):
@@ -135,7 +134,7 @@ def _described(fields: dict[str, Any], answer: Answer, model: str, language: str
         raise Unfit("Gemini's answer is malformed: tags is not a list of texts")
     description = _line(fields["description"], MAX_DESCRIPTION)
     alt_text = _cut(words.plain(_line(fields["alt_text"], 2 * MAX_ALT_TEXT)), MAX_ALT_TEXT)
-    caption = fields.get("caption")  # no reason to do without the rest
+    caption = fields.get("caption")  # optional: the rest is used without it
     if not description or not alt_text:
         raise Unfit("Gemini's answer is malformed: description or alt_text is empty")
     lines = (" ".join(line.split()) for line in UNWANTED.sub(" ", fields["text"]).split("\n"))
@@ -153,14 +152,14 @@ def _described(fields: dict[str, Any], answer: Answer, model: str, language: str
 
 
 def _line(text: str, limit: int) -> str:
-    """One line of at most `limit` characters; more are cut, not refused: models don't count characters."""
+    """Return one line of at most `limit` characters; longer text is cut: models don't count characters."""
     return _cut(" ".join(UNWANTED.sub(" ", text).split()), limit)
 
 
 def _cut(text: str, limit: int) -> str:
-    """At most `limit` characters, the last of them an ellipsis where more are cut: behind a word, if one ends
-    in the second half."""
+    """Cut the text to at most `limit` characters with an ellipsis, after a word if one ends in the second
+    half."""
     if len(text) <= limit:
         return text
-    end = text[:limit].rfind(" ")  # also the one that would be the ellipsis
+    end = text[:limit].rfind(" ")  # includes the place of the ellipsis
     return text[: end if end > limit // 2 else limit - 1].rstrip() + "…"

@@ -1,29 +1,29 @@
 # ruff: noqa: S608  what is put into the SQL is this file's own; users and instants are parameters
-"""What progress is read from: sums of a user's pictures, so that a million cost no more than ten.
+"""Counts of a user's pictures, from which progress is read: a million cost no more than ten.
 
     progress_totals    a row a user: how many pictures, and up to which instant they are counted
     progress_days      a row a local day with pictures: how many, the first instant, the day's place in its
                        run of days without a gap, and when the run had come that far
     progress_hours     a row a local hour (0 to 23): the first instant in it
 
-A picture counts for the day and hour that it was where the user was: in its own time zone, or in the
-setting's, which the connection carries as its TimeZone. It is counted once, in the transaction that records
-it. What was recorded without being counted is counted by whoever next records for the user, or asks; all of
-them hold the user's advisory lock. It is of two kinds:
+A picture counts for the user's local day and hour: in the picture's own time zone, or in TIME_ZONE, which the
+connection has as its TimeZone. It is counted once, in the transaction that records it. Pictures that were
+recorded without being counted are counted by the next recording or query for that user, under the user's
+advisory lock. There are two kinds of them:
 
-    beyond `counted_to`    all that a user has who is not in progress_totals yet: counted in the order of its
-                           instants, BATCH in one transaction; 'infinity' when no more is left
-    not `counted`          rows of a revision that does not count, while one is deployed beside this one, or
-                           again after it; an index on just these finds them
+    beyond `counted_to`    all pictures of a user who is not in progress_totals yet: counted in the order of
+                           their times, BATCH in one transaction; 'infinity' when none is left
+    not `counted`          rows written by a revision that does not count, while one runs beside this one or
+                           after a rollback; a partial index finds them
 
-A picture that is deleted is taken out of its day, and where it was the first of that or of its hour, the next
-one takes its place (`forget`).
+Deleting a picture subtracts it from its day. If it was the first of its day or hour, the next one takes its
+place (`forget`).
 
-So nothing has to be migrated, and there is one way to count a user anew, whatever happened: to delete the row
-of progress_totals, as must be done when rows of `analyses` are changed or deleted otherwise. A user who has
-pictures without a zone is counted anew, too, when TIME_ZONE is another than they were counted by.
+So nothing has to be migrated, and there is one way to recount a user in any case: delete the row of
+progress_totals. That is required after rows of `analyses` are changed or deleted by hand. A user with
+pictures without a zone is also recounted when TIME_ZONE has changed since.
 
-Each function works in a transaction of `database.py`, with the `run` that it is given.
+Each function works in the caller's transaction (transactions.py), through the `run` that it is given.
 """
 
 import datetime as dt
@@ -131,9 +131,9 @@ new AS (
 
 
 def _place(until: str) -> str:
-    """Tell days their place in their run anew, from :day on and before the day `until`.
+    """Return SQL that renumbers the days of a run, from :day on and before the day `until`.
 
-    It follows from the day before, or is the first after a gap: none before :day changes.
+    A place follows from the day before, or is the first after a gap, so none before :day changes.
     """
     return f"""
 WITH before AS (
@@ -158,12 +158,12 @@ RETURNING 1
 
 
 PLACE = _place("'infinity'")
-# Where a day has only gone, or begins later, no run but its own changes.
+# If a day was only removed, or starts later, no other run changes.
 PLACE_RUN = _place("""coalesce((
     SELECT day FROM progress_days WHERE user_id = :user AND day > CAST(:day AS date) AND nth = 1
     ORDER BY day LIMIT 1
   ), 'infinity')""")
-# One picture less in the sums, if it is in them; with its day, hour and zone as it was counted.
+# Subtract one picture from the counts, if it is in them; with its day, hour and zone as counted.
 LESS = f"""
 UPDATE progress_totals SET pictures = pictures - 1
 WHERE user_id = :user AND CAST(:at AS timestamptz) <= counted_to
@@ -180,13 +180,13 @@ DAY_FROM = "UPDATE progress_days SET first_at = :first_at WHERE user_id = :user 
 HOUR = "SELECT first_at FROM progress_hours WHERE user_id = :user AND hour = :hour"
 NO_HOUR = "DELETE FROM progress_hours WHERE user_id = :user AND hour = :hour"
 HOUR_FROM = "UPDATE progress_hours SET first_at = :first_at WHERE user_id = :user AND hour = :hour"
-# What is counted from the instant :at on, in its order.
+# Counted pictures from the time :at on, in order.
 FROM_THERE = f"""
 SELECT analyzed_at AS at, analyzed_at AT TIME ZONE coalesce(time_zone, CAST(:zone AS text)) AS local
 FROM analyses
 WHERE user_id = :user AND counted AND analyzed_at >= CAST(:at AS timestamptz) AND analyzed_at <= {COUNTED_TO}
 """
-# No zone is a day or more from UTC.
+# No zone differs from UTC by a day or more.
 NEXT_OF_DAY = f"""
 SELECT at FROM ({FROM_THERE} AND analyzed_at < CAST(CAST(:day AS date) + 2 AS timestamp) AT TIME ZONE 'UTC'
                 ORDER BY analyzed_at) AS near
@@ -198,7 +198,7 @@ WHERE extract(hour FROM local) = :hour LIMIT 1
 """
 MORE = f"SELECT 1 FROM ({FROM_THERE}) AS rest OFFSET :most LIMIT 1"
 COUNT_ANEW = "DELETE FROM progress_totals WHERE user_id = :user"
-# Who has no picture is nobody we know of.
+# A user without pictures has no row.
 NOBODY = f"{COUNT_ANEW} AND NOT EXISTS (SELECT FROM analyses WHERE user_id = :user) RETURNING 1"
 
 
@@ -218,10 +218,10 @@ def record(run: Run, user: str, **analysis: Any) -> bool:
 
 
 def forget(run: Run, user: str, at: dt.datetime, zone: str | None, counted: bool) -> bool:
-    """Take a picture that was just deleted out of the sums; whether all of the others are counted.
+    """Subtract a picture that was just deleted; return whether all other pictures are counted.
 
-    Needs the user's lock. It costs what the picture's day and its run of days cost, however many pictures
-    there are. Where more is to be looked at, the user is counted anew by whoever asks.
+    Needs the user's lock. The cost depends on the picture's day and its run of days, not on the number of
+    pictures. If that is not enough, the next query recounts the user.
     """
     if counted and not _take_out(run, user, at, zone):
         run(COUNT_ANEW, user=user)
@@ -229,7 +229,7 @@ def forget(run: Run, user: str, at: dt.datetime, zone: str | None, counted: bool
 
 
 def _take_out(run: Run, user: str, at: dt.datetime, zone: str | None) -> bool:
-    """False where the hour's next picture is not among BATCH, or the sums do not hold."""
+    """Return False if the hour's next picture is not among BATCH, or the counts are inconsistent."""
     for day, hour, setting in run(LESS, user=user, at=at, zone=zone):
         counted = {"user": user, "at": at, "zone": setting}
         left = run(DAY_LESS, user=user, day=day)

@@ -92,7 +92,7 @@ def check(verdict: Verdict | None, settings: Settings) -> Verdict | None:
 
 
 def unsafe(verdict: Verdict, settings: Settings) -> bool:
-    """Return whether a picture is blocked, or above SAFETY: by its ratings where its level is unknown."""
+    """Return whether a picture is blocked, or above SAFETY; ratings decide if its level is unknown."""
     above = settings.safety != "off" and _rank(_worst(verdict)) > _rank(settings.safety)
     return verdict.blocked or above
 

@@ -1,26 +1,25 @@
-"""The tables of `tables.py` in a real database: what it lacks is added, what can't be is explained.
+"""Check the schema against `tables.py`: add what is missing, and explain what can't be repaired.
 
 A healthy database costs one query. Otherwise one process at a time, under an advisory lock, repairs in one
 transaction what can be repaired without losing a row, and checks again:
 
-    missing schema                                        made, and marked as ours by its comment
+    missing schema                                        created, and marked as ours by its comment
     tables of versions that had no schema                 moved into it (relocation.py)
     missing table, column, default, key, index, check     added
-    missing column that other columns still tell          added and filled from them
-    what a derived table lacks or holds that is wrong     emptied, to be made anew (rollup.py, search.py)
+    missing column that follows from other columns        added and filled from them
+    damaged derived table                                 emptied, to be rebuilt (rollup.py, search.py)
     narrower type (integer, varchar(40), json, ...)       widened
     nullable column that must not be                      tightened, where it holds no NULL
-    the old web app's achievements                        copied, when ours are made (ancestor.py)
+    the old web app's achievements                        copied when ours are created (ancestor.py)
 
-Everything else raises SchemaError and changes nothing. Outside of the schema, nothing is changed or locked,
-whatever it is called; inside, tables, columns, indexes and constraints that are not ours are left alone, so
-that the code before and after this one can share the database.
+Everything else raises SchemaError and changes nothing. Outside the schema nothing is changed or locked,
+except for tables of earlier versions (relocation.py). Inside, tables, columns, indexes and constraints that
+are not ours are left alone, so that earlier and later revisions can share the database.
 
-Most repairs change the catalogue alone, in milliseconds in which nobody else gets at the table. A new index
-takes as long as it takes to read the table (`make bench-database` says how long for 10 million rows). So
-indexes come last, each in a transaction of its own, in which others can read that table and not write: what
-they would write waits for DATABASE_TIMEOUT_S, fails and is delivered again. Where that is too long, make the
-index by hand before this code is deployed, with CREATE INDEX CONCURRENTLY.
+Most repairs only change the catalogue and block the table for milliseconds. A new index takes as long as
+reading the table (`make bench-database` measures it for 10 million rows). So indexes come last, each in its
+own transaction. Meanwhile others can read that table, but writes wait for DATABASE_TIMEOUT_S, fail and are
+redelivered. If that is too long, create the index before the deployment, with CREATE INDEX CONCURRENTLY.
 """
 
 from collections.abc import Callable
@@ -36,9 +35,14 @@ from dropcap.faults import Fault
 
 LOCK = 0x44726F70636170  # "Dropcap": the advisory lock of whoever repairs
 REPAIR_S = 200.0  # a cold start has 240 s on Cloud Run: cloud.google.com/run/docs/container-contract
-ROUNDS = 6  # schema, tables moved, made, what hangs on them, what hangs on that; one more is a fault of ours
+ROUNDS = (
+    6  # schema, moved tables, new tables, two levels of dependants, and one more: beyond that we have a bug
+)
 EMPTY = "TRUNCATE "
-IN_USE = ("0A000", "2BP01")  # SQLSTATE: another table's key, or a view, needs what is to be changed
+IN_USE = (
+    "0A000",
+    "2BP01",
+)  # SQLSTATE: another table's foreign key, or a view, depends on what is to be changed
 # SQLSTATEs of faults that pass: network, deadlock, no resources, a lock that is held, a restart, a full disk
 PASSING = ("08", "40", "53", "55", "57P", "58")
 
@@ -49,12 +53,12 @@ def check(
     timeout_s: float = 10.0,
     patient: Callable[[], Connection] | None = None,
 ) -> None:
-    """Make sure that the tables are in `schema`, and as declared: one query when they are.
+    """Ensure that the tables are in `schema` and as declared; one query if they are.
 
-    `timeout_s` bounds the check, and half of it each wait of a repair for a table, as others wait behind it.
-    A repair's own statement, and the wait for another process that repairs, may take REPAIR_S; `patient`
-    makes a connection that waits so long for an answer. Raises SchemaError, one line, where a person must
-    act; faults that pass as they are.
+    `timeout_s` limits the check. A repair waits half of it for a lock on a table, because others queue
+    behind. A repair's statement, and the wait for another process that repairs, may take REPAIR_S; `patient`
+    opens a connection that waits so long. Raises SchemaError, one line, if a person must act; transient
+    errors pass through.
     """
     if faults.find(connection, schema, _bounds(timeout_s, timeout_s)):
         other: AbstractContextManager[Connection] = closing(patient()) if patient else nullcontext(connection)
@@ -71,7 +75,7 @@ def _bounds(statement_s: float, timeout_s: float) -> str:
 
 
 def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> bool:
-    """One transaction with one repair that is slow, or with all that are not; whether there was any."""
+    """Run one slow repair, or all quick ones, in one transaction; return whether there was any."""
     longest = round(REPAIR_S * 1000)
     wait = (
         f"{LOCALS}SET LOCAL statement_timeout = {longest}; "
@@ -80,7 +84,9 @@ def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> boo
     mended: list[Fault] = []
     try:
         connection.run(f"BEGIN ISOLATION LEVEL READ COMMITTED; {wait}; {bounds}")
-        [[home]] = connection.run("SELECT current_schema()")  # where versions before ours had their tables
+        [[home]] = connection.run(
+            "SELECT current_schema()"
+        )  # where versions without a schema kept their tables
         for _ in range(ROUNDS):
             moves = [] if slow else relocation.moves(connection, schema, home)
             waits, found = _split(moves or faults.find(connection, schema, bounds), slow)
@@ -107,7 +113,7 @@ def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> boo
 
 
 def _split(found: list[Fault], slow: bool) -> tuple[list[Fault], list[Fault]]:
-    """Return what waits for rows of the old web app, and what is to be mended now."""
+    """Return the faults that wait for the old web app's rows, and those to repair now."""
     waits = [fault for fault in found if fault.found == faults.WAITS]
     return waits, [fault for fault in found if fault not in waits and (slow or not fault.slow)]
 
@@ -124,7 +130,7 @@ def _mend(connection: Connection, fault: Fault) -> None:
             code, said = refused.args[0]["C"], refused.args[0]["M"]
             if code.startswith(PASSING):
                 raise
-            if code in IN_USE:  # what uses it; other details have values of rows
+            if code in IN_USE:  # names the dependants; other details may quote values of rows
                 said = " ".join(f"{said}: {refused.args[0].get('D', '')}".split())
             by_hand = statement.replace("INDEX", "INDEX CONCURRENTLY", 1) if fault.slow else statement
             by_hand = fault.by_hand or by_hand

@@ -1,9 +1,9 @@
-"""The web server under functions-framework, which lets no slow client keep a thread from the others.
+"""The web server under functions-framework: no slow client can occupy a thread for long.
 
-gunicorn's own threads wait for each connection's first byte, then without end for the rest of its header, for
-its body, and until an answer is taken. Here a connection gets a thread when its header has come and the first
-PART bytes of its body, which is all of most. A read or a write that does not go on is given up: soon where
-others wait for a thread, later where nobody does.
+gunicorn's own threads wait without limit for the rest of a header, for a body, and until a response is read.
+Here a connection gets a thread only when its header and the first PART bytes of its body have arrived, which
+is the whole body of most requests. A stalled read or write is aborted, earlier if other requests wait for a
+thread.
 """
 
 import errno
@@ -24,29 +24,29 @@ from gunicorn.workers import gthread
 
 from dropcap.body import LARGEST_JSON
 
-HEAD_S = 10.0  # that a connection may take until it gets a thread
-LARGEST_HEAD = 98_304  # bytes: the longest query that is taken, and 32 KiB for the rest
-STALL_S = 30.0  # without a byte in or out
-PRESSED_S = 2.5  # the same, where another request waits for a thread
-LEAST_RATE = (
-    4096  # bytes a second that a body or an answer must get on with after STALL_S, as in mod_reqtimeout
-)
-LINGER_S = 1.0  # that a client may take to close a connection that is done, or to send the next of its body
+HEAD_S = 10.0  # time limit until a connection is ready for a thread
+LARGEST_HEAD = 98_304  # bytes: the longest allowed query, and 32 KiB for the rest
+STALL_S = 30.0  # longest time without a byte in or out
+PRESSED_S = 2.5  # the same while another request waits for a thread
+LEAST_RATE = 4096  # bytes/s: minimum rate of a body or response after STALL_S, as in mod_reqtimeout
+LINGER_S = 1.0  # time for a client to close a finished connection, or to send the next of its body
 MOST_UNREAD = 2**28  # bytes of a refused request that are taken, as who still sends would miss the answer
-CONNECTIONS = 400  # at once; below the 1,024 files that a process may have open on many systems
+CONNECTIONS = 400  # at once; below the limit of 1,024 open files on many systems
 PART = 32_768  # bytes
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
-EXPECT = re.compile(rb"\r\nexpect:", re.IGNORECASE)  # it sends its body when a thread has told it to
-THREADS = int(os.environ.get("THREADS", (os.cpu_count() or 1) * 4))  # as functions-framework takes them
-LOOK_MS = 250  # how often a wait looks whether others wait
+EXPECT = re.compile(
+    rb"\r\nexpect:", re.IGNORECASE
+)  # the client sends its body after a thread has asked for it
+THREADS = int(os.environ.get("THREADS", (os.cpu_count() or 1) * 4))  # as in functions-framework
+LOOK_MS = 250  # interval at which a wait checks whether others wait
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 def prepare() -> None:
-    """Have the application that is being made served by `Worker`.
+    """Make gunicorn serve the application with `Worker`.
 
-    functions-framework 3.10 has no options for that and reads no GUNICORN_CMD_ARGS;
-    gunicorn's defaults are the way. What Flask answers by itself reads a body too, which is bounded here.
+    functions-framework 3.10 has no options for that and ignores GUNICORN_CMD_ARGS, so change gunicorn's
+    defaults. Flask's own responses also read a body, so limit that, too.
     """
     config.WorkerClass.default = f"{__name__}.Worker"
     config.WorkerConnections.default = CONNECTIONS
@@ -54,21 +54,21 @@ def prepare() -> None:
 
 
 class Stalled(TimeoutError):
-    """The client takes or sends nothing. gunicorn is quiet about it as about one that went away."""
+    """The client stopped reading or sending. gunicorn treats it like a disconnect, and logs nothing."""
 
     def __init__(self) -> None:
         super().__init__(errno.ECONNRESET, "the client was too slow")
 
 
 class Patient(socket.socket):
-    """A connection whose blocking reads and writes may end with Stalled; in `queue` wait other requests."""
+    """A socket whose blocking reads and writes can raise Stalled; `queue` holds the waiting requests."""
 
     queue: Sized = ()
     stalled = False
     _moved, _waited_s = 0, 0.0
 
     def begin(self) -> None:
-        """Count anew, for another request."""
+        """Reset the counters for a new request."""
         self._moved, self._waited_s = 0, 0.0
 
     def recv(self, size: int, flags: int = 0) -> bytes:
@@ -110,7 +110,7 @@ class Patient(socket.socket):
 
 
 class Connection(gthread.TConn):  # type: ignore[misc]
-    """One client; `head` is what has come of its next request."""
+    """One client; `head` is the received part of its next request."""
 
     def __init__(self, *facts: Any) -> None:
         super().__init__(*facts)
@@ -118,7 +118,7 @@ class Connection(gthread.TConn):  # type: ignore[misc]
 
     @property
     def complete(self) -> bool:
-        """Whether a thread needs not wait for it."""
+        """Return whether a thread can handle the request without waiting."""
         end = self.head.find(b"\r\n\r\n") + 4
         if end < 4:
             return False
@@ -127,11 +127,11 @@ class Connection(gthread.TConn):  # type: ignore[misc]
         return len(self.head) >= end + body
 
     def close(self, graceful: bool = False) -> None:
-        util.close(self.sock)  # whatever is to be waited for, `handle` has waited for
+        util.close(self.sock)  # `handle` has already waited for the client
 
 
 class Worker(gthread.ThreadWorker):  # type: ignore[misc]
-    """gunicorn's threads; the loop before them waits for headers, of all connections at once."""
+    """gunicorn's threaded worker; its event loop waits for the headers of all connections at once."""
 
     def __init__(self, *facts: Any) -> None:
         super().__init__(*facts)
@@ -155,7 +155,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             self._drop(ending, ending[0])
 
     def on_client_socket_readable(self, conn: Connection, client: Patient) -> None:
-        """Another request of a connection that was kept."""
+        """Begin another request on a keep-alive connection."""
         if client.fileno() < 0:  # it has made room in this turn of the loop
             return
         self.poller.unregister(client)
@@ -163,7 +163,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         self._expect(conn)
 
     def on_pending_socket_readable(self, conn: Connection, client: Patient) -> None:
-        """Take what there is of a request; a thread goes on when that is enough."""
+        """Read the available part of a request; hand it to a thread when it is complete."""
         if client.fileno() < 0:
             return
         try:
@@ -197,7 +197,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         super().enqueue_req(conn)
 
     def handle(self, conn: Connection) -> Any:
-        """Answer a request, in a thread."""
+        """Handle a request in a thread."""
         self.queue.discard(conn)
         conn.sock.begin()
         kept = super().handle(conn)

@@ -10,9 +10,9 @@ SERVICES = start()
 server.prepare()
 
 
-@functions_framework.http  # and not cloud_event, which parses a body of any size
+@functions_framework.http  # not cloud_event, which parses a body of any size
 def on_upload(request: flask.Request) -> flask.Response:
-    """A picture was uploaded: POST the CloudEvent google.cloud.storage.object.v1.finalized."""
+    """Process an upload: POST the CloudEvent google.cloud.storage.object.v1.finalized."""
     return incoming.receive(request, SERVICES)
 
 

@@ -34,8 +34,8 @@ class Kept(Gcs):
     def quarantine_published(self, upload: Upload, published: Published, rejection: Rejected) -> bool:
         """Copy a published picture to quarantine, under its own name, if the upload's source is gone.
 
-        The original leaves the archive for quarantine, where it was archived: whether it is there alone. One
-        that the archive keeps, by a policy, must not keep the pictures published.
+        An archived original moves from the archive to quarantine; returns whether it is only there now. If a
+        policy keeps it in the archive, the published pictures are still withdrawn.
         """
         source = self.blob(self.settings.pictures_bucket, published.object)
         facts = metadata.reason(rejection) | metadata.source(upload)
@@ -64,7 +64,7 @@ class Kept(Gcs):
     def quarantined(self, upload: Upload) -> bool:
         """Return whether the copy is in quarantine; a source that was gone has none.
 
-        Raises NotStored where the source is there and its copy is not.
+        Raises NotStored if the source exists and its copy does not.
         """
         kept = self._kept(upload, self.settings.quarantine_bucket)
         if not kept and self._live(upload):
@@ -74,8 +74,8 @@ class Kept(Gcs):
     def dispose(self, upload: Upload, analyzed: bool) -> str:
         """Dispose of a finished source as SOURCE says: delete this generation, archive it, or keep it.
 
-        What is not `analyzed` is in quarantine, and goes into no archive. Which of them was done, in a word:
-        what somebody else deleted before is in no archive either. Raises Undeletable.
+        An upload that is not `analyzed` is in quarantine, and is not archived. Returns what was done, in a
+        word: a source that somebody else had deleted is not archived either. Raises Undeletable.
         """
         if self.settings.source == "keep":
             return "kept"
@@ -87,9 +87,9 @@ class Kept(Gcs):
         return fate
 
     def delete(self, *blobs: "Blob") -> None:
-        """Delete these generations for good; gone already, or a newer one has the name: that is as well.
+        """Delete these generations for good; it is fine if one is gone or a newer one has its name.
 
-        Raises Undeletable where one has to stay, when all others are gone.
+        Raises Undeletable if one can't be deleted, after the others are deleted.
         """
         from google.api_core.exceptions import Forbidden, NotFound
 

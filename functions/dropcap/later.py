@@ -8,8 +8,8 @@ deleted, and two sweeps never describe one twice. The exception is a description
 for: it is stored even after the lease expired, if the row still needs one. After a failure, the time is that
 of the next try. A person's own caption and alt text are in separate columns, and stay.
 
-What Gemini then finds above SAFETY is taken back: it is copied to quarantine, then its row tells of no
-pictures, then they are deleted. Whoever dies in between leaves a row that is due, and has none.
+A picture that Gemini then finds above SAFETY is withdrawn: it is copied to quarantine, its row is updated to
+list no pictures, and the pictures are deleted. A crash in between leaves a pending row without pictures.
 """
 
 import datetime as dt
@@ -103,7 +103,7 @@ class Due:
 
 
 class NotTakenBack(Passing):
-    """A picture that must not be shown still is: unlike a description, this is never given up."""
+    """Transient error: an unsafe picture is still published. Unlike a description, this is never given up."""
 
 
 def describe(services: Services, ends: float) -> Mapping[str, int]:
@@ -144,7 +144,7 @@ def _describe(due: Due, brake: Brake, services: Services) -> bool:
     """False where the picture is gone, or its description is no longer wanted."""
     settings, known = services.settings, due.known
     named = any(each.object for each in known.pictures)
-    # Whoever did it died. A list that is damaged is none: nothing is deleted for it.
+    # An earlier withdrawal did not finish. A damaged list does not count as empty: nothing is deleted for it.
     taken_back = due.result.get("pictures") == []
     if due.upload.id != due.id or not (named or taken_back):
         raise Rejected(
@@ -183,9 +183,9 @@ def _describe(due: Due, brake: Brake, services: Services) -> bool:
 
 
 def _largest(due: Due, known: Analysis, services: Services) -> tuple[Published, bytes]:
-    """Return the largest of the published pictures that are still stored, and its bytes.
+    """Return the largest published picture that is still stored, and its bytes.
 
-    Raises Rejected where somebody has deleted or replaced all of them.
+    Raises Rejected if all of them have been deleted or replaced.
     """
     for each in sorted(known.pictures, key=lambda each: each.width, reverse=True):
         with suppress(NotStored):

@@ -29,14 +29,12 @@ LARGEST_HEAD = 98_304  # bytes: the longest allowed query, and 32 KiB for the re
 STALL_S = 30.0  # longest time without a byte in or out
 PRESSED_S = 2.5  # the same while another request waits for a thread
 LEAST_RATE = 4096  # bytes/s: minimum rate of a body or response after STALL_S, as in mod_reqtimeout
-LINGER_S = 1.0  # time for a client to close a finished connection, or to send the next of its body
-MOST_UNREAD = 2**28  # bytes of a refused request that are taken, as who still sends would miss the answer
+LINGER_S = 1.0  # time for a client to close a finished connection, or to send more of its body
+MOST_UNREAD = 2**28  # bytes read of a refused request, or a client that still sends would miss the answer
 CONNECTIONS = 400  # at once; below the limit of 1,024 open files on many systems
 PART = 32_768  # bytes
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
-EXPECT = re.compile(
-    rb"\r\nexpect:", re.IGNORECASE
-)  # the client sends its body after a thread has asked for it
+EXPECT = re.compile(rb"\r\nexpect:", re.IGNORECASE)  # the client waits for 100 Continue
 THREADS = int(os.environ.get("THREADS", (os.cpu_count() or 1) * 4))  # as in functions-framework
 LOOK_MS = 250  # interval at which a wait checks whether others wait
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -72,9 +70,9 @@ class Patient(socket.socket):
         self._moved, self._waited_s = 0, 0.0
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Return what comes. A thread reads only what a request still lacks, so its end is always too early.
+        """Return received bytes. A thread only reads missing parts of a request: an end is premature.
 
-        gunicorn and werkzeug would take what had come of the body for all of it.
+        gunicorn and werkzeug would treat a truncated body as complete.
         """
         waits = self.gettimeout() != 0
         if waits:
@@ -138,7 +136,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         self.queue: set[Connection] = set()
 
     def accept(self, listener: socket.socket) -> None:
-        """Take a connection; the one whose time to send something ends first makes room, where it must."""
+        """Accept a connection; if there are too many, close the one whose deadline is next."""
         try:
             client, address = listener.accept()
         except OSError as failed:
@@ -156,7 +154,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
 
     def on_client_socket_readable(self, conn: Connection, client: Patient) -> None:
         """Begin another request on a keep-alive connection."""
-        if client.fileno() < 0:  # it has made room in this turn of the loop
+        if client.fileno() < 0:  # it was closed to make room in this turn of the loop
             return
         self.poller.unregister(client)
         self.keepalived_conns.remove(conn)
@@ -186,7 +184,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             self.enqueue_req(conn)
 
     def enqueue_req(self, conn: Connection) -> None:
-        """Have a thread answer a request, where enough has come: of one that came with another before it."""
+        """Hand a request to a thread if enough of it has arrived; it may have been pipelined."""
         conn.head += conn.parser.unreader.take_buffered()
         if not conn.complete:
             self._expect(conn)
@@ -207,7 +205,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         return kept
 
     def _take_the_rest(self, sock: Patient) -> None:
-        """Read what a client still sends, as long as nobody waits for the thread, and its end."""
+        """Read what the client still sends, up to its end, as long as nobody waits for the thread."""
         sock.shutdown(socket.SHUT_WR)
         sock.settimeout(LINGER_S)
         began, taken = time.monotonic(), 0
@@ -230,7 +228,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         conn.close()
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Wait for no idle connection when the process is to end: 10 s after SIGTERM Cloud Run kills it."""
+        """Do not wait for idle connections at shutdown: Cloud Run kills the process 10 s after SIGTERM."""
         super()._cap_keepalive(deadline)
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, deadline)

@@ -1,23 +1,23 @@
 # ruff: noqa: S608  what is put into the SQL is this file's own
-"""What no delivery may ever finish: found in database and bucket, and taken through the pipeline as usual.
+"""Reconcile: find unfinished uploads in database and bucket, and process them as usual.
 
-    rows that are not done and whose lease ran out    a kill, a fault that lasted, a source that went away,
-                                                      a deletion that broke off, a hold whose hour is over,
-                                                      a posted picture that was not finished: it is removed
-    objects without a row                             their event never came
+    rows that are not done, with an expired lease     a kill, a long outage, a source that disappeared,
+                                                      an interrupted deletion, a hold that is due,
+                                                      an unfinished posted picture, which is removed
+    objects without a row                             their event was never delivered
 
-A row that fails goes to the back: it is tried again after ten minutes, then twice as long each time, so that
-no number of them keeps a sweep from the others. From the fifth time on it is reported, as a person has to do
-something, and tried once a day.
+A row that fails goes to the back of the queue: it is retried after ten minutes, with exponential backoff, so
+that failing rows never keep a sweep from the others. After five failures it is reported, because a person
+must act, and tried once a day.
 
-What is held comes last, and waits for the next sweep when some of it has come back held: as long as Gemini is
-away, each costs a decoding, a caption and all of Gemini's time. Each kind has its share of the time, as any
-may be more than one sweep can do: a bucket that keeps a million sources takes minutes to list.
+Held uploads come last, and wait for the next sweep once several have come back held: while Gemini is
+unavailable, each costs a decoding, a caption and Gemini's whole time limit. Each kind has its share of the
+time, because any may exceed one sweep: a bucket that keeps a million sources takes minutes to list.
 
-A sweep that finds nothing costs three queries and a listing, with one query for each page of objects, however
-many of them are done and kept. The claim decides who works on what: a sweep may run beside deliveries, and
-beside another. With a key of Gemini, it then describes what had to do without (later.py), for one query
-where there is nothing.
+A sweep that finds nothing costs three queries and a listing, with one query for each page of objects, no
+matter how many of them are done and kept. Leases coordinate the work: a sweep may run beside deliveries and
+other sweeps. With a key for Gemini, the sweep finally describes pictures whose description was deferred
+(later.py), which costs one query if there are none.
 """
 
 import datetime as dt
@@ -38,15 +38,15 @@ from dropcap.prune import prune
 from dropcap.services import Services
 from dropcap.upload import Upload
 
-ROWS = 1000  # in one sweep
-# The part of SWEEP_S after which a kind begins no other: behind a quarter for events (_tell), and before what
-# is to be described.
+ROWS = 1000  # at most in one sweep
+# The part of SWEEP_S after which a kind starts no other upload: after a quarter for events (_tell), and
+# before descriptions.
 SHARES = {"rows": 0.5, "objects": 0.75, "held": 0.9}
-FIRST_S, DAY_S = 600, 86_400  # until the next try: the sweep comes every ten minutes
-REPORTED = 5  # failures of a row, in 2.5 hours, after which it is reported, and tried once a day
+FIRST_S, DAY_S = 600, 86_400  # delay before the next try; the sweep runs every ten minutes
+REPORTED = 5  # failures, in 2.5 hours, after which a row is reported, and tried once a day
 IN_VAIN = 3  # held uploads in one sweep that come back held
-# A posted picture lies in no bucket: what is not recorded can't be finished without its bytes, and is ended.
-# But not the row of one that took instances down, which is to be known when it is posted again.
+# A posted picture is not in a bucket: if it is not recorded, it can't be finished without its bytes, and is
+# removed. The row of one that crashed instances stays, in case it is posted again.
 UNFINISHED = f"""
 SELECT stuck, rows.* FROM (
   SELECT count(*) AS stuck FROM uploads WHERE state <> 'done' AND sweep_failures >= {REPORTED}
@@ -79,7 +79,7 @@ CODE = "SELECT CASE state WHEN 'held' THEN state ELSE reason_code END FROM uploa
 
 
 def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
-    """Finish what is unfinished, one after the other, and begin none when SWEEP_S have passed.
+    """Finish unfinished uploads one by one, and start none after SWEEP_S.
 
     An object without a row counts from the age of `min_age_s`: the event of a younger one may be on its way.
     Of those found, some are then done, quarantined, failed (the log says why) or left: for want of time, as
@@ -102,7 +102,7 @@ def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
                 in_vain += kind == "held" and outcome == "left"
                 outcomes[outcome] += 1
             if time.monotonic() > ends:
-                complete = complete and kind != "objects"  # of which there may be another page
+                complete = complete and kind != "objects"  # there may be another page of objects
                 break
     ends = begun + seconds
     if services.settings.gemini_api_key:
@@ -124,12 +124,12 @@ def _tell(services: Services) -> Mapping[str, int]:
 def _unfinished(
     services: Services, min_age_s: float, outcomes: Counter[str]
 ) -> Mapping[str, Iterable[list[Upload]]]:
-    """What is unfinished, by its kind."""
+    """Yield unfinished uploads by kind."""
     database, bucket = services.database, services.settings.uploads_bucket
     found = database.query(UNFINISHED, bucket=bucket, rows=ROWS)
     outcomes["stuck"] = found[0][0]
     rows = [(state, Upload(*row)) for _, state, *row in found if state is not None]
-    # INCLUDE and EXCLUDE are about objects, and what its user has deleted goes, whatever they say by now.
+    # INCLUDE and EXCLUDE apply to objects; an upload that its user has deleted is removed regardless of them.
     passed_over = {
         upload.id
         for state, upload in rows
@@ -146,7 +146,7 @@ def _unfinished(
 
 
 def _without_row(services: Services, min_age_s: float) -> Iterator[list[Upload]]:
-    """The objects that have no row, by pages, from anywhere on: no part may be left out every time."""
+    """Yield pages of objects without a row, from a random start, so that no part is skipped every time."""
     database, bucket = services.database, services.settings.uploads_bucket
     before = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=min_age_s)
     [[middle]] = database.query(ANY_NAME, id=uuid.uuid4(), bucket=bucket) or [[None]]
@@ -161,13 +161,13 @@ def _wanted(upload: Upload, services: Services) -> bool:
 
 
 def _finish(upload: Upload, services: Services, outcomes: Counter[str]) -> str:
-    """What became of it; no failure of one may keep a sweep from the others."""
+    """Finish one upload and return its outcome; a failure must not keep the sweep from the others."""
     try:
         process(services.buckets.current(upload) if upload.in_bucket else upload, services)
         [[code]] = services.database.query(CODE, id=upload.id) or [[deletion.STATE]]
     except Busy:
         return "left"
-    except Rejected as ended:  # a posted picture, of which nothing is kept
+    except Rejected as ended:  # a posted picture, whose bytes are not kept
         logs.write("INFO", str(ended), upload=str(upload.id))
         return "done"
     except Exception as problem:  # whatever it was, it is logged and counted
@@ -179,11 +179,11 @@ def _finish(upload: Upload, services: Services, outcomes: Counter[str]) -> str:
 
 
 def _failed(upload: Upload, problem: Exception, services: Services) -> int:
-    """Put the row to the back and say why; how often it has failed, 1 where there is no row."""
+    """Move the row to the back, log why, and return its number of failures, 1 if there is no row."""
     from google.api_core.exceptions import Forbidden
 
     tries = 1
-    with suppress(Unreachable):  # then it is tried by the next sweep
+    with suppress(Unreachable):  # the next sweep tries it again
         [[tries]] = services.database.query(FAILED, id=upload.id) or [[1]]
     why = expected(problem)
     facts = {"upload": str(upload.id), "name": upload.name, "tries": tries}
@@ -193,10 +193,10 @@ def _failed(upload: Upload, problem: Exception, services: Services) -> int:
         if isinstance(problem, Forbidden | Undeletable):
             remedy = (
                 "A retention policy or a hold keeps the object, or the function lacks "
-                "storage.objects.delete: lift it, or let sources stay by SOURCE=keep."
+                "storage.objects.delete: lift it, or keep sources with SOURCE=keep."
             )
         elif isinstance(problem, NotStored):
-            remedy = "Restore what was published, while the bucket's soft delete keeps it."
+            remedy = "Restore the published files while the bucket's soft delete still has them."
         logs.write("ERROR", "the sweep can't finish an upload", **facts, remedy=remedy)
     elif why:
         logs.write("WARNING", "not finished by the sweep", **facts)

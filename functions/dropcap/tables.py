@@ -97,9 +97,9 @@ TABLES = (
             Column("stage_at", INSTANT, "now()"),
             Column("rss_mb", "bigint", "0"),
             Column("deaths", "jsonb", "'[]'::jsonb"),  # the same of holders whose lease ran out
-            Column("sweep_failures", "bigint", "0"),  # how often the sweep could not finish it: sweep.py
-            Column("sweep_after", INSTANT, null=True),  # not before then does the sweep try it again
-            Column("source_kept", "boolean", null=True),  # NULL: nobody said what became of the source
+            Column("sweep_failures", "bigint", "0"),  # failures of the sweep: sweep.py
+            Column("sweep_after", INSTANT, null=True),  # the sweep does not retry it before then
+            Column("source_kept", "boolean", null=True),  # NULL: unknown
         ),
         key=("id",),
         # What a sweep looks for among millions that are done. By an instant that no update changes, so that
@@ -259,7 +259,7 @@ TABLES = (
         ACHIEVEMENTS,
         (
             Column("user_id", "text"),
-            # Where it is lost, each row has another that is not shown, from where it lies in the table.
+            # If the column is lost, each row gets a name that is not shown, made of its ctid.
             Column("achievement_name", "text", fill=f"concat('{UNNAMED} ', ctid)", source=("user_id",)),
             Column("earned_at", INSTANT, "now()"),
         ),

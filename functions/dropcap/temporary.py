@@ -1,14 +1,14 @@
-"""Names of objects that tools write for a while and delete themselves: parts of an upload, mostly.
+"""Names of temporary objects that tools create and delete themselves, mostly parts of an upload.
 
-Whoever analyzed, quarantined or deleted one would destroy the upload that it belongs to. Objects of these
-names are left alone by events, sweep, backfill and gallery; the object that is composed of them at the end
-is taken like any other. A prefix of a user's own choice (gcloud's property
-`storage/parallel_composite_upload_component_prefix`, say) can't be known here: it belongs into EXCLUDE.
+Analyzing, quarantining or deleting one would destroy the upload that it belongs to. Events, sweep, backfill
+and gallery leave such objects alone; the composed object is taken like any other. A custom prefix (gcloud's
+property `storage/parallel_composite_upload_component_prefix`, for example) can't be known here: add it to
+EXCLUDE.
 """
 
 import re
 
-# Each with where it is from, looked up on 2026-11-30.
+# Each with its source, as of 2026-11-30.
 PATTERNS = (
     # gcloud storage cp, mv and rsync: properties.py and copy_component_util.py of gcloud 528
     r"(.*/)?gcloud/tmp/parallel_composite_uploads/.*",
@@ -30,5 +30,5 @@ TEMPORARY = re.compile("|".join(PATTERNS), re.DOTALL)
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether this is the name of a tool's temporary object."""
+    """Return whether a name is that of a tool's temporary object."""
     return TEMPORARY.fullmatch(name) is not None

@@ -1,4 +1,4 @@
-"""The image file directories of a TIFF, read without a library (TIFF 6.0; BigTIFF; DNG 1.7)."""
+"""Read the image file directories of a TIFF without a library (TIFF 6.0; BigTIFF; DNG 1.7)."""
 
 import struct
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ REDUCED, MASK = 1, 4  # bits of SUBFILE
 OLD_REDUCED = 2
 SENSOR = frozenset({32803, 34892})  # photometric: a colour filter array (TIFF/EP), LinearRaw (DNG)
 TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
-MOST_VALUES = 256  # of a tag, which here are few; more are not looked at
+MOST_VALUES = 256  # values read of a tag; the tags used here have few
 MOST_ENTRIES = 200_000  # of all directories
-# What begins as a TIFF does, or nearly, and is a camera's raw file: Olympus' ORF and Panasonic's RW2; at 8
-# Canon's CR2 and Phase One's IIQ.
+# Camera raw files that begin like a TIFF, or nearly: Olympus' ORF and Panasonic's RW2; at offset 8, Canon's
+# CR2 and Phase One's IIQ.
 RAW_BEGINNINGS = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
 RAW_AT_8 = (b"CR", b"IIII", b"MMMM")
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """One directory: where it is, and what its tags say; `page` is its place in the chain, None beside it."""
+    """One directory: offset and tags; `page` is its index in the main chain, None outside it."""
 
     at: int
     page: int | None
@@ -33,17 +33,17 @@ class Directory:
 
     @property
     def size(self) -> Size:
-        """Width and height in px, 0 where they are not told."""
+        """Return width and height in px, 0 if missing."""
         return self._first(WIDTH), self._first(LENGTH)
 
     @property
     def tile(self) -> Size:
-        """The same of a tile."""
+        """Return width and height of a tile in px, 0 if missing."""
         return self._first(TILE_WIDTH), self._first(TILE_LENGTH)
 
     @property
     def is_full(self) -> bool:
-        """Whether it holds a picture of its own, not a smaller copy or the mask of another."""
+        """Return whether it holds a picture of its own, not a reduced copy or a mask of another."""
         return not self._first(SUBFILE) & (REDUCED | MASK) and self._first(OLD_SUBFILE) != OLD_REDUCED
 
     def _first(self, tag: int) -> int:
@@ -52,7 +52,7 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """How many full pages there are, and where the directory of the largest is; `first` is that of page 0."""
+    """The number of full pages, and the offset of the largest one's directory; `first` is that of page 0."""
 
     full: int
     largest: int
@@ -60,9 +60,9 @@ class Pages:
 
 
 def directories(data: bytes) -> Iterator[Directory]:
-    """Yield the pages and what hangs on them, each once, however they are linked.
+    """Yield the pages and their subdirectories, each once, however they are linked.
 
-    Raises ValueError where there are more entries than any picture has.
+    Raises ValueError if there are more entries than in any real picture.
     """
     read = _Reader(data)
     big = read.big
@@ -92,7 +92,7 @@ def directories(data: bytes) -> Iterator[Directory]:
 
 
 def claims(data: bytes) -> Iterator[Size]:
-    """Yield the size of each directory's picture, and of its tiles.
+    """Yield the sizes of each directory: picture and tile.
 
     Raises ValueError as `directories` does.
     """
@@ -102,7 +102,7 @@ def claims(data: bytes) -> Iterator[Size]:
 
 
 def is_raw(data: bytes) -> bool:
-    """Return whether a TIFF is a camera's raw file: what a sensor saw, with a small picture to look at.
+    """Return whether a TIFF is camera raw: sensor data with a small preview.
 
     Raises ValueError as `directories` does.
     """
@@ -117,7 +117,7 @@ def is_raw(data: bytes) -> bool:
 
 
 def pages(data: bytes) -> Pages:
-    """Return which page to show: the largest full one, else the largest.
+    """Return which page to publish: the largest full one, else the largest.
 
     Raises ValueError as `directories` does.
     """
@@ -128,14 +128,14 @@ def pages(data: bytes) -> Pages:
 
 
 def from_page(data: bytes, at: int) -> bytes:
-    """Return the file with the directory at `at` as its first, so that every library shows that page."""
+    """Return the file with the directory at `at` as its first, so that every library decodes that page."""
     read = _Reader(data)
     start, size = (8, 8) if read.big else (4, 4)
     return data[:start] + at.to_bytes(size, read.order) + data[start + size :]
 
 
 class _Reader:
-    """Reads numbers in the order and of the size that a file has them."""
+    """Read numbers in a file's byte order and word size."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -149,7 +149,7 @@ class _Reader:
         return self.number(self._data[at : at + (8 if self.big else 4)])
 
     def values(self, entry: bytes) -> tuple[int, ...]:
-        """The whole numbers of a directory's entry; none where it has others."""
+        """Return the integers of a directory entry; none if it has another type."""
         kind = TYPES.get(self.number(entry[2:4]))
         if kind is None:
             return ()

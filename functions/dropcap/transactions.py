@@ -1,8 +1,7 @@
-"""Transactions on PostgreSQL, on connections that the threads of a process share.
+"""Transactions on PostgreSQL, over connections that the threads of a process share.
 
-Every change is one transaction that may be repeated without effect, so an operation is tried a second time
-when the connection turns out to have died since its last use. All that is set is set for one transaction, so
-that a pooler between us and the server does no harm.
+Every change is one idempotent transaction, so an operation is retried once if the connection has died since
+its last use. All session variables are set for one transaction, so that it works through a pooler.
 """
 
 import json
@@ -24,16 +23,16 @@ from dropcap.settings import Settings
 
 CHANGED = ("42P01", "42703", "42P10")  # SQLSTATE: undefined table, undefined column, no such key
 NO_SUCH_ZONE = "22023"  # SQLSTATE invalid_parameter_value
-UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # what a str may hold and PostgreSQL's text may not
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # characters that str allows and PostgreSQL's text does not
 
 T = TypeVar("T")
 
 
 class Transactions:
-    """Those of any number of threads, on the database of `settings.database_url`.
+    """Transactions for any number of threads, on the database of `settings.database_url`.
 
     The first connection of a process checks and repairs the schema. Every method may raise SchemaError,
-    SettingsError and, for all other trouble, Unreachable.
+    SettingsError and, for all other problems, Unreachable.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -46,10 +45,10 @@ class Transactions:
         self._checked = False
 
     def prepare(self) -> None:
-        """Check the schema now, at the cold start, and let the connection go.
+        """Check the schema at the cold start, then close the connection.
 
         The web server forks its workers after this: two of them on one connection would read each other's
-        answers, and each checks for itself when it connects.
+        answers. Each worker checks again when it connects.
         """
         with foreign_errors(), self._pool.turn():
             connection, _ = self._pool.take()
@@ -61,15 +60,15 @@ class Transactions:
         self._checked = False
 
     def close(self) -> None:
-        """Close the connections that nobody uses; the next use opens another."""
+        """Close the idle connections; the next use opens another."""
         self._pool.clear()
 
     def query(self, sql: str, **values: Any) -> list[list[Any]]:
-        """The rows of one statement, in a transaction of its own; it may run twice."""
+        """Run one statement in its own transaction, and return its rows; it may run twice."""
         return self.transaction(lambda run: run(sql, **values))
 
     def transaction(self, work: Callable[[Run], T]) -> T:
-        """What `work` returns, committed; done again once where connection or schema had changed."""
+        """Run `work`, commit, return its result; retry once if the connection died or the schema changed."""
         with foreign_errors(), self._pool.turn():
             connection, used_before = self._pool.take()
             try:
@@ -79,16 +78,16 @@ class Transactions:
                     raise
                 self._checked = False
             except TimeoutError:
-                raise  # the time that the caller has is spent
+                raise  # the caller's time is used up
             except (InterfaceError, OSError):
                 if not used_before:
                     raise
-                self._pool.clear()  # what was idle meanwhile has died as well
+                self._pool.clear()  # the other idle connections have died as well
             connection, _ = self._pool.take()
             return self._attempt(connection, work)
 
     def _attempt(self, connection: Connection, work: Callable[[Run], T]) -> T:
-        """Keep the connection, whatever is raised, unless it may be in the middle of an answer."""
+        """Run `work` once. Keep the connection after an error, unless an answer may be incomplete."""
         answered = kept = False
 
         def ask(sql: str, **values: Any) -> list[list[Any]]:
@@ -96,7 +95,7 @@ class Transactions:
             answered = False
             try:
                 rows: list[list[Any]] | None = connection.run(sql, **values)
-            except DatabaseError:  # which pg8000 raises when it has read all of the answer
+            except DatabaseError:  # pg8000 raises it after reading the whole answer
                 answered = True
                 raise
             answered = True
@@ -129,7 +128,7 @@ class Transactions:
         try:
             run(
                 f"BEGIN ISOLATION LEVEL READ COMMITTED; {LOCALS}SET LOCAL statement_timeout = {wait}; "
-                f"SET LOCAL idle_in_transaction_session_timeout = {wait}; "  # an instance may be frozen
+                f"SET LOCAL idle_in_transaction_session_timeout = {wait}; "  # an instance may be suspended
                 f"SET LOCAL TimeZone = {literal(self._settings.time_zone)}; "
                 f"SET LOCAL {inside(self._settings.database_schema)}"
             )
@@ -142,7 +141,7 @@ class Transactions:
             ) from refused
 
     def _check(self, connection: Connection) -> None:
-        """Check the schema, once a process; a failure is not remembered."""
+        """Check the schema once in a process; a failed check is repeated."""
         timeout = self._settings.database_timeout_s
         if self._checked:
             return
@@ -162,7 +161,7 @@ class Transactions:
 
 
 def _stored(value: Any) -> Any:
-    """The value as PostgreSQL can hold it: U+FFFD for NUL and lone surrogates, JSON for mappings."""
+    """Return the value as PostgreSQL can store it: U+FFFD for NUL and lone surrogates, JSON for mappings."""
     if isinstance(value, Mapping):
         return json.dumps(_clean(value))
     return str(value) if isinstance(value, uuid.UUID) else _clean(value)

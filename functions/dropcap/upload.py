@@ -18,8 +18,8 @@ INT64 = 2**63 - 1  # generations and sizes: cloud.google.com/storage/docs/json_a
 FINALIZED = "google.cloud.storage.object.v1.finalized"  # cloud.google.com/eventarc/docs/reference
 RESIZED = "resizedImage"  # metadata by which Firebase's Resize Images knows its own outputs, of any size
 LONGEST_NAME = 1024  # bytes of an object's name: cloud.google.com/storage/docs/objects#naming
-# A user is a folder: with a slash, "ana/x" would write as "ana"; "." and ".." are steps to another folder.
-# Surrogates are in no UTF-8.
+# A user is a folder: with a slash, "ana/x" could write as "ana"; "." and ".." lead to another folder.
+# Surrogates are not valid UTF-8.
 USER_NAME = re.compile(r"(?!\.\.?\Z)[^\x00-\x1f\x7f/\ud800-\udfff]{1,128}")
 # BCP 47: language, script, region. No variants: subtags of eight letters could be words to a model.
 LANGUAGE = re.compile(r"([a-z]{2,3})(-[a-z]{4})?(-[a-z]{2}|-[0-9]{3})?", re.ASCII | re.IGNORECASE)
@@ -68,8 +68,8 @@ class Upload:
         return bool(self.bucket)
 
     def wanted(self, include: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
-        """Whether this is a picture to take: no folder marker, not empty, no output of Resize Images, no
-        tool's temporary object, and its path is chosen."""
+        """Return whether to process the object: it is not empty, not a folder marker, an output of Resize
+        Images or a temporary object of a tool, and INCLUDE and EXCLUDE choose it."""
         if self.name.endswith("/") or self.size == 0 or self.metadata.get(RESIZED) == "true":
             return False
         if is_temporary(self.name) or any(_fits(self.name, pattern) for pattern in exclude):
@@ -81,16 +81,16 @@ class Upload:
 
 
 def _fits(name: str, pattern: str) -> bool:
-    """Whether a name is as the pattern: `*` is any characters, slashes too, `?` any one, all else itself.
+    """Return whether a name matches: `*` is any characters, slashes included, `?` any one, the rest literal.
 
-    fnmatch would take `[...]` for a class of characters, and leave `[private]/a.jpg` unprotected.
+    fnmatch would treat `[...]` as a character class, and leave `[private]/a.jpg` unprotected.
     """
     return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def is_user(name: str) -> bool:
-    """Whether this can be a user's name: 1 to 128 characters, none of them a slash or control character, and
-    not a step of a path."""
+    """Return whether this can be a user's name: 1 to 128 characters, no slash or control character, not `.`
+    or `..`."""
     return USER_NAME.fullmatch(name) is not None
 
 

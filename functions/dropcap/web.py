@@ -19,7 +19,7 @@ Handler = Callable[[flask.Request, Services, str | None], Mapping[str, Any]]
 Tell = Callable[[HTTPStatus, str, str, str], flask.Response]  # status, code, problem, remedy
 RETRY_AFTER_S = 10
 YEAR_S = 31_536_000
-OF_BYTES = frozenset({"broken_picture", "needs_too_much_memory"})  # whose cause is worth a log line
+OF_BYTES = frozenset({"broken_picture", "needs_too_much_memory"})  # rejections whose cause is logged
 HELD = "SELECT 1 FROM uploads WHERE id = :id AND state = 'held'"
 TRUE = frozenset({"1", "true", "yes"})
 
@@ -32,7 +32,7 @@ def problem(status: HTTPStatus, code: str, problem: str, remedy: str) -> flask.R
 
 
 def unread(response: flask.Response) -> flask.Response:
-    """The response as a streamed one: before any other the framework reads the request into memory."""
+    """Return the response as a stream: otherwise the framework reads the whole request into memory."""
     if not response.is_streamed:
         data = response.get_data()
         response.headers["Content-Length"] = str(len(data))
@@ -68,7 +68,7 @@ def guarded(
 ) -> flask.Response:
     """What `work` answers; a client sees a problem and its remedy by `tell`, never a stack trace."""
     logs.follow(request.headers.get("traceparent", ""))
-    request.max_content_length = body.LARGEST_JSON  # whoever takes more says so
+    request.max_content_length = body.LARGEST_JSON  # handlers that accept more raise this limit
     try:
         body.check_query(request)
         encoding.refuse(request.headers.get("Content-Encoding", ""), gzip=False)
@@ -106,7 +106,7 @@ def guarded(
 
 
 def log_expected(failed: Exception) -> None:
-    """Log in one line why a request failed, without the stack trace that says nothing more."""
+    """Log in one line why a request failed; a stack trace would add nothing."""
     logs.write("ERROR", "request failed", error=type(failed).__name__, problem=str(failed))
 
 
@@ -128,7 +128,11 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
     `tz` then say whose a posted picture is and in which zone, and `language` in which one it is to be
     described; a stored one says so itself, and where a user is given or signed in, only that user's is found.
     """
-    from dropcap import kept, pipeline, safety  # loads Pillow and NumPy, which get_progress_stats must not
+    from dropcap import (
+        kept,
+        pipeline,
+        safety,
+    )  # loads Pillow and NumPy, which get_progress_stats must not load
 
     settings = services.settings
     upload, data, keep = _asked(request, services, caller)
@@ -170,9 +174,9 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
 def _asked(
     request: flask.Request, services: Services, caller: str | None
 ) -> tuple[Upload, bytes | None, bool]:
-    """Return what is to be analyzed, its bytes where they are posted, and whether it is to be kept.
+    """Return the upload to analyze, its bytes if they were posted, and whether to keep it.
 
-    A request counts (rate.py) as soon as it is known whose it is, before anything else that costs something.
+    A request counts (rate.py) as soon as its user is known, before any expensive work.
     """
     from dropcap import rate
     from dropcap.bucket import check_size
@@ -193,7 +197,7 @@ def _asked(
     else:
         options = body.once(request.args)
     user = user_of(options, caller, default)
-    if not caller and user != ANONYMOUS:  # nobody in particular: the back end keeps its own count
+    if not caller and user != ANONYMOUS:  # without a user: the back end keeps its own count
         rate.count(services.database, user, settings.max_per_hour)
     keep = str(options.get("keep", "")).lower() in TRUE
     if request.mimetype == "application/json":

@@ -1,9 +1,8 @@
-"""Print the fingerprints of the tables of all versions from before Dropcap had a schema of its own, as JSON.
+"""Print, as JSON, the fingerprints of the tables of all versions without a schema of their own.
 
     PYTHONPATH=functions python -m infra.released > functions/dropcap/released.json
 
-What they were is told by the history, of which all is needed. Nothing was released without a schema since, so
-the file is complete.
+It needs the whole history of the repository. All later versions have a schema, so the file is complete.
 """
 
 import json
@@ -18,7 +17,7 @@ from dropcap import ownership
 from dropcap.tables import Table
 from infra.local.storage import ROOT
 
-LAST = "0d28d606343d6b124c9596fd61479a5392d3576a"  # the last commit whose tables were found by search_path
+LAST = "0d28d606343d6b124c9596fd61479a5392d3576a"  # the last commit that found its tables by search_path
 DECLARED_IN = "functions/dropcap/tables.py"
 
 
@@ -28,7 +27,7 @@ def _git(*words: str) -> str:
 
 
 def versions() -> Iterator[Sequence[Table]]:
-    """Yield what each version declares, oldest first. Raises CalledProcessError without the history."""
+    """Yield the tables of each version, oldest first. Raises CalledProcessError without the history."""
     with tempfile.TemporaryDirectory() as folder:
         for commit in _git(
             "log", "--full-history", "--reverse", "--format=%H", LAST, "--", DECLARED_IN

@@ -162,7 +162,7 @@ def _layout(result: Import, name: str, value: str) -> None:
 
 def _patterns(value: str) -> list[str]:
     """Paths of folders as patterns of names: `*` is the same in both, over folders too."""
-    if "?" in value:  # which stands for any one character here, and would choose more
+    if "?" in value:  # here it matches any one character, and would choose more
         raise CloudError(f"{value} can't be imported: patterns here can't match a literal question mark.")
     paths = (path.strip().strip("/") for path in value.split(","))
     return [f"{path}/*" for path in paths if path]

@@ -27,10 +27,7 @@ from dropcap.errors import Passing, Rejected, causes
 LIBRARIES = {"JPEG": "jpg", "PNG": "zlib", "TIFF": "libtiff", "WEBP": "webp", "AVIF": "avif"}
 # Texts of system errors, which pyvips and pillow-heif pass on only as text.
 EXHAUSTED = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
-OUT_OF_MEMORY = (
-    "out of memory",
-    "decoder error -9",
-)  # of libvips' vips_malloc, and Pillow's IMAGING_CODEC_MEMORY
+OUT_OF_MEMORY = ("out of memory", "decoder error -9")  # libvips; Pillow's IMAGING_CODEC_MEMORY
 NO_THREAD = ("can't start new thread", "unable to create thread", "error creating thread")
 LEAST_MB = 8.0  # must still be available if a picture's need is not known yet
 LOUD = ("PIL", "pyvips")  # loggers of the decoding libraries

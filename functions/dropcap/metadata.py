@@ -15,9 +15,7 @@ from dropcap.upload import Upload
 OURS = "dropcap-"
 LARGEST = 8192  # bytes, keys and values: cloud.google.com/storage/quotas#objects
 TOKENS = "firebasestoragedownloadtokens"
-OLD_REASON = frozenset(
-    {"reason", "problem", "remedy"}
-)  # only all three together; otherwise they are the uploader's
+OLD_REASON = frozenset({"reason", "problem", "remedy"})  # ours only if all three are there
 OLD_SOURCE = "source"
 
 

@@ -108,9 +108,7 @@ def _decide(
             held = database.record(analysis, upload, claim.holder, rows)
     except Rejected as rejection:
         if rejection.code in safety.HOLDS or not upload.in_bucket:
-            deletion.unpublish(
-                upload, buckets, before
-            )  # left by a delivery that had another verdict, or crashed
+            deletion.unpublish(upload, buckets, before)  # by a delivery with another verdict, or a crash
         if not upload.in_bucket:
             raise
         logs.write(

@@ -39,10 +39,7 @@ ROUNDS = (
     6  # schema, moved tables, new tables, two levels of dependants, and one more: beyond that we have a bug
 )
 EMPTY = "TRUNCATE "
-IN_USE = (
-    "0A000",
-    "2BP01",
-)  # SQLSTATE: another table's foreign key, or a view, depends on what is to be changed
+IN_USE = ("0A000", "2BP01")  # SQLSTATE: a foreign key or a view of others depends on it
 # SQLSTATEs of faults that pass: network, deadlock, no resources, a lock that is held, a restart, a full disk
 PASSING = ("08", "40", "53", "55", "57P", "58")
 
@@ -84,9 +81,7 @@ def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> boo
     mended: list[Fault] = []
     try:
         connection.run(f"BEGIN ISOLATION LEVEL READ COMMITTED; {wait}; {bounds}")
-        [[home]] = connection.run(
-            "SELECT current_schema()"
-        )  # where versions without a schema kept their tables
+        [[home]] = connection.run("SELECT current_schema()")  # earlier versions kept their tables there
         for _ in range(ROUNDS):
             moves = [] if slow else relocation.moves(connection, schema, home)
             waits, found = _split(moves or faults.find(connection, schema, bounds), slow)

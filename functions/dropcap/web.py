@@ -128,11 +128,7 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
     `tz` then say whose a posted picture is and in which zone, and `language` in which one it is to be
     described; a stored one says so itself, and where a user is given or signed in, only that user's is found.
     """
-    from dropcap import (
-        kept,
-        pipeline,
-        safety,
-    )  # loads Pillow and NumPy, which get_progress_stats must not load
+    from dropcap import kept, pipeline, safety  # loads Pillow and NumPy: not for get_progress_stats
 
     settings = services.settings
     upload, data, keep = _asked(request, services, caller)

@@ -43,7 +43,7 @@ def _deploy(console: Console, config: Config, gcloud: Gcloud) -> None:
 
 
 def _warn(config: Config, cloud: Cloud) -> None:
-    """Say what will not work as it is planned."""
+    """Warn of what will not work as planned."""
     for line in kept(config, cloud):
         print(f"Warning: {line}", file=sys.stderr)
 

@@ -117,9 +117,10 @@ def _rule(rule: Rule) -> str:
 
 
 def kept(config: Config, cloud: Cloud) -> list[str]:
-    """Return a line for each bucket whose objects can't be deleted when Dropcap wants to.
+    """Return a line for each bucket whose objects Dropcap can't delete at any time.
 
-    cloud.google.com/storage/docs/bucket-lock and .../object-holds: a delete is refused with 403 until then.
+    Until the policy or hold ends, a delete is refused with 403 (cloud.google.com/storage/docs/bucket-lock and
+    .../object-holds).
     """
     found = []
     for role, name in config.buckets.items():
@@ -129,7 +130,7 @@ def kept(config: Config, cloud: Cloud) -> list[str]:
         by = " and ".join([f"a retention policy of {period:g} days"] * bool(period) + held)
         if not by or (role == "uploads" and config.settings.source == "keep"):
             continue
-        remedy = "say SOURCE=keep, or lift it" if role == "uploads" else "lift it"
+        remedy = "set SOURCE=keep, or lift it" if role == "uploads" else "lift it"
         found.append(f"gs://{name} has {by}, so what Dropcap deletes or replaces there stays: {remedy}.")
     return found
 

@@ -94,12 +94,12 @@ def _buckets(config: Config) -> list[Bucket]:
 
 
 def _instances(config: Config, name: str) -> int:
-    """Of a function, at most."""
+    """Return the maximum number of instances of a function."""
     return 1 if name == "sweep" else int(config.max_instances)
 
 
 def _connections(config: Config, name: str) -> int:
-    """To the database, of all instances of a function, at most: one for each request at a time."""
+    """Return the most database connections of all instances of a function: one a concurrent request."""
     at_once = GALLERY_AT_ONCE if name == "gallery" else 1
     return _instances(config, name) * min(at_once, config.settings.database_connections)
 

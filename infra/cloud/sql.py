@@ -20,10 +20,10 @@ def url(user: str, connection: str) -> str:
 
 
 def grants(users: Sequence[str]) -> str:
-    """What makes one role of all functions, so that a table that one made is everyone's. Can be run again.
+    """Return idempotent SQL that puts all functions in one role, so that they share all tables.
 
-    The role may make Dropcap's schema, which is the database owner's to grant. postgres, who runs this, is a
-    member of cloudsqlsuperuser, and so of the owner (cloud.google.com/sql/docs/postgres/users).
+    The role may create Dropcap's schema, which only the database's owner can grant. postgres, who runs this,
+    is a member of cloudsqlsuperuser, and so of the owner (cloud.google.com/sql/docs/postgres/users).
     """
     names = ", ".join(f'"{user}"' for user in users)
     return (

@@ -1,4 +1,4 @@
-"""What the gate answers in Cloud Storage's place, and what it passes on of the storage server's answers."""
+"""Responses of the gate, and the parts of the storage server's responses that it passes on."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -10,22 +10,22 @@ from aiohttp import web
 from infra.local.operations import XML_OBJECT, path_of
 from infra.local.rules import Refused
 
-# Named by their connection, not for the next one (RFC 9110, 7.6.1); the length is set with the body.
+# Hop-by-hop headers (RFC 9110, 7.6.1); the length is set with the body.
 HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect"}
 )
 
 
 def headers_of(answer: aiohttp.ClientResponse) -> list[tuple[str, str]]:
-    """Return what is passed on: the server would open every object to the pages of all sites."""
+    """Return the headers to pass on; the server's CORS headers would open every object to all sites."""
     headers = ((key, value) for key, value in answer.headers.items() if key.lower() not in HOP_BY_HOP)
     return [(key, value) for key, value in headers if not key.lower().startswith("access-control-")]
 
 
 def layout_of(bucket: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the storage layout of a bucket resource, which gcloud asks for before it writes into a folder.
+    """Return the storage layout of a bucket, which gcloud requests before it writes into a folder.
 
-    cloud.google.com/storage/docs/json_api/v1/buckets/getStorageLayout has its fields.
+    Its fields: cloud.google.com/storage/docs/json_api/v1/buckets/getStorageLayout.
     """
     facts = {name: bucket[name] for name in ("location", "locationType")}
     facts |= {"kind": "storage#storageLayout", "bucket": bucket["name"]}
@@ -33,7 +33,7 @@ def layout_of(bucket: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def error(request: web.BaseRequest, refused: Refused) -> web.Response:
-    """Return the error as Cloud Storage words it: JSON, or XML for the XML API."""
+    """Return the error in Cloud Storage's format: JSON, or XML for the XML API."""
     if refused.status == HTTPStatus.NOT_MODIFIED:
         return web.Response(status=refused.status)
     if XML_OBJECT.fullmatch(path_of(request)):

@@ -6,8 +6,8 @@
 - **Preconditions.** fake-gcs-server heeds `ifGenerationMatch` on some uploads and on nothing else. The gate
   checks the preconditions of each request (JSON API parameters, XML API headers) and acts with the objects
   locked, so that check and act are one. cloud.google.com/storage/docs/request-preconditions has the rules.
-- **Generations.** A request for a generation is answered with that one, or 404. A bucket keeps versions where
-  it was made so and objects are in memory; versions.py has what the server does not know of them.
+- **Generations.** A request for a generation gets exactly that one, or 404. A bucket keeps versions if it was
+  created so and objects are in memory; versions.py adds what the server does not track.
 - **Resumable uploads** are kept here until they are complete, as sessions.py tells, and pages of the origin
   that they were begun for may go on with them. Nothing else is for pages of another origin, as no bucket here
   has a CORS configuration.
@@ -51,7 +51,7 @@ from infra.local.rules import PRECONDITIONS, PREFIXES, Expected, Refused, check_
 from infra.local.sessions import ALLOWED, CANCELLED, Session, Sessions
 from infra.local.versions import Versions
 
-GENERATIONS = {"generation", "sourceGeneration"}  # which the server knows of objects in memory alone
+GENERATIONS = {"generation", "sourceGeneration"}  # which the server only tracks for objects in memory
 CHECKED_HERE = {prefix + each for prefix in PREFIXES for each in PRECONDITIONS}
 
 
@@ -97,7 +97,7 @@ class Gate:
                     return web.Response(status=HTTPStatus.NO_CONTENT)
                 answer = await self._forward(request, operation)
                 if request.method == "DELETE" and found and await self._resource(operation.expects[0]):
-                    self._versions.delete(found)  # for good, and not to stay as a noncurrent one
+                    self._versions.delete(found)  # for good, not kept as a noncurrent version
                 if answer.ok and operation.says:
                     self._retention.note(operation)
                 if operation.starts_session:
@@ -134,7 +134,7 @@ class Gate:
             yield
 
     async def _check(self, operation: Operation) -> dict[str, Any] | None:
-        """The generation that a request names."""
+        """Check a request, and return the resource of the generation that it names, if any."""
         first = None
         for index, expected in enumerate(operation.expects):
             if self._names_are_paths:
@@ -148,7 +148,7 @@ class Gate:
         return first
 
     async def _resource(self, of: Expected) -> dict[str, Any] | None:
-        """The resource of the named generation, or of the live object; None where there is none."""
+        """Return the resource of the named generation, or of the live object; None if there is none."""
         url = f"{self._storage}/storage/v1/b/{quote(of.bucket, safe='')}/o/{quote(of.name, safe='')}"
         if of.generation and not self._names_are_paths:
             url += f"?generation={quote(of.generation, safe='')}"
@@ -168,10 +168,14 @@ class Gate:
         path, query = path_of(request), request.raw_path.partition("?")[2]
         dropped = CHECKED_HERE | (GENERATIONS if self._names_are_paths else set())
         kept = [part for part in query.split("&") if part and part.partition("=")[0] not in dropped]
-        kept = ["versions=true" if part == "versions=True" else part for part in kept]  # the server's word
+        kept = [
+            "versions=true" if part == "versions=True" else part for part in kept
+        ]  # the server's spelling
         if request.method == "PUT" and XML_OBJECT.fullmatch(path):
             kept.append("X-Goog-Algorithm=none")  # without a signature the server takes it for another upload
-        left_out = HOP_BY_HOP | {"content-encoding"}  # gcloud storage cp -J packs, the framework unpacks
+        left_out = HOP_BY_HOP | {
+            "content-encoding"
+        }  # gcloud storage cp -J compresses, the framework decompresses
         if "Content-Encoding" in request.headers or isinstance(operation.body, bytes):
             left_out |= {"content-length"}
         left_out |= {"accept-encoding"} if operation.tells else set()

@@ -138,9 +138,9 @@ def refuse(model: str, key: str) -> None:
 
 
 def spoilt(model: str, answer: dict[str, Any], numbers: bool) -> dict[str, Any]:
-    """Return an answer, in JSON's names, with what the model's name asks for around the text.
+    """Return an answer with JSON names, changed around its text as the model's name requests.
 
-    Reasons are `numbers` where the request asked for those, as google-generativeai's does.
+    Finish reasons are `numbers` if the request asked for them, as google-generativeai does.
     """
 
     def reason(name: str, known: tuple[str, ...]) -> str | int:
@@ -170,7 +170,7 @@ def spoilt(model: str, answer: dict[str, Any], numbers: bool) -> dict[str, Any]:
 
 
 def text(model: str, fields: dict[str, Any], asked: str) -> str:
-    """The text of the answer to what was `asked`: `fields` as JSON, spoilt as the model's name asks for."""
+    """Return the text of the answer to `asked`: `fields` as JSON, changed as the model's name requests."""
     fault, _, field = model.removeprefix("fault-").partition("-")
     match fault:
         case "fenced":

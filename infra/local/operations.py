@@ -34,11 +34,11 @@ Body = bytes | AsyncIterator[bytes]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a request expects of which objects, the one that changes first, and what it may do to it.
+    """The preconditions of a request on its objects (the changed one first), and what it may do.
 
-    `passes` is for requests that change no object, `tells` for those of them that ask for resources.
-    `composes` is of how many objects. `body` is there where reading was needed to understand, and `says` is
-    the resource in it, of an object or of the `bucket`.
+    `passes`: the request changes no object; `tells`: it also asks for resources. `composes` is the number of
+    composed objects. `body` is set if it had to be read, and `says` is the resource in it, of an object or of
+    the `bucket`.
     """
 
     expects: tuple[Expected, ...] = ()
@@ -54,7 +54,7 @@ class Operation:
 
     @property
     def replaces(self) -> bool:
-        """Whether an object would go; an upload that is only begun is refused at its end."""
+        """Return whether an object would go; an upload that is only begun is refused at its end."""
         return self.deletes or (self.creates and not self.starts_session)
 
 
@@ -64,10 +64,9 @@ def session_of(request: web.BaseRequest) -> str:
 
 
 def check_source(request: web.BaseRequest, in_session: bool) -> None:
-    """Raise Refused for what a page of another site has a browser send, as nothing here asks for a token.
+    """Raise Refused for requests from pages of other sites, because nothing here requires a token.
 
-    A page may go on with a session, whose id is a secret. Nobody may come under a name that is made to lead
-    here (DNS rebinding).
+    A page may continue a session, whose id is a secret. Foreign host names (DNS rebinding) are refused.
     """
     reads = request.method in ("GET", "HEAD", "OPTIONS")
     ours = reads or in_session or "Sec-Fetch-Site" not in request.headers
@@ -110,7 +109,7 @@ async def understand(request: web.BaseRequest) -> Operation:
     if BUCKETS.fullmatch(path):
         return Operation(passes=True, tells=request.method == "GET" and path.rstrip("/").endswith("/o"))
     given = request.headers
-    # A Content-Encoding is here the object's own; the server would unpack what it gets.
+    # Here a Content-Encoding belongs to the object; the server would decompress the body.
     puts = request.method == "PUT" and "x-goog-copy-source" not in given and "Content-Encoding" not in given
     if (match := XML_OBJECT.fullmatch(path)) and (reads or puts):
         conditions = {ours: given[header] for header, ours in XML_PRECONDITIONS.items() if header in given}

@@ -40,7 +40,7 @@ class Outcome:
 
 
 def _outcome(id: UUID, bucket: str, name: str, reason: str, result: Any, held: bool) -> Outcome:
-    """From a row of FINISHED."""
+    """Return an Outcome from a row of FINISHED."""
     return Outcome(id, bucket, name, reason, read(Analysis, result) if result else None, held)
 
 

@@ -1,13 +1,13 @@
-"""Retention policies and holds: by them Cloud Storage keeps what somebody wants to delete or replace.
+"""Retention policies and holds, by which Cloud Storage refuses to delete or replace objects.
 
-A bucket's policy comes with its resource (`retentionPolicy`), and a hold with an object's (`temporaryHold`,
-`eventBasedHold`), each when it is made and when it is patched. They are kept in memory.
+A bucket's resource sets a policy (`retentionPolicy`), an object's a hold (`temporaryHold`, `eventBasedHold`),
+on creation or by a patch. They are kept in memory.
 
-cloud.google.com/storage/docs/bucket-lock and .../object-holds have the rules; preconditions come first, and
-metadata may still be changed. The words are production's: of a policy as measured on 2026-09-30 and published
-by the tests of a client in Zig, of a hold as there and in googleapis/google-cloud-rust #4046 (2025-12-11).
-There the reason of a held object is `forbidden`, as that of a missing permission, and never
-`objectUnderActiveHold`, which is documented.
+The rules are in cloud.google.com/storage/docs/bucket-lock and .../object-holds: preconditions are checked
+first, and metadata may still change. The messages are production's: that of a policy was measured on
+2026-09-30 and published in the tests of a client in Zig, that of a hold is there and in
+googleapis/google-cloud-rust #4046 (2025-12-11). The reason for a held object is `forbidden`, as for a missing
+permission, not the documented `objectUnderActiveHold`.
 """
 
 import datetime as dt
@@ -22,14 +22,14 @@ HOLDS = {"temporaryHold": "Temporary", "eventBasedHold": "Event-Based"}
 
 
 class Retention:
-    """What is kept, of all buckets."""
+    """The policies and holds of all buckets."""
 
     def __init__(self) -> None:
-        self._seconds: dict[str, int] = {}  # by bucket
+        self._seconds: dict[str, int] = {}  # retention period by bucket
         self._held: dict[tuple[str, str], str] = {}  # by bucket and object: the kind of hold
 
     def note(self, operation: Operation) -> None:
-        """Note what the resource of a bucket or an object, or a patch of it, says."""
+        """Record the policy or hold in the resource, or a patch, of a bucket or an object."""
         says = operation.says
         if operation.bucket and "retentionPolicy" in says:
             policy = says["retentionPolicy"] or {}
@@ -42,7 +42,7 @@ class Retention:
                     del self._held[of.bucket, of.name]
 
     def check(self, of: Expected, live: Mapping[str, Any] | None) -> None:
-        """Raise Refused where this object must be neither deleted nor replaced."""
+        """Raise Refused if this object must not be deleted or replaced."""
         if live is None:
             return
         where = f"Object '{of.bucket}/{of.name}'"
@@ -64,5 +64,5 @@ class Retention:
             )
 
     def keeps(self, of: Expected) -> bool:
-        """Whether anything may be kept there, so that the live object has to be looked at."""
+        """Return whether anything may be kept there, so that the live object has to be looked at."""
         return bool(self._seconds.get(of.bucket)) or (of.bucket, of.name) in self._held

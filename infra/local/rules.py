@@ -39,9 +39,9 @@ class Expected:
         return bool(self.generation) or any(self.prefix + each in self.parameters for each in PRECONDITIONS)
 
     def check(self, live: Mapping[str, Any] | None, reading: bool, creating: bool) -> None:
-        """Raise Refused where the live object (None: there is none) is not as expected.
+        """Raise Refused if the live object (None: there is none) is not as expected.
 
-        `live` is the generation that is named, where one is. A missing object that is not about to be made is
+        `live` is the named generation, if there is one. A missing object that is not about to be created is
         left to the storage server, which answers 404.
         """
         if self.generation and live is None:

@@ -1,9 +1,9 @@
-"""What fake-gcs-server does not know of an object: that it was composed, or one version deleted for good.
+"""Facts that fake-gcs-server does not track: composed objects, and versions deleted for good.
 
-In a bucket that keeps versions (in memory alone) the server makes the live object noncurrent at every delete,
-and can't delete a noncurrent one. Cloud Storage deletes just the generation that a request names, for good
-(cloud.google.com/storage/docs/json_api/v1/objects/delete, of 2026-11-30), and has no MD5 of a composite
-object but a count of its components (cloud.google.com/storage/docs/composite-objects, of 2026-11-30).
+In a bucket with versioning (only in memory) the server makes the live object noncurrent at every delete, and
+can't delete a noncurrent one. Cloud Storage deletes exactly the generation in the request, for good
+(cloud.google.com/storage/docs/json_api/v1/objects/delete, 2026-11-30). A composite object has no MD5, but a
+component count (cloud.google.com/storage/docs/composite-objects, 2026-11-30).
 """
 
 from collections.abc import Mapping
@@ -13,22 +13,22 @@ Key = tuple[str, str, str]
 
 
 class Versions:
-    """Keeps what was composed and what was deleted, and corrects what the server says."""
+    """Records composed and deleted versions, and corrects the server's responses."""
 
     def __init__(self) -> None:
         self._deleted: set[Key] = set()
         self._components: dict[Key, int] = {}
 
     def delete(self, resource: Mapping[str, Any]) -> None:
-        """Show this version no more."""
+        """Hide this version from now on."""
         self._deleted.add(_key(resource))
 
     def compose(self, resource: Mapping[str, Any], components: int) -> None:
-        """Show this version as what it is."""
+        """Show this version as a composite object."""
         self._components[_key(resource)] = components
 
     def corrected(self, resource: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return an object resource as Cloud Storage has it; None where it was deleted."""
+        """Return an object resource as Cloud Storage would; None if it was deleted."""
         if _key(resource) in self._deleted:
             return None
         components = self._components.get(_key(resource))
@@ -39,7 +39,7 @@ class Versions:
         }
 
     def answer(self, document: Any) -> Any:
-        """Return an answer of the JSON API, an object or a listing, corrected."""
+        """Return a response of the JSON API, an object or a listing, corrected."""
         if isinstance(document, dict) and document.get("kind") == "storage#object":
             return self.corrected(document)
         if isinstance(document, dict) and "items" in document:
@@ -48,5 +48,5 @@ class Versions:
 
 
 def _key(resource: Mapping[str, Any]) -> Key:
-    """Bucket, name and generation: the server tells them all, whatever `fields` asks for."""
+    """Return bucket, name and generation, which the server always returns, whatever `fields` requests."""
     return resource["bucket"], resource["name"], resource["generation"]

@@ -1,4 +1,4 @@
-"""`make estimates`: what each decoder takes at its peak beside what it says, for every kind of file."""
+"""`make estimates`: compare each decoder's peak memory with its estimate, for every kind of file."""
 
 import argparse
 import multiprocessing
@@ -16,12 +16,12 @@ from dropcap.decoders import DECODERS
 from infra.prove.kinds import kinds
 from infra.prove.taken import NO_PEAK, peak_and_need
 
-SIDE = 1600  # px that are kept
+SIDE = 1600  # px of the decoded picture
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one decoder takes for one kind, MB."""
+    """Peak and estimate of one decoder for one kind, MB."""
 
     kind: str
     decoder: str
@@ -31,12 +31,12 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Whether the estimate was enough."""
+        """Return whether the estimate was enough."""
         return self.peak <= self.need
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure and print; the exit status is 1 where a decoder took more than it says."""
+    """Measure and print; the exit status is 1 if a decoder exceeded its estimate."""
     parser = argparse.ArgumentParser(prog="make estimates", description=__doc__)
     parser.add_argument("--width", type=int, default=4000, help="of the pictures, px; they are 3 : 2")
     parser.add_argument("--only", default="", help="kinds whose name contains this")
@@ -65,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def measured(made: dict[str, Callable[[tuple[int, int]], bytes]], size: tuple[int, int]) -> Iterator[Row]:
-    """Yield a row for each kind and each decoder that takes it."""
+    """Yield a row for each kind and each decoder that supports it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["infra.prove.taken"])
     with tempfile.TemporaryDirectory() as folder, context.Pool(1, maxtasksperchild=1) as pool:

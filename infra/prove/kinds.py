@@ -1,6 +1,6 @@
-"""A file of every kind: a format with a colour space, a depth, a compression and an order of its pixels.
+"""Write a file of every kind: format, colour space, depth, compression and pixel order.
 
-The pictures are gradients with a grain. What no library writes is written by hand.
+The pictures are gradients with grain. Files that no library writes are written by hand.
 """
 
 import io
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 NONE, LZW, JPEG, DEFLATE, PACKBITS, WEBP = 1, 5, 7, 8, 32773, 50001  # compressions (TIFF 6.0, libtiff)
-GREY, RGB, PALETTE, CMYK, YCBCR, LAB = 1, 2, 3, 5, 6, 8  # photometric; 0 is white is zero
+GREY, RGB, PALETTE, CMYK, YCBCR, LAB = 1, 2, 3, 5, 6, 8  # photometric; 0: white is zero
 
 
 def kinds() -> dict[str, Callable[[tuple[int, int]], bytes]]:
-    """Return how each kind is written, by its name."""
+    """Return the writer of each kind, by its name."""
     made: dict[str, Callable[[tuple[int, int]], bytes]] = {}
     for mode, sub in (("L", 0), ("RGB", 0), ("RGB", 1), ("RGB", 2), ("CMYK", 0)):
         for progressive in (False, True):
@@ -104,7 +104,7 @@ def _tiffs() -> dict[str, Callable[[tuple[int, int]], bytes]]:
 
 
 def drawn(size: tuple[int, int], samples: int) -> NDArray[np.uint8]:
-    """Return gradients with a grain: rows, columns, samples."""
+    """Return gradients with grain, an array of rows, columns, samples."""
     width, height = size
     grain = np.random.default_rng(1).integers(0, 8, (64, 64, samples), np.uint8)
     tiled = np.tile(grain, (-(-height // 64), -(-width // 64), 1))[:height, :width]
@@ -113,7 +113,7 @@ def drawn(size: tuple[int, int], samples: int) -> NDArray[np.uint8]:
 
 
 def image(size: tuple[int, int], mode: str) -> Image.Image:
-    """Return such a picture in a mode of Pillow's."""
+    """Return such a picture in a mode of Pillow."""
     samples = len(Image.new(mode, (1, 1)).getbands())
     raster = drawn(size, samples)
     if mode in ("1", "P"):
@@ -210,7 +210,7 @@ def _tiff(
     size: tuple[int, int],
     progressive: bool = False,
 ) -> bytes:
-    """A TIFF in strips of `rows`, 0 for all, or tiles of `tile` px; `bits` below 0 are floats."""
+    """Return a TIFF in strips of `rows`, 0 for all, or tiles of `tile` px; `bits` below 0 are floats."""
     width, height = size
     raster: Any = drawn(size, samples)
     if bits == 16:
@@ -281,7 +281,7 @@ def _packed(block: Any, bits: int, code: int, photometric: int, progressive: boo
 
 
 def _lzw(raw: bytes) -> bytes:
-    """Literals of 9 bits, and an empty table before they would need 10 (TIFF 6.0, 13)."""
+    """Encode as literals of 9 bits, clearing the table before codes need 10 bits (TIFF 6.0, 13)."""
     values = np.frombuffer(raw, np.uint8).astype(np.uint16)
     padded = np.concatenate([values, np.full(-len(values) % 250, 257, np.uint16)]).reshape(-1, 250)
     codes = np.hstack([np.full((len(padded), 1), 256, np.uint16), padded]).ravel()
@@ -294,7 +294,7 @@ def tiff_file(tags: dict[int, tuple[int, ...]], blocks: list[bytes], where: tupl
     """Return a TIFF of one page; `where` are the tags of the offsets and lengths of its strips or tiles."""
     tags |= {where[0]: (0,) * len(blocks), where[1]: tuple(map(len, blocks))}
     head = 8 + 2 + 12 * len(tags) + 4
-    for _ in (1, 2):  # the second time it is known where the blocks begin
+    for _ in (1, 2):  # the second pass knows where the blocks begin
         entries, beside = b"", b""
         for tag, values in sorted(tags.items()):
             long = tag in (*where, 256, 257, 278)

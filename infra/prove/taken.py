@@ -1,4 +1,4 @@
-"""What decoding really takes, measured in a process of its own."""
+"""Measure the memory that decoding takes, in a separate process."""
 
 from contextlib import suppress
 from math import inf
@@ -13,14 +13,14 @@ NO_PEAK = "" if CLEAR_REFS.exists() else "this system does not tell the peak of 
 
 
 def begin_anew() -> None:
-    """Let the peak of this process be what it takes now (man 5 proc)."""
+    """Reset the peak of this process to its present size (man 5 proc)."""
     CLEAR_REFS.write_text("5")
 
 
 def peak_and_need(path: str, decoder: str, side: int) -> tuple[float, float]:
-    """Return the peak of the resident set while a decoder decodes a file, beside the file, and its need, MB.
+    """Return the peak resident set while decoding, without the file itself, and the estimated need, MB.
 
-    The peak is 0 and the need infinite where it does not take, or can't read, the kind.
+    The peak is 0 and the need infinite if the decoder does not support the kind.
     """
     data = Path(path).read_bytes()
     kind = formats.recognized(data)
@@ -29,7 +29,7 @@ def peak_and_need(path: str, decoder: str, side: int) -> tuple[float, float]:
     [chosen] = [each for each in DECODERS if each.name == decoder]
     try:
         header = decoding.header_of(kind, data)
-    except Exception:  # the next reader may know it
+    except Exception:  # the next reader may support it
         return 0.0, inf
     with header, decoding.quiet(kind):
         need = chosen.need_mb(header, data, side)
@@ -38,6 +38,6 @@ def peak_and_need(path: str, decoder: str, side: int) -> tuple[float, float]:
         memory.release()
         before = memory.rss_mb()
         begin_anew()
-        with suppress(Exception):  # it may find out only now that it can't
+        with suppress(Exception):  # it may fail only now
             chosen.decode(header, data, side)
     return peak_mb() - before, need

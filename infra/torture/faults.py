@@ -171,11 +171,11 @@ def _heal(scene: Scene, function: Function, sent: Sent, fault: str) -> None:
 
 
 def _no_death(scene: Scene, sent: Sent, fault: str) -> None:
-    """A fault of the network is no crash at the picture."""
+    """Check that a network fault was not counted as a crash."""
     with scene.world.connected() as connection:
         [[deaths]] = connection.run("SELECT deaths FROM uploads WHERE id = :id", id=str(sent.id)) or [[[]]]
     if deaths:
-        scene.problems.append(f"{fault}: {sent} is taken for a crash: {deaths}")
+        scene.problems.append(f"{fault}: {sent} was counted as a crash: {deaths}")
 
 
 def _restart(scene: Scene, function: Function, sent: Sent) -> tuple[str, float]:

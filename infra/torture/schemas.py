@@ -101,9 +101,9 @@ def damaged(scene: Scene, damages: int) -> None:
 
 
 def started_at_once(scene: Scene, processes: int) -> None:
-    """So many cold starts at one instant: DDL runs once.
+    """Start many processes at once, and check that DDL runs once.
 
-    On an empty database, on the old web app's, and on one whose tables are in `public` and are moved.
+    On an empty database, on the old web app's, and on one whose tables are moved from `public`.
     """
     urls = empty, old, moved = [scene.world.postgres.database(name) for name in ("empty", "old", "moved")]
     for url in urls:

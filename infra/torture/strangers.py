@@ -1,7 +1,7 @@
 # ruff: noqa: S608  the SQL is made of the names in tables.py and of this file's own words
 """Databases in which other apps' tables have all our names, in `public` and in other schemas.
 
-Of what is not Dropcap's, not a byte may change: neither a row nor a word of the catalogue. And Dropcap works.
+Not a byte of the other apps may change, neither in rows nor in the catalogue, and Dropcap must work.
 """
 
 import datetime as dt
@@ -29,7 +29,7 @@ TYPES = ("integer", "text", "varchar(40)", "jsonb", "timestamptz", "uuid", "bool
 VALUES = ("1", "'a'", "'b'", "'{}'", "'2020-05-01'", "gen_random_uuid()", "true", "1.5")
 EARNED = "Collector"
 PATHS = (("public",), ("app", "public"), ("public", "app"), ("app",), ("nowhere", "app", "public"))
-# What PostgreSQL itself writes into its catalogue, at a VACUUM or ANALYZE.
+# Catalogue columns that VACUUM and ANALYZE write.
 VOLATILE = "{relpages,reltuples,relallvisible,relallfrozen,relfrozenxid,relminmxid,relhastriggers}"
 OUTSIDE = (
     f"SELECT oid FROM pg_namespace WHERE nspname NOT IN ('{SCHEMA}', 'information_schema') "
@@ -55,7 +55,7 @@ CATALOGUE = {
 
 
 def foreign(scene: Scene, databases: int) -> None:
-    """So many databases, one after the other."""
+    """Test this many databases, one after the other."""
     chance, postgres = scene.world.chance, scene.world.postgres
     scene.total(databases)
     copied = 0
@@ -80,7 +80,7 @@ def foreign(scene: Scene, databases: int) -> None:
 
 
 def _others(outside: Connection, chance: random.Random) -> Iterator[str]:
-    """Make what other apps may have, and say what: `schema.table` first, each."""
+    """Create objects of other apps, and yield the name of each: `schema.table` first."""
     [[name]] = outside.run("SELECT current_database()")
     path = chance.choice(PATHS)
     outside.run(f'ALTER DATABASE "{name}" SET search_path = {", ".join(path)}; SET search_path = public')
@@ -113,7 +113,7 @@ def _others(outside: Connection, chance: random.Random) -> Iterator[str]:
 
 
 def _table(outside: Connection, made: str, earlier: str, names: list[str], chance: random.Random) -> None:
-    """A table with some of our columns, of any types, that is bound to another and watched by a trigger."""
+    """Create a table with some of our columns, of any types, a foreign key and a trigger."""
     chosen = chance.sample(names, chance.randint(0, len(names)))
     kinds = [chance.randrange(len(TYPES)) for _ in chosen]
     columns = ["serial_no serial PRIMARY KEY"]
@@ -132,7 +132,7 @@ def _table(outside: Connection, made: str, earlier: str, names: list[str], chanc
 
 
 def _hold(holder: Connection, names: list[str]) -> None:
-    """Lock all that can be locked, but what may be the old web app's: whoever asks for a lock waits."""
+    """Lock all tables except those that may be the old web app's, so that every other lock waits."""
     holder.run("BEGIN")
     for name in names:
         if not name.endswith(ACHIEVEMENTS):
@@ -144,7 +144,7 @@ def _hold(holder: Connection, names: list[str]) -> None:
 
 
 def _work(url: str) -> list[str]:
-    """A cold start and a picture; the achievements of user 1. Raises AssertionError where one fails."""
+    """Run a cold start and a picture; return the achievements of user 1. Raises AssertionError on failure."""
     user, name = "ana", f"ana/{dt.datetime.now(dt.UTC).timestamp()}.jpg"
     upload = Upload("bucket", name, 7, 12, "image/jpeg")
     with closing(Database(Settings(database_url=url, database_timeout_s=5))) as database:
@@ -164,7 +164,7 @@ def _work(url: str) -> list[str]:
 
 
 def _damage(url: str, chance: random.Random) -> None:
-    """Damage our own tables, so that derived ones are emptied and made anew."""
+    """Damage our own tables, so that derived ones are emptied and rebuilt."""
     with closing(connect_inside(url)) as inside:
         for name in chance.sample([table.name for table in TABLES if table.derived], 2):
             inside.run(f"DROP TABLE {name}")
@@ -175,7 +175,7 @@ Seen = dict[str, list[str]]
 
 
 def seen(outside: Connection) -> Seen:
-    """All rows of what is not Dropcap's, with who wrote them and where they lie; the catalogue's on it."""
+    """Return all rows of other apps with xmin and ctid, and the catalogue's rows about them."""
     found = {
         name: outside.run(f"SELECT to_jsonb(c) - '{VOLATILE}'::text[] FROM {name} AS c WHERE {which}")
         for name, which in CATALOGUE.items()
@@ -191,7 +191,7 @@ def seen(outside: Connection) -> Seen:
 
 
 def changed(before: Seen, after: Seen) -> list[str]:
-    """What is not as it was, one line each."""
+    """Return the differences, one line each."""
     return [
         f"{name} was changed: {sorted(set(before.get(name, ())) ^ set(after.get(name, ())))[:2]}"
         for name in sorted(before.keys() | after.keys())

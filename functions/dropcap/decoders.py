@@ -44,7 +44,7 @@ class Pillow:
     name: str = "pillow"
 
     def need_mb(self, header: Image.Image, data: bytes, side: int) -> float:
-        """Return the memory needed, MB: peak at 24 MP with Pillow 13.0 and pillow-heif 1.8, bytes a pixel:
+        """Return the need, MB: the peak at 24 MP with Pillow 13.0 and pillow-heif 1.8, bytes a pixel:
 
         JPEG 4.0 (progressive +3.0 at 4:2:0, +6.0 at 4:4:4); PNG, GIF, BMP, TIFF the raster alone (+3.0 for
         TIFF in one strip, +6.0 if that is a progressive JPEG); WebP 16.0; AVIF 9.1 at 4:2:0, 10.8 at 4:4:4,

@@ -50,7 +50,7 @@ class Kept(Gcs):
             except Undeletable as stays:
                 problem = str(stays)
                 logs.write(
-                    "ERROR", "what is unsafe stays in the archive", upload=str(upload.id), problem=problem
+                    "ERROR", "an unsafe original stays in the archive", upload=str(upload.id), problem=problem
                 )
                 return False
         return self._kept(upload, self.settings.quarantine_bucket)

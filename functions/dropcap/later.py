@@ -237,7 +237,7 @@ def _check_safety(due: Due, largest: Published, verdict: Verdict | None, service
 
 
 def _not_taken_back(failed: Exception) -> NotTakenBack:
-    return NotTakenBack(f"It must not be shown, and still is: {expected(failed) or type(failed).__name__}")
+    return NotTakenBack(f"An unsafe picture is still published: {expected(failed) or type(failed).__name__}")
 
 
 def _unpublish(due: Due, services: Services) -> None:

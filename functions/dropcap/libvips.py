@@ -137,8 +137,8 @@ class Libheif:
         """Return the need, MB: the peak with pillow-heif 1.8 and libheif 1.23.
 
         In bytes a pixel between 24 and 48 MP: 4.4 at 4:2:0 (4.6 as a grid of tiles), 7.3 with alpha, 9.5 at
-        4:4:4; and 10 to 50 MB, import included. At 10 bits and 6 MP 65 MB at 4:2:0, 101 MB at 4:4:4. With alpha
-        at 10.7 MP 106 MB, 142 at 4:4:4, at 10 bits 136 and 227.
+        4:4:4; and 10 to 50 MB, import included. At 10 bits and 6 MP 65 MB at 4:2:0, 101 MB at 4:4:4. With
+        alpha at 10.7 MP 106 MB, 142 at 4:4:4, at 10 bits 136 and 227.
         """
         if header.format != "HEIF" or header.mode not in ("L", "RGB", "RGBA"):
             return inf

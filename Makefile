@@ -68,7 +68,7 @@ evaluate: .venv-dev/installed ## captions before and after quantization: COCO=ca
 prove: .venv-dev/installed build/random-base/model.json ## BLIP-base in 512 MiB that the kernel enforces: PROVE="--uploads 100 --no-naive"
 	@$(DEV) -m infra.prove $(PROVE)
 
-estimates: .venv-dev/installed ## what each decoder takes beside what it says, for a file of every kind: ESTIMATES="--only TIFF --width 3000"
+estimates: .venv-dev/installed ## each decoder's peak memory beside its estimate, for a file of every kind: ESTIMATES="--only TIFF --width 3000"
 	@$(DEV) -m infra.prove.estimates $(ESTIMATES)
 
 bench: .venv/installed .venv-dev/installed .venv-bench/installed build/random-base/model.json ## time and memory beside other ways, into build/bench.json: BENCH="--rounds 9"

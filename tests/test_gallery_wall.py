@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dropcap.analysis import Published, Source
+from dropcap.analysis import PictureFacts, Published, Source
 from dropcap.database import Database
 from dropcap.errors import Rejected
 from dropcap.gallery import drawing, wall
@@ -58,6 +58,13 @@ def test_a_card_has_all_that_is_known_of_a_picture(database: Database) -> None:
     assert card.sources == {"blip": Source(True, "blip", "1")}
     assert (card.own_caption, card.own_alt_text, card.edited_at) == (None, None, None)
     assert card.agreement is None  # one model alone
+
+
+def test_a_card_says_how_many_pages_its_source_has(database: Database) -> None:
+    id = add(database, picture=PictureFacts("TIFF", 12, 4, 3, "pillow", pages=3))
+    card = wall.card(database, "ana", id)
+    assert card
+    assert (card.picture.format, card.picture.bytes, card.picture.pages) == ("TIFF", 12, 3)
 
 
 def test_where_the_models_contradict_each_other_the_page_says_in_what(start: Start) -> None:

@@ -109,7 +109,9 @@ def card_of(*row: Any) -> Card:
         tags=tuple(tag or "null" for tag in tags),  # older revisions stored the tag "null" as NULL
         text=text,
         pictures=tuple(sorted(published, key=lambda each: -each.width * each.height)),
-        picture=PictureFacts(format, bytes, width, height, read(PictureFacts, result.get("picture")).decoder),
+        picture=replace(
+            read(PictureFacts, result.get("picture")), format=format, bytes=bytes, width=width, height=height
+        ),
         memory=_by_stage(read(dict[str, float], result.get("memory"))),
         timings=_by_stage(read(dict[str, float], result.get("timings"))),
         sources=read(dict[str, Source], result.get("sources")),

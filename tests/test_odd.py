@@ -18,7 +18,20 @@ from tests import pictures
 from tests.kinds import bmp, clear, gama, image, rgb_png
 from tests.pictures import encoded, png
 from tests.rendering import unlike
-from tests.tiffs import CMYK, FLOAT, GREY, LAB, PALETTE, RGB, SHORT, SIGNED, UNSIGNED, WHITE_IS_ZERO, tiff
+from tests.tiffs import (
+    CMYK,
+    FLOAT,
+    GREY,
+    LAB,
+    LONG,
+    PALETTE,
+    RGB,
+    SHORT,
+    SIGNED,
+    UNSIGNED,
+    WHITE_IS_ZERO,
+    tiff,
+)
 from tests.ways import ROOM, WAYS, shown
 
 Values = npt.NDArray[np.float64]
@@ -26,6 +39,8 @@ WIDTH, HEIGHT = 48, 36
 ACROSS = np.tile(np.linspace(0, 1, WIDTH), (HEIGHT, 1))[:, :, None]
 DOWN = np.tile(np.linspace(0, 1, HEIGHT)[:, None, None], (1, WIDTH, 1))
 COLOURS = np.dstack([ACROSS, DOWN, np.full((HEIGHT, WIDTH), 0.25)])
+
+TILES = [(322, LONG, (16,)), (323, LONG, (16,))]
 
 
 def coded(values: Values, bits: int, kind: int) -> Values:
@@ -141,6 +156,7 @@ def test_a_palette_of_8_bits_has_colours(levels: int) -> None:
         (lambda: tiff(COLOURS, RGB, 64, FLOAT), "TIFF (RGB, 64-bit float)"),
         (lambda: tiff(np.zeros((4, 4, 3), np.int64), 32845, 16), "TIFF (LogLuv, 16-bit)"),
         (lambda: tiff(np.zeros((4, 4, 3), np.int64), 10, 8), "TIFF (ITULAB, 8-bit)"),
+        (lambda: tiff(COLOURS, RGB, 16, planar=True, tags=TILES), "TIFF (RGB, 16-bit, in planes of tiles)"),
         (lambda: compressed(34712), "TIFF (RGB, 8-bit, JPEG 2000)"),
         (lambda: compressed(34887), "TIFF (RGB, 8-bit, LERC)"),
         (lambda: compressed(4711), "TIFF (RGB, 8-bit, compression 4711)"),

@@ -13,6 +13,7 @@ BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR, INK_SET, EXTRA, FORMAT = (
     338,
     339,
 )
+TILE_WIDTH = 322
 WHITE_IS_ZERO, GREY, RGB, PALETTE, SEPARATED, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 COLOURS = {WHITE_IS_ZERO: 1, GREY: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3, LAB: 3}  # channels
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
@@ -68,6 +69,7 @@ class Layout(NamedTuple):
     kinds: tuple[int, ...]
     extra: tuple[int, ...]
     planar: bool
+    tiled: bool
     compression: int
     inks: int
 
@@ -93,6 +95,7 @@ class Layout(NamedTuple):
             kinds,
             extra,
             values(PLANAR, 1)[0] == 2,
+            TILE_WIDTH in tags,
             compression,
             values(INK_SET, CMYK)[0],
         )
@@ -123,8 +126,9 @@ class Layout(NamedTuple):
         colours = NAMES[PHOTOMETRIC].get(self.photometric, f"photometric {self.photometric}")
         kind = NAMES[FORMAT].get(max(self.kinds), "")
         packed = NAMES[COMPRESSION].get(self.compression, f"compression {self.compression}")
+        planes = (", in planes of tiles" if self.tiled else ", in planes") if self.planar else ""
         packed = "" if self.compression in (1, 8, 32773, 32946) else f", {packed}"
-        return f"{colours}, {max(self.bits)}-bit{kind}{', in planes' if self.planar else ''}{packed}"
+        return f"{colours}, {max(self.bits)}-bit{kind}{planes}{packed}"
 
     @property
     def pillow_can(self) -> bool:
@@ -148,7 +152,7 @@ class Layout(NamedTuple):
             and layouts <= known
             and self.compression in OF_LIBVIPS
             and len(self.bits) >= self.colours
-            and not (self.planar and self.colours == 1 < len(self.bits))
+            and not (self.planar and (self.tiled or self.colours == 1 < len(self.bits)))
             and self.photometric in (WHITE_IS_ZERO, GREY, RGB, SEPARATED, LAB, PALETTE, YCBCR)
             and (self.photometric != LAB or max(self.bits) == 16)
             and (self.photometric != YCBCR or self.compression == JPEG)

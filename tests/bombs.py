@@ -111,11 +111,16 @@ def track(width: int, height: int, entry: tuple[int, int], sample: bytes) -> byt
 
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
     parts = (*chunks, (b"IDAT", zlib.compress(bytes(5))), (b"IEND", b""))
-    made = (
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in parts
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(made)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in parts)
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def with_chunks(data: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG with some more chunks behind its first."""
+    return data[:33] + b"".join(chunk(*each) for each in chunks) + data[33:]
 
 
 def ihdr(width: int, height: int) -> tuple[bytes, bytes]:
@@ -129,6 +134,14 @@ def sof(width: int, height: int, marker: int = 0xC0) -> bytes:
 def bmp(size: int, sides: bytes) -> bytes:
     body = struct.pack("<I", size) + sides + struct.pack("<HH", 1, 24)
     return b"BM" + struct.pack("<IHHI", 54, 0, 0, 14 + size) + body.ljust(size, b"\0") + bytes(16)
+
+
+def bmp_of_runs(width: int, height: int) -> bytes:
+    """A grey BMP in which every row is runs of one colour (RLE8)."""
+    row = b"".join(bytes([min(255, width - at), 77]) for at in range(0, width, 255)) + b"\0\0"
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, 0, 1, 1, 256, 0)
+    colours = b"".join(bytes([level, level, level, 0]) for level in range(256))
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + 40 + 1024) + head + colours + row * height + b"\0\1"
 
 
 def ifd(at: int, tags: dict[int, int], following: int = 0, order: str = "<", big: bool = False) -> bytes:

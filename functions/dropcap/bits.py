@@ -4,12 +4,25 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 Size = tuple[int, int]
+Bytes = bytes | memoryview
 HEVC_SPS = 33  # nal_unit_type of a sequence parameter set (ITU-T H.265, table 7-1)
 HEVC_PADDING = 63  # px that the coded side may exceed the shown one: the largest coding block is 64 px
 AV1_SEQUENCE, AV1_FRAMES = 1, (3, 6, 7)  # obu_type (AV1 bitstream specification, 6.2.2)
 SELECT = 2  # the sequence leaves the choice to each frame (AV1, 5.5.1)
 LONGEST = 1024  # bytes of a unit that may precede its sizes: 32 operating points take 340
-MOST_UNITS = 20_000  # in one picture; there is one for each tile or slice
+
+
+class Bound:
+    """A limit on how much of something a file may have: hostile files keep a parser busy for minutes."""
+
+    def __init__(self, most: int, what: str) -> None:
+        self._most, self._left, self._what = most, most, what
+
+    def take(self, count: int = 1) -> None:
+        """Count `count` more. Raises ValueError above the limit."""
+        self._left -= count
+        if self._left < 0:
+            raise ValueError(f"more than {self._most:,} {self._what}")
 
 
 class Bits:
@@ -33,18 +46,17 @@ class Bits:
         return (1 << zeros) - 1 + self.take(zeros)
 
 
-def hevc(units: bytes, prefix: int) -> Iterator[Size]:
+def hevc(units: Bytes, prefix: int, bound: Bound) -> Iterator[Size]:
     """Yield the size in each sequence parameter set; each NAL unit has a length field of `prefix` bytes.
 
     Raises ValueError if there are too many units.
     """
-    at = steps = 0
+    at = 0
     while at + prefix < len(units):
+        bound.take()
         length = int.from_bytes(units[at : at + prefix], "big")
-        yield from hevc_unit(units[at + prefix : at + prefix + min(length, LONGEST)])
-        at, steps = at + prefix + length, steps + 1
-        if steps > MOST_UNITS:
-            raise ValueError(f"more than {MOST_UNITS:,} NAL units")
+        yield from hevc_unit(bytes(units[at + prefix : at + prefix + min(length, LONGEST)]))
+        at += prefix + length
 
 
 def hevc_unit(unit: bytes) -> Iterator[Size]:
@@ -71,14 +83,15 @@ def _hevc_sps(unit: bytes) -> Size:
     return bits.golomb(), bits.golomb()
 
 
-def av1(units: bytes) -> Iterator[Size]:
+def av1(units: Bytes, bound: Bound) -> Iterator[Size]:
     """Yield each size in the OBUs; a frame with a size of its own counts as the largest that it can encode.
 
     Raises ValueError if there are too many units.
     """
-    at = steps = 0
+    at = 0
     sequence: _Av1Sequence | None = None
     while at < len(units):
+        bound.take()
         head, extended = units[at], units[at] >> 2 & 1
         at += 1 + extended
         length = len(units) - at
@@ -91,12 +104,10 @@ def av1(units: bytes) -> Iterator[Size]:
                 yield sequence.size
             elif kind in AV1_FRAMES and sequence and sequence.has_own_size(body):
                 yield sequence.largest
-        at, steps = at + length, steps + 1
-        if steps > MOST_UNITS:
-            raise ValueError(f"more than {MOST_UNITS:,} OBUs")
+        at += length
 
 
-def _leb128(data: bytes, at: int) -> tuple[int, int]:
+def _leb128(data: Bytes, at: int) -> tuple[int, int]:
     """Return a number of up to 8 bytes with 7 bits each, and the offset of its end (AV1, 4.10.5)."""
     value = 0
     for index, byte in enumerate(data[at : at + 8]):

@@ -34,6 +34,7 @@ SRGB = 13  # transfer characteristics (H.273, table 3)
 VIDEO = frozenset({1, 6, 11, 14, 15})  # BT.709 and similar ones
 CURVES = VIDEO | {4, 5, 7, 8, 17, 16, 18}
 SRGB_GAMMA, NEAR = 0.45455, 0.0228  # Chromium treats a lone gAMA of 0.4327 to 0.4773 as sRGB
+LEAST_AREA = 0.01  # of the primaries' parallelogram in x and y (sRGB: 0.22); with less there is no matrix
 COLOUR_CHUNKS = frozenset({b"cICP", b"cLLI", b"sRGB", b"gAMA", b"cHRM"})
 PROFILES = {"L": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}  # kinds of profiles by mode
 
@@ -150,6 +151,7 @@ def _gamma(chunks: dict[bytes, bytes]) -> Colours | None:
     if len(chunks.get(b"cHRM", b"")) == 32:
         x = [value / 100_000 for value in struct.unpack(">8I", chunks[b"cHRM"])]
         white, red, green, blue = zip(x[::2], x[1::2], strict=True)
-        if gamma and min(white[1], red[1], green[1], blue[1]) > 0:
+        area = (green[0] - red[0]) * (blue[1] - red[1]) - (green[1] - red[1]) * (blue[0] - red[0])
+        if gamma and min(white[1], red[1], green[1], blue[1]) > 0 and abs(area) > LEAST_AREA:
             return Colours((red, green, blue, white), (1 / gamma,))
     return Colours(SRGB_PRIMARIES, (1 / gamma,)) if gamma and abs(gamma - SRGB_GAMMA) > NEAR else None

@@ -71,6 +71,8 @@ class Pillow:
                 whole += headers.tiff_strip(header) + headers.tiff_coefficients(header, data)
             case "GIF" if isinstance(header, readers.Gif) and header.is_bare:
                 whole = px * 9.0  # the decoded frame and the picture in RGBA
+            case "BMP" if isinstance(header, readers.Bmp) and header.is_packed:
+                whole = px * 3.0  # Pillow unpacks into a bytearray and copies it before it fills the raster
             case "WEBP":
                 decoding = px * 16.5 + len(data)
             case "AVIF":

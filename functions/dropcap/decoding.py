@@ -92,17 +92,25 @@ def check_instance(error: Exception, kind: str, need_mb: float = LEAST_MB) -> No
 
 def _of_instance(error: BaseException) -> str:
     """Return the shortage that an error reports; empty if the error may be about the bytes."""
-    said = str(error)
+    said = str(error) if _is_text_of_library(error) else ""
     of_system = isinstance(error, OSError) and error.errno is not None  # Pillow's own errors have no number
     by_text = any(os.strerror(number) in said for number in EXHAUSTED) or any(
         word in said for word in NO_THREAD
     )
-    return f"{type(error).__name__}: {said}" if isinstance(error, ImportError) or of_system or by_text else ""
+    is_instance = isinstance(error, ImportError) or of_system or by_text
+    return f"{type(error).__name__}: {error}" if is_instance else ""
+
+
+def _is_text_of_library(error: BaseException) -> bool:
+    """Return whether its text may report a shortage; ValueError and the like quote the bytes of the file."""
+    return isinstance(error, OSError | RuntimeError | MemoryError) or type(error).__module__ == "pyvips.error"
 
 
 def _shortage(kind: str, need_mb: float) -> str:
     """Return what this instance lacks, by trying: libraries hide why they failed."""
     library = LIBRARIES.get(kind)
+    if kind not in Image.OPEN:
+        Image.init()
     if kind not in Image.OPEN or (library and not features.check(library)):
         return f"the library for {kind} is missing"
     try:

@@ -8,12 +8,13 @@ import struct
 from collections.abc import Callable, Iterator
 
 from dropcap import boxes, tiff
-from dropcap.bits import Size
+from dropcap.bits import Bound, Size
 
 MOST_PARTS, PART = 100_000, 100  # blocks, chunks or segments; more if they average this many bytes
 GIF_EXTENSION, GIF_IMAGE, GIF_END = b"!,;"
 GIF_COMMENT, GIF_APPLICATION = b"\xfe", b"\xff"
 JPEG_FRAMES = frozenset({*range(0xC0, 0xD0), 0xDE}) - {0xC4, 0xC8, 0xCC}  # SOF, DHP (ITU-T T.81, table B.1)
+JPEG_APP1, MOST_EXIF = 0xE1, 64  # Pillow copies all EXIF segments again for each one
 JPEG_SCAN, JPEG_BARE = 0xDA, frozenset({0x01, *range(0xD0, 0xDA)})  # the latter have no length field
 
 
@@ -31,9 +32,9 @@ def gif_frames(data: bytes, most: int | None = None) -> Iterator[tuple[int, int,
     Raises ValueError if there are more than `most` blocks, or too many sub-blocks.
     """
     parts, at, seen = _parts(data), 13 + gif_colours(data[10:11]), False
-    blocks = iter(range(most)) if most else parts
+    blocks = Bound(most, "blocks") if most else parts
     while at < len(data) and data[at] != GIF_END:
-        _next(blocks)
+        blocks.take()
         if data[at] == GIF_IMAGE:
             if at + 10 > len(data):
                 return
@@ -57,18 +58,13 @@ def gif_colours(flags: bytes) -> int:
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
-def _parts(data: bytes) -> Iterator[int]:
-    return iter(range(MOST_PARTS + len(data) // PART))
+def _parts(data: bytes) -> Bound:
+    return Bound(MOST_PARTS + len(data) // PART, "parts")
 
 
-def _next(parts: Iterator[int]) -> None:
-    if next(parts, None) is None:
-        raise ValueError("more parts than any picture has")
-
-
-def _behind_blocks(data: bytes, at: int, parts: Iterator[int]) -> int:
+def _behind_blocks(data: bytes, at: int, parts: Bound) -> int:
     while at < len(data) and data[at]:
-        _next(parts)
+        parts.take()
         at += data[at] + 1
     return at + 1
 
@@ -84,7 +80,7 @@ def _png(data: bytes) -> Iterator[Size]:
     """Yield the sizes in IHDR, wherever it is, and in fcTL (W3C PNG, third edition, 11.2.1, 11.3.6.2)."""
     parts, at = _parts(data), 8
     while (name := data[at + 4 : at + 8]) and name != b"IEND":
-        _next(parts)
+        parts.take()
         if name == b"IHDR" and at + 16 <= len(data):
             yield struct.unpack_from(">2I", data, at + 8)
         elif name == b"fcTL" and at + 28 <= len(data):
@@ -95,9 +91,9 @@ def _png(data: bytes) -> Iterator[Size]:
 
 def _jpeg(data: bytes) -> Iterator[Size]:
     """Yield the size in each frame header before the first scan: Pillow uses the last, libjpeg the first."""
-    parts, at = _parts(data), 2
+    parts, exif, at = _parts(data), Bound(MOST_EXIF, "EXIF segments"), 2
     while at + 1 < len(data):
-        _next(parts)
+        parts.take()
         marker = data[at + 1]
         if data[at] != 0xFF or marker in (0x00, 0xFF):
             following = data.find(b"\xff", at + 1)
@@ -112,6 +108,8 @@ def _jpeg(data: bytes) -> Iterator[Size]:
             if marker in JPEG_FRAMES and at + 9 <= len(data):
                 height, width = struct.unpack_from(">2H", data, at + 5)
                 yield width, height
+            elif marker == JPEG_APP1 and data[at + 4 : at + 8] == b"Exif":
+                exif.take()
             at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
 
 
@@ -128,7 +126,7 @@ def _webp(data: bytes) -> Iterator[Size]:
     """Yield the sizes of canvas, frames and bitstreams (RFC 9649, sections 2.5 to 2.7)."""
     parts, at = _parts(data), 12
     while (name := data[at : at + 4]) and at + 8 <= len(data):
-        _next(parts)
+        parts.take()
         length = int.from_bytes(data[at + 4 : at + 8], "little")
         body = data[at + 8 : at + 24]
         if name == b"VP8X" and len(body) >= 10:

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -9,13 +10,14 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from dropcap import boxes, dimensions, pixels
+from dropcap.bits import Bound
 from dropcap.layout import Layout
 
 COMPRESSION, ROWS_PER_STRIP, STRIP_BYTES, TILE_LENGTH, TILE_BYTES = 259, 278, 279, 323, 325  # TIFF 6.0
 TILE_WIDTH, STRIP_STARTS, TILE_STARTS = 322, 273, 324
 UNCOMPRESSED, OLD_JPEG, JPEG, WEBP = 1, 6, 7, 50001
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})  # progressive SOF markers (ITU-T T.81, table B.1)
-MOST_SEGMENTS = 64  # before the first scan of a strip; with more it counts as having several scans
+MOST_SEGMENTS = 50_000  # before the first scans of all strips; with more they count as having several scans
 
 
 def whole_px(header: Image.Image, data: bytes) -> int:
@@ -93,15 +95,22 @@ def tiff_coefficients(header: TiffImageFile, data: bytes) -> float:
     if compression not in (JPEG, OLD_JPEG):
         return 0
     starts = tags.get(TILE_STARTS) or tags.get(STRIP_STARTS) or ()
-    if compression == JPEG and not any(_several_scans(data, int(at)) for at in starts):
-        return 0
+    if compression == JPEG:
+        with suppress(ValueError):
+            bound = Bound(MOST_SEGMENTS, "segments")
+            if not any(_several_scans(data, int(at), bound) for at in starts):
+                return 0
     return 2 * tiff_strip(header)
 
 
-def _several_scans(data: bytes, at: int) -> bool:
-    """Return whether a JPEG has several scans: it is progressive, or the first scan lacks components."""
+def _several_scans(data: bytes, at: int, bound: Bound) -> bool:
+    """Return whether a JPEG has several scans: it is progressive, or the first scan lacks components.
+
+    Raises ValueError if there are too many segments.
+    """
     at, parts = at + 2, 0  # after SOI; each segment is 0xff, marker, length (ITU-T T.81, B.1.1)
-    for _ in range(MOST_SEGMENTS):
+    while True:
+        bound.take()
         marker = data[at + 1 : at + 2]
         if data[at : at + 1] != b"\xff" or not marker:
             return False
@@ -112,7 +121,6 @@ def _several_scans(data: bytes, at: int) -> bool:
         if marker[0] == dimensions.JPEG_SCAN:
             return (data[at + 4 : at + 5] or b"\0")[0] < parts
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return True
 
 
 def tiff_planes(header: TiffImageFile) -> float:

@@ -19,7 +19,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from dropcap import headers, nclx, pixels
+from dropcap import headers, mending, nclx, pixels
 from dropcap.layout import LAB, PALETTE, Layout
 
 # pyvips 3.2, libvips 8.18. The import is paid once: 12 MB, and more where its files are not cached: a peak
@@ -64,6 +64,7 @@ class Libvips:
                 whole += px * headers.jpeg_coefficients(header, data)
             case "PNG":
                 whole += px * samples if headers.png(data).interlaced else 0
+                whole += len(data) * (mending.with_little_text(data) is not data)
             case "WEBP":
                 scaled = _webp_scale(header.size, side)
                 width, height = round(width * scaled), round(height * scaled)
@@ -103,6 +104,8 @@ class Libvips:
             assert header.format is not None
             return getattr(pyvips.Image, f"{LOADERS[header.format]}_source")(source, **options)
 
+        if header.format == "PNG":
+            data = mending.with_little_text(data)
         size = pixels.fit(header.size, side)
         if header.info.get(STRICT):
             with _complete():

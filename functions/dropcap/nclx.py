@@ -4,12 +4,14 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
-DEEPEST = 100_000  # entries read of a table
+from dropcap.bits import Bound
+
+MOST_LINKS = 200_000  # from items to properties; a grid of 10,000 tiles has 40,000
 
 
 def is_grey(data: bytes) -> bool:
     """Return whether the primary picture is monochrome (AV1-ISOBMFF 2.3.3: bit 4 of byte 3)."""
-    with suppress(struct.error, IndexError):  # damaged: the decoder says so
+    with suppress(struct.error, IndexError, ValueError):  # damaged: the decoder says so
         for start, end in _named(data, b"meta", 0, len(data)):
             for box in _properties(data, start + 4, end):
                 if box[:4] == b"av1C":
@@ -30,14 +32,18 @@ def codes(data: bytes) -> tuple[int, int, int] | None:
                 if box[:8] == b"colrnclx" and len(box) >= 12:
                     return (*struct.unpack_from(">2H", box, 8), bright)
             return None
-    except (struct.error, IndexError):  # damaged: the decoder says so
+    except (struct.error, IndexError, ValueError):  # damaged: the decoder says so
         return None
     at = data.find(b"colrnclx")  # a sequence without items
     return (*struct.unpack_from(">2H", data, at + 8), 0) if 0 <= at <= len(data) - 12 else None
 
 
 def _properties(data: bytes, start: int, end: int) -> Iterator[bytes]:
-    """Yield the properties of the primary item, each starting with its name (ISO/IEC 23008-12, 9.3)."""
+    """Yield the properties of the primary item, each starting with its name (ISO/IEC 23008-12, 9.3).
+
+    Raises ValueError if there are too many links to properties.
+    """
+    bound = Bound(MOST_LINKS, "links to properties")
     [pitm, _] = next(_named(data, b"pitm", start, end), (0, 0))
     form = ">I" if data[pitm] else ">H"
     [primary] = struct.unpack_from(form, data, pitm + 4)
@@ -51,10 +57,11 @@ def _properties(data: bytes, start: int, end: int) -> Iterator[bytes]:
             version, wide = data[at], data[at + 3] & 1
             [count] = struct.unpack_from(">I", data, at + 4)
             at += 8
-            for _ in range(min(count, DEEPEST)):
+            for _ in range(count):
                 [item] = struct.unpack_from(">I" if version else ">H", data, at)
                 at += 4 if version else 2
                 links = data[at]
+                bound.take(1 + links)
                 for link in range(at + 1, at + 1 + links * (1 + wide), 1 + wide):
                     index = int.from_bytes(data[link : link + 1 + wide], "big") & (0x7FFF if wide else 0x7F)
                     if item == primary and 0 < index <= len(boxes):

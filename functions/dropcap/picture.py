@@ -120,6 +120,8 @@ def opened(data: bytes, settings: Settings, make_room: Callable[[], None] = memo
 
 
 def _opened(kind: str, data: bytes, settings: Settings, make_room: Callable[[], None]) -> Picture:
+    if kind == "HEIF":
+        _register_heif()
     largest = _check_claims(kind, data, settings)
     if kind == "GIF":  # its reader fills another canvas for disposing of the first frame
         _choose([(largest[0] * largest[1] / 1e6, None)], kind, largest, settings, make_room)
@@ -130,10 +132,8 @@ def _opened(kind: str, data: bytes, settings: Settings, make_room: Callable[[], 
         pages = max(1, chosen.full)
         if chosen.largest != chosen.first:
             shown = tiff.from_page(data, chosen.largest)
-    if kind == "HEIF":
-        _register_heif()
-        if data[8:12] not in OPENED_BRANDS:
-            shown = data[:8] + b"mif1" + data[12:]
+    if kind == "HEIF" and data[8:12] not in OPENED_BRANDS:
+        shown = data[:8] + b"mif1" + data[12:]
     try:
         raster, size, decoder = _decoded(kind, shown, settings, make_room)
     except Rejected as rejected:

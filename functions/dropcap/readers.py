@@ -12,6 +12,7 @@ from PIL import (
     Image,
     ImageFile,
     ImagePalette,
+    JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
 )
@@ -25,7 +26,7 @@ CLEAR = (0, 0, 0, 0)
 TO_BACKGROUND, TO_PREVIOUS = 2, 3  # how a frame of a GIF is disposed of (GIF89a, 23)
 BITFIELDS, ALPHA_BITFIELDS = 3, 6  # compressions of a BMP ([MS-WMF] 2.1.1.7)
 EMBEDDED = b"DEBM"  # a BMP with an embedded profile ([MS-WMF] 2.1.1.14)
-ROWS = 64  # rows of a BMP unpacked at a time
+PX = 100_000  # px of a BMP unpacked at a time
 
 
 class Png(PngImagePlugin.PngImageFile):
@@ -36,6 +37,16 @@ class Png(PngImagePlugin.PngImageFile):
         key, raw_mode = self.info.get("transparency"), self.tile[0].args if self.tile else ""
         if isinstance(key, int) and raw_mode in GREYS:
             self.info["transparency"] = key * GREYS[raw_mode]
+
+
+class _Chunks(PngImagePlugin.PngStream):
+    """Skips the text chunks of a PNG, which nothing here uses: Pillow turns 65 KB of them into 250 MB."""
+
+    def chunk_iTXt(self, pos: int, length: int) -> bytes:
+        assert self.fp is not None
+        return ImageFile._safe_read(self.fp, length)
+
+    chunk_tEXt = chunk_zTXt = chunk_iTXt
 
 
 class Gif(GifImagePlugin.GifImageFile):
@@ -116,6 +127,11 @@ class Tiff(TiffImagePlugin.TiffImageFile):
 class Bmp(BmpImagePlugin.BmpImageFile):
     """A BMP reader for any bit masks (Pillow supports only a few) and for embedded ICC profiles."""
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether its rows are run-length encoded."""
+        return bool(self.tile) and self.tile[0].codec_name == "bmp_rle"
+
     def _bitmap(self, header: int = 0, offset: int = 0) -> None:
         assert self.fp is not None
         start = self.fp.tell()
@@ -160,8 +176,9 @@ class _Bitfields(ImageFile.PyDecoder):
         bits, masks, upwards = self.args
         width, height = self.im.size
         stride = (width * bits + 31) // 32 * 4
-        for top in range(0, height, ROWS):
-            rows = min(ROWS, height - top)
+        most = max(1, PX // width)
+        for top in range(0, height, most):
+            rows = min(most, height - top)
             body = self.fd.read(rows * stride)
             if len(body) < rows * stride:
                 raise OSError("image file is truncated")
@@ -185,6 +202,9 @@ def _scaled(pixels: Any, mask: int) -> Any:
 
 def register() -> None:
     """Let `Image.open` use these readers."""
+    # An EXIF resolution of 3 million numbers takes 850 MB, and nothing here uses the resolution.
+    JpegImagePlugin.JpegImageFile._read_dpi_from_exif = lambda self: None  # type: ignore[method-assign]
+    PngImagePlugin.PngStream = _Chunks  # type: ignore[misc]
     Image.register_open(Png.format, Png, PngImagePlugin._accept)
     Image.register_open(Gif.format, Gif, GifImagePlugin._accept)
     Image.register_open(Tiff.format, Tiff, TiffImagePlugin._accept)

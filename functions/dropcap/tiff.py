@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from dropcap.bits import Size
+from dropcap.bits import Bound, Size
 
 SUBFILE, OLD_SUBFILE, WIDTH, LENGTH, PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH = 254, 255, 256, 257, 262, 322, 323
 SUB_DIRECTORIES, DNG_VERSION = 330, 50706
@@ -16,7 +16,12 @@ OLD_REDUCED = 2
 SENSOR = frozenset({32803, 34892})  # photometric: a colour filter array (TIFF/EP), LinearRaw (DNG)
 TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 MOST_VALUES = 256  # values read of a tag; the tags used here have few
-MOST_ENTRIES = 200_000  # of all directories
+# Numbers in one tag, of which Pillow makes objects of 16 to 200 bytes: a colour map of 16 bits has 196,608,
+# and 100 megapixels in the smallest tiles have 390,625 offsets.
+MOST_NUMBERS, MOST_PLACES = 200_000, 400_000
+PLACES = frozenset({273, 279, 324, 325})  # offsets and byte counts of strips and tiles
+PRIVATE, OF_BYTES = 32768, frozenset({1, 2, 6, 7})  # the first private tag; types that Pillow keeps as bytes
+MOST_ENTRIES = 200_000  # entries and values of all directories
 # Camera raw files that begin like a TIFF, or nearly: Olympus' ORF and Panasonic's RW2; at offset 8, Canon's
 # CR2 and Phase One's IIQ.
 RAW_BEGINNINGS = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
@@ -29,7 +34,7 @@ class Directory:
 
     at: int
     page: int | None
-    tags: dict[int, tuple[int, ...]]
+    tags: dict[int, list[int]]
 
     @property
     def size(self) -> Size:
@@ -47,7 +52,7 @@ class Directory:
         return not self._first(SUBFILE) & (REDUCED | MASK) and self._first(OLD_SUBFILE) != OLD_REDUCED
 
     def _first(self, tag: int) -> int:
-        return max(0, max(self.tags.get(tag) or (0,)))
+        return max(0, 0, *self.tags.get(tag, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +67,13 @@ class Pages:
 def directories(data: bytes) -> Iterator[Directory]:
     """Yield the pages and their subdirectories, each once, however they are linked.
 
-    Raises ValueError if there are more entries than in any real picture.
+    Raises ValueError if there are more entries or values than in any real picture.
     """
     read = _Reader(data)
     big = read.big
     waiting: list[tuple[int, int | None]] = [(read.offset(8 if big else 4), 0)]
     seen: set[int] = set()
-    entries = 0
+    bound = Bound(MOST_ENTRIES, "entries and values in its directories")
     while waiting:
         at, page = waiting.pop()
         if at in seen or not 0 < at < len(data):
@@ -77,14 +82,17 @@ def directories(data: bytes) -> Iterator[Directory]:
         count = read.number(data[at : at + (8 if big else 2)])
         start, size = at + (8 if big else 2), 20 if big else 12
         body = data[start : start + min(count, MOST_ENTRIES) * size]
-        entries += len(body) // size + 1
-        if entries > MOST_ENTRIES:
-            raise ValueError(f"more than {MOST_ENTRIES:,} entries in its directories")
-        tags: dict[int, tuple[int, ...]] = {}
+        bound.take(len(body) // size + 1)
+        tags: dict[int, list[int]] = {}
         for index in range(0, len(body) - size + 1, size):
-            tag = read.number(body[index : index + 2])
+            tag, kind = read.number(body[index : index + 2]), read.number(body[index + 2 : index + 4])
+            count_of_it = read.number(body[index + 4 : index + (12 if big else 8)])
+            if tag < PRIVATE and kind not in OF_BYTES:
+                Bound(MOST_PLACES if tag in PLACES else MOST_NUMBERS, "values of a tag").take(count_of_it)
             if tag in WANTED:
-                tags[tag] = tags.get(tag, ()) + read.values(body[index : index + size])
+                values = read.values(body[index : index + size])
+                bound.take(len(values))
+                tags.setdefault(tag, []).extend(values)
         yield Directory(at, page, tags)
         if page is not None:
             waiting.append((read.offset(start + count * size), page + 1))

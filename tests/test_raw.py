@@ -1,5 +1,7 @@
 """Camera raw is refused by its name and kept whole; of a TIFF with several pages the largest is shown."""
 
+from http import HTTPStatus
+
 import pytest
 
 from dropcap import decoders, picture, tiff
@@ -9,6 +11,8 @@ from dropcap.settings import Settings
 from tests import bombs
 from tests.app import Start, rows
 from tests.pictures import QUADRANTS, alike, corners, encoded, quadrants
+from tests.test_gallery_changes import delete
+from tests.test_sweep import NOTHING
 
 ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
 PILLOW, LIBVIPS, _ = DECODERS
@@ -147,3 +151,8 @@ def test_a_source_with_pages_that_are_not_published_is_never_deleted(
     assert rows("SELECT source_fate FROM receipts") == [[fate]]
     assert app.deliver(app.upload("ana/one.tif", encoded(quadrants(), "TIFF"), "image/tiff")) == 200
     assert len(app.objects(app.uploads)) == left
+    assert app.sweep() == app.sweep() == NOTHING
+    assert rows("SELECT source_fate FROM receipts WHERE id = :id", id=upload.id) == [[fate]]
+    assert delete(app, upload.id).status_code == HTTPStatus.OK
+    assert app.objects(app.uploads) == {}
+    assert app.sweep() == NOTHING

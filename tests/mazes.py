@@ -135,6 +135,17 @@ def resolution() -> bytes:
     return data[:2] + b"".join(b"\xff\xe1" + struct.pack(">H", len(p) + 2) + p for p in parts) + data[2:]
 
 
+def scans(progressive: bool) -> bytes:
+    """A JPEG that goes over its picture again and again, with no bits to add."""
+    data = encoded(Image.effect_noise((1500, 1500), 1), "JPEG", progressive=True)
+    if progressive:
+        at, more = data.rindex(b"\xff\xda"), b"\xff\xda\0\x08\1\1\0\1\x3f\x10"
+    else:
+        data = encoded(quadrants(1500, 1500), "JPEG")
+        at, more = data.rindex(b"\xff\xda"), b"\xff\xda\0\x08\1\1\0\0\x3f\0"
+    return data[:at] + more * 30_000 + data[at:]
+
+
 def cut_jpeg(tail: bytes) -> bytes:
     return encoded(Image.effect_noise((64, 64), 40), "JPEG")[:-200] + tail
 
@@ -175,6 +186,8 @@ MAZES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "PNG of long packed texts, large": (SHOWN, lambda: with_texts(b"zTXt", b"\0\0" + LONG_TEXT, 4200)),
     "JPEG of EXIF": (BROKEN, lambda: with_segments(b"Exif\0\0" + bytes(70), 100_000)),
     "JPEG of a resolution": (SHOWN, resolution),
+    "JPEG of scans": (BROKEN, lambda: scans(progressive=True)),
+    "JPEG of plain scans": (BROKEN, lambda: scans(progressive=False)),
     "JPEG cut, of filling": (BROKEN, lambda: cut_jpeg(b"\xff" * 8_000_000)),
     "BMP of runs": (SHOWN, lambda: bombs.bmp_of_runs(4000, 4000)),
 }

@@ -4,6 +4,7 @@ A GIF of 43 bytes made Pillow fill 4.3 GB in `Image.open`. So all sizes in a fil
 before a library sees it.
 """
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 
@@ -14,6 +15,10 @@ MOST_PARTS, PART = 100_000, 100  # blocks, chunks or segments; more if they aver
 GIF_EXTENSION, GIF_IMAGE, GIF_END = b"!,;"
 GIF_COMMENT, GIF_APPLICATION = b"\xfe", b"\xff"
 JPEG_FRAMES = frozenset({*range(0xC0, 0xD0), 0xDE}) - {0xC4, 0xC8, 0xCC}  # SOF, DHP (ITU-T T.81, table B.1)
+PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})  # progressive SOF markers (ITU-T T.81, table B.1)
+MOST_SCANS = 100  # as in libtiff 4.7 (JPEG_MAX_ALLOWED_SCAN_NUMBER); most progressive pictures have about ten
+JPEG_END = b"\xd9"
+JPEG_MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # not stuffing, fill bytes or restarts
 JPEG_APP1, MOST_EXIF = 0xE1, 64  # Pillow copies all EXIF segments again for each one
 JPEG_SCAN, JPEG_BARE = 0xDA, frozenset({0x01, *range(0xD0, 0xDA)})  # the latter have no length field
 
@@ -92,6 +97,7 @@ def _png(data: bytes) -> Iterator[Size]:
 def _jpeg(data: bytes) -> Iterator[Size]:
     """Yield the size in each frame header before the first scan: Pillow uses the last, libjpeg the first."""
     parts, exif, at = _parts(data), Bound(MOST_EXIF, "EXIF segments"), 2
+    several, components = False, 0
     while at + 1 < len(data):
         parts.take()
         marker = data[at + 1]
@@ -103,14 +109,28 @@ def _jpeg(data: bytes) -> Iterator[Size]:
         elif marker in JPEG_BARE:
             at += 2
         elif marker == JPEG_SCAN:
+            if several or data[at + 4 : at + 5] < bytes([components]):
+                _check_scans(data, at, parts)
             return
         else:
             if marker in JPEG_FRAMES and at + 9 <= len(data):
                 height, width = struct.unpack_from(">2H", data, at + 5)
                 yield width, height
+                several, components = several or marker in PROGRESSIVE, (data[at + 9 : at + 10] or b"\0")[0]
             elif marker == JPEG_APP1 and data[at + 4 : at + 8] == b"Exif":
                 exif.take()
             at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+
+
+def _check_scans(data: bytes, at: int, parts: Bound) -> None:
+    """Raise ValueError if a JPEG has too many scans, each of which is a pass over the whole picture."""
+    scans = Bound(MOST_SCANS, "scans")
+    while data[at + 1 : at + 2] not in (b"", JPEG_END):
+        parts.take()
+        if data[at + 1] == JPEG_SCAN:
+            scans.take()
+        found = JPEG_MARKER.search(data, at + 2 + int.from_bytes(data[at + 2 : at + 4], "big"))
+        at = found.start() if found else len(data)
 
 
 def _bmp(data: bytes) -> Iterator[Size]:

@@ -16,7 +16,6 @@ from dropcap.layout import Layout
 COMPRESSION, ROWS_PER_STRIP, STRIP_BYTES, TILE_LENGTH, TILE_BYTES = 259, 278, 279, 323, 325  # TIFF 6.0
 TILE_WIDTH, STRIP_STARTS, TILE_STARTS = 322, 273, 324
 UNCOMPRESSED, OLD_JPEG, JPEG, WEBP = 1, 6, 7, 50001
-PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})  # progressive SOF markers (ITU-T T.81, table B.1)
 MOST_SEGMENTS = 50_000  # before the first scans of all strips; with more they count as having several scans
 
 
@@ -114,7 +113,7 @@ def _several_scans(data: bytes, at: int, bound: Bound) -> bool:
         marker = data[at + 1 : at + 2]
         if data[at : at + 1] != b"\xff" or not marker:
             return False
-        if marker[0] in PROGRESSIVE:
+        if marker[0] in dimensions.PROGRESSIVE:
             return True
         if marker[0] in dimensions.JPEG_FRAMES:
             parts = (data[at + 9 : at + 10] or b"\0")[0]

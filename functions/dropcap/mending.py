@@ -5,10 +5,10 @@ import struct
 import zlib
 
 from dropcap.bits import Bound
+from dropcap.dimensions import MOST_SCANS
 
 JPEG_END, SCAN = b"\xff\xd9", b"\xda"
 LAST_MARKER = re.compile(rb".*\xff([^\0\xff\xd0-\xd7])", re.DOTALL)  # not stuffing, fill bytes or restarts
-MOST_SCANS = 1000  # of a progressive picture; most have about ten
 FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
 PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 # Ancillary chunks that affect how a picture looks, with their length (W3C PNG, third edition, 11.3); 0: any.

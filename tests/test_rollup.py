@@ -67,8 +67,10 @@ def moving(database_url: str) -> Iterator[list[Database]]:
 
 
 def remove(database: Database, user: str, nth: int) -> None:
-    """The n-th of the user's pictures in the order of their ids, as the gallery does."""
-    ids = database.query("SELECT id FROM analyses WHERE user_id = :user ORDER BY id", user=user)
+    """The n-th of the user's pictures in the order of their times, as the gallery does."""
+    ids = database.query(
+        "SELECT id FROM analyses WHERE user_id = :user ORDER BY analyzed_at, time_zone, counted", user=user
+    )
     if not ids:
         return
     id = ids[nth % len(ids)][0]
@@ -108,6 +110,13 @@ def recounted(database: Database, user: str) -> None:
     assert database.query(STORED, user=user) == database.query(RECOUNT, user=user)
 
 
+def settled(database: Database, user: str) -> None:
+    """After a deletion the figures are right, or the next question counts the user anew."""
+    complete = f"SELECT {rollup.COMPLETE} FROM progress_totals WHERE user_id = :user"
+    if database.query(complete, user=user) == [[True]]:
+        recounted(database, user)
+
+
 MINUTES = st.integers(0, 10 * 24 * 60) | st.integers(0, 20).map(lambda hours: hours * 720)
 EVENT = st.tuples(
     st.sampled_from(
@@ -140,18 +149,16 @@ def test_however_the_pictures_come_the_figures_are_those_of_plain_sql(
             agree(database, user, then)
         elif kind == "deleted":
             remove(database, user, minutes)
-            if database.query(
-                f"SELECT {rollup.COMPLETE} FROM progress_totals WHERE user_id = :user", user=user
-            ) == [[True]]:
-                recounted(database, user)
+            settled(database, user)
         else:
             insert(database, user, minutes, zone, "true" if kind == "before" else "DEFAULT")
     for database in moving:
         agree(database, user, then)
         recounted(database, user)
         remove(database, user, now)
-        recounted(database, user)
+        settled(database, user)
     add(database, user, 7000)
+    agree(database, user, then)  # a user who is counted anew is so by now
     stored = "SELECT achievement_name, to_json(earned_at) FROM achievements WHERE user_id = :user ORDER BY 1"
     earned = plain.stats(database, user)["achievements"]
     assert database.query(stored, user=user) == sorted([*each.values()] for each in earned)

@@ -197,7 +197,8 @@ def _complete() -> Iterator[None]:
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("pyvips")
-    level = logger.level
+    level, disabled = logger.level, logging.root.manager.disable
+    logging.disable(logging.NOTSET)  # a program that silences warnings must not see a cut picture as whole
     logger.setLevel(logging.WARNING)
     logger.addHandler(handler)
     try:
@@ -205,6 +206,7 @@ def _complete() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logging.disable(disabled)
     if warnings:
         raise OSError(warnings[-1])
 

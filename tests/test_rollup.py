@@ -370,10 +370,9 @@ def read(plan: dict[str, Any]) -> int:
 
 
 def nth_of(database: Database, at: int, user: str = "ana") -> int:
-    """Of the user's picture of that minute, its place by id."""
-    wanted = "SELECT id, analyzed_at FROM analyses WHERE user_id = :user ORDER BY id"
-    ids = database.query(wanted, user=user)
-    return [instant for _, instant in ids].index(START + dt.timedelta(minutes=at))
+    """Of the user's picture of that minute, its place by time."""
+    times = database.query("SELECT analyzed_at FROM analyses WHERE user_id = :user ORDER BY 1", user=user)
+    return times.index([START + dt.timedelta(minutes=at)])
 
 
 @pytest.mark.parametrize("gone", range(8))
@@ -414,9 +413,7 @@ def test_an_hour_whose_next_picture_is_far_away_is_counted_anew_by_whoever_asks(
     for minutes in (0, 3 * 1440):
         add(database, "ana", minutes, "UTC")
     monkeypatch.setattr(rollup, "BATCH", 5)
-    [[first]] = database.query("SELECT id FROM analyses WHERE user_id = 'ana' ORDER BY analyzed_at LIMIT 1")
-    ids = [row[0] for row in database.query("SELECT id FROM analyses WHERE user_id = 'ana' ORDER BY id")]
-    remove(database, "ana", ids.index(first))
+    remove(database, "ana", 0)
     assert totals(database) == []
     agree(database, "ana", START)
     recounted(database, "ana")

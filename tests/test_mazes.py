@@ -60,6 +60,6 @@ def test_primaries_that_are_no_colours_do_not_count(gamma: int, points: tuple[in
     shown = []
     bodies = [(b"gAMA", gamma.to_bytes(4, "big")), (b"cHRM", b"".join(p.to_bytes(4, "big") for p in points))]
     for chunks in (bodies[:1], bodies):
-        with picture.opened(bombs.with_chunks(plain, *chunks), Settings()) as source:
+        with picture.opened(bombs.with_chunks(plain, *chunks), Settings(memory_limit_mb=4096)) as source:
             shown.append(source.fitted(64).tobytes())
     assert shown[0] == shown[1]

@@ -234,7 +234,7 @@ def due_for_a_description(start: Start, **settings: str) -> App:
     """An instance of which one picture waits for Gemini, which is there again."""
     app = start(**QUICK, GEMINI_MODEL="fault-503", GEMINI_ATTEMPTS="1", **settings)
     assert app.deliver(app.upload("ana/due.png", small_png())) == HTTPStatus.OK
-    return app.restarted(GEMINI_MODEL="gemini-3.5-flash-lite", SWEEP_S="2")
+    return app.restarted(GEMINI_MODEL="gemini-3.5-flash-lite", SWEEP_S="5")
 
 
 def test_a_listing_without_end_keeps_no_sweep_from_what_is_held_and_what_is_to_be_described(

@@ -74,7 +74,8 @@ def grown(rests: Sequence[Rest], window: int) -> list[str]:
         ("resident set at rest, MB", lambda rest: rest.rss_mb, median, MEMORY),
         ("seconds of an upload", lambda rest: rest.seconds, median, LATENCY),
         ("threads", lambda rest: max(rest.threads, THREADS), max, 1),
-        ("open files", lambda rest: rest.files, max, 1),
+        # The least of a window: the server keeps an answered connection until its client has closed it.
+        ("open files", lambda rest: rest.files, min, 1),
     )
     reasons = []
     for name, value, of, factor in checks:

@@ -143,7 +143,9 @@ def test_done_sources_that_are_kept_cost_one_query_a_page_and_are_not_taken_agai
 
     monkeypatch.setattr(Database, "query", counted)
     assert app.sweep() == NOTHING
-    assert len(asked) <= 3 + 4  # 8 objects in two parts: at most four pages of three
+    # What is unfinished, where to begin, what is to be pruned, what is to be described; and 8 objects in two
+    # parts are at most four pages of three.
+    assert len(asked) <= 4 + 4
     assert rows("SELECT DISTINCT attempts FROM uploads") == [[1]]
 
 

@@ -44,9 +44,8 @@ class Brake:
         if not (settings.brake and self._sha256 and settings.gemini_api_key):
             return describer.describe(jpeg, language, self)
         asked = f"{describer.prompt} {language}"
-        if (
-            settings.safety != "off"
-        ):  # a verdict holds only for the picture that Gemini saw, not for another size, frame or page
+        if settings.safety != "off":
+            # A verdict holds only for the picture that Gemini saw, not for another size, frame or page.
             asked += f" {hashlib.sha256(jpeg).hexdigest()}"
         place = Place(self._sha256, asked, settings.gemini_model)
         wait_s = min(settings.gemini_timeout_s, (settings.lease_s - settings.gemini_s) / 2)

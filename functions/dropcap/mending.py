@@ -13,10 +13,8 @@ FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
 PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 # Ancillary chunks that affect how a picture looks, with their length (W3C PNG, third edition, 11.3); 0: any.
 WANTED = {b"tRNS": 0, b"cICP": 4, b"cLLI": 8, b"iCCP": 0, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"eXIf": 0}
-TEXTS, MOST_TEXT = (
-    frozenset({b"tEXt", b"zTXt", b"iTXt"}),
-    16_384,
-)  # bytes; Deflate compresses by 1,032 at most
+TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+MOST_TEXT = 16_384  # bytes; Deflate compresses by 1,032 at most
 
 
 def mended(kind: str, data: bytes) -> bytes | None:

@@ -22,7 +22,7 @@ import flask
 from gunicorn import config, util
 from gunicorn.workers import gthread
 
-from dropcap.body import LARGEST_JSON
+from dropcap.body import LARGEST_JSON, MOST_DROPPED
 
 HEAD_S = 10.0  # time limit until a connection is ready for a thread
 LARGEST_HEAD = 98_304  # bytes: the longest allowed query, and 32 KiB for the rest
@@ -30,7 +30,6 @@ STALL_S = 30.0  # longest time without a byte in or out
 PRESSED_S = 2.5  # the same while another request waits for a thread
 LEAST_RATE = 4096  # bytes/s: minimum rate of a body or response after STALL_S, as in mod_reqtimeout
 LINGER_S = 1.0  # time for a client to close a finished connection, or to send more of its body
-MOST_UNREAD = 2**28  # bytes read of a refused request, or a client that still sends would miss the answer
 CONNECTIONS = 400  # at once; below the limit of 1,024 open files on many systems
 PART = 32_768  # bytes
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
@@ -209,7 +208,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         sock.shutdown(socket.SHUT_WR)
         sock.settimeout(LINGER_S)
         began, taken = time.monotonic(), 0
-        while taken < MOST_UNREAD:
+        while taken < MOST_DROPPED:
             taken += len(sock.recv(PART))
             if self.queue and time.monotonic() - began > PRESSED_S:
                 return

@@ -55,7 +55,8 @@ def load(checkpoint: str, scratch: Path) -> Checkpoint:
     else:
         raise ExportError(f"no checkpoint in {checkpoint}: `python -m model_export train` makes one")
     if (folder / RECIPE).is_file():
-        about = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+        # The recipe inside the weights that ship was written before `demo` existed.
+        about = {"demo": True} | json.loads((folder / RECIPE).read_text(encoding="utf-8"))
     return _read(folder, checkpoint or folder.name, about)
 
 

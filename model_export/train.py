@@ -209,6 +209,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     recipe = {
         "name": "dropcap-scenes",
+        "demo": True,
         "source": command,
         "knows": {"things": list(scenes.THINGS), "backgrounds": list(scenes.COLOURS)},
         "limits": "Trained from nothing on drawn scenes of one to three of these things: it knows nothing"

@@ -11,11 +11,18 @@ ENGLISH = "en"  # BLIP's language, and Gemini's where no other is asked for
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What BLIP says: at most one line of text. `version` is the model card's revision."""
+    """What BLIP says: at most one line of text. `version` is the model card's revision.
+
+    `confidence` is the mean log-probability of its tokens (0 is certain), None where it was not measured.
+    `low_confidence`: it is below the threshold of the model card. `demo`: a demonstration model's.
+    """
 
     text: str
     model: str
     version: str
+    confidence: float | None = None
+    low_confidence: bool = False
+    demo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +76,20 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Whether a model answered; `problem` says why it did not."""
+    """Whether a model answered; `problem` says why it did not.
+
+    The rest is BLIP's: `confidence`, `low_confidence` and `demo` as in Caption, and the `notice` of a
+    demonstration model.
+    """
 
     answered: bool
     model: str = ""
     version: str = ""
     problem: str = ""
+    confidence: float | None = None
+    low_confidence: bool = False
+    demo: bool = False
+    notice: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,17 @@ class Card:
     eos: int
     max_length: int  # positions the decoder has, prompt included
     files: dict[str, tuple[int, str]]  # name: bytes, sha256
+    things: int = 0  # that a demonstration model knows; 0: it is none
+
+    @property
+    def notice(self) -> str:
+        """One line that says that this is a demonstration model and what to do; empty of any other."""
+        if not self.things:
+            return ""
+        return (
+            f"demonstration captioner: knows {self.things} drawn objects; "
+            "`make model` installs BLIP-base (1 GB download, about 5 minutes)"
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Card:
@@ -59,6 +70,7 @@ class Card:
                 eos=int(tokens["eos"]),
                 max_length=int(card["max_length"]),
                 files=files,
+                things=len(card["knows"]["things"]) if card.get("demo") else 0,
             )
         except FileNotFoundError as missing:
             raise ModelError(f"{folder / 'model.json'} is missing: {REMEDY}.") from missing
@@ -203,7 +215,8 @@ class Captioner:
             raise ModelError(f"The prompt has {len(start)} tokens of {self.card.max_length}: shorten it.")
         ids = self.generate(image, start, beams, min(max_tokens, room))
         line = "".join(c if c.isprintable() else " " for c in self.tokenizer.decode(ids))
-        return Caption(" ".join(line.split())[:MAX_CHARACTERS], self.card.name, self.card.revision)
+        text = " ".join(line.split())[:MAX_CHARACTERS]
+        return Caption(text, self.card.name, self.card.revision, demo=bool(self.card.things))
 
     def generate(self, image: Image.Image, start: Sequence[int], beams: int, max_tokens: int) -> list[int]:
         """Ids, `start` included. The picture's keys and values live as long as this call."""

@@ -21,6 +21,7 @@ USUAL = {
     "GEMINI_API_KEY": KEY,
     "YES": "1",
     "PATIENCE_S": "0",
+    "DEMO_MODEL": "1",
 }
 ALERTS = {"ALERT_EMAIL": "ana@example.com", "BUDGET": "20"}
 STATE = ("resources", "policies", "operations", "payloads", "uploads", "_numbers")
@@ -62,9 +63,8 @@ class Deployment:
         self.root = folder / "copy"
         self.root.mkdir()
         (self.root / "infra").symlink_to(ROOT / "infra")
-        shutil.copytree(
-            ROOT / "functions", self.functions, ignore=shutil.ignore_patterns("__pycache__", "model")
-        )
+        heavy = ("__pycache__", "*.onnx", "*.data", "vocab.txt")
+        shutil.copytree(ROOT / "functions", self.functions, ignore=shutil.ignore_patterns(*heavy))
         self.git("init", "-q")
         self.commit("first")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,11 @@ from infra.cloud.refusals import ROLES, Passing, refusal
 from infra.cloud.resource import Change, covers
 from infra.cloud.source import Source
 
-USUAL = {"PROJECT": "my-project", "DATABASE_URL": "postgresql://ana:secret1@db.example.com/x"}
+USUAL = {
+    "PROJECT": "my-project",
+    "DATABASE_URL": "postgresql://ana:secret1@db.example.com/x",
+    "DEMO_MODEL": "1",
+}
 SOURCE = Source("0123456789abcdef", "abc1234", 1)
 
 
@@ -78,6 +83,7 @@ def test_buckets_that_keep_their_objects_are_warned_of(
         ({"ALERT_EMAIL": "ana"}, "an address"),
         ({"WAIT_S": "soon"}, "WAIT_S='soon' is not allowed: it must be a whole number of seconds"),
         ({"GALLERY": "yes"}, "GALLERY='yes' is not allowed: it must be 0 or 1"),
+        ({"DEMO_MODEL": "yes"}, "DEMO_MODEL='yes' is not allowed: it must be 0 or 1"),
     ],
 )
 def test_a_wrong_setting_is_one_line_before_anything_is_sent(variables: Mapping[str, str], said: str) -> None:
@@ -389,6 +395,57 @@ def test_no_command_begins_with_loading_what_only_some_need() -> None:
     """requests, which took a third of the start."""
     loads = "import sys, infra.cloud.__main__; sys.exit('requests' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", loads], cwd=source.ROOT, check=False).returncode == 0
+
+
+NO_CLOUD = {
+    "DEMO_MODEL": "",
+    "PATH": "/nowhere",
+    "YES": "1",
+}  # what asks the cloud fails, as gcloud is missing
+
+
+@pytest.mark.parametrize("command", ["plan", "deploy"])
+def test_the_demonstration_model_is_refused_before_anything_is_asked_of_the_cloud(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remedy = "run `make model`, or deploy it with DEMO_MODEL=1."
+    told = f"functions/model is the demonstration captioner, which knows 60 drawn objects: {remedy}"
+    for said in ("", "0"):
+        assert main([command], USUAL | NO_CLOUD | {"DEMO_MODEL": said}) == 1
+        assert capsys.readouterr().err == f"make {command}: {told}\n"
+    assert main([command], USUAL | NO_CLOUD | {"DEMO_MODEL": "1"}) == 1
+    assert "gcloud" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"plan", "deploy"}))
+def test_what_runs_already_is_no_less_operated_with_the_demonstration_model(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command], USUAL | NO_CLOUD) == 1
+    assert "gcloud is not installed" in capsys.readouterr().err
+
+
+def test_the_model_that_is_deployed_is_the_one_that_is_looked_at(tmp_path: Path) -> None:
+    card = json.loads((source.ROOT / "functions" / "model" / "model.json").read_text())
+
+    def check(**variables: str) -> None:
+        source.check_model(Config.read(USUAL | {"DEMO_MODEL": ""} | variables), tmp_path)
+
+    def put(folder: str, demo: bool) -> None:
+        (tmp_path / "functions" / folder).mkdir(parents=True)
+        (tmp_path / "functions" / folder / "model.json").write_text(json.dumps(card | {"demo": demo}))
+
+    with pytest.raises(CloudError, match=r"functions/model/model\.json is missing: .*`make model`\.$"):
+        check()
+    check(BLIP="optional")  # Gemini alone
+    put("model", demo=False)
+    put("small", demo=True)
+    check()
+    with pytest.raises(CloudError, match="functions/small is the demonstration captioner"):
+        check(MODEL_FOLDER="/workspace/small")
+    with pytest.raises(CloudError, match="functions/small is the demonstration captioner"):
+        check(MODEL_FOLDER="small")
+    check(MODEL_FOLDER="/mnt/models/blip")  # of a volume, which is not deployed
 
 
 def test_where_gcloud_is_not_installed_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,12 +14,14 @@ from infra.cloud.cloud import Cloud, look
 from infra.cloud.config import Config, help_lines
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.plan import changes, removals, script, show
+from infra.cloud.source import check_model
 from infra.cloud.source import read as read_source
 
 Run = Callable[[Console, Config, Gcloud], None]
 
 
 def _plan(console: Console, config: Config, gcloud: Gcloud) -> None:
+    check_model(config)
     cloud = look(config, gcloud)
     planned = changes(config, cloud, read_source())
     _warn(config, cloud)
@@ -30,6 +32,7 @@ def _plan(console: Console, config: Config, gcloud: Gcloud) -> None:
 
 
 def _deploy(console: Console, config: Config, gcloud: Gcloud) -> None:
+    check_model(config)
     _somebody_is_there(config, "deploy")
     source, cloud = read_source(), look(config, gcloud)
     planned = changes(config, cloud, source)

@@ -71,6 +71,9 @@ class Config:
     budget: str = _variable(
         "", "money a month, in the billing account's currency", "a number", r"|[1-9]\d{0,8}"
     )
+    demo_model: str = _variable(
+        "", "1: deploy the demonstration captioner, which knows 60 drawn objects", "0 or 1", r"|0|1"
+    )
     backfill_per_second: str = _variable(
         "2",
         "pictures that make backfill sends a second",

@@ -7,9 +7,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from infra.cloud import CloudError
+from infra.cloud.config import Config
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = "functions"
+WORKSPACE = "/workspace/"  # where that folder is in an instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,29 @@ def read(root: Path = ROOT) -> Source:
         size += len(data)
         digest.update(f"{name}\0{len(data)}\0".encode() + data)
     return Source(digest.hexdigest()[:16], _commit(root), size)
+
+
+def check_model(config: Config, root: Path = ROOT) -> None:
+    """Raise CloudError where the demonstration captioner would be deployed and DEMO_MODEL=1 is not given."""
+    if config.demo_model == "1":
+        return
+    from dropcap.blip import Card, ModelError  # takes 0.1 s, for which no other command needs to wait
+
+    given = config.variables.get("MODEL_FOLDER", "model").removeprefix(WORKSPACE)
+    folder = root / FOLDER / given
+    if not folder.is_relative_to(root / FOLDER):
+        return  # a mounted volume's, for one, which can't be read from here
+    try:
+        card = Card.read(folder)
+    except ModelError as unusable:
+        if config.settings.blip == "optional":
+            return
+        raise CloudError(str(unusable)) from unusable
+    if card.things:
+        raise CloudError(
+            f"{FOLDER}/{given} is the demonstration captioner, which knows {card.things} drawn objects: "
+            "run `make model`, or deploy it with DEMO_MODEL=1."
+        )
 
 
 def files(root: Path = ROOT) -> list[str]:

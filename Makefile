@@ -42,9 +42,14 @@ lint: .venv-dev/installed ## check style and types
 	@$(DEV) -m ruff format --check .
 	@$(DEV) -m mypy
 
+# The wheel has the same bytes each time: fixed times in it, and the locked setuptools. Without the package pkgconfig
+# pyvips compiles nothing.
 lock: .venv-dev/installed ## renew every requirements.txt that has a requirements.in, with hashes
+	@rm -f functions/wheels/*.whl
+	@SOURCE_DATE_EPOCH=315532800 $(DEV) -m pip wheel --quiet --disable-pip-version-check --no-cache-dir --no-deps \
+	    --no-build-isolation --no-binary pyvips --wheel-dir functions/wheels pyvips
 	@$(LOCK) infra/pip.in --output-file infra/pip.txt
-	@$(LOCK) functions/requirements.in --output-file functions/requirements.txt
+	@$(LOCK) --emit-find-links --emit-build-options functions/requirements.in --output-file functions/requirements.txt
 	@$(LOCK) infra/requirements.in --constraint functions/requirements.txt --output-file infra/requirements.txt
 	@$(LOCK) requirements.in --constraint functions/requirements.txt --constraint infra/requirements.txt \
 	    --output-file requirements.txt

@@ -1,6 +1,7 @@
 #!/bin/sh
 # environment.sh FOLDER FILE...: a Python environment in FOLDER with the packages of the requirements FILEs, one
 # after the other: pip checks hashes where a file has them, and then wants them for all that it installs at once.
+# Only wheels are installed: building from source would download the build's requirements unpinned.
 set -eu
 folder=$1
 shift
@@ -37,7 +38,7 @@ echo "Installing packages into $folder (once; a minute or two) ..."
 for file in "$(dirname "$0")/pip.txt" "$@"; do
     "$folder/bin/python" -m pip freeze >"$folder/pins" # so that no file moves what an earlier one installed
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
-        --constraint "$folder/pins" --requirement "$file" ||
+        --only-binary :all: --constraint "$folder/pins" --requirement "$file" ||
         fail "The packages could not be installed. Is the network up? The same command tries again."
 done
 touch "$folder/installed"

@@ -174,7 +174,11 @@ def test_the_page_says_how_large_a_build_is(build: Path) -> None:
 
 
 def test_the_dockerfile_copies_installs_and_starts_what_was_tried_here() -> None:
-    assert docker("COPY") == ["functions/requirements.txt .", "functions/ ."]
+    assert docker("COPY") == [
+        "functions/requirements.txt .",
+        "functions/wheels wheels",
+        "functions/ .",
+    ]
     install = commands(PAGE, "environment/bin/pip")[-1]
     tried = ["pip", *install[1:-1], Path(install[-1]).name]
     assert [word for word in docker("RUN")[0].split() if word != "--no-cache-dir"] == tried

@@ -1,10 +1,14 @@
 """What is installed is what was locked, and an audit that could not look does not say that all is well."""
 
+import base64
+import csv
+import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,8 @@ import pytest
 from tests.app import ROOT
 
 LOCKS = ("functions/requirements", "infra/requirements", "infra/pip", "requirements")
+# Of functions/requirements.txt, whose folder the first is relative to.
+OPTIONS = ("--find-links wheels", "--only-binary :all:")
 PIN = re.compile(r"^([a-z0-9._-]+)==([^ ;]+)(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 GOOD, SKIPPED = {"name": "good", "version": "1", "vulns": []}, {"name": "other", "skip_reason": "not found"}
 BAD = {"name": "bad", "version": "1", "vulns": [{"id": "PYSEC-1", "fix_versions": ["2"]}]}
@@ -29,11 +35,36 @@ def pins(lock: str) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_every_package_is_pinned_with_hashes_and_no_index_is_named(lock: str) -> None:
-    wanted = re.findall(r"^[a-z0-9._-]+", (ROOT / f"{lock}.in").read_text(), re.MULTILINE)
+    wanted = re.findall(r"^[a-z0-9][a-z0-9._-]+", (ROOT / f"{lock}.in").read_text(), re.MULTILINE)
     assert set(wanted) <= set(pins(lock))
     for line in (ROOT / f"{lock}.txt").read_text().splitlines():
-        assert re.match(r"[a-z0-9._-]+==|    --hash=|\s*#", line), line
+        assert line in ("", *OPTIONS) or re.match(r"[a-z0-9._-]+==|    --hash=|\s*#", line), line
         assert "://" not in line
+
+
+def test_nothing_is_built_from_source_as_builds_download_what_no_hash_pins() -> None:
+    assert set(OPTIONS) <= set((ROOT / "functions" / "requirements.txt").read_text().splitlines())
+    assert OPTIONS[1] in (ROOT / "infra" / "environment.sh").read_text()
+
+
+def test_the_wheel_that_pypi_lacks_is_the_locked_one_and_python_alone() -> None:
+    [wheel] = (ROOT / "functions" / "wheels").iterdir()
+    [version] = pins("functions/requirements")["pyvips"]
+    assert wheel.name == f"pyvips-{version}-py3-none-any.whl"
+    lock = (ROOT / "functions" / "requirements.txt").read_text()
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert f"\npyvips=={version} \\\n    --hash=sha256:{digest}\n" in lock
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    [record] = [name for name in files if name.endswith(".dist-info/RECORD")]
+    recorded = {name: digest for name, digest, _ in csv.reader(files.pop(record).decode().splitlines())}
+    recorded.pop(record)
+    for name, data in files.items():
+        assert recorded.pop(name) == "sha256=" + base64.urlsafe_b64encode(
+            hashlib.sha256(data).digest()
+        ).decode().rstrip("=")
+        assert name.endswith((".py", ".pyi")) or ".dist-info/" in name
+    assert not recorded
 
 
 def test_what_several_locks_pin_they_pin_alike() -> None:

@@ -26,10 +26,10 @@ export PYTHONWARNINGS = ignore::FutureWarning:google.api_core._python_version_su
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
-run: .venv/installed ## start everything here and drop pictures: PORT=8080 ONCE=1 PICTURES="a.jpg b.png" STATE=.dropcap
+run: .venv/installed ## start everything here and drop pictures: MODEL=... PORT=8080 ONCE=1 PICTURES="a.jpg b.png" STATE=.dropcap
 	@exec $(RUN) -m infra.local.run --port $(PORT) --state $(STATE) \
 	    $(if $(STORAGE_PORT),--storage-port $(STORAGE_PORT)) $(if $(POSTGRES_PORT),--postgres-port $(POSTGRES_PORT)) \
-	    $(if $(SVG),--svg $(SVG)) $(if $(ONCE),--once) -- $(PICTURES)
+	    $(if $(filter command,$(origin MODEL)),--model "$(MODEL)") $(if $(SVG),--svg $(SVG)) $(if $(ONCE),--once) -- $(PICTURES)
 
 sweep: .venv/installed ## finish what no event has finished in what make run has started: STATE=.dropcap
 	@$(RUN) -m infra.local.sweep --state $(STATE)

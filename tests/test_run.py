@@ -144,6 +144,9 @@ def test_once_shows_what_became_of_the_picture_and_ends_well(
     with person(tmp_path, "--state", state, "--once", picture) as run:
         status, output, errors = run.exit()
         assert (status, errors) == (0, "")
+        assert (
+            "\ndemonstration captioner: knows 60 drawn objects; `make model` installs BLIP-base (" in output
+        )
         assert "gs://dropcap-uploads/you/picture.png" in output
         assert "Gemini (stand-in): This is Dropcap's stand-in" in output
         assert "PNG, 300 x 200 px" in output

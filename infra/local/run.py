@@ -16,8 +16,9 @@ from google.cloud.storage import Client
 from rich.console import Console
 
 from dropcap.errors import SettingsError
+from dropcap.settings import MODEL_FOLDER
 from dropcap.upload import Upload
-from infra.local import StackError, show
+from infra.local import StackError, captioner, show
 from infra.local.process import last_line
 from infra.local.results import Outcome, Results
 from infra.local.stack import Stack
@@ -161,6 +162,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--postgres-port", type=int, default=0, help="port of PostgreSQL (any free one)")
     parser.add_argument("--state", type=Path, default=ROOT / ".dropcap", help="folder of the data (.dropcap)")
     parser.add_argument("--drop", type=Path, default=ROOT / "drop", help="folder to watch (drop)")
+    parser.add_argument("--model", help="install what make model MODEL=... would, if it is another model")
     parser.add_argument(
         "--timeout", type=float, default=300, metavar="S", help="longest wait for the pictures, s"
     )
@@ -175,8 +177,17 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
         if not path.is_file():
             raise Failed(f"There is no file {path}: check PICTURES.")
     samples = sorted(path for path in SAMPLES.iterdir() if path.suffix.lower() in PICTURES)
-    started = time.monotonic()
     stack = Stack(arguments.state, arguments.port, arguments.storage_port, arguments.postgres_port)
+    folder, told = stack.settings.model_folder, False
+    if arguments.model and folder != MODEL_FOLDER:
+        raise Failed(
+            f"MODEL is for {MODEL_FOLDER}, and MODEL_FOLDER names another: leave out one of the two."
+        )
+    if arguments.model:
+        captioner.install(arguments.model, stack.state)
+    elif folder == MODEL_FOLDER and captioner.notice(folder) and _somebody_is_there(arguments):
+        told = captioner.offer(console, stack.state)
+    started = time.monotonic()
     with console.status("Starting PostgreSQL, Cloud Storage, Gemini and the functions ..."):
         stack.__enter__()
     try:
@@ -186,6 +197,8 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
             f"{time.monotonic() - started:.1f} s.",
             highlight=False,
         )
+        if (notice := captioner.notice(folder)) and not told:
+            console.print(notice, style="yellow", markup=False)
         run = Run(stack, console, arguments.drop)
         if arguments.pictures:
             run.drop_and_wait(arguments.pictures, show.YOU, arguments.timeout)
@@ -200,6 +213,11 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with console.status("Stopping ..."):
             stack.close()
+
+
+def _somebody_is_there(arguments: argparse.Namespace) -> bool:
+    """Return whether a person at a terminal can be asked."""
+    return not (arguments.once or arguments.svg) and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -64,7 +64,7 @@ def _words(analysis: Analysis) -> Iterable[Text]:
     yield Text(facts, "dim")
     blip, gemini = (sources.get(name, Source(False)) for name in ("blip", "gemini"))
     captions = analysis.captions or {"blip": analysis.caption}  # an older result has one
-    yield _said("BLIP", captions.get("blip", "") if blip.answered else blip.problem, blip, "bold")
+    yield _blip(blip, captions.get("blip", ""))
     stand_in = " (stand-in)" if "stand-in" in gemini.version else ""
     said = analysis.description if gemini.answered else gemini.problem
     yield _said(f"Gemini{stand_in}", said, gemini, "default")
@@ -100,6 +100,20 @@ def _agreement(agreement: Agreement, stand_in: bool) -> Text:
     score = agreement.score
     line.append("no verdict" if score is None else f"{score:.0%}".replace("%", " %"), "default")
     return line.append(" (the stand-in names no things)" if stand_in else "", "dim")
+
+
+def _blip(source: Source, caption: str) -> Text:
+    """BLIP's caption, or why there is none, and whether a demonstration model was asked."""
+    who = "BLIP (demonstration)" if source.demo else "BLIP"
+    if not source.answered:
+        return _said(who, source.problem, source, "default")
+    if not source.low_confidence:
+        return _said(who, caption, source, "bold")
+    why = (
+        "the demonstration model does not know such a picture" if source.demo else "the model is not certain"
+    )
+    confidence = "" if source.confidence is None else f" (confidence {source.confidence:.2f})"
+    return _said(who, f"no caption: {why}{confidence}", source, "yellow")
 
 
 def _said(who: str, what: str, source: Source, style: str) -> Text:

@@ -1,0 +1,131 @@
+"""The captioner of `make run`: the model that is installed, and those that a person can have installed.
+
+state/model        what `make run MODEL=...` has installed, so that the same command does not install it again
+state/no-model     the person does not want BLIP-base; without this file `make run` offers it again
+"""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import requests
+from rich.console import Console
+
+from dropcap.blip import Card, ModelError
+from dropcap.deadline import within
+from dropcap.settings import MODEL_FOLDER
+from infra.local import StackError
+from infra.local.storage import ROOT
+
+# huggingface_hub 0.36 asks this, too, before it downloads: constants.py and file_download.py, 2026-11-30.
+HUB = "https://huggingface.co"
+ASKED = "Salesforce/blip-image-captioning-base/resolve/main/config.json"
+HUB_S = 2.5  # longest wait for the hub, s; a name that can't be looked up takes far longer by itself
+OPTIONS = ("RESOLUTION", "DECODER_BITS")  # of `make model`: another value makes another model
+YES = ("y", "yes")
+TRUE = ("1", "ON", "YES", "TRUE")  # of the hub's variables, in capitals: constants.py
+
+
+def notice(folder: Path) -> str:
+    """Return the line that says that the model is a demonstration; empty if it is not.
+
+    It is also empty if the model can't be read: the functions report that.
+    """
+    with suppress(ModelError):
+        return Card.read(folder).notice
+    return ""
+
+
+def offer(console: Console, state: Path) -> bool:
+    """Offer to install BLIP-base, unless the person has declined before or the hub does not answer.
+
+    The caller makes sure that the demonstration model is installed and that somebody is at the terminal.
+    Return whether the person was asked, and so has seen the model's notice.
+    """
+    declined = state / "no-model"
+    if declined.exists():
+        return False
+    with console.status("Asking whether BLIP-base can be downloaded ..."):
+        if not hub_answers():
+            return False
+    console.print(notice(MODEL_FOLDER), style="yellow", markup=False)
+    try:
+        answer = console.input("Install BLIP-base now? [y/N] ", markup=False)
+    except EOFError:  # Ctrl-D is no answer
+        return True
+    if answer.strip().lower() not in YES:
+        state.mkdir(parents=True, exist_ok=True)
+        declined.write_text("`make run` does not offer BLIP-base while this file is here.\n")
+        console.print("Not installed, and not offered again. `make model` installs it at any time.")
+    elif not _made():
+        console.print("BLIP-base is not installed: the demonstration captioner goes on.", style="yellow")
+    return True
+
+
+def hub_answers() -> bool:
+    """Return whether the hub has BLIP-base and answers within HUB_S; HF_ENDPOINT and proxies are honoured."""
+    offline = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    if any(value.upper() in TRUE for value in offline):
+        return False
+    url = f"{os.environ.get('HF_ENDPOINT', HUB).rstrip('/')}/{ASKED}"
+    with suppress(requests.RequestException, TimeoutError):
+        return within(HUB_S, lambda: requests.head(url, timeout=HUB_S)).ok
+    return False
+
+
+def install(model: str, state: Path) -> None:
+    """Install the model that `make model MODEL=...` would, unless it is the one that is there.
+
+    Raises StackError if it can't be installed.
+    """
+    chosen = {"model": model, "changed": _changed(Path(model))}
+    chosen |= {name: os.environ.get(name, "") for name in OPTIONS}
+    if _is_installed(chosen, state):
+        return
+    if not _made(f"MODEL={model}"):
+        raise StackError(
+            f"MODEL={model} was not installed; the lines above say why. "
+            "`make run` without MODEL uses the model that is installed."
+        )
+    state.mkdir(parents=True, exist_ok=True)
+    (state / "model").write_text(json.dumps(chosen | {"revision": _card().get("revision")}))
+
+
+def _is_installed(chosen: dict[str, Any], state: Path) -> bool:
+    """Return whether the installed model comes from the same source and with the same options.
+
+    The card names a repository of the hub; of anything else, the last `make run MODEL=...` left a record.
+    """
+    card = _card()
+    of_hub = not chosen["changed"] and not any(chosen[name] for name in OPTIONS)
+    if of_hub and card.get("source") == chosen["model"]:
+        return True
+    with suppress(OSError, ValueError):
+        recorded = json.loads((state / "model").read_text())
+        return bool(recorded == chosen | {"revision": card.get("revision")})
+    return False
+
+
+def _card() -> dict[str, Any]:
+    """Return `model.json` of the installed model; nothing if there is none."""
+    with suppress(OSError, ValueError):
+        card = json.loads((MODEL_FOLDER / "model.json").read_text(encoding="utf-8"))
+        return card if isinstance(card, dict) else {}
+    return {}
+
+
+def _changed(path: Path) -> float:
+    """Return when a file or any file of a folder was changed last; 0 for a name of the hub or an address."""
+    files = [path, *path.iterdir()] if path.is_dir() else [path] if path.exists() else []
+    return max((file.stat().st_mtime for file in files), default=0)
+
+
+def _made(*words: str) -> bool:
+    """Run `make model` with these words and return whether it succeeded; it reports its own errors."""
+    sys.stdout.flush()
+    command = ["make", "--no-print-directory", "model", *words]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0

@@ -1,7 +1,7 @@
 # `make help` lists what there is. Settings may be given on the command line: make run PORT=8090 SIZES=800,200
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help run sweep test lint lock audit train model evaluate prove estimates bench bench-database torture soak scaling samples screenshots
+.PHONY: help run sweep test lint lock audit train model model-archive evaluate prove estimates bench bench-database torture soak scaling samples screenshots
 .PHONY: import plan deploy verify backfill redescribe rollback logs open destroy
 
 PORT ?= 8080
@@ -11,6 +11,9 @@ MODEL ?= Salesforce/blip-image-captioning-base
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 RUN = .venv/bin/python
 DEV = .venv-dev/bin/python
+EXPORT = .venv-model/bin/python
+# What is ready needs no PyTorch: an address, an archive, a folder with its card.
+READY = $(findstring ://,$(MODEL))$(filter %.tar,$(MODEL))$(wildcard $(MODEL)/model.json)
 LOCK = $(DEV) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
     --custom-compile-command 'make lock'
 # Of redescribe, which is for make run as well, only with PROJECT.
@@ -57,17 +60,26 @@ lock: .venv-dev/installed ## renew every requirements.txt that has a requirement
 audit: .venv-dev/installed ## look for known vulnerabilities in what is deployed; fails where nobody could tell
 	@$(DEV) -m infra.audit functions/requirements.txt
 
-train: .venv-dev/installed ## make the small BLIP anew: train it, export it, evaluate it (two hours)
-	@$(DEV) -m model_export train
+train: .venv-model/installed ## make the small BLIP anew: train it, export it, evaluate it (two hours)
+	@$(EXPORT) -m model_export train
 	@cp build/checkpoint/scenes.safetensors model_export/
-	@$(DEV) -m model_export export --check 1000
-	@$(DEV) -m model_export evaluate
+	@$(EXPORT) -m model_export export --check 1000
+	@$(EXPORT) -m model_export evaluate
 
-model: .venv-dev/installed ## put another BLIP into functions/model: MODEL=hub-name, folder or random-base, RESOLUTION=288
-	@$(DEV) -m model_export export --checkpoint "$(MODEL)" $(if $(RESOLUTION),--resolution $(RESOLUTION))
+model: $(if $(READY),.venv/installed) ## put another BLIP into functions/model: MODEL=hub-name, folder, archive, https address or random-base, RESOLUTION=288
+ifneq ($(READY),)
+	@$(RUN) -m model_export install "$(MODEL)"
+else
+	@[ -e .venv-model/installed ] || echo "This takes a download of PyTorch and of the weights (BLIP-base: 1.0 GB), both once, and some minutes."
+	@$(MAKE) --no-print-directory .venv-model/installed
+	@$(EXPORT) -m model_export export --checkpoint "$(MODEL)" $(if $(RESOLUTION),--resolution $(RESOLUTION))
+endif
 
-evaluate: .venv-dev/installed ## captions before and after quantization: COCO=captions_val2017.json PICTURES=val2017 COUNT=1000
-	@$(DEV) -m model_export evaluate $(if $(COCO),--coco "$(COCO)" --pictures "$(PICTURES)") \
+model-archive: .venv/installed ## write functions/model as an archive that make model MODEL=... installs, into build/: ARCHIVE=blip.tar
+	@$(RUN) -m model_export archive $(if $(ARCHIVE),--out "$(ARCHIVE)")
+
+evaluate: .venv-model/installed ## captions before and after quantization: COCO=captions_val2017.json PICTURES=val2017 COUNT=1000
+	@$(EXPORT) -m model_export evaluate $(if $(COCO),--coco "$(COCO)" --pictures "$(PICTURES)") \
 	    $(if $(COUNT),--count $(COUNT)) $(EVALUATE)
 
 prove: .venv-dev/installed build/random-base/model.json ## BLIP-base in 512 MiB that the kernel enforces: PROVE="--uploads 100 --no-naive"
@@ -136,6 +148,9 @@ build/random-base/model.json: | .venv-dev/installed
 .venv-dev/installed: requirements.txt infra/pip.txt functions/requirements.txt infra/requirements.txt model_export/requirements.txt
 	@sh infra/environment.sh .venv-dev functions/requirements.txt infra/requirements.txt requirements.txt \
 	    model_export/requirements.txt
+
+.venv-model/installed: infra/pip.txt functions/requirements.txt model_export/requirements.txt
+	@sh infra/environment.sh .venv-model functions/requirements.txt model_export/requirements.txt
 
 .venv-bench/installed: infra/pip.txt infra/bench/requirements.txt
 	@sh infra/environment.sh .venv-bench infra/bench/requirements.txt

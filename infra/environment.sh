@@ -13,6 +13,18 @@ fail() {
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
+# Install the PyTorch of a requirements file as its CPU build. Where pip's index has none, as PyPI for Linux, whose
+# torch brings 25 CUDA packages of several GB, uv takes it from PyTorch's own index.
+cpu_torch() {
+    torch=$(grep -o '^torch==[^ ]*' "$1") || return 0
+    if "$folder/bin/python" -m pip install --dry-run --quiet --report - "$torch" | grep -Eq '"name": "(nvidia|cuda)-'; then
+        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "$(grep -o '^uv==[^ ]*' "$1")" &&
+            "$folder/bin/python" -m uv pip install --quiet --python "$folder/bin/python" --torch-backend cpu "$torch" ||
+            fail "PyTorch's index of CPU builds can't be reached, and pip's index would bring several GB of CUDA packages." \
+                "Is the network up? Or install $torch into $folder yourself, and run the same command again."
+    fi
+}
+
 # What an earlier list left there would contradict this one.
 if [ -f "$folder/installed" ]; then
     rm -rf "$folder"
@@ -36,6 +48,7 @@ fi
 
 echo "Installing packages into $folder (once; a minute or two) ..."
 for file in "$(dirname "$0")/pip.txt" "$@"; do
+    cpu_torch "$file"
     "$folder/bin/python" -m pip freeze >"$folder/pins" # so that no file moves what an earlier one installed
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
         --only-binary :all: --constraint "$folder/pins" --requirement "$file" ||

@@ -1,4 +1,4 @@
-"""python -m model_export train | export | recipes | evaluate | witnesses | samples"""
+"""python -m model_export train | export | install | archive | recipes | evaluate | witnesses | samples"""
 
 from __future__ import annotations
 
@@ -42,7 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _is_ours(wrong: Exception) -> bool:
     """Errors that were written for people: one line with a remedy."""
-    return type(wrong).__name__ in {"TrainError", "ExportError", "EvaluateError", "ModelError"}
+    return type(wrong).__name__ in {
+        "TrainError",
+        "ExportError",
+        "InstallError",
+        "EvaluateError",
+        "ModelError",
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,6 +95,18 @@ def _parser() -> argparse.ArgumentParser:
         help="least share of equal captions; 0.98 of a model that knows the scenes, of any other 0",
     )
     export.set_defaults(run=_export)
+
+    install = commands.add_parser("install", help="ready model folder or archive -> model folder")
+    install.add_argument("source", help="folder, archive, or its https address, #sha256=... after it pins it")
+    install.add_argument(
+        "--out", type=Path, default=MODEL, help="model folder; replaced only when all is well"
+    )
+    install.set_defaults(run=_install)
+
+    archive = commands.add_parser("archive", help="model folder -> one file, for install")
+    archive.add_argument("--model", type=Path, default=MODEL, help="model folder")
+    archive.add_argument("--out", type=Path, help="file to write; none: build/NAME-REVISION.tar")
+    archive.set_defaults(run=_archive)
 
     recipes = commands.add_parser("recipes", help="what else was tried, measured", formatter_class=style)
     recipes.add_argument("--checkpoint", default="random-base", help="as for export")
@@ -173,6 +191,24 @@ def _export(asked: argparse.Namespace) -> int:
     )
     quality = ", ".join(f"{key} {value}" for key, value in card.get("quality", {}).items())
     print(f"{asked.out}: {card['name']} {card['revision']}, {card['bytes'] / 1e6:.1f} MB {quality}")
+    return 0
+
+
+def _install(asked: argparse.Namespace) -> int:
+    from .ready import install
+
+    card = install(asked.source, asked.out)
+    megabytes = sum(size for size, _ in card.files.values()) / 1e6
+    print(f"{asked.out}: {card.name} {card.revision}, {megabytes:.1f} MB")
+    return 0
+
+
+def _archive(asked: argparse.Namespace) -> int:
+    from .ready import archive
+
+    path, sha256 = archive(asked.model, asked.out)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, SHA-256 {sha256}")
+    print(f"make model MODEL=https://.../{path.name}#sha256={sha256}")
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from . import datasets, fidelity
 from .checkpoint import RANDOM, Checkpoint, ExportError, load, resize
 from .onnx_config import TASK, Decoder, Encoder
 from .quantize import Recipe, optimise, quantize
+from .ready import swap
 
 GRAPHS = ("encoder.onnx", "decoder.onnx")
 DISK_BYTES = 12  # for each parameter, at the worst moment: fp32 as exported and as optimised, the quantized
@@ -159,16 +159,3 @@ def compare(fp32: Path, small: Path, count: int) -> dict[str, Any]:
         "agrees_with_fp32": fidelity.agreement(pairs),
         "exact": right / count,
     }
-
-
-def swap(new: Path, out: Path) -> None:
-    """Put `new` in the place of `out`: two renames, so that no half-written model is ever seen."""
-    old = new.with_name("old")
-    if out.exists():
-        os.rename(out, old)
-    try:
-        os.rename(new, out)
-    except OSError:
-        if old.exists():
-            os.rename(old, out)
-        raise

@@ -246,7 +246,9 @@ def test_only_a_model_that_knows_the_scenes_must_say_of_them_what_fp32_says(
 ) -> None:
     if knows:  # as a checkpoint that `python -m model_export train` made
         checkpoint = Path(shutil.copytree(checkpoint, tmp_path / "trained"))
-        (checkpoint / "recipe.json").write_text('{"name": "trained", "source": "a command", "knows": {}}')
+        (checkpoint / "recipe.json").write_text(
+            '{"name": "trained", "source": "a command", "knows": {"things": ["dog"]}}'
+        )
     monkeypatch.setattr("model_export.fidelity.agreement", lambda pairs: agreement)
     assert export(old, str(checkpoint), "--check", "2")[0] == status
     if status:

@@ -181,7 +181,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
     folder, told = stack.settings.model_folder, False
     if arguments.model and folder != MODEL_FOLDER:
         raise Failed(
-            f"MODEL is for {MODEL_FOLDER}, and MODEL_FOLDER names another: leave out one of the two."
+            f"MODEL_FOLDER={folder} is used, and MODEL would be installed elsewhere: unset one of the two."
         )
     if arguments.model:
         captioner.install(arguments.model, stack.state)

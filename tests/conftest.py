@@ -1,6 +1,7 @@
 """Real servers for the tests, and an environment that every test leaves as it found it."""
 
 import gc
+import json
 import os
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ import pytest
 from pg8000.native import Connection
 
 from dropcap.database import Database, connect
-from dropcap.settings import Settings
+from dropcap.settings import MODEL_FOLDER, Settings
 from infra.limit import NoLimit, kernel_limit
 from infra.local.gemini import GeminiStandIn
 from infra.local.postgres import SEED, Postgres
@@ -213,10 +214,27 @@ def memory_limit() -> None:
         pytest.skip(str(refusal))
 
 
+@pytest.fixture(scope="session")
+def no_demo(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of the model that ships under another card: as one that is no demonstration, like BLIP-base.
+
+    So tests of what becomes of a caption need no other weights; those of a demonstration's take MODEL_FOLDER.
+    """
+    folder = tmp_path_factory.mktemp("model") / "model"
+    shutil.copytree(MODEL_FOLDER, folder)
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(card | {"name": "no-demo", "demo": False}))
+    return str(folder)
+
+
 @pytest.fixture
-def start(storage_url: str, gemini_url: str, database_url: str) -> Iterator[Callable[..., App]]:
-    """Start an instance of the functions on new buckets and a new database; keywords are its variables."""
+def start(storage_url: str, gemini_url: str, database_url: str, no_demo: str) -> Iterator[Callable[..., App]]:
+    """Start an instance of the functions on new buckets and a new database; keywords are its variables.
+
+    Its captions are no demonstration's, unless MODEL_FOLDER says so.
+    """
     usual = {"DATABASE_URL": database_url, "GEMINI_ENDPOINT": gemini_url, "GEMINI_API_KEY": "any"}
+    usual["MODEL_FOLDER"] = no_demo
     # Of this process, which may hold PyTorch as well:
     usual["MEMORY_LIMIT_MB"] = usual["MEMORY_WARNING_MB"] = "32768"
     with ExitStack() as instances:

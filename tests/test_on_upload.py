@@ -16,7 +16,6 @@ from PIL import Image
 from dropcap import logs
 from dropcap.analysis import Published
 from dropcap.bucket import Buckets
-from dropcap.settings import MODEL_FOLDER
 from dropcap.upload import Upload
 from infra.torture.proxy import Fault, Proxy
 from tests.app import CAPTION, EVENT, EXPECTED, NAME, PICTURE, SAMPLES, Start, event_of, rows, small_png
@@ -321,19 +320,21 @@ def test_an_upload_in_no_folder_is_credited_to_nobody_in_particular(start: Start
     assert rows("SELECT user_id FROM analyses") == [["anonymous"]]
 
 
-def test_a_failed_model_load_is_not_cached_and_the_source_stays(start: Start, tmp_path: Path) -> None:
+def test_a_failed_model_load_is_not_cached_and_the_source_stays(
+    start: Start, no_demo: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "model"
     app = start(MODEL_FOLDER=str(folder))
     upload = app.upload(f"ana/{NAME}", PICTURE)
     assert app.deliver(upload) == 500
     assert list(app.objects(app.uploads)) == [f"ana/{NAME}"]
-    shutil.copytree(MODEL_FOLDER, folder)
+    shutil.copytree(no_demo, folder)
     assert app.deliver(upload) == 200
     assert rows("SELECT caption FROM analyses") == [[CAPTION]]
 
 
 def test_where_blip_is_optional_gemini_alone_is_enough_and_each_record_says_so_and_the_log_once(
-    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    start: Start, no_demo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "model"
     app = start(MODEL_FOLDER=str(folder), BLIP="optional")
@@ -348,7 +349,7 @@ def test_where_blip_is_optional_gemini_alone_is_enough_and_each_record_says_so_a
         assert result["description"]
         assert not result["sources"]["blip"]["answered"]
         assert result["sources"]["blip"]["problem"] == error
-    shutil.copytree(MODEL_FOLDER, folder)
+    shutil.copytree(no_demo, folder)
     assert app.deliver(app.upload("ana/c.png", PICTURE)) == 200
     assert rows("SELECT caption FROM analyses ORDER BY analyzed_at DESC LIMIT 1") == [[CAPTION]]
 

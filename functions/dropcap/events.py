@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from dropcap import logs
+from dropcap import logs, words
 from dropcap.claims import Row
 from dropcap.connection import Unreachable
 from dropcap.database import Database
@@ -101,6 +101,7 @@ def row(outcome: Outcome, holder: str, pictures_bucket: str) -> Row:
     data: dict[str, Any] = {"id": str(upload.id), "user": upload.user, **upload.to_json()}
     if analysis:
         data |= {"caption": analysis.caption, "alt_text": analysis.alt_text}
+        data["notice"] = words.notice(analysis.sources, analysis.provenance)
         data["pictures"] = [{"bucket": pictures_bucket} | asdict(each) for each in analysis.pictures]
     if rejection:
         data |= {"code": rejection.code, "problem": rejection.problem, "remedy": rejection.remedy}

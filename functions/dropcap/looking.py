@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL.Image import Image
 
-from dropcap import blip, logs, witnesses
+from dropcap import blip, logs, witnesses, words
 from dropcap.analysis import Agreement, Caption, Description, Source, Verdict
 from dropcap.brake import Brake
 from dropcap.deadline import begin
@@ -38,10 +38,17 @@ def look(upload: Upload, for_gemini: bytes, for_blip: Image, services: Services,
     language = upload.language or settings.language
     asked = begin(lambda: brake.describe(for_gemini, language), "describe")
     try:
-        caption = services.captioner.caption(
-            for_blip, prompt=settings.caption_prompt, beams=settings.caption_beams
+        captioner = services.captioner
+        caption = captioner.caption(for_blip, prompt=settings.caption_prompt, beams=settings.caption_beams)
+        sources["blip"] = Source(
+            True,
+            caption.model,
+            caption.version,
+            confidence=caption.confidence,
+            low_confidence=caption.low_confidence,
+            demo=caption.demo,
+            notice=captioner.card.notice,
         )
-        sources["blip"] = Source(True, caption.model, caption.version)
     except blip.ModelError as failed:
         model_error = failed
         logs.once("ERROR", str(failed))
@@ -65,10 +72,11 @@ def look(upload: Upload, for_gemini: bytes, for_blip: Image, services: Services,
 
 
 def agreement(upload: Upload, seen: Seen) -> Agreement | None:
-    """Hold one model's words against the other's; None where only one answered."""
-    if not (seen.description and seen.caption):
+    """Return how far the two models agree; None where one of them gave no words that can be trusted."""
+    caption = words.trusted(seen.caption)
+    if not (seen.description and caption):
         return None
-    agreement = witnesses.compare(seen.caption.text, seen.description)
+    agreement = witnesses.compare(caption.text, seen.description)
     if agreement.contradicts:
         found = [f"{about}: {said} or {shown}" for about, said, shown in agreement.contradictions]
         logs.write("WARNING", "the two models contradict each other", upload=str(upload.id), found=found)

@@ -175,6 +175,7 @@ def analyze(
                 seen = looking.look(upload, for_gemini, for_blip, services, brake)
             verdict = safety.check(seen.verdict, settings)
             said = words.of(seen.description, seen.caption)
+            embedded = words.of(seen.description, words.trusted(seen.caption))
             agreement = looking.agreement(upload, seen)
             del for_gemini, for_blip
             with watch.stage("publish"):
@@ -185,7 +186,7 @@ def analyze(
                     deletion.unpublish(upload, services.buckets, before)
                     before = {}
                 if before is not None:
-                    published = publishing.publish(source, data, said, upload, services, before)
+                    published = publishing.publish(source, data, embedded, upload, services, before)
         memory.release()
         usage = brake.usage(sum(watch.timings.values()))
         rss_mb = round(memory.rss_mb(), 1)

@@ -11,15 +11,15 @@ from dropcap.upload import Upload
 def publish(
     source: picture.Picture,
     data: bytes,
-    said: words.Words,
+    embedded: words.Words,
     upload: Upload,
     services: Services,
     before: Mapping[str, int],
 ) -> tuple[Published, ...]:
     """Write each size of the settings; every label exists, even if the source is smaller.
 
-    `data` are the source's bytes, which only animations need again; `before` is what earlier deliveries have
-    published. Raises gcs.NotStored if an object is not stored as written.
+    `data` are the source's bytes, which only animations need again; `embedded` are the words for the files;
+    `before` is what earlier deliveries have published. Raises gcs.NotStored if an object is not stored as written.
     """
     settings = services.settings
     moving = None
@@ -27,7 +27,7 @@ def publish(
         from dropcap import animation
 
         moving = animation.opened(data, source.facts, settings, services.make_room)
-    xmp = words.packet(said) if settings.embed_words == "on" else b""
+    xmp = words.packet(embedded) if settings.embed_words == "on" else b""
     published = []
     layout = settings.layout if upload.in_bucket else "id"  # what is posted has no name that an app knows
     for side in settings.sizes:

@@ -1,6 +1,8 @@
 """The parts that the functions share, made once an instance and only when first needed."""
 
+import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
@@ -10,6 +12,9 @@ from dropcap.connection import Unreachable
 from dropcap.database import Database
 from dropcap.errors import SchemaError, SettingsError
 from dropcap.settings import Settings
+
+# Functions whose instances caption almost all pictures; a sweep captions one only now and then.
+CAPTION = ("on_upload", "analyze")
 
 if TYPE_CHECKING:  # each is imported by the function that needs it: get_progress_stats needs tokens at most
     from dropcap.auth import Tokens
@@ -84,4 +89,15 @@ def start() -> Services:
         sys.exit(1)
     except Unreachable as passing:
         logs.write("WARNING", f"{passing} The first request checks the schema.")
+    if os.environ.get("FUNCTION_TARGET") in CAPTION:
+        _warn_of_demonstration(settings)
     return Services(settings, database)
+
+
+def _warn_of_demonstration(settings: Settings) -> None:
+    """Log the notice of a demonstration model. Its card is read, but no weights and no ONNX Runtime."""
+    from dropcap import blip
+
+    with suppress(blip.ModelError):  # logged with the first picture, which needs the model
+        if notice := blip.Card.read(settings.model_folder).notice:
+            logs.write("WARNING", notice)

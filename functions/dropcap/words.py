@@ -1,21 +1,29 @@
 """A picture's words, for people who can't see it: which are shown, and how they travel in its file.
 
-    said = words.of(description, caption)   of what both models say, or the one that answered
-    words.packet(said)                      the same as XMP, which is written into each published picture
+    words.of(description, caption)            of what both models say, or the one that answered
+    words.of(description, trusted(caption))   the same for a published picture, which can't say whose they are
+    words.packet(said)                        as XMP, which is written into each published picture
 
 In the file are the two accessibility fields of the IPTC Photo Metadata Standard, the caption
 (dc:description) and the tags (dc:subject). A published file never changes, so it has the words of its
 analysis: what a person edits, or what is described later, is in the record alone. What models say is hostile:
 it is escaped, and what XML can't hold is left out.
+
+What a caption of BLIP's may be used for, this module alone decides:
+
+    low confidence        nothing, as if BLIP had not answered; `sources` says so
+    demonstration model   shown, beside its notice, where Gemini did not answer; it is not `trusted`
+    any other             shown, the alt text where Gemini has none, embedded, compared with Gemini's words
 """
 
 import datetime as dt
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 
-from dropcap.analysis import ENGLISH, Caption, Description, Said
+from dropcap.analysis import ENGLISH, Caption, Description, Said, Source
 
 # "An image of a dog" tells a person with a screen reader twice that it is one. What kind of picture it is, as
 # in "a family photo of", may be what matters, and stays.
@@ -47,16 +55,27 @@ class Words:
     language: str
 
 
+def usable(caption: Caption | None) -> Caption | None:
+    """Return the caption if it says something with enough confidence to be shown."""
+    return caption if caption and caption.text and not caption.low_confidence else None
+
+
+def trusted(caption: Caption | None) -> Caption | None:
+    """Return the caption if it may take the place of Gemini's words, and be compared with them."""
+    return caption if usable(caption) and caption and not caption.demo else None
+
+
 def of(description: Description | None, caption: Caption | None) -> Words:
-    """Gemini's words, and BLIP's caption, which stands in for the alt text where Gemini has none.
+    """Return Gemini's words with BLIP's caption, which is also the alt text where Gemini did not answer.
 
     BLIP speaks English alone: in any other language the caption is Gemini's.
     """
-    blip = caption.text if caption else ""
+    blip = _shown(description, caption)
     if description is None:
-        return Words(blip, "", plain(blip), (), "", ENGLISH)
+        alt_text = plain(blip.text) if blip and trusted(blip) else ""
+        return Words(blip.text if blip else "", "", alt_text, (), "", ENGLISH)
     return Words(
-        caption=blip if _is_blips(description, caption) else description.caption or description.alt_text,
+        caption=blip.text if blip else description.caption or description.alt_text,
         description=description.description,
         alt_text=description.alt_text,
         tags=description.tags,
@@ -67,7 +86,8 @@ def of(description: Description | None, caption: Caption | None) -> Words:
 
 def captions(description: Description | None, caption: Caption | None) -> dict[str, str]:
     """What each model called it, of those that did; one of the two is shown as the caption."""
-    said = {"blip": caption.text if caption else "", "gemini": description.caption if description else ""}
+    blip = usable(caption)
+    said = {"blip": blip.text if blip else "", "gemini": description.caption if description else ""}
     return {model: text for model, text in said.items() if text}
 
 
@@ -79,10 +99,11 @@ def provenance(
     BLIP's caption is of the instant `at`, and begins with the text `begun`.
     """
     said, theirs = {}, ("description", "alt_text", "tags", "text")
-    blips = _is_blips(description, caption)
-    if caption:
+    blips = _shown(description, caption)
+    if caption := usable(caption):
         texts: tuple[str, ...] = ("caption",) if blips else ()
-        texts = texts if description else ("caption", "alt_text")
+        if not description and trusted(caption):
+            texts = ("caption", "alt_text")
         asked = hashlib.sha256(begun.encode()).hexdigest()[:12] if begun else ""
         said["blip"] = Said(texts, caption.model, caption.version, asked, at.isoformat())
     if description:
@@ -92,10 +113,17 @@ def provenance(
     return said
 
 
-def _is_blips(description: Description | None, caption: Caption | None) -> bool:
-    """Whether the caption that is shown is BLIP's."""
-    english = description is None or description.language.partition("-")[0] == ENGLISH
-    return english and bool(caption and caption.text)
+def notice(sources: Mapping[str, Source], provenance: Mapping[str, Said]) -> str:
+    """Return the notice of a demonstration model if the caption that is shown is its; else nothing."""
+    said = provenance.get("blip")
+    return sources["blip"].notice if said and "caption" in said.texts and "blip" in sources else ""
+
+
+def _shown(description: Description | None, caption: Caption | None) -> Caption | None:
+    """Return BLIP's caption if it is the one that is shown."""
+    if description is None:
+        return usable(caption)
+    return trusted(caption) if description.language.partition("-")[0] == ENGLISH else None
 
 
 def plain(alt_text: str) -> str:

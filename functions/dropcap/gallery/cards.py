@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dropcap import words
 from dropcap.analysis import ENGLISH, Agreement, PictureFacts, Published, Said, Source
 from dropcap.claims import ABANDONED, not_finished
 from dropcap.records import read
@@ -57,6 +58,20 @@ class Card:
     language: str
     agreement: Agreement | None
     receipt: Mapping[str, Any] | None = None
+
+    @property
+    def blip(self) -> Source:
+        return self.sources.get("blip", Source(False))
+
+    @property
+    def notice(self) -> str:
+        """The notice of a demonstration model if the caption that is shown is its; else empty."""
+        return "" if self.own_caption is not None else words.notice(self.sources, self.provenance)
+
+    @property
+    def alternative(self) -> str:
+        """What is shown as text in the picture's place: the alt text, or a caption that may be one."""
+        return self.alt_text or ("" if self.notice else self.caption)
 
 
 @dataclass(frozen=True, slots=True)

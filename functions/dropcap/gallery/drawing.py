@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from dropcap.analysis import Published
+from dropcap.analysis import Published, Source
 from dropcap.gallery import stored
 from dropcap.gallery.assets import FOLDER
 from dropcap.progress import DAYS, PICTURES, RULES
@@ -209,7 +209,7 @@ def ratio(card: "Card") -> float:
 
 def alt(card: "Card") -> str:
     """What a screen reader says of the picture: never nothing, as it is what the page is about."""
-    return card.alt_text or card.caption or card.name or "A picture without a description"
+    return card.alternative or card.name or "A picture without a description"
 
 
 def published(settings: Settings, picture: Published) -> str:
@@ -227,7 +227,7 @@ def as_html(settings: Settings, card: "Card") -> str:
         "src": published(settings, shown),
         "srcset": ", ".join(f"{published(settings, each)} {each.width}w" for each in given),
         "sizes": COPIED_SIZES.format(width=given[0].width),
-        "alt": _line(card.alt_text or card.caption),
+        "alt": _line(card.alternative),
         "width": str(given[0].width),
         "height": str(given[0].height),
     }
@@ -238,7 +238,7 @@ def as_html(settings: Settings, card: "Card") -> str:
 def as_markdown(settings: Settings, card: "Card") -> str:
     """The picture for a Markdown text; empty where nothing is published."""
     shown = middle(card)
-    text = MARKDOWN.sub(r"\\\1", _line(card.alt_text or card.caption))
+    text = MARKDOWN.sub(r"\\\1", _line(card.alternative))
     return f"![{text}]({published(settings, shown)})" if shown else ""
 
 
@@ -268,6 +268,19 @@ def day(instant: dt.datetime | dt.date) -> str:
     return f"{instant.day} {instant:%B %Y}"
 
 
+def coded(text: str) -> Markup:
+    """Return a text as HTML, with what stands between backticks as `<code>`."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text)))  # noqa: S704  escaped
+
+
+def confidence(source: Source) -> str:
+    """Return how sure BLIP was, as the mean log-probability of its tokens; empty where it is not known."""
+    if source.confidence is None:
+        return ""
+    low = ", too low for the caption to be shown" if source.low_confidence else ""
+    return f"confidence {source.confidence:.2f}{low}".replace("-", "\N{MINUS SIGN}")
+
+
 def seconds(duration: float) -> str:
     return f"{duration:.2f}" if duration >= 0.1 else f"{duration:.3f}"
 
@@ -291,4 +304,12 @@ GLOBALS: dict[str, Any] = {
     "ratio": ratio,
     "srcset": srcset,
 }
-FILTERS: dict[str, Any] = {"day": day, "medal": medal, "seconds": seconds, "size": size, "when": when}
+FILTERS: dict[str, Any] = {
+    "coded": coded,
+    "confidence": confidence,
+    "day": day,
+    "medal": medal,
+    "seconds": seconds,
+    "size": size,
+    "when": when,
+}

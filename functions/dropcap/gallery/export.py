@@ -60,6 +60,9 @@ COLUMNS: dict[str, Callable[[Card], object]] = {
     "bytes": lambda card: card.picture.bytes,
     "published": lambda card: " ".join(each.object for each in card.pictures),
     "receipt": lambda card: card.receipt and json.dumps(card.receipt),
+    "confidence": lambda card: card.blip.confidence,
+    "low_confidence": lambda card: str(card.blip.low_confidence).lower(),
+    "notice": lambda card: card.notice,
 }
 
 

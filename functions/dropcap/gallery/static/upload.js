@@ -119,7 +119,8 @@ class Row {
 
   /** It is done; with a card, it hangs on the wall. */
   done(card, address) {
-    const caption = card?.querySelector(".caption").textContent.trim();
+    const words = [...(card?.querySelectorAll(".caption, .demo") ?? [])].map((each) => each.textContent.trim());
+    const caption = words.length ? words.join(". ") : undefined;
     this.show("done", caption ?? "Captioned. ");
     if (!card) {
       const link = document.createElement("a");

@@ -7,6 +7,8 @@ export function look(address) {
     request.responseType = "document";
     request.onloadend = () => {
       const page = request.status === 200 ? request.response : null;
+      const notice = page?.getElementById("demonstration"); // of cards that this page gets, too
+      if (notice && !document.getElementById("demonstration")) document.getElementById("wall")?.before(notice);
       resolve({ status: request.status, page, cards: [...(page?.querySelectorAll("#wall > li") ?? [])] });
     };
     request.open("GET", address);

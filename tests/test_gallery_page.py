@@ -158,7 +158,7 @@ COUNTED = """() => {
 
 def test_a_button_that_is_pressed_twice_has_its_own_words_again(guest: Start) -> None:
     visitor = guest(permissions=["clipboard-write"])
-    [id] = hang(visitor, {"caption": "a cat"}, published=False)
+    [id] = hang(visitor, {"caption": "a cat", "alt_text": "A cat"}, published=False)
     visitor.page.clock.install()
     copy = visitor.open(f"/picture/{id}").locator("[data-copy]")
     visitor.page.evaluate(COUNTED)

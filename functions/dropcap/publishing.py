@@ -19,7 +19,8 @@ def publish(
     """Write each size of the settings; every label exists, even if the source is smaller.
 
     `data` are the source's bytes, which only animations need again; `embedded` are the words for the files;
-    `before` is what earlier deliveries have published. Raises gcs.NotStored if an object is not stored as written.
+    `before` is what earlier deliveries have published. Raises gcs.NotStored if an object is not stored as
+    written.
     """
     settings = services.settings
     moving = None

@@ -1,14 +1,20 @@
 """What comes after a deployment: it is verified, looked at, and taken down but for the data."""
 
+import re
 import threading
 import uuid
 from contextlib import closing
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from dropcap import database
-from infra.cloud import CloudError, gallery, sql
+from dropcap import database, looking
+from dropcap.analysis import Source
+from dropcap.blip import Card
+from dropcap.settings import MODEL_FOLDER
+from dropcap.upload import Upload
+from infra.cloud import CloudError, gallery, sql, verify
 from infra.cloud.cloud import Cloud
 from infra.cloud.config import Config
 from infra.cloud.gcloud import Gcloud
@@ -88,15 +94,59 @@ class Function(threading.Thread):
                 del self.plane.resources[key]
 
 
+def _logged(**sources: Source) -> Any:
+    """The log's entries after an analysis in which the models answered so."""
+    return [{"jsonPayload": {"message": "analyzed", "sources": looking.facts(sources)}}]
+
+
+DEMO = Source(True, "dropcap-scenes", "5f2c", demo=True, notice=Card.read(MODEL_FOLDER).notice)
+
+
 def test_verify_drops_a_picture_and_says_what_came_of_it(there: Deployment) -> None:
     function = Function(there.plane, "pictures")
     function.start()
+    there.plane.resources["entries"] = _logged(blip=DEMO, gemini=Source(True, "gemini-x", "x-001"))
     ran = there.make("verify", WAIT_S="60")
     function.stop.set()
     assert ran.status == 0, ran.error
+    assert "BLIP answered: dropcap-scenes, revision 5f2c\ndemonstration captioner: knows 60 drawn" in ran.out
+    assert "\nGemini answered: gemini-x, version x-001\n" in ran.out
+    [published] = re.findall(r"-pictures/([0-9a-f-]{36})/800\.webp", ran.out)
+    [asked] = [each.body["filter"] for each in there.plane.requests if each.path.endswith("entries:list")]
+    assert f'jsonPayload.message="analyzed" AND jsonPayload.upload="{published}"' in asked
     assert "It works: 1 pictures published after" in ran.out
     assert "/800.webp" in ran.out
     assert "/gallery/ is shut to strangers (HTTP 403)." in ran.out
+
+
+def test_verify_says_which_models_did_not_answer_and_why(
+    there: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "LOG_S", 0)
+    for name, value in there.environment().items():
+        monkeypatch.setenv(name, value)
+    config = Config.read(there.environment())
+
+    def said(entries: Any) -> list[str]:
+        there.plane.resources["entries"] = entries
+        return verify.answers(config, Gcloud(config.project), Upload("uploads", "a.jpg", 1, 1))
+
+    failed = Source(False, problem="model.json is missing.")
+    silent = Source(False, "gemini-x", problem="GEMINI_API_KEY is not set")
+    sure, unsure = (Source(True, "blip-base", "82a3", low_confidence=low) for low in (False, True))
+    assert said(_logged(blip=sure, gemini=silent)) == [
+        "BLIP answered: blip-base, revision 82a3",
+        "Gemini did not answer: GEMINI_API_KEY is not set",
+    ]
+    assert said(_logged(blip=unsure, gemini=silent))[0] == (
+        "BLIP answered: blip-base, revision 82a3, without enough confidence in what it said"
+    )
+    assert said(_logged(blip=failed, gemini=silent))[0] == "BLIP did not answer: model.json is missing."
+    assert said([{"jsonPayload": {"message": "analyzed"}}]) == [  # after a rollback, for one
+        "Which models answered is not logged by the version that is deployed."
+    ]
+    [late] = said([])
+    assert late == f"Which models answered is not in the log yet: make logs PROJECT={config.project}"
 
 
 def test_verify_knows_whom_the_gallery_should_let_in(

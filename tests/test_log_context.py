@@ -46,6 +46,10 @@ def test_every_line_of_a_delivery_has_its_trace_and_upload(
     messages = [line["message"] for line in written]
     assert "Gemini's answer is empty" in messages  # the first try
     assert "not described by Gemini" in messages
+    [told] = [line["sources"] for line in written if line["message"] == "analyzed"]
+    assert (told["blip"]["answered"], told["gemini"]["answered"]) == (True, False)
+    assert told["blip"].keys() >= {"model", "version"}
+    assert "Gemini" in told["gemini"]["problem"]
     [odd] = [line for line in written if line.get("logger") == "py.warnings"]
     assert "UserWarning: Odd tags" in odd["message"]
     [warned] = [line for line in written if line.get("logger") == "urllib3"]

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from concurrent.futures import wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from PIL.Image import Image
 
@@ -69,6 +70,14 @@ def look(upload: Upload, for_gemini: bytes, for_blip: Image, services: Services,
     if model_error and (settings.blip == "required" or description is None):
         raise model_error
     return Seen(description, caption, sources, verdict, later)
+
+
+def facts(sources: Mapping[str, Source]) -> dict[str, dict[str, Any]]:
+    """Return which models answered, for the log; what is empty is left out."""
+    return {
+        name: {"answered": source.answered} | {key: value for key, value in asdict(source).items() if value}
+        for name, source in sources.items()
+    }
 
 
 def agreement(upload: Upload, seen: Seen) -> Agreement | None:

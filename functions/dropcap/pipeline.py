@@ -190,7 +190,8 @@ def analyze(
         memory.release()
         usage = brake.usage(sum(watch.timings.values()))
         rss_mb = round(memory.rss_mb(), 1)
-        logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=rss_mb, **brake.facts(usage))
+        facts = {"sources": looking.facts(seen.sources), **brake.facts(usage)}
+        logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=rss_mb, **facts)
     at = dt.datetime.now(dt.UTC)
     return Analysis(
         id=upload.id,

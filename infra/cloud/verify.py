@@ -2,11 +2,14 @@
 
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
 from dropcap import metadata
+from dropcap.analysis import Source
+from dropcap.records import read
 from dropcap.settings import Settings
 from dropcap.upload import Upload
 from infra.cloud import CloudError, after, functions, gallery
@@ -17,6 +20,7 @@ from infra.cloud.source import ROOT
 
 SAMPLE = ROOT / "infra" / "samples" / "garden.jpg"
 POLL_S = 2.0
+LOG_S = 60.0  # longest wait for a log line, which usually takes seconds
 
 
 def verify(console: Console, config: Config, gcloud: Gcloud) -> None:
@@ -48,6 +52,8 @@ def verify(console: Console, config: Config, gcloud: Gcloud) -> None:
             console.print(
                 f"It works: {len(pictures)} pictures published after {passed:.0f} s, source {source}."
             )
+            for line in answers(config, gcloud, upload):
+                console.print(line, markup=False, soft_wrap=True)
             if said := gallery.verify(config, cloud, patience):
                 console.print(said, soft_wrap=True)
             return
@@ -55,6 +61,44 @@ def verify(console: Console, config: Config, gcloud: Gcloud) -> None:
     for line in after.entries(config, gcloud, "on-upload", "WARNING", "10m", "5"):
         console.print(line, markup=False, soft_wrap=True)
     raise CloudError(f"Nothing came of it in {patience:.0f} s. {_where(config)}")
+
+
+def answers(config: Config, gcloud: Gcloud, upload: Upload) -> list[str]:
+    """Return which captioner answered, and whether Gemini did, by the log line of the analysis."""
+    query = 'resource.type="cloud_run_revision" AND resource.labels.service_name:"dropcap-"'
+    query += f' AND jsonPayload.message="analyzed" AND jsonPayload.upload="{upload.id}"'
+    ends = time.monotonic() + LOG_S
+    while True:
+        try:
+            entries = gcloud.read("logging", "read", query, "--freshness=1h", "--limit=1")
+        except CloudError as refused:
+            return [f"Which models answered can't be read: {refused}"]
+        for entry in entries or ():
+            told = entry["jsonPayload"].get("sources")
+            if not told:
+                return ["Which models answered is not logged by the version that is deployed."]
+            blip, gemini = (read(Source, told.get(name)) for name in ("blip", "gemini"))
+            return [*_captioner(blip), _gemini(gemini)]
+        if time.monotonic() > ends:
+            return [f"Which models answered is not in the log yet: make logs PROJECT={config.project}"]
+        time.sleep(POLL_S)
+
+
+def _captioner(blip: Source) -> Iterator[str]:
+    """Return the lines about BLIP: its model, or why there is no caption."""
+    if not blip.answered:
+        yield f"BLIP did not answer: {blip.problem}"
+        return
+    unsure = ", without enough confidence in what it said" if blip.low_confidence else ""
+    yield f"BLIP answered: {blip.model}, revision {blip.version}{unsure}"
+    if blip.demo:
+        yield blip.notice
+
+
+def _gemini(gemini: Source) -> str:
+    if not gemini.answered:
+        return f"Gemini did not answer: {gemini.problem}"
+    return f"Gemini answered: {gemini.model}, version {gemini.version}"
 
 
 def _deployed(config: Config, cloud: Cloud) -> Settings:

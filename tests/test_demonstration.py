@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from dropcap import words
 from dropcap.analysis import Caption, Description, Said, Source
-from dropcap.blip import Card
+from dropcap.blip import Captioner, Card
 from dropcap.settings import MODEL_FOLDER
 from tests.app import CAPTION, MAIN, NAME, PICTURE, App, Start, rows
 from tests.test_gallery_export import export, table, unpacked
@@ -21,6 +22,7 @@ from tests.test_gallery_export import export, table, unpacked
 NOTICE = Card.read(MODEL_FOLDER).notice
 DEMO = {"MODEL_FOLDER": str(MODEL_FOLDER), "EVENTS": "projects/dropcap/topics/done"}
 DEMO |= {"PUBSUB_EMULATOR_HOST": "127.0.0.1:9"}  # nobody is there
+CONFIDENCE = -3.25
 DOWN, UP = "fault-503", "gemini-3.5-flash-lite"
 DOG = Description("A dog runs.", "A dog on a beach", (), "", "gemini", "1", caption="Dog on a beach")
 
@@ -29,6 +31,17 @@ DOG = Description("A dog runs.", "A dog on a beach", (), "", "gemini", "1", capt
 def app(start: Start) -> App:
     """An instance with the model that ships, while Gemini is down."""
     return start(**DEMO, SIZES="200", GEMINI_MODEL=DOWN, GEMINI_ATTEMPTS="1")
+
+
+@pytest.fixture
+def unsure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The captioner is not sure of what it says."""
+    caption = Captioner.caption
+
+    def doubted(*given: Any, **options: Any) -> Caption:
+        return replace(caption(*given, **options), confidence=CONFIDENCE, low_confidence=True)
+
+    monkeypatch.setattr(Captioner, "caption", doubted)
 
 
 def result() -> dict[str, Any]:
@@ -152,14 +165,64 @@ def test_a_persons_own_caption_stands_without_a_notice_and_may_be_the_alt_text(a
         assert "Our garden" in Texts(page).alts
 
 
-@pytest.mark.parametrize(("low", "demo"), [(True, False), (True, True)])
-def test_a_caption_of_low_confidence_is_as_if_there_were_none(low: bool, demo: bool) -> None:
-    caption = Caption("a bear", "m", "1", confidence=-3.2, low_confidence=low, demo=demo)
+@pytest.mark.parametrize("demo", [False, True])
+def test_a_caption_of_low_confidence_is_as_if_there_were_none(demo: bool) -> None:
+    caption = Caption("a bear", "m", "1", confidence=-3.2, low_confidence=True, demo=demo)
     for description in (DOG, None):
         assert words.of(description, caption) == words.of(description, None)
         assert words.captions(description, caption) == words.captions(description, None)
         assert "a bear" not in str(words.packet(words.of(description, words.trusted(caption))))
     assert words.trusted(caption) is None
+
+
+def all_that_is_said(app: App) -> str:
+    """All that the database, the buckets and the gallery hold of the user, as text."""
+    said = [json.dumps(result())]
+    for [name] in rows(
+        "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'dropcap'"
+    ):
+        said += [str(row) for row in rows(f"SELECT t::text FROM {name} AS t")]  # noqa: S608
+    for bucket in (app.pictures, app.quarantine):
+        said += [f"{each.metadata} {each.download_as_bytes()!r}" for each in app.objects(bucket).values()]
+    said += [*pages(app), export(app, "csv").text, export(app, "jsonl").text]
+    archive = unpacked(app)
+    said += [archive.read(name).decode("utf-8", "replace") for name in archive.namelist()]
+    return "\n".join(said)
+
+
+@pytest.mark.parametrize("model", [UP, DOWN])
+@pytest.mark.parametrize("demo", [False, True])
+def test_a_caption_of_low_confidence_is_nowhere_and_the_record_says_why(
+    start: Start,
+    no_demo: str,
+    unsure: None,
+    capsys: pytest.CaptureFixture[str],
+    model: str,
+    demo: bool,
+) -> None:
+    folder = {} if demo else {"MODEL_FOLDER": no_demo}
+    app = start(**DEMO | folder, SIZES="200", GEMINI_MODEL=model, GEMINI_ATTEMPTS="1", RECEIPTS="1")
+    app.deliver(app.upload(f"ana/{NAME}", PICTURE))
+    known = result()
+    blip = known["sources"]["blip"]
+    assert (blip["answered"], blip["low_confidence"], blip["demo"]) == (True, True, demo)
+    assert blip["confidence"] == CONFIDENCE
+    assert known["agreement"] is None
+    assert "blip" not in known["captions"]
+    assert "blip" not in known["provenance"]
+    if model == UP:
+        assert known["caption"] == known["captions"]["gemini"]
+    else:
+        assert known["caption"] == known["alt_text"] == ""
+        rows("UPDATE analyses SET describe_after = now()")
+        app = app.restarted(GEMINI_MODEL=UP)
+        assert app.sweep()["described"] == 1
+    assert "too low for the caption to be shown" in [*pages(app)][1]
+    [row] = table(export(app, "csv").data)
+    assert (row["confidence"], row["low_confidence"], row["notice"]) == (str(CONFIDENCE), "true", "")
+    assert CAPTION not in all_that_is_said(app) + capsys.readouterr().out
+    assert "elephant" not in all_that_is_said(app)
+    assert str(known["id"]) not in app.gallery.get("/gallery/?user=ana&q=elephant").text
 
 
 def test_an_instance_that_captions_says_once_at_start_that_its_model_is_a_demonstration(

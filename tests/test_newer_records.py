@@ -226,7 +226,7 @@ def test_what_was_stored_comes_back_as_it_was() -> None:
         alt_text="c",
         tags=("d",),
         text="e",
-        sources={"blip": Source(True, "m", "v")},
+        sources={"blip": Source(True, "m", "v", "", -0.5, True, True, "a demonstration")},
         pictures=(Published("200", "o", 1, 2, 3, "image/webp", "md5"),),
         agreement=analysis.Agreement(None, (("thing", "x", "y"),), True),
         captions={"blip": "a"},

@@ -107,12 +107,12 @@ def _blip(source: Source, caption: str) -> Text:
     who = "BLIP (demonstration)" if source.demo else "BLIP"
     if not source.answered:
         return _said(who, source.problem, source, "default")
+    confidence = "" if source.confidence is None else f" (confidence {source.confidence:.2f})"
     if not source.low_confidence:
-        return _said(who, caption, source, "bold")
+        return _said(who, caption, source, "bold").append(confidence, "dim")
     why = (
         "the demonstration model does not know such a picture" if source.demo else "the model is not certain"
     )
-    confidence = "" if source.confidence is None else f" (confidence {source.confidence:.2f})"
     return _said(who, f"no caption: {why}{confidence}", source, "yellow")
 
 

@@ -146,7 +146,8 @@ def _cells(card: Card) -> list[object]:
 
 def _row(cells: Iterable[object]) -> bytes:
     line = io.StringIO()
-    csv.writer(line).writerow(["" if cell is None else _harmless(str(cell)) for cell in cells])
+    # A negative number begins like a formula, and is none.
+    csv.writer(line).writerow([_harmless(cell) if isinstance(cell, str) else cell for cell in cells])
     return line.getvalue().encode()
 
 

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -24,13 +25,14 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 from rich.console import Console
 
+from dropcap.analysis import Source
 from dropcap.database import Database, connect_inside
 from dropcap.errors import SettingsError
 from dropcap.settings import Settings
 from dropcap.upload import Upload
-from infra.local import StackError
+from infra.local import StackError, show
 from infra.local.ports import free_port
-from infra.local.results import Results
+from infra.local.results import Outcome, Results
 from infra.local.run import Failed, Run
 from infra.local.stack import Stack
 from infra.local.storage import ROOT
@@ -127,6 +129,21 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def results(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
+    """What became of one picture."""
+    folder = tmp_path_factory.mktemp("analyzed")
+    (folder / "analyzed.png").write_bytes(encoded(quadrants(300, 200)))
+    run = Run(stack, Console(file=io.StringIO()), folder / "drop")
+    upload = run.upload(folder / "analyzed.png", "one")
+    deadline = time.monotonic() + WAIT_S
+    found: list[Outcome] = []
+    while not found and time.monotonic() < deadline:
+        found = [each for each in run.results.new() if each.id == upload]
+        time.sleep(0.05)
+    return found
+
+
 def client(storage_url: str) -> Client:
     return Client("demo", AnonymousCredentials(), client_options={"api_endpoint": storage_url})
 
@@ -149,6 +166,7 @@ def test_once_shows_what_became_of_the_picture_and_ends_well(
         )
         assert "gs://dropcap-uploads/you/picture.png" in output
         assert "Gemini (stand-in): This is Dropcap's stand-in" in output
+        assert re.search(r"^BLIP \(demonstration\): ", output, re.MULTILINE)
         assert "PNG, 300 x 200 px" in output
         assert "gs://dropcap-pictures/" in output
         assert re.search(r"200\.webp +200 x 133 px +\d", output)
@@ -156,6 +174,42 @@ def test_once_shows_what_became_of_the_picture_and_ends_well(
         assert "Source: deleted" in output
         assert "\x1b" not in output
         assert not run.left_behind()
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        (Source(True, demo=True), "BLIP (demonstration): a red square"),
+        (
+            Source(True, confidence=-2.314, low_confidence=True, demo=True),
+            "BLIP (demonstration): no caption: the demonstration model does not know such a picture "
+            "(confidence -2.31)",
+        ),
+        (
+            Source(True, confidence=-1.5, low_confidence=True),
+            "BLIP: no caption: the model is not certain (confidence -1.50)",
+        ),
+        (Source(True, confidence=-0.1), "BLIP: a red square"),
+        (Source(False, problem="model.json is missing."), "BLIP: model.json is missing."),
+    ],
+)
+def test_a_caption_is_shown_as_what_it_is(
+    stack: Stack, results: list[Outcome], source: Source, line: str
+) -> None:
+    [outcome] = results
+    assert outcome.analysis
+    captions = {} if source.low_confidence else {"blip": "a red square"}
+    changed = replace(outcome.analysis, captions=captions, sources={"blip": source})
+    screen = io.StringIO()
+    show.outcome(
+        Console(file=screen, width=200),
+        client(stack.storage_url),
+        replace(outcome, analysis=changed),
+        "dropcap-pictures",
+        "deleted",
+    )
+    said = [line for line in screen.getvalue().splitlines() if line.startswith("BLIP")]
+    assert said == [line]
 
 
 def test_a_rejected_picture_is_shown_and_ends_it_with_the_reason(stack: Stack, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_once_shows_what_became_of_the_picture_and_ends_well(
             Source(True, confidence=-1.5, low_confidence=True),
             "BLIP: no caption: the model is not certain (confidence -1.50)",
         ),
-        (Source(True, confidence=-0.1), "BLIP: a red square"),
+        (Source(True, confidence=-0.1), "BLIP: a red square (confidence -0.10)"),
         (Source(False, problem="model.json is missing."), "BLIP: model.json is missing."),
     ],
 )

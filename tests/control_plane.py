@@ -29,10 +29,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests import control_plane_run  # noqa: F401  (registers its answers)
 from tests.control_plane_apis import begin
 from tests.control_plane_storage import archives
-from tests.control_plane_store import OWNER, Answer, Refusal, Request, Store
+from tests.control_plane_store import FAILED as FAILED
+from tests.control_plane_store import OWNER, Answer, Refusal, Request, Store, google
 
 DROPPED = 0  # as a status for `refuse`: the connection ends without an answer
-FAILED = 200  # as a status for `refuse`: it is accepted, and its operation or revision ends in this error
 
 
 @dataclass
@@ -109,6 +109,13 @@ class ControlPlane(Store):
             message = message or f"Permission '{reason}' denied on resource (or it may not exist)."
             reason = "IAM_PERMISSION_DENIED"
         self._rules.append(_Rule(pattern, Refusal(status, message or reason, reason), times))
+
+    def says(self, pattern: str, claim: str, times: int = 1, **values: str) -> None:
+        """Let the next requests whose `line` this regular expression finds fail, in the words of claims.toml.
+
+        One that has no HTTP status ends an operation, or a revision.
+        """
+        self._rules.append(_Rule(pattern, google(claim, **values), times))
 
     def reply(self, request: Request) -> Answer:
         """The status of the answer to this request, and its body: JSON or bytes."""

@@ -15,6 +15,7 @@ from tests.control_plane_store import (
     Request,
     Store,
     defaults,
+    google,
     shape,
     special,
     stamped,
@@ -267,11 +268,7 @@ def _alert(store: Store, key: str, sent: Json, before: Json) -> Json:
     """An alert policy: it may only watch a metric from logs that there is."""
     for name in re.findall(r"logging\.googleapis\.com/user/([\w./-]+)", json.dumps(sent)):
         if f"logging/projects/{store.project}/metrics/{name.replace('/', '%2F')}" not in store.resources:
-            kind = f"logging.googleapis.com/user/{name}"
-            message = (
-                f'Cannot find metric that matches type = "{kind}". If a metric was created recently, it could'
-            )
-            raise Refusal(404, f"{message} take up to 10 minutes to become available. Please try again soon.")
+            raise google("metric-unknown", metric=f"logging.googleapis.com/user/{name}")
     record = {"mutateTime": store.now(), "mutatedBy": OWNER}
     conditions: list[Any] = [
         {"name": f"{sent['name']}/conditions/{store.number()}"} | one for one in sent.get("conditions", [])

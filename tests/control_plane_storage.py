@@ -18,6 +18,7 @@ from tests.control_plane_store import (
     Request,
     Store,
     defaults,
+    google,
     merged,
     shape,
     special,
@@ -183,6 +184,7 @@ def _instance(store: Store, key: str, sent: Json, before: Json) -> Json:
     instance["settings"]["settingsVersion"] = store.number()
     return instance | {
         "name": name,
+        "createTime": before.get("createTime", store.now()),
         "state": "RUNNABLE",
         "backendType": "SECOND_GEN",
         "connectionName": f"{store.project}:{sent['region']}:{name}",
@@ -206,8 +208,12 @@ def _sql(store: Store, request: Request, key: str) -> Answer:
     error: Any = store.failure
     if not error and key.endswith("/import"):
         name = request.body["importContext"]["uri"].removeprefix("gs://").partition("/")
+        account = store.get(key.removesuffix("/import"))["serviceAccountEmailAddress"]
+        if not store.granted(
+            f"storage/b/{name[0]}", "roles/storage.objectViewer", f"serviceAccount:{account}"
+        ):
+            raise google("import-not-readable-yet")
         try:
-            store.get(key.removesuffix("/import"))
             store.get(f"storage/b/{name[0]}/o/{name[2].replace('/', '%2F')}")
         except Refusal as refusal:
             error = refusal

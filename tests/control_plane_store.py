@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from infra.cloud.refusals import CLAIMS
+
 Json = dict[str, Any]
 Answer = tuple[int, Any]  # the HTTP status and the body, JSON or bytes
 
 NUMBER, BILLING = "123456789012", "000000-111111-222222"  # of the project, and of who pays for it
 OWNER = "owner@example.com"  # who deploys
+FAILED = 200  # as the status of a refusal: it is accepted, and its operation or revision ends in this error
 STATUSES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -54,6 +57,13 @@ class Refusal(Exception):
         errors = [{"message": str(self), "domain": "global", "reason": self.reason or self.code}]
         error = {"code": self.status, "message": str(self), "status": self.code, "errors": errors}
         return {"error": error | ({"details": details} if details else {})}
+
+
+def google(name: str, **values: str) -> Refusal:
+    """The refusal in Google's words, as infra/cloud/claims.toml has them, with its source and date."""
+    [claim] = [each for each in CLAIMS if each.name == name]
+    message = claim.example.format(**values)
+    return Refusal(claim.status or FAILED, message, claim.reason, claim.code)
 
 
 @dataclass(frozen=True)
@@ -149,12 +159,7 @@ class Store:
         if request.api in TO_ENABLE and f"serviceusage/projects/{self.project}/services/{service}" not in (
             self.resources
         ):
-            where = (
-                f"https://console.developers.google.com/apis/api/{service}/overview?project={self.project}"
-            )
-            message = f"{service} has not been used in project {self.project} before or it is disabled."
-            message += f" Enable it by visiting {where} then retry."
-            raise Refusal(403, message, "SERVICE_DISABLED", service=service)
+            raise google("api-off", service=service, project=self.project)
         target = request.key + (f":{request.verb}" if request.verb else "")
         for methods, pattern, function in SPECIALS:
             if request.method in methods.split() and pattern.fullmatch(target):
@@ -225,10 +230,10 @@ class Store:
         present = self.policies.setdefault(key, {"version": 1, "etag": self.etag(), "bindings": []})
         if new is not None:
             if new.get("etag", present["etag"]) != present["etag"]:
-                raise Refusal(409, "There were concurrent policy changes. Please retry.", code="ABORTED")
+                raise google("policy-changed")
             for member in (member for binding in new.get("bindings", []) for member in binding["members"]):
                 if not self.account_exists(member.removeprefix("serviceAccount:")):
-                    raise Refusal(400, f"Service account {member.partition(':')[2]} does not exist.")
+                    raise google("account-unknown", account=member.partition(":")[2])
             present = self.policies[key] = present | {"bindings": []} | new | {"etag": self.etag()}
         return present
 
@@ -250,8 +255,7 @@ class Store:
     def act_as(self, email: str) -> None:
         """Google refuses whoever can't act as a service account, and so one that there is not."""
         if email and not self.account_exists(email):
-            message = f"Permission 'iam.serviceaccounts.actAs' denied on service account {email}"
-            raise Refusal(403, f"{message} (or it may not exist).", "IAM_PERMISSION_DENIED")
+            raise google("acts-as", account=email)
 
     def granted(self, key: str, role: str, member: str) -> bool:
         """Whether the policy of this resource gives this role to this member."""

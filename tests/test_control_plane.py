@@ -17,6 +17,7 @@ AT, IN = "--location=europe-west1", "--region=europe-west1"
 DOMAIN = "demo-project.iam.gserviceaccount.com"
 ANA = f"--member=serviceAccount:ana@{DOMAIN}"
 AGENT = f"--member=serviceAccount:service-{NUMBER}@gs-project-accounts.iam.gserviceaccount.com"
+SQL = f"--member=serviceAccount:p{NUMBER}-sql@gcp-sa-cloud-sql.iam.gserviceaccount.com"
 GRANT = "projects add-iam-policy-binding demo-project --condition=None"
 GONE = re.compile(rf"deleted:serviceAccount:bob@{DOMAIN}\?uid=\d+")
 EVENTS = re.compile(r"projects/demo-project/subscriptions/eventarc-europe-west1-t-sub-\d+")
@@ -251,8 +252,9 @@ STORIES: dict[str, list[Row]] = {
         (f"sql users create ana@{DOMAIN[:-20]} --instance=i --type=cloud_iam_service_account", {}),
         ("sql users list --instance=i", {"1.type": "CLOUD_IAM_SERVICE_ACCOUNT"}),
         (f"storage buckets create gs://b {AT}", {}),
-        ("sql import sql i gs://b/schema.sql --database=d", "was not found"),
         ("storage cp schema.sql gs://b/schema.sql", {}),
+        ("sql import sql i gs://b/schema.sql --database=d", "does not have the required permissions"),
+        (f"storage buckets add-iam-policy-binding gs://b {SQL} --role=roles/storage.objectViewer", {}),
         ("sql import sql i gs://b/schema.sql --database=d", {}),
         (f"sql users delete ana@{DOMAIN[:-20]} --instance=i", {}),
         ("sql databases delete d --instance=i", {}),

@@ -217,12 +217,26 @@ def test_changed_code_is_built_and_named_for_its_commit_and_a_rollback_leads_bac
     assert [each.then for each in planned] == [*(first[name] for name in NAMES[:-1]), "stays"]
 
 
+def unchecked(there: Deployment) -> set[str]:
+    """The functions whose callers Google lets through."""
+    return {
+        key.rpartition("/dropcap-")[2]
+        for key, each in there.plane.resources.items()
+        if "/services/dropcap-" in key and "/revisions/" not in key
+        if str(each["metadata"]["annotations"].get("run.googleapis.com/invoker-iam-disabled")) == "True"
+    }
+
+
 def test_doors_open_last_and_shut_first_and_what_is_not_declared_goes(there: Deployment) -> None:
     client = "1-a.apps.googleusercontent.com"
     opened = there.deployed(**ALERTS, AUTH="token", AUTH_AUDIENCE=client)
-    public = {name for name in NAMES if ("allUsers", "run.invoker") in there.rights(_service(name))}
-    assert public == {"analyze", *SMALL}
-    assert [line.rpartition(":")[2].partition("?")[0] for line in opened.lines[-3:]] == ["setIamPolicy"] * 3
+    assert unchecked(there) == {"analyze", *SMALL}
+    last = [line.rpartition("/")[2] for line in opened.lines[-3:]]
+    assert last == [f"dropcap-{name}?alt=json" for name in ("analyze", *SMALL)]
+    assert (
+        "callers of dropcap-analyze: checked by Google -> checked by the function (AUTH=token" in opened.out
+    )
+    assert not [each for each in there.plane.policies.values() if "allUsers" in json.dumps(each)]
     url = there.service("gallery")["status"]["url"]
     assert f"gallery: {url}/gallery/\n" in opened.out
     assert re.search(rf"oauthclient/{client}\?project={PROJECT} .*add {url}/gallery/sign-in\n", opened.out)
@@ -231,8 +245,10 @@ def test_doors_open_last_and_shut_first_and_what_is_not_declared_goes(there: Dep
     there.plane.policies[f"storage/b/{UPLOADS}"]["bindings"].append(too_much)
     shut = there.deployed(**ALERTS, GALLERY="0")
     assert ("dropcap-analyze", "storage.admin") not in there.rights(f"storage/b/{UPLOADS}")
-    assert [line.rpartition(":")[2].partition("?")[0] for line in shut.lines[:3]] == ["setIamPolicy"] * 3
-    assert not [name for name in NAMES[:-1] if ("allUsers", "run.invoker") in there.rights(_service(name))]
+    assert [line.rpartition("/")[2] for line in shut.lines[:3]] == [
+        f"dropcap-{name}?alt=json" for name in sorted(("analyze", *SMALL))
+    ]
+    assert unchecked(there) == set()
     left = [key for key in there.plane.resources if "gallery" in key and "/run-sources-" not in key]
     assert left == []
     assert "dropcap-gallery" not in json.dumps(there.plane.policies)

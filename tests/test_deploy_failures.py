@@ -5,12 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from infra.cloud.cloud import Cloud
+from infra.cloud.config import Config
+from infra.cloud.gcloud import Gcloud
+from infra.cloud.resources import resources
+from infra.cloud.source import Source
 from tests.app import NO_GCLOUD
 from tests.cloud import ALERTS, Deployment
 from tests.control_plane import FAILED, ControlPlane
 
 pytestmark = pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
 NAMES = ("on-upload", "analyze", "sweep", "get-progress-stats")
+SOURCE = Source("0123456789abcdef", "abc1234", 1)
 
 # Where it is stopped, in the order in which it comes there: what is refused, and how often.
 STEPS = {
@@ -66,6 +72,37 @@ def test_it_goes_on_from_wherever_it_was_stopped_and_does_nothing_twice(
         variables = deployment.variables(name)
         assert variables["CACHE_CONTROL"] == odd["CACHE_CONTROL"]
         assert variables["ARCHIVE_BUCKET"] == f"{plane.project}-archive"
+
+
+def test_a_deployment_waits_for_what_google_does_not_know_yet(there: Deployment) -> None:
+    """A secret that was just granted, metrics that were just made, policies that others change."""
+    plane, policies = there.plane, "POST monitoring.*/alertPolicies"
+    alerts = [key for key in plane.resources if "/alertPolicies/" in key]
+    for key in alerts[:2]:
+        del plane.resources[key]
+    there.container("analyze")["resources"]["limits"]["memory"] = "1Gi"
+    account = f"dropcap-analyze@{plane.project}.iam.gserviceaccount.com"
+    late = {"version": "projects/1/secrets/dropcap-gemini-api-key/versions/1", "account": account}
+    plane.says("PUT .*/services/dropcap-analyze", "secret-not-readable-yet", times=2, **late)
+    plane.says(policies, "metric-unknown", metric="logging.googleapis.com/user/dropcap/errors")
+    plane.says(policies, "monitoring-busy")
+    ran = there.deployed(**ALERTS, PATIENCE_S="60")
+    waited = re.findall(r"^  (\S+ \S+) waits for .*", ran.out, flags=re.MULTILINE)
+    alert = next(line for line in ran.out.splitlines() if " waits for Cloud Monitoring to know" in line)
+    assert alert.endswith("the new metrics (10 minutes at most)")
+    assert waited[0] == "function dropcap-analyze"
+    assert len(waited) == 3  # each reason is said once
+    assert not [line for line in ran.lines if "builds:submit" in line]
+    name = there.service("analyze")["status"]["latestReadyRevisionName"]
+    assert re.fullmatch(r"dropcap-analyze-\S+-r2", name)  # the names of those that failed are taken
+    assert there.deployed(**ALERTS).lines == []
+
+
+def test_alerts_are_made_one_at_a_time_and_long_after_their_metrics() -> None:
+    declared = resources(Config.read({"PROJECT": "my-project"}), Cloud(Gcloud("my-project", {})), SOURCE)
+    kinds = [each.kind for each in declared]
+    assert max(at for at, kind in enumerate(kinds) if kind == "metric") < kinds.index("function")
+    assert {each.aside for each in declared if each.kind == "alert"} == {""}
 
 
 def test_a_missing_permission_names_the_role_to_grant_and_the_command(

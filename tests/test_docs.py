@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dropcap.settings import table
-from infra.cloud import rights
+from infra.cloud import refusals, rights
 from infra.cloud.config import Config
 from tests.app import ROOT
 from tests.messages import Message, collect
@@ -20,7 +20,7 @@ from tests.pages import DOCS, PAGES, commands
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 TROUBLE = (DOCS / "troubleshooting.md").read_text()
-FOREIGN = "The platform's own"  # the section whose messages are not Dropcap's
+FOREIGN = ("The platform's own", "What Google and gcloud say")  # sections whose messages are not Dropcap's
 
 
 def cells(line: str) -> list[str]:
@@ -95,6 +95,10 @@ def test_the_table_of_what_a_deployment_takes_is_that_of_the_code() -> None:
             default = f"`{item.default}`" if item.default else "empty"
             told = f"| `{item.name.upper()}` | {default} | {item.metadata['meaning']} |"
             assert f"{told} {item.metadata['allowed']} |" in page
+
+
+def test_the_table_of_what_google_says_is_that_of_the_error_handling() -> None:
+    assert refusals.table() in TROUBLE
 
 
 def test_the_table_of_roles_is_that_of_the_code() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
-from infra.cloud import CloudError, after, redescribe, rights, verify
+from infra.cloud import CloudError, after, redescribe, refusals, rights, verify
 from infra.cloud.apply import apply
 from infra.cloud.buckets import kept
 from infra.cloud.cloud import Cloud, look
@@ -119,6 +119,9 @@ COMMANDS: Mapping[str, tuple[Run, str]] = {
 }
 
 
+TABLES: Mapping[str, Callable[[], str]] = {"roles": rights.table, "claims": refusals.table}
+
+
 def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
     """The exit status: 0, or 1 with the reason in one line on standard error."""
     parser = argparse.ArgumentParser(
@@ -139,9 +142,14 @@ def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os
     commands.add_parser(
         "roles", help="print who has which role on what, and why", description="Print the rights."
     )
+    commands.add_parser(
+        "claims",
+        help="print what Google says, what it means, and the sources",
+        description="Print the claims.",
+    )
     command = parser.parse_args(words).command
-    if command == "roles":
-        print(rights.table())
+    if command in TABLES:
+        print(TABLES[command]())
         return 0
     try:
         config = Config.read(environment)

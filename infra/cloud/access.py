@@ -1,8 +1,8 @@
-"""Who may do what: service accounts, and the rights that they have."""
+"""Who may do what: service accounts, the rights that they have, and functions that everybody may call."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from infra.cloud.cloud import Cloud
 from infra.cloud.config import Config
@@ -79,6 +79,41 @@ class Grant(Resource):
         return [policy_command("remove", self.target, self.name, f"--member={self.member}", self.region)]
 
 
+UNCHECKED = "run.googleapis.com/invoker-iam-disabled"  # command_lib/run of gcloud 528 and 578
+
+
+@dataclass(frozen=True, kw_only=True)
+class Door(Resource):
+    """A function that checks its callers itself: Google's own check, for roles/run.invoker, is off.
+
+    Google recommends it over a right of allUsers (cloud.google.com/run/docs/authenticating/public), which is
+    refused in every organization made since 2024-05-03, unless somebody has allowed it.
+    """
+
+    kind: ClassVar[str] = "callers of"
+    region: str
+
+    def wanted(self, cloud: Cloud) -> Facts:
+        return {"checked by": "the function"}
+
+    def found(self, cloud: Cloud) -> Facts | None:
+        if (service := cloud.services.get(self.name)) is None:
+            return None
+        return {"checked by": "the function" if unchecked(service) else "Google"}
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        return [_door_command(self.name, self.region, "--no-invoker-iam-check")]
+
+
+def unchecked(service: Mapping[str, Any]) -> bool:
+    """Return whether Google lets every caller through to a service."""
+    return str(service["metadata"].get("annotations", {}).get(UNCHECKED, "")).lower() == "true"
+
+
+def _door_command(name: str, region: str, flag: str) -> Command:
+    return command("run", "services", "update", name, f"--region={region}", flag)
+
+
 def policy_command(verb: str, target: str, role: str, member: Word, region: str) -> Command:
     """Add or remove one binding."""
     kind, _, name = target.partition(" ")
@@ -91,21 +126,28 @@ def policy_command(verb: str, target: str, role: str, member: Word, region: str)
     return command(*SURFACES[kind], f"{verb}-iam-policy-binding", where, *words)
 
 
-def stale(config: Config, cloud: Cloud, wanted: Sequence[Grant]) -> tuple[list[Change], list[Change]]:
-    """The rights on what is ours that are not wanted: those of everybody, and those of our own accounts.
+def stale(config: Config, cloud: Cloud, declared: Sequence[Resource]) -> tuple[list[Change], list[Change]]:
+    """Return what takes away unwanted access to what is ours: that of everybody, and of our own accounts.
 
-    The first are taken away before all else; the others at the end, as what runs until then may need them.
+    The first goes before all else; the other at the end, as what runs until then may need it. So does a right
+    of everybody to call a function whose door is open: versions before had it in place of the door.
     """
     ours = {f"serviceAccount:{config.account(name)}" for name in ACCOUNTS}
-    keep = {(each.target, each.name, each.member) for each in wanted}
+    keep = {(each.target, each.name, each.member) for each in declared if isinstance(each, Grant)}
+    doors = {f"function {each.name}" for each in declared if isinstance(each, Door)}
     public, own = [], []
+    for name, service in sorted(cloud.services.items()):
+        if name.startswith("dropcap-") and f"function {name}" not in doors and unchecked(service):
+            shut = _door_command(name, config.region, "--invoker-iam-check")
+            title, now = f"{Door.kind} {name}", "checked by the function"
+            public.append(Change(title, now, "checked by Google", "a door that is to be shut", (shut,)))
     for target, bindings in sorted(cloud.policies.items()):
         for role, member in bindings:
             if (target, role, member) in keep:
                 continue
             remove = policy_command("remove", target, role, f"--member={member}", config.region)
             title = _title(role, member, target)
-            if member in ours:
+            if member in ours or (member in EVERYBODY and target in doors):
                 own.append(Change(title, "granted", ABSENT, "no longer needed", (remove,)))
             elif member in EVERYBODY and not target.startswith("project "):
                 public.append(Change(title, "granted", ABSENT, "a door that is to be shut", (remove,)))

@@ -48,7 +48,10 @@ def _groups(planned: Sequence[Change]) -> Iterator[list[Change]]:
 def _do(console: Console, gcloud: Gcloud, change: Change) -> None:
     begun = time.monotonic()
     for command in change.commands:
-        gcloud.do(command, lambda what: console.print(f"  {change.what} waits for {what}", markup=False))
+        gcloud.do(
+            command,
+            lambda what: console.print(f"  {change.what} waits for {what}", soft_wrap=True, markup=False),
+        )
     console.print(
         f"{time.monotonic() - begun:6.1f} s  {change.what}: {change.then}", soft_wrap=True, markup=False
     )

@@ -9,6 +9,7 @@ from typing import Any
 from infra.cloud import CloudError
 from infra.cloud.config import Config
 from infra.cloud.gcloud import Gcloud
+from infra.cloud.tools import Tools
 
 AT_ONCE = 8
 Binding = tuple[str, str]  # role, member
@@ -19,6 +20,7 @@ class Cloud:
     """What `look` found, as gcloud gives it, by name; empty where an API is off or nothing is there."""
 
     gcloud: Gcloud
+    tools: Tools = field(default_factory=Tools)
     number: str = ""
     created: str = ""  # when the project was, ISO 8601
     apis: frozenset[str] = frozenset()
@@ -60,10 +62,12 @@ def look(config: Config, gcloud: Gcloud) -> Cloud:
     """All that is there of a deployment. Raises CloudError."""
     cloud = Cloud(gcloud)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        project, apis = pool.map(
+        version, project, apis = pool.map(
             lambda words: gcloud.read(*words),
-            (("projects", "describe", config.project), ("services", "list", "--enabled")),
+            (("version",), ("projects", "describe", config.project), ("services", "list", "--enabled")),
         )
+        cloud.tools = Tools.read(version)
+        cloud.tools.check(config)
         cloud.number, cloud.created = str(project["projectNumber"]), str(project.get("createTime", ""))
         cloud.apis = frozenset(api["config"]["name"] for api in apis or ())
         _together(pool, [task for api, task in _first(config, cloud) if api in cloud.apis])
@@ -118,14 +122,19 @@ def _first(config: Config, cloud: Cloud) -> Iterable[Task]:
     )
     yield _api("cloudtasks"), named(cloud.queues, _last, "tasks", "queues", "list", f"--location={region}")
     yield _api("logging"), named(cloud.metrics, _plain, "logging", "metrics", "list")
-    policies = ("alpha", "monitoring", "policies", "list")
     yield (
         _api("monitoring"),
-        named(cloud.alerts, lambda each: each.get("userLabels", {}).get("dropcap", ""), *policies),
+        named(
+            cloud.alerts,
+            lambda each: each.get("userLabels", {}).get("dropcap", ""),
+            *cloud.tools.policies,
+            "list",
+        ),
     )
     yield _api("monitoring"), named(cloud.dashboards, _last, "monitoring", "dashboards", "list")
-    channels = ("beta", "monitoring", "channels", "list")
-    yield _api("monitoring"), lambda: cloud.channels.extend(read(*channels) or ())
+    if config.alert_email:
+        channels = ("beta", "monitoring", "channels", "list")
+        yield _api("monitoring"), lambda: cloud.channels.extend(read(*channels) or ())
     if config.budget:
         yield _api("billingbudgets"), lambda: _budgets(config, cloud)
     project, _, name = config.instance

@@ -152,7 +152,8 @@ class Function(Resource):
         kept = ("name", "namespace", "labels", "annotations")
         service["metadata"] = {name: value for name, value in service["metadata"].items() if name in kept}
         template = service["spec"]["template"]
-        template["metadata"]["name"] = f"{self.name}-{self.revision(cloud)}-env"
+        suffix = f"{self.revision(cloud)}-env"
+        template["metadata"]["name"] = f"{self.name}-{suffix}"
         template["metadata"]["annotations"][ANNOTATIONS["Cloud SQL"]] = self.sql
         secrets = {name: (each.name, str(each.version(cloud))) for name, each in self._secrets().items()}
         template["spec"]["containers"][0]["env"] = [
@@ -162,9 +163,10 @@ class Function(Resource):
                 for name, (secret, version) in secrets.items()
             ),
         ]
-        return command(
+        replaced = command(
             "run", "services", "replace", f"--region={self.region}", file=("", json.dumps(service, indent=2))
         )
+        return replace(replaced, again=self._again(suffix))
 
     def _deploy(self, cloud: Cloud, *flags: str) -> Command:
         return self._command(
@@ -181,7 +183,8 @@ class Function(Resource):
 
     def _command(self, cloud: Cloud, *words: str) -> Command:
         secrets = ",".join(f"{name}={self._secret(each, cloud)}" for name, each in self._secrets().items())
-        return command(
+        suffix = self.revision(cloud)
+        made = command(
             *words,
             f"--region={self.region}",
             f"--service-account={self.account}",
@@ -196,12 +199,18 @@ class Function(Resource):
             f"--set-secrets={secrets}" if secrets else "--clear-secrets",
             f"--set-cloudsql-instances={self.sql}" if self.sql else "--clear-cloudsql-instances",
             f"--update-labels=dropcap-source={self.source.digest},dropcap-commit={self.source.commit}",
-            f"--revision-suffix={self.revision(cloud)}",
+            f"--revision-suffix={suffix}",
             file=(
                 "--env-vars-file",
                 json.dumps(dict(self.variables), indent=2),
             ),  # JSON is YAML, and quotes all
         )
+        return replace(made, again=self._again(suffix))
+
+    def _again(self, suffix: str) -> tuple[str, ...]:
+        """Return the words that make another revision of what the service is already to be."""
+        region = f"--region={self.region}"
+        return ("run", "services", "update", self.name, region, f"--revision-suffix={suffix}")
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
         return [command("run", "services", "delete", self.name, f"--region={self.region}")]

@@ -15,7 +15,7 @@ from infra.cloud import CloudError, refusals
 from infra.cloud.config import SECRETS
 from infra.cloud.source import ROOT
 
-PAUSE_S = 10.0
+PAUSE_S = (1.0, 30.0)  # before a second try, and the longest before a later one: each doubles the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,16 @@ class Command:
 
     `secret` is the environment variable whose value goes in by standard input: no command line, no output
     and no file ever has it.
+
+    `again` are the words of a second try after a first one that left a failed revision, whose name, the last
+    of these words, gets a number: the image is built, and the service has all that the first try set.
     """
 
     words: tuple[Word, ...]
     file: tuple[str, str] | None = None
     secret: str = ""
     last: str = ""
+    again: tuple[str, ...] = ()
 
     def shell(self) -> str:
         """As it can be read, and run by a shell that has the secrets in its environment."""
@@ -81,7 +85,7 @@ class Gcloud:
             "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
         }
         self._known: dict[tuple[str, ...], str] = {}  # what late words turned out to be
-        self._patience_s = float(environment.get("PATIENCE_S", "300"))
+        self._patience_s = environment.get("PATIENCE_S", "")
 
     def read(self, *words: str) -> Any:
         """What a reading command answers, from its JSON; None where it says nothing. Raises CloudError."""
@@ -108,10 +112,10 @@ class Gcloud:
     def do(self, command: Command, waiting: Callable[[str], None] = lambda _: None) -> str:
         """Run a command that changes something, and return what it prints. Raises CloudError.
 
-        What passes by itself is tried again for five minutes: a new account, right or API is not known
-        everywhere at once. `waiting` hears what is waited for.
+        What passes by itself is tried again, for as long as claims.toml says: a new account, right or API is
+        not known everywhere at once. `waiting` hears what is waited for, once for each reason.
         """
-        ends = time.monotonic() + self._patience_s
+        begun, pause, tries, told = time.monotonic(), PAUSE_S[0], 0, ""
         words = [word if isinstance(word, str) else self._word(word) for word in command.words]
         with tempfile.TemporaryDirectory(prefix="dropcap-") as folder:
             if command.file:
@@ -123,10 +127,17 @@ class Gcloud:
                 try:
                     return self._run(words, self._secrets[command.secret] if command.secret else None)
                 except refusals.Passing as passing:
-                    if time.monotonic() + PAUSE_S > ends:
+                    claim = passing.claim
+                    patience_s = float(self._patience_s or 60 * claim.minutes)
+                    if time.monotonic() - begun + pause > patience_s:
                         raise CloudError(str(passing)) from passing
-                    waiting(passing.waits_for)
-                    time.sleep(PAUSE_S)
+                    if told != claim.until:
+                        waiting(f"{claim.until} ({claim.minutes} minutes at most)")
+                    told, tries = claim.until, tries + 1
+                    if claim.leaves_revision and command.again:
+                        words = [*command.again[:-1], f"{command.again[-1]}-r{tries}"]
+                    time.sleep(pause)
+                    pause = min(2 * pause, PAUSE_S[1])
 
     def _word(self, late: Late) -> str:
         if late.words not in self._known:

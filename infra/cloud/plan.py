@@ -47,9 +47,8 @@ def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
     _check_safety(config, cloud)
     gallery.check(config, cloud)
     declared = resources(config, cloud, source)
-    granted = [each for each in declared if isinstance(each, Grant)]
     wanted = [each.difference(cloud) for each in declared]
-    public, own = stale(config, cloud, granted)
+    public, own = stale(config, cloud, declared)
     return [*public, *(each for each in wanted if each), *own, *_unwanted(config, cloud, source, declared)]
 
 

@@ -1,7 +1,14 @@
-"""What gcloud refuses, as one line that says what is wrong and what to do about it."""
+"""What gcloud refuses, as one line that says what is wrong and what to do about it.
+
+What Google and gcloud say, and what it means, stands in claims.toml.
+"""
 
 import re
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
 
 from infra.cloud import CloudError
 
@@ -37,93 +44,106 @@ SURFACES = {
     "sql": "cloudsql",
     "tasks": "cloudtasks",
 }
-DENIED = re.compile(
-    r"PERMISSION_DENIED|permission denied|does not have (permission|\S+ access)|Required '?\S+'? permission"
-    r"|Permission '?\S+'? denied|HTTPError 403|status=\[?403|Forbidden",
-    re.IGNORECASE,
-)
 PERMISSION = re.compile(r"\b(?!www\.|storage\.objectUser)([a-z]+(?:\.[a-zA-Z]+){2})\b(?!\.com|\.)")
-UNREACHABLE = r"ProxyError|ConnectionError|Max retries exceeded|[Nn]ame resolution|timed out"
-# What passes by itself, soon after something was made or enabled, and what is then waited for.
-PASSING = (
-    (r"Eventarc Service Agent", "Eventarc's own account to get its rights"),
-    (r"SERVICE_DISABLED|has not been used in project|it is disabled", "the API to be known everywhere"),
-    (r"[Ss]ervice account \S+ does not exist", "the new account to be known everywhere"),
-    (r"concurrent policy changes|status=\[?409\]?.*etag", "another change of the same rights to end"),
-    (r"Cannot find metric that matches", "the new metrics to be known"),
-    (UNREACHABLE, "the network"),
-    (r"RATE_LIMIT_EXCEEDED|rateLimitExceeded|Too Many Requests|per minute", "a limit of calls a minute"),
-    (r"currently unavailable|HTTPError 503|\bUNAVAILABLE\b", "Google to answer"),
-    (
-        r"does not have storage\.objects\.get access|artifactregistry\.\w+\.\w+.*denied.*build",
-        "the new rights",
-    ),
-)
-BILLING_OFF = r"[Bb]illing (account|must be enabled)|BILLING_DISABLED|PROJECT_BILLING|billing to be enabled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One message of Google's or gcloud's; claims.toml says what each field is."""
+
+    name: str
+    example: str
+    meaning: str
+    source: str
+    date: date
+    says: str = ""
+    on: str = ""
+    status: int = 0
+    code: str = ""
+    reason: str = ""
+    remedy: str = ""
+    until: str = ""
+    minutes: int = 5
+    leaves_revision: bool = False
+    pattern: re.Pattern[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pattern", re.compile(self.says or re.escape(self.example)))
+
+    def found(self, words: Sequence[str], said: str) -> re.Match[str] | None:
+        """Return where this message stands in what gcloud said to these words."""
+        return self.pattern.search(said) if re.match(self.on, " ".join(words)) else None
+
+
+def _read() -> tuple[Claim, ...]:
+    tables: Mapping[str, Mapping[str, object]] = tomllib.loads(
+        Path(__file__).with_name("claims.toml").read_text()
+    )
+    return tuple(Claim(name=name, **table) for name, table in tables.items())  # type: ignore[arg-type]
+
+
+CLAIMS = _read()
 
 
 class Passing(CloudError):
-    """A refusal that passes by itself; `waits_for` says what is waited for."""
+    """A refusal that passes by itself; `claim` says what is waited for, and for how long at most."""
 
-    def __init__(self, line: str, waits_for: str) -> None:
+    def __init__(self, line: str, claim: Claim) -> None:
         super().__init__(line)
-        self.waits_for = waits_for
+        self.claim = claim
 
 
 def refusal(words: Sequence[str], said: str, project: str, account: Callable[[], str]) -> CloudError:
-    """The error for what gcloud `said` on standard error to `words`; `account` says who is signed in."""
+    """Return the error for what gcloud `said` on standard error; `account` says who is signed in."""
     line = _last_line(said)
     command = "gcloud " + " ".join(word for word in words[:4] if not word.startswith("-"))
-    if re.search(
-        r"do not currently have an active account|gcloud auth login|UNAUTHENTICATED|invalid authentication",
-        said,
-    ):
-        return CloudError("Nobody is signed in to gcloud, or no longer: gcloud auth login")
-    if re.search(r"not currently have this command group installed|alpha|beta", line) and "component" in said:
-        return CloudError("gcloud lacks a component that this needs: gcloud components install alpha beta")
-    if re.search(r"unrecognized arguments|Invalid choice", said):
-        return CloudError(f"This gcloud is too old for `{command}`: gcloud components update ({line})")
-    if words[:2] == ["projects", "describe"] and re.search(r"not found|permission|403|404", said):
+    for claim in CLAIMS:
+        if not (match := claim.found(words, said)):
+            continue
+        if claim.meaning == "wait":
+            return Passing(f"`{command}` was refused: {line} It passes: run the same again.", claim)
+        if claim.meaning == "permission":
+            return _denied(words, said, project, account())
+        found = match[1] if match.re.groups else ""
+        name = words[3] if len(words) > 3 else ""
         return CloudError(
-            f"There is no project {project}, or your account can't see it: gcloud projects list shows "
-            f"what it sees, gcloud projects create {project} makes it."
-        )
-    if re.search(BILLING_OFF, said) and not words[0].startswith("billing"):
-        return CloudError(
-            f"The project {project} has no billing account, which Cloud Run needs: "
-            f"gcloud billing projects link {project} --billing-account=ACCOUNT (gcloud billing accounts list)"
-        )
-    for pattern, waits_for in PASSING:
-        if re.search(pattern, said):
-            return Passing(f"`{command}` was refused: {line} It passes: run the same again.", waits_for)
-    if constraint := re.search(r"constraints/[\w.-]+", said):
-        return CloudError(f"A policy of your organization, {constraint[0]}, forbids `{command}`: {line}")
-    if re.search(r"RESOURCE_EXHAUSTED|[Qq]uota", said):
-        return CloudError(
-            f"A quota is used up at `{command}`: {line} "
-            f"https://console.cloud.google.com/iam-admin/quotas?project={project} raises it."
-        )
-    if DENIED.search(said):
-        return _denied(words, said, project, account())
-    if words[:3] == ["storage", "buckets", "create"] and re.search(
-        r"409|already (exists|own)|not available", said
-    ):
-        return CloudError(
-            f"The name of {words[3]} is taken by somebody else: bucket names are the whole world's. "
-            "Choose your own by UPLOADS_BUCKET, PICTURES_BUCKET, QUARANTINE_BUCKET or ARCHIVE_BUCKET."
+            claim.remedy.format(command=command, project=project, line=line, found=found, name=name)
         )
     return CloudError(f"`{command}` failed: {line}")
 
 
+def table() -> str:
+    """Return the claims as Markdown: what is said, what Dropcap does, and the source with its date."""
+    rows = ["| Google or gcloud says | Dropcap | source |", "|---|---|---|"]
+    for claim in CLAIMS:
+        if claim.meaning == "wait":
+            does = f"waits for {claim.until}, {claim.minutes} minutes at most"
+        elif claim.meaning == "permission":
+            does = "names the role that your account lacks, and the command that grants it"
+        else:
+            does = f"`` {_varying(claim.remedy)} ``"
+        rows.append(f"| `` {_varying(claim.example)} `` | {does} | {claim.source} ({claim.date}) |")
+    return "\n".join(rows)
+
+
+def _varying(text: str) -> str:
+    return re.sub(r"\{\w+\}", "…", text)
+
+
 def role_of(permission: str) -> str:
-    """The role to grant for a permission, or for the API that it begins with."""
-    fitting = [beginning for beginning in ROLES if f"{permission}.".startswith(f"{beginning}.")]
+    """Return the role to grant for a permission, or for the API that it begins with.
+
+    Google writes iam.serviceAccounts.actAs in lower case, too, so case does not count.
+    """
+    wanted = f"{permission}.".lower()
+    fitting = [beginning for beginning in ROLES if wanted.startswith(f"{beginning}.".lower())]
     return ROLES[max(fitting, key=len)] if fitting else "roles/owner"
 
 
 def _denied(words: Sequence[str], said: str, project: str, account: str) -> CloudError:
     surface = next(word for word in words if word not in ("alpha", "beta"))
-    named = [each for each in PERMISSION.findall(said) if each.partition(".")[0] in {*map(_api, ROLES)}]
+    google = re.sub(r"\(gcloud[\w.-]*\)", "", said)  # what stands before Google's words is no permission
+    named = [each for each in PERMISSION.findall(google) if each.partition(".")[0] in {*map(_api, ROLES)}]
     permission = named[0] if named else ""
     role = role_of(permission or SURFACES.get(surface, surface))
     kind = "serviceAccount" if account.endswith(".gserviceaccount.com") else "user"
@@ -146,7 +166,7 @@ def _api(beginning: str) -> str:
 
 
 def _last_line(said: str) -> str:
-    """The reason in one line: Google's own message, else what gcloud said from its last ERROR on."""
+    """Return the reason in one line: Google's own message, else what gcloud said from its last ERROR on."""
     if messages := re.findall(r'"message": "((?:[^"\\]|\\.)+)"', said):
         return str(messages[0])[:500]
     _, error, line = said.rpartition("ERROR: ")

@@ -10,7 +10,7 @@ from infra.cloud.config import FUNCTION_TIMEOUT_S, QUEUE, Config
 from infra.cloud.events import Queue, Schedule, Subscription, Trigger
 from infra.cloud.functions import Function
 from infra.cloud.resource import Resource
-from infra.cloud.rights import FUNCTIONS, SMALL, WHY_ACCOUNT, functions_of, grants, secrets_of
+from infra.cloud.rights import FUNCTIONS, SMALL, WHY_ACCOUNT, doors, functions_of, grants, secrets_of
 from infra.cloud.secrets import Secret
 from infra.cloud.source import Source
 from infra.cloud.watched import Alert, Apis, Budget, Channel, Dashboard, Metric
@@ -27,6 +27,7 @@ def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
     accounts = [name for name in ACCOUNTS if name in functions or name not in FUNCTIONS]
     return [
         _apis(config),
+        *_metrics(config),  # an alert may have to wait ten minutes for them: these pass meanwhile
         *(Account(name=config.account(name), why=WHY_ACCOUNT[name]) for name in accounts),
         *_buckets(config),
         *secrets.values(),
@@ -46,6 +47,7 @@ def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
         *(grant for grant in grants(config, cloud) if not grant.target.startswith("function ")),
         *(_function(config, name, source, secrets) for name in functions),
         *(grant for grant in grants(config, cloud) if grant.target.startswith("function ")),
+        *doors(config, cloud),
         *_calls(config, cloud),
         *_watched(config),
     ]
@@ -217,16 +219,19 @@ def _calls(config: Config, cloud: Cloud) -> Sequence[Resource]:
     ]
 
 
+def _metrics(config: Config) -> list[Metric]:
+    return [
+        Metric(name=name, why=each.get("description", ""), wanted_json=each)
+        for name, each in monitoring.metrics(monitoring.Values(config.project, config.region)).items()
+    ]
+
+
 def _watched(config: Config) -> list[Resource]:
     values = monitoring.Values(config.project, config.region)
     address = config.alert_email
     made: list[Resource] = []
     if address:
         made.append(Channel(name=address, why="alerts are sent there"))
-    made += [
-        Metric(name=name, why=each.get("description", ""), wanted_json=each)
-        for name, each in monitoring.metrics(values).items()
-    ]
     for name, each in monitoring.alerts(values).items():
         policy = {key: value for key, value in each.items() if key != "notificationChannels"}
         made.append(Alert(name=name, why=each["displayName"], wanted_json=policy, address=address))

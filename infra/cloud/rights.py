@@ -1,6 +1,6 @@
 """Every right that a deployment gives, to whom, on what and why: the least that works."""
 
-from infra.cloud.access import EVERYBODY, Grant, short
+from infra.cloud.access import Door, Grant, short
 from infra.cloud.cloud import Cloud
 from infra.cloud.config import NO_SECRET, SECRETS, Config
 from infra.cloud.gcloud import Gcloud
@@ -126,19 +126,16 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
             "calls it every ten minutes, and make redescribe's tasks do",
         )
     )
-    if config.settings.auth == "token":
-        made += [
-            Grant(
-                name="roles/run.invoker",
-                member=EVERYBODY[0],
-                target=f"function dropcap-{name}",
-                region=config.region,
-                why="AUTH=token: the function itself checks the caller's ID token",
-            )
-            for name in ("analyze", *SMALL)
-            if name in functions
-        ]
     return made
+
+
+def doors(config: Config, cloud: Cloud) -> list[Door]:
+    """Return the functions that everybody may call, as they check the caller's ID token themselves."""
+    if config.settings.auth != "token":
+        return []
+    why = "AUTH=token: it checks the caller's ID token"
+    named = [name for name in functions_of(config, cloud) if name in ("analyze", *SMALL)]
+    return [Door(name=f"dropcap-{name}", why=why, region=config.region) for name in named]
 
 
 def secret(variable: str, config: Config) -> Secret:

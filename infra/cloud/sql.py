@@ -1,6 +1,7 @@
 """Cloud SQL, where it is asked for: functions sign in as themselves, by IAM, and no password exists."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -141,7 +142,8 @@ class User(Resource):
 class Grants(Resource):
     """What only PostgreSQL's own administrator can grant, by an import of a few lines.
 
-    That it is done, a label of the instance says. The lines lie in the quarantine bucket while it lasts.
+    The lines lie in the quarantine bucket while it lasts, and a label of the bucket says that it is done, for
+    which users and on which instance: gcloud can label an instance in its beta alone.
     """
 
     kind: ClassVar[str] = "database rights"
@@ -158,22 +160,19 @@ class Grants(Resource):
         return {"of the functions": self._digest}
 
     def found(self, cloud: Cloud) -> Facts | None:
-        labels = (cloud.instance or {}).get("settings", {}).get("userLabels", {})
-        return {"of the functions": labels["dropcap-grants"]} if "dropcap-grants" in labels else None
+        labels = cloud.buckets.get(self.bucket, {}).get("labels", {})
+        digest, _, made = labels.get("dropcap-grants", "").partition("-")
+        created = re.sub(r"\D", "", (cloud.instance or {}).get("createTime", "").partition(".")[0])
+        return {"of the functions": digest} if made and made == created else None
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
         where = f"--project={self.project}"
         file = f"gs://{self.bucket}/dropcap-grants.sql"
-        describe = (
-            "sql",
-            "instances",
-            "describe",
-            self.instance,
-            where,
-            "--format=value(serviceAccountEmailAddress)",
-        )
-        mark = f"dropcap-grants={self._digest}"
-        reader = (Late(describe, "--member=serviceAccount:"), "--role=roles/storage.objectViewer")
+        describe = ("sql", "instances", "describe", self.instance, where)
+        account = (*describe, "--format=value(serviceAccountEmailAddress)")
+        created = (*describe, "--format=value(createTime.date('%Y%m%d%H%M%S', tz='UTC'))")
+        mark = Late(created, f"--update-labels=dropcap-grants={self._digest}-")
+        reader = (Late(account, "--member=serviceAccount:"), "--role=roles/storage.objectViewer")
         policy = ("storage", "buckets")
         return [
             Command(("storage", "cp"), file=("", grants(self.users)), last=file),
@@ -190,7 +189,7 @@ class Grants(Resource):
             ),
             command(*policy, "remove-iam-policy-binding", f"gs://{self.bucket}", *reader),
             command("storage", "rm", file),
-            command("beta", "sql", "instances", "patch", self.instance, where, f"--update-labels={mark}"),
+            command(*policy, "update", f"gs://{self.bucket}", mark),
         ]
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:

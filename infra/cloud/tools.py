@@ -1,0 +1,55 @@
+"""Which gcloud this is: what a deployment needs of it is checked before anything is made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from infra.cloud import CloudError
+from infra.cloud.config import Config
+
+# By gcloud's release notes: `run deploy --source` got --function, --base-image and --build-service-account on
+# 2025-02-19, and `monitoring policies` left alpha on 2025-12-09. `monitoring channels` is still in beta in
+# 578.0.0 (2026-07-28), and is used with ALERT_EMAIL alone.
+OLDEST = (511, 0, 0)
+POLICIES = (549, 0, 0)
+NEWEST = (
+    "gcloud components update, or, where apt installed it, "
+    "sudo apt-get install --only-upgrade google-cloud-cli"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """gcloud's version, and its components where it can tell them: one from a distribution can't."""
+
+    version: tuple[int, ...] = POLICIES
+    components: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(cls, answer: Mapping[str, str]) -> "Tools":
+        """Return what `gcloud version --format=json` answers."""
+        numbers = answer.get("Google Cloud SDK", "0").split(".")
+        return cls(tuple(int(number) for number in numbers if number.isdigit()), frozenset(answer))
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The words before what is done with alerts."""
+        return ("monitoring", "policies") if self.version >= POLICIES else ("alpha", "monitoring", "policies")
+
+    def check(self, config: Config) -> None:
+        """Raise CloudError where this gcloud can't do all that a deployment asks of it."""
+        version = ".".join(map(str, self.version))
+        if self.version < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            raise CloudError(f"gcloud {version} is too old: it must be {oldest} or newer. {NEWEST}")
+        if self._lacks("alpha") and self.version < POLICIES:
+            raise CloudError(
+                f"gcloud {version} has alerts in its component alpha, which is not installed. {NEWEST}"
+            )
+        if self._lacks("beta") and config.alert_email:
+            raise CloudError(
+                "ALERT_EMAIL needs gcloud's component beta, which is not installed: "
+                "gcloud components install beta, or leave ALERT_EMAIL out."
+            )
+
+    def _lacks(self, component: str) -> bool:
+        return "core" in self.components and component not in self.components

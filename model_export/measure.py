@@ -16,7 +16,7 @@ from unittest import mock
 
 import functions_framework  # noqa: F401  this and the next two: what the function has in memory beside BLIP
 import google.cloud.storage
-import google.generativeai  # noqa: F401
+import google.genai  # noqa: F401
 import numpy as np
 import onnxruntime as ort
 import psutil

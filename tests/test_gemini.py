@@ -300,11 +300,29 @@ def test_only_the_package_in_use_is_loaded(settings: dict[str, Any]) -> None:
     assert other not in found
 
 
+def test_google_genai_is_the_default(stand_in: GeminiStandIn) -> None:
+    assert "google.genai" in loaded({"gemini_endpoint": stand_in.url, "gemini_api_key": "key"})
+
+
+def test_the_log_says_once_that_google_generativeai_has_no_support(
+    settings: dict[str, Any],
+) -> None:
+    again = f"Describer(Settings(**{settings!r})).describe(file.getvalue())"
+    lines = after_a_picture(settings, again).splitlines()
+    if settings["gemini_sdk"] == "google-genai":
+        assert lines == []
+    else:
+        [line] = map(json.loads, lines)
+        assert line["severity"] == "WARNING"
+        assert "support ended on 2025-11-30" in line["message"]
+
+
 def test_google_generativeai_speaks_rest_and_opens_no_grpc_channel(stand_in: GeminiStandIn) -> None:
-    settings = {"gemini_endpoint": stand_in.url, "gemini_api_key": "key"}
+    settings = {"gemini_endpoint": stand_in.url, "gemini_api_key": "key", "gemini_sdk": "google-generativeai"}
     channels = "print(sum(isinstance(one, grpc.Channel) for one in gc.get_objects()))"
     opened = "channel = grpc.insecure_channel('localhost:1')"
-    assert after_a_picture(settings, f"import grpc; {channels}; {opened}; {channels}") == "0\n1\n"
+    said = after_a_picture(settings, f"import grpc; {channels}; {opened}; {channels}")
+    assert said.splitlines()[1:] == ["0", "1"]  # after the line about its support
 
 
 def test_a_package_that_is_missing_is_told(settings: dict[str, Any]) -> None:

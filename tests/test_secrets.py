@@ -34,7 +34,10 @@ NOWHERE = "127.0.0.1:9"
 FAULTS: dict[str, tuple[dict[str, str], tuple[int, int]]] = {
     "nothing": ({}, (200, 200)),
     "Gemini quotes the key": ({"GEMINI_MODEL": "fault-suspended"}, (200, 200)),
-    "and so to google-genai": ({"GEMINI_MODEL": "fault-suspended", "GEMINI_SDK": "google-genai"}, (200, 200)),
+    "and so to google-generativeai": (
+        {"GEMINI_MODEL": "fault-suspended", "GEMINI_SDK": "google-generativeai"},
+        (200, 200),
+    ),
     "no Gemini": ({"GEMINI_ENDPOINT": f"http://{NOWHERE}", "GEMINI_ATTEMPTS": "1"}, (200, 200)),
     "no database": ({"DATABASE_URL": "postgresql://ana:{password}@" + NOWHERE + "/x"}, (500, 503)),
     "a wrong password": ({"DATABASE_URL": "{database}", "PASSWORD": "not-{password}"}, (500, 503)),

@@ -2,9 +2,9 @@
 
     Describer.describe(jpeg) ─▶ Description, or raises Unavailable: BLIP's caption then stands alone
 
-google-generativeai is the default, over REST: its gRPC channel costs 18 MB more. Its support ended on
-2025-11-30, so google-genai is one setting away. Each has an adapter, which is a module of its own: only the
-package in use is imported, and only when there is a key and a picture.
+GEMINI_SDK selects google-genai, the default, or google-generativeai, whose support ended on 2025-11-30. Each
+has an adapter, which is a module of its own: only the package in use is imported, and only when there is a
+key and a picture. docs/gemini.md has the memory and seconds of each.
 
 A failed attempt, or an invalid answer (response.Unfit), is retried within the limits of attempts, time and
 money. What still fails is deferred (later.py).

@@ -1,4 +1,4 @@
-"""Gemini over google-generativeai 0.8.6: the last release, so its private names can't change any more."""
+"""Gemini over google-generativeai 0.8.6, the last release, over REST: its gRPC channel costs 18 MB more."""
 
 import warnings
 from typing import Any
@@ -8,16 +8,20 @@ from google.api_core.exceptions import GoogleAPICallError
 from google.protobuf import json_format
 from urllib3.exceptions import NewConnectionError
 
-from dropcap import gemini, meter, prompt
+from dropcap import gemini, logs, meter, prompt
 from dropcap.response import Answer, Unavailable
 from dropcap.settings import Settings
 
-with warnings.catch_warnings():  # it warns at import that its support has ended: we know
+with warnings.catch_warnings():  # it warns at import that its support has ended, in eight lines: ENDED is one
     warnings.simplefilter("ignore", FutureWarning)
-    from google.generativeai.client import _ClientManager
+    from google.ai.generativelanguage import GenerativeServiceClient
     from google.generativeai.generative_models import GenerativeModel
     from google.generativeai.types import RequestOptions
 
+ENDED = (
+    "GEMINI_SDK=google-generativeai selects a package whose support ended on 2025-11-30: "
+    "unset GEMINI_SDK to use google-genai."
+)
 
 # Finish reasons that this package does not know, and returns as numbers: google-ai-generativelanguage
 # 0.12.1 (2026), generative_service.py. Of these, IMAGE_PROHIBITED_CONTENT is a verdict.
@@ -39,6 +43,7 @@ class Adapter:
     """A gemini.Sdk."""
 
     def __init__(self, settings: Settings, key: str) -> None:
+        logs.once("WARNING", ENDED)
         self._timeout = settings.gemini_timeout_s
         self._model = GenerativeModel(
             settings.gemini_model,
@@ -49,15 +54,14 @@ class Adapter:
                 "response_schema": prompt.schema(settings),
             },
         )
-        # genai.configure would set key and address for the whole process, whoever asks next.
-        manager: Any = _ClientManager()
         endpoint = settings.gemini_endpoint.rstrip("/")
-        manager.configure(
-            api_key=key, transport="rest", client_options={"api_endpoint": endpoint} if endpoint else None
-        )
-        client = self._model._client = manager.get_default_client("generative")
-        # After 401 google-auth refreshes credentials and asks again, twice. A key can't be refreshed.
+        options = {"api_key": key} | ({"api_endpoint": endpoint} if endpoint else {})
+        # The two private names of this module, in packages that have no later release. The public
+        # genai.configure sets key and address for the whole process, whoever asks next. And after 401
+        # google-auth refreshes credentials and asks again, twice: a key can't be refreshed.
+        client: Any = GenerativeServiceClient(client_options=options, transport="rest")
         client.transport._session._max_refresh_attempts = 0
+        self._model._client = client
 
     def ask(self, jpeg: bytes, request: str) -> Answer:
         response = self._model.generate_content(

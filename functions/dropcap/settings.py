@@ -349,9 +349,9 @@ class Settings:
     )
     gemini_model: str = _setting("gemini-3.5-flash-lite", "Gemini model", "text", _text)
     gemini_sdk: str = _setting(
-        "google-generativeai",
+        "google-genai",
         "Python package that talks to Gemini",
-        *_one_of("google-generativeai", "google-genai"),
+        *_one_of("google-genai", "google-generativeai"),
     )
     gemini_endpoint: str = _setting("", "other address of the Gemini API", *_url("http", "https"))
     gemini_timeout_s: float = _setting(

@@ -169,6 +169,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
     made = Copy(tmp_path)
     monkeypatch.setattr(captioner, "ROOT", made.root)
     monkeypatch.setattr(captioner, "MODEL_FOLDER", made.model)
+    monkeypatch.setenv("MAKEFLAGS", "")  # make may run the tests
     return made
 
 
@@ -267,7 +268,7 @@ def test_make_run_hands_on_a_model_that_is_named_on_its_command_line_and_no_othe
     def recipe(*words: str, **variables: str) -> str:
         command = ["make", "--dry-run", "--old-file=.venv/installed", "run", *words]
         return subprocess.run(
-            command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=True
+            command, cwd=ROOT, env=os.environ | {"MAKEFLAGS": ""} | variables, capture_output=True, text=True, check=True
         ).stdout
 
     assert "--model" not in recipe()

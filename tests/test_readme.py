@@ -20,6 +20,13 @@ def test_the_settings_that_it_shows_are_those_of_the_code() -> None:
         assert row in table()
 
 
+def test_the_quick_start_is_the_real_model_and_a_photo_of_ones_own_and_then_the_samples() -> None:
+    start = README.partition("## Try it")[2].partition("\n## ")[0]
+    assert re.findall(r"^\$ (make \w+)", start, re.MULTILINE)[:2] == ["make model", "make run"]
+    after = start.partition("$ make run")[2]
+    assert 0 < after.index("your own") < after.index("`make run` alone") < after.index("samples")
+
+
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z]+)\b", README + SECURITY))))
 def test_every_make_target_exists(target: str) -> None:
     assert re.search(rf"^{target}:.*## ", MAKEFILE, re.MULTILINE)

@@ -268,7 +268,12 @@ def test_make_run_hands_on_a_model_that_is_named_on_its_command_line_and_no_othe
     def recipe(*words: str, **variables: str) -> str:
         command = ["make", "--dry-run", "--old-file=.venv/installed", "run", *words]
         return subprocess.run(
-            command, cwd=ROOT, env=os.environ | {"MAKEFLAGS": ""} | variables, capture_output=True, text=True, check=True
+            command,
+            cwd=ROOT,
+            env=os.environ | {"MAKEFLAGS": ""} | variables,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
 
     assert "--model" not in recipe()

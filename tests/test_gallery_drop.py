@@ -35,6 +35,7 @@ def test_a_picture_dropped_anywhere_shows_its_way_and_ends_as_a_card(visitor: Gu
     expect(cards(page)).to_have_count(1)
     caption = cards(page).locator(".caption").text_content() or ""
     assert caption
+    expect(page.locator("#demonstration")).to_contain_text("knows 60 drawn objects")  # the model that ships
     expect(upload.locator(".state")).to_have_text(caption)
     assert page.evaluate("window.kept")  # the page does not leave for the file
     assert objects(visitor) == []

@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from tests.axe import check_with_axe
 from tests.browser import Guest
-from tests.wall import captions, hang, numbered, reject
+from tests.wall import captions, demonstration, hang, numbered, reject
 
 Start = Callable[..., Guest]
 
@@ -101,7 +101,8 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(guest: Start) -> Non
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/picture/{id}", "/progress", "/?q=nothing", "/picture/{rejected}", "/nowhere"]
+    "path",
+    ["/", "/picture/{id}", "/progress", "/?q=nothing", "/picture/{rejected}", "/picture/{demo}", "/nowhere"],
 )
 def test_no_page_has_a_barrier_that_axe_knows_of(visitor: Guest, path: str) -> None:
     picture = {
@@ -111,10 +112,10 @@ def test_no_page_has_a_barrier_that_axe_knows_of(visitor: Guest, path: str) -> N
         "tags": ["cat"],
         "text": "MIAOW",
     }
-    [id, _] = hang(visitor, picture, {"caption": "a dog"})
+    [id, demo] = hang(visitor, picture, demonstration("a dog"))
     rejected = reject(visitor, "notes.pdf")
     visitor.expected.append("404")
-    path, _, query = path.format(id=id, rejected=rejected).partition("?")
+    path, _, query = path.format(id=id, rejected=rejected, demo=demo).partition("?")
     visitor.page.goto(visitor.address(path, **dict([query.split("=")] if query else [])))
     check_with_axe(visitor.page)
 

@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from playwright.sync_api import expect
 
 from tests.browser import Guest
-from tests.wall import MEMORY, captions, claim, hang, numbered, reject
+from tests.wall import MEMORY, captions, claim, demonstration, hang, numbered, reject
 
 Start = Callable[..., Guest]
 
@@ -154,6 +154,22 @@ COUNTED = """() => {
   window.copies = 0;
   navigator.clipboard.writeText = async text => { await write(text); window.copies += 1; };
 }"""
+
+
+def test_a_demonstration_says_that_it_is_one_beside_each_of_its_captions(visitor: Guest) -> None:
+    [_, id] = hang(visitor, {"caption": "a cat"}, demonstration("a dog"))
+    page = visitor.open()
+    expect(page.locator("#demonstration")).to_have_text("demonstration: make model helps")
+    expect(page.locator("#demonstration code")).to_have_text("make model")
+    expect(page.locator(".demo")).to_have_count(1)
+    expect(page.locator(f"#p-{id} .demo")).to_have_text("Demonstration caption")
+    page = visitor.open(f"/picture/{id}")
+    expect(page.locator("#demonstration")).to_be_visible()
+    expect(page.locator(".sheet")).to_contain_text("scenes 1, confidence \N{MINUS SIGN}0.25")
+    page.get_by_role("link", name="write your own").click()
+    page.get_by_label("Alt text").fill("A dog on a beach")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator(".snippet pre").first).to_have_text("A dog on a beach")
 
 
 def test_a_button_that_is_pressed_twice_has_its_own_words_again(guest: Start) -> None:

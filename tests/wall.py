@@ -6,6 +6,7 @@ import io
 import json
 import uuid
 from contextlib import closing
+from dataclasses import asdict
 from typing import Any
 
 from google.auth.credentials import AnonymousCredentials
@@ -13,6 +14,7 @@ from google.cloud.storage import Client
 from PIL import Image
 from playwright.sync_api import Page
 
+from dropcap.analysis import Source
 from dropcap.database import connect_inside
 from tests.browser import Guest
 
@@ -44,6 +46,16 @@ VALUES (CAST(:id AS uuid), 'dropcap-uploads', :name, 1, :user, 'done', 'unsuppor
 """
 
 
+def demonstration(caption: str) -> dict[str, Any]:
+    """A picture whose caption is a demonstration model's."""
+    texts = ["caption"]
+    blip = Source(
+        True, "scenes", "1", confidence=-0.25, demo=True, notice="demonstration: `make model` helps"
+    )
+    result = {"sources": {"blip": asdict(blip)}, "provenance": {"blip": {"texts": texts}}}
+    return {"caption": caption, "result": result}
+
+
 def hang(guest: Guest, *cards: dict[str, Any], published: bool = True) -> list[str]:
     """Put pictures on the guest's wall, the first one newest; their ids."""
     pictures = [_published(guest, side) for side in (600, 200)] if published else []
@@ -68,7 +80,7 @@ def hang(guest: Guest, *cards: dict[str, Any], published: bool = True) -> list[s
             "memory": MEMORY,
             "timings": dict.fromkeys(MEMORY, 0.5),
         }
-        rows.append(usual | {"result": result} | card)
+        rows.append(usual | card | {"result": result | card.get("result", {})})
     with closing(connect_inside(guest.site.database_url)) as connection:
         connection.run(INSERT, user=guest.user, rows=json.dumps(rows))
         connection.run(UPLOAD, user=guest.user)

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -87,7 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--resolution", type=int, default=0, help="px that it looks at; 0: the checkpoint's")
     export.add_argument("--fp32", action="store_true", help="keep fp32 (for tests; four times as large)")
-    export.add_argument("--check", type=int, default=200, help="held-out scenes to compare with fp32 on")
+    export.add_argument(
+        "--check",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="held-out scenes to compare with fp32 on; 200 of a model that knows them, of any other 8",
+    )
     export.add_argument(
         "--agree",
         type=float,
@@ -178,6 +184,9 @@ def _train(asked: argparse.Namespace) -> int:
 
 
 def _export(asked: argparse.Namespace) -> int:
+    began = time.monotonic()
+    from infra.peak import peak_mb
+
     from .export import export
     from .quantize import Recipe
 
@@ -186,9 +195,10 @@ def _export(asked: argparse.Namespace) -> int:
         asked.out,
         resolution=asked.resolution,
         recipe=None if asked.fp32 else Recipe(),
-        check=asked.check,
+        check=getattr(asked, "check", None),
         agree=getattr(asked, "agree", None),
     )
+    print(f"peak memory {peak_mb():,.0f} MB, {time.monotonic() - began:.0f} s")
     quality = ", ".join(f"{key} {value}" for key, value in card.get("quality", {}).items())
     print(f"{asked.out}: {card['name']} {card['revision']}, {card['bytes'] / 1e6:.1f} MB {quality}")
     return 0

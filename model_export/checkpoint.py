@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 from transformers.utils import logging as transformers_logging
 
+from . import hub, licence
+from .hub import ExportError as ExportError
 from .train import RECIPE, SHIPPED, TIED, tokenizer, unpack
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-FILES = ("*.json", "*.txt", "model.safetensors")  # never a pickle: it could run code
 RANDOM = "random-base"  # BLIP-base's shapes and bytes, to measure memory and speed without a download
 ARCHITECTURE = "BlipForConditionalGeneration"
-
-
-class ExportError(Exception):
-    """The model cannot be exported; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +27,14 @@ class Checkpoint:
     model: BlipForConditionalGeneration
     processor: Any
     about: dict[str, Any]
+    licence: str  # its text; its id is in `about`
 
 
 def load(checkpoint: str, scratch: Path) -> Checkpoint:
     """The checkpoint, whole and of the right architecture, or ExportError.
 
-    `checkpoint` is a folder, a hub name, RANDOM, or empty for the weights of the model that ships; the
-    folder `scratch` holds what is made on the way.
+    `checkpoint` is a folder, a hub name or NAME@REVISION, RANDOM, or empty for the weights of the model that
+    ships; the folder `scratch` holds what is made on the way.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -49,9 +45,10 @@ def load(checkpoint: str, scratch: Path) -> Checkpoint:
         folder = unpack(SHIPPED, scratch / "shipped")
     elif (Path(checkpoint) / "config.json").is_file():
         folder = Path(checkpoint)
-    elif HUB_NAME.fullmatch(checkpoint) and not Path(checkpoint).is_dir():
-        folder = _download(checkpoint)
-        about["source_revision"] = folder.name  # the hub's cache names a snapshot for its commit
+    elif hub.NAME.fullmatch(checkpoint) and not Path(checkpoint).is_dir():
+        folder = hub.fetch(checkpoint, lambda folder: _accept(folder, checkpoint))
+        about["name"] = about["name"].partition("@")[0]
+        about["source_revision"] = folder.name
     else:
         raise ExportError(f"no checkpoint in {checkpoint}: `python -m model_export train` makes one")
     if (folder / RECIPE).is_file():
@@ -60,41 +57,45 @@ def load(checkpoint: str, scratch: Path) -> Checkpoint:
     return _read(folder, checkpoint or folder.name, about)
 
 
-def _download(name: str) -> Path:
-    """The hub's files, with its own progress bars; what is there already is not fetched again."""
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=list(FILES)))
-    except (OSError, ValueError) as failed:  # the hub client's errors are all of these
-        why = " ".join(str(failed).split())[:300]
-        raise ExportError(
-            f"{name} could not be downloaded: {why} Is the name right and the network up? "
-            "The same command goes on where it stopped."
-        ) from failed
-    if not (folder / "config.json").is_file():
-        raise ExportError(f"{name} has no config.json: it is no model that transformers can load")
-    return folder
-
-
-def _read(folder: Path, name: str, about: dict[str, Any]) -> Checkpoint:
+def _accept(folder: Path, name: str) -> None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = (config.get("architectures") or [config.get("model_type", "none")])[0]
-        if kind != ARCHITECTURE:
-            raise ExportError(f"{name} is a {kind}, not a {ARCHITECTURE}: take a BLIP captioner")
+    except (ValueError, AttributeError) as wrong:
+        raise ExportError(f"{name} has a config.json that can't be read: {wrong}") from wrong
+    if kind != ARCHITECTURE:
+        raise ExportError(f"{name} is a {kind}, not a {ARCHITECTURE}: take a BLIP captioner")
+
+
+def _read(folder: Path, name: str, about: dict[str, Any]) -> Checkpoint:
+    _accept(folder, name)
+    try:
+        # A .bin is a pickle: of its contents only tensors are read, and nothing of it is run.
         model, found = BlipForConditionalGeneration.from_pretrained(
-            folder, attn_implementation="eager", output_loading_info=True
+            folder, attn_implementation="eager", output_loading_info=True, weights_only=True
         )
         processor = BlipProcessor.from_pretrained(folder)
-    except ExportError:
-        raise
     except Exception as wrong:  # a cut file raises what its reader likes, SafetensorError for one
+        if any("Weights only load failed" in str(cause) for cause in _causes(wrong)):
+            raise ExportError(
+                f"{name} has a pickle with more than tensors in it, which could run code, and was not loaded:"
+                " take safetensors"
+            ) from wrong
         why = str(wrong).splitlines()[0]
         raise ExportError(f"{name} is no BLIP captioner that can be loaded here: {why}") from wrong
     # transformers fills what is missing with random numbers and goes on.
     missing = sorted(key for key in found["missing_keys"] if key not in TIED and "position_ids" not in key)
     if missing:
         raise ExportError(f"{name} lacks {len(missing)} weights, {missing[0]} first: download it again")
-    return Checkpoint(model.float().eval(), processor, about)
+    terms = licence.of(folder, name)
+    about = {"licence": terms.id} | about
+    return Checkpoint(model.float().eval(), processor, about, terms.text)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _random_base(about: dict[str, Any]) -> Checkpoint:
@@ -102,7 +103,9 @@ def _random_base(about: dict[str, Any]) -> Checkpoint:
     torch.manual_seed(0)
     config = BlipConfig(text_config={"num_attention_heads": 12})
     model = BlipForConditionalGeneration._from_config(config, attn_implementation="eager")
-    return Checkpoint(model.float().eval(), BlipProcessor(BlipImageProcessor(), tokenizer()), about)
+    processor = BlipProcessor(BlipImageProcessor(), tokenizer())
+    about |= {"licence": licence.NONE}
+    return Checkpoint(model.float().eval(), processor, about, "Random weights, of no use to anybody.\n")
 
 
 def resize(checkpoint: Checkpoint, side: int) -> None:

@@ -1,16 +1,11 @@
-"""BLIP checkpoints to export, and a hub to fetch them from."""
+"""BLIP checkpoints to export."""
 
-import hashlib
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import shutil
+from collections import OrderedDict
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from tests.hub import BASE
 
 
 def random_checkpoint(target: Path, seed: int) -> Path:
@@ -36,46 +31,33 @@ def random_checkpoint(target: Path, seed: int) -> Path:
     return target
 
 
-@contextmanager
-def hub(folder: Path) -> Iterator[str]:
-    """The address of a server that speaks the hub's protocol and has the model `some/blip`, in `folder`.
+def as_on_the_hub(checkpoint: Path, target: Path) -> Path:
+    """The same checkpoint in the files of Salesforce/blip-image-captioning-base, and no others.
 
-    `some/cut` is the same, but its weights are promised whole and sent by half, as when a connection breaks.
+    Its weights are a pickle that holds what transformers of 2022 saved besides the tensors of today: position
+    ids as integers (hence its torch.LongStorage), and the tied weights of the vocabulary as tensors of their
+    own (hence its 989,820,849 bytes, where 223,971,644 numbers have 896 million).
     """
-    info = {"sha": COMMIT, "siblings": [{"rfilename": p.name} for p in folder.iterdir()]}
-    models = ("some/blip", "some/cut")
+    import torch
+    from safetensors.torch import load_file
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self._answer(with_body=False)
-
-        def do_GET(self) -> None:
-            self._answer(with_body=True)
-
-        def _answer(self, with_body: bool) -> None:
-            path = self.path.partition("?")[0]
-            name = path.rpartition("/")[2]
-            model = "/".join(path.removeprefix("/api/models").split("/")[1:3])
-            if model in models and path.startswith("/api/models/"):
-                body = json.dumps(info | {"id": model}).encode()
-            elif path.startswith(tuple(f"/{each}/resolve/" for each in models)) and (folder / name).is_file():
-                body = (folder / name).read_bytes()
-            else:
-                self.send_error(HTTPStatus.NOT_FOUND)
-                return
-            self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-            self.end_headers()
-            if with_body:
-                self.close_connection = (model, name) == ("some/cut", "model.safetensors")
-                self.wfile.write(body[: len(body) // 2] if self.close_connection else body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Nothing: a test's output is its own."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    shutil.copytree(
+        checkpoint, target, ignore=shutil.ignore_patterns("model.safetensors", "generation_config.json")
+    )
+    weights = load_file(checkpoint / "model.safetensors")
+    decoder = "text_decoder.cls.predictions.decoder"
+    weights[f"{decoder}.weight"] = weights["text_decoder.bert.embeddings.word_embeddings.weight"].clone()
+    weights[f"{decoder}.bias"] = weights["text_decoder.cls.predictions.bias"].clone()
+    weights["text_decoder.bert.embeddings.position_ids"] = torch.arange(512)[None]
+    tokens = weights["vision_model.embeddings.position_embedding"].shape[1]
+    weights["vision_model.embeddings.position_ids"] = torch.arange(tokens)[None]
+    torch.save(OrderedDict(weights), target / "pytorch_model.bin")
+    (target / "tf_model.h5").write_bytes(b"never fetched")
+    (target / ".gitattributes").write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")
+    # Its README.md of 82a3776: the hub's API gives this front matter as the model's card data.
+    (target / "README.md").write_text(
+        "---\npipeline_tag: image-to-text\ntags:\n- image-captioning\nlanguages:\n- en\nlicense: bsd-3-clause\n"
+        "---\n\n# BLIP\n"
+    )
+    assert {path.name for path in target.iterdir()} == set(BASE)
+    return target

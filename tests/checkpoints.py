@@ -41,9 +41,8 @@ def as_on_the_hub(checkpoint: Path, target: Path) -> Path:
     import torch
     from safetensors.torch import load_file
 
-    shutil.copytree(
-        checkpoint, target, ignore=shutil.ignore_patterns("model.safetensors", "generation_config.json")
-    )
+    others = shutil.ignore_patterns("model.safetensors", "generation_config.json", "added_tokens.json")
+    shutil.copytree(checkpoint, target, ignore=others)
     weights = load_file(checkpoint / "model.safetensors")
     decoder = "text_decoder.cls.predictions.decoder"
     weights[f"{decoder}.weight"] = weights["text_decoder.bert.embeddings.word_embeddings.weight"].clone()
@@ -56,8 +55,8 @@ def as_on_the_hub(checkpoint: Path, target: Path) -> Path:
     (target / ".gitattributes").write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")
     # Its README.md of 82a3776: the hub's API gives this front matter as the model's card data.
     (target / "README.md").write_text(
-        "---\npipeline_tag: image-to-text\ntags:\n- image-captioning\nlanguages:\n- en\nlicense: bsd-3-clause\n"
-        "---\n\n# BLIP\n"
+        "---\npipeline_tag: image-to-text\ntags:\n- image-captioning\nlanguages:\n- en\n"
+        "license: bsd-3-clause\n---\n\n# BLIP\n"
     )
     assert {path.name for path in target.iterdir()} == set(BASE)
     return target

@@ -1,4 +1,4 @@
-"""`make model` fetches from the hub what it needs and no more, goes on where it stopped, and checks it all."""
+"""`make model` fetches from the hub what it needs and no more, goes on where it stopped, and checks it."""
 
 import json
 import os

@@ -53,7 +53,7 @@ def write_vocabulary(processor: Any, folder: Path) -> None:
 
 def revision(files: dict[str, dict[str, Any]]) -> str:
     """What names the captions that these files make: the licence makes none."""
-    makers = {name: file for name, file in files.items() if name != licence.FILE}
+    makers = {name: file for name, file in files.items() if name != licence.LICENCE_FILE}
     return hashlib.sha256(json.dumps(makers).encode()).hexdigest()[:12]
 
 
@@ -145,7 +145,7 @@ def assemble(raw: Path, folder: Path, recipe: Recipe | None, source: Checkpoint)
         for name in GRAPHS:
             optimise(raw / name, folder / name)
     write_vocabulary(source.processor, folder)
-    (folder / licence.FILE).write_text(source.licence, encoding="utf-8")
+    (folder / licence.LICENCE_FILE).write_text(source.licence, encoding="utf-8")
     write_card(folder, recipe, source)
 
 

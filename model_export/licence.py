@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-FILE = "LICENSE"
+LICENCE_FILE = "LICENSE"
 SOURCES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 NONE = "NOASSERTION"  # SPDX's word where nobody has said anything
 BLIP = Path(__file__).with_name(

@@ -203,7 +203,7 @@ def test_what_is_not_a_no_is_not_remembered(hub: Hub, copy: Copy, monkeypatch: p
     assert QUESTION in copy.offer("", monkeypatch)  # Ctrl-D
     (copy.root / "Makefile").write_text("model:\n\t@false\n")
     said = copy.offer("yes\n", monkeypatch)
-    assert "BLIP-base is not installed: the demonstration captioner goes on." in said
+    assert "BLIP-base was not installed: continuing with the demonstration model." in said
     hub.status = 503
     assert copy.offer("y\n", monkeypatch) == ""
     hub.status = 200

@@ -143,10 +143,10 @@ def test_verify_says_which_models_did_not_answer_and_why(
     )
     assert said(_logged(blip=failed, gemini=silent))[0] == "BLIP did not answer: model.json is missing."
     assert said([{"jsonPayload": {"message": "analyzed"}}]) == [  # after a rollback, for one
-        "Which models answered is not logged by the version that is deployed."
+        "The deployed version does not log which models answered."
     ]
     [late] = said([])
-    assert late == f"Which models answered is not in the log yet: make logs PROJECT={config.project}"
+    assert late == f"The log does not say yet which models answered: make logs PROJECT={config.project}"
 
 
 def test_verify_knows_whom_the_gallery_should_let_in(

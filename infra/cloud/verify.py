@@ -72,15 +72,15 @@ def answers(config: Config, gcloud: Gcloud, upload: Upload) -> list[str]:
         try:
             entries = gcloud.read("logging", "read", query, "--freshness=1h", "--limit=1")
         except CloudError as refused:
-            return [f"Which models answered can't be read: {refused}"]
+            return [f"The log, which says which models answered, can't be read: {refused}"]
         for entry in entries or ():
             told = entry["jsonPayload"].get("sources")
             if not told:
-                return ["Which models answered is not logged by the version that is deployed."]
+                return ["The deployed version does not log which models answered."]
             blip, gemini = (read(Source, told.get(name)) for name in ("blip", "gemini"))
             return [*_captioner(blip), _gemini(gemini)]
         if time.monotonic() > ends:
-            return [f"Which models answered is not in the log yet: make logs PROJECT={config.project}"]
+            return [f"The log does not say yet which models answered: make logs PROJECT={config.project}"]
         time.sleep(POLL_S)
 
 

@@ -60,9 +60,9 @@ def offer(console: Console, state: Path) -> bool:
     if answer.strip().lower() not in YES:
         state.mkdir(parents=True, exist_ok=True)
         declined.write_text("`make run` does not offer BLIP-base while this file is here.\n")
-        console.print("Not installed, and not offered again. `make model` installs it at any time.")
+        console.print("You will not be asked again. `make model` installs it at any time.")
     elif not _made():
-        console.print("BLIP-base is not installed: the demonstration captioner goes on.", style="yellow")
+        console.print("BLIP-base was not installed: continuing with the demonstration model.", style="yellow")
     return True
 
 

@@ -1,11 +1,13 @@
 """`make screenshots`: the gallery's main states as pictures, from a local stack with real results.
 
 Dropped are the samples and scenes as they are drawn for the model's training; for the calendar, their
-records are copied over the days of a year. With --write the best two go to docs/.
+records are copied over the days of a year. The captioner knows these scenes, so that the pages are those of a
+model that is no demonstration. With --write the best two go to docs/.
 """
 
 import argparse
 import io
+import os
 import sys
 import tempfile
 import time
@@ -23,7 +25,7 @@ from PIL import Image
 from playwright.sync_api import Browser, FloatRect, Page, Playwright, sync_playwright
 
 from dropcap.database import connect_inside
-from infra import chromium
+from infra import chromium, no_demo
 from infra.local import StackError
 from infra.local.stack import Stack
 from infra.local.storage import ROOT
@@ -196,7 +198,10 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="dropcap-screenshots-") as state,
-            Stack(Path(state)) as stack,
+            Stack(
+                Path(state) / "state",
+                environment=os.environ | {"MODEL_FOLDER": str(no_demo.copy(Path(state) / "model"))},
+            ) as stack,
             sync_playwright() as playwright,
             closing(_browser(playwright)) as browser,
         ):

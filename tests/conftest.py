@@ -1,7 +1,6 @@
 """Real servers for the tests, and an environment that every test leaves as it found it."""
 
 import gc
-import json
 import os
 import shutil
 import tempfile
@@ -14,7 +13,8 @@ import pytest
 from pg8000.native import Connection
 
 from dropcap.database import Database, connect
-from dropcap.settings import MODEL_FOLDER, Settings
+from dropcap.settings import Settings
+from infra import no_demo as no_demonstration
 from infra.limit import NoLimit, kernel_limit
 from infra.local.gemini import GeminiStandIn
 from infra.local.postgres import SEED, Postgres
@@ -216,15 +216,8 @@ def memory_limit() -> None:
 
 @pytest.fixture(scope="session")
 def no_demo(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of the model that ships under another card: as one that is no demonstration, like BLIP-base.
-
-    So tests of what becomes of a caption need no other weights; those of a demonstration's take MODEL_FOLDER.
-    """
-    folder = tmp_path_factory.mktemp("model") / "model"
-    shutil.copytree(MODEL_FOLDER, folder)
-    card = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps(card | {"name": "no-demo", "demo": False}))
-    return str(folder)
+    """The folder of a model that is no demonstration. Tests of a demonstration take dropcap.settings' own."""
+    return str(no_demonstration.copy(tmp_path_factory.mktemp("model") / "model"))
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ samples: .venv-dev/installed ## draw the sample pictures anew
 screenshots: .venv-dev/installed ## take pictures of the gallery, into build/screenshots: SCREENSHOTS="--write" puts two into docs/
 	@$(DEV) -m infra.screenshots $(SCREENSHOTS)
 
-import: .venv/installed ## take over the settings of Firebase's Resize Images: EXTENSION=extensions/NAME.env PROJECT=my-project FORCE=1
+import: .venv/installed ## take over the settings of Firebase's Resize Images: EXTENSION=extensions/NAME.env or a kit's folder, PROJECT=my-project FORCE=1
 	@$(RUN) -m infra.resize_images $(if $(PROJECT),--project "$(PROJECT)") $(if $(FORCE),--force) "$(EXTENSION)"
 
 plan: .venv/installed ## what make deploy would change, and no more: PROJECT=my-project COMMANDS=1

@@ -20,7 +20,8 @@ from dropcap.upload import Upload
 from infra import resize_images
 from infra.cloud import CloudError
 from infra.cloud.config import Config
-from infra.resize_images import KNOWN, convert, main, read
+from infra.resize_images import convert, main, read
+from infra.resize_images_parameters import KNOWN
 from tests.app import Start, rows, small_png
 from tests.pages import DOCS, commands
 

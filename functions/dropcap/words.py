@@ -62,7 +62,8 @@ def usable(caption: Caption | None) -> Caption | None:
 
 def trusted(caption: Caption | None) -> Caption | None:
     """Return the caption if it may take the place of Gemini's words, and be compared with them."""
-    return caption if usable(caption) and caption and not caption.demo else None
+    caption = usable(caption)
+    return None if caption is None or caption.demo else caption
 
 
 def of(description: Description | None, caption: Caption | None) -> Words:

@@ -7,11 +7,9 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,13 +18,15 @@ from rich.console import Console
 from infra.local import StackError, captioner
 from infra.local.captioner import hub_answers
 from tests.app import ROOT
+from tests.hub import Hub, serving
 
 NOTICE = (
     "demonstration captioner: knows 60 drawn objects; "
     "`make model` installs BLIP-base (1 GB download, about 5 minutes)"
 )
 QUESTION = "Install BLIP-base now? [y/N]"
-ASKED = "HEAD /Salesforce/blip-image-captioning-base/resolve/main/config.json"
+BLIP_BASE = "Salesforce/blip-image-captioning-base"
+ASKED = f"HEAD /{BLIP_BASE}/resolve/main/config.json"
 WAIT_S = 60
 # `make model` for these tests: it installs another card, which no demonstration model has.
 MAKEFILE = """\
@@ -38,46 +38,15 @@ model:
 """
 
 
-class Hub(ThreadingHTTPServer):
-    """A stand-in for huggingface.co, as far as `make run` asks it: HEAD of a file, answered with 200.
-
-    The hub adds the commit as X-Repo-Commit (huggingface_hub 0.36 file_download.py, 2026-11-30).
-    """
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.status, self.wait_s = 200, 0.0
-        super().__init__(("127.0.0.1", 0), _Answers)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class _Answers(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self.server.asked.append(self.requestline.removesuffix(" HTTP/1.1"))
-        time.sleep(self.server.wait_s)
-        with suppress(OSError):
-            self.send_response(self.server.status)
-            self.send_header("X-Repo-Commit", "82a3776")
-            self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Nothing: `asked` has it."""
-
-
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The hub's stand-in, where HF_ENDPOINT leads to."""
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The hub's stand-in with BLIP-base, where HF_ENDPOINT leads to."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "http_proxy", "HTTP_PROXY", "MODEL_FOLDER"):
         monkeypatch.delenv(name, raising=False)
-    with Hub() as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
-        server.shutdown()
+    (tmp_path / "config.json").write_text("{}")
+    with serving({BLIP_BASE: tmp_path}) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.address)
+        yield served
 
 
 class Copy:
@@ -204,9 +173,9 @@ def test_what_is_not_a_no_is_not_remembered(hub: Hub, copy: Copy, monkeypatch: p
     (copy.root / "Makefile").write_text("model:\n\t@false\n")
     said = copy.offer("yes\n", monkeypatch)
     assert "BLIP-base was not installed: continuing with the demonstration model." in said
-    hub.status = 503
+    repositories, hub.repositories = hub.repositories, {}
     assert copy.offer("y\n", monkeypatch) == ""
-    hub.status = 200
+    hub.repositories = repositories
     assert QUESTION in copy.offer("n\n", monkeypatch)
 
 
@@ -215,22 +184,23 @@ def test_the_hub_is_asked_as_its_own_client_would(hub: Hub, monkeypatch: pytest.
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert not hub_answers()
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    hub.status = 404
-    assert not hub_answers()
-    hub.status = 200
+    assert hub_answers()
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid/")
     assert not hub_answers()
-    monkeypatch.setenv("http_proxy", hub.url)
+    monkeypatch.setenv("http_proxy", hub.address)
     assert hub_answers()
-    assert hub.asked[-1] == ASKED.replace("/", "http://hub.invalid/", 1)
+    assert set(hub.asked) == {ASKED}
+    hub.repositories.clear()
+    assert not hub_answers()
 
 
 def test_a_hub_that_hangs_is_not_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captioner, "HUB_S", 0.2)
-    hub.wait_s = 60
-    began = time.monotonic()
-    assert not hub_answers()
-    assert time.monotonic() - began < 30
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        assert not hub_answers()
+        assert time.monotonic() - began < 30
 
 
 def test_a_model_that_is_named_is_installed_once(copy: Copy) -> None:

@@ -163,7 +163,12 @@ def _add_revision(store: Store, service: str, name: str, template: Json, fault: 
 
 @special("PUT POST", r"run/projects/[^/]+/locations/[^/]+/services(/[^/:]+)?")
 def _change_service(store: Store, request: Request, key: str) -> Answer:
-    """A revision that fails does not make the request fail: the service says so in its conditions."""
+    """A revision that fails does not make the request fail: the service says so in its conditions.
+
+    A newer gcloud (578) asks before it builds whether the service could be made: nothing is kept of that.
+    """
+    if request.dry:
+        return 200, request.body
     if request.method == "PUT":
         store.get(key)
         return 200, store.put(key, request.body)

@@ -111,7 +111,13 @@ class Request:
     @property
     def writes(self) -> bool:
         """Whether it asks for a change."""
-        return self.method != "GET" and self.verb not in READS and not self.path.endswith("entries:list")
+        reads = self.verb in READS or self.path.endswith("entries:list") or self.dry
+        return self.method != "GET" and not reads
+
+    @property
+    def dry(self) -> bool:
+        """Whether it only asks if this change would be taken: dryRun of Cloud Run's API."""
+        return self.query.get("dryRun") == "all"
 
 
 Special = Callable[["Store", Request, str], Answer | None]

@@ -7,18 +7,22 @@ import io
 import json
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dropcap.settings import Settings
 from infra.cloud import after, source
+from infra.cloud.cloud import Cloud
 from infra.cloud.config import Config
 from infra.cloud.gcloud import Gcloud
+from infra.cloud.watched import Budget, Channel
 from tests.app import NO_GCLOUD
 from tests.cloud import ALERTS, KEY, PASSWORD, Deployment
 from tests.control_plane import ControlPlane
-from tests.control_plane_store import NUMBER
+from tests.control_plane_store import NUMBER, TO_ENABLE
 
 pytestmark = pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
 PROJECT = "demo-project"
@@ -228,11 +232,18 @@ def unchecked(there: Deployment) -> set[str]:
 
 
 def test_doors_open_last_and_shut_first_and_what_is_not_declared_goes(there: Deployment) -> None:
+    """What a version before granted allUsers goes once the door is open, and what others granted stays."""
     client = "1-a.apps.googleusercontent.com"
+    before = {"role": "roles/run.invoker", "members": ["allUsers", "user:bob@example.com"]}
+    there.plane.policy(_service("analyze"))["bindings"] = [before]
     opened = there.deployed(**ALERTS, AUTH="token", AUTH_AUDIENCE=client)
     assert unchecked(there) == {"analyze", *SMALL}
-    last = [line.rpartition("/")[2] for line in opened.lines[-3:]]
-    assert last == [f"dropcap-{name}?alt=json" for name in ("analyze", *SMALL)]
+    last = [line.rpartition("/")[2] for line in opened.lines[-4:]]
+    assert last == [
+        *(f"dropcap-{name}?alt=json" for name in ("analyze", *SMALL)),
+        "dropcap-analyze:setIamPolicy?alt=json",
+    ]
+    assert there.rights(_service("analyze")) == {("bob", "run.invoker")}
     assert (
         "callers of dropcap-analyze: checked by Google -> checked by the function (AUTH=token" in opened.out
     )
@@ -280,3 +291,30 @@ def test_a_bucket_that_is_not_empty_is_taken_over_only_where_it_is_said_what_bec
     assert f"{bucket} is not empty" in refused.error
     assert "SOURCE=keep" in refused.error
     assert deployment.make("plan", SOURCE="keep").status == 0
+
+
+def test_what_changes_of_a_budget_reaches_it(plane: ControlPlane) -> None:
+    """Its amount, what it warns at, and whom."""
+    for api in TO_ENABLE:
+        plane.put(f"serviceusage/projects/{PROJECT}/services/{api}.googleapis.com", {"state": "ENABLED"})
+    gcloud = Gcloud(PROJECT, plane.environment | {"PATIENCE_S": "0"})
+
+    def found() -> Cloud:
+        def of(kind: str) -> list[Any]:
+            return [each for key, each in plane.resources.items() if f"/{kind}/" in key]
+
+        return Cloud(gcloud, budgets=of("budgets"), channels=of("notificationChannels"))
+
+    before = Budget(name="Dropcap", why="", amount="20", address="")
+    address = Channel(name="ana@example.com", why="")
+    for command in (*before.make(found()), *address.make(found())):
+        gcloud.do(command)
+    assert before.difference(found()) is None
+    found().budgets[0]["thresholdRules"].pop()  # as a version before set it
+    wanted = replace(before, amount="30", address=address.name)
+    change = wanted.difference(found())
+    assert change
+    assert change.then.startswith("a month 30, says so at percent=0.5, ")
+    for command in change.commands:
+        gcloud.do(command)
+    assert wanted.difference(found()) is None

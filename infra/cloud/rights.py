@@ -141,7 +141,7 @@ def doors(config: Config, cloud: Cloud) -> list[Door]:
 def secret(variable: str, config: Config) -> Secret:
     """What holds this variable's value."""
     name, value = f"dropcap-{variable.lower().replace('_', '-')}", config.given.get(variable, "")
-    return Secret(name=name, why=WHY_SECRET[variable], variable=variable, value=value)
+    return Secret(name=name, why=WHY_SECRET[variable], region=config.region, variable=variable, value=value)
 
 
 def secrets_of(config: Config, cloud: Cloud) -> dict[str, Secret]:

@@ -18,6 +18,7 @@ class Secret(Resource):
     """
 
     kind: ClassVar[str] = "secret"
+    region: str
     data: ClassVar[bool] = True  # the way to a database that stays
     variable: str
     value: str
@@ -44,7 +45,15 @@ class Secret(Resource):
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
         return [
-            command("secrets", "create", self.name, "--replication-policy=automatic"),
+            # Where the functions are: a secret of all regions is refused where a policy names the locations
+            # (org-policy in claims.toml), and this one costs the same.
+            command(
+                "secrets",
+                "create",
+                self.name,
+                "--replication-policy=user-managed",
+                f"--locations={self.region}",
+            ),
             *self.change(cloud, {}),
         ]
 

@@ -2,7 +2,7 @@
 
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from infra.cloud.monitoring import BUDGET_THRESHOLDS
 from infra.cloud.resource import Change, Facts, Resource, covers
 
 SAME = "as in infra/cloud/monitoring"
+CHANNELS = "--notifications-rule-monitoring-notification-channels"  # of a budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,15 +176,21 @@ class Budget(Resource):
         return next((each for each in cloud.budgets if each.get("displayName") == self.name), None)
 
     def wanted(self, cloud: Cloud) -> Facts:
-        return {"a month": self.amount}
+        facts = {"a month": self.amount, "says so at": ", ".join(BUDGET_THRESHOLDS)}
+        return facts | ({f"sent to {self.address}": True} if self.address else {})
 
     def found(self, cloud: Cloud) -> Facts | None:
         if (budget := self._budget(cloud)) is None:
             return None
-        return {"a month": budget.get("amount", {}).get("specifiedAmount", {}).get("units")}
+        rules = sorted(map(_threshold, budget.get("thresholdRules", ())), key=_order)
+        goes_to = budget.get("notificationsRule", {}).get("monitoringNotificationChannels", ())
+        return {
+            "a month": budget.get("amount", {}).get("specifiedAmount", {}).get("units"),
+            "says so at": ", ".join(rules),
+            f"sent to {self.address}": channel(cloud, self.address) in goes_to,
+        }
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        flag = "--notifications-rule-monitoring-notification-channels"
         return [
             command(
                 "billing",
@@ -194,18 +201,40 @@ class Budget(Resource):
                 f"--budget-amount={self.amount}",
                 f"--filter-projects=projects/{cloud.gcloud.project}",
                 *(f"--threshold-rule={rule}" for rule in BUDGET_THRESHOLDS),
-                *channel_word(cloud, self.address, flag),
+                *channel_word(cloud, self.address, CHANNELS),
             )
         ]
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        return [command("billing", "budgets", "update", self._path(cloud), f"--budget-amount={self.amount}")]
+        words: list[Word] = []
+        if "a month" in differing:
+            words.append(f"--budget-amount={self.amount}")
+        if "says so at" in differing:
+            words += [
+                "--clear-threshold-rules",
+                *(f"--add-threshold-rule={rule}" for rule in BUDGET_THRESHOLDS),
+            ]
+        if f"sent to {self.address}" in differing:
+            words += channel_word(cloud, self.address, CHANNELS)
+        return [command("billing", "budgets", "update", self._path(cloud), *words)]
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
         return [command("billing", "budgets", "delete", self._path(cloud))]
 
     def _path(self, cloud: Cloud) -> str:
         return str(self._budget(cloud)["name"])
+
+
+def _threshold(rule: Mapping[str, Any]) -> str:
+    """Return a rule of a budget as a word of --threshold-rule."""
+    forecast = rule.get("spendBasis") == "FORECASTED_SPEND"
+    return f"percent={float(rule['thresholdPercent'])}" + (",basis=forecasted-spend" if forecast else "")
+
+
+def _order(rule: str) -> tuple[int, str]:
+    """As in BUDGET_THRESHOLDS, and what is not in it last: Google need not keep the order."""
+    known = rule in BUDGET_THRESHOLDS
+    return (BUDGET_THRESHOLDS.index(rule) if known else len(BUDGET_THRESHOLDS)), rule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,10 @@ def _read(folder: Path, name: str, about: dict[str, Any]) -> Checkpoint:
     missing = sorted(key for key in found["missing_keys"] if key not in TIED and "position_ids" not in key)
     if missing:
         raise ExportError(f"{name} lacks {len(missing)} weights, {missing[0]} first: download it again")
-    terms = licence.of(folder, name)
+    if (folder / RECIPE).is_file():
+        terms = licence.Licence(licence.NONE, licence.SCENES.read_text(encoding="utf-8"))
+    else:
+        terms = licence.of(folder, name)
     about = {"licence": terms.id} | about
     return Checkpoint(model.float().eval(), processor, about, terms.text)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 LICENCE_FILE = "LICENSE"
 SOURCES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 NONE = "NOASSERTION"  # SPDX's word where nobody has said anything
+SCENES = Path(__file__).with_name("LICENSE.scenes.txt")  # of what `train` makes
 BLIP = Path(__file__).with_name(
     "LICENSE.BLIP.txt"
 )  # github.com/salesforce/BLIP, LICENSE.txt; its hub has none

@@ -111,3 +111,48 @@ def test_an_audit_that_broke_off_is_none(tmp_path: Path, output: str) -> None:
     found, said = audit(tmp_path, output)
     assert (found, said.count("\n")) == (2, 1)
     assert "Not audited: pip-audit did not get through" in said
+
+
+PYTHON = """#!/bin/sh
+# pip and uv, as environment.sh calls them; pip's index has {found}, and PyTorch's {answers}.
+echo "$*" >>"{log}"
+case "$*" in
+    *--dry-run*) echo '{{"install": [{{"metadata": {{"name": "{found}"}}}}]}}' ;;
+    *"-m uv "*) exit {status} ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("found", "answers", "asked_uv", "installed"),
+    [
+        ("sympy", "answers", False, True),
+        ("nvidia-cublas", "answers", True, True),
+        ("cuda-toolkit", "is silent", True, False),
+    ],
+)
+def test_pytorch_is_installed_for_cpus_or_not_at_all(
+    tmp_path: Path, found: str, answers: str, asked_uv: bool, installed: bool
+) -> None:
+    folder, log = tmp_path / "environment", tmp_path / "log"
+    (folder / "bin").mkdir(parents=True)
+    status = 0 if answers == "answers" else 1
+    (folder / "bin" / "python").write_text(
+        PYTHON.format(found=found, answers=answers, log=log, status=status)
+    )
+    (folder / "bin" / "python").chmod(0o755)
+    done = subprocess.run(
+        ["sh", "infra/environment.sh", str(folder), "model_export/requirements.txt"],  # noqa: S607
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    ran = log.read_text().splitlines()
+    [torch] = re.findall(r"^torch==\S+", (ROOT / "model_export/requirements.txt").read_text(), re.MULTILINE)
+    assert asked_uv == any(f"--torch-backend cpu {torch}" in line for line in ran)
+    assert installed == any(line.endswith("--requirement model_export/requirements.txt") for line in ran)
+    assert installed == (folder / "installed").exists()
+    assert (done.returncode == 0) == installed
+    if not installed:
+        assert "make: PyTorch's index of CPU builds can't be reached" in done.stderr

@@ -13,7 +13,8 @@ ENGLISH = "en"  # BLIP's language, and Gemini's where no other is asked for
 class Caption:
     """What BLIP says: at most one line of text. `version` is the model card's revision.
 
-    `confidence` is the mean log-probability of its tokens (0 is certain), None where it was not measured.
+    `confidence` is the mean log-probability of its tokens (0 is certain), of a model that can tell less the
+    distance of the picture from those it knows (blip.Confidence); None where it was not measured.
     `low_confidence`: it is below the threshold of the model card. `demo`: a demonstration model's.
     """
 

@@ -12,20 +12,36 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from dropcap.analysis import Caption
-from dropcap.graphs import REMEDY, Decoder, Encoder, Floats, Step
+from dropcap.generation import Generated, beam_search, greedy
+from dropcap.graphs import REMEDY, Cross, Decoder, Encoder, Floats
 from dropcap.graphs import ModelError as ModelError
+from dropcap.known import Known
+from dropcap.wordpiece import WordPiece
 
 MAX_CHARACTERS = 500  # a caption is a line; whatever a model says, no more than this leaves here
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """How sure a caption must be: `model_export confidence` measures it.
+
+    A caption's confidence is the mean log-probability of its tokens, less `weight` times the distance of the
+    picture from those of `file` (known.py); no file: the former alone.
+    """
+
+    threshold: float
+    weight: float = 0.0
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +57,8 @@ class Card:
     eos: int
     max_length: int  # positions the decoder has, prompt included
     files: dict[str, tuple[int, str]]  # name: bytes, sha256
+    confidence: Confidence | None = None  # None: not measured, and no caption is rejected
+    no_repeat_ngram_size: int = 0  # as in transformers' generation config of the checkpoint
     things: int = 0  # that a demonstration model knows; 0: it is none
 
     @property
@@ -70,6 +88,8 @@ class Card:
                 eos=int(tokens["eos"]),
                 max_length=int(card["max_length"]),
                 files=files,
+                confidence=_confidence(card["confidence"], files) if "confidence" in card else None,
+                no_repeat_ngram_size=int(card.get("no_repeat_ngram_size", 0)),
                 things=len(card["knows"]["things"]) if card.get("demo") else 0,
             )
         except FileNotFoundError as missing:
@@ -90,105 +110,21 @@ class Card:
                     raise ModelError(f"{path} is not the file that model.json describes (SHA-256): {REMEDY}.")
 
 
+def _confidence(card: Mapping[str, Any], files: Collection[str]) -> Confidence:
+    distance = card.get("distance")
+    if distance is None:
+        return Confidence(float(card["threshold"]))
+    if distance["file"] not in files:
+        raise ValueError(f"{distance['file']} is not among its files")
+    return Confidence(float(card["threshold"]), float(distance["weight"]), str(distance["file"]))
+
+
 def preprocess(image: Image.Image, size: int, mean: Sequence[float], std: Sequence[float]) -> Floats:
     """(1, 3, size, size) as BlipImageProcessor makes it: squashed to a square, bicubic, normalised."""
     square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     pixels: Floats = np.asarray(square, np.float32) / np.float32(255)
     pixels = ((pixels - np.array(mean, np.float32)) / np.array(std, np.float32)).astype(np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
-
-
-class WordPiece:
-    """The tokenizer of bert-base-uncased. Ids outside `vocab.txt` ([DEC], [ENC]) are special: never shown."""
-
-    def __init__(self, vocabulary: Path) -> None:
-        self.words = vocabulary.read_text(encoding="utf-8").splitlines()
-        self.ids = {word: i for i, word in enumerate(self.words)}
-        self.special = {self.ids.get(word) for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")}
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text, without special tokens; "[SEP]" in it is text like any other."""
-        # 100 is max_input_chars_per_word of the reference: a longer word is unknown.
-        words = (word if len(word) <= 100 else "[UNK]" for word in _split(text))
-        return [i for word in words for i in self._pieces(word)]
-
-    def _pieces(self, word: str) -> list[int]:
-        pieces: list[int] = []
-        mark = ""
-        while word:
-            length = next((n for n in range(len(word), 0, -1) if mark + word[:n] in self.ids), 0)
-            if not length:
-                return [self.ids["[UNK]"]]
-            pieces.append(self.ids[mark + word[:length]])
-            word, mark = word[length:], "##"
-        return pieces
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids, with the spaces cleaned up as `clean_up_tokenization` of transformers does."""
-        shown = (self.words[i] for i in ids if 0 <= i < len(self.words) and i not in self.special)
-        text = " ".join(shown).replace(" ##", "")
-        for wide in (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"):
-            text = text.replace(wide, "'" if wide == " ' " else wide[1:])
-        return text
-
-
-def _split(text: str) -> list[str]:
-    """Lower-case words and single punctuation marks, without accents and control characters, as BERT's."""
-    out = []
-    for c in unicodedata.normalize("NFD", text):
-        kind = unicodedata.category(c)
-        if c in "\t\n\r" or kind == "Zs":
-            out.append(" ")
-        elif kind == "Mn" or kind[0] == "C" or c == "\ufffd":
-            continue
-        elif kind[0] == "P" or c in "$+<=>^`|~" or unicodedata.name(c, "").startswith("CJK UNIFIED"):
-            out.append(f" {c} ")  # punctuation, what ASCII has beside it, ideographs: each a word of its own
-        else:
-            out.append(c.lower())
-    return "".join(out).split()
-
-
-def greedy(step: Step, prompt: Sequence[int], max_tokens: int, eos: int) -> list[int]:
-    """The prompt and at most `max_tokens` more ids, each the likeliest; `eos` included where it was said."""
-    ids, given = list(prompt), list(prompt)
-    for _ in range(max_tokens):
-        given = [int(step(np.array([given], np.int64), None)[0].argmax())]
-        ids += given
-        if given[0] == eos:
-            break
-    return ids
-
-
-def beam_search(step: Step, prompt: Sequence[int], beams: int, max_tokens: int, eos: int) -> list[int]:
-    """The likeliest ids that `beams` beams find: transformers' `_beam_search` with length_penalty 1.0 and
-    early_stopping False. A score is the mean log-probability of the ids after the prompt."""
-    running = [list(prompt)] * beams
-    scores = np.full(beams, -1e9, np.float32)
-    scores[0] = 0  # all beams are equal at first: only one may choose
-    finished: list[tuple[float, list[int]]] = []
-    logits = step(np.array(running, np.int64), None)
-    for length in range(1, max_tokens + 1):
-        shifted = logits - logits.max(axis=-1, keepdims=True)
-        total = scores[:, None] + (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
-        # Twice as many as beams, so that enough go on where the best of them end here.
-        best = np.argpartition(-total, 2 * beams, axis=None)[: 2 * beams]
-        best = best[np.argsort(-total.flat[best], kind="stable")]
-        parents, tokens = np.divmod(best, total.shape[1])
-        ends = [token == eos or length == max_tokens for token in tokens]
-        for rank in range(beams):
-            if ends[rank]:
-                ids = [*running[parents[rank]], int(tokens[rank])]
-                finished.append((float(total.flat[best[rank]]) / length, ids))
-        finished = sorted(finished, key=lambda pair: -pair[0])[:beams]
-        going_on = [rank for rank in range(2 * beams) if not ends[rank]][:beams]
-        if not going_on:
-            break
-        scores = total.flat[best[going_on]]
-        if len(finished) == beams and scores[0] / length <= finished[-1][0]:
-            break
-        running = [[*running[parents[rank]], int(tokens[rank])] for rank in going_on]
-        logits = step(np.array([[ids[-1]] for ids in running], np.int64), [int(parents[r]) for r in going_on])
-    return finished[0][1]
 
 
 class Captioner:
@@ -201,6 +137,8 @@ class Captioner:
         self.tokenizer = WordPiece(folder / "vocab.txt")
         self._encoder = Encoder(folder, threads)
         self._decoder = Decoder(folder, threads)
+        measured = self.card.confidence
+        self._known = Known(folder / measured.file) if measured and measured.file else None
 
     def caption(
         self, image: Image.Image, *, prompt: str = "", beams: int = 1, max_tokens: int = 30
@@ -213,18 +151,37 @@ class Captioner:
         start = [self.card.bos, *self.tokenizer.encode(prompt)]
         if (room := self.card.max_length - len(start)) < 1:
             raise ModelError(f"The prompt has {len(start)} tokens of {self.card.max_length}: shorten it.")
-        ids = self.generate(image, start, beams, min(max_tokens, room))
-        line = "".join(c if c.isprintable() else " " for c in self.tokenizer.decode(ids))
+        cross = self.encode(image)
+        generated = self.generate(cross, start, beams, min(max_tokens, room))
+        said = generated.without_loop()
+        line = "".join(c if c.isprintable() else " " for c in self.tokenizer.decode([*start, *said.ids]))
         text = " ".join(line.split())[:MAX_CHARACTERS]
-        return Caption(text, self.card.name, self.card.revision, demo=bool(self.card.things))
+        confidence, threshold = said.mean, None
+        if measured := self.card.confidence:
+            threshold = measured.threshold
+            if self._known:
+                confidence -= measured.weight * self._known.distance(cross)
+        return Caption(
+            text,
+            self.card.name,
+            self.card.revision,
+            confidence=confidence,
+            # A loop is no caption that a model is sure of, however likely each of its tokens was.
+            low_confidence=threshold is not None and (confidence < threshold or said is not generated),
+            demo=bool(self.card.things),
+        )
 
-    def generate(self, image: Image.Image, start: Sequence[int], beams: int, max_tokens: int) -> list[int]:
-        """Ids, `start` included. The picture's keys and values live as long as this call."""
+    def encode(self, image: Image.Image) -> Cross:
+        """Return the picture's keys and values, which live as long as someone holds them."""
         card = self.card
-        step = self._decoder.steps(self._encoder(preprocess(image, card.size, card.mean, card.std)))
+        return self._encoder(preprocess(image, card.size, card.mean, card.std))
+
+    def generate(self, cross: Cross, start: Sequence[int], beams: int, max_tokens: int) -> Generated:
+        """Return what follows `start`, exactly as transformers generates it, loops included."""
+        step, card = self._decoder.steps(cross), self.card
         if beams == 1:
-            return greedy(step, start, max_tokens, card.eos)
-        return beam_search(step, start, beams, max_tokens, card.eos)
+            return greedy(step, start, max_tokens, card.eos, card.no_repeat_ngram_size)
+        return beam_search(step, start, beams, max_tokens, card.eos, card.no_repeat_ngram_size)
 
 
 _loading = threading.Lock()

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from dropcap.blip import greedy, preprocess
+from dropcap.blip import preprocess
+from dropcap.generation import greedy
 from infra.bench.ways import TOKENS, Work, photo, serve
 
 ONE_THREAD = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
@@ -66,7 +67,7 @@ def ready(folder: Path) -> Work:
             past = {name: out[name.replace("past", "present")] for name in names}
             return out["logits"]
 
-        return greedy(step, [BOS], TOKENS, eos=-1)
+        return greedy(step, [BOS], TOKENS, eos=-1).ids
 
     return work
 

@@ -41,7 +41,7 @@ def ours(folder: Path) -> Work:
     captioner = Captioner(folder)
     captioner.card = replace(captioner.card, eos=-1)
     start, image = [captioner.card.bos], photo()
-    return lambda: captioner.generate(image, start, 1, TOKENS)
+    return lambda: captioner.generate(captioner.encode(image), start, 1, TOKENS)
 
 
 def function(folder: Path) -> Work:

@@ -274,7 +274,7 @@ def _threads(rounds: int = 7) -> dict[str, float] | None:
     for _ in range(rounds):
         for name, captioner in captioners.items():
             began = time.perf_counter()
-            captioner.generate(image, [captioner.card.bos], 1, TOKENS)
+            captioner.generate(captioner.encode(image), [captioner.card.bos], 1, TOKENS)
             taken[name].append(time.perf_counter() - began)
     return {name: median(seconds[1:]) for name, seconds in taken.items()}
 

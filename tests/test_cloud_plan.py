@@ -13,7 +13,7 @@ import pytest
 
 from infra.cloud import CloudError, after, rights, source
 from infra.cloud.__main__ import COMMANDS, TABLES, main
-from infra.cloud.buckets import ABORT, Bucket, delete_after
+from infra.cloud.buckets import ABORT, Bucket, Sources, delete_after
 from infra.cloud.cloud import Cloud
 from infra.cloud.config import Config
 from infra.cloud.functions import SETTINGS
@@ -293,6 +293,22 @@ def test_the_same_wanted_state_has_the_same_name_and_a_taken_one_gets_a_number()
 def test_the_longest_name_of_a_revision_is_one_that_cloud_run_takes() -> None:
     longest = "dropcap-get-progress-stats-" + "abc1234-dirty-01234567-99-env-r99"
     assert len(longest) <= 63
+
+
+def test_of_the_bucket_that_builds_share_only_our_sources_are_deleted() -> None:
+    declared = Sources(name="run-sources", why="", functions=("dropcap-sweep",), days=30)
+    cloud = Cloud(Gcloud("my-project", {}))
+    theirs = {"action": {"type": "Delete"}, "condition": {"age": 9, "matchesPrefix": ["services/other-"]}}
+    cloud.buckets["run-sources"] = {"lifecycle": {"rule": [theirs]}}
+    [command] = declared.make(cloud)
+    assert command.file
+    rules = json.loads(command.file[1])["rule"]
+    assert theirs in rules
+    assert [rule["condition"] for rule in rules if rule != theirs] == [
+        {"age": 30, "matchesPrefix": ["services/dropcap-"]}
+    ]
+    cloud.buckets["run-sources"]["lifecycle"]["rule"] = rules
+    assert declared.difference(cloud) is None
 
 
 def test_a_log_line_is_one_that_people_read() -> None:

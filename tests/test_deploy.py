@@ -98,6 +98,9 @@ def test_the_buckets_are_private_and_nothing_is_deleted_from_uploads_by_its_age(
         assert rules["AbortIncompleteMultipartUpload"] == {"age": 1}
         deletes[name] = rules.get("Delete")
     assert deletes == {UPLOADS: None, PICTURES: None, QUARANTINE: {"age": 90}}
+    [rule] = there.plane.resources[f"storage/b/run-sources-{PROJECT}-europe-west1"]["lifecycle"]["rule"]
+    assert rule["action"]["type"] == "Delete"
+    assert rule["condition"] == {"age": 30, "matchesPrefix": ["services/dropcap-"]}  # others share the bucket
 
 
 def test_an_event_is_not_sent_again_while_its_picture_is_in_work(there: Deployment) -> None:

@@ -21,8 +21,8 @@ def _shape(rule: Rule) -> tuple[str, frozenset[str]]:
     return rule["action"]["type"], frozenset(rule.get("condition", {}))
 
 
-def delete_after(days: int) -> Rule:
-    return {"action": {"type": "Delete"}, "condition": {"age": days}}
+def delete_after(days: int, **condition: Any) -> Rule:
+    return {"action": {"type": "Delete"}, "condition": {"age": days} | condition}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,19 +204,36 @@ class Images(Resource):
 
 @dataclass(frozen=True, kw_only=True)
 class Sources(Resource):
-    """The sources that gcloud uploaded for the builds, into a bucket that it makes and shares (`name`)."""
+    """The sources that gcloud uploads for the builds, into a bucket that it makes and others share (`name`).
+
+    Ours are deleted after some days, as each build brings its own: with BLIP-base that is 190 MB a function.
+    """
 
     kind: ClassVar[str] = "sources in"
     functions: tuple[str, ...]
+    days: int
+
+    def _rule(self) -> Rule:
+        return delete_after(self.days, matchesPrefix=["services/dropcap-"])
 
     def wanted(self, cloud: Cloud) -> Facts:
-        return {}
+        return {"kept": f"{self.days} days"}
 
     def found(self, cloud: Cloud) -> Facts | None:
-        return {}  # each build brings its own
+        if self.name not in cloud.buckets:  # the first build makes it
+            return self.wanted(cloud) if {*self.functions} & {*cloud.services} else None
+        return (
+            self.wanted(cloud) if self._rule() in _found(cloud.buckets[self.name]) else {"kept": "for ever"}
+        )
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        return ()
+        ours = self._rule()["condition"]["matchesPrefix"]
+        found = _found(cloud.buckets.get(self.name, {}))
+        others = [rule for rule in found if rule.get("condition", {}).get("matchesPrefix") != ours]
+        rules = json.dumps({"rule": [self._rule(), *others]}, indent=2)
+        return [
+            command("storage", "buckets", "update", f"gs://{self.name}", file=("--lifecycle-file", rules))
+        ]
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
         if self.name not in cloud.buckets:

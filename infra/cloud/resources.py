@@ -18,6 +18,7 @@ from infra.cloud.watched import Alert, Apis, Budget, Channel, Dashboard, Metric
 EXPORT_S = 3600  # the longest that Cloud Run has: cloud.google.com/run/docs/configuring/request-timeout
 GALLERY_AT_ONCE = 8
 IMAGES_KEPT = 5
+SOURCES_KEPT_DAYS = 30
 SWEEP = "*/10 * * * *"
 
 
@@ -39,13 +40,14 @@ def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
             region=config.region,
             keep=IMAGES_KEPT,
         ),
-        Sources(
-            name=sources_bucket(config.project, config.region),
-            why="what was built",
-            functions=tuple(f"dropcap-{name}" for name in FUNCTIONS),
-        ),
         *(grant for grant in grants(config, cloud) if not grant.target.startswith("function ")),
         *(_function(config, name, source, secrets) for name in functions),
+        Sources(
+            name=sources_bucket(config.project, config.region),
+            why="what was built, which nothing needs again",
+            functions=tuple(f"dropcap-{name}" for name in FUNCTIONS),
+            days=SOURCES_KEPT_DAYS,
+        ),
         *(grant for grant in grants(config, cloud) if grant.target.startswith("function ")),
         *doors(config, cloud),
         *_calls(config, cloud),

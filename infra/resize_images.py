@@ -21,9 +21,9 @@ from dropcap.settings import Settings
 from dropcap.upload import RESIZED
 from infra.cloud import CloudError
 from infra.cloud.config import check
+from infra.cloud.settings_file import FILE, line, replace
 from infra.resize_images_parameters import Import, known
 
-FILE = Path("settings.mk")
 LARGEST = 1_000_000  # bytes of an exported file, which has some hundred
 LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z][\w./-]*)\s*=(.*)")
 # Values of a kit, as firebase-tools 15.34.2 (2026-10-28) reads and writes them (lib/functions/env.js, LINE_RE
@@ -153,13 +153,7 @@ def _leave_outputs_alone(result: Import) -> None:
 def makefile(settings: Mapping[str, str], source: Path) -> str:
     """The settings for make, which gives them to its commands where nobody has said otherwise."""
     lines = [f"# From {source.name}, by make import. The command line and the environment go before it."]
-    for name, value in settings.items():
-        if "\\" in value or not value.isprintable():
-            raise CloudError(
-                f"{name}={value!r} is not allowed: it must have no backslash or control character."
-            )
-        written = value.replace("$", "$$").replace("#", "\\#")
-        lines.append(f"export {name} ?= {written}")
+    lines += [line(name, value) for name, value in settings.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -178,7 +172,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if FILE.exists() and not arguments.force:
             raise CloudError(f"{FILE} is there already: FORCE=1 overwrites it.")
         result = convert(read(arguments.extension, arguments.project))
-        FILE.write_text(makefile(result.settings, arguments.extension))
+        replace(makefile(result.settings, arguments.extension))
     except CloudError as reason:
         print(f"make import: {reason}", file=sys.stderr)
         return 1

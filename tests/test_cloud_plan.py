@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,11 +14,11 @@ from infra.cloud import CloudError, after, rights, source
 from infra.cloud.__main__ import COMMANDS, TABLES, main
 from infra.cloud.buckets import ABORT, Bucket, Sources, delete_after
 from infra.cloud.cloud import Cloud
-from infra.cloud.config import Config
-from infra.cloud.functions import SETTINGS
+from infra.cloud.config import SETTINGS, Config
+from infra.cloud.deployed import of_services
 from infra.cloud.gcloud import Gcloud
-from infra.cloud.plan import ASKED, changes, script
-from infra.cloud.resource import Change, covers
+from infra.cloud.plan import changes, script
+from infra.cloud.resource import covers
 from infra.cloud.source import Source
 
 USUAL = {
@@ -168,11 +167,12 @@ def test_a_verdict_on_safety_is_asked_for_by_the_functions_that_have_the_key_and
     assert {name for name, given in told.items() if given} == {"on-upload", "analyze", "sweep"}
 
 
-def running(**variables: str) -> dict[str, object]:
-    """A function that is deployed with these variables."""
-    environment = [{"name": name, "value": value} for name, value in variables.items()]
+def running(name: str = "on-upload", **variables: str) -> dict[str, dict[str, object]]:
+    """A function that is deployed with these variables, by its name."""
+    environment = [{"name": each, "value": value} for each, value in variables.items()]
     template = {"metadata": {"annotations": {}}, "spec": {"containers": [{"env": environment}]}}
-    return {"metadata": {}, "spec": {"template": template}}
+    metadata = {"name": f"dropcap-{name}", "labels": {}}
+    return {f"dropcap-{name}": {"metadata": metadata, "spec": {"template": template}}}
 
 
 REASONED = (
@@ -181,23 +181,39 @@ REASONED = (
     {"EXCLUDE": "[private]/*,*/draft?.jpg"},
     {"SAFETY": "low"},
     {"DAILY_MONEY": "5", "DAILY_CALLS": "200"},
+    {"AUTH": "token", "AUTH_AUDIENCE": "my-firebase"},
+    {"SIZES": "800,200", "UPLOADS_BUCKET": "photos"},
 )
 
 
 @pytest.mark.parametrize("deployed", REASONED, ids=map(" ".join, REASONED))
-def test_what_keeps_sources_filters_or_caps_does_not_go_by_not_being_named(deployed: dict[str, str]) -> None:
-    def plan(said: dict[str, str]) -> list[Change]:
-        config = Config.read(USUAL | {"GEMINI_API_KEY": "x"} | said)
-        services = {"dropcap-on-upload": running(**deployed)}
-        return changes(config, Cloud(Gcloud(config.project, {}), number="12", services=services), SOURCE)
+@pytest.mark.parametrize("name", ["on-upload", "sweep"])
+def test_a_setting_that_nobody_says_stays_as_deployed_until_it_is_returned_to_its_default(
+    name: str, deployed: dict[str, str]
+) -> None:
+    services = running(name, **deployed, GEMINI_API_KEY="dropcap-gemini-api-key:1", THREADS="8")
+    found = of_services("my-project", "europe-west1", services)
 
-    assert plan(deployed)
-    assert plan({name: ASKED[name] for name in deployed})
-    kept = shlex.join(f"{name}={value}" for name, value in deployed.items())
-    said = re.escape(f"{kept} is deployed, and not said now: say {kept}, or ")
-    for nothing in ({}, *({name: blank for name in deployed if ASKED[name]} for blank in ("", " \t"))):
-        with pytest.raises(CloudError, match=said):
-            plan(nothing)
+    def read(**said: str) -> Config:
+        config = Config.read(USUAL | {"GEMINI_API_KEY": "x"} | said, found)
+        assert changes(config, Cloud(Gcloud(config.project, {}), number="12", services=services), SOURCE)
+        return config
+
+    usual = Config.read(USUAL | {"GEMINI_API_KEY": "x"})
+    for nothing in ("", " \t"):
+        config = read(**dict.fromkeys(deployed, nothing))
+        assert config.variables == usual.variables | deployed
+        assert config.stays == deployed
+    back = read(**dict.fromkeys(deployed, "default"))
+    assert (back.variables, back.settings, back.stays) == (usual.variables, usual.settings, {})
+    assert read(QUALITY="81").chosen == deployed | {"QUALITY": "81"}  # and is kept from then on
+
+
+def test_a_database_that_is_said_takes_the_place_of_cloud_sql_and_one_that_is_not_leaves_it() -> None:
+    deployed = {"CLOUD_SQL": "new", "MAX_INSTANCES": "9"}
+    assert Config.read(USUAL, deployed).cloud_sql == ""
+    kept = Config.read({"PROJECT": "my-project"}, deployed)
+    assert (kept.cloud_sql, kept.max_instances) == ("new", "9")
 
 
 def test_a_variable_of_nothing_but_white_space_is_one_that_is_not_set() -> None:
@@ -222,7 +238,7 @@ def test_another_bucket_is_watched_only_where_it_is_said_what_becomes_of_what_li
     watched: str, nothing: dict[str, str]
 ) -> None:
     config = Config.read(USUAL | nothing)
-    services = {"dropcap-on-upload": running(UPLOADS_BUCKET=watched)}
+    services = running(UPLOADS_BUCKET=watched)
     uploads = config.buckets["uploads"]
     cloud = Cloud(Full(config.project, {}), number="12", services=services, buckets={uploads: {}})
     if watched == uploads:

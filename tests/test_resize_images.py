@@ -17,8 +17,7 @@ from dropcap.analysis import Verdict
 from dropcap.errors import Rejected
 from dropcap.settings import Settings
 from dropcap.upload import Upload
-from infra import resize_images
-from infra.cloud import CloudError
+from infra.cloud import CloudError, settings_file
 from infra.cloud.config import Config
 from infra.resize_images import convert, main, read
 from infra.resize_images_parameters import KNOWN
@@ -274,7 +273,7 @@ def test_quotes_comments_and_empty_values_are_read_as_firebase_writes_them(expor
     assert read(exported, "") == {"IMG_BUCKET": "photos", "IMG_SIZES": "2x2"}
     with pytest.raises(CloudError, match="can't be read"):
         read(exported / "nowhere", "")
-    assert Path("settings.mk") == resize_images.FILE
+    assert Path("settings.mk") == settings_file.FILE
 
 
 def test_what_the_page_has_copied_into_the_new_bucket_is_outputs_alone() -> None:

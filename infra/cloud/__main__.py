@@ -7,41 +7,43 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
-from infra.cloud import CloudError, after, redescribe, refusals, rights, verify
+from infra.cloud import CloudError, after, redescribe, refusals, rights, settings_file, verify
 from infra.cloud.apply import apply
 from infra.cloud.buckets import kept
-from infra.cloud.cloud import Cloud, look
-from infra.cloud.config import Config, help_lines
+from infra.cloud.cloud import Cloud
+from infra.cloud.config import Config, help_lines, project_of
+from infra.cloud.deployed import begin, complete, services
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.plan import changes, removals, script, show
 from infra.cloud.source import check_model
 from infra.cloud.source import read as read_source
 
-Run = Callable[[Console, Config, Gcloud], None]
+Run = Callable[[Console, Config, Cloud], None]
 
 
-def _plan(console: Console, config: Config, gcloud: Gcloud) -> None:
+def _plan(console: Console, config: Config, cloud: Cloud) -> None:
     check_model(config)
-    cloud = look(config, gcloud)
+    config = complete(config, cloud)
     planned = changes(config, cloud, read_source())
     _warn(config, cloud)
     if config.given.get("COMMANDS"):
         print(script(config, planned))
     else:
-        show(console, planned)
+        show(console, planned, config.stays)
 
 
-def _deploy(console: Console, config: Config, gcloud: Gcloud) -> None:
+def _deploy(console: Console, config: Config, cloud: Cloud) -> None:
     check_model(config)
     _somebody_is_there(config, "deploy")
-    source, cloud = read_source(), look(config, gcloud)
+    source, config = read_source(), complete(config, cloud)
     planned = changes(config, cloud, source)
-    show(console, planned)
+    show(console, planned, config.stays)
     _warn(config, cloud)
     if planned:
         _ask(console, config, f"Deploy {source.commit} to {config.project}?")
-        apply(console, gcloud, planned)
-        cloud = after.services(config, gcloud)
+        apply(console, cloud.gcloud, planned)
+        _, cloud.services = services(cloud.gcloud, config.region)
+    settings_file.write(config)
     after.deployed(console, config, cloud)
 
 
@@ -51,11 +53,12 @@ def _warn(config: Config, cloud: Cloud) -> None:
         print(f"Warning: {line}", file=sys.stderr)
 
 
-def _destroy(console: Console, config: Config, gcloud: Gcloud) -> None:
+def _destroy(console: Console, config: Config, cloud: Cloud) -> None:
     data = bool(config.given.get("DATA"))
     _somebody_is_there(config, "destroy", config.project if data else "1")
-    planned = removals(config, look(config, gcloud), read_source(), data)
-    show(console, planned, "Nothing is there to destroy.")
+    config = complete(config, cloud)
+    planned = removals(config, cloud, read_source(), data)
+    show(console, planned, {}, "Nothing is there to destroy.")
     if not planned:
         return
     if not data:
@@ -67,17 +70,17 @@ def _destroy(console: Console, config: Config, gcloud: Gcloud) -> None:
             != config.project
         ):
             raise CloudError("Nothing was changed.")
-    apply(console, gcloud, planned)
+    apply(console, cloud.gcloud, planned)
     kept = "" if data else ", but for buckets, database and secrets: DATA=1 takes them, too"
     console.print(f"Destroyed{kept}.")
 
 
-def _rollback(console: Console, config: Config, gcloud: Gcloud) -> None:
+def _rollback(console: Console, config: Config, cloud: Cloud) -> None:
     _somebody_is_there(config, "rollback")
-    planned = after.rollback(config, gcloud)
-    show(console, planned)
+    planned = after.rollback(config, cloud)
+    show(console, planned, {})
     _ask(console, config, "Lead all traffic there? make deploy leads it back.")
-    apply(console, gcloud, planned)
+    apply(console, cloud.gcloud, planned)
 
 
 def _somebody_is_there(config: Config, command: str, yes: str = "1") -> None:
@@ -152,9 +155,10 @@ def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os
         print(TABLES[command]())
         return 0
     try:
-        config = Config.read(environment)
         run, _ = COMMANDS[command]
-        run(Console(highlight=False), config, Gcloud(config.project, environment))
+        project = settings_file.check(project_of(environment))
+        config, cloud = begin(environment, Gcloud(project, environment))
+        run(Console(highlight=False), config, cloud)
     except CloudError as reason:
         print(f"make {command}: {reason}", file=sys.stderr)
         return 1

@@ -33,22 +33,15 @@ def deployed(console: Console, config: Config, cloud: Cloud) -> None:
     )
 
 
-def services(config: Config, gcloud: Gcloud) -> Cloud:
-    """The functions that are there, and nothing else."""
-    found = gcloud.read("run", "services", "list", f"--region={config.region}") or ()
-    return Cloud(gcloud, services={each["metadata"]["name"]: each for each in found})
-
-
-def rollback(config: Config, gcloud: Gcloud) -> list[Change]:
+def rollback(config: Config, cloud: Cloud) -> list[Change]:
     """What leads each function's traffic to the newest revision of the code before.
 
     Raises CloudError where one has none: all go back together, or none does. A gallery that is new stays.
     """
-    cloud = services(config, gcloud)
-    revisions = gcloud.read("run", "revisions", "list", f"--region={config.region}") or []
+    revisions = cloud.gcloud.read("run", "revisions", "list", f"--region={config.region}") or []
     revisions.sort(key=lambda each: each["metadata"]["creationTimestamp"], reverse=True)
     planned = []
-    for name in (f"dropcap-{name}" for name in functions_of(config, cloud)):
+    for name in (f"dropcap-{name}" for name in functions_of(config)):
         if name not in cloud.services:
             raise CloudError(f"{name} is not deployed: make deploy PROJECT={config.project}")
         own = [
@@ -93,14 +86,19 @@ def _ready(revision: Mapping[str, Any]) -> bool:
     return all(each.get("status") != "False" for each in conditions if each["type"] == "Ready")
 
 
-def logs(console: Console, config: Config, gcloud: Gcloud) -> None:
+def logs(console: Console, config: Config, cloud: Cloud) -> None:
     """What the functions said, the oldest first, one line each."""
     given = config.given
     name = given.get("FUNCTION", "").removeprefix("dropcap-").replace("_", "-")
     if name and name not in FUNCTIONS:
         raise CloudError(f"FUNCTION={name!r} is not allowed: it must be {' or '.join(FUNCTIONS)}.")
     lines = entries(
-        config, gcloud, name, given.get("SEVERITY", ""), given.get("SINCE", "1h"), given.get("LIMIT", "200")
+        config,
+        cloud.gcloud,
+        name,
+        given.get("SEVERITY", ""),
+        given.get("SINCE", "1h"),
+        given.get("LIMIT", "200"),
     )
     for each in lines:
         console.print(each, markup=False, soft_wrap=True)
@@ -138,14 +136,13 @@ def line(entry: Mapping[str, Any]) -> str:
     return f"{time} {entry.get('severity', 'DEFAULT'):8} {service:18} {said} {facts}".rstrip()
 
 
-def addresses(console: Console, config: Config, gcloud: Gcloud) -> None:
+def addresses(console: Console, config: Config, cloud: Cloud) -> None:
     """Where to look, for people; in a browser where there is one."""
     where = f"project={quote(config.project)}"
-    cloud = services(config, gcloud)
     private = not gallery.is_open(cloud)
     for line in gallery.words(config, cloud) if private else ():
         console.print(line, markup=False, soft_wrap=True)
-    boards = gcloud.read("monitoring", "dashboards", "list") or ()
+    boards = cloud.gcloud.read("monitoring", "dashboards", "list") or ()
     pages = [] if private else [gallery.address(cloud)]
     pages += [
         f"{CONSOLE}/monitoring/dashboards/builder/{each['name'].rpartition('/')[2]}?{where}"
@@ -154,7 +151,7 @@ def addresses(console: Console, config: Config, gcloud: Gcloud) -> None:
     ]
     pages += [
         f"{CONSOLE}/run/detail/{config.region}/dropcap-{name}/metrics?{where}"
-        for name in functions_of(config, cloud)
+        for name in functions_of(config)
     ]
     pages += [f"{CONSOLE}/storage/browser/{name}?{where}" for name in config.buckets.values()]
     browser = sys.stdout.isatty() and (sys.platform == "darwin" or os.environ.get("DISPLAY"))

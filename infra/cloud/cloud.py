@@ -58,21 +58,26 @@ class Cloud:
         return str(self.services.get(service, {}).get("status", {}).get("url", ""))
 
 
-def look(config: Config, gcloud: Gcloud) -> Cloud:
-    """All that is there of a deployment. Raises CloudError."""
+def look_around(gcloud: Gcloud) -> Cloud:
+    """Return the project and which APIs it has. Raises CloudError."""
     cloud = Cloud(gcloud)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         version, project, apis = pool.map(
             lambda words: gcloud.read(*words),
-            (("version",), ("projects", "describe", config.project), ("services", "list", "--enabled")),
+            (("version",), ("projects", "describe", gcloud.project), ("services", "list", "--enabled")),
         )
-        cloud.tools = Tools.read(version)
-        cloud.tools.check(config)
-        cloud.number, cloud.created = str(project["projectNumber"]), str(project.get("createTime", ""))
-        cloud.apis = frozenset(api["config"]["name"] for api in apis or ())
+    cloud.tools = Tools.read(version)
+    cloud.number, cloud.created = str(project["projectNumber"]), str(project.get("createTime", ""))
+    cloud.apis = frozenset(api["config"]["name"] for api in apis or ())
+    return cloud
+
+
+def look(config: Config, cloud: Cloud) -> None:
+    """Find all that is there of a deployment, besides the services. Raises CloudError."""
+    cloud.tools.check(config)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         _together(pool, [task for api, task in _first(config, cloud) if api in cloud.apis])
         _together(pool, [task for api, task in _second(config, cloud) if api in cloud.apis])
-    return cloud
 
 
 Task = tuple[str, Callable[[], None]]
@@ -94,11 +99,8 @@ def _first(config: Config, cloud: Cloud) -> Iterable[Task]:
     def named(into: dict[str, Any], name: Callable[[Any], str], *words: str) -> Callable[[], None]:
         return lambda: into.update({name(each): each for each in read(*words) or ()})
 
-    def services() -> None:
-        for each in read("run", "services", "list", f"--region={region}") or ():
-            cloud.services[each["metadata"]["name"]] = each
-        if any(name.startswith("dropcap-") for name in cloud.services):
-            cloud.revisions += read("run", "revisions", "list", f"--region={region}") or ()
+    def revisions() -> None:
+        cloud.revisions += read("run", "revisions", "list", f"--region={region}") or ()
 
     def policy() -> None:
         cloud.policies[f"project {config.project}"] = bindings(
@@ -112,7 +114,8 @@ def _first(config: Config, cloud: Cloud) -> Iterable[Task]:
         _api("secretmanager"),
         lambda: cloud.secrets.update({_last(each): [] for each in read("secrets", "list") or ()}),
     )
-    yield _api("run"), services
+    if cloud.services:
+        yield _api("run"), revisions
     artifacts = ("artifacts", "repositories", "list", f"--location={region}")
     yield _api("artifactregistry"), named(cloud.repositories, _last, *artifacts)
     yield _api("pubsub"), named(cloud.subscriptions, _plain, "pubsub", "subscriptions", "list")
@@ -132,10 +135,7 @@ def _first(config: Config, cloud: Cloud) -> Iterable[Task]:
         ),
     )
     yield _api("monitoring"), named(cloud.dashboards, _last, "monitoring", "dashboards", "list")
-    if config.alert_email:
-        channels = ("beta", "monitoring", "channels", "list")
-        yield _api("monitoring"), lambda: cloud.channels.extend(read(*channels) or ())
-    if config.budget:
+    if config.budget or "BUDGET" in config.reset:
         yield _api("billingbudgets"), lambda: _budgets(config, cloud)
     project, _, name = config.instance
     if name:
@@ -157,9 +157,13 @@ def _second(config: Config, cloud: Cloud) -> Iterable[Task]:
     for name in [name for name in cloud.secrets if name.startswith("dropcap-")]:
         yield _api("secretmanager"), policy(f"secret {name}", "secrets", "get-iam-policy", name)
         yield _api("secretmanager"), lambda name=name: _versions(cloud, name)  # type: ignore[misc]
-    for name in [name for name in cloud.services if name.startswith("dropcap-")]:
+    for name in cloud.services:
         words = ("run", "services", "get-iam-policy", name, f"--region={config.region}")
         yield _api("run"), policy(f"function {name}", *words)
+    told = any(each.get("notificationChannels") for each in cloud.alerts.values())
+    if config.alert_email or (told and cloud.tools.has("beta")):
+        channels = ("beta", "monitoring", "channels", "list")
+        yield _api("monitoring"), lambda: cloud.channels.extend(read(*channels) or ())
     location = trigger_location(config, cloud)
     triggers = ("eventarc", "triggers", "list", f"--location={location}")
     yield (

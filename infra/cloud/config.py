@@ -14,6 +14,9 @@ from infra.cloud import CloudError
 
 # Never in a variable of a function: in Secret Manager.
 SECRETS = ("DATABASE_URL", "GEMINI_API_KEY", "EVENTS_SECRET")
+SETTINGS = frozenset(item.name.upper() for item in fields(Settings))
+NOT_KEPT = ("WAIT_S", "DEMO_MODEL")  # said for one command
+DEFAULT = "default"  # said of a setting, returns it to its default
 QUEUE = "dropcap-backfill"  # of make backfill, and of what make redescribe tells the sweep
 NO_SECRET = f"whsec_{'A' * 32}"  # in place of one that is not given; it goes nowhere
 FUNCTION_TIMEOUT_S = 540  # shorter than the 600 s after which Pub/Sub would deliver once more
@@ -30,7 +33,8 @@ def _variable(default: str, meaning: str, allowed: str = "", fits: str = ".*") -
 class Config:
     """One deployment. A field's environment variable is its name in capitals; build it with `Config.read`.
 
-    `settings` are those of the functions, `variables` what goes to them, `given` all of the environment.
+    `settings` are those of the functions, `variables` what goes to them. `given` is all of the environment,
+    `reset` the settings that it returns to their defaults, `deployed` what was set by the last deployment.
     """
 
     project: str = _variable("", "id of the Google Cloud project")
@@ -62,10 +66,7 @@ class Config:
         r"0|[7-9]|[1-8]\d|90",
     )
     gallery: str = _variable(
-        "",
-        "the page to drop pictures on: 1 puts it up, 0 takes it down; not said, it stays as it is",
-        "0 or 1",
-        r"|0|1",
+        "0", "the page to drop pictures on: 1 puts it up, 0 takes it down", "0 or 1", "0|1"
     )
     alert_email: str = _variable("", "address that alerts go to", "an address", rf"|{EMAIL.pattern}")
     budget: str = _variable(
@@ -78,7 +79,7 @@ class Config:
         "2",
         "pictures that make backfill sends a second",
         "a number from 0.01 to 500",
-        r"0\.\d{1,2}|[1-9]\d{0,2}",
+        r"0\.\d{1,2}|[1-9]\d{0,2}(\.\d{1,2})?",
     )
     wait_s: str = _variable(
         "",
@@ -89,27 +90,32 @@ class Config:
     settings: Settings = field(default_factory=Settings)
     variables: Mapping[str, str] = field(default_factory=dict)
     given: Mapping[str, str] = field(default_factory=dict, repr=False)
+    reset: frozenset[str] = frozenset()
+    deployed: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, environment: Mapping[str, str] = os.environ) -> "Config":
-        """The deployment that the environment describes. Raises CloudError with one line and its remedy."""
+    def read(
+        cls, environment: Mapping[str, str] = os.environ, deployed: Mapping[str, str] | None = None
+    ) -> "Config":
+        """Return the deployment that the environment describes; what it leaves out stays as `deployed`.
+
+        Raises CloudError with one line and its remedy.
+        """
         # What is nothing but white space says nothing.
-        environment = {name: value if value.strip() else "" for name, value in environment.items()}
-        chosen = check(environment)
-        project = chosen.get("project", "")
-        if not PROJECT.fullmatch(project):
-            said = f"PROJECT={project!r} is no project id" if project else "Say which project"
-            raise CloudError(f"{said}: make deploy PROJECT=my-project (gcloud projects list shows yours)")
-        if ":" in project:
-            raise CloudError(
-                f"PROJECT={project!r} is a domain's project, where gcloud can't build: use another."
-            )
-        named = {item.name.upper() for item in fields(Settings)}
-        variables = {name: value for name, value in sorted(environment.items()) if value and name in named}
-        for kind in ("UPLOADS", "PICTURES", "QUARANTINE"):
-            variables.setdefault(f"{kind}_BUCKET", f"{project}-{kind.lower()}")
-        if variables.get("SOURCE") == "archive":
-            variables.setdefault("ARCHIVE_BUCKET", f"{project}-archive")
+        given = {name: value if value.strip() else "" for name, value in environment.items()}
+        project = project_of(given)
+        deployed = deployed or {}
+        reset = frozenset(name for name in NAMES | SETTINGS if given.get(name) == DEFAULT)
+        kept = {name: value for name, value in deployed.items() if not given.get(name)}
+        values = given | dict.fromkeys(reset, "") | kept
+        if given.get("DATABASE_URL") and "CLOUD_SQL" in kept:
+            values["CLOUD_SQL"] = ""
+        chosen = check(values)
+        variables = {name: value for name, value in sorted(values.items()) if value and name in SETTINGS}
+        buckets = usual_buckets(project)
+        if variables.get("SOURCE") != "archive":
+            del buckets["ARCHIVE_BUCKET"]
+        variables = buckets | variables
         # Of a webhook's secret that is not given, plan.py looks whether it is there.
         unknown = {"EVENTS_SECRET": NO_SECRET} if not variables.get("EVENTS_SECRET") else {}
         try:
@@ -118,7 +124,14 @@ class Config:
             raise CloudError(str(wrong)) from wrong
         for name in SECRETS:
             variables.pop(name, None)
-        config = cls(**chosen, settings=settings, variables=variables, given=environment)
+        config = cls(
+            **chosen,
+            settings=settings,
+            variables=variables,
+            given=given,
+            reset=reset,
+            deployed=deployed,
+        )
         config._check()
         return config
 
@@ -153,6 +166,23 @@ class Config:
             if (urlsplit(getattr(settings, name)).hostname or "") in LOCAL:
                 raise CloudError(f"{name.upper()} is on this machine, which no function can reach: unset it.")
 
+    def said(self, name: str) -> str:
+        """Return the value of a variable that the environment has; "" for one that returns to its default."""
+        return "" if name in self.reset else self.given.get(name, "")
+
+    @property
+    def stays(self) -> dict[str, str]:
+        """Return what is set otherwise than by default and stays as it is deployed, by variable."""
+        return {name: value for name, value in self.chosen.items() if self.deployed.get(name) == value}
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """Return all that is set otherwise than by default, by variable; secrets are not in it."""
+        own = {item.name.upper(): getattr(self, item.name) for item in fields(Config) if item.metadata}
+        own = {name: value for name, value in own.items() if value != DEFAULTS[name] and name not in NOT_KEPT}
+        usual = usual_buckets(self.project)
+        return own | {name: value for name, value in self.variables.items() if usual.get(name) != value}
+
     @property
     def buckets(self) -> dict[str, str]:
         """The buckets by what they are for; the archive only where sources go there."""
@@ -181,6 +211,39 @@ class Config:
         return (found[1], found[2], found[3]) if found else ("", "", "")
 
 
+DEFAULTS = {item.name.upper(): item.default for item in fields(Config) if item.metadata}
+NAMES = frozenset(DEFAULTS) - {"PROJECT"}
+
+
+def project_of(environment: Mapping[str, str]) -> str:
+    """Return the project that is said. Raises CloudError where it can't be one."""
+    project = environment.get("PROJECT", "").strip()
+    if not PROJECT.fullmatch(project):
+        said = f"PROJECT={project!r} is no project id" if project else "Say which project"
+        raise CloudError(f"{said}: make deploy PROJECT=my-project (gcloud projects list shows yours)")
+    if ":" in project:
+        raise CloudError(f"PROJECT={project!r} is a domain's project, where gcloud can't build: use another.")
+    return project
+
+
+def usual_buckets(project: str) -> dict[str, str]:
+    """Return the names that buckets have unless others are said, by variable."""
+    return {
+        f"{kind}_BUCKET": f"{project}-{kind.lower()}"
+        for kind in ("UPLOADS", "PICTURES", "QUARANTINE", "ARCHIVE")
+    }
+
+
+def budget_name(project: str) -> str:
+    """Return the name of the budget of a project, of the 60 characters that one may have."""
+    return f"Dropcap {project}"[:60]
+
+
+def fits(name: str, value: str) -> bool:
+    """Return whether a variable of a deployment may have this value."""
+    return bool(re.fullmatch(Config.__dataclass_fields__[name.lower()].metadata["fits"], value))
+
+
 def check(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of a deployment that are given, by field. Raises CloudError where one is not allowed."""
     chosen = {}
@@ -188,7 +251,7 @@ def check(environment: Mapping[str, str]) -> dict[str, str]:
         name = item.name.upper()
         if not item.metadata or not (value := environment.get(name)):
             continue
-        if not re.fullmatch(item.metadata["fits"], value):
+        if not fits(name, value):
             raise CloudError(f"{name}={value!r} is not allowed: it must be {item.metadata['allowed']}.")
         chosen[item.name] = value
     return chosen

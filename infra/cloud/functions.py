@@ -4,26 +4,27 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from dropcap.errors import SettingsError
 from dropcap.settings import Settings
 from infra.cloud import CloudError
 from infra.cloud.cloud import Cloud
+from infra.cloud.config import SETTINGS
 from infra.cloud.gcloud import Command, command
 from infra.cloud.resource import ABSENT, Change, Facts, Resource
 from infra.cloud.secrets import Secret
 from infra.cloud.source import FOLDER, Source
 
 RUNTIME = "python313"
-SETTINGS = frozenset(item.name.upper() for item in fields(Settings))
 ANNOTATIONS = {  # by words: where Cloud Run keeps it
     "at most instances": "autoscaling.knative.dev/maxScale",
     "environment": "run.googleapis.com/execution-environment",
     "startup boost": "run.googleapis.com/startup-cpu-boost",
     "Cloud SQL": "run.googleapis.com/cloudsql-instances",
 }
+CLOUD_SQL_LABEL = "dropcap-cloud-sql"  # whether the instance is this deployment's own: CLOUD_SQL=new
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class Function(Resource):
     variables: Mapping[str, str]
     secrets: tuple[Secret, ...]
     sql: str
+    sql_is: str
 
     def _template(self, cloud: Cloud) -> dict[str, Any]:
         """What a change of needs no build."""
@@ -61,6 +63,7 @@ class Function(Resource):
             "ingress": self.ingress,
             "account": self.account,
             "Cloud SQL": self.sql or None,
+            "Cloud SQL instance": self.sql_is or None,
             **{name: self._secret(secret, cloud) for name, secret in self._secrets().items()},
             **dict(sorted(self.variables.items())),
         }
@@ -97,6 +100,7 @@ class Function(Resource):
             "requests at once": template["spec"].get("containerConcurrency"),
             "timeout": f"{template['spec'].get('timeoutSeconds')} s",
             **{name: notes.get(key, "").lower() or None for name, key in ANNOTATIONS.items()},
+            "Cloud SQL instance": metadata.get("labels", {}).get(CLOUD_SQL_LABEL) or None,
             "ingress": metadata.get("annotations", {}).get("run.googleapis.com/ingress", "all"),
             "account": template["spec"].get("serviceAccountName"),
             **variables(cloud.services.get(self.name)),
@@ -198,7 +202,7 @@ class Function(Resource):
             f"--ingress={self.ingress}",
             f"--set-secrets={secrets}" if secrets else "--clear-secrets",
             f"--set-cloudsql-instances={self.sql}" if self.sql else "--clear-cloudsql-instances",
-            f"--update-labels=dropcap-source={self.source.digest},dropcap-commit={self.source.commit}",
+            f"--update-labels={','.join(f'{name}={value}' for name, value in self._labels(cloud).items())}",
             f"--revision-suffix={suffix}",
             file=(
                 "--env-vars-file",
@@ -211,6 +215,11 @@ class Function(Resource):
         """Return the words that make another revision of what the service is already to be."""
         region = f"--region={self.region}"
         return ("run", "services", "update", self.name, region, f"--revision-suffix={suffix}")
+
+    def _labels(self, cloud: Cloud) -> dict[str, str]:
+        had = cloud.services.get(self.name, {}).get("metadata", {}).get("labels", {})
+        sql = {CLOUD_SQL_LABEL: self.sql_is} if self.sql_is or CLOUD_SQL_LABEL in had else {}
+        return {"dropcap-source": self.source.digest, "dropcap-commit": self.source.commit, **sql}
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
         return [command("run", "services", "delete", self.name, f"--region={self.region}")]

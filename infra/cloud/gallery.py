@@ -18,9 +18,9 @@ ASKS = (HTTPStatus.OK, HTTPStatus.FOUND, HTTPStatus.SEE_OTHER, HTTPStatus.UNAUTH
 SHUT = (HTTPStatus.FORBIDDEN,)
 
 
-def check(config: Config, cloud: Cloud) -> None:
+def check(config: Config) -> None:
     """Raise CloudError where nobody could sign in: Firebase has no page for it, as Google has."""
-    if "gallery" not in functions_of(config, cloud) or config.settings.auth != "token":
+    if "gallery" not in functions_of(config) or config.settings.auth != "token":
         return
     firebase = not OAUTH_CLIENT.fullmatch(config.settings.auth_audience[0])
     if firebase and not config.settings.sign_in_url:

@@ -1,7 +1,7 @@
 """What differs between what is wanted and what is there, as a table to read or commands to run."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -28,7 +28,7 @@ def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
     """
     if (
         not config.cloud_sql
-        and not config.given.get("DATABASE_URL")
+        and not config.settings.database_url
         and not cloud.values.get("dropcap-database-url")
     ):
         raise CloudError(
@@ -42,10 +42,9 @@ def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
     if cloud.no_topic:
         topic = config.settings.events
         raise CloudError(f"There is no topic {topic}: gcloud pubsub topics create {topic}")
-    _check_asked(config, cloud)
     _check_sources(config, cloud)
     _check_safety(config, cloud)
-    gallery.check(config, cloud)
+    gallery.check(config)
     declared = resources(config, cloud, source)
     wanted = [each.difference(cloud) for each in declared]
     public, own = stale(config, cloud, declared)
@@ -54,44 +53,22 @@ def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
 
 def _all(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
     """The declaration with what is optional, wanted or not."""
-    return resources(replace(config, gallery="1"), cloud, source)
+    was = config.deployed
+    most = replace(
+        config,
+        gallery="1",
+        alert_email=config.alert_email or was.get("ALERT_EMAIL", ""),
+        budget=config.budget or was.get("BUDGET", ""),
+    )
+    return resources(most, cloud, source)
 
 
 def _unwanted(config: Config, cloud: Cloud, source: Source, declared: Sequence[Resource]) -> list[Change]:
     """What takes down what is optional, there, and not wanted; its rights are gone before it."""
-    if config.gallery != "0":
-        return []
     titles = {each.title for each in declared}
     going = [each for each in _all(config, cloud, source) if each.title not in titles]
     found = [each.removal(cloud) for each in reversed(going) if not isinstance(each, Grant)]
-    return [replace(each, why="no longer wanted: GALLERY=0") for each in found if each]
-
-
-# What does not go by not being named, and what each is where nobody wants it: who keeps sources, leaves
-# objects alone, holds pictures back or caps what is spent has a reason.
-ASKED = {
-    **{"SOURCE": "delete", "INCLUDE": "*", "EXCLUDE": ""},
-    **{"SAFETY": "off", "DAILY_MONEY": "0", "DAILY_CALLS": "0"},
-}
-
-
-def _check_asked(config: Config, cloud: Cloud) -> None:
-    """Raise CloudError where a setting that matters would go back to its default, and nobody has said so."""
-    deployed = variables(cloud.services.get("dropcap-on-upload"))
-    going = {
-        name: default
-        for name, default in ASKED.items()
-        if deployed.get(name, default) != default and not _said(name, default, config)
-    }
-    if going:
-        kept = shlex.join(f"{name}={deployed[name]}" for name in going)
-        default = shlex.join(f"{name}={value}" for name, value in going.items())
-        raise CloudError(f"{kept} is deployed, and not said now: say {kept}, or {default}.")
-
-
-def _said(name: str, default: str, config: Config) -> bool:
-    """Return whether somebody has said what a setting is to be: by nothing only where that is its default."""
-    return bool(config.given.get(name)) or (not default and name in config.given)
+    return [replace(each, why="no longer wanted") for each in found if each]
 
 
 def _check_safety(config: Config, cloud: Cloud) -> None:
@@ -107,7 +84,9 @@ def _check_sources(config: Config, cloud: Cloud) -> None:
     """The sweep takes what lay in the bucket before, too, and SOURCE=delete deletes what is analyzed."""
     uploads = config.buckets["uploads"]
     watched = variables(cloud.services.get("dropcap-on-upload")).get("UPLOADS_BUCKET")
-    if config.given.get("SOURCE") or uploads == watched or uploads not in cloud.buckets:
+    if config.said("SOURCE") or config.settings.source != "delete":
+        return
+    if uploads == watched or uploads not in cloud.buckets:
         return
     if cloud.gcloud.read("storage", "objects", "list", f"gs://{uploads}/**", "--limit=1"):
         raise CloudError(
@@ -134,25 +113,31 @@ def removals(config: Config, cloud: Cloud, source: Source, data: bool) -> list[C
     ]
 
 
-def show(console: Console, planned: Sequence[Change], nothing: str = "Nothing to change.") -> None:
+def show(
+    console: Console, planned: Sequence[Change], stays: Mapping[str, str], nothing: str = "Nothing to change."
+) -> None:
     """The plan for people; plain text where the output is no terminal."""
-    if not planned:
-        console.print(nothing)
-        return
+    _table(console, planned)
+    if stays:
+        kept = shlex.join(f"{name}={value}" for name, value in stays.items())
+        console.print(f"Stays as deployed: {kept}", soft_wrap=True, markup=False)
+    count = len(planned)
+    console.print(f"{count} {'change' if count == 1 else 'changes'}." if planned else nothing)
+
+
+def _table(console: Console, planned: Sequence[Change]) -> None:
     if not console.is_terminal:
         for each in planned:
             console.print(
                 f"{each.what}: {each.now} -> {each.then} ({each.why})", soft_wrap=True, markup=False
             )
-    else:
+    elif planned:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
         for name in ("what", "now", "then", "why"):
             table.add_column(name, overflow="fold")
         for each in planned:
             table.add_row(*map(_plain, (each.what, each.now, each.then, each.why)))
         console.print(table)
-    count = len(planned)
-    console.print(f"{count} {'change' if count == 1 else 'changes'}.")
 
 
 def _plain(text: str) -> str:

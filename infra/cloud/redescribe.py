@@ -14,6 +14,7 @@ from rich.console import Console
 from dropcap.errors import SettingsError
 from infra import redescribe as engine
 from infra.cloud import CloudError, functions
+from infra.cloud.cloud import Cloud
 from infra.cloud.config import QUEUE, Config
 from infra.cloud.gcloud import Gcloud
 from infra.local import StackError
@@ -21,9 +22,11 @@ from infra.local import StackError
 POLL_S = 3.0
 
 
-def redescribe(console: Console, config: Config, gcloud: Gcloud) -> None:
+def redescribe(console: Console, config: Config, cloud: Cloud) -> None:
     """Count, ask, mark. Raises CloudError where no answer comes in time."""
-    service = gcloud.read("run", "services", "describe", "dropcap-sweep", f"--region={config.region}")
+    gcloud, service = cloud.gcloud, cloud.services.get("dropcap-sweep")
+    if service is None:
+        raise CloudError(f"dropcap-sweep is not deployed: make deploy PROJECT={config.project}")
     if not functions.settings(service).gemini_api_key:
         raise CloudError("dropcap-sweep has no GEMINI_API_KEY, so nobody could describe them.")
     url = service["status"]["url"]

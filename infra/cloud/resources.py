@@ -6,7 +6,7 @@ from infra.cloud import monitoring, sql
 from infra.cloud.access import ACCOUNTS, Account
 from infra.cloud.buckets import ABORT, Bucket, Images, Sources, delete_after, sources_bucket
 from infra.cloud.cloud import Cloud, trigger_location
-from infra.cloud.config import FUNCTION_TIMEOUT_S, QUEUE, Config
+from infra.cloud.config import FUNCTION_TIMEOUT_S, QUEUE, Config, budget_name
 from infra.cloud.events import Queue, Schedule, Subscription, Trigger
 from infra.cloud.functions import Function
 from infra.cloud.resource import Resource
@@ -24,7 +24,7 @@ SWEEP = "*/10 * * * *"
 
 def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
     """The declaration."""
-    secrets, functions = secrets_of(config, cloud), functions_of(config, cloud)
+    secrets, functions = secrets_of(config, cloud), functions_of(config)
     accounts = [name for name in ACCOUNTS if name in functions or name not in FUNCTIONS]
     return [
         _apis(config),
@@ -182,6 +182,7 @@ def _function(config: Config, name: str, source: Source, secrets: dict[str, Secr
         variables=dict(sorted(variables.items())),
         secrets=tuple(each for each in secrets.values() if not small or each.variable == "DATABASE_URL"),
         sql=connection,
+        sql_is=("new" if config.cloud_sql == "new" else "named") if connection else "",
     )
 
 
@@ -242,7 +243,5 @@ def _watched(config: Config) -> list[Resource]:
     )
     if config.budget:
         why = "says so when half, nine tenths, all of it is spent; it stops nothing"
-        made.append(
-            Budget(name=f"Dropcap {config.project}"[:60], why=why, amount=config.budget, address=address)
-        )
+        made.append(Budget(name=budget_name(config.project), why=why, amount=config.budget, address=address))
     return made

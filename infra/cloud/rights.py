@@ -45,13 +45,9 @@ SMALL = ("get-progress-stats", "gallery")
 OLD_PROJECT = "2021-04-09"
 
 
-def functions_of(config: Config, cloud: Cloud) -> dict[str, tuple[str, str]]:
-    """The functions of this deployment: all but the gallery, which is one where it is wanted.
-
-    Where nothing is said of it, it is wanted if it is there.
-    """
-    wanted = config.gallery == "1" or (not config.gallery and "dropcap-gallery" in cloud.services)
-    return {name: each for name, each in FUNCTIONS.items() if wanted or name != "gallery"}
+def functions_of(config: Config) -> dict[str, tuple[str, str]]:
+    """Return the functions of this deployment: all but the gallery, which is one where GALLERY=1."""
+    return {name: each for name, each in FUNCTIONS.items() if config.gallery == "1" or name != "gallery"}
 
 
 def grants(config: Config, cloud: Cloud) -> list[Grant]:
@@ -65,7 +61,7 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
         member, target = f"serviceAccount:{address}", f"project {config.project}"
         return Grant(name=f"roles/{role}", member=member, target=target, why=why, who=who, born=born)
 
-    functions, project = functions_of(config, cloud), f"project {config.project}"
+    functions, project = functions_of(config), f"project {config.project}"
     made = [
         grant("run.builder", "build", project, "builds: in new projects the default account may not"),
         grant("eventarc.eventReceiver", "trigger", project, "receives the events of the bucket"),
@@ -134,18 +130,18 @@ def doors(config: Config, cloud: Cloud) -> list[Door]:
     if config.settings.auth != "token":
         return []
     why = "AUTH=token: it checks the caller's ID token"
-    named = [name for name in functions_of(config, cloud) if name in ("analyze", *SMALL)]
+    named = [name for name in functions_of(config) if name in ("analyze", *SMALL)]
     return [Door(name=f"dropcap-{name}", why=why, region=config.region) for name in named]
 
 
 def secret(variable: str, config: Config) -> Secret:
     """What holds this variable's value."""
-    name, value = f"dropcap-{variable.lower().replace('_', '-')}", config.given.get(variable, "")
+    name, value = f"dropcap-{variable.lower().replace('_', '-')}", config.said(variable)
     return Secret(name=name, why=WHY_SECRET[variable], region=config.region, variable=variable, value=value)
 
 
 def secrets_of(config: Config, cloud: Cloud) -> dict[str, Secret]:
-    """By variable. What is not given, and is there, stays; one that is given empty goes unused."""
+    """Return the secrets in use, by variable: what is not given, and is there, stays."""
     unwanted = {
         "DATABASE_URL": bool(config.cloud_sql),  # by IAM, without a password
         "EVENTS_SECRET": not config.settings.events.startswith("https:"),
@@ -155,7 +151,7 @@ def secrets_of(config: Config, cloud: Cloud) -> dict[str, Secret]:
         name: each
         for name, each in secrets.items()
         if each.value
-        or (cloud.values.get(each.name) and (name not in config.given or name == "DATABASE_URL"))
+        or (cloud.values.get(each.name) and (name not in config.reset or name == "DATABASE_URL"))
     }
 
 

@@ -41,15 +41,16 @@ class Tools:
         if self.version < OLDEST:
             oldest = ".".join(map(str, OLDEST))
             raise CloudError(f"gcloud {version} is too old: it must be {oldest} or newer. {NEWEST}")
-        if self._lacks("alpha") and self.version < POLICIES:
+        if not self.has("alpha") and self.version < POLICIES:
             raise CloudError(
                 f"gcloud {version} has alerts in its component alpha, which is not installed. {NEWEST}"
             )
-        if self._lacks("beta") and config.alert_email:
+        if not self.has("beta") and config.alert_email:
             raise CloudError(
                 "ALERT_EMAIL needs gcloud's component beta, which is not installed: "
                 "gcloud components install beta, or leave ALERT_EMAIL out."
             )
 
-    def _lacks(self, component: str) -> bool:
-        return "core" in self.components and component not in self.components
+    def has(self, component: str) -> bool:
+        """Return whether gcloud has a component, or can't tell."""
+        return "core" not in self.components or component in self.components

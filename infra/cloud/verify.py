@@ -23,10 +23,9 @@ POLL_S = 2.0
 LOG_S = 60.0  # longest wait for a log line, which usually takes seconds
 
 
-def verify(console: Console, config: Config, gcloud: Gcloud) -> None:
+def verify(console: Console, config: Config, cloud: Cloud) -> None:
     """Drop a sample and wait for what becomes of it. Raises CloudError where it is not published in time."""
-    cloud = after.services(config, gcloud)
-    settings = _deployed(config, cloud)
+    gcloud, settings = cloud.gcloud, _deployed(config, cloud)
     name = f"dropcap-verify/{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.jpg"
     upload = Upload(settings.uploads_bucket, name, 0, SAMPLE.stat().st_size)
     if not upload.wanted(settings.include, settings.exclude):

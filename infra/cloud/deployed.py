@@ -1,0 +1,121 @@
+"""What the last deployment set, read back from what it made: a setting that nobody says stays as it is.
+
+The services are the record, not a file: it is there on a fresh clone, and what a colleague deployed is in it.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from infra.cloud import CloudError
+from infra.cloud.buckets import DAY_S
+from infra.cloud.cloud import Cloud, look, look_around
+from infra.cloud.config import DEFAULT, QUEUE, SECRETS, SETTINGS, Config, budget_name, fits, usual_buckets
+from infra.cloud.functions import ANNOTATIONS, CLOUD_SQL_LABEL, variables
+from infra.cloud.gcloud import Gcloud
+
+LOCATION = "cloud.googleapis.com/location"  # as gcloud reads it: api_lib/run/k8s_object.py, 528.0.0
+WHOLE = ("on-upload", "analyze", "sweep")  # which have all settings; the small ones lack some
+
+
+def begin(environment: Mapping[str, str], gcloud: Gcloud) -> tuple[Config, Cloud]:
+    """Return the deployment that the environment describes, and the services that are there.
+
+    What it leaves out stays as the services have it. Raises CloudError.
+    """
+    cloud, region = look_around(gcloud), ""
+    if "run.googleapis.com" in cloud.apis:
+        region, cloud.services = services(gcloud, environment.get("REGION", "").strip())
+    return Config.read(environment, of_services(gcloud.project, region, cloud.services)), cloud
+
+
+def complete(config: Config, cloud: Cloud) -> Config:
+    """Return the deployment with all that was deployed, and find all that is there. Raises CloudError."""
+    look(config, cloud)
+    return Config.read(config.given, {**config.deployed, **of_the_rest(config, cloud)})
+
+
+def services(gcloud: Gcloud, said: str) -> tuple[str, dict[str, Any]]:
+    """Return the region in which Dropcap is, and its services by name; "" and none where it is in none.
+
+    `said` is the REGION that was said. Raises CloudError where Dropcap is in another one, or in several and
+    none of them is said: a second one beside the first would share its buckets, accounts and alerts.
+    """
+    said = "" if said == DEFAULT else said
+    try:
+        found = gcloud.read("run", "services", "list") or ()
+    except CloudError as refused:
+        if not said or "did not respond" not in str(refused):
+            raise
+        found = gcloud.read("run", "services", "list", f"--region={said}") or ()
+    places: dict[str, dict[str, Any]] = {}
+    for each in found:
+        if (name := each["metadata"]["name"]).startswith("dropcap-"):
+            places.setdefault(each["metadata"]["labels"][LOCATION], {})[name] = each
+    if said in places:
+        return said, places[said]
+    if len(places) > 1:
+        where, first = " and ".join(sorted(places)), min(places)
+        raise CloudError(
+            f"Dropcap is in {where}: say which, REGION={first}. To have one: make destroy "
+            f"PROJECT={gcloud.project} REGION=... for the other, then make deploy for the one that stays, "
+            "as both use the same accounts and alerts."
+        )
+    if not places:
+        return "", {}
+    [(region, there)] = places.items()
+    if said:
+        raise CloudError(
+            f"Dropcap is in {region}, and REGION={said} would make a second one beside it: leave REGION out "
+            f"to change the one that is there. To move it: make destroy PROJECT={gcloud.project} "
+            f"REGION={region} (buckets, database and secrets stay where they are), then make deploy "
+            f"PROJECT={gcloud.project} REGION={said}."
+        )
+    return region, there
+
+
+def of_services(project: str, region: str, there: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the services say of the last deployment, by variable; no secret is in it."""
+    service = next((there[f"dropcap-{name}"] for name in WHOLE if f"dropcap-{name}" in there), None)
+    if service is None:
+        return {"REGION": region} if there else {}
+    usual, labels = usual_buckets(project), service["metadata"].get("labels", {})
+    notes = service["spec"]["template"]["metadata"].get("annotations", {})
+    found = {
+        name: value
+        for name, value in variables(service).items()
+        if name in SETTINGS and name not in SECRETS and value != usual.get(name)
+    }
+    found |= {"REGION": region, "GALLERY": str(int("dropcap-gallery" in there))}
+    if instance := notes.get(ANNOTATIONS["Cloud SQL"]):
+        found["CLOUD_SQL"] = "new" if labels.get(CLOUD_SQL_LABEL) == "new" else instance
+    if service["metadata"]["name"] != "dropcap-sweep":  # which has one instance, whatever is set
+        found["MAX_INSTANCES"] = notes.get(ANNOTATIONS["at most instances"], "")
+    return {name: value for name, value in found.items() if value}
+
+
+def of_the_rest(config: Config, cloud: Cloud) -> dict[str, str]:
+    """Return what buckets, queue, database, alerts and budget say of the last deployment, by variable."""
+    found = dict(_rest(config, cloud)) if cloud.services else {}
+    return {name: value for name, value in found.items() if fits(name, value)}  # what a hand set may not
+
+
+def _rest(config: Config, cloud: Cloud) -> Iterator[tuple[str, str]]:
+    uploads, quarantine = (cloud.buckets.get(config.buckets[kind], {}) for kind in ("uploads", "quarantine"))
+    if "softDeletePolicy" in uploads:
+        days = int(uploads["softDeletePolicy"].get("retentionDurationSeconds", 0)) // DAY_S
+        yield "SOFT_DELETE_DAYS", str(days)
+    for rule in quarantine.get("lifecycle", {}).get("rule", []):
+        if rule["action"]["type"] == "Delete" and set(rule["condition"]) == {"age"}:
+            yield "QUARANTINE_DAYS", str(rule["condition"]["age"])
+    for queue in (each for name, each in cloud.queues.items() if name == QUEUE):
+        yield "BACKFILL_PER_SECOND", f"{float(queue['rateLimits']['maxDispatchesPerSecond']):g}"
+    if config.cloud_sql == "new" and cloud.instance:
+        yield "CLOUD_SQL_TIER", cloud.instance.get("settings", {}).get("tier", "")
+    told = {name for each in cloud.alerts.values() for name in each.get("notificationChannels", ())}
+    ours_last = sorted(cloud.channels, key=lambda each: "dropcap" in each.get("userLabels", {}))
+    for each in ours_last:
+        if each["name"] in told and each.get("type") == "email":
+            yield "ALERT_EMAIL", each["labels"]["email_address"]
+    for budget in cloud.budgets:
+        if budget.get("displayName") == budget_name(config.project):
+            yield "BUDGET", budget.get("amount", {}).get("specifiedAmount", {}).get("units", "")

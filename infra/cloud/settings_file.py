@@ -1,0 +1,99 @@
+"""`settings.mk`: what is set of a deployment, for make to read. `make deploy` and `make import` write it.
+
+It says what a person would say again with each command; the deployed services are the record (deployed.py).
+"""
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from infra.cloud import CloudError
+from infra.cloud.config import NAMES, NOT_KEPT, SECRETS, SETTINGS, Config
+
+FILE = Path("settings.mk")
+HEAD = (
+    "# Settings for make plan, make deploy and what comes after them. The command line and the environment "
+    "override them.\n# make deploy writes here what it deployed, and leaves all other lines as they are. It "
+    "writes no secret.\n"
+)
+ASSIGNED = re.compile(r"\s*(?:export\s+)?([A-Z_]+)\s*[?:]*=\s*(.*)")
+OWN = (NAMES | SETTINGS | {"PROJECT"}) - {*SECRETS} - {*NOT_KEPT}
+
+
+def line(name: str, value: str) -> str:
+    """Return the line of make that sets a variable unless something else does. Raises CloudError."""
+    if "\\" in value or not value.isprintable() or value != value.strip():
+        raise CloudError(
+            f"{name}={value!r} is not allowed: it must have no backslash, control character or outer space."
+        )
+    return f"export {name} ?= {value.replace('$', '$$').replace('#', chr(92) + '#')}"
+
+
+def updated(text: str, settings: Mapping[str, str]) -> str:
+    """Return the text of the file with these settings in place of those that it had, and no others.
+
+    What it sets besides, its comments and its order stay. A value that make can't have is left out.
+    """
+    lines, left = [], {"PROJECT": "", **settings}
+    for each in (text or HEAD).replace("\\\n", " ").splitlines():
+        found = ASSIGNED.fullmatch(each)
+        if not found or found[1] not in OWN:
+            lines.append(each)
+            continue
+        if comment := re.search(r"(?<!\\)#.*", found[2]):
+            lines.append(comment[0])
+        if value := left.pop(found[1], ""):
+            lines += _lines(found[1], value)
+    lines += [each for name, value in left.items() if value for each in _lines(name, value)]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(name: str, value: str) -> list[str]:
+    try:
+        return [line(name, value)]
+    except CloudError:
+        return []  # it stays as deployed all the same
+
+
+def write(config: Config) -> None:
+    """Keep what is deployed; where that is not possible, say so."""
+    try:
+        before = FILE.read_text() if FILE.exists() else ""
+        after = updated(before, {"PROJECT": config.project, "REGION": config.region, **config.chosen})
+        if after != before:
+            replace(after)
+    except (OSError, UnicodeDecodeError) as wrong:
+        print(f"Warning: {FILE} was not written ({wrong}); all stays as deployed.", file=sys.stderr)
+
+
+def replace(text: str) -> None:
+    """Put a new file in the place of the old one at once, with its mode; a new one is the user's alone."""
+    place = FILE.resolve()
+    number, part = tempfile.mkstemp(prefix=f".{FILE.name}.", dir=place.parent)
+    try:
+        with open(number, "w") as file:
+            file.write(text)
+        if place.exists():
+            os.chmod(part, place.stat().st_mode)
+        os.replace(part, place)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+def check(project: str) -> str:
+    """Return the project. Raises CloudError where the file is that of another one."""
+    try:
+        lines = FILE.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return project
+    for found in filter(None, map(ASSIGNED.fullmatch, lines)):
+        if found[1] == "PROJECT" and found[2].strip() not in ("", project):
+            raise CloudError(
+                f"{FILE} has the settings of {found[2].strip()}, and PROJECT={project} is said: move the "
+                "file away, or delete its line PROJECT where both are to have the same settings."
+            )
+    return project

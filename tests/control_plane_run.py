@@ -200,8 +200,13 @@ def _selected(store: Store, collection: str, selector: str) -> list[Json]:
 
 @special("GET", r"run/projects/[^/]+/locations/[^/]+/(services|revisions)")
 def _list(store: Store, request: Request, key: str) -> Answer:
+    """Of a region, or with `-` of all that answer: discovery document of run v1, ListServicesResponse."""
     items = _selected(store, key, request.query.get("labelSelector", ""))
-    return 200, {"items": items, "metadata": {}}
+    if "/locations/-/" not in key or not store.unreachable:
+        return 200, {"items": items, "metadata": {}}
+    place = "cloud.googleapis.com/location"
+    items = [each for each in items if each["metadata"]["labels"][place] not in store.unreachable]
+    return 200, {"items": items, "metadata": {}, "unreachable": store.unreachable}
 
 
 @special("POST", r"run/projects/[^/]+/locations/[^/]+/operations/[^/]+:wait")

@@ -157,6 +157,7 @@ class Store:
         self.payloads: dict[str, bytes] = {}  # of secret versions and objects, by key
         self.uploads: list[tuple[str, bytes]] = []  # every object ever uploaded, by key
         self.failure: Refusal | None = None  # in which the present change is to end
+        self.unreachable: list[str] = []  # regions that do not answer a list of all
         self._numbers = itertools.count(1)
 
     def answer(self, request: Request) -> Answer:

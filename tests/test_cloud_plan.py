@@ -44,7 +44,8 @@ def test_buckets_that_keep_their_objects_are_warned_of(
         return [line for line in capfd.readouterr().err.splitlines() if line.startswith("Warning: ")]
 
     cloud = Cloud(Gcloud("my-project", {}), number="12", created="2026-01-01")
-    monkeypatch.setattr("infra.cloud.__main__.look", lambda *_: cloud)
+    monkeypatch.setattr("infra.cloud.__main__.begin", lambda given, _: (Config.read(given), cloud))
+    monkeypatch.setattr("infra.cloud.__main__.complete", lambda config, _: config)
     monkeypatch.setattr("infra.cloud.__main__.read_source", lambda: SOURCE)
     assert warned(SOURCE="delete") == []
     cloud.buckets["my-project-uploads"] = {"retentionPolicy": {"retentionPeriod": "2592000"}}
@@ -202,7 +203,7 @@ def test_a_setting_that_nobody_says_stays_as_deployed_until_it_is_returned_to_it
     usual = Config.read(USUAL | {"GEMINI_API_KEY": "x"})
     for nothing in ("", " \t"):
         config = read(**dict.fromkeys(deployed, nothing))
-        assert config.variables == usual.variables | deployed
+        assert config.variables == {**usual.variables, **deployed}
         assert config.stays == deployed
     back = read(**dict.fromkeys(deployed, "default"))
     assert (back.variables, back.settings, back.stays) == (usual.variables, usual.settings, {})
@@ -371,16 +372,20 @@ NO_CLOUD = {
 
 
 @pytest.mark.parametrize("command", ["plan", "deploy"])
-def test_the_demonstration_model_is_refused_before_anything_is_asked_of_the_cloud(
-    command: str, capsys: pytest.CaptureFixture[str]
+def test_the_demonstration_model_is_refused_before_anything_is_planned(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        "infra.cloud.__main__.begin", lambda given, gcloud: (Config.read(given), Cloud(gcloud))
+    )
     remedy = "run `make model`, or deploy it with DEMO_MODEL=1."
     told = f"functions/model is the demonstration captioner, which knows 60 drawn objects: {remedy}"
     for said in ("", "0"):
         assert main([command], USUAL | NO_CLOUD | {"DEMO_MODEL": said}) == 1
         assert capsys.readouterr().err == f"make {command}: {told}\n"
+    monkeypatch.undo()
     assert main([command], USUAL | NO_CLOUD | {"DEMO_MODEL": "1"}) == 1
-    assert "gcloud" in capsys.readouterr().err
+    assert "gcloud is not installed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"plan", "deploy"}))

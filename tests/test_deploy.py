@@ -6,6 +6,7 @@ What is judged is what the real gcloud sent, and what Google's stand-in keeps of
 import io
 import json
 import re
+import shlex
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -257,7 +258,7 @@ def test_doors_open_last_and_shut_first_and_what_is_not_declared_goes(there: Dep
     member = f"serviceAccount:dropcap-analyze@{PROJECT}.iam.gserviceaccount.com"
     too_much = {"role": "roles/storage.admin", "members": [member]}
     there.plane.policies[f"storage/b/{UPLOADS}"]["bindings"].append(too_much)
-    shut = there.deployed(**ALERTS, GALLERY="0")
+    shut = there.deployed(AUTH="default", GALLERY="0")
     assert ("dropcap-analyze", "storage.admin") not in there.rights(f"storage/b/{UPLOADS}")
     assert [line.rpartition("/")[2] for line in shut.lines[:3]] == [
         f"dropcap-{name}?alt=json" for name in sorted(("analyze", *SMALL))
@@ -266,7 +267,50 @@ def test_doors_open_last_and_shut_first_and_what_is_not_declared_goes(there: Dep
     left = [key for key in there.plane.resources if "gallery" in key and "/run-sources-" not in key]
     assert left == []
     assert "dropcap-gallery" not in json.dumps(there.plane.policies)
-    assert there.deployed(**ALERTS).lines == []  # and it stays away where nothing is said of it
+    assert there.deployed().lines == []  # and it stays away where nothing is said of it
+
+
+SET = {
+    **{"AUTH": "token", "AUTH_AUDIENCE": "1-a.apps.googleusercontent.com", "MAX_INSTANCES": "7"},
+    **{
+        "QUARANTINE_DAYS": "30",
+        "SOFT_DELETE_DAYS": "0",
+        "BACKFILL_PER_SECOND": "0.5",
+        "EXCLUDE": "a b/*,$x#*",
+    },
+}
+
+
+def test_what_was_set_stays_on_a_fresh_clone_until_it_is_returned_to_its_default(
+    there: Deployment, tmp_path: Path
+) -> None:
+    there.deployed(**SET)
+    (tmp_path / "clone").mkdir()
+    clone = Deployment(tmp_path / "clone", there.plane)
+    again = clone.deployed()
+    assert again.lines == []
+    [stays] = re.findall("^Stays as deployed: (.*)$", again.out, re.MULTILINE)
+    on = {"GALLERY": "1", "ALERT_EMAIL": ALERTS["ALERT_EMAIL"]}
+    assert dict(each.split("=", 1) for each in shlex.split(stays)) == SET | on
+    written = (clone.root / "settings.mk").read_text()
+    for secret in (KEY, PASSWORD, "DATABASE_URL", "GEMINI_API_KEY"):
+        assert secret not in written
+    back = clone.make("plan", **dict.fromkeys(SET | ALERTS | on, "default"))
+    assert back.status == 0, back.error
+    assert "Stays as deployed" not in back.out
+    for line in (
+        "right run.invoker of allUsers on function dropcap-analyze: granted -> none",
+        "function dropcap-gallery: there -> none",
+        "alert address ana@example.com: there -> none",
+        f"budget Dropcap {PROJECT}: there -> none",
+        f"bucket {UPLOADS}: deleted objects kept 0 days -> deleted objects kept 7 days",
+        "queue dropcap-backfill: a second 0.5, at once 6 -> a second 2.0, at once 4",
+    ):
+        assert line in back.out
+    assert re.search(r"bucket demo-project-quarantine: .*after 30 days.* -> .*after 90 days", back.out)
+    assert re.search(
+        r"function dropcap-on-upload: .*at most instances 7.* -> .*at most instances 5.*", back.out
+    )
 
 
 def test_a_bucket_that_is_not_empty_is_taken_over_only_where_it_is_said_what_becomes_of_it(

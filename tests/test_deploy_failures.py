@@ -1,5 +1,6 @@
 """A deployment that is stopped anywhere goes on from there, and says what to do about what stopped it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.cloud import ALERTS, Deployment
 from tests.control_plane import FAILED, ControlPlane
 
 pytestmark = pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
+PROJECT = "demo-project"
 NAMES = ("on-upload", "analyze", "sweep", "get-progress-stats")
 SOURCE = Source("0123456789abcdef", "abc1234", 1)
 
@@ -137,7 +139,7 @@ def test_a_plan_sends_nothing_and_its_commands_do_what_a_deployment_does(there: 
     assert script.lines == []
     assert script.out.startswith("#!/bin/sh\n")
     there.run_script(script.out, **changed)
-    assert there.make("plan", **changed).out == "Nothing to change.\n"
+    assert there.make("plan", **changed).out.splitlines()[-1] == "Nothing to change."
     [reference] = [each for each in there.container("sweep")["env"] if each["name"] == "GEMINI_API_KEY"]
     assert reference["valueFrom"]["secretKeyRef"]["key"] == "2"
 
@@ -147,6 +149,36 @@ def test_a_topic_that_is_not_there_is_named_with_the_command_that_makes_it(there
     ran = there.make("plan", **ALERTS, EVENTS=topic)
     assert (ran.status, ran.lines) == (1, [])
     assert ran.error == f"make plan: There is no topic {topic}: gcloud pubsub topics create {topic}\n"
+
+
+def test_another_region_than_the_deployed_one_is_refused_before_anything_is_made(there: Deployment) -> None:
+    for command in ("plan", "deploy", "destroy", "logs"):
+        ran = there.make(command, REGION="us-central1")
+        assert (ran.status, ran.lines, ran.out) == (1, [], "")
+        one, two = f"PROJECT={PROJECT} REGION=europe-west1", f"PROJECT={PROJECT} REGION=us-central1"
+        assert ran.error == (
+            f"make {command}: Dropcap is in europe-west1, and REGION=us-central1 would make a second one "
+            f"beside it: leave REGION out to change the one that is there. To move it: make destroy {one} "
+            f"(buckets, database and secrets stay where they are), then make deploy {two}.\n"
+        )
+
+
+def test_of_two_dropcaps_in_one_project_one_has_to_be_named_and_either_can_be(there: Deployment) -> None:
+    place = f"run/projects/{there.plane.project}/locations"
+    copy = json.loads(json.dumps(there.service("sweep")).replace("europe-west1", "us-central1"))
+    there.plane.resources[f"{place}/us-central1/services/dropcap-sweep"] = copy
+    ran = there.make("plan")
+    assert (ran.status, ran.out) == (1, "")
+    assert "Dropcap is in europe-west1 and us-central1: say which, REGION=europe-west1." in ran.error
+    assert "function dropcap-analyze: none -> " in there.make("plan", REGION="us-central1").out
+
+
+def test_a_list_that_lacks_regions_is_not_taken_for_all_there_is(there: Deployment) -> None:
+    there.plane.unreachable = ["europe-west1"]
+    ran = there.make("plan")
+    assert (ran.status, ran.out) == (1, "")
+    assert "The following Cloud Run regions did not respond: europe-west1." in ran.error
+    assert there.make("plan", REGION="europe-west1").out.endswith("Nothing to change.\n")
 
 
 def test_nobody_is_asked_where_nobody_is(plane: ControlPlane, tmp_path: Path) -> None:

@@ -156,7 +156,8 @@ def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os
         return 0
     try:
         run, _ = COMMANDS[command]
-        project = settings_file.check(project_of(environment))
+        project = project_of(environment)
+        settings_file.check(project, environment)
         config, cloud = begin(environment, Gcloud(project, environment))
         run(Console(highlight=False), config, cloud)
     except CloudError as reason:

@@ -178,8 +178,9 @@ class Config:
     @property
     def chosen(self) -> dict[str, str]:
         """Return all that is set otherwise than by default, by variable; secrets are not in it."""
-        own = {item.name.upper(): getattr(self, item.name) for item in fields(Config) if item.metadata}
-        own = {name: value for name, value in own.items() if value != DEFAULTS[name] and name not in NOT_KEPT}
+        names = [name for name in DEFAULTS if name in NAMES and name not in NOT_KEPT]
+        own = {name: str(getattr(self, name.lower())) for name in names}
+        own = {name: value for name, value in own.items() if value != DEFAULTS[name]}
         usual = usual_buckets(self.project)
         return own | {name: value for name, value in self.variables.items() if usual.get(name) != value}
 

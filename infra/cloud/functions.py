@@ -121,10 +121,11 @@ class Function(Resource):
 
     def difference(self, cloud: Cloud) -> Change | None:
         """With the commits that people know, beside digests."""
-        if (change := super().difference(cloud)) is None:
-            return None
+        change = super().difference(cloud)
+        if change is None or change.now == ABSENT:
+            return change
         labels = cloud.services.get(self.name, {}).get("metadata", {}).get("labels", {})
-        now, was = self.source.digest, labels.get("dropcap-source", ABSENT)
+        now, was = self.source.digest, labels.get("dropcap-source", "no source")
         then = change.then.replace(now, f"{self.source.commit} ({now})")
         return replace(
             change, now=change.now.replace(was, f"{labels.get('dropcap-commit')} ({was})"), then=then

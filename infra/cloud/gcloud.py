@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -161,6 +162,8 @@ class Gcloud:
             ) from missing
         if ran.returncode:
             raise refusals.refusal(words, ran.stderr, self.project, self._account)
+        if partial := re.search(r"WARNING: (The following \S.* did not respond.*)", ran.stderr):
+            raise CloudError(partial[1])  # what is planned from half a list is wrong
         return ran.stdout + ran.stderr if both else ran.stdout
 
     def _account(self) -> str:

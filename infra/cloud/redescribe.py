@@ -24,9 +24,9 @@ POLL_S = 3.0
 
 def redescribe(console: Console, config: Config, cloud: Cloud) -> None:
     """Count, ask, mark. Raises CloudError where no answer comes in time."""
-    gcloud, service = cloud.gcloud, cloud.services.get("dropcap-sweep")
-    if service is None:
-        raise CloudError(f"dropcap-sweep is not deployed: make deploy PROJECT={config.project}")
+    gcloud, name = cloud.gcloud, "dropcap-sweep"
+    if (service := cloud.services.get(name)) is None:
+        raise CloudError(f"{name} is not deployed: make deploy PROJECT={config.project}")
     if not functions.settings(service).gemini_api_key:
         raise CloudError("dropcap-sweep has no GEMINI_API_KEY, so nobody could describe them.")
     url = service["status"]["url"]

@@ -84,16 +84,13 @@ def replace(text: str) -> None:
         raise
 
 
-def check(project: str) -> str:
-    """Return the project. Raises CloudError where the file is that of another one."""
-    try:
-        lines = FILE.read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return project
-    for found in filter(None, map(ASSIGNED.fullmatch, lines)):
-        if found[1] == "PROJECT" and found[2].strip() not in ("", project):
+def check(project: str, environment: Mapping[str, str]) -> None:
+    """Raise CloudError where make has read the file, and it is that of another project."""
+    if "MAKELEVEL" not in environment or not FILE.exists():
+        return
+    for found in filter(None, map(ASSIGNED.fullmatch, FILE.read_text(errors="replace").splitlines())):
+        if found[1] == "PROJECT" and found[2].strip() != project:
             raise CloudError(
                 f"{FILE} has the settings of {found[2].strip()}, and PROJECT={project} is said: move the "
                 "file away, or delete its line PROJECT where both are to have the same settings."
             )
-    return project

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.cloud import source
+from tests import terminal
 from tests.app import ROOT
 from tests.control_plane import ControlPlane
 from tests.control_plane_store import Request
@@ -23,6 +25,9 @@ USUAL = {
     "PATIENCE_S": "0",
     "DEMO_MODEL": "1",
 }
+# The first commands of docs/deploy.md, whose outputs tests/test_guide.py compares.
+FIRST = tuple(f"make {words}" for words in ("plan PROJECT=demo-project", "deploy PROJECT=demo-project"))
+FIRST += ("make deploy PROJECT=demo-project GALLERY=1 ALERT_EMAIL=ana@example.com BUDGET=20",)
 ALERTS = {"ALERT_EMAIL": "ana@example.com", "BUDGET": "20"}
 STATE = ("resources", "policies", "operations", "payloads", "uploads", "_numbers")
 NOTHING = (
@@ -119,6 +124,21 @@ class Deployment:
         assert PASSWORD not in ran.stdout + ran.stderr
         assert KEY not in ran.stdout + ran.stderr
         return Ran(ran.returncode, ran.stdout, ran.stderr, self.plane.writes[before:])
+
+    def typed(self, command: str, answer: str) -> str:
+        """What a person sees who types a command of the guide, and answers what it asks."""
+        program = self.root / "bin" / "make"
+        if not program.exists():
+            program.parent.mkdir()
+            words = ["make", "-f", str(ROOT / "Makefile"), "-o", ".venv/installed", f"RUN={sys.executable}"]
+            program.write_text(f'#!/bin/sh\nPATH=${{PATH#*:}} exec {shlex.join(words)} "$@"\n')
+            program.chmod(0o700)
+        environment = self.environment(YES="", PROJECT="", MAKEFLAGS="", MAKELEVEL="")
+        environment["PATH"] = f"{program.parent}:{environment['PATH']}"
+        shown = terminal.typed(command, self.root, environment, answer)
+        assert PASSWORD not in shown
+        assert KEY not in shown
+        return shown
 
     def deployed(self, **variables: str) -> Ran:
         """`make deploy`, which must succeed."""

@@ -96,11 +96,11 @@ def _bucket_policy(store: Store, request: Request, key: str) -> Answer:
 
 @special("GET", r"storage/b/[^/]+/o")
 def _objects(store: Store, request: Request, key: str) -> Answer:
-    """A list, in which what lies deeper than the delimiter is named by its folder."""
+    """A list in order of names, in which what lies deeper than the delimiter is named by its folder."""
     store.get(key.removesuffix("/o"))
     prefix, delimiter = request.query.get("prefix", ""), request.query.get("delimiter", "")
     items, prefixes = [], set()
-    for found in store.list(key):
+    for found in sorted(store.list(key), key=lambda each: str(each["name"])):
         name = found["name"].removeprefix(prefix)
         if found["name"].startswith(prefix) and delimiter and delimiter in name:
             prefixes.add(prefix + name.partition(delimiter)[0] + delimiter)

@@ -12,7 +12,7 @@ import pytest
 from dropcap import database, looking
 from dropcap.analysis import Source
 from dropcap.blip import Card
-from dropcap.settings import MODEL_FOLDER
+from dropcap.settings import MODEL_FOLDER, Settings
 from dropcap.upload import Upload
 from infra.cloud import CloudError, gallery, sql, verify
 from infra.cloud.cloud import Cloud
@@ -82,19 +82,20 @@ class Function(threading.Thread):
                 address = f"gs://{source['bucket']}/{source['name']}#{source['generation']}"
                 identity = uuid.uuid5(uuid.NAMESPACE_URL, address)
                 bucket = f"{self.plane.project}-{self.target}"
-                name = "800.webp" if self.target == "pictures" else source["name"]
-                copy = source | {"name": f"{identity}/{name}", "bucket": bucket}
-                if self.target == "quarantine":
-                    copy["metadata"] = {
-                        "dropcap-reason": "not_a_picture",
-                        "dropcap-problem": "It is none.",
-                        "dropcap-remedy": "Send one.",
-                    }
-                self.plane.resources[f"storage/b/{bucket}/o/{copy['name'].replace('/', '%2F')}"] = copy
+                sizes = [f"{size}.webp" for size in Settings().sizes]
+                for name in sizes if self.target == "pictures" else [source["name"]]:
+                    copy = source | {"name": f"{identity}/{name}", "bucket": bucket}
+                    if self.target == "quarantine":
+                        copy["metadata"] = {
+                            "dropcap-reason": "not_a_picture",
+                            "dropcap-problem": "It is none.",
+                            "dropcap-remedy": "Send one.",
+                        }
+                    self.plane.resources[f"storage/b/{bucket}/o/{copy['name'].replace('/', '%2F')}"] = copy
                 del self.plane.resources[key]
 
 
-def _logged(**sources: Source) -> Any:
+def logged(**sources: Source) -> Any:
     """The log's entries after an analysis in which the models answered so."""
     return [{"jsonPayload": {"message": "analyzed", "sources": looking.facts(sources)}}]
 
@@ -105,7 +106,7 @@ DEMO = Source(True, "dropcap-scenes", "5f2c", demo=True, notice=Card.read(MODEL_
 def test_verify_drops_a_picture_and_says_what_came_of_it(there: Deployment) -> None:
     function = Function(there.plane, "pictures")
     function.start()
-    there.plane.resources["entries"] = _logged(blip=DEMO, gemini=Source(True, "gemini-x", "x-001"))
+    there.plane.resources["entries"] = logged(blip=DEMO, gemini=Source(True, "gemini-x", "x-001"))
     ran = there.make("verify", WAIT_S="60")
     function.stop.set()
     assert ran.status == 0, ran.error
@@ -114,7 +115,7 @@ def test_verify_drops_a_picture_and_says_what_came_of_it(there: Deployment) -> N
     [published] = re.findall(r"-pictures/([0-9a-f-]{36})/800\.webp", ran.out)
     [asked] = [each.body["filter"] for each in there.plane.requests if each.path.endswith("entries:list")]
     assert f'jsonPayload.message="analyzed" AND jsonPayload.upload="{published}"' in asked
-    assert "It works: 1 pictures published after" in ran.out
+    assert "It works: 3 pictures published after" in ran.out
     assert "/800.webp" in ran.out
     assert "/gallery/ is shut to strangers (HTTP 403)." in ran.out
 
@@ -134,14 +135,14 @@ def test_verify_says_which_models_did_not_answer_and_why(
     failed = Source(False, problem="model.json is missing.")
     silent = Source(False, "gemini-x", problem="GEMINI_API_KEY is not set")
     sure, unsure = (Source(True, "blip-base", "82a3", low_confidence=low) for low in (False, True))
-    assert said(_logged(blip=sure, gemini=silent)) == [
+    assert said(logged(blip=sure, gemini=silent)) == [
         "BLIP answered: blip-base, revision 82a3",
         "Gemini did not answer: GEMINI_API_KEY is not set",
     ]
-    assert said(_logged(blip=unsure, gemini=silent))[0] == (
+    assert said(logged(blip=unsure, gemini=silent))[0] == (
         "BLIP answered: blip-base, revision 82a3, without enough confidence in what it said"
     )
-    assert said(_logged(blip=failed, gemini=silent))[0] == "BLIP did not answer: model.json is missing."
+    assert said(logged(blip=failed, gemini=silent))[0] == "BLIP did not answer: model.json is missing."
     assert said([{"jsonPayload": {"message": "analyzed"}}]) == [  # after a rollback, for one
         "The deployed version does not log which models answered."
     ]

@@ -175,6 +175,7 @@ def plane(warm_gcloud: str, tmp_path: Path) -> Iterator[ControlPlane]:
     with ControlPlane(tmp_path / "plane") as plane:
         plane.environment["PATH"] = f"{warm_gcloud}:{os.environ['PATH']}"
         yield plane
+        assert sorted(set(plane.faults)) == []
 
 
 @pytest.fixture(scope="session")
@@ -191,7 +192,8 @@ def deployed_state(warm_gcloud: str, tmp_path_factory: pytest.TempPathFactory) -
                 shown = {command: deployment.typed(command, "y") for command in FIRST}
                 assert "make verify" in shown[FIRST[-1]], shown
                 bodies = [repr(each.body) for each in plane.writes]
-                plane.resources["said"] = {"shown": shown, "bodies": bodies}
+                kept = (deployment.root / "settings.mk").read_text()
+                plane.resources["said"] = {"shown": shown, "bodies": bodies, "settings.mk": kept}
             save(plane, made)
         finally:
             made.with_suffix(".taken").rmdir()

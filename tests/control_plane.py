@@ -26,7 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests import control_plane_run  # noqa: F401  (registers its answers)
+from tests import control_plane_run, google_schemas  # noqa: F401  (registers its answers)
 from tests.control_plane_apis import begin
 from tests.control_plane_storage import archives
 from tests.control_plane_store import FAILED as FAILED
@@ -48,6 +48,7 @@ class ControlPlane(Store):
     def __init__(self, folder: Path, project: str = "demo-project") -> None:
         super().__init__(project)
         self.requests: list[Request] = []
+        self.faults: list[str] = []  # in what requests and answers are not what Google documents
         self._rules: list[_Rule] = []
         self.lock = threading.RLock()
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,6 +120,11 @@ class ControlPlane(Store):
 
     def reply(self, request: Request) -> Answer:
         """The status of the answer to this request, and its body: JSON or bytes."""
+        status, body = self._reply(request)
+        self.faults += google_schemas.faults(request, status, body)
+        return status, body
+
+    def _reply(self, request: Request) -> Answer:
         with self.lock:
             self.requests.append(request)
             self.failure = None

@@ -299,7 +299,7 @@ def test_what_was_set_stays_on_a_fresh_clone_until_it_is_returned_to_its_default
     assert back.status == 0, back.error
     assert "Stays as deployed" not in back.out
     for line in (
-        "right run.invoker of allUsers on function dropcap-analyze: granted -> none",
+        "callers of dropcap-analyze: checked by the function -> checked by Google",
         "function dropcap-gallery: there -> none",
         "alert address ana@example.com: there -> none",
         f"budget Dropcap {PROJECT}: there -> none",

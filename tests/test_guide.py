@@ -87,7 +87,9 @@ def prepared(there: Deployment, command: str) -> Iterator[None]:
 
 
 def test_every_command_of_the_guide_shows_what_the_guide_says(there: Deployment) -> None:
-    shown = there.plane.resources.pop("said")["shown"]
+    said = there.plane.resources.pop("said")
+    shown = said["shown"]
+    (there.root / "settings.mk").write_text(said["settings.mk"])
     done = []
     for command, expected in consoles():
         if command.startswith("export "):

@@ -17,7 +17,6 @@ import pytest
 from dropcap.settings import Settings
 from infra.cloud import after, source
 from infra.cloud.cloud import Cloud
-from infra.cloud.config import Config
 from infra.cloud.deployed import begin
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.watched import Budget, Channel

@@ -1,7 +1,4 @@
-"""What is sent to Google, and what the stand-in answers, is checked against Google's own schemas.
-
-The fixture `plane` checks each request and answer of each test; here is what is found where one is wrong.
-"""
+"""What is sent to Google is checked against Google's own schemas; here is what is found where it is wrong."""
 
 import json
 from typing import Any

@@ -90,7 +90,7 @@ def test_every_command_of_the_guide_shows_what_the_guide_says(there: Deployment)
     said = there.plane.resources.pop("said")
     shown = said["shown"]
     (there.root / "settings.mk").write_text(said["settings.mk"])
-    done = []
+    done, differing = [], []
     for command, expected in consoles():
         if command.startswith("export "):
             continue
@@ -98,7 +98,9 @@ def test_every_command_of_the_guide_shows_what_the_guide_says(there: Deployment)
             answer = expected.partition(ASKS)[2][:1]
             text = shown.pop(command, "") or there.typed(command, answer)
         done.append(command)
-        assert fits(text, expected), f"{command} showed\n{text}\nand the page says\n{expected}"
+        if not fits(text, expected):
+            differing.append(f"{command} showed\n{same(text)}\nand the page says\n{expected}")
+    assert not differing, "\n".join(differing)
     assert tuple(done[: len(FIRST)]) == FIRST
     assert {command.split()[1] for command in done} >= {"plan", "verify", "rollback", "backfill", "destroy"}
 

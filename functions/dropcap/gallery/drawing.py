@@ -274,7 +274,7 @@ def coded(text: str) -> Markup:
 
 
 def confidence(source: Source) -> str:
-    """Return how sure BLIP was, as the mean log-probability of its tokens; empty where it is not known."""
+    """Return how sure BLIP was of its caption; empty where that is not known."""
     if source.confidence is None:
         return ""
     low = ", too low for the caption to be shown" if source.low_confidence else ""

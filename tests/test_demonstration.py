@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,15 @@ import pytest
 
 from dropcap import words
 from dropcap.analysis import Caption, Description, Said, Source
-from dropcap.blip import Captioner, Card
+from dropcap.blip import Card
 from dropcap.settings import MODEL_FOLDER
+from infra import no_demo as no_demonstration
 from tests.app import CAPTION, MAIN, NAME, PICTURE, App, Start, rows
 from tests.test_gallery_export import export, table, unpacked
 
 NOTICE = Card.read(MODEL_FOLDER).notice
 DEMO = {"MODEL_FOLDER": str(MODEL_FOLDER), "EVENTS": "projects/dropcap/topics/done"}
 DEMO |= {"PUBSUB_EMULATOR_HOST": "127.0.0.1:9"}  # nobody is there
-CONFIDENCE = -3.25
 DOWN, UP = "fault-503", "gemini-3.5-flash-lite"
 DOG = Description("A dog runs.", "A dog on a beach", (), "", "gemini", "1", caption="Dog on a beach")
 
@@ -31,17 +30,6 @@ DOG = Description("A dog runs.", "A dog on a beach", (), "", "gemini", "1", capt
 def app(start: Start) -> App:
     """An instance with the model that ships, while Gemini is down."""
     return start(**DEMO, SIZES="200", GEMINI_MODEL=DOWN, GEMINI_ATTEMPTS="1")
-
-
-@pytest.fixture
-def unsure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The captioner is not sure of what it says."""
-    caption = Captioner.caption
-
-    def doubted(*given: Any, **options: Any) -> Caption:
-        return replace(caption(*given, **options), confidence=CONFIDENCE, low_confidence=True)
-
-    monkeypatch.setattr(Captioner, "caption", doubted)
 
 
 def result() -> dict[str, Any]:
@@ -193,20 +181,17 @@ def all_that_is_said(app: App) -> str:
 @pytest.mark.parametrize("model", [UP, DOWN])
 @pytest.mark.parametrize("demo", [False, True])
 def test_a_caption_of_low_confidence_is_nowhere_and_the_record_says_why(
-    start: Start,
-    no_demo: str,
-    unsure: None,
-    capsys: pytest.CaptureFixture[str],
-    model: str,
-    demo: bool,
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, demo: bool
 ) -> None:
-    folder = {} if demo else {"MODEL_FOLDER": no_demo}
-    app = start(**DEMO | folder, SIZES="200", GEMINI_MODEL=model, GEMINI_ATTEMPTS="1", RECEIPTS="1")
+    # A confidence is 0 at most: the model is sure of nothing.
+    folder = no_demonstration.copy(tmp_path / "model", demo=demo, confidence={"threshold": 1})
+    settings = {"SIZES": "200", "GEMINI_MODEL": model, "GEMINI_ATTEMPTS": "1", "RECEIPTS": "1"}
+    app = start(**DEMO | settings | {"MODEL_FOLDER": str(folder)})
     app.deliver(app.upload(f"ana/{NAME}", PICTURE))
     known = result()
     blip = known["sources"]["blip"]
     assert (blip["answered"], blip["low_confidence"], blip["demo"]) == (True, True, demo)
-    assert blip["confidence"] == CONFIDENCE
+    assert blip["confidence"] <= 0
     assert known["agreement"] is None
     assert "blip" not in known["captions"]
     assert "blip" not in known["provenance"]
@@ -219,7 +204,7 @@ def test_a_caption_of_low_confidence_is_nowhere_and_the_record_says_why(
         assert app.sweep()["described"] == 1
     assert "too low for the caption to be shown" in [*pages(app)][1]
     [row] = table(export(app, "csv").data)
-    assert (row["confidence"], row["low_confidence"], row["notice"]) == (str(CONFIDENCE), "true", "")
+    assert (row["confidence"], row["low_confidence"], row["notice"]) == (str(blip["confidence"]), "true", "")
     assert CAPTION not in all_that_is_said(app) + capsys.readouterr().out
     assert "elephant" not in all_that_is_said(app)
     assert str(known["id"]) not in app.gallery.get("/gallery/?user=ana&q=elephant").text

@@ -7,16 +7,12 @@ What the repositories hold was read on 2026-11-30 from stored copies of the hub'
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-
-# Plain HTTP resumes by Range; what Xet, the hub's other protocol, has of a file that broke off is lost.
-os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE

@@ -23,7 +23,7 @@ NEEDED = {
 # The client reads its settings once, as it is imported: each fetch has a process of its own.
 FETCH = """
 import json, sys
-from pathlib import Path
+import model_export, huggingface_hub  # as transformers does before
 from model_export import hub
 name, revision, sha256, refuse = json.loads(sys.argv[1])
 if sha256:
@@ -65,7 +65,7 @@ def fetch(
     **environment: str,
 ) -> tuple[str, str]:
     """The folder of `hub.fetch`, or empty, and the last line of its errors."""
-    own = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    own = {key: value for key, value in os.environ.items() if not key.lower().endswith(("_proxy", "_xet"))}
     done = subprocess.run(
         [sys.executable, "-c", FETCH, json.dumps([name, COMMIT, sha256, refuse])],
         cwd=ROOT,

@@ -70,7 +70,7 @@ model: $(if $(READY),.venv/installed) ## put another BLIP into functions/model: 
 ifneq ($(READY),)
 	@$(RUN) -m model_export install "$(MODEL)"
 else
-	@[ -e .venv-model/installed ] || echo "This takes a download of PyTorch and of the weights (BLIP-base: 1.0 GB), both once, and some minutes."
+	@[ -e .venv-model/installed ] || echo "This takes a download of PyTorch (0.5 GB, once); for BLIP-base 1 GB more, 6 GB of disk, 3.5 GB of memory, 2 to 5 minutes."
 	@$(MAKE) --no-print-directory .venv-model/installed
 	@$(EXPORT) -m model_export export --checkpoint "$(MODEL)" $(if $(RESOLUTION),--resolution $(RESOLUTION))
 endif

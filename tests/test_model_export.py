@@ -296,6 +296,38 @@ def test_only_a_model_that_knows_the_scenes_must_say_of_them_what_fp32_says(
         )
 
 
+def test_what_models_need_is_reckoned_as_it_was_measured() -> None:
+    from transformers import BlipConfig
+
+    from model_export.checkpoint import memory_mb
+
+    large = {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    }
+    text = {"num_attention_heads": 12}
+    assert memory_mb(BlipConfig(text_config=text)) == pytest.approx(360, rel=0.03)
+    assert memory_mb(
+        BlipConfig(vision_config=large, text_config=text | {"encoder_hidden_size": 1024})
+    ) == pytest.approx(367, rel=0.03)
+
+
+def test_a_model_that_the_instance_has_no_memory_for_is_refused_before_the_work(
+    export: Export, checkpoint: Path, old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMORY_LIMIT_MB", "200")
+    status, said = export(old, str(checkpoint))
+    assert status == 2
+    assert re.fullmatch(
+        rf"{checkpoint} would take about 2\d\d MB, and an instance has 200 MiB: take a smaller model, or set"
+        r" MEMORY_LIMIT_MB, here as for make deploy",
+        said,
+    )
+    assert unchanged(old)
+
+
 def test_a_missing_checkpoint_is_one_line_with_a_remedy(export: Export, old: Path) -> None:
     status, said = export(old, str(old / "none"))
     assert status == 2

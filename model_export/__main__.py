@@ -1,4 +1,4 @@
-"""python -m model_export train | export | install | archive | recipes | evaluate | witnesses | samples"""
+"""python -m model_export train | export | install | archive | recipes | evaluate | confidence | ..."""
 
 from __future__ import annotations
 
@@ -145,6 +145,23 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--report", type=Path, default=BUILD / "evaluate.json", help="JSON to write")
     evaluate.set_defaults(run=_evaluate)
 
+    confidence = commands.add_parser(
+        "confidence", help="of which pictures the model is not sure", formatter_class=style
+    )
+    confidence.add_argument("--model", type=Path, default=MODEL, help="model folder")
+    confidence.add_argument(
+        "--write", action="store_true", help="fit it to the scenes first, and put the threshold into the card"
+    )
+    confidence.add_argument("--count", type=int, default=200, help="held-out scenes")
+    confidence.add_argument(
+        "--photographs", type=Path, nargs="+", default=[], help="folders; else those of installed packages"
+    )
+    confidence.add_argument(
+        "--others", type=Path, nargs="+", default=[], help="folders of pictures that are only reported on"
+    )
+    confidence.add_argument("--report", type=Path, default=BUILD / "confidence.json", help="JSON to write")
+    confidence.set_defaults(run=_confidence)
+
     witnesses = commands.add_parser(
         "witnesses", help="how often an altered description is flagged", formatter_class=style
     )
@@ -248,6 +265,26 @@ def _evaluate(asked: argparse.Namespace) -> int:
         beams=asked.beams,
         asked={name: getattr(asked, name) for name in names if hasattr(asked, name)},
     )
+    for line in failed:
+        print(line, file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _confidence(asked: argparse.Namespace) -> int:
+    from . import confidence
+    from .datasets import EvaluateError, held_out
+
+    if asked.count < 1:
+        raise EvaluateError(f"--count {asked.count}: there must be one picture at least")
+    photographs = confidence.photographs(asked.photographs)
+    groups = photographs | (confidence.photographs(asked.others) if asked.others else {})
+    if asked.write:
+        confidence.write(asked.model)
+    scenes = held_out(asked.count)
+    counted = confidence.count(asked.model, scenes, groups, confidence.WAYS)
+    failed = confidence.misses(counted, scenes.name, list(photographs))
+    confidence.show(counted, confidence.WAYS)
+    confidence.report(asked.report, asked.model, counted, failed)
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from dropcap import picture
@@ -75,21 +76,44 @@ def upload(index: int) -> tuple[Sample, bytes]:
     return sample, scenes.encode(scenes.draw(scene), "JPEG", quality=88)
 
 
+def various(index: int) -> tuple[Sample, bytes]:
+    """Scene number `index` of those that confidence.py learns from, drawn at 400 to 1,000 px.
+
+    Seeded by (2, index): neither trained on nor held out. One of four has a plain ground.
+    """
+    rng = np.random.default_rng((2, index))
+    scene, longest, quality = (
+        scenes.random_scene(rng),
+        int(rng.integers(400, 1001)),
+        int(rng.integers(60, 96)),
+    )
+    picture = scenes.draw(scene, longest, plain=index % 4 == 0)
+    return Sample(f"scene {index}", (scene.caption,)), scenes.encode(picture, "JPEG", quality=quality)
+
+
 def held_out(count: int, first: int = 0) -> Dataset:
-    """`count` held-out scenes, many of them drawn by worker processes: drawing takes longer than captioning.
+    """`count` held-out scenes."""
+    return Dataset("held-out scenes", count, lambda: _drawn(upload, first, count), scenes=True)
+
+
+def varied(count: int) -> Dataset:
+    """`count` scenes that confidence.py learns from."""
+    return Dataset("various scenes", count, lambda: _drawn(various, 0, count), scenes=True)
+
+
+def _drawn(
+    draw: Callable[[int], tuple[Sample, bytes]], first: int, count: int
+) -> Iterator[tuple[Sample, bytes]]:
+    """Many of them drawn by worker processes: drawing takes longer than captioning.
 
     Workers are new processes: a copy of this one, with the models' threads, may wait for a lock for ever.
     """
-
-    def samples() -> Iterator[tuple[Sample, bytes]]:
-        numbers = range(first, first + count)
-        if count <= FEW:
-            yield from map(upload, numbers)
-            return
-        with ProcessPoolExecutor(min(4, os.cpu_count() or 1), get_context("spawn")) as pool:
-            yield from pool.map(upload, numbers, chunksize=8)
-
-    return Dataset("held-out scenes", count, samples, scenes=True)
+    numbers = range(first, first + count)
+    if count <= FEW:
+        yield from map(draw, numbers)
+        return
+    with ProcessPoolExecutor(min(4, os.cpu_count() or 1), get_context("spawn")) as pool:
+        yield from pool.map(draw, numbers, chunksize=8)
 
 
 def coco(annotations: Path, pictures: Path, count: int) -> Dataset:

@@ -96,6 +96,14 @@ def test_whatever_the_model_says_is_one_short_line(
     assert len(text) == blip.MAX_CHARACTERS
 
 
+def test_a_word_that_means_nothing_is_left_out_and_told(
+    shipped: blip.Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wordpiece.WordPiece, "decode", lambda *_: "an arafed dog and a giraffe")
+    caption = shipped.caption(for_blip("garden.jpg"))
+    assert (caption.text, caption.removed) == ("a dog and a giraffe", ("arafed",))
+
+
 def test_a_prompt_longer_than_the_model_takes_is_refused(shipped: blip.Captioner) -> None:
     with pytest.raises(blip.ModelError, match="shorten it"):
         shipped.caption(for_blip("garden.jpg"), prompt="dog " * 600)

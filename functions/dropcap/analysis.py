@@ -16,6 +16,7 @@ class Caption:
     `confidence` is the mean log-probability of its tokens (0 is certain), of a model that can tell less the
     distance of the picture from those it knows (blip.Confidence); None where it was not measured.
     `low_confidence`: it is below the threshold of the model card. `demo`: a demonstration model's.
+    `removed`: words that mean nothing and were left out of the text (artefacts.py).
     """
 
     text: str
@@ -24,6 +25,7 @@ class Caption:
     confidence: float | None = None
     low_confidence: bool = False
     demo: bool = False
+    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,8 @@ class Agreement:
 class Source:
     """Whether a model answered; `problem` says why it did not.
 
-    The rest is BLIP's: `confidence`, `low_confidence` and `demo` as in Caption, and the `notice` of a
-    demonstration model.
+    The rest is BLIP's: `confidence`, `low_confidence`, `demo` and `removed` as in Caption, and the `notice`
+    of a demonstration model.
     """
 
     answered: bool
@@ -91,6 +93,7 @@ class Source:
     low_confidence: bool = False
     demo: bool = False
     notice: str = ""
+    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from dropcap.analysis import Caption
+from dropcap.artefacts import without_artefacts
 from dropcap.generation import Generated, beam_search, greedy
 from dropcap.graphs import REMEDY, Cross, Decoder, Encoder, Floats
 from dropcap.graphs import ModelError as ModelError
@@ -138,7 +139,7 @@ class Captioner:
         self._encoder = Encoder(folder, threads)
         self._decoder = Decoder(folder, threads)
         measured = self.card.confidence
-        self._known = Known(folder / measured.file) if measured and measured.file else None
+        self._known = Known.read(folder / measured.file) if measured and measured.file else None
 
     def caption(
         self, image: Image.Image, *, prompt: str = "", beams: int = 1, max_tokens: int = 30
@@ -155,12 +156,12 @@ class Captioner:
         generated = self.generate(cross, start, beams, min(max_tokens, room))
         said = generated.without_loop()
         line = "".join(c if c.isprintable() else " " for c in self.tokenizer.decode([*start, *said.ids]))
-        text = " ".join(line.split())[:MAX_CHARACTERS]
+        text, removed = without_artefacts(" ".join(line.split())[:MAX_CHARACTERS])
         confidence, threshold = said.mean, None
         if measured := self.card.confidence:
             threshold = measured.threshold
             if self._known:
-                confidence -= measured.weight * self._known.distance(cross)
+                confidence -= measured.weight * self._known(cross)
         return Caption(
             text,
             self.card.name,
@@ -169,6 +170,7 @@ class Captioner:
             # A loop is no caption that a model is sure of, however likely each of its tokens was.
             low_confidence=threshold is not None and (confidence < threshold or said is not generated),
             demo=bool(self.card.things),
+            removed=removed,
         )
 
     def encode(self, image: Image.Image) -> Cross:

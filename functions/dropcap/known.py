@@ -16,16 +16,20 @@ def features(cross: Cross) -> Floats:
 
 
 class Known:
-    """A Mahalanobis distance: the file holds a mean and, below it, a whitening matrix, fp32."""
+    """A Mahalanobis distance: a table holds a mean and, below it, a whitening matrix (`fit`)."""
 
-    def __init__(self, path: Path) -> None:
-        table = np.fromfile(path, np.float32)
-        width = int(len(table) ** 0.5)  # (width + 1) * width numbers
-        self._mean, self._whitening = np.split(table.reshape(width + 1, width), [1])
+    def __init__(self, table: Floats) -> None:
+        self._mean, self._whitening = table[0], table[1:]
 
-    def distance(self, cross: Cross) -> float:
+    @classmethod
+    def read(cls, path: Path) -> Known:
+        """Return what a file of a verified model folder holds: (width + 1) * width numbers."""
+        numbers = np.fromfile(path, np.float32)
+        return cls(numbers.reshape(-1, int(len(numbers) ** 0.5)))
+
+    def __call__(self, cross: Cross) -> float:
         """Return the distance of a picture: about 0.6 of one like those known, more of any other."""
-        return float(np.sqrt(np.square((features(cross) - self._mean[0]) @ self._whitening).mean()))
+        return float(np.sqrt(np.square((features(cross) - self._mean) @ self._whitening).mean()))
 
 
 def fit(rows: Floats, shrink: float = 1e-3) -> Floats:

@@ -49,6 +49,7 @@ def look(upload: Upload, for_gemini: bytes, for_blip: Image, services: Services,
             low_confidence=caption.low_confidence,
             demo=caption.demo,
             notice=captioner.card.notice,
+            removed=caption.removed,
         )
     except blip.ModelError as failed:
         model_error = failed

@@ -1,0 +1,186 @@
+"""Measure what a model does not know: a distance, a threshold, and the share of pictures below it.
+
+The distance (dropcap.known) is fitted to drawn scenes; the threshold is the confidence that a share of LOST
+of other scenes does not reach. Photographs decide neither, so that all of them can be reported on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from dropcap import known
+from dropcap.blip import Captioner
+from dropcap.errors import Rejected
+from dropcap.graphs import Floats
+
+from .datasets import Dataset, EvaluateError, product_copy, shown, varied
+
+KNOWN = "known.data"
+FITTED, TUNED = 1200, 800  # scenes that the distance is fitted to, and others that the threshold is chosen on
+WEIGHT = 0.1  # of the distance; README.md says what others do
+LOST = 0.005  # share of the latter scenes that fall below the threshold
+PROMPT = "a picture of"
+WAYS = [*itertools.product(("", PROMPT), (1, 3))]  # prompt and beams
+AT_MOST_LOST, AT_LEAST_REJECTED = 0.01, 0.95  # shares of scenes and of photographs: what is promised
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic"}
+PACKAGES = {
+    "skimage": "data/{astronaut,brick,camera,chelsea,coffee,coins,grass,gravel,motorcycle_left,rocket}",
+    "sklearn": "datasets/images/{china,flower}",
+}  # photographs in packages that may be installed
+
+
+@dataclass(slots=True)
+class Group:
+    """Pictures of one kind, and how many captions had too little confidence, by way (WAYS)."""
+
+    name: str
+    rejected: list[int]
+    pictures: int = 0
+
+    @property
+    def shares(self) -> list[float]:
+        """The share that was rejected, by way."""
+        return [rejected / self.pictures for rejected in self.rejected]
+
+
+def write(folder: Path) -> float:
+    """Fit the distance, choose the threshold, put both into the model folder; the threshold."""
+    model = Captioner(folder)
+    rows: list[Floats] = []
+    scores: list[float] = []
+    distance: known.Known | None = None
+    total = FITTED + TUNED
+    for sample, data in track(varied(total).samples(), "learning what the model knows", total=total):
+        with shown(sample, data) as image:
+            cross = model.encode(image)
+        if len(rows) < FITTED:
+            rows.append(known.features(cross))
+            continue
+        distance = distance or known.Known(known.fit(np.stack(rows)))
+        said = model.generate(cross, [model.card.bos], 1, 30)
+        scores.append(said.mean - WEIGHT * distance(cross))
+    known.fit(np.stack(rows)).tofile(folder / KNOWN)
+    threshold = round(float(np.quantile(scores, LOST)), 4)
+    _record(
+        folder,
+        {
+            "measure": "mean log-probability of the tokens, less weight x distance from the scenes",
+            "threshold": threshold,
+            "distance": {"weight": WEIGHT, "file": KNOWN, "scenes": FITTED},
+            "scenes": {"number": TUNED, "lost": LOST},
+        },
+    )
+    return threshold
+
+
+def _record(folder: Path, confidence: dict[str, Any]) -> None:
+    """Put what was measured, and its file, into the card. The revision stays: no caption is another one."""
+    path, data = folder / "model.json", (folder / KNOWN).read_bytes()
+    card = json.loads(path.read_text(encoding="utf-8"))
+    card["files"][KNOWN] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    card["bytes"] = sum(file["bytes"] for file in card["files"].values())
+    card["confidence"] = confidence
+    path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def photographs(folders: Sequence[Path]) -> dict[str, list[Path]]:
+    """The pictures of each folder and all below it; of no folders those of installed PACKAGES."""
+    found = {
+        folder.name: sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+        for folder in folders
+    }
+    for folder in folders:
+        if not found[folder.name]:
+            raise EvaluateError(f"{folder} has no pictures: give a folder of photographs")
+    if folders:
+        return found
+    for package, pattern in PACKAGES.items():
+        spec = find_spec(package)
+        if spec and spec.origin:
+            place, names = pattern.rstrip("}").split("{")
+            inside = sorted((Path(spec.origin).parent / place).glob("*"))
+            found[package] = [path for path in inside if path.stem in names.split(",")]
+    return found
+
+
+def count(
+    folder: Path, scenes: Dataset, groups: dict[str, list[Path]], ways: Sequence[tuple[str, int]]
+) -> list[Group]:
+    """How many captions of scenes, and of each group of pictures, the model of a folder is not sure of.
+
+    A picture that the function would reject is not counted. Raises EvaluateError where the model's card has
+    no threshold, and ModelError.
+    """
+    model = Captioner(folder)
+    if not model.card.confidence:
+        raise EvaluateError(
+            f"{folder / 'model.json'} has no threshold: python -m model_export confidence --write measures it"
+        )
+    files = [(name, path) for name, paths in groups.items() for path in paths]
+    pictures = itertools.chain(
+        ((scenes.name, data) for _, data in scenes.samples()),
+        ((name, path.read_bytes()) for name, path in files),
+    )
+    counted = {name: Group(name, [0] * len(ways)) for name in (scenes.name, *groups)}
+    for name, data in track(pictures, "captioning", total=scenes.count + len(files)):
+        try:
+            image = product_copy(data)
+        except Rejected:
+            continue
+        counted[name].pictures += 1
+        with image:
+            for i, (prompt, beams) in enumerate(ways):
+                counted[name].rejected[i] += model.caption(image, prompt=prompt, beams=beams).low_confidence
+    return [group for group in counted.values() if group.pictures]
+
+
+def misses(groups: Sequence[Group], scenes: str, photographs: Sequence[str]) -> list[str]:
+    """A line for each promise that is not kept, of the group `scenes` and of all `photographs` together."""
+    lines = []
+    drawn = next(group for group in groups if group.name == scenes)
+    if (lost := max(drawn.shares)) > AT_MOST_LOST:
+        lines.append(f"low confidence in scenes: {lost:.2%}, more than {AT_MOST_LOST:.0%}")
+    photos = [group for group in groups if group.name in photographs]
+    if photos:
+        total = sum(group.pictures for group in photos)
+        rejected = min(map(sum, zip(*(group.rejected for group in photos), strict=True))) / total
+        if rejected < AT_LEAST_REJECTED:
+            lines.append(f"low confidence in photographs: {rejected:.2%}, less than {AT_LEAST_REJECTED:.0%}")
+    return lines
+
+
+def show(groups: Sequence[Group], ways: Sequence[tuple[str, int]]) -> None:
+    """Print the share of captions of low confidence, by group and way."""
+    names = [f"{beams} beams" if beams > 1 else "greedy" for _, beams in ways]
+    headings = [
+        f"{name}, “{prompt}”" if prompt else name for (prompt, _), name in zip(ways, names, strict=True)
+    ]
+    table = Table("low confidence", "pictures", *headings)
+    for group in groups:
+        table.add_row(group.name, f"{group.pictures:,}", *(f"{share:.1%}" for share in group.shares))
+    Console().print(table)
+
+
+def report(path: Path, model: Path, groups: Sequence[Group], failed: Sequence[str]) -> None:
+    """Write the shares as JSON."""
+    card = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    ways = [{"prompt": prompt, "beams": beams} for prompt, beams in WAYS]
+    shares = {group.name: {"pictures": group.pictures, "low_confidence": group.shares} for group in groups}
+    facts = {"model": card["name"], "revision": card["revision"], "confidence": card["confidence"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps(facts | {"ways": ways, "groups": shares, "failed": failed}, indent=2) + "\n",
+        encoding="utf-8",
+    )

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from . import ROOT
@@ -215,7 +216,8 @@ def _export(asked: argparse.Namespace) -> int:
         check=getattr(asked, "check", None),
         agree=getattr(asked, "agree", None),
     )
-    print(f"peak memory {peak_mb():,.0f} MB, {time.monotonic() - began:.0f} s")
+    with suppress(OSError):  # the kernel tells it on Linux alone
+        print(f"peak memory {peak_mb():,.0f} MB, {time.monotonic() - began:.0f} s")
     quality = ", ".join(f"{key} {value}" for key, value in card.get("quality", {}).items())
     print(f"{asked.out}: {card['name']} {card['revision']}, {card['bytes'] / 1e6:.1f} MB {quality}")
     return 0

@@ -118,12 +118,13 @@ export class Way {
       const last = index === this.#steps.length - 1;
       const done = captioned ? !last || upload.finished : index < at;
       const doing = captioned ? last && !done : index === at;
+      const was = step.dataset.is;
       step.dataset.is = done ? "done" : doing ? "doing" : "ahead";
       if (doing) step.setAttribute("aria-current", "step");
       else step.removeAttribute("aria-current");
       const facts = measured.get(step.dataset.stage);
       if (facts) step.lastElementChild.textContent = `${time(facts.seconds)}, ${mb(facts.mb)}`;
-      else if (done) step.lastElementChild.textContent ||= "done";
+      else if (done && was !== "done") step.lastElementChild.textContent = "done"; // not the MB of a moment ago
       else if (doing && !captioned) step.lastElementChild.textContent = mb(upload.rss_mb);
     });
     const most = Math.max(this.#meter.value, upload.rss_mb ?? 0, ...upload.stages.map((each) => each.mb));

@@ -175,6 +175,7 @@ def plane(warm_gcloud: str, tmp_path: Path) -> Iterator[ControlPlane]:
     with ControlPlane(tmp_path / "plane") as plane:
         plane.environment["PATH"] = f"{warm_gcloud}:{os.environ['PATH']}"
         yield plane
+        assert not plane.faults, "\n".join(sorted(set(plane.faults)))
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,12 @@ def _purge(store: Store, request: Request, key: str) -> Answer:
     return 200, store.get(key)
 
 
+@special("POST", r"cloudtasks/projects/[^/]+/locations/[^/]+/queues/[^/]+/tasks")
+def _create_task(store: Store, request: Request, key: str) -> Answer:
+    task = request.body["task"]
+    return 200, store.put(f"{key}/{task.get('name', store.number()).rpartition('/')[2]}", task, new=True)
+
+
 @special("GET", r"cloudbilling/projects/[^/]+/billingInfo")
 def _billing(store: Store, request: Request, key: str) -> Answer:
     return 200, store.get(key)

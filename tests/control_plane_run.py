@@ -18,7 +18,6 @@ from tests.control_plane_store import (
     merged,
     shape,
     special,
-    stamped,
 )
 
 
@@ -235,14 +234,12 @@ def _gallery(store: Store, request: Request, key: str) -> Answer:
 def _repository(store: Store, key: str, sent: Json, before: Json) -> Json:
     _, _, _, _, region, _, name = key.split("/")
     for policy in sent.get("cleanupPolicies", {}).values():
-        policy["action"] = policy["action"].upper()
         condition = policy.get("condition", {})
-        if "tagState" in condition:
-            condition["tagState"] = condition["tagState"].upper()
         if "olderThan" in condition:
             condition["olderThan"] = f"{float(condition['olderThan'].rstrip('s')):g}s"
     added = {"mode": "STANDARD_REPOSITORY", "registryUri": f"{region}-docker.pkg.dev/{store.project}/{name}"}
-    return stamped(store, sent, before) | added
+    now = store.now()
+    return sent | added | {"createTime": before.get("createTime", now), "updateTime": now}
 
 
 @special("PATCH", r"artifactregistry/projects/[^/]+/locations/[^/]+/repositories/[^/]+")

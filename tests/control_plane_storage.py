@@ -94,6 +94,13 @@ def _bucket_policy(store: Store, request: Request, key: str) -> Answer:
     return 200, {"kind": "storage#policy", "resourceId": f"projects/_/buckets/{bucket[10:]}"} | policy
 
 
+@special("GET", r"storage/b/[^/]+/storageLayout")
+def _layout(store: Store, request: Request, key: str) -> Answer:
+    bucket = store.get(key.removesuffix("/storageLayout"))
+    layout = {"kind": "storage#storageLayout", "bucket": bucket["name"], "location": bucket["location"]}
+    return 200, layout | {"locationType": bucket["locationType"], "hierarchicalNamespace": {"enabled": False}}
+
+
 @special("GET", r"storage/b/[^/]+/o")
 def _objects(store: Store, request: Request, key: str) -> Answer:
     """A list in order of names, in which what lies deeper than the delimiter is named by its folder."""

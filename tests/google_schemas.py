@@ -55,7 +55,9 @@ def _methods(document: Any) -> Iterator[Method]:
         for each in resource.get("methods", {}).values():
             path = document["servicePath"] + each.get("flatPath", each["path"])
             uploads = each.get("mediaUpload", {}).get("protocols", {}).values()
-            for place in [path, *(upload["path"].lstrip("/") for upload in uploads)]:
+            places = [path, *(upload["path"].lstrip("/") for upload in uploads)]
+            places += [f"download/{path}"] if each.get("useMediaDownloadService") else []
+            for place in places:
                 pattern = re.compile(re.sub(r"\\\{.*?\\\}", "[^/:]+", re.escape("/" + place)))
                 schemas = document["schemas"]
                 yield Method(each["httpMethod"], pattern, each.get("request"), each.get("response"), schemas)

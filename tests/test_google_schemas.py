@@ -1,4 +1,7 @@
-"""What is sent to Google is checked against Google's own schemas; here is what is found where it is wrong."""
+"""What is sent to Google, and what the stand-in answers, is checked against Google's own schemas.
+
+The fixture `plane` checks each request and answer of each test; here is what is found where one is wrong.
+"""
 
 import json
 from typing import Any

@@ -150,12 +150,12 @@ class Images(Resource):
         return [
             {
                 "name": "dropcap-keep",
-                "action": {"type": "Keep"},
+                "action": {"type": "KEEP"},
                 "mostRecentVersions": ours | {"keepCount": self.keep},
             },
             {
                 "name": "dropcap-delete",
-                "action": {"type": "Delete"},
+                "action": {"type": "DELETE"},
                 "condition": ours | {"olderThan": "86400s"},
             },
         ]
@@ -249,5 +249,5 @@ def sources_bucket(project: str, region: str) -> str:
 
 
 def _as_stored(policies: dict[str, Any]) -> dict[str, Any]:
-    """As the API gives them: actions are words in capitals, not objects."""
-    return {name: each | {"action": each["action"]["type"].upper()} for name, each in policies.items()}
+    """As the API gives them: actions are words, not objects."""
+    return {name: each | {"action": each["action"]["type"]} for name, each in policies.items()}

@@ -28,7 +28,7 @@ FILES: dict[str, Any] = {
     "metric2.json": {"name": "dropcap/errors", "filter": "severity>=WARNING"},
     "board.json": {"displayName": "Dropcap", "gridLayout": {"widgets": [{"text": {"content": "a"}}]}},
     "board2.json": {"displayName": "Dropcap", "gridLayout": {"widgets": [{"text": {"content": "b"}}]}},
-    "keep.json": [{"name": "k", "action": {"type": "Keep"}, "mostRecentVersions": {"keepCount": 3}}],
+    "keep.json": [{"name": "k", "action": {"type": "KEEP"}, "mostRecentVersions": {"keepCount": 3}}],
     "schema.sql": "SELECT 1",
 }
 for number, name in enumerate(("alert.json", "alert2.json")):

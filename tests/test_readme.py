@@ -46,3 +46,11 @@ def test_every_link_leads_somewhere(link: str) -> None:
 @pytest.mark.parametrize("test", sorted(set(re.findall(r"\btest_\w+", SECURITY))))
 def test_every_proof_that_security_names_is_there(test: str) -> None:
     assert (ROOT / "tests" / f"{test}.py").exists()
+
+
+def test_what_nobody_has_tried_stands_in_one_box_near_the_top_of_readme_and_guide() -> None:
+    boxes = []
+    for page in (ROOT / "README.md", ROOT / "docs" / "deploy.md"):
+        [box] = re.findall(r"^> \*\*Not yet tried.*?\n\n", page.read_text()[:2500], re.DOTALL | re.MULTILINE)
+        boxes.append(box)
+    assert boxes[0] == boxes[1]

@@ -43,6 +43,7 @@ from tests.children import FUNCTIONS, python_path
 from tests.pictures import RED, encoded, quadrants
 
 WAIT_S = 90
+PHOTOGRAPH = Path(__file__).parent / "photographs" / "cat.jpg"
 MARK = "DROPCAP_TEST_RUN"  # an environment variable that all processes of one run have in common
 # These are tests of the stack, whatever the model says; a killed run's claim must not be waited for long.
 SETTINGS = {"BLIP": "optional", "LEASE_S": "10", "GEMINI_ATTEMPTS": "1", "GEMINI_TIMEOUT_S": "8"}
@@ -190,6 +191,7 @@ def test_once_shows_what_became_of_the_picture_and_ends_well(
             "BLIP: no caption: the model is not certain (confidence -1.50)",
         ),
         (Source(True, confidence=-0.1), "BLIP: a red square (confidence -0.10)"),
+        (Source(True, confidence=-0.001), "BLIP: a red square (confidence 0.00)"),
         (Source(False, problem="model.json is missing."), "BLIP: model.json is missing."),
     ],
 )
@@ -245,6 +247,20 @@ def test_in_a_terminal_the_picture_is_drawn_in_colour(stack: Stack, tmp_path: Pa
     red = ";".join(map(str, RED))
     near_red = r"38;2;(19\d|20\d);(2\d|3\d);(3\d|4\d)"
     assert re.search(near_red, screen.getvalue()), f"no half block near {red}"
+
+
+def test_a_photograph_has_no_false_caption(tmp_path: Path, state: Path) -> None:
+    """The demonstration model has only seen drawings: of this cat it once said "a bear and an elephant"."""
+    with person(tmp_path, "--state", state, "--once", PHOTOGRAPH) as run:
+        status, output, errors = run.exit()
+    assert (status, errors) == (0, "")
+    assert "\ndemonstration captioner: knows 60 drawn objects; `make model` installs BLIP-base (" in output
+    [line] = [line for line in output.splitlines() if line.startswith("BLIP")]
+    why = "no caption: the demonstration model does not know such a picture"
+    assert re.fullmatch(rf"BLIP \(demonstration\): {why} \(confidence -\d+\.\d\d\)", line)
+    said = re.findall(r"^(?:Caption|Alt text): (.*)", output, re.MULTILINE)
+    assert said
+    assert all("stand-in" in text for text in said)  # nothing but the stand-in for Gemini's own
 
 
 def test_a_missing_file_is_one_line_before_anything_starts(tmp_path: Path) -> None:

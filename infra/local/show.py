@@ -107,7 +107,7 @@ def _blip(source: Source, caption: str) -> Text:
     who = "BLIP (demonstration)" if source.demo else "BLIP"
     if not source.answered:
         return _said(who, source.problem, source, "default")
-    confidence = "" if source.confidence is None else f" (confidence {source.confidence:.2f})"
+    confidence = "" if source.confidence is None else f" (confidence {source.confidence:z.2f})"
     if not source.low_confidence:
         return _said(who, caption, source, "bold").append(confidence, "dim")
     why = (

@@ -78,9 +78,10 @@ endif
 model-archive: .venv/installed ## write functions/model as an archive that make model MODEL=... installs, into build/: ARCHIVE=blip.tar
 	@$(RUN) -m model_export archive $(if $(ARCHIVE),--out "$(ARCHIVE)")
 
-evaluate: .venv-model/installed ## captions before and after quantization: COCO=captions_val2017.json PICTURES=val2017 COUNT=1000
+evaluate: .venv-model/installed ## captions before and after quantization, and their confidence: COCO=captions_val2017.json PICTURES=val2017 COUNT=1000 PHOTOGRAPHS=folder
 	@$(EXPORT) -m model_export evaluate $(if $(COCO),--coco "$(COCO)" --pictures "$(PICTURES)") \
 	    $(if $(COUNT),--count $(COUNT)) $(EVALUATE)
+	@$(if $(COCO),,$(EXPORT) -m model_export confidence $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS)))
 
 prove: .venv-dev/installed build/random-base/model.json ## BLIP-base in 512 MiB that the kernel enforces: PROVE="--uploads 100 --no-naive"
 	@$(DEV) -m infra.prove $(PROVE)

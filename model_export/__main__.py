@@ -273,6 +273,8 @@ def _evaluate(asked: argparse.Namespace) -> int:
 
 
 def _confidence(asked: argparse.Namespace) -> int:
+    from dropcap.blip import Card
+
     from . import confidence
     from .datasets import EvaluateError, held_out
 
@@ -282,6 +284,9 @@ def _confidence(asked: argparse.Namespace) -> int:
     groups = photographs | (confidence.photographs(asked.others) if asked.others else {})
     if asked.write:
         confidence.write(asked.model)
+    if not Card.read(asked.model).confidence:
+        print(f"{asked.model} has no threshold in its card: it rejects no caption")
+        return 0
     scenes = held_out(asked.count)
     counted = confidence.count(asked.model, scenes, groups, confidence.WAYS)
     failed = confidence.misses(counted, scenes.name, list(photographs))

@@ -57,6 +57,10 @@ class Group:
 
 def write(folder: Path) -> float:
     """Fit the distance, choose the threshold, put both into the model folder; the threshold."""
+    if "knows" not in json.loads((folder / "model.json").read_text(encoding="utf-8")):
+        raise EvaluateError(
+            f"the model in {folder} does not know the scenes: put a threshold into its card by hand"
+        )
     model = Captioner(folder)
     rows: list[Floats] = []
     scores: list[float] = []
@@ -120,14 +124,9 @@ def count(
 ) -> list[Group]:
     """How many captions of scenes, and of each group of pictures, the model of a folder is not sure of.
 
-    A picture that the function would reject is not counted. Raises EvaluateError where the model's card has
-    no threshold, and ModelError.
+    A picture that the function would reject is not counted. Raises ModelError.
     """
     model = Captioner(folder)
-    if not model.card.confidence:
-        raise EvaluateError(
-            f"{folder / 'model.json'} has no threshold: python -m model_export confidence --write measures it"
-        )
     files = [(name, path) for name, paths in groups.items() for path in paths]
     pictures = itertools.chain(
         ((scenes.name, data) for _, data in scenes.samples()),

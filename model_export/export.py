@@ -18,7 +18,7 @@ from transformers import BlipForConditionalGeneration
 from dropcap import memory
 from dropcap.blip import Captioner
 
-from . import datasets, fidelity, licence
+from . import confidence, datasets, fidelity, licence
 from .checkpoint import RANDOM, Checkpoint, ExportError, load, resize
 from .onnx_config import TASK, Decoder, Encoder
 from .quantize import Recipe, optimise, quantize
@@ -73,6 +73,7 @@ def write_card(folder: Path, recipe: Recipe | None, source: Checkpoint) -> None:
         "image": {"size": image.size["height"], "mean": list(image.image_mean), "std": list(image.image_std)},
         "tokens": {"bos": text.bos_token_id, "eos": text.sep_token_id, "pad": text.pad_token_id},
         "max_length": text.max_position_embeddings,
+        "no_repeat_ngram_size": source.model.text_decoder.generation_config.no_repeat_ngram_size or 0,
         "bytes": sum(file["bytes"] for file in files.values()),
         "files": files,
     }
@@ -131,6 +132,8 @@ def export(
                     f" pictures, less than {agree:.1%}: {out} is left as it was"
                 )
             write_card(made, recipe, source)
+            if "knows" in source.about:
+                confidence.write(made)
         Captioner(made)  # what cannot be loaded must not be installed
         swap(made, out)
     card: dict[str, Any] = json.loads((out / "model.json").read_text(encoding="utf-8"))

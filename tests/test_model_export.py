@@ -75,6 +75,17 @@ def test_a_checkpoint_takes_the_place_of_the_model_with_a_card_that_tells_all(
     assert blip.Captioner(old).caption(Image.new("RGB", (60, 40), "red")).model == "tiny"
 
 
+def test_no_repeat_ngram_size_is_that_of_the_checkpoint(
+    export: Export, checkpoint: Path, old: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    config["text_config"]["no_repeat_ngram_size"] = 3
+    (other / "config.json").write_text(json.dumps(config))
+    assert export(old, str(other))[0] == 0
+    assert blip.Card.read(old).no_repeat_ngram_size == 3
+
+
 def test_a_model_of_the_hub_is_exported_from_its_pickle_and_its_licence_travels_with_it(
     checkpoint: Path, old: Path, tmp_path: Path
 ) -> None:
@@ -286,14 +297,17 @@ def test_only_a_model_that_knows_the_scenes_must_say_of_them_what_fp32_says(
             '{"name": "trained", "source": "a command", "knows": {"things": ["dog"]}}'
         )
     monkeypatch.setattr("model_export.fidelity.agreement", lambda pairs: agreement)
+    monkeypatch.setattr("model_export.confidence.FITTED", 4)
+    monkeypatch.setattr("model_export.confidence.TUNED", 2)
     assert export(old, str(checkpoint), "--check", "2")[0] == status
     if status:
         assert unchanged(old)
     else:
-        quality = json.loads((old / "model.json").read_text())["quality"]
-        assert quality == {"held_out_scenes": 2, "agrees_with_fp32": agreement} | (
+        card = json.loads((old / "model.json").read_text())
+        assert card["quality"] == {"held_out_scenes": 2, "agrees_with_fp32": agreement} | (
             {"exact": 0} if knows else {}
         )
+        assert bool(blip.Captioner(old).card.confidence) == knows  # a threshold of what it knows
 
 
 def test_what_models_need_is_reckoned_as_it_was_measured() -> None:

@@ -96,14 +96,21 @@ def test_a_threshold_alone_is_one_for_the_log_probability(folder: Path, threshol
         assert blip.Captioner(folder).caption(picture).low_confidence == low
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("a shoe on a train on a train on a train on a", "a shoe on a train"),
+        ("a train on a train on a train on a train", "a train"),
+        ("a man and a dog and a dog and a dog", "a man and a dog"),
+    ],
+)
 def test_a_caption_that_looped_is_cut_and_of_low_confidence(
-    shipped: blip.Captioner, monkeypatch: pytest.MonkeyPatch
+    shipped: blip.Captioner, monkeypatch: pytest.MonkeyPatch, said: str, shown: str
 ) -> None:
-    ids = shipped.tokenizer.encode("a shoe" + " on a train" * 5)
-    said = Generated(ids, [0.0] * len(ids))
-    monkeypatch.setattr(blip, "greedy", lambda *_: said)
+    ids = shipped.tokenizer.encode(said)
+    monkeypatch.setattr(blip, "greedy", lambda *_: Generated(ids, [0.0] * len(ids)))
     caption = shipped.caption(datasets.product_copy((SAMPLES / "garden.jpg").read_bytes()))
-    assert (caption.text, caption.low_confidence) == ("a shoe on a train", True)
+    assert (caption.text, caption.low_confidence) == (shown, True)
 
 
 def test_the_distance_is_mahalanobis() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from dropcap.graphs import ModelError as ModelError
 from dropcap.known import Known
 from dropcap.wordpiece import WordPiece
 
+# What a loop that was cut may end with: of "a train on a train on ..." it leaves "a train on".
+_DANGLING = re.compile(r"(?:[ ,]+(?:a|an|the|and|or|with|of|on|in|at|to|by|is|that))+$")
 MAX_CHARACTERS = 500  # a caption is a line; whatever a model says, no more than this leaves here
 
 
@@ -156,7 +159,10 @@ class Captioner:
         generated = self.generate(cross, start, beams, min(max_tokens, room))
         said = generated.without_loop()
         line = "".join(c if c.isprintable() else " " for c in self.tokenizer.decode([*start, *said.ids]))
-        text, removed = without_artefacts(" ".join(line.split())[:MAX_CHARACTERS])
+        line = " ".join(line.split())
+        if said is not generated:
+            line = _DANGLING.sub("", line)
+        text, removed = without_artefacts(line[:MAX_CHARACTERS])
         confidence, threshold = said.mean, None
         if measured := self.card.confidence:
             threshold = measured.threshold

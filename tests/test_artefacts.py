@@ -21,6 +21,8 @@ from dropcap.artefacts import without_artefacts
         ("araful looking street with people", "street with people"),
         ("arafly shot of a building", "shot of a building"),
         ("araffed, arrafed araffy wheel", "wheel"),
+        ("an arafed - looking man", "a man"),
+        ("an arafed 8 ball and an arafed ukulele", "an 8 ball and a ukulele"),
     ],
 )
 def test_an_adjective_that_means_nothing_is_left_out(said: str, shown: str) -> None:
@@ -40,6 +42,11 @@ def test_an_adjective_that_means_nothing_is_left_out(said: str, shown: str) -> N
         ("a man looking at an arafe", "a man looking at something"),
         ("an araffe, a dog and a cat", "something, a dog and a cat"),
         ("an araffe looking at the camera", "something looking at the camera"),
+        ("the head of an araffe", "the head of something"),
+        ("an araffe's head", "something's head"),
+        ("a woman with arafed and curly hair", "a woman with something and curly hair"),
+        ("dogs and arafed", "dogs and something"),
+        ("there are two araffes that are standing", "there is something that is standing"),
     ],
 )
 def test_something_takes_the_place_of_a_noun_that_means_nothing(said: str, shown: str) -> None:
@@ -64,3 +71,9 @@ def test_real_words_stay(said: str) -> None:
 
 def test_the_words_that_went_are_told_in_their_order() -> None:
     assert without_artefacts("arafed man beside an araffe")[1] == ("arafed", "araffe")
+
+
+@pytest.mark.parametrize("said", ["arafed", "an araffe", "two araffes.", "arafed arafed arafed"])
+def test_a_caption_that_means_nothing_at_all_is_empty(said: str) -> None:
+    shown, gone = without_artefacts(said)
+    assert (shown, bool(gone)) == ("", True)

@@ -73,7 +73,7 @@ def test_confidence_is_the_mean_log_probability_less_the_distance(folder: Path) 
     with Image.open(PHOTOGRAPHS / "coffee.jpg") as picture:
         cross = captioner.encode(picture)
         said = captioner.generate(cross, [captioner.card.bos], 1, 30).without_loop()
-        table = known.Known.read(folder / measured.file)
+        table = known.Known.read(folder / measured.file, 192)
         assert captioner.caption(picture).confidence == pytest.approx(
             said.mean - measured.weight * table(cross)
         )

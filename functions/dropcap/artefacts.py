@@ -10,45 +10,59 @@ _ARTEFACT = re.compile(r"ar{1,2}af{1,2}(?:e|es|ed|y|ly|ul)", re.ASCII | re.IGNOR
 _NOUN = re.compile(r".*es?", re.IGNORECASE)
 _ARTICLES = {"a", "an"}
 _DETERMINERS = _ARTICLES | {"the", "some", "one", "two", "three", "four", "several", "many"}
+_LINK = "and|or|with|without|of|on|in|at|by|to|for|from|near|behind|under|over|above|between"
+_BEFORE_A_NOUN = re.compile(_LINK)  # a noun follows, or the caption has a hole
 _AFTER_A_NOUN = re.compile(
-    "and|or|that|which|who|with|without|of|on|in|at|by|to|for|from|near|next|behind|under|over|above|between"
-    "|inside|outside|around|through|is|are|was|were|has|have|standing|sitting|walking|laying|lying|looking"
-    "|eating|holding|wearing|riding|playing|flying"
+    f"{_LINK}|that|which|who|next|inside|outside|around|through|is|are|was|were|has|have|standing|sitting"
+    "|walking|laying|lying|looking|eating|holding|wearing|riding|playing|flying|[,;:.!?].*"
 )
-_SAID_WITH_A = ("uni", "use", "usu", "eu", "one")  # vowels only in writing
-_SAID_WITH_AN = ("hour", "honest")
+_SAID_WITH_A = ("uni", "use", "usu", "eu", "one", "uk")  # vowels only in writing
+_SAID_WITH_AN = ("hour", "honest", "honor", "heir", "8", "11", "18")
+_ENDING = re.compile(r"('s)?[.,;:!?]*$")
 
 
 def without_artefacts(caption: str) -> tuple[str, tuple[str, ...]]:
     """Return the caption without such words, still grammatical, and the words that went, in their order.
 
-    Before a noun the word is an adjective that nobody misses: "an arafed dog" is "a dog". Where the word is
-    itself the noun, "something" takes its place.
+    Before a noun the word is an adjective and is left out: "an arafed dog" becomes "a dog". Where the word is
+    itself the noun, "something" takes its place. A caption of which only "something" remains is empty.
     """
     words, kept, gone = caption.split(), list[str](), list[str]()
     while words:
         word = words.pop(0)
-        bare = word.rstrip(".,;:!?")
+        ending = _ENDING.search(word).group()  # type: ignore[union-attr]  # it matches any word
+        bare = word.removesuffix(ending)
         if not _ARTEFACT.fullmatch(bare):
             kept.append(word)
             continue
         gone.append(bare)
-        ending, before = word[len(bare) :], kept[-1].lower() if kept else ""
-        if words[:1] == ["looking"] and len(words) > 1 and not _AFTER_A_NOUN.fullmatch(words[1]):
-            del words[0]  # "araful looking street"
+        before = kept[-1].lower() if kept else ""
+        looking = ["-", "looking"] if words[:1] == ["-"] else ["looking"]
+        after = words[len(looking) :] if words[: len(looking)] == looking else []
+        if after and not _AFTER_A_NOUN.fullmatch(after[0]):
+            words = after  # "araful looking street"
         elif ending or not words or _AFTER_A_NOUN.fullmatch(words[0]):
+            hole = before in _DETERMINERS or _BEFORE_A_NOUN.fullmatch(before)
             if before in _DETERMINERS:
                 kept.pop()
-            if before in _DETERMINERS or _NOUN.fullmatch(bare):
+            if hole or ending.startswith("'s") or _NOUN.fullmatch(bare):
                 kept.append("something" + ending)
-                if words[:1] == ["are"]:
-                    words[0] = "is"
+                words = _singular(words)
                 if kept[-2:-1] == ["are"]:
                     kept[-2] = "is"
             continue
         if before in _ARTICLES:
             kept[-1] = _article(words[0])
-    return (" ".join(kept) if gone else caption), tuple(gone)
+    if not gone:
+        return caption, ()
+    shown = " ".join(kept)
+    return ("" if shown.strip(".,;:!?") == "something" else shown), tuple(gone)
+
+
+def _singular(words: list[str]) -> list[str]:
+    """Return the words after "something", with "is" where they begin with "are", "that are" or the like."""
+    at = 1 if words[:1] in (["that"], ["which"]) else 0
+    return [*words[:at], "is", *words[at + 1 :]] if words[at : at + 1] == ["are"] else words
 
 
 def _article(word: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import threading
 from collections.abc import Collection, Mapping, Sequence
@@ -93,12 +94,20 @@ class Card:
                 max_length=int(card["max_length"]),
                 files=files,
                 confidence=_confidence(card["confidence"], files) if "confidence" in card else None,
-                no_repeat_ngram_size=int(card.get("no_repeat_ngram_size", 0)),
-                things=len(card["knows"]["things"]) if card.get("demo") else 0,
+                no_repeat_ngram_size=max(0, int(card.get("no_repeat_ngram_size", 0))),
+                things=_things(card["knows"]["things"]) if card.get("demo") else 0,
             )
         except FileNotFoundError as missing:
             raise ModelError(f"{folder / 'model.json'} is missing: {REMEDY}.") from missing
-        except (OSError, ValueError, KeyError, TypeError) as wrong:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as wrong:
             raise ModelError(f"{folder / 'model.json'} can't be used ({wrong!r}): {REMEDY}.") from wrong
 
     def verify(self, folder: Path) -> None:
@@ -115,12 +124,26 @@ class Card:
 
 
 def _confidence(card: Mapping[str, Any], files: Collection[str]) -> Confidence:
-    distance = card.get("distance")
+    threshold, distance = _number(card["threshold"]), card.get("distance")
     if distance is None:
-        return Confidence(float(card["threshold"]))
+        return Confidence(threshold)
     if distance["file"] not in files:
         raise ValueError(f"{distance['file']} is not among its files")
-    return Confidence(float(card["threshold"]), float(distance["weight"]), str(distance["file"]))
+    return Confidence(threshold, _number(distance["weight"]), str(distance["file"]))
+
+
+def _number(value: Any) -> float:
+    """Return a finite number of a card. Nothing is less than NaN, so that no caption would be rejected."""
+    if isinstance(value, bool) or not math.isfinite(number := float(value)):
+        raise ValueError(f"{value!r} is no number")
+    return number
+
+
+def _things(things: Collection[str]) -> int:
+    """Return how many things a demonstration model knows; none would make it look like any other model."""
+    if not things:
+        raise ValueError("a demonstration model that knows nothing")
+    return len(things)
 
 
 def preprocess(image: Image.Image, size: int, mean: Sequence[float], std: Sequence[float]) -> Floats:
@@ -142,7 +165,7 @@ class Captioner:
         self._encoder = Encoder(folder, threads)
         self._decoder = Decoder(folder, threads)
         measured = self.card.confidence
-        self._known = Known.read(folder / measured.file) if measured and measured.file else None
+        self._known = self._read_known(folder / measured.file) if measured and measured.file else None
 
     def caption(
         self, image: Image.Image, *, prompt: str = "", beams: int = 1, max_tokens: int = 30
@@ -158,9 +181,13 @@ class Captioner:
         cross = self.encode(image)
         generated = self.generate(cross, start, beams, min(max_tokens, room))
         said = generated.without_loop()
-        line = "".join(c if c.isprintable() else " " for c in self.tokenizer.decode([*start, *said.ids]))
-        line = " ".join(line.split())
-        if said is not generated:
+        ids = said.ids
+        if looped := said is not generated:
+            ids = ids[: self.tokenizer.word_end(generated.ids, len(ids))]
+        # A prompt alone says nothing of the picture.
+        line = self.tokenizer.decode([*start, *ids] if self.tokenizer.decode(ids).strip() else [])
+        line = " ".join("".join(c if c.isprintable() else " " for c in line).split())
+        if looped:
             line = _DANGLING.sub("", line)
         text, removed = without_artefacts(line[:MAX_CHARACTERS])
         confidence, threshold = said.mean, None
@@ -168,16 +195,24 @@ class Captioner:
             threshold = measured.threshold
             if self._known:
                 confidence -= measured.weight * self._known(cross)
+        if not math.isfinite(confidence):  # of a broken model; neither JSON nor PostgreSQL can hold it
+            raise ModelError(f"BLIP failed on a picture: its confidence is {confidence}")
         return Caption(
             text,
             self.card.name,
             self.card.revision,
             confidence=confidence,
             # A loop is no caption that a model is sure of, however likely each of its tokens was.
-            low_confidence=threshold is not None and (confidence < threshold or said is not generated),
+            low_confidence=threshold is not None and (confidence < threshold or looped),
             demo=bool(self.card.things),
             removed=removed,
         )
+
+    def _read_known(self, path: Path) -> Known:
+        try:
+            return Known.read(path, self._encoder.width)
+        except ValueError as wrong:
+            raise ModelError(f"{path} can't be used ({wrong}): {REMEDY}.") from wrong
 
     def encode(self, image: Image.Image) -> Cross:
         """Return the picture's keys and values, which live as long as someone holds them."""

@@ -64,6 +64,12 @@ class Encoder:
             self._weights = memory.mapped(weights, without=others)
         self._outputs = {output.name: output.shape[1:] for output in self._session.get_outputs()}
 
+    @property
+    def width(self) -> int:
+        """Of each part of a picture in the keys: heads times head_size."""
+        heads, _, head_size = next(iter(self._outputs.values()))
+        return int(heads * head_size)
+
     def __call__(self, pixels: Floats) -> Cross:
         """The keys and values for `pixels`, (1, 3, side, side); raises ModelError."""
         from onnxruntime import OrtValue

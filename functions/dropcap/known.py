@@ -22,10 +22,15 @@ class Known:
         self._mean, self._whitening = table[0], table[1:]
 
     @classmethod
-    def read(cls, path: Path) -> Known:
-        """Return what a file of a verified model folder holds: (width + 1) * width numbers."""
+    def read(cls, path: Path, width: int) -> Known:
+        """Return what a file of a verified model folder holds: (width + 1) * width numbers.
+
+        Raises ValueError where it holds something else.
+        """
         numbers = np.fromfile(path, np.float32)
-        return cls(numbers.reshape(-1, int(len(numbers) ** 0.5)))
+        if len(numbers) != (width + 1) * width or not np.isfinite(numbers).all():
+            raise ValueError(f"it doesn't hold {(width + 1) * width:,} finite numbers")
+        return cls(numbers.reshape(-1, width))
 
     def __call__(self, cross: Cross) -> float:
         """Return the distance of a picture: about 0.6 of one like those known, more of any other."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -31,6 +31,15 @@ class WordPiece:
             pieces.append(self.ids[mark + word[:length]])
             word, mark = word[length:], "##"
         return pieces
+
+    def word_end(self, ids: Sequence[int], length: int) -> int:
+        """Return the largest number of ids, at most `length`, after which no piece of a word is missing."""
+        while 0 < length < len(ids) and self._continues(ids[length]):
+            length -= 1
+        return length
+
+    def _continues(self, token: int) -> bool:
+        return 0 <= token < len(self.words) and self.words[token].startswith("##")
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, with the spaces cleaned up as `clean_up_tokenization` of transformers does."""

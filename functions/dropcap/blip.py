@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dropcap.analysis import Caption
+from dropcap.analysis import NOTICE, Caption
 from dropcap.artefacts import without_artefacts
 from dropcap.generation import Generated, beam_search, greedy
 from dropcap.graphs import REMEDY, Cross, Decoder, Encoder, Floats
@@ -69,12 +69,7 @@ class Card:
     @property
     def notice(self) -> str:
         """One line that says that this is a demonstration model and what to do; empty of any other."""
-        if not self.things:
-            return ""
-        return (
-            f"demonstration captioner: knows {self.things} drawn objects; "
-            "`make model` installs BLIP-base (1 GB download, about 5 minutes)"
-        )
+        return NOTICE.format(things=self.things) if self.things else ""
 
     @classmethod
     def read(cls, folder: Path) -> Card:

@@ -39,7 +39,6 @@ from dropcap.upload import Upload
 FIRST_S, LONGEST_S = 300, 86_400  # until the next try, which doubles: the sweep comes every ten minutes
 TRIES = 15  # in 6.8 days
 UNFIT = 3  # tries that an invalid answer counts as, because it costs money
-DEMONSTRATION = "dropcap-scenes"  # the model that ships; before Source had `demo`, its name told it
 FAILURES = 3  # in one sweep, none the picture's: then they are Gemini's, and the others need not find out
 NEXT_S = f"least({FIRST_S} * 2 ^ {{}}, {LONGEST_S})"
 # Not before its source is gone, for which all that is published must be there.
@@ -272,11 +271,10 @@ def _sources(due: Due, gemini: Source) -> dict[str, Any]:
 
 def _store(due: Due, known: Analysis, description: Description, usage: Usage, services: Services) -> bool:
     """Put it in place of what was there before, unless none is wanted any more. Whether the row is done."""
-    settings, blip = services.settings, known.sources.get("blip", Source(False))
+    settings, blip = services.settings, words.sources(known.sources).get("blip", Source(False))
     # An older result has BLIP's caption alone, and of its model the name.
     text = known.captions.get("blip", "") if known.captions else known.caption
-    demo = blip.demo or blip.model == DEMONSTRATION
-    caption = Caption(text, blip.model, blip.version, blip.confidence, blip.low_confidence, demo)
+    caption = Caption(text, blip.model, blip.version, blip.confidence, blip.low_confidence, blip.demo)
     shown = words.of(description, caption)
     provenance = words.provenance(description, caption, known.analyzed_at, "")
     said = {who: asdict(each) for who, each in provenance.items()}

@@ -20,10 +20,10 @@ import datetime as dt
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
-from dropcap.analysis import ENGLISH, Caption, Description, Said, Source
+from dropcap.analysis import ENGLISH, NOTICE, Caption, Description, Said, Source
 
 # "An image of a dog" tells a person with a screen reader twice that it is one. What kind of picture it is, as
 # in "a family photo of", may be what matters, and stays.
@@ -33,6 +33,7 @@ PREAMBLE = re.compile(
     rf"|(this|the) {KIND} (shows|depicts) ",
     re.IGNORECASE,
 )
+DEMONSTRATION, THINGS = "dropcap-scenes", 60  # the model that ships, and how many things it knows
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, 2.2
 LARGEST = 65_000  # bytes: one segment of a JPEG holds no more than 65,502 of XMP
 PACKET = """\
@@ -112,6 +113,17 @@ def provenance(
         model, version = description.model, description.version
         said["gemini"] = Said(texts, model, version, description.prompt, description.at)
     return said
+
+
+def sources(recorded: Mapping[str, Source]) -> Mapping[str, Source]:
+    """Return a record's sources, with the mark of a demonstration model, which older revisions did not write.
+
+    Those took a demonstration's caption for a true one: what else of such a record says so is not `trusted`.
+    """
+    blip = recorded.get("blip")
+    if blip is None or blip.demo or blip.model != DEMONSTRATION:
+        return recorded
+    return {**recorded, "blip": replace(blip, demo=True, notice=NOTICE.format(things=THINGS))}
 
 
 def notice(sources: Mapping[str, Source], provenance: Mapping[str, Said]) -> str:

@@ -19,6 +19,7 @@ COLUMNS = """
 id, analyzed_at, caption, description, alt_text, own_caption, own_alt_text, edited_at, tags, picture_text,
 format, bytes, width, height, result
 """
+NOBODY = Said((), "", "", "", "")
 UPLOADS = f"""
 SELECT id, bucket, name, created_at, CASE WHEN {ABANDONED} THEN 'abandoned' ELSE state END, stage, stage_at,
        rss_mb, attempts, jsonb_array_length(deaths), reason_code, reason
@@ -107,6 +108,13 @@ def card_of(*row: Any) -> Card:
     """From a row of COLUMNS."""
     id, at, caption, description, alt_text, own_caption, own_alt_text, edited_at, tags, text = row[:10]
     format, bytes, width, height, result = row[10:]
+    recorded = read(dict[str, Source], result.get("sources"))
+    sources, provenance = words.sources(recorded), read(dict[str, Said], result.get("provenance"))
+    agreement = result.get("agreement")
+    if sources is not recorded:  # a demonstration's, of an older revision, which used it as alt text
+        agreement = None
+        if "alt_text" in provenance.get("blip", NOBODY).texts:
+            alt_text = ""
     published = read(tuple[Published, ...], result.get("pictures"))
     upload = read(Upload, result.get("upload"))
     return Card(
@@ -129,10 +137,10 @@ def card_of(*row: Any) -> Card:
         ),
         memory=_by_stage(read(dict[str, float], result.get("memory"))),
         timings=_by_stage(read(dict[str, float], result.get("timings"))),
-        sources=read(dict[str, Source], result.get("sources")),
+        sources=sources,
         language=read(str, result.get("language")) or ENGLISH,
-        agreement=read(Agreement, agreement) if (agreement := result.get("agreement")) else None,
-        provenance=read(dict[str, Said], result.get("provenance")),
+        agreement=read(Agreement, agreement) if agreement else None,
+        provenance=provenance,
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 from . import ROOT
 
@@ -40,6 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(wrong, file=sys.stderr)
     return 2
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _is_ours(wrong: Exception) -> bool:
@@ -316,4 +322,7 @@ def _samples(asked: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C, or hundreds of MB stay beside the model
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, _stop)
     sys.exit(main())

@@ -12,38 +12,29 @@ import os
 import re
 import shutil
 import tarfile
-import tempfile
-import urllib.request
-from http import HTTPStatus
-from http.client import HTTPException, HTTPMessage, HTTPResponse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import IO
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from PIL import Image
 
 from dropcap.blip import Captioner, Card
+from dropcap.graphs import REMEDY, ModelError
 
 from . import ROOT
-
-DOWNLOADS = ROOT / "build" / "downloads"
+from .download import CHUNK, MAX_BYTES, download
+from .download import InstallError as InstallError
+from .licence import LICENCE_FILE
 
 CARD = "model.json"
-MAX_BYTES = 4_000_000_000  # of all files; BLIP-large in fp32 has 1.9 GB
 MAX_CARD_BYTES = 1_000_000
 MAX_FILES = 32
-TIMEOUT_S = 60  # without a byte
+MAX_WHY = 300  # characters of what a library says about a file
 BLOCK = tarfile.BLOCKSIZE
-CHUNK = 1 << 20
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 PIN = re.compile(r"sha256=([0-9a-f]{64})")
-LOCAL = ("localhost", "127.0.0.1", "::1")
-
-
-class InstallError(Exception):
-    """The model cannot be packed or installed; the message says what to do."""
 
 
 def archive(folder: Path, out: Path | None = None) -> tuple[Path, str]:
@@ -54,10 +45,11 @@ def archive(folder: Path, out: Path | None = None) -> tuple[Path, str]:
     """
     card = _card(folder)
     card.verify(folder)
+    if LICENCE_FILE not in card.files:
+        raise InstallError(f"{folder} has no {LICENCE_FILE}, which belongs to its weights: export it again")
     if out is None:
-        out = ROOT / "build" / f"{re.sub(r'[^A-Za-z0-9._-]', '-', card.name)}-{card.revision}.tar"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}-") as made:
+        out = ROOT / "build" / (re.sub(r"[^A-Za-z0-9._-]", "-", f"{card.name}-{card.revision}") + ".tar")
+    with _written(out), NamedTemporaryFile(dir=_made(out.parent), prefix=f".{out.name}-") as made:
         with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as packed:
             for name in (CARD, *sorted(card.files)):
                 member = tarfile.TarInfo(name)  # mode 644, owner 0, time 0
@@ -79,49 +71,96 @@ def install(source: str, out: Path) -> Card:
     Each file is checked by the SHA-256 of model.json, and the model is loaded once. Any failure leaves what
     was there before. Raises ModelError and InstallError.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
     place, _, fragment = source.partition("#")
     if fragment and not PIN.fullmatch(fragment):
         raise InstallError(f"{source}: what follows # must be sha256= and 64 hexadecimal digits")
     pin = fragment.removeprefix("sha256=")
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work:
+    with _written(out), TemporaryDirectory(dir=_made(out.parent), prefix=f".{out.name}-") as work:
         made = Path(work) / "made"
         made.mkdir()
-        if "://" in place:
-            file = _download(place)
-            try:
-                _unpack(file, made, pin)
-            finally:
-                file.unlink()  # whole, so there is nothing to go on with
-        elif (Path(place) / CARD).is_file():
-            _copy(Path(place), made)
-        elif Path(place).is_file():
-            _unpack(Path(place), made, pin)
-        else:
-            raise InstallError(f"no model in {place}: name a folder with its {CARD}, or an archive of one")
-        card = Card.read(made)
-        card.verify(made)
-        Captioner(made)  # what cannot be loaded must not be installed
+        with _named(place, made):
+            if "://" in place:
+                file = download(place)
+                try:
+                    _unpack(file, made, pin, place)
+                finally:
+                    file.unlink(missing_ok=True)  # whole, so there is nothing to go on with
+            elif _is_file(Path(place) / CARD):
+                if pin:
+                    raise InstallError(
+                        f"{source}: a SHA-256 is of an archive, and {place} is a folder: omit it"
+                    )
+                _copy(Path(place), made)
+            elif _is_file(Path(place)):
+                _unpack(Path(place), made, pin, place)
+            else:
+                raise InstallError(
+                    f"no model in {place}: name a folder with its {CARD}, or an archive of one"
+                )
+            # Its files may be as its card says and yet not belong together: another side, another decoder.
+            captioner = Captioner(made)
+            captioner.caption(Image.new("RGB", (8, 8)), max_tokens=2)
         swap(made, out)
-    return card
+    return captioner.card
+
+
+@contextmanager
+def _named(source: str, folder: Path) -> Iterator[None]:
+    """Turn what is wrong with the model in the temporary `folder` into an InstallError of its source."""
+    try:
+        yield
+    except (ModelError, ValueError, LookupError) as wrong:  # NumPy raises these of shapes that do not fit
+        why = (
+            str(wrong)
+            .replace(f"{folder}/", "")
+            .replace(f"{source}/", "")
+            .replace(str(folder), "it")
+            .removesuffix(f": {REMEDY}.")
+        )
+        line = " ".join("".join(c if c.isprintable() else " " for c in why).split())[:MAX_WHY]
+        raise InstallError(f"the model of {source} can't be used ({line}): take another") from wrong
 
 
 def swap(new: Path, out: Path) -> None:
     """Put `new` in the place of `out`: two renames, so that no half-written model is ever seen."""
     old = new.with_name("old")
-    if out.exists():
-        os.rename(out, old)
     try:
+        if out.exists():
+            os.rename(out, old)
         os.rename(new, out)
-    except OSError:
-        if old.exists():
+    except BaseException:  # Ctrl-C between the two, as well
+        if old.exists() and not out.exists():
             os.rename(old, out)
         raise
 
 
+@contextmanager
+def _written(out: Path) -> Iterator[None]:
+    """Turn what the system says about `out` into InstallError: no permission, a full disk, no folder."""
+    try:
+        yield
+    except OSError as failed:
+        raise InstallError(
+            f"{out} could not be written: {failed}. It is left as it was; see to its folder and its disk"
+        ) from failed
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether there is such a file; a name that is too long for one raises OSError elsewhere."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _card(folder: Path) -> Card:
     """The card of a folder whose file names are safe to read and write; raises ModelError, InstallError."""
-    if (folder / CARD).stat().st_size > MAX_CARD_BYTES:
+    if _is_file(folder / CARD) and (folder / CARD).stat().st_size > MAX_CARD_BYTES:
         raise InstallError(f"{folder / CARD} is larger than {MAX_CARD_BYTES:,} bytes: it is no model's")
     card = Card.read(folder)
     odd = next((name for name in card.files if not FILE_NAME.fullmatch(name) or name == CARD), None)
@@ -146,32 +185,30 @@ def _copy(source: Path, folder: Path) -> None:
         shutil.copyfile(source / name, folder / name)
 
 
-def _unpack(file: Path, folder: Path, pin: str) -> None:
-    """Write the files of an archive into `folder`, and nothing anywhere else; raises InstallError.
+def _unpack(file: Path, folder: Path, pin: str, source: str) -> None:
+    """Write the files of an archive, which came from `source`, into `folder` alone; raises InstallError.
 
     It reads the headers itself, as tarfile would follow those of links, devices and sparse files.
     """
     with file.open("rb") as packed:
         if pin:
             if hashlib.file_digest(packed, "sha256").hexdigest() != pin:
-                raise InstallError(
-                    f"{file.name} is not the file whose SHA-256 was given: nothing is installed"
-                )
+                raise InstallError(f"{source} is not the file whose SHA-256 was given: nothing is installed")
             packed.seek(0)
         try:
             name, size = _member(packed)
             if name != CARD or size > MAX_CARD_BYTES:
-                raise InstallError(f"{file.name} does not begin with {CARD}: take one of make model-archive")
+                raise InstallError(f"{source} does not begin with {CARD}: take one of make model-archive")
             _write(packed, folder / name, size)
             sizes = {name: size for name, (size, _) in _card(folder).files.items()}
             while sizes:
                 name, size = _member(packed)
                 if sizes.pop(name, None) != size:
-                    raise InstallError(f"{file.name} has {name!r}, which is not as {CARD} lists it")
+                    raise InstallError(f"{source} has {name!r}, which is not as {CARD} lists it")
                 _write(packed, folder / name, size)
         except tarfile.TarError as wrong:
             raise InstallError(
-                f"{file.name} is cut, or no archive of make model-archive ({wrong}): download it again"
+                f"{source} is cut, or no archive of make model-archive ({wrong}): download it again"
             ) from wrong
 
 
@@ -192,69 +229,3 @@ def _write(packed: IO[bytes], path: Path, size: int) -> None:
             file.write(chunk)
             left -= len(chunk)
     packed.seek(-size % BLOCK, os.SEEK_CUR)
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect only to where a download may come from."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        _check_address(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _check_address(address: str) -> None:
-    parts = urlsplit(address)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOCAL):
-        raise InstallError(f"{address} is not encrypted: take an https:// address")
-
-
-def _download(address: str) -> Path:
-    """Return the file of an address; a download that broke off is resumed. Raises InstallError."""
-    _check_address(address)
-    DOWNLOADS.mkdir(parents=True, exist_ok=True)
-    part = DOWNLOADS / (hashlib.sha256(address.encode()).hexdigest()[:16] + ".part")
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(address, headers={"User-Agent": "dropcap"})  # noqa: S310  checked above
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    try:
-        # Honours HTTPS_PROXY and NO_PROXY.
-        with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT_S) as answer:
-            _receive(answer, part, have if answer.status == HTTPStatus.PARTIAL_CONTENT else 0)
-    except HTTPError as refused:
-        if refused.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            part.unlink()  # of another file than is there now
-        raise InstallError(
-            f"{address} could not be downloaded: HTTP {refused.code}. Is the address right? Then try again."
-        ) from refused
-    except (OSError, HTTPException) as failed:
-        raise InstallError(
-            f"{address} could not be downloaded: {failed}. The same command goes on where it stopped."
-        ) from failed
-    return part
-
-
-def _receive(answer: HTTPResponse, part: Path, have: int) -> None:
-    length = answer.headers["Content-Length"]
-    total = have + int(length) if length else None
-    columns = TextColumn("downloading"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress, part.open("ab") as file:
-        file.truncate(have)
-        task = progress.add_task("", total=total, completed=have)
-        while have <= MAX_BYTES and (chunk := answer.read(CHUNK)):
-            file.write(chunk)
-            have += len(chunk)
-            progress.update(task, completed=have)
-    if have > MAX_BYTES:
-        part.unlink()
-        raise InstallError(f"the archive has more than {MAX_BYTES / 1e9:.0f} GB: it is no model's")
-    if total is not None and have < total:
-        raise ConnectionError(f"it ended after {have:,} of {total:,} bytes")

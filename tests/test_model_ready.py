@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from dropcap.blip import Captioner, ModelError
-from model_export import ready
+from model_export import download
 from model_export.ready import InstallError, archive, install
 from tests.app import ROOT
 
@@ -29,7 +29,7 @@ FILES = ["model.json", *sorted(CARD["files"])]
 
 @pytest.fixture(autouse=True)
 def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(ready, "DOWNLOADS", tmp_path / "downloads")
+    monkeypatch.setattr(download, "DOWNLOADS", tmp_path / "downloads")
     return tmp_path / "downloads"
 
 
@@ -270,7 +270,7 @@ def test_what_is_left_of_another_file_is_dropped(server: Server, old: Path) -> N
 def test_a_download_has_a_bound(
     server: Server, old: Path, downloads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ready, "MAX_BYTES", 2_000_000)
+    monkeypatch.setattr(download, "MAX_BYTES", 2_000_000)
     with pytest.raises(InstallError, match="the archive has more than"):
         install(f"{server.address}/model.tar", old)
     assert unchanged(old)

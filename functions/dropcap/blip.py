@@ -34,6 +34,11 @@ from dropcap.wordpiece import WordPiece
 # What a loop that was cut may end with: of "a train on a train on ..." it leaves "a train on".
 _DANGLING = re.compile(r"(?:[ ,]+(?:a|an|the|and|or|with|of|on|in|at|to|by|is|that))+$")
 MAX_CHARACTERS = 500  # a caption is a line; whatever a model says, no more than this leaves here
+# A card may come from anywhere: what it says is shown at terminals and on pages, and sizes what is allocated.
+MAX_NAME = 200  # characters of its name and revision
+MAX_SIDE = 2048  # px; BLIP's own look at 384, and for questions at 480
+MAX_TOKENS = 10_000_000
+NUMBER = (ValueError, OverflowError)  # what int and float raise of a number that is none, or infinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +84,14 @@ class Card:
             image, tokens = card["image"], card["tokens"]
             files = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in card["files"].items()}
             return cls(
-                name=str(card["name"]),
-                revision=str(card["revision"]),
-                size=int(image["size"]),
-                mean=tuple(image["mean"]),
-                std=tuple(image["std"]),
-                bos=int(tokens["bos"]),
-                eos=int(tokens["eos"]),
-                max_length=int(card["max_length"]),
+                name=_line(card["name"]),
+                revision=_line(card["revision"]),
+                size=_between(1, MAX_SIDE, image["size"]),
+                mean=_colour(image["mean"]),
+                std=_colour(image["std"], least=1e-6),  # what is divided by
+                bos=_between(0, MAX_TOKENS, tokens["bos"]),
+                eos=_between(0, MAX_TOKENS, tokens["eos"]),
+                max_length=_between(2, MAX_TOKENS, card["max_length"]),
                 files=files,
                 confidence=_confidence(card["confidence"], files) if "confidence" in card else None,
                 no_repeat_ngram_size=max(0, int(card.get("no_repeat_ngram_size", 0))),
@@ -94,16 +99,8 @@ class Card:
             )
         except FileNotFoundError as missing:
             raise ModelError(f"{folder / 'model.json'} is missing: {REMEDY}.") from missing
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            OverflowError,
-            RecursionError,
-        ) as wrong:
-            raise ModelError(f"{folder / 'model.json'} can't be used ({wrong!r}): {REMEDY}.") from wrong
+        except (OSError, LookupError, TypeError, AttributeError, RecursionError, *NUMBER) as wrong:
+            raise ModelError(f"{folder / 'model.json'} can't be used ({_why(wrong)}): {REMEDY}.") from wrong
 
     def verify(self, folder: Path) -> None:
         """Every file is there, with the size and SHA-256 that the card says: 0.1 s for 200 MB, once."""
@@ -116,6 +113,33 @@ class Card:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                     raise ModelError(f"{path} is not the file that model.json describes (SHA-256): {REMEDY}.")
+
+
+def _why(wrong: Exception) -> str:
+    """Return kind and message of an error; its repr may hold the whole file (UnicodeDecodeError)."""
+    return f"{type(wrong).__name__}: {wrong}"
+
+
+def _line(value: object) -> str:
+    """Return a name that may be shown; raises ValueError."""
+    text = str(value)
+    if not text.isprintable() or not 0 < len(text) <= MAX_NAME:
+        raise ValueError(f"{text[:MAX_NAME]!r} is no name of at most {MAX_NAME} printable characters")
+    return text
+
+
+def _between(least: int, most: int, value: Any) -> int:
+    number = int(value)
+    if not least <= number <= most:
+        raise ValueError(f"{number} is not between {least} and {most}")
+    return number
+
+
+def _colour(values: Sequence[Any], least: float = -math.inf) -> tuple[float, float, float]:
+    red, green, blue = map(_number, values)
+    if min(red, green, blue) < least:
+        raise ValueError(f"{min(red, green, blue)} is less than {least}")
+    return red, green, blue
 
 
 def _confidence(card: Mapping[str, Any], files: Collection[str]) -> Confidence:
@@ -156,11 +180,19 @@ class Captioner:
         """Load the model of a folder; raises ModelError, which names the file that is at fault."""
         self.card = Card.read(folder)
         self.card.verify(folder)
-        self.tokenizer = WordPiece(folder / "vocab.txt")
-        self._encoder = Encoder(folder, threads)
-        self._decoder = Decoder(folder, threads)
         measured = self.card.confidence
-        self._known = self._read_known(folder / measured.file) if measured and measured.file else None
+        try:
+            self.tokenizer = WordPiece(folder / "vocab.txt")
+            self._encoder = Encoder(folder, threads)
+            self._decoder = Decoder(folder, threads)
+            self._known = self._read_known(folder / measured.file) if measured and measured.file else None
+        except (ValueError, LookupError) as wrong:  # files that are not what their names say
+            raise ModelError(f"{folder} is no model that can be loaded ({_why(wrong)}): {REMEDY}.") from wrong
+        # ONNX Runtime reads what lies behind the table where an id is too large (1.32, quantized embeddings).
+        if max(self.card.bos, self.card.eos, len(self.tokenizer.words) - 1) >= self._decoder.vocabulary:
+            raise ModelError(
+                f"{folder} has tokens beyond the {self._decoder.vocabulary} of its decoder: {REMEDY}."
+            )
 
     def caption(
         self, image: Image.Image, *, prompt: str = "", beams: int = 1, max_tokens: int = 30

@@ -102,6 +102,7 @@ class Decoder:
         self._present = [o.name for o in self._session.get_outputs() if o.name != "logits"]
         shapes = {value.name: value.shape for value in self._session.get_inputs()}
         _, self._heads, _, self._head_size = shapes["past.0"]
+        self.vocabulary = int(next(o.shape[-1] for o in self._session.get_outputs() if o.name == "logits"))
 
     def steps(self, cross: Cross) -> Step:
         """A function that goes on with a caption; it keeps the past, and raises ModelError."""

@@ -21,12 +21,14 @@ from urllib.parse import parse_qsl, urlsplit
 import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from google.auth import crypt, jwt
 
 CLIENT = "1234-abc.apps.googleusercontent.com"
 PROJECT = "dropcap-demo"
 KID = "key-1"
+IAP_KID = "iap-1"
+AUDIENCE = "/projects/123456789012/locations/europe-west1/services/dropcap-gallery"
 PAGE = "/o/oauth2/v2/auth"
 KNOWN = ("id_token", "form_post", "openid")  # of what Google knows, what is asked for here
 
@@ -41,10 +43,14 @@ class Issuer:
         self.private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
         self.certificate = _certificate(key).public_bytes(pem).decode()
         self.signer = crypt.RSASigner.from_string(self.private, KID)
+        proxys = ec.generate_private_key(ec.SECP256R1())
+        public = serialization.PublicFormat.SubjectPublicKeyInfo
+        self.proxy = crypt.EsSigner(proxys, IAP_KID)
+        self.proxys_key = proxys.public_key().public_bytes(pem, public).decode()
         self.trusted = folder / "issuer.pem"
         self.trusted.write_bytes(self.certificate.encode() + self.private)
         self.status, self.headers, self.asked = 200, {"Cache-Control": "public, max-age=3600"}, 0
-        self.body: Any = {KID: self.certificate, "key-2": self.certificate}
+        self.body: Any = {KID: self.certificate, "key-2": self.certificate, IAP_KID: self.proxys_key}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"issuer": self}))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.trusted)
@@ -66,6 +72,18 @@ class Issuer:
             "REQUESTS_CA_BUNDLE": str(self.trusted),
             "SIGN_IN_URL": self.page,
         }
+
+    @property
+    def proxied(self) -> dict[str, str]:
+        """The environment of a gallery behind Identity-Aware Proxy, whose keys this issuer has, too."""
+        return self.settings | {"AUTH": "iap", "AUTH_AUDIENCE": AUDIENCE, "SIGN_IN_URL": ""}
+
+    def assertion(self, user: Any = "accounts.google.com:1234", **claims: Any) -> str:
+        """Return an assertion as docs.cloud.google.com/iap/docs/signed-headers-howto has it (2026-11)."""
+        now = int(time.time())
+        usual = {"iss": "https://cloud.google.com/iap", "aud": AUDIENCE, "iat": now, "exp": now + 600}
+        usual |= {"azp": AUDIENCE, "hd": "example.com", "email": "ana@example.com", "google": {}}
+        return self.token(user, **{"signer": self.proxy} | usual | claims)
 
     def token(self, user: Any = "ana", signer: crypt.Signer | None = None, **claims: Any) -> str:
         """An ID token that is Google's, but for signer and claims; a claim that is None is left out."""

@@ -1,4 +1,6 @@
-"""Who asks. With AUTH=token it is whom a Google or Firebase ID token names; with AUTH=iam nothing here runs.
+"""Who asks, by a signed token: the ID token of Google or Firebase (AUTH=token), or the assertion of
+Identity-Aware Proxy, which has signed the user in (AUTH=iap, the gallery alone). With AUTH=iam nothing
+here runs.
 
 An audience belongs to one issuer, so a `sub` alone is a user's id: there is no other issuer whose user could
 have the same. It is also the folder of that user's uploads, as `request.auth.uid` is in Firebase's rules.
@@ -29,7 +31,11 @@ GOOGLE_CERTS = "https://www.googleapis.com/oauth2/v1/certs"
 # firebase.google.com/docs/auth/admin/verify-id-tokens
 FIREBASE = "https://securetoken.google.com/"
 FIREBASE_CERTS = "https://www.googleapis.com/robot/v1/metadata/x509/securetoken@system.gserviceaccount.com"
-ALGORITHM = "RS256"  # both sign with nothing else; google-auth would take ES256 as well
+# docs.cloud.google.com/iap/docs/signed-headers-howto (2026-11): ES256, the keys as PEM by key id, and a `sub`
+# that is a Google Account's id, the `sub` of its ID tokens, after the name of its issuer.
+IAP = "https://cloud.google.com/iap"
+IAP_CERTS = "https://www.gstatic.com/iap/verify/public_key"
+ACCOUNT = re.compile(r"accounts\.google\.com:(\d+)")
 TYPE = "JWT"
 COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")  # RFC 7515, 3.1: without padding
 PAST = ("iat", "nbf", "auth_time")  # claims that must lie in the past
@@ -38,6 +44,7 @@ CLOCK_SKEW_S = 30
 LONGEST_TOKEN = 8192  # characters, as the web server allows; the usual ones have 1,000 to 2,000
 CERTS_TIMEOUT_S = 5
 LONGEST_KEPT_S = 86_400  # whatever Cache-Control says: a key that was withdrawn is not trusted for longer
+ASKED_AGAIN_S = 60  # soonest for a key id that is not known: anybody can invent one
 
 
 class KeysUnreachable(Exception):
@@ -58,12 +65,16 @@ class Tokens:
 
     def __init__(self, settings: Settings) -> None:
         self._audience = list(settings.auth_audience)
-        google = OAUTH_CLIENT.fullmatch(self._audience[0])
-        self._issuers = GOOGLE if google else {FIREBASE + self._audience[0]}
-        self._address = settings.auth_certs_url or (GOOGLE_CERTS if google else FIREBASE_CERTS)
+        # One algorithm for each issuer, which signs with nothing else; google-auth would take both.
+        self._issuers, address, self._algorithm = frozenset({IAP}), IAP_CERTS, "ES256"
+        if settings.auth != "iap":
+            google = OAUTH_CLIENT.fullmatch(self._audience[0])
+            self._issuers = GOOGLE if google else frozenset({FIREBASE + self._audience[0]})
+            address, self._algorithm = GOOGLE_CERTS if google else FIREBASE_CERTS, "RS256"
+        self._address = settings.auth_certs_url or address
         self._lock = threading.Lock()
         self._keys: Mapping[str, str] = {}
-        self._kept_until = 0.0  # in seconds of the monotonic clock
+        self._asked = self._kept_until = float("-inf")  # in seconds of the monotonic clock
 
     def user(self, authorization: str) -> str:
         """The user whose ID token stands in an `Authorization: Bearer` header; raises as `check` does."""
@@ -71,7 +82,7 @@ class Tokens:
         return self.check(token if scheme.lower() == "bearer" else "").user
 
     def check(self, token: str) -> Identity:
-        """Who an ID token says that its bearer is.
+        """Return who an ID token, or an assertion of Identity-Aware Proxy, says that its bearer is.
 
         Raises Rejected (401) where there is none or it is not valid, which says no more to the client than
         that; the log has the kind of fault, but no word of the token. Raises KeysUnreachable.
@@ -80,13 +91,13 @@ class Tokens:
             if len(token) > LONGEST_TOKEN or not COMPACT.fullmatch(token):
                 raise ValueError("no token")
             header, claims = (parse(_decoded(part)) for part in token.split(".")[:2])
-            if header.get("alg") != ALGORITHM or not isinstance(header.get("kid"), str):
+            if header.get("alg") != self._algorithm or not isinstance(header.get("kid"), str):
                 raise ValueError("not signed as the issuers do")
             if "crit" in header or str(header.get("typ", TYPE)).upper() != TYPE:
                 raise ValueError("has an unsupported header")  # RFC 7515, 4.1.11; RFC 8725, 3.11
             jwt.decode(
                 token,
-                certs=self._present_keys(),
+                certs=self._present_keys(header["kid"]),
                 audience=self._audience,
                 clock_skew_in_seconds=CLOCK_SKEW_S,
             )
@@ -97,6 +108,8 @@ class Tokens:
             user, nonce = claims.get("sub"), claims.get("nonce")
             if claims.get("iss") not in self._issuers or not isinstance(user, str) or not is_user(user):
                 raise ValueError("another issuer, or no user")
+            if IAP in self._issuers and (account := ACCOUNT.fullmatch(user)):
+                user = account[1]
             if user == ANONYMOUS:  # what nobody in particular uploaded is nobody's to read
                 raise ValueError("no user of its own")
             if nonce is not None and not isinstance(nonce, str):
@@ -106,6 +119,14 @@ class Tokens:
         except (GoogleAuthError, ValueError, TypeError) as wrong:
             if token:
                 logs.write("INFO", "An ID token was refused", error=type(wrong).__name__)
+            if IAP in self._issuers:
+                raise Rejected(
+                    "not_signed_in",
+                    "This needs a valid assertion of Identity-Aware Proxy.",
+                    "Open the gallery at its own address, where Identity-Aware Proxy signs people in.",
+                    HTTPStatus.UNAUTHORIZED,
+                    {"WWW-Authenticate": "Bearer"},
+                ) from None
             raise Rejected(
                 "not_signed_in",
                 "This needs a valid ID token.",
@@ -114,13 +135,13 @@ class Tokens:
                 {"WWW-Authenticate": "Bearer"},
             ) from None  # google-auth's messages quote the token
 
-    def _present_keys(self) -> Mapping[str, str]:
-        """The issuer's certificates by key id. A key id that is not among them is no reason to ask again.
-
-        Issuers publish a key long before they use it; anybody can invent key ids.
-        """
+    def _present_keys(self, kid: str) -> Mapping[str, str]:
+        """Return the issuer's keys by key id, asked for anew where they are old or have no key of this id."""
         with self._lock:
-            if time.monotonic() >= self._kept_until:
+            now = time.monotonic()
+            unknown = kid not in self._keys and now >= self._asked + ASKED_AGAIN_S
+            if now >= self._kept_until or unknown:
+                self._asked = now
                 try:
                     answer = Request()(self._address, timeout=CERTS_TIMEOUT_S)
                     keys = json.loads(answer.data) if answer.status == HTTPStatus.OK else None

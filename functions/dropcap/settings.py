@@ -27,6 +27,10 @@ BUCKET_NAME = re.compile(
 
 HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 OAUTH_CLIENT = re.compile(r"[a-z0-9-]+\.apps\.googleusercontent\.com")
+# docs.cloud.google.com/iap/docs/signed-headers-howto (2026-11): of Cloud Run, or behind a load balancer
+IAP_AUDIENCE = re.compile(
+    r"/projects/\d+/(locations/[a-z0-9-]+/services/[a-z0-9-]+|global/backendServices/\d+)"
+)
 PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")  # cloud.google.com/resource-manager
 TOPIC = re.compile(rf"projects/{PROJECT.pattern}/topics/[A-Za-z][A-Za-z0-9._~+%-]{{2,254}}")
 SECRET_BYTES = (24, 64)  # standardwebhooks.com: of a secret
@@ -74,7 +78,8 @@ def _bucket(optional: bool = False) -> tuple[str, Callable[[str], Any]]:
 
 def _audience(value: str) -> tuple[str, ...]:
     words = as_words(value)
-    if not all(map(OAUTH_CLIENT.fullmatch, words)) and not (len(words) == 1 and PROJECT.fullmatch(words[0])):
+    alike = any(all(map(kind.fullmatch, words)) for kind in (OAUTH_CLIENT, IAP_AUDIENCE))
+    if not alike and not (len(words) == 1 and PROJECT.fullmatch(words[0])):
         raise ValueError(value)
     return words
 
@@ -219,13 +224,16 @@ class Settings:
     )
     auth: str = _setting(
         "iam",
-        "who names the user over HTTP: a back end that IAM lets in, or an ID token",
-        *_one_of("iam", "token"),
+        "who names the user over HTTP: a back end that IAM lets in, or an ID token; iap: in the gallery "
+        "Identity-Aware Proxy does, elsewhere it is as iam",
+        *_one_of("iam", "token", "iap"),
     )
     auth_audience: tuple[str, ...] = _setting(
         (),
-        "whom ID tokens must be made out to, with AUTH=token",
-        "Google OAuth client ids, separated by commas, or one Firebase project id",
+        "whom ID tokens must be made out to, with AUTH=token; with AUTH=iap, the service that Identity-Aware "
+        "Proxy's assertions must be for, which `make deploy` sets",
+        "Google OAuth client ids, separated by commas, or one Firebase project id; with AUTH=iap "
+        "/projects/NUMBER/locations/REGION/services/NAME",
         _audience,
     )
     auth_certs_url: str = _setting("", "other address of the issuer's certificates", *_url("https"))
@@ -416,10 +424,16 @@ class Settings:
         """
         if self.source == "archive" and not self.archive_bucket:
             raise SettingsError("ARCHIVE_BUCKET='' is not allowed with SOURCE=archive: name a bucket.")
-        if self.auth == "token" and not self.auth_audience:
+        if self.auth != "iam" and not self.auth_audience:
             raise SettingsError(
-                "AUTH_AUDIENCE='' is not allowed with AUTH=token: "
+                f"AUTH_AUDIENCE='' is not allowed with AUTH={self.auth}: "
                 "without it, a token made out to any other app would be let in."
+            )
+        audience = ",".join(self.auth_audience)
+        if self.auth != "iam" and audience.startswith("/") != (self.auth == "iap"):
+            wanted = "/projects/NUMBER/locations/REGION/services/NAME" if self.auth == "iap" else "an app's"
+            raise SettingsError(
+                f"AUTH_AUDIENCE={audience!r} is not allowed with AUTH={self.auth}: it must be {wanted}."
             )
         if self.events.startswith("http") and not self.events_secret:
             raise SettingsError(

@@ -14,7 +14,7 @@ from dropcap.memory import Watch
 from dropcap.services import Services
 from dropcap.upload import ANONYMOUS, Upload, is_user, owner, posted
 
-# The last argument is the user who is signed in, or None where AUTH=iam lets a back end name the user.
+# The last argument is the user who is signed in, or None where a back end that IAM lets in names the user.
 Handler = Callable[[flask.Request, Services, str | None], Mapping[str, Any]]
 Tell = Callable[[HTTPStatus, str, str, str], flask.Response]  # status, code, problem, remedy
 RETRY_AFTER_S = 10
@@ -53,7 +53,7 @@ def respond(
         if request.method != method:
             raise wrong_method(request, method)
         caller = None
-        if services.settings.auth == "iam" or operators:
+        if services.settings.auth != "token" or operators:
             origin.check(request, services.settings)
         else:
             caller = services.tokens.user(request.headers.get("Authorization", ""))

@@ -50,14 +50,14 @@ YEAR_S = 31_536_000
 def respond(request: flask.Request, services: Services) -> flask.Response:
     """Answer a request for a page of the gallery.
 
-    With AUTH=token nothing of a user's is read or done, nor the body, for who shows no valid token.
+    Without AUTH=iam nothing of a user's is read or done, nor the body, for who shows no valid token.
     """
     visit = Visit(request, services)
 
     def work() -> flask.Response:
         nonlocal visit
         request.max_content_length = LARGEST_FORM
-        if not session.by_token(visit):  # else the token or cookie, which no other page has, authenticates
+        if session.by_address(visit):  # else a token, cookie or assertion, which no other page has, says who
             origin.check_host(request, services.settings)
         if visit.path in ("/", BASE):
             return redirect(f"{BASE}/{visit.query}")
@@ -112,8 +112,8 @@ def _check_source(visit: Visit) -> None:
     """Raise Rejected unless a change is asked for by a page of ours, or by a program with its own token.
 
     Any page can make a browser post to any other, cookie and all, and to what runs on the person's machine.
-    No page can make it send `Authorization` elsewhere; but with AUTH=iam a proxy may add that to whatever
-    comes, so there it proves nothing.
+    No page can make it send `Authorization` elsewhere; but without AUTH=token a proxy may add that to
+    whatever comes, so there it proves nothing.
     """
     headers = visit.request.headers
     site = headers.get("Sec-Fetch-Site")  # sent wherever a browser trusts the way: https, and localhost

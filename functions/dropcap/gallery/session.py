@@ -1,4 +1,9 @@
-"""Who looks. With AUTH=token it is whom an ID token names, with AUTH=iam whom the address does.
+"""Who looks. With AUTH=token it is whom an ID token names, with AUTH=iap whom the assertion of Identity-Aware
+Proxy does, with AUTH=iam whom the address does.
+
+With AUTH=iap the proxy signs people in and out, and the assertion comes with each request that it lets
+through. It also sends their email address and id as plain headers, which anybody could who gets past it:
+these are never read.
 
 A browser has its ID token from a page that signs people in: Google's, or that of SIGN_IN_URL, which speaks
 the same (OpenID Connect Core 1.0, 3.2, with OAuth 2.0 Form Post Response Mode):
@@ -31,6 +36,7 @@ from dropcap.gallery.visit import BASE, Visit, redirect
 from dropcap.settings import OAUTH_CLIENT
 
 COOKIE = "__Host-dropcap"
+ASSERTION = "X-Goog-IAP-JWT-Assertion"  # docs.cloud.google.com/iap/docs/signed-headers-howto (2026-11)
 BEGUN = "__Host-dropcap-sign-in"
 BEGUN_S = 600  # how long a sign-in may take
 LONGEST_COOKIE = 3800  # characters of a token; browsers keep 4,096 bytes with the name (RFC 6265bis, 5.6)
@@ -42,24 +48,31 @@ USERS = 50  # that the page offers which asks whose pictures are meant
 
 
 def by_token(visit: Visit) -> bool:
-    """Whether an ID token says who asks, and not the address."""
+    """Return whether an ID token says who asks."""
     return visit.services.settings.auth == "token"
+
+
+def by_address(visit: Visit) -> bool:
+    """Return whether the address says whose pictures are meant, and nothing who asks."""
+    return visit.services.settings.auth == "iam"
 
 
 def is_anybodys(visit: Visit) -> bool:
     """Whether a person asks without saying whose pictures are meant, where that is theirs to say."""
-    return not (by_token(visit) or visit.json or visit.request.args.get("user"))
+    return by_address(visit) and not (visit.json or visit.request.args.get("user"))
 
 
 def known(visit: Visit) -> Visit:
-    """The visit of the user who asks.
+    """Return the visit of the user who asks.
 
-    Raises Rejected: no valid ID token says who (401), the address names no user (400), or another (403).
+    Raises Rejected: no valid token says who (401), the address names no user (400), or another (403).
     """
     request, caller = visit.request, None
     if by_token(visit):
         cookie = f"Bearer {request.cookies.get(COOKIE, '')}"
         caller = visit.services.tokens.user(request.headers.get("Authorization", cookie))
+    elif not by_address(visit):
+        caller = visit.services.tokens.check(request.headers.get(ASSERTION, "")).user
     user = web.user_of(request.args, caller, None)
     return replace(visit, user=user, signed_in=caller is not None)
 

@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent
 class Visit:
     """One request. `user` is whose pictures it is about, and nobody else's may be in the answer.
 
-    `signed_in`: an ID token told the user (AUTH=token); else `?user=` did, which links have to carry on.
+    `signed_in`: a token told the user (AUTH=token or iap); else `?user=` did, which links have to carry on.
     Empty on pages that are about nobody's pictures: an error, the way to sign in.
     """
 

@@ -33,7 +33,10 @@ class Expired extends Error {}
 export async function ask(address, options = {}) {
   let answer;
   try {
-    answer = await fetch(address, { ...options, headers: { Accept: "application/json", ...options.headers } });
+    // With this name Identity-Aware Proxy answers 401 where a session has ended, and not with its page to sign in
+    // at: docs.cloud.google.com/iap/docs/sessions-howto (2026-11).
+    const usual = { Accept: "application/json", "X-Requested-With": "XMLHttpRequest" };
+    answer = await fetch(address, { ...options, headers: { ...usual, ...options.headers } });
   } catch {
     throw new Broken();
   }

@@ -26,6 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from infra.cloud.gallery import PROXY_SAYS
 from tests import control_plane_run, google_schemas  # noqa: F401  (registers its answers)
 from tests.control_plane_apis import begin
 from tests.control_plane_storage import archives
@@ -180,8 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.send_response(status)
-        if isinstance(body, dict) and "Location" in body:
-            self.send_header("Location", body["Location"])
+        for name in ("Location", PROXY_SAYS):
+            if isinstance(body, dict) and name in body:
+                self.send_header(name, body[name])
         self.send_header("Content-Type", "application/json; charset=UTF-8")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

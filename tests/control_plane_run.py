@@ -4,7 +4,8 @@ import hashlib
 import json
 import uuid
 
-from infra.cloud.access import unchecked
+from infra.cloud.access import proxied, unchecked
+from infra.cloud.gallery import PROXY_SAYS
 from tests.control_plane_store import (
     NUMBER,
     OWNER,
@@ -223,9 +224,15 @@ def _wait(store: Store, request: Request, key: str) -> Answer:
 
 @special("GET", r"ew//gallery/")
 def _gallery(store: Store, request: Request, key: str) -> Answer:
-    """A stranger gets 401 of the function, where Google checks no caller or lets everybody in, else 403."""
+    """A stranger gets 401 of the function, where Google checks no caller or lets everybody in, else 403.
+
+    Identity-Aware Proxy, which is asked first, sends them to where they sign in, and marks its answers:
+    docs.cloud.google.com/iap/docs/query-parameters-and-headers-howto (2026-11).
+    """
     name = request.host.partition("-a1b2c3d4e5-")[0]
     service = f"run/projects/{store.project}/locations/europe-west1/services/{name}"
+    if proxied(store.get(service)):
+        return 302, {"Location": "https://accounts.google.com/o/oauth2/v2/auth", PROXY_SAYS: "true"}
     is_open = unchecked(store.get(service)) or store.granted(service, "roles/run.invoker", "allUsers")
     return 401 if is_open else 403, {}
 

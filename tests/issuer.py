@@ -81,9 +81,10 @@ class Issuer:
     def assertion(self, user: Any = "accounts.google.com:1234", **claims: Any) -> str:
         """Return an assertion as docs.cloud.google.com/iap/docs/signed-headers-howto has it (2026-11)."""
         now = int(time.time())
-        usual = {"iss": "https://cloud.google.com/iap", "aud": AUDIENCE, "iat": now, "exp": now + 600}
+        usual: dict[str, Any] = {"signer": self.proxy}
+        usual |= {"iss": "https://cloud.google.com/iap", "aud": AUDIENCE, "iat": now, "exp": now + 600}
         usual |= {"azp": AUDIENCE, "hd": "example.com", "email": "ana@example.com", "google": {}}
-        return self.token(user, **{"signer": self.proxy} | usual | claims)
+        return self.token(user, **usual | claims)
 
     def token(self, user: Any = "ana", signer: crypt.Signer | None = None, **claims: Any) -> str:
         """An ID token that is Google's, but for signer and claims; a claim that is None is left out."""

@@ -107,6 +107,18 @@ def test_a_gallery_where_nobody_could_sign_in_is_refused_with_the_way_to_mend_it
     assert "dropcap-gallery" in planned(**firebase | {"AUTH_AUDIENCE": "1-a.apps.googleusercontent.com"})
 
 
+def test_identity_aware_proxy_is_for_the_gallery_and_its_audience_is_no_setting() -> None:
+    with pytest.raises(CloudError, match="AUTH=iap is for the gallery, and GALLERY=0 puts up none"):
+        planned(AUTH="iap")
+    deployed = {"AUTH": "token", "AUTH_AUDIENCE": "1-a.apps.googleusercontent.com", "GALLERY": "1"}
+    config = Config.read(USUAL | {"AUTH": "iap"}, deployed)
+    cloud = Cloud(Gcloud(config.project, {}), number="12")
+    commands = script(config, changes(config, cloud, SOURCE))
+    assert "1-a.apps" not in commands
+    assert '"AUTH_AUDIENCE": "/projects/12/locations/europe-west1/services/dropcap-gallery"' in commands
+    assert config.chosen == {"AUTH": "iap", "GALLERY": "1"}
+
+
 def test_of_the_gallery_there_is_nothing_where_it_is_not_asked_for() -> None:
     assert "gallery" not in planned(AUTH="token", AUTH_AUDIENCE="my-firebase", SOURCE="archive")
 

@@ -269,6 +269,38 @@ def test_doors_open_last_and_shut_first_and_what_is_not_declared_goes(there: Dep
     assert there.deployed().lines == []  # and it stays away where nothing is said of it
 
 
+def test_identity_aware_proxy_is_on_before_its_account_may_call_and_off_before_anything_else(
+    there: Deployment,
+) -> None:
+    """Whom it lets in is no setting, and no deployment takes that away."""
+    gallery, agent = _service("gallery"), f"service-{NUMBER}"
+    address = f"/projects/{NUMBER}/locations/europe-west1/services/dropcap-gallery"
+    on = there.deployed(AUTH="iap", AUTH_AUDIENCE="1-a.apps.googleusercontent.com")
+    notes = there.service("gallery")["metadata"]["annotations"]
+    assert notes["run.googleapis.com/iap-enabled"] == "true"
+    assert there.rights(gallery) == {(agent, "run.invoker")}
+    assert (unchecked(there), there.rights(_service("analyze"))) == (set(), set())
+    for name in ("gallery", "analyze"):
+        settings = there.variables(name)
+        assert (settings["AUTH"], settings["AUTH_AUDIENCE"]) == ("iap", address)
+    enabled = f"serviceusage/projects/{PROJECT}/services/iap.googleapis.com"
+    assert enabled in there.plane.resources
+    assert "people at dropcap-gallery: signed in by nobody -> signed in by Identity-Aware Proxy" in on.out
+    [told] = re.findall(r"lets in only whom you name: gcloud (.*)\n", on.out)
+    assert "--role=roles/iap.httpsResourceAccessor" in told
+    again = there.deployed()
+    assert again.lines == []
+    [stays] = re.findall("^Stays as deployed: (.*)$", again.out, re.MULTILINE)
+    assert "AUTH=iap" in stays
+    assert "AUDIENCE" not in stays
+    off = there.deployed(AUTH="default")
+    first = [line.rpartition("/")[2] for line in off.lines[:2]]
+    assert first == ["dropcap-gallery?alt=json", "dropcap-gallery:setIamPolicy?alt=json"]
+    assert "run.googleapis.com/iap-enabled" not in there.service("gallery")["metadata"]["annotations"]
+    assert there.rights(gallery) == set()
+    assert "AUTH_AUDIENCE" not in there.variables("gallery")
+
+
 SET = {
     **{"AUTH": "token", "AUTH_AUDIENCE": "1-a.apps.googleusercontent.com", "MAX_INSTANCES": "7"},
     **{

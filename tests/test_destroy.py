@@ -164,6 +164,14 @@ def test_verify_knows_whom_the_gallery_should_let_in(
         gallery.verify(config, cloud, 0)
     there.container("gallery")["env"].append({"name": "AUTH", "value": "token"})
     assert "asks strangers to sign in (HTTP 401)" in gallery.verify(config, cloud, 0)
+    there.container("gallery")["env"][-1]["value"] = "iap"
+    with pytest.raises(CloudError, match=r"HTTP 401, and should with 302 or 401 of Identity-Aware Proxy\. "):
+        gallery.verify(config, cloud, 0)
+    service["metadata"]["annotations"]["run.googleapis.com/iap-enabled"] = "true"
+    assert "asks strangers to sign in (HTTP 302)" in gallery.verify(config, cloud, 0)
+    there.container("gallery")["env"].pop()
+    with pytest.raises(CloudError, match=r"HTTP 302, and should with 403\. "):
+        gallery.verify(config, cloud, 0)
 
 
 def test_verify_says_why_a_sample_was_quarantined(there: Deployment) -> None:

@@ -100,6 +100,7 @@ ALPHA, BETA = {"alpha": "2025.06.20"}, {"beta": "2025.06.20"}
         ("510.0.0", ALPHA | BETA, {}, "gcloud 510.0.0 is too old: it must be 511.0.0 or newer"),
         ("528.0.0", BETA, {}, "gcloud 528.0.0 has alerts in its component alpha, which is not installed"),
         ("594.0.1", {}, {"ALERT_EMAIL": "ana@example.com"}, "ALERT_EMAIL needs gcloud's component beta"),
+        ("557.0.0", {}, {"AUTH": "iap"}, "gcloud 557.0.0 has Identity-Aware Proxy of Cloud Run in its component"),
     ],
 )
 def test_a_gcloud_that_can_not_do_it_all_is_refused_with_the_remedy(
@@ -116,6 +117,8 @@ def test_a_gcloud_that_can_not_do_it_all_is_refused_with_the_remedy(
     [
         ("594.0.1", {"core": "2026.11.20"}, {}),  # as Google installs it: neither alpha nor beta
         ("528.0.0", {"core": "2025.06.20"} | ALPHA, {}),
+        ("558.0.0", {"core": "2026.02.20"}, {"AUTH": "iap"}),
+        ("528.0.0", {"core": "2025.06.20"} | ALPHA | BETA, {"AUTH": "iap"}),
         ("594.0.1", {}, {"ALERT_EMAIL": "ana@example.com"}),  # of a distribution, which tells no components
     ],
 )
@@ -123,6 +126,10 @@ def test_a_gcloud_that_can_is_taken(
     version: str, components: Mapping[str, str], variables: Mapping[str, str]
 ) -> None:
     Tools.read({"Google Cloud SDK": version} | dict(components)).check(config(**variables))
+
+
+def test_identity_aware_proxy_needs_no_beta_where_gcloud_has_it_so() -> None:
+    assert (Tools((558, 0, 0)).iap, Tools((557, 0, 0)).iap) == ((), ("beta",))
 
 
 def test_alerts_are_made_without_alpha_where_gcloud_has_them_so() -> None:

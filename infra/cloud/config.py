@@ -19,6 +19,7 @@ NOT_KEPT = ("WAIT_S", "DEMO_MODEL")  # said for one command
 DEFAULT = "default"  # said of a setting, returns it to its default
 QUEUE = "dropcap-backfill"  # of make backfill, and of what make redescribe tells the sweep
 NO_SECRET = f"whsec_{'A' * 32}"  # in place of one that is not given; it goes nowhere
+NO_AUDIENCE = "/projects/0/locations/none/services/none"  # in place of what the project's number is in
 FUNCTION_TIMEOUT_S = 540  # shorter than the 600 s after which Pub/Sub would deliver once more
 MEMORY_MB = (512, 4096)  # second generation and 1 vCPU: cloud.google.com/run/docs/configuring/memory-limits
 INSTANCE = re.compile(r"([a-z][a-z0-9-]{4,28}[a-z0-9]):([a-z0-9-]+):([a-z][a-z0-9-]*)")
@@ -110,6 +111,8 @@ class Config:
         values = given | dict.fromkeys(reset, "") | kept
         if given.get("DATABASE_URL") and "CLOUD_SQL" in kept:
             values["CLOUD_SQL"] = ""
+        if values.get("AUTH") == "iap":
+            values["AUTH_AUDIENCE"] = ""  # resources.py knows it, and no other is right
         chosen = check(values)
         variables = {name: value for name, value in sorted(values.items()) if value and name in SETTINGS}
         buckets = usual_buckets(project)
@@ -118,6 +121,8 @@ class Config:
         variables = buckets | variables
         # Of a webhook's secret that is not given, plan.py looks whether it is there.
         unknown = {"EVENTS_SECRET": NO_SECRET} if not variables.get("EVENTS_SECRET") else {}
+        if variables.get("AUTH") == "iap":
+            unknown["AUTH_AUDIENCE"] = NO_AUDIENCE
         try:
             settings = Settings.read(variables | unknown)
         except SettingsError as wrong:

@@ -85,6 +85,8 @@ def of_services(project: str, region: str, there: Mapping[str, Any]) -> dict[str
         for name, value in variables(service).items()
         if name in SETTINGS and name not in SECRETS and value != usual.get(name)
     }
+    if found.get("AUTH") == "iap":
+        found.pop("AUTH_AUDIENCE", None)  # which follows from that
     found |= {"REGION": region, "GALLERY": str(int("dropcap-gallery" in there))}
     if instance := notes.get(ANNOTATIONS["Cloud SQL"]):
         found["CLOUD_SQL"] = "new" if labels.get(CLOUD_SQL_LABEL) == "new" else instance

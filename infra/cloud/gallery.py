@@ -8,18 +8,24 @@ from infra.cloud import CloudError
 from infra.cloud.cloud import Cloud
 from infra.cloud.config import Config
 from infra.cloud.functions import variables
+from infra.cloud.rights import GALLERY as GALLERY
 from infra.cloud.rights import functions_of
 
-GALLERY = "dropcap-gallery"
 CLIENTS = "https://console.cloud.google.com/apis/credentials/oauthclient"
 REQUEST_S, POLL_S = 30.0, 2.0
 # What a stranger gets: the way to sign in, or nothing at all.
 ASKS = (HTTPStatus.OK, HTTPStatus.FOUND, HTTPStatus.SEE_OTHER, HTTPStatus.UNAUTHORIZED)
 SHUT = (HTTPStatus.FORBIDDEN,)
+# docs.cloud.google.com/iap/docs/query-parameters-and-headers-howto (2026-11)
+PROXYS, PROXY_SAYS = (HTTPStatus.FOUND, HTTPStatus.UNAUTHORIZED), "X-Goog-IAP-Generated-Response"
 
 
 def check(config: Config) -> None:
     """Raise CloudError where nobody could sign in: Firebase has no page for it, as Google has."""
+    if "gallery" not in functions_of(config) and config.settings.auth == "iap":
+        raise CloudError(
+            "AUTH=iap is for the gallery, and GALLERY=0 puts up none: say GALLERY=1, or AUTH=iam."
+        )
     if "gallery" not in functions_of(config) or config.settings.auth != "token":
         return
     firebase = not OAUTH_CLIENT.fullmatch(config.settings.auth_audience[0])
@@ -36,9 +42,13 @@ def address(cloud: Cloud) -> str:
     return f"{url}/gallery/" if url else ""
 
 
+def _auth(cloud: Cloud) -> str:
+    return variables(cloud.services.get(GALLERY)).get("AUTH", "iam")
+
+
 def is_open(cloud: Cloud) -> bool:
-    """Whether it signs people in itself, and so answers everybody."""
-    return variables(cloud.services.get(GALLERY)).get("AUTH") == "token"
+    """Return whether a browser gets to where one signs in: the gallery's own page, or the proxy's."""
+    return _auth(cloud) != "iam"
 
 
 def words(config: Config, cloud: Cloud) -> list[str]:
@@ -51,6 +61,12 @@ def words(config: Config, cloud: Cloud) -> list[str]:
             f"gallery: {page} is private, as AUTH=iam says. "
             f"For you alone: {proxy}, then http://localhost:8080/gallery/"
         ]
+    if _auth(cloud) == "iap":
+        words = ["gcloud", *cloud.tools.iap, "iap", "web", "add-iam-policy-binding", f"--service={GALLERY}"]
+        words += [f"--region={config.region}", f"--project={config.project}", "--resource-type=cloud-run"]
+        words += ["--role=roles/iap.httpsResourceAccessor", "--member=user:ana@example.com"]
+        allow = f"Identity-Aware Proxy lets in only whom you name: {' '.join(words)}"
+        return [f"gallery: {page}", f"  {allow}"]
     known = variables(cloud.services[GALLERY])
     client, back = known.get("AUTH_AUDIENCE", "").partition(",")[0].strip(), f"{page}sign-in"
     if known.get("SIGN_IN_URL"):
@@ -71,26 +87,28 @@ def verify(config: Config, cloud: Cloud, patience_s: float) -> str:
     """
     if not (page := address(cloud)):
         return ""
-    begun, wanted = time.monotonic(), ASKS if is_open(cloud) else SHUT
+    begun, behind = time.monotonic(), _auth(cloud) == "iap"
+    wanted = PROXYS if behind else ASKS if is_open(cloud) else SHUT
     while True:
-        status = _status(page)
-        if status in wanted:
+        status, by_proxy = _status(page)
+        if status in wanted and by_proxy == behind:
             answer = "asks strangers to sign in" if is_open(cloud) else "is shut to strangers"
             return f"gallery: {page} {answer} (HTTP {status})."
         if time.monotonic() - begun > patience_s:
             raise CloudError(
                 f"{page} answers strangers with HTTP {status or 'nothing'}, and should with "
-                f"{' or '.join(str(int(each)) for each in wanted)}. "
+                f"{' or '.join(str(int(each)) for each in wanted)}{' of Identity-Aware Proxy' * behind}. "
                 f"Look: make logs PROJECT={config.project} FUNCTION=gallery SEVERITY=WARNING"
             )
         time.sleep(POLL_S)
 
 
-def _status(page: str) -> int:
-    """The HTTP status; 0 where there is no answer."""
+def _status(page: str) -> tuple[int, bool]:
+    """Return the HTTP status, 0 where there is no answer, and whether Identity-Aware Proxy answered."""
     import requests  # which takes as long as the rest of a command's start, and only `make verify` asks
 
     try:
-        return requests.get(page, allow_redirects=False, timeout=REQUEST_S).status_code
+        answer = requests.get(page, allow_redirects=False, timeout=REQUEST_S)
     except requests.RequestException:
-        return 0
+        return 0, False
+    return answer.status_code, PROXY_SAYS in answer.headers

@@ -10,7 +10,17 @@ from infra.cloud.config import FUNCTION_TIMEOUT_S, QUEUE, Config, budget_name
 from infra.cloud.events import Queue, Schedule, Subscription, Trigger
 from infra.cloud.functions import Function
 from infra.cloud.resource import Resource
-from infra.cloud.rights import FUNCTIONS, SMALL, WHY_ACCOUNT, doors, functions_of, grants, secrets_of
+from infra.cloud.rights import (
+    FUNCTIONS,
+    SMALL,
+    WHY_ACCOUNT,
+    audience,
+    doors,
+    functions_of,
+    grants,
+    proxies,
+    secrets_of,
+)
 from infra.cloud.secrets import Secret
 from infra.cloud.source import Source
 from infra.cloud.watched import Alert, Apis, Budget, Channel, Dashboard, Metric
@@ -41,13 +51,14 @@ def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
             keep=IMAGES_KEPT,
         ),
         *(grant for grant in grants(config, cloud) if not grant.target.startswith("function ")),
-        *(_function(config, name, source, secrets) for name in functions),
+        *(_function(config, cloud, name, source, secrets) for name in functions),
         Sources(
             name=sources_bucket(config.project, config.region),
             why="what was built, which nothing needs again",
             functions=tuple(f"dropcap-{name}" for name in FUNCTIONS),
             days=SOURCES_KEPT_DAYS,
         ),
+        *proxies(config),
         *(grant for grant in grants(config, cloud) if grant.target.startswith("function ")),
         *doors(config, cloud),
         *_calls(config, cloud),
@@ -71,6 +82,7 @@ def _apis(config: Config) -> Apis:
         "secretmanager",
         "storage",
     ]
+    apis += ["iap"] if proxies(config) else []
     apis += ["sql-component", "sqladmin"] if config.cloud_sql else []
     apis += ["cloudbilling", "billingbudgets"] if config.budget else []
     return Apis(name="", why="what Dropcap runs on", apis=tuple(apis))
@@ -141,7 +153,9 @@ def _sql(config: Config, functions: Sequence[str]) -> list[Resource]:
     ]
 
 
-def _function(config: Config, name: str, source: Source, secrets: dict[str, Secret]) -> Function:
+def _function(
+    config: Config, cloud: Cloud, name: str, source: Source, secrets: dict[str, Secret]
+) -> Function:
     """1 vCPU, as the default of a third would make BLIP three times slower. One request at a time, as two
     pictures need twice the memory; a peer's default of 80 ran out of it (firebase/extensions #3203). Few
     instances, as each holds database connections and costs money. The second generation, as the
@@ -158,6 +172,8 @@ def _function(config: Config, name: str, source: Source, secrets: dict[str, Secr
     inside, small, page = name in ("on-upload", "sweep"), name in SMALL, name == "gallery"
     entry, why = FUNCTIONS[name]
     variables = dict(config.variables)
+    if config.settings.auth == "iap":
+        variables["AUTH_AUDIENCE"] = audience(config, cloud)
     if connection:
         variables["DATABASE_URL"] = sql.url(config.database_user(name), connection)
     if small:

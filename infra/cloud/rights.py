@@ -1,6 +1,6 @@
 """Every right that a deployment gives, to whom, on what and why: the least that works."""
 
-from infra.cloud.access import Door, Grant, short
+from infra.cloud.access import Door, Grant, Proxy, short
 from infra.cloud.cloud import Cloud
 from infra.cloud.config import NO_SECRET, SECRETS, Config
 from infra.cloud.gcloud import Gcloud
@@ -39,6 +39,7 @@ GALLERY_BUCKET = {
     "quarantine": DELETES,
     "archive": DELETES,
 }
+GALLERY = "dropcap-gallery"
 # What needs no secret but the database's, and little memory: no picture is opened there.
 SMALL = ("get-progress-stats", "gallery")
 # For projects from before: cloud.google.com/eventarc/docs/run/create-trigger-storage-gcloud#before-you-begin
@@ -122,7 +123,34 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
             "calls it every ten minutes, and make redescribe's tasks do",
         )
     )
+    if proxies(config):
+        made.append(
+            Grant(
+                name="roles/run.invoker",
+                member=f"serviceAccount:service-{cloud.number}@gcp-sa-iap.iam.gserviceaccount.com",
+                target=f"function {GALLERY}",
+                why="AUTH=iap: passes on whom it has signed in and let in",
+                who="Identity-Aware Proxy's own account",
+                region=config.region,
+            )
+        )
     return made
+
+
+def audience(config: Config, cloud: Cloud) -> str:
+    """Return what assertions of Identity-Aware Proxy for the gallery must be made out to.
+
+    docs.cloud.google.com/iap/docs/signed-headers-howto (2026-11)
+    """
+    return f"/projects/{cloud.number}/locations/{config.region}/services/{GALLERY}"
+
+
+def proxies(config: Config) -> list[Proxy]:
+    """Return the functions behind Identity-Aware Proxy: the gallery alone, as the others serve programs."""
+    if config.settings.auth != "iap" or "gallery" not in functions_of(config):
+        return []
+    why = "AUTH=iap: it signs people in, and says by a signed assertion who they are"
+    return [Proxy(name=GALLERY, why=why, region=config.region)]
 
 
 def doors(config: Config, cloud: Cloud) -> list[Door]:
@@ -170,6 +198,7 @@ OTHERWISE = {
     "CLOUD_SQL": "",
     "DATABASE_URL": "postgresql://dropcap@example.com",
     "EVENTS": "projects/my-project/topics/done",
+    "AUTH": "iap",
 }
 
 

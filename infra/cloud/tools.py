@@ -7,10 +7,11 @@ from infra.cloud import CloudError
 from infra.cloud.config import Config
 
 # By gcloud's release notes: `run deploy --source` got --function, --base-image and --build-service-account on
-# 2025-02-19, and `monitoring policies` left alpha on 2025-12-09. `monitoring channels` is still in beta in
-# 578.0.0 (2026-07-28), and is used with ALERT_EMAIL alone.
+# 2025-02-19, `monitoring policies` left alpha on 2025-12-09, and --iap of Cloud Run left beta on 2026-02-24.
+# `monitoring channels` is still in beta in 578.0.0 (2026-07-28), and is used with ALERT_EMAIL alone.
 OLDEST = (511, 0, 0)
 POLICIES = (549, 0, 0)
+IAP = (558, 0, 0)
 NEWEST = (
     "gcloud components update, or, where apt installed it, "
     "sudo apt-get install --only-upgrade google-cloud-cli"
@@ -35,6 +36,11 @@ class Tools:
         """The words before what is done with alerts."""
         return ("monitoring", "policies") if self.version >= POLICIES else ("alpha", "monitoring", "policies")
 
+    @property
+    def iap(self) -> tuple[str, ...]:
+        """The words before a command that Identity-Aware Proxy of Cloud Run is a part of."""
+        return () if self.version >= IAP else ("beta",)
+
     def check(self, config: Config) -> None:
         """Raise CloudError where this gcloud can't do all that a deployment asks of it."""
         version = ".".join(map(str, self.version))
@@ -49,6 +55,12 @@ class Tools:
             raise CloudError(
                 "ALERT_EMAIL needs gcloud's component beta, which is not installed: "
                 "gcloud components install beta, or leave ALERT_EMAIL out."
+            )
+
+        if not self.has("beta") and config.settings.auth == "iap" and self.version < IAP:
+            raise CloudError(
+                f"gcloud {version} has Identity-Aware Proxy of Cloud Run in its component beta, which is not "
+                f"installed. {NEWEST}"
             )
 
     def has(self, component: str) -> bool:

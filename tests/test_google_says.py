@@ -100,7 +100,7 @@ ALPHA, BETA = {"alpha": "2025.06.20"}, {"beta": "2025.06.20"}
         ("510.0.0", ALPHA | BETA, {}, "gcloud 510.0.0 is too old: it must be 511.0.0 or newer"),
         ("528.0.0", BETA, {}, "gcloud 528.0.0 has alerts in its component alpha, which is not installed"),
         ("594.0.1", {}, {"ALERT_EMAIL": "ana@example.com"}, "ALERT_EMAIL needs gcloud's component beta"),
-        ("557.0.0", {}, {"AUTH": "iap"}, "gcloud 557.0.0 has Identity-Aware Proxy of Cloud Run in its component"),
+        ("557.0.0", {}, {"AUTH": "iap"}, "has Identity-Aware Proxy of Cloud Run in its component beta"),
     ],
 )
 def test_a_gcloud_that_can_not_do_it_all_is_refused_with_the_remedy(

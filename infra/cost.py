@@ -44,7 +44,7 @@ RUN, STORAGE = _google("run", "2026-09-22"), _google("storage", "2026-09-20")
 SQL, SECRETS = _google("sql", "2026-09-22"), _google("secret-manager", "2026-04")
 BUILD, IMAGES = _google("build", "2025-08-25"), _google("artifact-registry", "undated")
 PUBSUB, LOGS = _google("pubsub", "2026-09-20"), _google("stackdriver", "2026-09-12")
-SCHEDULER = _google("scheduler", "undated")
+SCHEDULER, ALERTS = _google("scheduler", "undated"), _google("stackdriver", "2026-10-10")
 GEMINI = "ai.google.dev/gemini-api/docs/pricing", "2026-10-07"
 PRICED_MODEL = "gemini-3.5-flash-lite"
 INPUT_USD, OUTPUT_USD = settings.PRICES[PRICED_MODEL]  # of which the budget brake reckons as well
@@ -63,6 +63,9 @@ PRICES = {
     "accesses": Price("Secret Manager, accesses", 0.03, "10,000", 1, *SECRETS),
     "jobs": Price("Cloud Scheduler", 0.10, "job", 3, *SCHEDULER),
     "logs": Price("Cloud Logging", 0.50, "GiB", 50, *LOGS),
+    # Not charged yet, so in no bill below: Google announced it for 2027-09-01 at the soonest.
+    "references": Price("Cloud Monitoring, alerts: from 2027-09-01", 0.35, "metric reference", 0, *ALERTS),
+    "points": Price("Cloud Monitoring, alerts: from 2027-09-01", 0.50, "million points", 0, *ALERTS),
     "traffic": Price("Traffic to the internet", 0.12, "GiB", 0, "cloud.google.com/vpc/pricing", "undated"),
     "sql": Price("Cloud SQL, db-f1-micro", 0.0105, "hour", 0, *SQL),
     "sql disk": Price("Cloud SQL, SSD", 0.17, "GiB-month", 0, *SQL),

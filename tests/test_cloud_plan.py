@@ -15,7 +15,7 @@ from infra.cloud.__main__ import COMMANDS, TABLES, main
 from infra.cloud.buckets import ABORT, Bucket, Sources, delete_after
 from infra.cloud.cloud import Cloud
 from infra.cloud.config import SETTINGS, Config
-from infra.cloud.deployed import of_services
+from infra.cloud.deployed import of_services, of_the_rest
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.plan import changes, script
 from infra.cloud.resource import covers
@@ -119,6 +119,15 @@ def test_identity_aware_proxy_is_for_the_gallery_and_its_audience_is_no_setting(
     assert config.chosen == {"AUTH": "iap", "GALLERY": "1"}
 
 
+def test_without_alerts_there_is_no_address_but_for_a_budget() -> None:
+    without = {"ALERTS": "0", "ALERT_EMAIL": "ana@example.com"}
+    commands = planned(**without)
+    assert "monitoring policies" not in commands
+    assert "monitoring channels" not in commands
+    assert "dashboards create" in commands
+    assert "channels create" in planned(**without, BUDGET="20")
+
+
 def test_of_the_gallery_there_is_nothing_where_it_is_not_asked_for() -> None:
     assert "gallery" not in planned(AUTH="token", AUTH_AUDIENCE="my-firebase", SOURCE="archive")
 
@@ -186,6 +195,22 @@ def running(name: str = "on-upload", **variables: str) -> dict[str, dict[str, ob
     template = {"metadata": {"annotations": {}}, "spec": {"containers": [{"env": environment}]}}
     metadata = {"name": f"dropcap-{name}", "labels": {}}
     return {f"dropcap-{name}": {"metadata": metadata, "spec": {"template": template}}}
+
+
+def test_alerts_that_were_taken_down_stay_so_and_those_that_an_interruption_left_out_come() -> None:
+    config = Config.read(USUAL | {"ALERTS": "0", "GEMINI_API_KEY": "x"})
+    cloud = Cloud(Gcloud(config.project, {}), number="12", services=running())
+    assert "ALERTS" not in of_the_rest(config, cloud)
+    cloud.dashboards["dropcap"] = {}  # which comes after them
+    assert of_the_rest(config, cloud)["ALERTS"] == "0"
+    cloud.alerts = {"": {"name": "somebody else's"}}
+    assert of_the_rest(config, cloud)["ALERTS"] == "0"
+    cloud.alerts["errors"] = {"name": "projects/my-project/alertPolicies/1"}
+    assert "ALERTS" not in of_the_rest(config, cloud)
+    commands = script(config, changes(config, cloud, SOURCE))
+    assert re.findall("policies (?:delete|create) .*", commands) == [
+        "policies delete projects/my-project/alertPolicies/1"
+    ]
 
 
 REASONED = (

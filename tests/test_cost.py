@@ -1,6 +1,7 @@
 """What the costs page says is what the command computes, from what a picture really takes."""
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -92,7 +93,9 @@ def test_every_price_says_where_and_when_it_was_read() -> None:
         assert price.day == "undated" or re.fullmatch(r"20\d\d-\d\d(-\d\d)?", price.day)
 
 
-def test_the_page_says_how_many_conditions_alerts_have() -> None:
+def test_the_page_says_what_alerts_will_cost() -> None:
     alerts = monitoring.alerts(monitoring.Values("my-project", "europe-west1"))
-    conditions = sum(len(alert["conditions"]) for alert in alerts.values())
-    assert re.search(rf"`make deploy`\s+makes {conditions}\)", PAGE)
+    references = json.dumps(alerts).count("metric.type=")
+    assert sum(len(alert["conditions"]) for alert in alerts.values()) == references
+    month = cost.usd("references", references)
+    assert re.search(rf"has {references} of them, {month:.2f} US\$ a month", PAGE)

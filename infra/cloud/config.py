@@ -69,6 +69,7 @@ class Config:
     gallery: str = _variable(
         "0", "the page to drop pictures on: 1 puts it up, 0 takes it down", "0 or 1", "0|1"
     )
+    alerts: str = _variable("1", "alerts: 1 puts them up, 0 takes them down", "0 or 1", "0|1")
     alert_email: str = _variable("", "address that alerts go to", "an address", rf"|{EMAIL.pattern}")
     budget: str = _variable(
         "", "money a month, in the billing account's currency", "a number", r"|[1-9]\d{0,8}"

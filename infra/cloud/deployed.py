@@ -113,6 +113,8 @@ def _rest(config: Config, cloud: Cloud) -> Iterator[tuple[str, str]]:
         yield "BACKFILL_PER_SECOND", f"{float(queue['rateLimits']['maxDispatchesPerSecond']):g}"
     if config.cloud_sql == "new" and cloud.instance:
         yield "CLOUD_SQL_TIER", cloud.instance.get("settings", {}).get("tier", "")
+    if "dropcap" in cloud.dashboards and not any(cloud.alerts):  # it is made after them
+        yield "ALERTS", "0"
     told = {name for each in cloud.alerts.values() for name in each.get("notificationChannels", ())}
     ours_last = sorted(cloud.channels, key=lambda each: "dropcap" in each.get("userLabels", {}))
     for each in ours_last:

@@ -57,6 +57,7 @@ def _all(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
     most = replace(
         config,
         gallery="1",
+        alerts="1",
         alert_email=config.alert_email or was.get("ALERT_EMAIL", ""),
         budget=config.budget or was.get("BUDGET", ""),
     )

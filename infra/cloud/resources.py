@@ -247,11 +247,11 @@ def _metrics(config: Config) -> list[Metric]:
 
 def _watched(config: Config) -> list[Resource]:
     values = monitoring.Values(config.project, config.region)
-    address = config.alert_email
+    address, alerts = config.alert_email, monitoring.alerts(values) if config.alerts == "1" else {}
     made: list[Resource] = []
-    if address:
+    if address and (alerts or config.budget):
         made.append(Channel(name=address, why="alerts are sent there"))
-    for name, each in monitoring.alerts(values).items():
+    for name, each in alerts.items():
         policy = {key: value for key, value in each.items() if key != "notificationChannels"}
         made.append(Alert(name=name, why=each["displayName"], wanted_json=policy, address=address))
     made.append(

@@ -12,8 +12,15 @@ JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 RUN = .venv/bin/python
 DEV = .venv-dev/bin/python
 EXPORT = .venv-model/bin/python
+# MODEL as one word for a shell, whatever its characters; make expands nothing in it, nor for what it starts.
+unexport MODEL
+NAMED = '$(subst ','\'',$(value MODEL))'
 # What is ready needs no PyTorch: an address, an archive, a folder with its card.
-READY = $(findstring ://,$(MODEL))$(filter %.tar,$(MODEL))$(wildcard $(MODEL)/model.json)
+READY = $(shell case $(NAMED) in (*://* | *.tar | *.tar?sha256=*) echo 1 ;; \
+    (*) if [ -f $(NAMED) ] || [ -f $(NAMED)/model.json ]; then echo 1; fi ;; esac)
+# Anything else that is not a checkpoint ends before PyTorch is downloaded.
+CHECKPOINT = case $(NAMED) in ('' | random-base) ;; \
+    (*) [ -f $(NAMED)/config.json ] || printf '%s' $(NAMED) | grep -Eq '^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+(@[A-Za-z0-9._/-]+)?$$' ;; esac
 LOCK = $(DEV) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
     --custom-compile-command 'make lock'
 # Of redescribe, which is for make run as well, only with PROJECT.
@@ -32,7 +39,7 @@ help: ## list the targets
 run: .venv/installed ## start everything here and drop pictures: MODEL=... PORT=8080 ONCE=1 PICTURES="a.jpg b.png" STATE=.dropcap
 	@exec $(RUN) -m infra.local.run --port $(PORT) --state $(STATE) \
 	    $(if $(STORAGE_PORT),--storage-port $(STORAGE_PORT)) $(if $(POSTGRES_PORT),--postgres-port $(POSTGRES_PORT)) \
-	    $(if $(filter command,$(origin MODEL)),--model "$(MODEL)") $(if $(SVG),--svg $(SVG)) $(if $(ONCE),--once) -- $(PICTURES)
+	    $(if $(filter command,$(origin MODEL)),--model=$(NAMED)) $(if $(SVG),--svg $(SVG)) $(if $(ONCE),--once) -- $(PICTURES)
 
 sweep: .venv/installed ## finish what no event has finished in what make run has started: STATE=.dropcap
 	@$(RUN) -m infra.local.sweep --state $(STATE)
@@ -66,13 +73,17 @@ train: .venv-model/installed ## make the small BLIP anew: train it, export it, e
 	@$(EXPORT) -m model_export export --check 1000
 	@$(EXPORT) -m model_export evaluate
 
-model: $(if $(READY),.venv/installed) ## put another BLIP into functions/model: MODEL=hub-name, folder, archive, https address or random-base, RESOLUTION=288
-ifneq ($(READY),)
-	@$(RUN) -m model_export install "$(MODEL)"
+model: $(if $(filter model,$(MAKECMDGOALS)),$(if $(READY),.venv/installed)) ## put another BLIP into functions/model: MODEL=hub-name, folder, archive, https address or random-base, RESOLUTION=288
+ifneq ($(if $(filter model,$(MAKECMDGOALS)),$(READY)),)
+ifneq ($(RESOLUTION),)
+	@echo "make: RESOLUTION is chosen when a checkpoint is exported, and MODEL is ready: omit RESOLUTION" >&2; exit 2
+endif
+	@$(RUN) -m model_export install -- $(NAMED)
 else
+	@$(CHECKPOINT) || { printf 'make: no model in %s: name a repository of the hub, a folder, an archive or an https address\n' $(NAMED) >&2; exit 2; }
 	@[ -e .venv-model/installed ] || echo "This takes a download of PyTorch (0.5 GB, once); for BLIP-base 1 GB more, 6 GB of disk, 3.5 GB of memory, 2 to 5 minutes."
 	@$(MAKE) --no-print-directory .venv-model/installed
-	@$(EXPORT) -m model_export export --checkpoint "$(MODEL)" $(if $(RESOLUTION),--resolution $(RESOLUTION))
+	@$(EXPORT) -m model_export export --checkpoint=$(NAMED) $(if $(RESOLUTION),--resolution $(RESOLUTION))
 endif
 
 model-archive: .venv/installed ## write functions/model as an archive that make model MODEL=... installs, into build/: ARCHIVE=blip.tar

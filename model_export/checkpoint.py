@@ -17,6 +17,7 @@ from dropcap.settings import Settings
 
 from . import hub, licence
 from .hub import ExportError as ExportError
+from .ready import is_file
 from .train import RECIPE, SHIPPED, TIED, tokenizer, unpack
 
 RANDOM = "random-base"  # BLIP-base's shapes and bytes, to measure memory and speed without a download
@@ -26,6 +27,7 @@ DECODER_BYTES = (
     0.67  # of each number of the decoder, 4 bits with their scales; the vocabulary lies there twice
 )
 MIB = 1 << 20
+MAX_LAYERS = 200  # BLIP-large has 24; a config.json of a billion would take forever to reckon with
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,16 @@ def load(checkpoint: str, scratch: Path) -> Checkpoint:
         return _random_base(about | {"limits": "Random weights: it says nothing that makes sense."})
     if not checkpoint:
         folder = unpack(SHIPPED, scratch / "shipped")
-    elif (Path(checkpoint) / "config.json").is_file():
+    elif is_file(Path(checkpoint) / "config.json"):
         folder = Path(checkpoint)
     elif hub.NAME.fullmatch(checkpoint) and not Path(checkpoint).is_dir():
         folder = hub.fetch(checkpoint, lambda folder: _accept(folder, checkpoint))
         about["name"] = about["name"].partition("@")[0]
         about["source_revision"] = folder.name
     else:
-        raise ExportError(f"no checkpoint in {checkpoint}: `python -m model_export train` makes one")
+        raise ExportError(
+            f"no checkpoint in {checkpoint}: name a repository of the hub, or a checkpoint's folder"
+        )
     if (folder / RECIPE).is_file():
         # The recipe inside the weights that ship was written before `demo` existed.
         about = {"demo": True} | json.loads((folder / RECIPE).read_text(encoding="utf-8"))
@@ -69,10 +73,10 @@ def _accept(folder: Path, name: str) -> None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = (config.get("architectures") or [config.get("model_type", "none")])[0]
-    except (ValueError, AttributeError) as wrong:
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as wrong:
         raise ExportError(f"{name} has a config.json that can't be read: {wrong}") from wrong
     if kind != ARCHITECTURE:
-        raise ExportError(f"{name} is a {kind}, not a {ARCHITECTURE}: take a BLIP captioner")
+        raise ExportError(f"{name} is a {kind!s:.100}, not a {ARCHITECTURE}: take a BLIP captioner")
     _check_memory(folder, name)
 
 
@@ -93,7 +97,18 @@ def memory_mb(config: BlipConfig) -> float:
 def _check_memory(folder: Path, name: str) -> None:
     asked = {"MEMORY_LIMIT_MB": os.environ.get("MEMORY_LIMIT_MB", ""), "MEMORY_WARNING_MB": "64"}
     limit = Settings.read(asked).memory_limit_mb
-    need = memory_mb(BlipConfig.from_pretrained(folder))
+    try:
+        config = BlipConfig.from_pretrained(folder)
+        layers = max(config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers)
+        if layers > MAX_LAYERS:
+            raise ValueError(f"it has {layers} layers")
+        need = memory_mb(config)
+    except (
+        Exception
+    ) as wrong:  # a shape of 0 or a word in place of one: PyTorch and transformers say what they like
+        raise ExportError(
+            f"{name} has a config.json that can't be used ({_first(wrong)}): take another"
+        ) from wrong
     if need > limit * MIB / 1e6:
         raise ExportError(
             f"{name} would take about {need:,.0f} MB, and an instance has {limit} MiB: take a smaller model,"
@@ -103,6 +118,11 @@ def _check_memory(folder: Path, name: str) -> None:
 
 def _read(folder: Path, name: str, about: dict[str, Any]) -> Checkpoint:
     _accept(folder, name)
+    if pointer := next((file for file in hub.weights_in(folder) if _is_pointer(file)), None):
+        raise ExportError(
+            f"{pointer} is a pointer of Git LFS, not the weights: run `git lfs pull` there, or name the hub's"
+            " repository"
+        )
     try:
         # A .bin is a pickle: of its contents only tensors are read, and nothing of it is run.
         model, found = BlipForConditionalGeneration.from_pretrained(
@@ -115,8 +135,13 @@ def _read(folder: Path, name: str, about: dict[str, Any]) -> Checkpoint:
                 f"{name} has a pickle with more than tensors in it, which could run code, and was not loaded:"
                 " take safetensors"
             ) from wrong
-        why = str(wrong).splitlines()[0]
-        raise ExportError(f"{name} is no BLIP captioner that can be loaded here: {why}") from wrong
+        raise ExportError(f"{name} is no BLIP captioner that can be loaded here: {_first(wrong)}") from wrong
+    side, size = model.config.vision_config.image_size, dict(processor.image_processor.size)
+    if size != {"height": side, "width": side}:
+        raise ExportError(
+            f"{name} makes pictures of {size} by its preprocessor_config.json, and looks at {side} x {side}"
+            " px by its config.json: correct the former"
+        )
     # transformers fills what is missing with random numbers and goes on.
     missing = sorted(key for key in found["missing_keys"] if key not in TIED and "position_ids" not in key)
     if missing:
@@ -127,6 +152,17 @@ def _read(folder: Path, name: str, about: dict[str, Any]) -> Checkpoint:
         terms = licence.of(folder, name)
     about = {"licence": terms.id} | about
     return Checkpoint(model.float().eval(), processor, about, terms.text)
+
+
+def _is_pointer(path: Path) -> bool:
+    """Return whether `git clone` without Git LFS has left this (git-lfs, docs/spec.md)."""
+    with path.open("rb") as file:
+        return file.read(40).startswith(b"version https://git-lfs.github.com/spec")
+
+
+def _first(error: Exception) -> str:
+    """Return the first line of what an error says, or its kind."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -20,7 +20,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import Timeout
 
-NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)  # ./x is a folder
 SMALL = (
     *("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
     *("special_tokens_map.json", "added_tokens.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md"),
@@ -98,6 +98,11 @@ def weights(names: Collection[str]) -> list[str]:
         if found and fnmatch(found[0], patterns[0]):
             return found
     return []
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """Return the files of a folder that hold the weights."""
+    return [folder / name for name in weights([path.name for path in folder.iterdir()])]
 
 
 def _parse(asked: str) -> tuple[str, str]:

@@ -85,13 +85,13 @@ def install(source: str, out: Path) -> Card:
                     _unpack(file, made, pin, place)
                 finally:
                     file.unlink(missing_ok=True)  # whole, so there is nothing to go on with
-            elif _is_file(Path(place) / CARD):
+            elif is_file(Path(place) / CARD):
                 if pin:
                     raise InstallError(
                         f"{source}: a SHA-256 is of an archive, and {place} is a folder: omit it"
                     )
                 _copy(Path(place), made)
-            elif _is_file(Path(place)):
+            elif is_file(Path(place)):
                 _unpack(Path(place), made, pin, place)
             else:
                 raise InstallError(
@@ -150,7 +150,7 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
     """Return whether there is such a file; a name that is too long for one raises OSError elsewhere."""
     try:
         return path.is_file()
@@ -160,7 +160,7 @@ def _is_file(path: Path) -> bool:
 
 def _card(folder: Path) -> Card:
     """The card of a folder whose file names are safe to read and write; raises ModelError, InstallError."""
-    if _is_file(folder / CARD) and (folder / CARD).stat().st_size > MAX_CARD_BYTES:
+    if is_file(folder / CARD) and (folder / CARD).stat().st_size > MAX_CARD_BYTES:
         raise InstallError(f"{folder / CARD} is larger than {MAX_CARD_BYTES:,} bytes: it is no model's")
     card = Card.read(folder)
     odd = next((name for name in card.files if not FILE_NAME.fullmatch(name) or name == CARD), None)

@@ -248,4 +248,4 @@ def test_make_run_hands_on_a_model_that_is_named_on_its_command_line_and_no_othe
 
     assert "--model" not in recipe()
     assert "--model" not in recipe(MODEL="gpt")
-    assert '--model "me/blip"' in recipe("MODEL=me/blip")
+    assert "--model='me/blip'" in recipe("MODEL=me/blip")

@@ -119,9 +119,14 @@ def _card() -> dict[str, Any]:
 
 
 def _changed(path: Path) -> float:
-    """Return when a file or any file of a folder was changed last; 0 for a name of the hub or an address."""
-    files = [path, *path.iterdir()] if path.is_dir() else [path] if path.exists() else []
-    return max((file.stat().st_mtime for file in files), default=0)
+    """Return when a file or any file of a folder was changed last; 0 for a name of the hub or an address.
+
+    A name too long for a file, as an address with a signature has, is not a path either.
+    """
+    with suppress(OSError):
+        files = [path, *path.iterdir()] if path.is_dir() else [path]
+        return max(file.lstat().st_mtime if file.is_symlink() else file.stat().st_mtime for file in files)
+    return 0
 
 
 def _made(*words: str) -> bool:

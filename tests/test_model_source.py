@@ -105,7 +105,12 @@ def test_make_run_takes_an_address_longer_than_any_file_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(captioner, "_made", lambda word: asked.append(word) is None)
+
+    def made(word: str) -> bool:
+        asked.append(word)
+        return True
+
+    monkeypatch.setattr(captioner, "_made", made)
     captioner.install(name, tmp_path)
     assert asked == [f"MODEL={name}"]
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from werkzeug.serving import make_server
 
-from dropcap.gallery.session import COOKIE
+from dropcap.gallery.session import ASSERTION, COOKIE
 from dropcap.upload import Upload
 from tests.app import App, Start, small_png
 from tests.axe import check_with_axe
@@ -21,18 +21,26 @@ def app(start: Start, issuer: Issuer) -> App:
     return start(**issuer.settings)
 
 
-@pytest.fixture
-def address(app: App, issuer: Issuer) -> Iterator[str]:
-    """The gallery on a port, at another site than the page to sign in at."""
+@contextmanager
+def serving(app: App) -> Iterator[str]:
+    """The address of the gallery on a port."""
     server = make_server("127.0.0.1", 0, app.gallery.application, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    address = f"http://localhost:{server.port}"
-    issuer.redirects = (f"{address}/gallery/sign-in",)
-    yield address
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield f"http://localhost:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def address(app: App, issuer: Issuer) -> Iterator[str]:
+    """The gallery on a port, at another site than the page to sign in at."""
+    with serving(app) as address:
+        issuer.redirects = (f"{address}/gallery/sign-in",)
+        yield address
 
 
 def test_a_real_browser_signs_in_and_out_and_does_nothing_for_another_site(
@@ -100,3 +108,58 @@ def test_two_people_drop_pictures_and_see_each_their_own(
         expect(bob.get_by_text("There is no such picture")).to_be_visible()
         ana.goto(f"{address}{link}")
         expect(ana.get_by_role("heading", level=1)).to_be_visible()
+
+
+class Proxy:
+    """A stand-in for Identity-Aware Proxy, which is out of reach, between a browser and the gallery.
+
+    Somebody who has no session is sent to where they sign in, but a script gets 401
+    (docs.cloud.google.com/iap/docs/sessions-howto, 2026-11). CLEAR_LOGIN_COOKIE ends the session and goes
+    back to the page (query-parameters-and-headers-howto, 2026-11).
+    """
+
+    def __init__(self, issuer: Issuer) -> None:
+        self.issuer, self.session = issuer, True
+
+    def __call__(self, route: Route) -> None:
+        request = route.request
+        if "gcp-iap-mode=CLEAR_LOGIN_COOKIE" in request.url:
+            self.session = False
+        if self.session:
+            named = {ASSERTION: self.issuer.assertion("accounts.google.com:1234")}
+            route.continue_(headers=request.headers | named)
+        elif request.headers.get("x-requested-with") == "XMLHttpRequest":
+            route.fulfill(status=401, headers={"X-Goog-IAP-Generated-Response": "true"})
+        else:
+            route.fulfill(body="Sign in - Google Accounts", content_type="text/html")
+
+
+def test_behind_identity_aware_proxy_a_picture_is_dropped_and_a_session_that_ended_is_told(
+    chromium: Browser, start: Start, issuer: Issuer
+) -> None:
+    app, proxy = start(**issuer.proxied), Proxy(issuer)
+    with serving(app) as address, looping(chromium), closing(chromium.new_context()) as context:
+        context.route(f"{address}/**", proxy)
+        page = context.new_page()
+        page.goto(f"{address}/gallery/")
+        check_with_axe(page)
+        picture = {"name": "mine.png", "mimeType": "image/png", "buffer": small_png()}
+        page.set_input_files("#files", [picture])  # type: ignore[arg-type]
+        expect(page.locator(".upload")).to_contain_text("waiting for its turn")
+        [blob] = app.objects(app.uploads).values()
+        assert blob.name.startswith("1234/")
+
+        proxy.session = False
+        page.set_input_files("#files", [picture | {"name": "later.png"}])  # type: ignore[arg-type]
+        expect(page.get_by_role("alert")).to_contain_text("You are signed out, so the uploads wait")
+        with page.expect_popup() as popup:
+            page.get_by_role("link", name="Sign in").click()
+        expect(popup.value.get_by_text("Google Accounts")).to_be_visible()
+        proxy.session = True
+        popup.value.close()
+        page.evaluate("window.dispatchEvent(new Event('focus'))")
+        expect(page.locator(".upload").nth(1)).to_contain_text("waiting for its turn")
+        assert len(app.objects(app.uploads)) == 2
+        page.get_by_role("link", name="Sign out").click()
+        expect(page.get_by_text("Google Accounts")).to_be_visible()
+        assert context.cookies() == []

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import Timeout
 
@@ -80,8 +80,15 @@ def fetch(asked: str, accept: Callable[[Path], None]) -> Path:
         accept(folder)
         _announce(name, folder.name, {file: listed[file] for file in chosen})
         _snapshot(name, revision, (*SMALL, *chosen))
+    except GatedRepoError as closed:
+        raise ExportError(
+            f"{asked} is open only to those who accept its terms: do so at https://huggingface.co/{name},"
+            " then set HF_TOKEN"
+        ) from closed
     except (OSError, ValueError) as failed:  # the hub client's errors are all of these
-        why = " ".join(str(failed).split())[:300]
+        # What a server says may be anything, also what moves a terminal's cursor.
+        why = " ".join("".join(c if c.isprintable() else " " for c in str(failed)).split())[:300]
+        why += "" if why.endswith((".", "!", "?")) else "."
         raise ExportError(
             f"{asked} could not be downloaded: {why} Is the name right and the network up? "
             "The same command goes on where it stopped."
@@ -120,7 +127,12 @@ def _listed(name: str, revision: str) -> dict[str, int]:
     """The files of the repository with their bytes; without a network, those that the cache has."""
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
-        return {file.rfilename: file.size or 0 for file in info.siblings or ()}
+        # What is needed lies in no folder of the repository.
+        return {
+            file.rfilename: int(file.size or 0) for file in info.siblings or () if "/" not in file.rfilename
+        }
+    except (LookupError, TypeError) as odd:  # JSON, but none of the hub: a proxy's, or a mirror's
+        raise ValueError("What answers is not the hub") from odd
     except (NoConnection, Timeout, OfflineModeIsEnabled):
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
         return {path.name: path.stat().st_size for path in folder.iterdir()}

@@ -5,7 +5,10 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -122,6 +125,62 @@ def test_make_run_takes_a_folder_with_a_link_to_nothing(
     (tmp_path / "model" / "link").symlink_to("nowhere")
     monkeypatch.setattr(captioner, "_made", lambda *words: True)
     captioner.install(str(tmp_path / "model"), tmp_path / "state")
+
+
+class Odd(BaseHTTPRequestHandler):
+    """Not the hub: answers all with what the address begins with, a key of ANSWERS."""
+
+    def do_GET(self) -> None:
+        status, headers, body = ANSWERS[self.path.split("/")[1]]
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: a test's output is its own."""
+
+
+NOT_THE_HUB = "some/blip could not be downloaded: What answers is not the hub. Is the name right"
+ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
+    "page": (200, {}, b"<html>Sign in to this network</html>"),
+    "object": (200, {}, b"{}"),
+    "list": (200, {}, b"[]"),
+    "nothing": (200, {}, b"null"),
+    "files": (200, {}, b'{"id": "some/blip", "siblings": [{"name": "config.json"}]}'),
+    "size": (200, {}, b'{"id": "some/blip", "siblings": [{"rfilename": "config.json", "size": {"a": 1}}]}'),
+    "busy": (429, {}, b"slow down"),
+    "down": (503, {}, b"down"),
+    "gated": (403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted."}, b""),
+    "colours": (400, {"X-Error-Message": "\x1b[31mred"}, b""),
+}
+SAYS = {
+    **dict.fromkeys(("object", "list", "nothing", "files", "size"), NOT_THE_HUB),
+    "busy": "some/blip could not be downloaded: 429 ",
+    "down": "some/blip could not be downloaded: 503 ",
+    "gated": "some/blip is open only to those who accept its terms: do so at https://huggingface.co/some/blip",
+}
+
+
+def test_what_is_not_the_hub_or_does_not_let_one_in_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+
+    from model_export import hub
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Odd) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        for kind in ANSWERS:
+            there = f"http://127.0.0.1:{server.server_port}/{kind}"
+            monkeypatch.setattr(hub, "HfApi", partial(HfApi, endpoint=there))
+            with pytest.raises(hub.ExportError) as refused:
+                hub.fetch("some/blip", lambda folder: None)
+            assert str(refused.value).startswith(SAYS.get(kind, "some/blip could not be downloaded: "))
+            assert str(refused.value).isprintable()
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from dropcap.prompt import REQUEST as ASKED
 from infra.bench.cost import GIB_S, REQUEST, VCPU_S
 from infra.cloud.config import Config
 from infra.cloud.resources import IMAGES_KEPT
-from infra.cloud.rights import FUNCTIONS
 
 VOLUMES = (100, 10_000, 1_000_000)  # pictures a month
 GIB = 2.0**30
@@ -78,8 +77,7 @@ WARM_S, CAPTION_S, COLD_S = 3600 / 2900, 0.65, 2.95
 SWEEPS, SWEEP_S = DAYS * 24 * 6, 2.0  # every ten minutes; most of it is the start
 CLASS_A, CLASS_B, SWEEP_A = 5, 4, 2  # counted: tests/test_cost.py; a new instance reads 2 more of class B
 APP_GB = 0.134 + 0.184  # measured: packages and small model as tar.gz; what BLIP-base has more
-FUNCTION_COUNT = len(FUNCTIONS) - 1  # without the gallery, which is counted apart
-IMAGES_GB = APP_GB * IMAGES_KEPT * FUNCTION_COUNT  # at most: equal layers are stored once
+IMAGES_GB = APP_GB * IMAGES_KEPT  # at most: equal layers are stored once
 SOFT_DELETE_DAYS = int(Config().soft_delete_days)  # a source that is deleted is paid for so long
 ROW_B = 5_000  # measured: 2,433 after VACUUM FULL; the row of an upload is written about nine times
 LOG_B = 10_000  # measured: 1,551 in nine lines, to which the platform adds its own
@@ -90,7 +88,7 @@ EVENT_B = 2 * 2_000  # in and out, as cloud.google.com/eventarc/pricing reckons 
 GEMINI_S = 2.5
 NEW_INSTANCES = 0.1  # of the pictures
 SOURCE_B, PUBLISHED_B = 4e6, 0.35e6  # a telephone's JPEG; WebP of 1600, 800 and 200 px
-DEPLOYMENTS, BUILD_MINUTES = 4, 12  # a month; of the four functions together
+DEPLOYMENTS, BUILD_MINUTES = 4, 3  # a month; all functions are one build
 ANSWER_TOKENS, THOUGHT_TOKENS = 250, 0  # this model thinks only where it is asked to
 FREE_ROWS_B = 0.5e9  # of the smallest free PostgreSQL: Neon, neon.com/docs/introduction/plans, 2026-11-12
 # Of a visit of the gallery, which costs nothing while nobody looks: two pages of pictures, each loaded once.

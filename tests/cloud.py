@@ -29,7 +29,7 @@ USUAL = {
 FIRST = tuple(f"make {words}" for words in ("plan PROJECT=demo-project", "deploy PROJECT=demo-project"))
 FIRST += ("make deploy PROJECT=demo-project GALLERY=1 ALERT_EMAIL=ana@example.com BUDGET=20",)
 ALERTS = {"ALERT_EMAIL": "ana@example.com", "BUDGET": "20"}
-STATE = ("resources", "policies", "operations", "payloads", "uploads", "_numbers")
+STATE = ("resources", "policies", "operations", "images", "payloads", "uploads", "_numbers")
 NOTHING = (
     "CLOUD_SQL",
     "ALERT_EMAIL",

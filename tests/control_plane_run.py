@@ -93,7 +93,20 @@ def _trouble(store: Store, revision: str) -> str:
 
 
 def _fault(store: Store, template: Json) -> str:
-    """Why a revision can't start: a secret that is not there, or that its account may not read."""
+    """Why a revision can't start: an image that no build made, or without the base image that it was built
+    to lie on; a secret that is not there, or that its account may not read.
+
+    The application's image has no operating system: docs.cloud.google.com/run/docs/configuring/services/
+    automatic-base-image-updates, a copy of 2026. That a container fails then is our conclusion.
+    """
+    image, bases = template["spec"]["containers"][0].get("image", ""), template["metadata"]["annotations"]
+    if "@" in image and image not in store.images:
+        return str(google("image-gone", image=image))
+    if (base := store.images.get(image)) and base not in bases.get("run.googleapis.com/base-images", ""):
+        return (
+            "The user-provided container failed to start and listen on the port defined provided by the "
+            "PORT=8080 environment variable within the allocated timeout."
+        )
     account = template["spec"]["serviceAccountName"]
     sources = [entry.get("valueFrom", {}) for entry in template["spec"]["containers"][0].get("env", [])]
     for reference in [source["secretKeyRef"] for source in sources if "secretKeyRef" in source]:
@@ -297,5 +310,7 @@ def _submit(store: Store, request: Request, key: str) -> Answer:
         operation["response"] = {"@type": build_type} | build
     store.operations[identity] = operation
     answer: Json = {"buildOperation": {"name": operation["name"], "metadata": metadata}}
-    base = body.get("buildpackBuild", {}).get("baseImage")
+    if base := body.get("buildpackBuild", {}).get("baseImage"):  # as firebase-tools, src/gcp/runv2.ts, has it
+        base = f"{region}-docker.pkg.dev/serverless-runtimes/google-22-full/runtimes/{base}"
+    store.images[f"{body.get('imageUri')}@{digest}"] = base
     return 200, answer | ({"baseImageUri": base} if base else {})

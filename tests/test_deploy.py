@@ -167,14 +167,24 @@ def test_secrets_are_sent_once_and_to_secret_manager_alone(there: Deployment) ->
     assert len(kept) == 2
 
 
-def test_what_is_uploaded_is_the_folder_of_the_functions(there: Deployment) -> None:
-    archives = {key: data for key, data in there.plane.payloads.items() if key.endswith(".zip")}
-    assert len(archives) == len(NAMES)
-    for data in archives.values():
-        names = {name for name in zipfile.ZipFile(io.BytesIO(data)).namelist() if name[-1] != "/"}
-        assert names == set(source.files(there.root))
-        assert {"main.py", "requirements.txt", "dropcap/pipeline.py"} <= names
-        assert not [name for name in names if re.search(r"pycache|test|\.git|requirements\.in", name)]
+def test_what_is_uploaded_is_the_folder_of_the_functions_once_for_all_of_them(there: Deployment) -> None:
+    [data] = [data for key, data in there.plane.payloads.items() if key.endswith(".zip")]
+    names = {name for name in zipfile.ZipFile(io.BytesIO(data)).namelist() if name[-1] != "/"}
+    assert names == set(source.files(there.root))
+    assert {"main.py", "requirements.txt", "dropcap/pipeline.py"} <= names
+    assert not [name for name in names if re.search(r"pycache|test|\.git|requirements\.in", name)]
+
+
+def test_one_image_is_all_functions_and_each_says_which_it_is(there: Deployment) -> None:
+    """The image has the first function's name in it as a default alone, and no operating system."""
+    [built] = there.plane.images
+    for name in NAMES:
+        assert there.container(name)["image"] == built
+        notes = there.service(name)["spec"]["template"]["metadata"]["annotations"]
+        assert json.loads(notes["run.googleapis.com/base-images"]) == {"": there.plane.images[built]}
+        target = there.variables(name).get("FUNCTION_TARGET", "on_upload")
+        assert target == name.replace("-", "_")
+        assert f"\ndef {target}(request" in (there.functions / "main.py").read_text()
 
 
 def test_one_changed_setting_is_one_request_a_function_and_no_build(there: Deployment) -> None:
@@ -203,7 +213,8 @@ def test_changed_code_is_built_and_named_for_its_commit_and_a_rollback_leads_bac
     assert there.read_source().commit.endswith("-dirty")  # what is not committed says so
     commit = there.commit("second")
     ran = there.deployed(**ALERTS)
-    assert len([line for line in ran.lines if "builds:submit" in line]) == len(NAMES)
+    assert len([line for line in ran.lines if "builds:submit" in line]) == 1
+    assert len({there.container(name)["image"] for name in NAMES}) == 1 < len(there.plane.images)
     for name in NAMES:
         metadata = there.service(name)["spec"]["template"]["metadata"]
         assert re.fullmatch(rf"dropcap-{name}-{commit}-[0-9a-f]{{8}}", metadata["name"])

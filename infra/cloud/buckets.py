@@ -137,7 +137,7 @@ def kept(config: Config, cloud: Cloud) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Images(Resource):
-    """The repository of images, which keeps the last few of each function: a rollback needs one of them."""
+    """The repository of images, which keeps the last few: a rollback needs one of them."""
 
     kind: ClassVar[str] = "image repository"
     project: str
@@ -206,7 +206,7 @@ class Images(Resource):
 class Sources(Resource):
     """The sources that gcloud uploads for the builds, into a bucket that it makes and others share (`name`).
 
-    Ours are deleted after some days, as each build brings its own: with BLIP-base that is 190 MB a function.
+    Ours are deleted after some days, as each build brings its own: with BLIP-base that is 190 MB.
     """
 
     kind: ClassVar[str] = "sources in"

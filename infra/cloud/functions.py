@@ -1,4 +1,12 @@
-"""The functions: Cloud Run services that are built from source."""
+"""The functions: Cloud Run services of one image, which is built from source with the first of them.
+
+The image starts `functions-framework`, and FUNCTION_TARGET says which function. The buildpack puts that into
+the image as a default alone, so a service's own variable replaces it (GoogleCloudPlatform/buildpacks,
+pkg/gcpbuildpack/env.go and cmd/python/functions_framework, 2026-08-22); firebase-tools deploys services with
+it, too (src/gcp/runv2.ts, 2026). The operating system is not in the image: Cloud Run puts it under, and keeps
+it patched, where the service names the base image, so each names that of the build
+(docs.cloud.google.com/run/docs/configuring/services/automatic-base-image-updates, a copy of 2026).
+"""
 
 import copy
 import hashlib
@@ -12,7 +20,7 @@ from dropcap.settings import Settings
 from infra.cloud import CloudError
 from infra.cloud.cloud import Cloud
 from infra.cloud.config import SETTINGS
-from infra.cloud.gcloud import Command, command
+from infra.cloud.gcloud import Command, Late, Word, command
 from infra.cloud.resource import ABSENT, Change, Facts, Resource
 from infra.cloud.secrets import Secret
 from infra.cloud.source import FOLDER, Source
@@ -24,6 +32,8 @@ ANNOTATIONS = {  # by words: where Cloud Run keeps it
     "startup boost": "run.googleapis.com/startup-cpu-boost",
     "Cloud SQL": "run.googleapis.com/cloudsql-instances",
 }
+IMAGE = "spec.template.spec.containers[0].image"  # with its digest, as gcloud deploys what it built
+BASE_IMAGE = "metadata.annotations['run.googleapis.com/build-base-image']"  # as the build was answered
 CLOUD_SQL_LABEL = "dropcap-cloud-sql"  # whether the instance is this deployment's own: CLOUD_SQL=new
 
 
@@ -35,6 +45,7 @@ class Function(Resource):
     kind: ClassVar[str] = "function"
     aside: ClassVar[str] = "functions"
     entry: str
+    image_of: str  # the function that is built; empty for that one
     source: Source
     region: str
     account: str
@@ -117,16 +128,25 @@ class Function(Resource):
 
     def summary(self, wanted: Facts) -> str:
         instances = f"at most {self.instances} instance{'s' * (self.instances != 1)}"
-        return f"{self.source.commit}, {wanted['memory']}, {instances}, {self.ingress} ingress"
+        code = f"{self.source.commit} {self._origin()}"
+        return f"{code}, {wanted['memory']}, {instances}, {self.ingress} ingress"
+
+    def _origin(self) -> str:
+        """Return where its code comes from: what is uploaded and built once, or the image of that build."""
+        return f"as in {self.image_of}" if self.image_of else f"built of {self.source.bytes / 1e6:.0f} MB"
 
     def difference(self, cloud: Cloud) -> Change | None:
-        """With the commits that people know, beside digests."""
+        """With the commits that people know, beside digests. What is built is there before it is shared."""
         change = super().difference(cloud)
-        if change is None or change.now == ABSENT:
-            return change
+        if change is None:
+            return None
         labels = cloud.services.get(self.name, {}).get("metadata", {}).get("labels", {})
         now, was = self.source.digest, labels.get("dropcap-source", "no source")
-        then = change.then.replace(now, f"{self.source.commit} ({now})")
+        if now != was and not self.image_of:
+            change = replace(change, aside="")
+        if change.now == ABSENT:
+            return change
+        then = change.then.replace(now, f"{self.source.commit} ({now}) {self._origin()}")
         return replace(
             change, now=change.now.replace(was, f"{labels.get('dropcap-commit')} ({was})"), then=then
         )
@@ -174,19 +194,24 @@ class Function(Resource):
         return replace(replaced, again=self._again(suffix))
 
     def _deploy(self, cloud: Cloud, *flags: str) -> Command:
-        return self._command(
-            cloud,
-            "run",
-            "deploy",
-            self.name,
-            f"--source={FOLDER}",
-            f"--function={self.entry}",
-            f"--base-image={RUNTIME}",
-            f"--build-service-account={self.builder}",
-            *flags,
+        code: tuple[Word, ...] = (
+            (self._built("--image", IMAGE), self._built("--base-image", BASE_IMAGE))
+            if self.image_of
+            else (
+                f"--source={FOLDER}",
+                f"--function={self.entry}",
+                f"--base-image={RUNTIME}",
+                f"--build-service-account={self.builder}",
+            )
         )
+        return self._command(cloud, "run", "deploy", self.name, *code, *flags)
 
-    def _command(self, cloud: Cloud, *words: str) -> Command:
+    def _built(self, flag: str, key: str) -> Late:
+        """Return a flag with what is known of the function that is built, once it is."""
+        words = ("run", "services", "describe", self.image_of, f"--region={self.region}")
+        return Late((*words, f"--format=value({key})"), f"{flag}=")
+
+    def _command(self, cloud: Cloud, *words: Word) -> Command:
         secrets = ",".join(f"{name}={self._secret(each, cloud)}" for name, each in self._secrets().items())
         suffix = self.revision(cloud)
         made = command(

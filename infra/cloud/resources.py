@@ -25,6 +25,7 @@ from infra.cloud.secrets import Secret
 from infra.cloud.source import Source
 from infra.cloud.watched import Alert, Apis, Budget, Channel, Dashboard, Metric
 
+BUILT = "on-upload"  # the first of the functions, whose image all of them are
 EXPORT_S = 3600  # the longest that Cloud Run has: cloud.google.com/run/docs/configuring/request-timeout
 GALLERY_AT_ONCE = 8
 IMAGES_KEPT = 5
@@ -181,10 +182,13 @@ def _function(
         variables.pop("EVENTS", None)  # its secret is not for them
     if page:
         variables["THREADS"] = str(GALLERY_AT_ONCE)
+    if name != BUILT:
+        variables["FUNCTION_TARGET"] = entry
     return Function(
         name=f"dropcap-{name}",
         why=why,
         entry=entry,
+        image_of="" if name == BUILT else f"dropcap-{BUILT}",
         source=source,
         region=config.region,
         account=config.account(name),

@@ -304,7 +304,9 @@ def test_identity_aware_proxy_is_on_before_its_account_may_call_and_off_before_a
     [stays] = re.findall("^Stays as deployed: (.*)$", again.out, re.MULTILINE)
     assert "AUTH=iap" in stays
     assert "AUDIENCE" not in stays
-    off = there.deployed(AUTH="default")
+    off = there.deployed(AUTH="default", ALERTS="0")
+    watched = [key for key in there.plane.resources if key.startswith("monitoring/")]
+    assert [key.rpartition("/")[2] for key in watched] == ["dropcap"]  # the dashboard
     first = [line.rpartition("/")[2] for line in off.lines[:2]]
     assert first == ["dropcap-gallery?alt=json", "dropcap-gallery:setIamPolicy?alt=json"]
     assert "run.googleapis.com/iap-enabled" not in there.service("gallery")["metadata"]["annotations"]

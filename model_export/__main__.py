@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
     except ModuleNotFoundError as missing:
         print(f"{missing.name} is missing: install model_export/requirements.txt", file=sys.stderr)
+    except OSError as refused:  # by the system: read-only, no such folder, no space
+        print(f"{refused}: see to this file, its folder and its disk", file=sys.stderr)
     except Exception as wrong:
         if not _is_ours(wrong):
             raise

@@ -1,9 +1,11 @@
 """`make model MODEL=...`: a name is never run, and what is no checkpoint is one line."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
+import warnings
 from collections.abc import Callable
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -270,3 +272,19 @@ def test_a_name_that_is_no_checkpoint_is_one_line(tmp_path: Path, name: str) -> 
         ExportError, match=r"^no checkpoint in .*: name a repository of the hub, or a checkpoint's"
     ):
         load(name, tmp_path)
+
+
+@pytest.mark.parametrize("command", [["export", "--checkpoint", "none"], ["install", "functions/model"]])
+def test_a_model_folder_that_can_not_be_written_is_one_line(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a file system that is read-only, which a test run by root can't make."""
+    from model_export.__main__ import main
+
+    (tmp_path / "file").write_text("no folder")
+    with warnings.catch_warnings():
+        assert main([*command, "--out", str(tmp_path / "file" / "model")]) == 2
+    logging.disable(logging.NOTSET)
+    said = capsys.readouterr().err
+    assert str(tmp_path / "file") in said
+    assert said.count("\n") == 1

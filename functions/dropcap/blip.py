@@ -223,7 +223,9 @@ class Captioner:
             if self._known:
                 confidence -= measured.weight * self._known(cross)
         if not math.isfinite(confidence):  # of a broken model; neither JSON nor PostgreSQL can hold it
-            raise ModelError(f"BLIP failed on a picture: its confidence is {confidence}")
+            raise ModelError(
+                f"The confidence in a caption is {confidence}, so the model is broken: {REMEDY}."
+            )
         return Caption(
             text,
             self.card.name,

@@ -84,7 +84,7 @@ def test_a_confidence_that_no_json_can_hold_is_a_failure_of_the_model(
     monkeypatch: pytest.MonkeyPatch, captioner: blip.Captioner, log_probability: float
 ) -> None:
     says(monkeypatch, captioner.tokenizer.encode("a dog"), log_probability)
-    with pytest.raises(blip.ModelError, match="The confidence in a caption is .*: restore"):
+    with pytest.raises(blip.ModelError, match=r"The confidence in a caption is .*: restore"):
         captioner.caption(WHITE)
 
 

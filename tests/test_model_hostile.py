@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -203,6 +204,22 @@ def test_ctrl_c_between_the_two_renames_leaves_the_old_model(
     monkeypatch.setattr(os, "rename", interrupted)
     with pytest.raises(stop):
         swap(new, old)
+    assert unchanged(old)
+
+
+@pytest.mark.parametrize("type", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.GNUTYPE_SPARSE])
+def test_what_is_no_regular_file_is_refused_even_with_the_right_bytes(
+    old: Path, tmp_path: Path, type: bytes
+) -> None:
+    with tarfile.open(tmp_path / "odd.tar", "w", format=tarfile.USTAR_FORMAT) as packed:
+        for name in ("model.json", *sorted(CARD["files"])):
+            member = tarfile.TarInfo(name)
+            member.size = (SHIPPED / name).stat().st_size
+            member.type = type if name == "vocab.txt" else tarfile.REGTYPE
+            with (SHIPPED / name).open("rb") as file:
+                packed.addfile(member, file)
+    with pytest.raises(InstallError, match=r"has 'vocab\.txt', which is no regular file"):
+        install(str(tmp_path / "odd.tar"), old)
     assert unchanged(old)
 
 

@@ -70,28 +70,29 @@ audit: .venv-dev/installed ## look for known vulnerabilities in what is deployed
 train: .venv-model/installed ## make the small BLIP anew: train it, export it, evaluate it (two hours)
 	@$(EXPORT) -m model_export train
 	@cp build/checkpoint/scenes.safetensors model_export/
-	@$(EXPORT) -m model_export export --check 1000
+	@$(EXPORT) -m model_export export --bits 4 --check 1000
 	@$(EXPORT) -m model_export evaluate
 
-model: $(if $(filter model,$(MAKECMDGOALS)),$(if $(READY),.venv/installed)) ## put another BLIP into functions/model: MODEL=hub-name, folder, archive, https address or random-base, RESOLUTION=288
+model: $(if $(filter model,$(MAKECMDGOALS)),$(if $(READY),.venv/installed)) ## put another BLIP into functions/model: MODEL=hub-name, folder, archive, https address or random-base, RESOLUTION=288 DECODER_BITS=4
 ifneq ($(if $(filter model,$(MAKECMDGOALS)),$(READY)),)
-ifneq ($(RESOLUTION),)
-	@echo "make: RESOLUTION is chosen when a checkpoint is exported, and MODEL is ready: omit RESOLUTION" >&2; exit 2
+ifneq ($(RESOLUTION)$(DECODER_BITS),)
+	@echo "make: RESOLUTION and DECODER_BITS are chosen when a checkpoint is exported, and MODEL is ready: omit them" >&2; exit 2
 endif
 	@$(RUN) -m model_export install -- $(NAMED)
 else
 	@$(CHECKPOINT) || { printf 'make: no model in %s: name a repository of the hub, a folder, an archive or an https address\n' $(NAMED) >&2; exit 2; }
 	@[ -e .venv-model/installed ] || echo "This takes a download of PyTorch (0.5 GB, once); for BLIP-base 1 GB more, 6 GB of disk, 3.5 GB of memory, 2 to 5 minutes."
 	@$(MAKE) --no-print-directory .venv-model/installed
-	@$(EXPORT) -m model_export export --checkpoint=$(NAMED) $(if $(RESOLUTION),--resolution $(RESOLUTION))
+	@$(EXPORT) -m model_export export --checkpoint=$(NAMED) $(if $(RESOLUTION),--resolution $(RESOLUTION)) \
+	    $(if $(DECODER_BITS),--bits $(DECODER_BITS))
 endif
 
 model-archive: .venv/installed ## write functions/model as an archive that make model MODEL=... installs, into build/: ARCHIVE=blip.tar
 	@$(RUN) -m model_export archive $(if $(ARCHIVE),--out "$(ARCHIVE)")
 
-evaluate: .venv-model/installed ## captions before and after quantization, and their confidence: COCO=captions_val2017.json PICTURES=val2017 COUNT=1000 PHOTOGRAPHS=folder
+evaluate: .venv-model/installed ## captions before and after quantization, and their confidence: COCO=captions_val2017.json PICTURES=val2017 COUNT=1000 BITS=all PHOTOGRAPHS=folder
 	@$(EXPORT) -m model_export evaluate $(if $(COCO),--coco "$(COCO)" --pictures "$(PICTURES)") \
-	    $(if $(COUNT),--count $(COUNT)) $(EVALUATE)
+	    $(if $(COUNT),--count $(COUNT)) $(if $(BITS),--bits $(BITS)) $(EVALUATE)
 	@$(if $(COCO),,$(EXPORT) -m model_export confidence $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS)))
 
 prove: .venv-dev/installed build/random-base/model.json ## BLIP-base in 512 MiB that the kernel enforces: PROVE="--uploads 100 --no-naive"

@@ -1,4 +1,4 @@
-"""python -m model_export train | export | install | archive | recipes | evaluate | confidence | ..."""
+"""python -m model_export train | export | install | archive | bits | recipes | evaluate | ..."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from . import ROOT
 
 BUILD = ROOT / "build"
 CHECKPOINT = BUILD / "checkpoint"
 MODEL = ROOT / "functions" / "model"
+BITS = ("8", "mixed", "4")  # of the decoder's weights; the first unless another is asked: quantize.RECIPES
 THRESHOLDS = {
     "--at-least": "share of scenes that must be exactly right; 0.98 of a model that knows them",
     "--agree": "share of captions that must be those of fp32; 0.995 of a model that knows the scenes",
     "--lose-at-most": "share of exactly right scenes that may be lost; 0.005 of a model that knows them",
-    "--lose-cider": "points of CIDEr that may be lost; 2 with --coco",
+    "--lose-cider": "points of CIDEr that may be lost; 1 with --coco",
 }
 
 
@@ -98,6 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--resolution", type=int, default=0, help="px that it looks at; 0: the checkpoint's")
     export.add_argument("--fp32", action="store_true", help="keep fp32 (for tests; four times as large)")
     export.add_argument(
+        "--bits",
+        choices=BITS,
+        default=BITS[0],
+        help="of the decoder's weights; mixed: 8 in the cross-attention and the vocabulary, else 4",
+    )
+    export.add_argument(
         "--check",
         type=int,
         default=argparse.SUPPRESS,
@@ -123,6 +131,21 @@ def _parser() -> argparse.ArgumentParser:
     archive.add_argument("--out", type=Path, help="file to write; none: build/NAME-REVISION.tar")
     archive.set_defaults(run=_archive)
 
+    bits = commands.add_parser("bits", help="what rounding does to trained weights", formatter_class=style)
+    bits.add_argument(
+        "--weights",
+        default="",
+        help="as --checkpoint of export, or a folder with a BERT encoder or CTranslate2's Whisper; "
+        "empty: the small model's",
+    )
+    bits.add_argument(
+        "--examples",
+        type=Path,
+        help="folder of pictures, file of sentences, or folder of WAV files; none: scenes, or pairs.json",
+    )
+    bits.add_argument("--report", type=Path, default=BUILD / "bits.json", help="JSON to write")
+    bits.set_defaults(run=_bits)
+
     recipes = commands.add_parser("recipes", help="what else was tried, measured", formatter_class=style)
     recipes.add_argument("--checkpoint", default="random-base", help="as for export")
     recipes.add_argument("--runs", type=int, default=9, help="captions for each figure")
@@ -146,6 +169,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--pictures", type=Path, help="folder of the pictures that --coco names")
     evaluate.add_argument(
         "--count", type=int, default=1000, help="held-out scenes, or first pictures of --coco"
+    )
+    evaluate.add_argument(
+        "--bits",
+        default="",
+        help="export the checkpoint with each of these instead, such as 4,8, or all, and print one table",
     )
     evaluate.add_argument("--beams", type=int, default=1, help="1 is greedy")
     # A threshold that is not given depends on the pictures and on what the model knows: evaluate.bounds.
@@ -214,13 +242,13 @@ def _export(asked: argparse.Namespace) -> int:
     from infra.peak import peak_mb
 
     from .export import export
-    from .quantize import Recipe
+    from .quantize import RECIPES
 
     card = export(
         asked.checkpoint,
         asked.out,
         resolution=asked.resolution,
-        recipe=None if asked.fp32 else Recipe(),
+        recipe=None if asked.fp32 else RECIPES[asked.bits],
         check=getattr(asked, "check", None),
         agree=getattr(asked, "agree", None),
     )
@@ -249,6 +277,14 @@ def _archive(asked: argparse.Namespace) -> int:
     return 0
 
 
+def _bits(asked: argparse.Namespace) -> int:
+    from .bits import measure
+
+    asked.report.parent.mkdir(parents=True, exist_ok=True)
+    measure(asked.weights, asked.examples, asked.report)
+    return 0
+
+
 def _recipes(asked: argparse.Namespace) -> int:
     from .recipes import compare
 
@@ -259,22 +295,26 @@ def _recipes(asked: argparse.Namespace) -> int:
 
 def _evaluate(asked: argparse.Namespace) -> int:
     from .datasets import EvaluateError, coco, held_out
-    from .evaluate import evaluate
+    from .evaluate import compare_bits, evaluate
 
     if bool(asked.coco) != bool(asked.pictures):
         raise EvaluateError("--coco captions.json and --pictures FOLDER go together: give both, or none")
     if asked.count < 1:
         raise EvaluateError(f"--count {asked.count}: there must be one picture at least")
+    bits = BITS if asked.bits == "all" else tuple(filter(None, asked.bits.split(",")))
+    if unknown := [name for name in bits if name not in BITS]:
+        raise EvaluateError(f"--bits {unknown[0]} is none of {', '.join(BITS)} and all")
+    if bits and asked.against:
+        raise EvaluateError("--bits makes its own original, from --checkpoint: leave --against out")
     names = [option.strip("-").replace("-", "_") for option in THRESHOLDS]
-    failed = evaluate(
+    what = (
         asked.model,
         coco(asked.coco, asked.pictures, asked.count) if asked.coco else held_out(asked.count),
         asked.report,
-        checkpoint=asked.checkpoint,
-        against=asked.against,
-        beams=asked.beams,
-        asked={name: getattr(asked, name) for name in names if hasattr(asked, name)},
     )
+    limits = {name: getattr(asked, name) for name in names if hasattr(asked, name)}
+    how: dict[str, Any] = {"checkpoint": asked.checkpoint, "beams": asked.beams, "asked": limits}
+    failed = compare_bits(*what, bits, **how) if bits else evaluate(*what, against=asked.against, **how)
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0

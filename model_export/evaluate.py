@@ -22,7 +22,9 @@ from . import fidelity, metrics
 from .datasets import Dataset, EvaluateError
 from .export import export
 from .fidelity import Pair
+from .quantize import RECIPES
 
+LOSE_CIDER = 1.0  # points, of photographs
 SHOWN = 10  # pictures whose captions are printed; all are in the report
 
 
@@ -43,7 +45,7 @@ def bounds(knows: bool, coco: bool) -> Thresholds:
     models word a photograph alike has not been measured with trained weights: CIDEr is what counts there.
     """
     if coco:
-        return Thresholds(None, None, None, 2.0)
+        return Thresholds(None, None, None, LOSE_CIDER)
     return Thresholds() if knows else Thresholds(None, None, None, None)
 
 
@@ -83,6 +85,80 @@ def evaluate(
     tail = {"thresholds": asdict(thresholds), "failed": failed}
     report.write_text(json.dumps(head | result | tail, indent=2) + "\n", encoding="utf-8")
     return failed
+
+
+def compare_bits(
+    model: Path,
+    dataset: Dataset,
+    report: Path,
+    bits: Sequence[str],
+    *,
+    checkpoint: str = "",
+    beams: int = 1,
+    asked: dict[str, float] | None = None,
+) -> list[str]:
+    """Export one checkpoint with each of `bits`, print one table, and write `report` as JSON.
+
+    Returns a line for each threshold that each misses; all else is as for `evaluate`. The card of `model`
+    names the checkpoint where none is given.
+    """
+    card = _card(model)
+    source = checkpoint or ("" if "knows" in card else card["source"])
+    report.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=report.parent, prefix=".bits-") as work:
+        folders = {name: Path(work) / name for name in ("fp32", *bits)}
+        for name, folder in folders.items():
+            with Console().status(f"exporting with {name}"):
+                export(source, folder, recipe=RECIPES.get(name), check=0)
+        cards = {name: _card(folder) for name, folder in folders.items()}
+        pairs = fidelity.compare_all(folders["fp32"], [folders[name] for name in bits], dataset, beams)
+    knows = "knows" in cards["fp32"]
+    results = {
+        name: figures(those, exact=dataset.scenes and knows) for name, those in zip(bits, pairs, strict=True)
+    }
+    thresholds = Thresholds(**(asdict(bounds(knows, not dataset.scenes)) | (asked or {})))
+    failed = {name: misses(result, thresholds) for name, result in results.items()}
+    _show_bits(dataset, cards, results, beams)
+    head = {
+        "model": cards["fp32"]["name"],
+        "data": dataset.name,
+        "beams": beams,
+        "fp32": _which(cards["fp32"]),
+    }
+    each = {name: _which(cards[name]) | results[name] | {"failed": failed[name]} for name in bits}
+    report.write_text(
+        json.dumps(head | {"thresholds": asdict(thresholds), "bits": each}, indent=2) + "\n", encoding="utf-8"
+    )
+    return [f"DECODER_BITS={name}: {line}" for name, lines in failed.items() for line in lines]
+
+
+def _show_bits(
+    dataset: Dataset, cards: dict[str, dict[str, Any]], results: dict[str, dict[str, Any]], beams: int
+) -> None:
+    fp32, how = cards["fp32"], "greedy" if beams == 1 else f"{beams} beams"
+    pictures = next(iter(results.values()))["pictures"]
+    title = f"{fp32['name']}, {fp32['image']['size']} px, {how}: {pictures:,} pictures of {dataset.name}"
+    exact = all(result["exact"] for result in results.values())
+    heads = ("DECODER_BITS", "MB", "CIDEr", "lost", "BLEU-4", "same captions", "divergence, nats")
+    table = Table(*heads, *(["exactly right"] if exact else []), title=title)
+
+    def row(name: str, result: dict[str, Any], which: str) -> None:
+        cider, drift = result["cider"], which == "quantized"
+        table.add_row(
+            name,
+            f"{cards[name]['bytes'] / 1e6:,.1f}",
+            f"{cider[which]:.2f}",
+            f"{cider['fp32'] - cider[which]:.2f}" if drift else "",
+            f"{result['bleu4'][which]:.2f}",
+            f"{result['agreement']:.1%}" if drift else "",
+            f"{result['logits']['divergence']:.1e}" if drift else "",
+            *([f"{result['exact'][which]:.1%}"] if exact else []),
+        )
+
+    row("fp32", next(iter(results.values())), "fp32")
+    for name, result in results.items():
+        row(name, result, "quantized")
+    Console().print(table)
 
 
 def figures(pairs: Sequence[Pair], exact: bool) -> dict[str, Any]:

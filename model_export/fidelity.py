@@ -64,21 +64,28 @@ class Probe(Captioner):
 
 
 def compare(first: Path, second: Path, dataset: Dataset, beams: int = 1) -> list[Pair]:
-    """Caption a data set by the models of two folders, each picture decoded once.
+    """Return what the models of two folders say of a data set; see `compare_all`."""
+    return compare_all(first, [second], dataset, beams)[0]
+
+
+def compare_all(first: Path, others: Sequence[Path], dataset: Dataset, beams: int = 1) -> list[list[Pair]]:
+    """Return, for each of the `others`, what it and the first say of a data set, each picture decoded once.
 
     `beams` 1 is greedy. Raises ModelError, and EvaluateError for a picture that is none.
     """
     threads = os.cpu_count() or 1
-    one, other = Probe(first, threads), Probe(second, threads)
-    pairs = []
+    one, *rest = (Probe(folder, threads) for folder in (first, *others))
+    pairs: list[list[Pair]] = [[] for _ in rest]
     for sample, data in track(
         dataset.samples(), f"captioning {dataset.count:,} {dataset.name}", total=dataset.count
     ):
         with shown(sample, data) as image:
             said = one.caption(image, beams=beams).text
-            also = other.caption(image, beams=beams).text
-        moved = drift(one.logits(one.ids), other.logits(one.ids))
-        pairs.append(Pair(sample, said, also, one.ids == other.ids, moved))
+            also = [other.caption(image, beams=beams).text for other in rest]
+        logits = one.logits(one.ids)
+        for other, text, made in zip(rest, also, pairs, strict=True):
+            moved = drift(logits, other.logits(one.ids))
+            made.append(Pair(sample, said, text, one.ids == other.ids, moved))
     return pairs
 
 

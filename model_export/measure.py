@@ -38,6 +38,7 @@ def measure(folder: Path, without: str, runs: int) -> dict[str, float]:
                 options.add_session_config_entry("session.disable_prepacking", "0")
         return session(path, options)
 
+    memory.use_one_heap()  # as the function does
     session: Callable[..., ort.InferenceSession] = graphs._session
     mapped = (lambda *_, **__: ()) if without == "read once" else memory.mapped
     with mock.patch.object(graphs, "_session", undone), mock.patch.object(memory, "mapped", mapped):

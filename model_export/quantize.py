@@ -1,37 +1,87 @@
 """From fp32 graphs to the ones the function runs: smaller, optimised once, weights beside the graph.
 
 Weights lie in a file of their own, which ONNX Runtime maps into memory instead of copying it. Which recipe
-won, against which others, stands in README.md; `python -m model_export recipes` measures them again.
+won, against which others, stands in README.md; `python -m model_export recipes` measures memory and speed,
+`python -m model_export bits` what rounding does to trained weights.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime as ort
+from onnx import ModelProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+from onnxruntime.quantization.matmul_nbits_quantizer import (
+    DefaultWeightOnlyQuantConfig,
+    HQQWeightOnlyQuantConfig,
+    KQuantWeightOnlyQuantConfig,
+    MatMulNBitsQuantizer,
+    WeightOnlyQuantConfig,
+)
+
+SYMMETRIC, ASYMMETRIC, HQQ, K_QUANT = "symmetric", "asymmetric", "HQQ", "k-quant"
+METHODS: dict[str, Callable[[int, int], WeightOnlyQuantConfig]] = {
+    SYMMETRIC: lambda bits, block: DefaultWeightOnlyQuantConfig(block, is_symmetric=True, bits=bits),
+    ASYMMETRIC: lambda bits, block: DefaultWeightOnlyQuantConfig(block, is_symmetric=False, bits=bits),
+    HQQ: lambda bits, block: HQQWeightOnlyQuantConfig(block, bits),
+    K_QUANT: lambda bits, block: KQuantWeightOnlyQuantConfig(),
+}
+"""How ONNX Runtime chooses scale and zero point of a block: (bits, block) -> its configuration.
+
+The first two round to nearest.
+"""
+
+# The decoder graph's matrices, by the order in which onnx_config.Decoder calls them: in each layer
+# self-attention, then cross-attention; the exporter counts equal names up.
+QUERY = re.compile(r"/query(?:_(\d+))?/MatMul")
+OUTPUT = re.compile(r"/output/dense(?:_(\d+))?/MatMul")
+VOCABULARY = "/cls/predictions/decoder/MatMul"
+EMBEDDING = "/embeddings/word_embeddings/Gather"
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How each graph's matrices are stored: one of
+    """How each graph's matrices are stored.
 
-    int8  with activations quantized as they come, one scale a column
-    w4    4-bit numbers, one scale for `block` of them; the word embedding too
-    w8    the same with 8 bits, the word embedding as it is
+    int8      activations quantized as they come, one scale a column
+    4, 8      that many bits for the weights alone, one scale for so many of them as `blocks` says; those of 4
+              bits by `method`, those of 8 are symmetric
+    mixed     the decoder's cross-attention, vocabulary projection and word embedding in 8 bits, the rest in 4
     """
 
     encoder: str = "int8"
-    decoder: str = "w4"
-    block: int = 32
+    decoder: str = "8"
+    blocks: tuple[int, int] = (32, 128)  # of 4 bits, of 8 bits
+    method: str = ASYMMETRIC
 
     def __str__(self) -> str:
-        return f"encoder {self.encoder}, decoder {self.decoder}, blocks of {self.block}"
+        return f"encoder {self._of(self.encoder)}, decoder {self._of(self.decoder)}"
+
+    def _of(self, kind: str) -> str:
+        four, eight = self.blocks
+        return {
+            "4": f"4 bits in blocks of {four}",
+            "8": f"8 bits in blocks of {eight}",
+            "mixed": f"4 and 8 bits in blocks of {four} and {eight}",
+        }.get(kind, kind)
+
+    def block(self, bits: int) -> int:
+        """Return how many weights share a scale."""
+        return self.blocks[bits == 8]
+
+
+RECIPES = {bits: Recipe(decoder=bits) for bits in ("4", "mixed", "8")}
+"""By DECODER_BITS."""
 
 
 def quantize(source: Path, target: Path, recipe: Recipe) -> None:
@@ -42,7 +92,7 @@ def quantize(source: Path, target: Path, recipe: Recipe) -> None:
             if kind == "int8":
                 _int8(source / name, made)
             else:
-                _weights_alone(source / name, made, int(kind.removeprefix("w")), recipe.block)
+                _weights_alone(source / name, made, kind, recipe)
             optimise(made, target / name)
 
 
@@ -59,17 +109,106 @@ def _int8(source: Path, target: Path) -> None:
     )
 
 
-def _weights_alone(source: Path, target: Path, bits: int, block: int) -> None:
+def _weights_alone(source: Path, target: Path, kind: str, recipe: Recipe) -> None:
+    model = onnx.load(source)
+    _embedding_as_product(model)
+    bits = {name: _bits(name, kind) for name in _products(model)}
+    for width in sorted(set(bits.values())):
+        chosen = {name for name, its in bits.items() if its == width}
+        method = recipe.method if width == 4 else SYMMETRIC
+        model = blockwise(model, chosen, width, recipe.block(width), method)
+    _embedding_as_rows(model)
+    onnx.save_model(model, target, save_as_external_data=True, location=f"{target.stem}.data")
+
+
+def is_cross_attention(name: str) -> bool:
+    """Return whether a MatMul of the decoder graph belongs to the cross-attention.
+
+    Its keys and values are no part of that graph: they are computed once a picture, in the encoder's.
+    """
+    query, output = QUERY.fullmatch(name), OUTPUT.fullmatch(name)
+    if query:
+        return int(query[1] or 0) % 2 == 1
+    return output is not None and int(output[1] or 0) % 3 == 1
+
+
+def _bits(name: str, kind: str) -> int:
+    if kind == "mixed":
+        return 8 if is_cross_attention(name) or name in (VOCABULARY, EMBEDDING) else 4
+    return int(kind)
+
+
+def _products(model: ModelProto) -> list[str]:
+    """Return the names of the products with weights."""
+    weights = {weight.name for weight in model.graph.initializer}
+    return [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+
+
+def blockwise(model: ModelProto, chosen: set[str], bits: int, block: int, method: str) -> ModelProto:
+    """Return the model with the weights of the `chosen` MatMuls in so many bits, in blocks.
+
+    Activations are rounded to int8, block by block, in the kernel: accuracy_level 4, the fast one.
+    """
+    config = METHODS[method](bits, block)
+    config.customized_weight_config = {name: {"bits": bits} for name in chosen}
+    others = [name for name in _products(model) if name not in chosen]
     worker = MatMulNBitsQuantizer(
-        onnx.load(source),
-        bits=bits,
-        block_size=block,
-        is_symmetric=True,
-        accuracy_level=4,  # activations as int8, the fast kernel
-        op_types_to_quantize=("MatMul", "Gather") if bits == 4 else ("MatMul",),
+        model, block_size=block, accuracy_level=4, nodes_to_exclude=others, algo_config=config
     )
-    worker.process()
-    worker.model.save_model_to_file(str(target), use_external_data_format=True)
+    with contextlib.redirect_stdout(io.StringIO()):  # k-quant draws a progress bar
+        worker.process()
+    model = worker.model.model
+    for node in model.graph.node:
+        if node.op_type == "MatMulNBits" and all(a.name != "accuracy_level" for a in node.attribute):
+            node.attribute.append(helper.make_attribute("accuracy_level", 4))
+    if all(opset.domain != "com.microsoft" for opset in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+def _embedding_as_product(model: ModelProto) -> None:
+    """Make the look-up of words a product meanwhile, so that it is quantized as products are."""
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    for node in model.graph.node:
+        if node.name == EMBEDDING:
+            table = numpy_helper.to_array(weights[node.input[0]])
+            turned = numpy_helper.from_array(np.ascontiguousarray(table.T), node.input[0])
+            weights[node.input[0]].CopyFrom(turned)
+            product = helper.make_node("MatMul", [node.input[1], node.input[0]], node.output, name=node.name)
+            node.CopyFrom(product)
+
+
+def _embedding_as_rows(model: ModelProto) -> None:
+    """Make it a look-up again, in the quantized table.
+
+    ONNX Runtime's quantizer has that for 4 bits alone, and without zero points. The table is one of its own:
+    shared with the vocabulary projection, it would stay mapped as a whole.
+    """
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    for node in model.graph.node:
+        if not node.name.startswith(EMBEDDING):
+            continue
+        options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        words, width, bits, block = (options[key] for key in ("N", "K", "bits", "block_size"))
+        ids, packed, *rest = node.input
+        table = numpy_helper.to_array(weights[packed]).reshape(words, -1)[:, : width * bits // 8]
+        weights[packed].CopyFrom(numpy_helper.from_array(table, packed))
+        for name in rest:
+            weights[name].CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(weights[name]).reshape(words, -1), name)
+            )
+        rows = helper.make_node(
+            "GatherBlockQuantized",
+            [packed, ids, *rest],
+            node.output,
+            name=node.name,
+            domain="com.microsoft",
+            gather_axis=0,
+            quantize_axis=1,
+            block_size=block,
+            bits=bits,
+        )
+        node.CopyFrom(rows)
 
 
 def optimise(source: Path, target: Path) -> None:

@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 from .measure import TOKENS
-from .quantize import Recipe
+from .quantize import RECIPES, SYMMETRIC, Recipe
 
 SHIPPED = Recipe()
 
@@ -36,14 +36,18 @@ class Trial:
 
 
 TRIALS = (
-    Trial("as shipped: encoder int8, decoder 4 bits in blocks of 32"),
+    Trial("as shipped: encoder int8, decoder 8 bits in blocks of 128"),
     Trial("fp32", None),
+    Trial("DECODER_BITS=mixed: 8 in blocks of 128, 4 in blocks of 32", RECIPES["mixed"]),
+    Trial("DECODER_BITS=4: in blocks of 32", RECIPES["4"]),
     Trial("decoder int8", Recipe(decoder="int8")),
-    Trial("decoder 8 bits, weights alone", Recipe(decoder="w8")),
-    Trial("decoder in blocks of 64", Recipe(block=64)),
-    Trial("decoder in blocks of 128", Recipe(block=128)),
-    Trial("encoder 4 bits, weights alone", Recipe(encoder="w4")),
-    Trial("encoder 8 bits, weights alone", Recipe(encoder="w8")),
+    Trial("decoder 8 bits in blocks of 32", Recipe(blocks=(32, 32))),
+    Trial("decoder 8 bits in blocks of 64", Recipe(blocks=(32, 64))),
+    Trial("decoder 4 bits in blocks of 64", Recipe(decoder="4", blocks=(64, 128))),
+    Trial("decoder 4 bits in blocks of 128", Recipe(decoder="4", blocks=(128, 128))),
+    Trial("decoder 4 bits in blocks of 32, without zero points", Recipe(decoder="4", method=SYMMETRIC)),
+    Trial("encoder 4 bits, weights alone", Recipe(encoder="4")),
+    Trial("encoder 8 bits, weights alone", Recipe(encoder="8")),
     Trial("attention not fused", without="fused attention"),
     Trial("encoder's weights prepacked", without="unpacked"),
     Trial("encoder's weights kept in memory", without="read once"),

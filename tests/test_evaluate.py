@@ -180,7 +180,7 @@ def test_what_just_reaches_a_threshold_is_good_enough(found: dict[str, Any], bou
 
 def test_a_model_that_knows_no_scenes_is_held_to_nothing_on_them_and_to_cider_on_photographs() -> None:
     assert bounds(knows=False, coco=False) == Thresholds(None, None, None, None)
-    assert bounds(knows=False, coco=True) == Thresholds(None, None, None, 2.0)
+    assert bounds(knows=False, coco=True) == Thresholds(None, None, None, 1.0)
 
 
 def test_drift_is_measured_over_the_likeliest_tokens() -> None:
@@ -309,7 +309,7 @@ def test_captions_are_judged_by_a_users_coco_data(evaluate: Evaluate, coco: Path
     assert report["bleu4"]["quantized"] == pytest.approx(100)
     # The caption is one of two references, and has nothing in common with the other: half of 1,000.
     assert report["cider"]["quantized"] == pytest.approx(500, abs=1)
-    assert report["thresholds"]["lose_cider"] == 2
+    assert report["thresholds"]["lose_cider"] == 1
     assert evaluate("--against", fp32, *options(coco), "--count", "1")[2]["pictures"] == 1
 
 
@@ -318,7 +318,46 @@ def test_a_loss_of_cider_fails(evaluate: Evaluate, coco: Path, fp32: Path, tmp_p
     status, [said], _ = evaluate("--model", broken, "--against", fp32, *options(coco))
     assert status == 1
     assert said.startswith("CIDEr, lost: ")
-    assert said.endswith(", more than --lose-cider 2.00")
+    assert said.endswith(", more than --lose-cider 1.00")
+
+
+def test_a_table_compares_what_can_be_had_of_one_checkpoint(
+    evaluate: Evaluate, coco: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = ("--model", tiny / "model", *options(coco), "--lose-cider", "0.5")
+    status, said, report = evaluate(*made, "--bits", "8,4")
+    assert (report["data"], report["fp32"]["weights"]) == ("captions.json", "fp32")
+    assert [report["bits"][bits]["weights"] for bits in ("8", "4")] == [
+        "encoder int8, decoder 8 bits in blocks of 128",
+        "encoder int8, decoder 4 bits in blocks of 32",
+    ]
+    four, eight = report["bits"]["4"], report["bits"]["8"]
+    assert four["pictures"] == eight["pictures"] == 2
+    assert four["cider"]["fp32"] == eight["cider"]["fp32"]
+    assert four["logits"]["divergence"] > eight["logits"]["divergence"] > 0
+    # Each is judged, and is told by its name.
+    lost = [bits for bits in ("8", "4") if report["bits"][bits]["failed"]]
+    assert [line.split(": ")[0] for line in said] == [f"DECODER_BITS={bits}" for bits in lost]
+    assert status == bool(lost)
+    # One alone, made in the same way and beside the same original, has the same figures.
+    _, _, alone = evaluate(*made, "--model", tiny / "model", "--against", tiny / "fp32")
+    assert {key: alone[key] for key in ("cider", "bleu4", "agreement", "logits")} == {
+        key: eight[key] for key in ("cider", "bleu4", "agreement", "logits")
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--bits", "5"), "--bits 5 is none of 8, mixed, 4 and all"),
+        (("--bits", "all", "--against", "x"), "--bits makes its own original, from --checkpoint: leave "),
+    ],
+)
+def test_bits_that_cannot_be_compared_are_one_line(
+    evaluate: Evaluate, options: tuple[str, ...], line: str
+) -> None:
+    status, [said], _ = evaluate(*options)
+    assert (status, said.startswith(line)) == (2, True)
 
 
 def break_json(folder: Path) -> None:

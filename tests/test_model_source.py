@@ -100,7 +100,7 @@ def test_a_resolution_of_a_ready_model_is_not_passed_over(tmp_path: Path) -> Non
     assert made.returncode == 2
     assert made.stdout == ""
     assert (
-        "RESOLUTION is chosen when a checkpoint is exported, and MODEL is ready: omit RESOLUTION"
+        "RESOLUTION and DECODER_BITS are chosen when a checkpoint is exported, and MODEL is ready: omit them"
         in made.stderr
     )
 

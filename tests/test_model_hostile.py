@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -220,6 +221,13 @@ def test_what_is_no_regular_file_is_refused_even_with_the_right_bytes(
                 packed.addfile(member, file)
     with pytest.raises(InstallError, match=r"has 'vocab\.txt', which is no regular file"):
         install(str(tmp_path / "odd.tar"), old)
+    assert unchanged(old)
+
+
+def test_what_the_disk_has_no_room_for_is_not_copied(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(InstallError, match=r"^the disk has 0\.0 GB free, and 0\.0 are needed$"):
+        install(str(SHIPPED), old)
     assert unchanged(old)
 
 

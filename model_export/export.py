@@ -52,8 +52,9 @@ def write_vocabulary(processor: Any, folder: Path) -> None:
 
 
 def revision(files: dict[str, dict[str, Any]]) -> str:
-    """What names the captions that these files make: the licence makes none."""
-    makers = {name: file for name, file in files.items() if name != licence.LICENCE_FILE}
+    """What names the captions that these files make: neither the licence nor what is known makes any."""
+    none = {licence.LICENCE_FILE, confidence.KNOWN}
+    makers = {name: file for name, file in files.items() if name not in none}
     return hashlib.sha256(json.dumps(makers).encode()).hexdigest()[:12]
 
 

@@ -28,6 +28,12 @@ CLOUD = plan deploy verify backfill rollback logs open destroy $(if $(PROJECT),r
 ifneq ($(filter $(CLOUD),$(MAKECMDGOALS)),)
 -include settings.mk
 endif
+# In the environment it is gettext's, too, which Ubuntu sets to en_US:en and the like: no setting of ours.
+ifeq ($(origin LANGUAGE),environment)
+ifneq ($(findstring _,$(LANGUAGE))$(findstring :,$(LANGUAGE)),)
+unexport LANGUAGE
+endif
+endif
 export PYTHONPATH = functions
 export ORT_DISABLE_TELEMETRY = 1
 # A word of google-api-core about Python versions, said at each start.

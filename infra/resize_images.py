@@ -76,7 +76,10 @@ def _lines(path: Path) -> list[tuple[str, str]]:
     """Return names and values as they are written."""
     try:
         with path.open("rb") as file:
-            text = file.read(LARGEST).decode("utf-8-sig")
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:  # the settings behind would be lost
+            raise CloudError(f"{path} is larger than {LARGEST / 1e6:g} MB, which no exported file is.")
+        text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as wrong:
         raise CloudError(
             f"{path} can't be read: name what firebase ext:export wrote, extensions/NAME.env, "
@@ -140,6 +143,11 @@ def _leave_outputs_alone(result: Import) -> None:
     sizes = [size.strip() for size in result.settings["SIZES"].split(",")]
     outputs = [pattern for size in sizes for pattern in (f"*_{size}", f"*_{size}.*")]
     if failed := result.given.get("FAILED_IMAGES_PATH", "").strip("/"):
+        if set(failed) & {",", "?"}:
+            raise CloudError(
+                f"FAILED_IMAGES_PATH={failed} can't be imported: patterns here can't match a literal comma or "
+                "question mark."
+            )
         outputs += [f"{failed}/*", f"*/{failed}/*"]
     before = result.settings.get("EXCLUDE", "")
     result.settings["EXCLUDE"] = ",".join(([before] if before else []) + outputs)

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,14 @@ import pytest
 
 from infra.cloud import backfill
 from infra.cloud.backlog import WINDOW
-from infra.local.task_rules import Refused
 from infra.local.tasks import Server, TasksStandIn
 from tests.app import EVENT, ROOT, Start, event_of, hear_ctrl_c, rows, small_png
 from tests.test_healing import instance
 
-PROJECT, REGION = "demo", "europe-west1"
+PROJECT, REGION = "demo", "us-west1"  # found where nobody says it
 QUEUE = f"projects/{PROJECT}/locations/{REGION}/queues/dropcap-backfill"
 ACCOUNT = f"dropcap-trigger@{PROJECT}.iam.gserviceaccount.com"
-SERVICE = "/apis/serving.knative.dev/v1/namespaces/demo/services/dropcap-on-upload"
+SERVICES = "/v1/projects/demo/locations/-/services"
 ODD_NAMES = [
     "ana/a b.png",
     "ana/#1?x=%2F&y=1+1.png",
@@ -53,17 +51,22 @@ class Cloud(TasksStandIn):
 
     def answer(self, method: str, path: str, query: str, body: bytes) -> Any:
         path = urlsplit(path).path if path.startswith("http") else path
-        if path != SERVICE:
+        if path != SERVICES:
             return super().answer(method, path, query, body)
-        if not self.worker:
-            raise Refused(HTTPStatus.NOT_FOUND, "NOT_FOUND", "Resource was not found.")
+        return {"items": [self._service()] if self.worker else []}
+
+    def _service(self) -> Any:
         variables = [{"name": name, "value": value} for name, value in self.variables.items()]
         secret = {"secretKeyRef": {"name": "dropcap-database-url", "key": "1"}}
         variables.append({"name": "DATABASE_URL", "valueFrom": secret})  # type: ignore[dict-item]
         return {
             "apiVersion": "serving.knative.dev/v1",
             "kind": "Service",
-            "metadata": {"name": "dropcap-on-upload", "namespace": PROJECT},
+            "metadata": {
+                "name": "dropcap-on-upload",
+                "namespace": PROJECT,
+                "labels": {"cloud.googleapis.com/location": REGION},
+            },
             "spec": {
                 "template": {
                     "metadata": {"annotations": {"autoscaling.knative.dev/maxScale": "5"}},
@@ -425,7 +428,7 @@ def no_function(cloud: Cloud) -> None:
         ("dropcap-pictures", None, "ignores gs://dropcap-pictures: copy what you want: gcloud storage cp"),
         ("uploads", no_such_queue, "There is no queue dropcap-backfill: `make deploy` makes it."),
         ("uploads", a_paused_queue, f"is paused: gcloud tasks queues resume {QUEUE}"),
-        ("uploads", no_function, "No dropcap-on-upload runs in demo, europe-west1: make deploy comes first"),
+        ("uploads", no_function, "No dropcap-on-upload runs in demo: make deploy comes first."),
         ("", None, "Say what and where: make backfill PROJECT=my-project BUCKET="),
     ],
 )

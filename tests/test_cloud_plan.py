@@ -1,6 +1,7 @@
 """What a plan is made of: settings that are checked before anything is sent, rights, names, and words."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -140,6 +141,20 @@ def test_what_is_set_of_the_functions_goes_to_them_and_nothing_else() -> None:
         "PICTURES_BUCKET": "my-project-pictures",
         "QUARANTINE_BUCKET": "my-project-quarantine",
     }
+
+
+def test_gcloud_is_not_given_a_secret_in_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor the words of make's command line, where somebody may have put one."""
+    gcloud = tmp_path / "gcloud"
+    gcloud.write_text("#!/bin/sh\nenv")
+    gcloud.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    said = {"PATH": os.environ["PATH"], "GEMINI_API_KEY": "secret1", "MAKEFLAGS": " -- DATABASE_URL=secret2"}
+    shown = Gcloud("my-project", said).text("version")
+    assert "CLOUDSDK_CORE_PROJECT=my-project" in shown
+    assert "secret" not in shown
 
 
 def test_no_command_has_a_secret_in_it() -> None:
@@ -307,6 +322,23 @@ def test_an_instance_of_another_project_is_used_and_not_made() -> None:
     assert "sql databases create dropcap --instance=shared --project=other-project" in commands
     assert "projects add-iam-policy-binding other-project" in commands
     assert "--set-cloudsql-instances=other-project:us-east1:shared" in commands
+
+
+def test_an_instance_is_reached_by_its_own_region_wherever_the_functions_are() -> None:
+    """It stays where it was when Dropcap moves."""
+
+    def planned(**variables: str) -> str:
+        config = Config.read(USUAL | {"DATABASE_URL": "", "REGION": "us-east1"} | variables)
+        there = {"connectionName": "my-project:europe-west1:dropcap"}
+        return script(config, changes(config, Cloud(Gcloud("my-project", {}), instance=there), SOURCE))
+
+    commands = planned(CLOUD_SQL="new")
+    assert "--set-cloudsql-instances=my-project:europe-west1:dropcap" in commands
+    assert "?host=/cloudsql/my-project:europe-west1:dropcap&" in commands
+    assert "us-east1:dropcap" not in commands
+    assert "europe-west1:dropcap" in planned(CLOUD_SQL="my-project:europe-west1:dropcap")
+    with pytest.raises(CloudError, match="the instance is my-project:europe-west1:dropcap"):
+        planned(CLOUD_SQL="my-project:us-east1:dropcap")
 
 
 def test_only_an_old_project_needs_the_right_that_pub_sub_once_lacked() -> None:

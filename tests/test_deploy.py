@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from dropcap.settings import Settings
-from infra.cloud import after, source
+from infra.cloud import after, config, source
 from infra.cloud.cloud import Cloud
+from infra.cloud.config import NO_SECRET, NOT_KEPT, SECRETS, SETTINGS
 from infra.cloud.deployed import begin
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.watched import Budget, Channel
@@ -314,32 +315,87 @@ def test_identity_aware_proxy_is_on_before_its_account_may_call_and_off_before_a
     assert "AUTH_AUDIENCE" not in there.variables("gallery")
 
 
-SET = {
-    **{"AUTH": "token", "AUTH_AUDIENCE": "1-a.apps.googleusercontent.com", "MAX_INSTANCES": "7"},
-    **{
-        "QUARANTINE_DAYS": "30",
-        "SOFT_DELETE_DAYS": "0",
-        "BACKFILL_PER_SECOND": "0.5",
-        "EXCLUDE": "a b/*,$x#*",
-    },
+ELSEWHERE = {  # in tests of their own, as they make much
+    *("REGION", "SOURCE", "CLOUD_SQL", "CLOUD_SQL_TIER", "ALERTS"),
+    *(f"{kind}_BUCKET" for kind in ("UPLOADS", "PICTURES", "QUARANTINE", "ARCHIVE")),
+}
+ON = {**ALERTS, "GALLERY": "1"}  # of the deployment that is there
+SET = {  # each setting otherwise than by default
+    "PICTURES_URL": "https://cdn.example.com/p",
+    "INCLUDE": "a b/*,$x#*",
+    "EXCLUDE": "=x,*'q\"*",
+    "SIZES": "800,200x100",
+    "FORMAT": "avif,original",
+    "ANIMATED": "1",
+    "LAYOUT": "thumbs/",
+    "QUALITY": "70",
+    "CACHE_CONTROL": "public, #1 $HOME $(x) 'a' \"b\" ü; c^~^=",
+    "AUTH": "token",
+    "AUTH_AUDIENCE": "1-a.apps.googleusercontent.com",
+    "AUTH_CERTS_URL": "https://example.com/certs",
+    "HOSTS": "a.example.com,b.example.com",
+    "SIGN_IN_URL": "https://example.com/in",
+    "MAX_PER_HOUR": "0",
+    "MAX_MB": "16",
+    "MAX_MEGAPIXELS": "50",
+    "MAX_SIDE": "40000",
+    "MEMORY_LIMIT_MB": "1024",
+    "MEMORY_WARNING_MB": "500",
+    "DATABASE_SCHEMA": "other",
+    "DATABASE_CONNECTIONS": "3",
+    "DATABASE_TIMEOUT_S": "5.5",
+    "STORAGE_TIMEOUT_S": "30",
+    "LEASE_S": "200",
+    "TIMEOUT_S": "400",
+    "MAX_DEATHS": "2",
+    "SWEEP_S": "100",
+    "TIME_ZONE": "Europe/Berlin",
+    "LANGUAGE": "pt-BR",
+    "EMBED_WORDS": "off",
+    "SAFETY": "low",
+    "SAFETY_UNKNOWN": "publish",
+    "EVENTS": "https://example.com/hook?a=b",
+    "EVENTS_TIMEOUT_S": "2",
+    "EVENTS_DAYS": "3",
+    "RETENTION_DAYS": "100",
+    "RECEIPTS": "1",
+    "GEMINI_MODEL": "gemini-x",
+    "GEMINI_SDK": "google-generativeai",
+    "GEMINI_ENDPOINT": "https://example.com/gemini",
+    "GEMINI_TIMEOUT_S": "10",
+    "GEMINI_ATTEMPTS": "2",
+    "GEMINI_INPUT_PRICE": "1",
+    "GEMINI_OUTPUT_PRICE": "2.5",
+    "DAILY_CALLS": "1000",
+    "DAILY_MONEY": "1.5",
+    "OPERATORS": "123,456",
+    "MODEL_FOLDER": "model x",
+    "BLIP": "optional",
+    "CAPTION_PROMPT": "a photograph of",
+    "CAPTION_BEAMS": "2",
+    "CAPTION_THREADS": "2",
+    "MAX_INSTANCES": "7",
+    "QUARANTINE_DAYS": "30",
+    "SOFT_DELETE_DAYS": "0",
+    "BACKFILL_PER_SECOND": "0.5",
 }
 
 
 def test_what_was_set_stays_on_a_fresh_clone_until_it_is_returned_to_its_default(
     there: Deployment, tmp_path: Path
 ) -> None:
-    there.deployed(**SET)
+    assert SET.keys() | ON.keys() | ELSEWHERE == (SETTINGS | config.NAMES) - {*SECRETS, *NOT_KEPT}
+    there.deployed(**SET, EVENTS_SECRET=NO_SECRET)
     (tmp_path / "clone").mkdir()
     clone = Deployment(tmp_path / "clone", there.plane)
     again = clone.deployed()
     assert again.lines == []
     [stays] = re.findall("^Stays as deployed: (.*)$", again.out, re.MULTILINE)
-    on = {"GALLERY": "1", "ALERT_EMAIL": ALERTS["ALERT_EMAIL"]}
-    assert dict(each.split("=", 1) for each in shlex.split(stays)) == SET | on
+    assert dict(each.split("=", 1) for each in shlex.split(stays)) == SET | ON
     written = (clone.root / "settings.mk").read_text()
-    for secret in (KEY, PASSWORD, "DATABASE_URL", "GEMINI_API_KEY"):
+    for secret in (KEY, PASSWORD, "DATABASE_URL", "GEMINI_API_KEY", "whsec_"):
         assert secret not in written
-    back = clone.make("plan", **dict.fromkeys(SET | ALERTS | on, "default"))
+    back = clone.make("plan", **dict.fromkeys(SET | ON, "default"))
     assert back.status == 0, back.error
     assert "Stays as deployed" not in back.out
     for line in (

@@ -61,6 +61,7 @@ def test_it_goes_on_from_wherever_it_was_stopped_and_does_nothing_twice(
         assert "goes on from there" in ran.error
         assert "Not done: " in ran.out
     deployment.deployed(**odd)
+    assert deployment.deployed().lines == []  # what was said stays
     assert not [key for key in plane.resources if "gallery" in key]  # of which nobody said a word
     sent = [request.line for request in plane.writes]
     for made, refused in ONE_EACH.items():
@@ -172,6 +173,11 @@ def test_of_two_dropcaps_in_one_project_one_has_to_be_named_and_either_can_be(th
     assert (ran.status, ran.out) == (1, "")
     assert "Dropcap is in europe-west1 and us-central1: say which, REGION=europe-west1." in ran.error
     assert "function dropcap-analyze: none -> " in there.make("plan", REGION="us-central1").out
+    for key in [key for key in there.plane.resources if key.startswith(f"{place}/europe-west1/services/")]:
+        del there.plane.resources[key]
+    ran = there.make("plan", REGION="default")  # which is not where it is
+    assert (ran.status, ran.out) == (1, "")
+    assert "Dropcap is in us-central1, and REGION=europe-west1 would make a second one" in ran.error
 
 
 def test_a_list_that_lacks_regions_is_not_taken_for_all_there_is(there: Deployment) -> None:

@@ -47,9 +47,11 @@ def _keys(there: Deployment, parts: tuple[str, ...]) -> list[str]:
 def test_destroy_takes_down_all_but_the_data_and_that_only_where_the_project_is_named(
     there: Deployment,
 ) -> None:
-    ran = there.make("destroy", **ALERTS)
+    ran = there.make("destroy")
     assert ran.status == 0, ran.error
-    assert _keys(there, GONE) == []
+    assert ran.out.endswith("make destroy PROJECT=demo-project DATA=1 takes them, too.\n")
+    assert "GALLERY ?= 1" in (there.root / "settings.mk").read_text()  # the services are gone
+    assert _keys(there, (*GONE, "/budgets/")) == []
     assert len(_keys(there, DATA)) >= 2
     for key in (f"cloudresourcemanager/projects/{there.plane.project}", DATA[0]):
         assert not [who for who, _ in there.rights(key) if who.startswith("dropcap")]
@@ -57,11 +59,20 @@ def test_destroy_takes_down_all_but_the_data_and_that_only_where_the_project_is_
     assert refused.status == 1
     assert refused.lines == []
     assert f"YES={there.plane.project}" in refused.error
+    plane, instance = there.plane, f"sqladmin/projects/{there.plane.project}/instances/dropcap"
+    admin = f"projects/{plane.project}/services/sqladmin.googleapis.com"
+    on = {"name": admin, "config": {"name": "sqladmin.googleapis.com"}, "state": "ENABLED"}
+    plane.resources[f"serviceusage/{admin}"] = on
+    plane.resources[instance] = {"name": "dropcap"}
+    everything = {**ALERTS, "DATA": "1", "YES": plane.project}
+    refused = there.make("destroy", **everything)
+    assert (refused.status, refused.lines) == (1, [])
+    assert "CLOUD_SQL=new destroys it with all its data, CLOUD_SQL=default leaves it." in refused.error
     # A webhook's secret from before goes as well, and a topic that is gone stands in no way.
     key = f"secretmanager/projects/{there.plane.project}/secrets/dropcap-events-secret"
     there.plane.resources[key] = {"name": key.removeprefix("secretmanager/")}
     topic = f"projects/{there.plane.project}/topics/gone"
-    ran = there.make("destroy", **ALERTS, DATA="1", YES=there.plane.project, EVENTS=topic)
+    ran = there.make("destroy", **everything, EVENTS=topic, CLOUD_SQL="default")
     assert ran.status == 0, ran.error
     assert _keys(there, GONE + DATA) == []
 
@@ -231,7 +242,7 @@ def test_cloud_sql_is_made_without_any_password(plane: ControlPlane, there: Depl
     for name in ("dropcap-sweep", "dropcap-gallery"):
         assert {(name, "cloudsql.client"), (name, "cloudsql.instanceUser")} <= rights
     assert not there.rights("secretmanager/projects/demo-project/secrets/dropcap-database-url")
-    assert there.deployed(**ALERTS, **cloud).lines == []
+    assert there.deployed(DATABASE_URL="").lines == []
 
 
 def test_the_rights_in_the_database_make_every_table_everyones(

@@ -81,8 +81,112 @@ def test_what_passes_is_tried_again_and_each_reason_is_said_once(plane: ControlP
         "Cloud Monitoring to know the new metrics (10 minutes at most)",
     ]
     plane.says("GET secretmanager", "monitoring-busy")
-    with pytest.raises(CloudError, match=r"Too many concurrent edits.* It passes: run the same again"):
+    with pytest.raises(CloudError, match=r"Too many concurrent edits.* It usually passes by itself"):
         Gcloud(plane.project, plane.environment | {"PATIENCE_S": "0"}).do(listed)
+
+
+SAID = (  # as people have quoted it in public, with where, and what it is
+    (
+        "run deploy x",
+        "Cloud Run error: Container failed to start. Failed to start and then listen on the port",
+        "",
+        "binderhub-deploy-gke/issues/18",
+    ),
+    (
+        "run deploy x",
+        "FAILED_PRECONDITION: failed precondition: due to quota restrictions, cannot run builds",
+        "quota",
+        "deploy-cloudrun/issues/480",
+    ),
+    (
+        "run deploy x",
+        "PERMISSION_DENIED: Permission 'run.services.get' denied on resource 'namespaces/p/services/x'",
+        "denied",
+        "deploy-cloudrun/issues/427",
+    ),
+    (
+        "run deploy x",
+        "PERMISSION_DENIED: Permission denied on 'locations/europe-west3' (or it may not exist)",
+        "no-region",
+        "barthr/Identicon/issues/2",
+    ),
+    (
+        "run services list",
+        "ResponseError: code=403, message=Caller does not have required permission to use project p. "
+        "Grant the caller the roles/serviceusage.serviceUsageConsumer role, or a custom role with the "
+        "serviceusage.services.use permission, and then retry. It may take a few minutes.",
+        "denied",
+        "get-gke-credentials/pull/191",
+    ),
+    (
+        "projects describe p",
+        "[a@b] does not have permission to access projects instance [p] (or it may not exist): Cloud "
+        "Resource Manager API has not been used in project 1039469147354 before or it is disabled. "
+        "Enable it by visiting https://console.developers.google.com/ then retry.",
+        "api-off",
+        "generative-ai/issues/821",
+    ),
+    (
+        "projects describe my-404-app",
+        "gcloud crashed (ConnectTimeout): HTTPSConnectionPool(host='cloudresourcemanager.googleapis.com', "
+        "port=443): Max retries exceeded with url: /v1/projects/my-404-app (Caused by ConnectTimeoutError())",
+        "unreachable",
+        "XX-Net/issues/13999, of another address",
+    ),
+    (
+        "run services list",
+        "gcloud crashed (SSLError): HTTPSConnectionPool(host='run.googleapis.com', port=443): Max "
+        "retries exceeded with url: / (Caused by SSLError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]'))",
+        "certificate",
+        "cloud-sdk-docker/issues/321",
+    ),
+    (
+        "sql databases create dropcap",
+        "(gcloud.sql.databases.create) HTTPError 409: Operation failed because another operation was "
+        "already in progress.",
+        "sql-busy",
+        "crossplane-contrib/provider-gcp/issues/121",
+    ),
+    (
+        "eventarc triggers create x",
+        "(gcloud.eventarc.triggers.create) PERMISSION_DENIED: Validation failed for trigger x: Permission "
+        '"storage.buckets.get" denied on "Bucket \\"x\\" could not be validated. Please verify that the '
+        'bucket exists and that the Eventarc service account has permission."',
+        "eventarc-agent",
+        "deploy-cloud-functions/issues/461",
+    ),
+    (
+        "storage objects list gs://b/**",
+        "[a@b] does not have permission to access b instance [b] (or it may not exist): a@b does not have "
+        "storage.objects.list access to the Google Cloud Storage bucket.",
+        "denied",
+        "gcloud 528, of storage.objects.get",
+    ),
+    (
+        "storage cp x gs://b",
+        "HTTPError 403: a@b does not have storage.objects.get access",
+        "denied",
+        "the same",
+    ),
+    ("sql instances list", "HTTPError 502: Bad Gateway", "unavailable", "google-cloud-cpp/pull/1913"),
+    (
+        "run deploy x",
+        "RATE_LIMIT_EXCEEDED: Quota exceeded for quota metric 'Builds' and limit 'Builds per day' of service",
+        "quota",
+        "the form of claims.toml's rate, a day long",
+    ),
+)
+
+
+@pytest.mark.parametrize(("command", "said", "name", "where"), SAID, ids=[each[3] for each in SAID])
+def test_what_people_were_told_is_read_as_what_it_was(command: str, said: str, name: str, where: str) -> None:
+    """Behind a warning that speaks of something else, and broken into lines as a terminal is wide."""
+    warning = (
+        'WARNING: You might receive a "quota exceeded" or "API not enabled" error. Run gcloud auth login\n'
+    )
+    printed = f"{warning}ERROR: {said}".replace(" been used ", " been\n  used ")
+    found = [each.name for each in CLAIMS if each.found(command.split(), printed)]
+    assert (found or [""])[0] == name
 
 
 def config(**variables: str) -> Config:
@@ -120,6 +224,7 @@ def test_a_gcloud_that_can_not_do_it_all_is_refused_with_the_remedy(
         ("558.0.0", {"core": "2026.02.20"}, {"AUTH": "iap"}),
         ("528.0.0", {"core": "2025.06.20"} | ALPHA | BETA, {"AUTH": "iap"}),
         ("594.0.1", {}, {"ALERT_EMAIL": "ana@example.com"}),  # of a distribution, which tells no components
+        *((version, {}, {}) for version in ("511", "511.0.0-beta1", "594.0.0rc1", "HEAD")),
     ],
 )
 def test_a_gcloud_that_can_is_taken(

@@ -108,6 +108,8 @@ def test_what_is_there_is_not_overwritten_unless_somebody_says_so(
         ("IMG_BUCKET=${STORAGE_BUCKET}\nIMG_SIZES=2x2", "names no bucket"),
         ("IMG_BUCKET=photos\nIMG_SIZES=2by2", "SIZES='2by2' is not allowed"),
         ("IMG_BUCKET=photos\nIMG_SIZES=2x2\nCACHE_CONTROL_HEADER=a\\", "no backslash"),
+        ("IMG_BUCKET=photos\nIMG_SIZES=2x2\nFAILED_IMAGES_PATH=a,b", "literal comma or question mark"),
+        ("IMG_BUCKET=photos\nIMG_SIZES=2x2\n#" + "a" * 1_000_000, "larger than 1 MB"),
     ],
 )
 def test_bad_input_is_one_line_with_its_remedy(

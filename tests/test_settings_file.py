@@ -48,6 +48,14 @@ def test_what_was_deployed_is_what_the_next_command_says_and_the_command_line_go
     assert Config.read(USUAL | {name: got[name] for name in said}).chosen == said
 
 
+def test_the_language_of_a_terminal_is_not_the_setting_of_that_name() -> None:
+    """Ubuntu sets LANGUAGE for gettext; nothing would be deployed with it."""
+    for locale in ("en_US:en", "en_GB", "de:en"):
+        assert "LANGUAGE" not in environment_of("plan", LANGUAGE=locale)
+    assert environment_of("plan", LANGUAGE="de")["LANGUAGE"] == "de"
+    assert environment_of("plan", "LANGUAGE=pt_BR", LANGUAGE="en_US")["LANGUAGE"] == "pt_BR"  # to be refused
+
+
 def test_what_people_wrote_beside_it_stays_and_their_settings_follow_the_deployment() -> None:
     FILE.write_text(
         "# Ours; ask Ana.\n"
@@ -73,6 +81,15 @@ def test_what_people_wrote_beside_it_stays_and_their_settings_follow_the_deploym
     )
     write(SIZES="800", EXCLUDE="default", AUTH="iam")
     assert "EXCLUDE" not in FILE.read_text()
+
+
+def test_what_is_set_on_a_condition_stays_and_goes_before_what_was_deployed() -> None:
+    on_condition = "ifeq ($(STAGE),prod)\nexport QUALITY = 90\nelse\nexport QUALITY = 50\nendif\n"
+    FILE.write_text(f"{on_condition}export SIZES = 800\nSIZES += ,200\n")
+    write(SIZES="800,100", QUALITY="70")
+    assert FILE.read_text().startswith(f"{on_condition}export SIZES ?= 800,100\nexport PROJECT")
+    got = environment_of("plan", "STAGE=prod")
+    assert (got["QUALITY"], got["SIZES"]) == ("90", "800,100")
 
 
 @given(st.text(max_size=20))
@@ -113,8 +130,11 @@ def test_the_settings_of_another_project_are_not_taken_for_this_one() -> None:
     settings_file.check("my-project", made)
     settings_file.check("another-one", {})  # nobody has read it
     with pytest.raises(
-        CloudError, match=r"settings\.mk has the settings of my-project, and PROJECT=another-one"
+        CloudError, match=r"settings\.mk has the settings of my-project, but you said PROJECT=another-one"
     ):
         settings_file.check("another-one", made)
-    FILE.write_text(FILE.read_text().replace("export PROJECT ?= my-project\n", ""))
-    settings_file.check("another-one", made)
+    FILE.write_text(FILE.read_text().replace("?= my-project\n", "= my-project # ours\n"))
+    settings_file.check("my-project", made)
+    for whose in ("", "ifdef STAGE\nPROJECT = a-third\nelse\nPROJECT = another-one\nendif\n"):
+        FILE.write_text(whose)
+        settings_file.check("another-one", made)

@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,7 +13,7 @@ from infra.cloud import CloudError, after, redescribe, refusals, rights, setting
 from infra.cloud.apply import apply
 from infra.cloud.buckets import kept
 from infra.cloud.cloud import Cloud
-from infra.cloud.config import Config, help_lines, project_of
+from infra.cloud.config import INSTANCE_NAME, Config, help_lines, project_of
 from infra.cloud.deployed import begin, complete, services
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.plan import changes, removals, script, show
@@ -19,6 +21,7 @@ from infra.cloud.source import check_model
 from infra.cloud.source import read as read_source
 
 Run = Callable[[Console, Config, Cloud], None]
+PLACES = re.compile("REGION|CLOUD_SQL|SOURCE|.*_BUCKET")  # settings that say where data is
 
 
 def _plan(console: Console, config: Config, cloud: Cloud) -> None:
@@ -57,6 +60,7 @@ def _destroy(console: Console, config: Config, cloud: Cloud) -> None:
     data = bool(config.given.get("DATA"))
     _somebody_is_there(config, "destroy", config.project if data else "1")
     config = complete(config, cloud)
+    _check_left_instance(config, cloud, data)
     planned = removals(config, cloud, read_source(), data)
     show(console, planned, {}, "Nothing is there to destroy.")
     if not planned:
@@ -70,9 +74,30 @@ def _destroy(console: Console, config: Config, cloud: Cloud) -> None:
             != config.project
         ):
             raise CloudError("Nothing was changed.")
+    if cloud.services:
+        settings_file.write(config)  # they are the record of what was set, and go first
     apply(console, cloud.gcloud, planned)
-    kept = "" if data else ", but for buckets, database and secrets: DATA=1 takes them, too"
-    console.print(f"Destroyed{kept}.")
+    if data:
+        console.print("Destroyed.")
+        return
+    places = {name: value for name, value in config.chosen.items() if PLACES.fullmatch(name)}
+    again = shlex.join(f"{name}={value}" for name, value in {"PROJECT": config.project, **places}.items())
+    kept = f"buckets, database and secrets: make destroy {again} DATA=1 takes them, too."
+    console.print(f"Destroyed, except for {kept}", markup=False, soft_wrap=True)
+
+
+def _check_left_instance(config: Config, cloud: Cloud, data: bool) -> None:
+    """Raise CloudError where a database may be Dropcap's, and the services that would say so are gone."""
+    if not data or cloud.services or config.given.get("CLOUD_SQL"):
+        return
+    if "sqladmin.googleapis.com" not in cloud.apis:
+        return
+    instances = cloud.gcloud.read("sql", "instances", "list") or ()
+    if any(each["name"] == INSTANCE_NAME for each in instances):
+        raise CloudError(
+            f"There is a Cloud SQL instance {INSTANCE_NAME}, and no function is left that says whose it is: "
+            "CLOUD_SQL=new destroys it with all its data, CLOUD_SQL=default leaves it."
+        )
 
 
 def _rollback(console: Console, config: Config, cloud: Cloud) -> None:

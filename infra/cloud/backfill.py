@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dropcap.upload import Upload
 from infra import cost
-from infra.cloud import CloudError, refusals
+from infra.cloud import CloudError, refusals, settings_file
 from infra.cloud.backlog import Journal, State, enqueue, listing
 from infra.cloud.config import QUEUE, Config
 from infra.cloud.estimate import (
@@ -62,15 +62,16 @@ class Backfill:
         self.prefix: str = arguments.prefix
         self.gcloud = Gcloud(arguments.project)
         self.deployed = deployed(self.gcloud, arguments.region)
+        region = self.region = self.deployed.region
         settings = self.deployed.settings
         check_bucket(self.bucket, settings.uploads_bucket, settings)
         self.seconds: float = arguments.each_s or cost.seconds(bool(settings.gemini_api_key))
         login = credentials(self.gcloud)
         self.client = Client(arguments.project, login)
         self.tasks = Tasks(
-            f"projects/{arguments.project}/locations/{arguments.region}/queues/{QUEUE}",
+            f"projects/{arguments.project}/locations/{region}/queues/{QUEUE}",
             login,
-            Config(project=arguments.project, region=arguments.region).account("trigger"),
+            Config(project=arguments.project, region=region).account("trigger"),
             self.deployed.url,
             min(self.deployed.timeout_s + 5, 1800),  # Task.dispatch_deadline: a little more, 30 min at most
         )
@@ -150,7 +151,7 @@ class Backfill:
         alone = f"; {counted.ignored:,} are left alone (empty, folders, temporary, INCLUDE and EXCLUDE)"
         lines = {
             "from": self._where,
-            "to": f"{SERVICE} by the queue {QUEUE} ({self.arguments.project}, {self.arguments.region})",
+            "to": f"{SERVICE} by the queue {QUEUE} ({self.arguments.project}, {self.region})",
             "pictures": f"{counted.least}{counted.pictures:,}, {size(counted.bytes)}"
             + alone * bool(counted.ignored),
             "rate": f"{rate:.3g} a second: the queue sends {limits.per_second:g} a second, {limits.at_once} "
@@ -222,7 +223,7 @@ class Backfill:
         )
         if not self.state.complete:
             self._say("That is a month's work, and there are more: run the same again in some weeks.")
-        queue = f"--location={self.arguments.region} --project={self.arguments.project}"
+        queue = f"--location={self.region} --project={self.arguments.project}"
         self._say(f"what waits   gcloud tasks list --queue={QUEUE} {queue} --limit=10")
         self._say(f"halt         gcloud tasks queues pause {QUEUE} {queue}    (resume goes on)")
         self._say(f"drop it      gcloud tasks queues purge {QUEUE} {queue}")
@@ -242,7 +243,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     given = os.environ.get  # what stands after `make backfill` is in the environment
     options = {
         "project": (given("CLOUDSDK_CORE_PROJECT", ""), str, "where Dropcap is deployed"),
-        "region": ("europe-west1", str, "and in which region"),
+        "region": ("", str, "and in which region, where it is in several"),
         "bucket": ("", str, "the deployed UPLOADS_BUCKET"),
         "prefix": ("", str, "only objects whose names begin so"),
         "rate": (0.0, float, "set how many tasks a second the queue sends"),
@@ -256,6 +257,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     for name, meaning in {"restart": "begin anew, not where the last run ended", "yes": "do not ask"}.items():
         parser.add_argument(f"--{name}", action="store_true", default=bool(given(name.upper())), help=meaning)
     arguments = parser.parse_args(words)
+    settings_file.check(arguments.project, os.environ)
     if not arguments.project or not arguments.bucket:
         raise CloudError("Say what and where: make backfill PROJECT=my-project BUCKET=my-project-uploads")
     if not 0 <= arguments.rate <= 500:

@@ -22,6 +22,7 @@ NO_SECRET = f"whsec_{'A' * 32}"  # in place of one that is not given; it goes no
 NO_AUDIENCE = "/projects/0/locations/none/services/none"  # in place of what the project's number is in
 FUNCTION_TIMEOUT_S = 540  # shorter than the 600 s after which Pub/Sub would deliver once more
 MEMORY_MB = (512, 4096)  # second generation and 1 vCPU: cloud.google.com/run/docs/configuring/memory-limits
+INSTANCE_NAME = "dropcap"  # of CLOUD_SQL=new
 INSTANCE = re.compile(r"([a-z][a-z0-9-]{4,28}[a-z0-9]):([a-z0-9-]+):([a-z][a-z0-9-]*)")
 EMAIL = re.compile(r"[^\s@,]+@[^\s@,]+\.[^\s@,]+")
 
@@ -161,7 +162,9 @@ class Config:
                 f"({settings.retention_days}), or a user could no longer delete what lies in quarantine."
             )
         if self.cloud_sql and settings.database_url:
-            raise CloudError("DATABASE_URL and CLOUD_SQL are both set: say which of the two it is to be.")
+            raise CloudError(
+                "DATABASE_URL and CLOUD_SQL are both set: unset DATABASE_URL, or say CLOUD_SQL=default."
+            )
         if settings.database_url:
             address = database_url.read(settings.database_url)
             if address.local and not address.host.startswith("/"):
@@ -213,7 +216,7 @@ class Config:
     def instance(self) -> tuple[str, str, str]:
         """Project, region and name of the Cloud SQL instance; three empty words where there is none."""
         if self.cloud_sql == "new":
-            return self.project, self.region, "dropcap"
+            return self.project, self.region, INSTANCE_NAME
         found = INSTANCE.fullmatch(self.cloud_sql)
         return (found[1], found[2], found[3]) if found else ("", "", "")
 

@@ -9,7 +9,17 @@ from typing import Any
 from infra.cloud import CloudError
 from infra.cloud.buckets import DAY_S
 from infra.cloud.cloud import Cloud, look, look_around
-from infra.cloud.config import DEFAULT, QUEUE, SECRETS, SETTINGS, Config, budget_name, fits, usual_buckets
+from infra.cloud.config import (
+    DEFAULT,
+    DEFAULTS,
+    QUEUE,
+    SECRETS,
+    SETTINGS,
+    Config,
+    budget_name,
+    fits,
+    usual_buckets,
+)
 from infra.cloud.functions import ANNOTATIONS, CLOUD_SQL_LABEL, variables
 from infra.cloud.gcloud import Gcloud
 
@@ -40,7 +50,7 @@ def services(gcloud: Gcloud, said: str) -> tuple[str, dict[str, Any]]:
     `said` is the REGION that was said. Raises CloudError where Dropcap is in another one, or in several and
     none of them is said: a second one beside the first would share its buckets, accounts and alerts.
     """
-    said = "" if said == DEFAULT else said
+    said = str(DEFAULTS["REGION"]) if said == DEFAULT else said
     try:
         found = gcloud.read("run", "services", "list") or ()
     except CloudError as refused:

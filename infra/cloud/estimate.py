@@ -8,6 +8,7 @@ from dropcap.upload import Upload
 from infra import cost
 from infra.cloud import CloudError, functions
 from infra.cloud.backlog import PAGE
+from infra.cloud.deployed import services
 from infra.cloud.gcloud import Gcloud
 from infra.cloud.tasks import Limits
 
@@ -20,8 +21,9 @@ TASK = 0.40e-6  # US$ an operation: cloud.google.com/tasks/pricing, read on 2026
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """on_upload as it runs: its address, settings, most instances, and the seconds that it may take."""
+    """on_upload as it runs: where, its address, its settings, most instances, and the seconds it may take."""
 
+    region: str
     url: str
     settings: Settings
     instances: int
@@ -42,16 +44,11 @@ class Count:
         return "" if self.exact else "at least "
 
 
-def deployed(gcloud: Gcloud, region: str) -> Deployed:
-    """What runs now. Raises CloudError where nothing does."""
-    try:
-        service = gcloud.read("run", "services", "describe", SERVICE, f"--region={region}")
-    except CloudError as refused:
-        if "annot find" not in str(refused) and "could not be found" not in str(refused):
-            raise
-        raise CloudError(
-            f"No {SERVICE} runs in {gcloud.project}, {region}: make deploy comes first; REGION names another."
-        ) from refused
+def deployed(gcloud: Gcloud, said: str) -> Deployed:
+    """Return what runs now, in the REGION that was `said`, if any. Raises CloudError where nothing does."""
+    region, there = services(gcloud, said)
+    if (service := there.get(SERVICE)) is None:
+        raise CloudError(f"No {SERVICE} runs in {gcloud.project}: make deploy comes first.")
     template = service["spec"]["template"]
     annotations = {
         **service["metadata"].get("annotations", {}),
@@ -62,6 +59,7 @@ def deployed(gcloud: Gcloud, region: str) -> Deployed:
     ]
     instances = min((int(bound) for bound in bounds if bound), default=USUAL_INSTANCES)
     return Deployed(
+        region,
         service["status"]["url"],
         functions.settings(service),
         instances,

@@ -17,6 +17,7 @@ from infra.cloud.config import SECRETS
 from infra.cloud.source import ROOT
 
 PAUSE_S = (1.0, 30.0)  # before a second try, and the longest before a later one: each doubles the last
+HIDDEN = {*SECRETS, "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS"}  # make puts its command line into these
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Gcloud:
         self.project = project
         self._secrets = environment
         self._environment = {
-            **{name: value for name, value in environment.items() if name not in SECRETS},
+            **{name: value for name, value in environment.items() if name not in HIDDEN},
             "CLOUDSDK_CORE_PROJECT": project,
             "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
             "CLOUDSDK_CORE_SHOW_STRUCTURED_LOGS": "never",

@@ -42,6 +42,7 @@ def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
     if cloud.no_topic:
         topic = config.settings.events
         raise CloudError(f"There is no topic {topic}: gcloud pubsub topics create {topic}")
+    _check_instance(config, cloud)
     _check_sources(config, cloud)
     _check_safety(config, cloud)
     gallery.check(config)
@@ -70,6 +71,13 @@ def _unwanted(config: Config, cloud: Cloud, source: Source, declared: Sequence[R
     going = [each for each in _all(config, cloud, source) if each.title not in titles]
     found = [each.removal(cloud) for each in reversed(going) if not isinstance(each, Grant)]
     return [replace(each, why="no longer wanted") for each in found if each]
+
+
+def _check_instance(config: Config, cloud: Cloud) -> None:
+    """Raise CloudError where CLOUD_SQL names an instance by another region than its own."""
+    found = (cloud.instance or {}).get("connectionName", config.cloud_sql)
+    if config.cloud_sql not in ("", "new", found):
+        raise CloudError(f"CLOUD_SQL={config.cloud_sql} is not allowed: the instance is {found}.")
 
 
 def _check_safety(config: Config, cloud: Cloud) -> None:

@@ -44,6 +44,7 @@ SURFACES = {
     "sql": "cloudsql",
     "tasks": "cloudtasks",
 }
+AGAIN = "It usually passes by itself: run the same command again."
 PERMISSION = re.compile(r"\b(?!www\.|storage\.objectUser)([a-z]+(?:\.[a-zA-Z]+){2})\b(?!\.com|\.)")
 
 
@@ -72,7 +73,7 @@ class Claim:
 
     def found(self, words: Sequence[str], said: str) -> re.Match[str] | None:
         """Return where this message stands in what gcloud said to these words."""
-        return self.pattern.search(said) if re.match(self.on, " ".join(words)) else None
+        return self.pattern.search(_error(said)) if re.match(self.on, " ".join(words)) else None
 
 
 def _read() -> tuple[Claim, ...]:
@@ -101,7 +102,7 @@ def refusal(words: Sequence[str], said: str, project: str, account: Callable[[],
         if not (match := claim.found(words, said)):
             continue
         if claim.meaning == "wait":
-            return Passing(f"`{command}` was refused: {line} It passes: run the same again.", claim)
+            return Passing(f"`{command}` was refused: {line} {AGAIN}", claim)
         if claim.meaning == "permission":
             return _denied(words, said, project, account())
         found = match[1] if match.re.groups else ""
@@ -163,6 +164,12 @@ def _denied(words: Sequence[str], said: str, project: str, account: str) -> Clou
 
 def _api(beginning: str) -> str:
     return beginning.partition(".")[0]
+
+
+def _error(said: str) -> str:
+    """Return what gcloud said from its first ERROR on, in one line: as warnings before it mean nothing."""
+    first = re.search(r"^ERROR: ", said, re.MULTILINE)
+    return " ".join(said[first.start() if first else 0 :].split())
 
 
 def _last_line(said: str) -> str:

@@ -167,8 +167,8 @@ def _function(
     images, so it answers several requests at once, with as many threads (functions-framework has four a
     vCPU). An export is one answer, which lasts for as long as there are pictures to send.
     """
-    project, region, instance = config.instance
-    connection = f"{project}:{region}:{instance}" if instance else ""
+    # An instance that stayed when Dropcap moved is in another region.
+    connection = (cloud.instance or {}).get("connectionName") or ":".join(filter(None, config.instance))
     # Eventarc, Cloud Scheduler and Cloud Tasks of the project call from inside.
     inside, small, page = name in ("on-upload", "sweep"), name in SMALL, name == "gallery"
     entry, why = FUNCTIONS[name]

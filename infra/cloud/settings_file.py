@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from infra.cloud import CloudError
@@ -19,7 +19,9 @@ HEAD = (
     "override them.\n# make deploy writes here what it deployed, and leaves all other lines as they are. It "
     "writes no secret.\n"
 )
-ASSIGNED = re.compile(r"\s*(?:export\s+)?([A-Z_]+)\s*[?:]*=\s*(.*)")
+ASSIGNED = re.compile(r"\s*(?:export\s+)?([A-Z_]+)\s*[?:+]*=\s*(.*)")
+CONDITION = re.compile(r"\s*(ifn?eq|ifn?def|endif)\b")
+COMMENT = re.compile(r"(?<!\\)#.*")
 OWN = (NAMES | SETTINGS | {"PROJECT"}) - {*SECRETS} - {*NOT_KEPT}
 
 
@@ -38,17 +40,26 @@ def updated(text: str, settings: Mapping[str, str]) -> str:
     What it sets besides, its comments and its order stay. A value that make can't have is left out.
     """
     lines, left = [], {"PROJECT": "", **settings}
-    for each in (text or HEAD).replace("\\\n", " ").splitlines():
-        found = ASSIGNED.fullmatch(each)
-        if not found or found[1] not in OWN:
+    for each, found in _parsed(text or HEAD):
+        if not found:
             lines.append(each)
             continue
-        if comment := re.search(r"(?<!\\)#.*", found[2]):
+        if comment := COMMENT.search(found[2]):
             lines.append(comment[0])
         if value := left.pop(found[1], ""):
             lines += _lines(found[1], value)
     lines += [each for name, value in left.items() if value for each in _lines(name, value)]
     return "\n".join(lines) + "\n"
+
+
+def _parsed(text: str) -> Iterator[tuple[str, re.Match[str] | None]]:
+    """Yield each line, and where it sets one of ours; what is set on a condition is left to people."""
+    depth = 0
+    for each in text.replace("\\\n", " ").splitlines():
+        if condition := CONDITION.match(each):
+            depth += -1 if condition[1] == "endif" else 1
+        found = ASSIGNED.fullmatch(each)
+        yield each, found if found and not depth and found[1] in OWN else None
 
 
 def _lines(name: str, value: str) -> list[str]:
@@ -86,11 +97,11 @@ def replace(text: str) -> None:
 
 def check(project: str, environment: Mapping[str, str]) -> None:
     """Raise CloudError where make has read the file, and it is that of another project."""
-    if "MAKELEVEL" not in environment or not FILE.exists():
+    if "MAKELEVEL" not in environment or not FILE.is_file():
         return
-    for found in filter(None, map(ASSIGNED.fullmatch, FILE.read_text(errors="replace").splitlines())):
-        if found[1] == "PROJECT" and found[2].strip() != project:
+    for _, found in _parsed(FILE.read_text(errors="replace")):
+        if found and found[1] == "PROJECT" and (other := COMMENT.sub("", found[2]).strip()) != project:
             raise CloudError(
-                f"{FILE} has the settings of {found[2].strip()}, and PROJECT={project} is said: move the "
-                "file away, or delete its line PROJECT where both are to have the same settings."
+                f"{FILE} has the settings of {other}, but you said PROJECT={project}: move the file away, "
+                "or, if both projects are to have the same settings, delete its PROJECT line."
             )

@@ -1,5 +1,6 @@
 """Which gcloud this is: what a deployment needs of it is checked before anything is made."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ NEWEST = (
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """gcloud's version, and its components where it can tell them: one from a distribution can't."""
+    """gcloud's version and components, where it can tell them: one that somebody else has packed may not."""
 
     version: tuple[int, ...] = POLICIES
     components: frozenset[str] = frozenset()
@@ -28,8 +29,9 @@ class Tools:
     @classmethod
     def read(cls, answer: Mapping[str, str]) -> "Tools":
         """Return what `gcloud version --format=json` answers."""
-        numbers = answer.get("Google Cloud SDK", "0").split(".")
-        return cls(tuple(int(number) for number in numbers if number.isdigit()), frozenset(answer))
+        found = re.match(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?", answer.get("Google Cloud SDK", ""))
+        version = tuple(int(number or 0) for number in found.groups()) if found else cls().version
+        return cls(version, frozenset(answer))
 
     @property
     def policies(self) -> tuple[str, ...]:

@@ -145,8 +145,8 @@ def _leave_outputs_alone(result: Import) -> None:
     if failed := result.given.get("FAILED_IMAGES_PATH", "").strip("/"):
         if set(failed) & {",", "?"}:
             raise CloudError(
-                f"FAILED_IMAGES_PATH={failed} can't be imported: patterns here can't match a literal comma or "
-                "question mark."
+                f"FAILED_IMAGES_PATH={failed} can't be imported: patterns here can't match a literal comma "
+                "or question mark."
             )
         outputs += [f"{failed}/*", f"*/{failed}/*"]
     before = result.settings.get("EXCLUDE", "")

@@ -188,6 +188,17 @@ def test_one_image_is_all_functions_and_each_says_which_it_is(there: Deployment)
         assert f"\ndef {target}(request" in (there.functions / "main.py").read_text()
 
 
+def test_where_somebody_deleted_the_image_what_is_said_has_it_built_anew_for_all(there: Deployment) -> None:
+    there.plane.images.clear()
+    ran = there.make("deploy", MAX_PER_HOUR="7")
+    said = re.search(r"\(Image '\S+' not found\.\): (gcloud .*), then make deploy", ran.error)
+    assert said
+    there.run_script(f"{said[1]} --region=europe-west1 --quiet")
+    ran = there.deployed(MAX_PER_HOUR="7")
+    assert len([line for line in ran.lines if "builds:submit" in line]) == 1
+    assert {there.container(name)["image"] for name in NAMES} == {*there.plane.images}
+
+
 def test_one_changed_setting_is_one_request_a_function_and_no_build(there: Deployment) -> None:
     before = {name: there.service(name)["spec"]["template"]["metadata"]["name"] for name in NAMES}
     ran = there.deployed(**ALERTS, MAX_PER_HOUR="7")

@@ -88,7 +88,8 @@ class Function(Resource):
     def wanted(self, cloud: Cloud) -> Facts:
         unwanted = variables(cloud.services.get(self.name)).keys() & SETTINGS
         facts = dict.fromkeys(sorted(unwanted)) | self._template(cloud)
-        return {"source": self.source.digest, "traffic": "to the newest", "state": "ready"} | facts
+        code = {"source": self.source.digest, "image": self._origin()}
+        return code | {"traffic": "to the newest", "state": "ready"} | facts
 
     def found(self, cloud: Cloud) -> Facts | None:
         if (service := cloud.services.get(self.name)) is None:
@@ -102,8 +103,11 @@ class Function(Resource):
             (each for each in status.get("conditions", ()) if each["type"] == "Ready"), {}
         )
         latest = all(each.get("latestRevision") for each in spec.get("traffic", ()) if each.get("percent"))
+        first = cloud.services.get(self.image_of or self.name, {}).get("spec", {}).get("template", {})
+        images = {each.get("spec", {}).get("containers", [{}])[0].get("image") for each in (first, template)}
         return {
             "source": metadata.get("labels", {}).get("dropcap-source"),
+            "image": self._origin() if len(images) == 1 else "another",
             "traffic": "to the newest" if latest else "to an earlier revision",
             "state": "failed" if ready.get("status") == "False" else "ready",
             "memory": limits.get("memory"),
@@ -128,7 +132,7 @@ class Function(Resource):
 
     def summary(self, wanted: Facts) -> str:
         instances = f"at most {self.instances} instance{'s' * (self.instances != 1)}"
-        code = f"{self.source.commit} {self._origin()}"
+        code = f"{self.source.commit} {wanted['image']}"
         return f"{code}, {wanted['memory']}, {instances}, {self.ingress} ingress"
 
     def _origin(self) -> str:
@@ -156,7 +160,7 @@ class Function(Resource):
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
         commands = [self._with_variables(cloud)] if self._changes_kind(cloud) else []
-        if "source" in differing:
+        if differing.keys() & {"source", "image"}:
             commands.append(self._deploy(cloud))
         elif differing.keys() - {"traffic"}:
             commands.append(self._command(cloud, "run", "services", "update", self.name))

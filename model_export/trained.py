@@ -237,6 +237,7 @@ def _whisper_config(weights: dict[str, Tensor]) -> WhisperConfig:
     words, width = weights["decoder/embeddings/weight"].shape
     return WhisperConfig(
         vocab_size=words,
+        pad_token_id=0,
         d_model=width,
         encoder_layers=len(layers),
         decoder_layers=len(layers),

@@ -141,6 +141,16 @@ def test_what_speaks_against_a_model_is_said_before_its_weights_are_fetched(hub:
     assert not hub.sent
 
 
+def test_a_small_file_that_is_large_is_refused_before_anything_is_fetched(
+    hub: Hub, repository: Path, tmp_path: Path
+) -> None:
+    with (repository / "tokenizer.json").open("wb") as file:
+        file.truncate(20_000_001)
+    folder, said = fetch(hub.address, tmp_path)
+    assert (folder, said) == ("", f"{NAME}: tokenizer.json has 20,000,001 bytes: that is no captioner's")
+    assert not [line for line in hub.asked if "/resolve/" in line]
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [("no/such", "401"), ("some/blip@none", "Revision Not Found"), ("some/empty", "has no config.json")],

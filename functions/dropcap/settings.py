@@ -262,7 +262,7 @@ class Settings:
         512, "memory of the instance where no cgroup limit is lower, MiB", *_number(128, 32_768)
     )
     memory_warning_mb: int = _setting(
-        425, "resident memory that is worth a warning, MB", *_number(64, 32_768)
+        400, "resident memory that is worth a warning, MB", *_number(64, 32_768)
     )
     database_url: str = _setting(
         "",

@@ -316,7 +316,7 @@ def test_identity_aware_proxy_is_on_before_its_account_may_call_and_off_before_a
     [stays] = re.findall("^Stays as deployed: (.*)$", again.out, re.MULTILINE)
     assert "AUTH=iap" in stays
     assert "AUDIENCE" not in stays
-    off = there.deployed(AUTH="default", ALERTS="0")
+    off = there.deployed(AUTH="default", ALERTS="0", BUDGET="default")  # which needs the address, too
     watched = [key for key in there.plane.resources if key.startswith("monitoring/")]
     assert [key.rpartition("/")[2] for key in watched] == ["dropcap"]  # the dashboard
     first = [line.rpartition("/")[2] for line in off.lines[:2]]

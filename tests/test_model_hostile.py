@@ -355,7 +355,10 @@ def test_a_stopped_download_leaves_the_old_model_and_no_folder(
         go_on.wait(60)
 
     code = (
-        "import runpy; from pathlib import Path; from model_export import download\n"
+        "import runpy, signal; from pathlib import Path; from model_export import download\n"
+        # As at a terminal: what runs in the background of a shell, or under nohup, ignores these.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"download.DOWNLOADS = Path({str(tmp_path / 'downloads')!r})\n"
         "runpy.run_module('model_export', run_name='__main__')"
     )

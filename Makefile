@@ -88,7 +88,7 @@ endif
 else
 	@$(CHECKPOINT) || { printf 'make: no model in %s: name a repository of the hub, a folder, an archive or an https address\n' $(NAMED) >&2; exit 2; }
 	@[ -e .venv-model/installed ] || echo "This takes a download of PyTorch (0.5 GB, once); for BLIP-base 1 GB more, 6 GB of disk, 4 GB of memory, 2 to 5 minutes."
-	@$(MAKE) --no-print-directory .venv-model/installed
+	@$(MAKE) --no-print-directory --silent .venv-model/installed
 	@$(EXPORT) -m model_export export --checkpoint=$(NAMED) $(if $(RESOLUTION),--resolution $(RESOLUTION)) \
 	    $(if $(DECODER_BITS),--bits $(DECODER_BITS))
 endif

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -293,14 +294,27 @@ def _recipes(asked: argparse.Namespace) -> int:
     return 0
 
 
+def _check_count(count: int) -> None:
+    from .datasets import EvaluateError
+
+    if count < 1:
+        raise EvaluateError(f"--count {count}: there must be one picture at least")
+
+
+def _status(failed: Sequence[str]) -> int:
+    """Print a line for each threshold that is missed, and return the exit status."""
+    for line in failed:
+        print(line, file=sys.stderr)
+    return 1 if failed else 0
+
+
 def _evaluate(asked: argparse.Namespace) -> int:
     from .datasets import EvaluateError, coco, held_out
     from .evaluate import compare_bits, evaluate
 
     if bool(asked.coco) != bool(asked.pictures):
         raise EvaluateError("--coco captions.json and --pictures FOLDER go together: give both, or none")
-    if asked.count < 1:
-        raise EvaluateError(f"--count {asked.count}: there must be one picture at least")
+    _check_count(asked.count)
     bits = BITS if asked.bits == "all" else tuple(filter(None, asked.bits.split(",")))
     if unknown := [name for name in bits if name not in BITS]:
         raise EvaluateError(f"--bits {unknown[0]} is none of {', '.join(BITS)} and all")
@@ -315,19 +329,16 @@ def _evaluate(asked: argparse.Namespace) -> int:
     limits = {name: getattr(asked, name) for name in names if hasattr(asked, name)}
     how: dict[str, Any] = {"checkpoint": asked.checkpoint, "beams": asked.beams, "asked": limits}
     failed = compare_bits(*what, bits, **how) if bits else evaluate(*what, against=asked.against, **how)
-    for line in failed:
-        print(line, file=sys.stderr)
-    return 1 if failed else 0
+    return _status(failed)
 
 
 def _confidence(asked: argparse.Namespace) -> int:
     from dropcap.blip import Card
 
     from . import confidence
-    from .datasets import EvaluateError, held_out
+    from .datasets import held_out
 
-    if asked.count < 1:
-        raise EvaluateError(f"--count {asked.count}: there must be one picture at least")
+    _check_count(asked.count)
     photographs = confidence.photographs(asked.photographs)
     groups = photographs | (confidence.photographs(asked.others) if asked.others else {})
     if asked.write:
@@ -340,17 +351,13 @@ def _confidence(asked: argparse.Namespace) -> int:
     failed = confidence.misses(counted, scenes.name, list(photographs))
     confidence.show(counted, confidence.WAYS)
     confidence.report(asked.report, asked.model, counted, failed)
-    for line in failed:
-        print(line, file=sys.stderr)
-    return 1 if failed else 0
+    return _status(failed)
 
 
 def _witnesses(asked: argparse.Namespace) -> int:
-    from .datasets import EvaluateError
     from .witnesses import evaluate
 
-    if asked.count < 1:
-        raise EvaluateError(f"--count {asked.count}: there must be one picture at least")
+    _check_count(asked.count)
     evaluate(asked.model, asked.count, asked.seed, asked.report, asked.tuning)
     return 0
 

@@ -26,6 +26,7 @@ from tests.cloud import FIRST, Deployment, load, once, save
 from tests.control_plane import ControlPlane
 from tests.describing import settings, stand_in  # noqa: F401  fixtures
 from tests.events import functions  # noqa: F401  a fixture
+from tests.installing import downloads, old  # noqa: F401  fixtures
 from tests.issuer import Issuer
 from tests.schemas import outside, sound  # noqa: F401  fixtures
 from tests.warm_gcloud import WarmGcloud

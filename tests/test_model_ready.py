@@ -21,29 +21,14 @@ from dropcap.blip import Captioner, ModelError
 from model_export import download
 from model_export.ready import InstallError, archive, install
 from tests.app import ROOT
+from tests.installing import unchanged
 
 SHIPPED = ROOT / "functions" / "model"
 CARD = json.loads((SHIPPED / "model.json").read_text())
 FILES = ["model.json", *sorted(CARD["files"])]
 
 
-@pytest.fixture(autouse=True)
-def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(download, "DOWNLOADS", tmp_path / "downloads")
-    return tmp_path / "downloads"
-
-
-@pytest.fixture
-def old(tmp_path: Path) -> Path:
-    """What lies in the model folder before."""
-    folder = tmp_path / "out" / "model"
-    folder.mkdir(parents=True)
-    (folder / "model.json").write_text("the old one")
-    return folder
-
-
-def unchanged(old: Path) -> bool:
-    return (old / "model.json").read_text() == "the old one" and list(old.parent.iterdir()) == [old]
+pytestmark = pytest.mark.usefixtures("downloads")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -43,7 +43,7 @@ NUMBER = (ValueError, OverflowError)  # what int and float raise of a number tha
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """How sure a caption must be: `model_export confidence` measures it.
+    """Threshold of a caption's confidence, as `model_export confidence` measures it.
 
     A caption's confidence is the mean log-probability of its tokens, less `weight` times the distance of the
     picture from those of `file` (known.py); no file: the former alone.

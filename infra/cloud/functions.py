@@ -242,7 +242,7 @@ class Function(Resource):
         return replace(made, again=self._again(suffix))
 
     def _again(self, suffix: str) -> tuple[str, ...]:
-        """Return the words that make another revision of what the service is already to be."""
+        """Return the arguments that create a new revision of a service whose settings stay as they are."""
         region = f"--region={self.region}"
         return ("run", "services", "update", self.name, region, f"--revision-suffix={suffix}")
 

@@ -1,0 +1,26 @@
+"""Folders for tests that install ready models."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where models are downloaded to."""
+    monkeypatch.setattr("model_export.download.DOWNLOADS", tmp_path / "downloads")
+    return tmp_path / "downloads"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """What lies in the model folder before."""
+    folder = tmp_path / "out" / "model"
+    folder.mkdir(parents=True)
+    (folder / "model.json").write_text("the old one")
+    return folder
+
+
+def unchanged(old: Path) -> bool:
+    """Return whether the old model is there, with nothing beside it."""
+    return (old / "model.json").read_text() == "the old one" and list(old.parent.iterdir()) == [old]

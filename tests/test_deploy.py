@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dropcap.settings import Settings
-from infra.cloud import after, config, source
+from infra.cloud import after, config, monitoring, source
 from infra.cloud.cloud import Cloud
 from infra.cloud.config import NO_SECRET, NOT_KEPT, SECRETS, SETTINGS
 from infra.cloud.deployed import begin
@@ -133,7 +133,7 @@ def test_who_operates_it_is_told(there: Deployment) -> None:
     [channel] = [each for key, each in resources.items() if "/notificationChannels/" in key]
     assert channel["labels"] == {"email_address": "ana@example.com"}
     alerts = [each for key, each in resources.items() if "/alertPolicies/" in key]
-    assert len(alerts) == len(list((source.ROOT / "infra/cloud/monitoring/alerts").iterdir()))
+    assert len(alerts) == len(monitoring.alerts(monitoring.Values("", "")))
     for alert in alerts:
         assert alert["notificationChannels"] == [channel["name"]]
     [budget] = [each for key, each in resources.items() if "/budgets/" in key]

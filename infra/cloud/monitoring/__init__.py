@@ -4,12 +4,12 @@
     alerts.toml     the AlertPolicies; the documentation of each says what it means and what to do first
     dashboard.toml  the Dashboard `dropcap`
 
-`${PROJECT}`, `${REGION}` and the filters in `_read` are filled in; a `$` of Google's own is written `$$`. What
-is made of them has the formats of Google's REST references (logging v2 projects.metrics, monitoring v3
+`${PROJECT}`, `${REGION}` and the filters in `_read` are filled in; a `$` of Google's own is written `$$`. The
+results have the formats of Google's REST references (logging v2 projects.metrics, monitoring v3
 projects.alertPolicies, monitoring v1 projects.dashboards).
 
-- Metrics come first: Cloud Monitoring refuses an alert on a metric that it does not know yet, and may not know
-  it until 10 minutes after its creation ("Cannot find metric(s) that match type").
+- Metrics come first: Cloud Monitoring refuses an alert on a metric that it does not know yet, for up to 10
+  minutes after the metric's creation ("Cannot find metric(s) that match type").
 - A value that is its field's default (a threshold of 0, for example) is left out: Google's answers omit it.
 - The alert on an absence needs a first point; Cloud Scheduler's failures reveal a sweep that never ran.
 """

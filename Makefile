@@ -1,7 +1,7 @@
 # `make help` lists what there is. Settings may be given on the command line: make run PORT=8090 SIZES=800,200
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help run sweep test lint lock audit train model model-archive evaluate prove estimates bench bench-database torture soak scaling samples screenshots
+.PHONY: help run sweep test lint lock audit train model model-archive evaluate prove estimates bench bench-database chaos torture soak scaling samples screenshots
 .PHONY: import plan deploy verify backfill redescribe rollback logs open destroy
 
 PORT ?= 8080
@@ -102,22 +102,27 @@ evaluate: .venv-model/installed ## captions before and after quantization, and t
 	@$(if $(COCO),,$(EXPORT) -m model_export confidence $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS)))
 
 prove: .venv-dev/installed build/random-base/model.json ## BLIP-base in 512 MiB that the kernel enforces: PROVE="--uploads 100 --no-naive"
-	@$(DEV) -m infra.prove $(PROVE)
+	@$(DEV) -m tests.memory $(PROVE)
 
 estimates: .venv-dev/installed ## each decoder's peak memory beside its estimate, for a file of every kind: ESTIMATES="--only TIFF --width 3000"
-	@$(DEV) -m infra.prove.estimates $(ESTIMATES)
+	@$(DEV) -m tests.memory.estimates $(ESTIMATES)
 
 bench: .venv/installed .venv-dev/installed .venv-bench/installed build/random-base/model.json ## time and memory beside other ways, into build/bench.json: BENCH="--rounds 9"
-	@$(DEV) -m infra.bench $(BENCH)
+	@$(DEV) -m tests.bench $(BENCH)
 
 bench-database: .venv-dev/installed ## time of the database at 10 million analyses, into build/bench-database.json: BENCH="--analyses 100000"
-	@$(DEV) -m infra.bench.database $(BENCH)
+	@$(DEV) -m tests.bench.database $(BENCH)
 
-torture: .venv-dev/installed ## kills, duplicates, zombies, faults, and whether every promise is kept: TORTURE="--seed 7 --kills 50"
-	@$(DEV) -m infra.torture $(TORTURE)
+chaos: .venv-dev/installed ## kill, duplicate and fail at random, and check that every promise is kept: CHAOS="--seed 7 --kills 50"
+	@$(DEV) -m tests.chaos $(CHAOS)
+
+# Deprecated: `make chaos` has the same options, in CHAOS.
+torture:
+	@echo "make: torture is deprecated, use make chaos$(if $(TORTURE), CHAOS='$(TORTURE)')" >&2
+	@$(MAKE) --no-print-directory chaos CHAOS="$(CHAOS) $(TORTURE)"
 
 soak: .venv-dev/installed ## 2,000 uploads through one instance, and whether anything grows: SOAK="--uploads 200"
-	@$(DEV) -m infra.torture.soak $(SOAK)
+	@$(DEV) -m tests.chaos.soak $(SOAK)
 
 scaling: .venv-dev/installed .venv-bench/installed ## simulate from 0.01 to 10,000 uploads a second, say what limits it: SCALING="--write"
 	@$(DEV) -m infra.scaling $(SCALING)
@@ -126,7 +131,7 @@ samples: .venv-dev/installed ## draw the sample pictures anew
 	@$(DEV) -m model_export samples
 
 screenshots: .venv-dev/installed ## take pictures of the gallery, into build/screenshots: SCREENSHOTS="--write" puts two into docs/
-	@$(DEV) -m infra.screenshots $(SCREENSHOTS)
+	@$(DEV) -m tests.support.screenshots $(SCREENSHOTS)
 
 import: .venv/installed ## take over the settings of Firebase's Resize Images: EXTENSION=extensions/NAME.env or a kit's folder, PROJECT=my-project FORCE=1
 	@$(RUN) -m infra.resize_images $(if $(PROJECT),--project "$(PROJECT)") $(if $(FORCE),--force) "$(EXTENSION)"
@@ -171,5 +176,5 @@ build/random-base/model.json: | .venv-dev/installed
 .venv-model/installed: infra/pip.txt functions/requirements.txt model_export/requirements.txt
 	@sh infra/environment.sh .venv-model functions/requirements.txt model_export/requirements.txt
 
-.venv-bench/installed: infra/pip.txt infra/bench/requirements.txt
-	@sh infra/environment.sh .venv-bench infra/bench/requirements.txt
+.venv-bench/installed: infra/pip.txt tests/bench/requirements.txt
+	@sh infra/environment.sh .venv-bench tests/bench/requirements.txt

@@ -14,12 +14,13 @@ from math import ceil
 from dropcap import settings
 from dropcap.prompt import MAX_OUTPUT_TOKENS, SCHEMA, SYSTEM_INSTRUCTION
 from dropcap.prompt import REQUEST as ASKED
-from infra.bench.cost import GIB_S, REQUEST, VCPU_S
 from infra.cloud.config import Config
 from infra.cloud.resources import IMAGES_KEPT
 
 VOLUMES = (100, 10_000, 1_000_000)  # pictures a month
 GIB = 2.0**30
+# cloud.google.com/run/pricing, request-based billing in tier 1 regions, US$, read on 2026-11-23.
+VCPU_S, GIB_S, REQUEST = 0.000024, 0.0000025, 0.40 / 1e6
 DAYS, HOURS = 30, 730  # of a month; Google's own examples count 730 hours
 
 

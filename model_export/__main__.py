@@ -240,7 +240,7 @@ def _train(asked: argparse.Namespace) -> int:
 
 def _export(asked: argparse.Namespace) -> int:
     began = time.monotonic()
-    from infra.peak import peak_mb
+    from tests.memory.peak import peak_mb
 
     from .export import export
     from .quantize import RECIPES

@@ -22,7 +22,7 @@ import onnxruntime as ort
 import psutil
 
 from dropcap import blip, graphs, memory
-from infra.peak import peak_mb
+from tests.memory.peak import peak_mb
 
 TOKENS = 16
 MB = 1e6

@@ -16,8 +16,8 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, WebError, sync_playwright
 
 from dropcap.settings import Settings
-from infra.chromium import MISSING, found, launched
 from infra.local.stack import Stack
+from tests.support.chromium import MISSING, found, launched
 
 WAIT_MS = 60_000  # for what takes a second where nothing else runs
 INSTALL_S = 200

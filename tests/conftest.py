@@ -14,8 +14,6 @@ from pg8000.native import Connection
 
 from dropcap.database import Database, connect
 from dropcap.settings import Settings
-from infra import no_demo as no_demonstration
-from infra.limit import NoLimit, kernel_limit
 from infra.local.gemini import GeminiStandIn
 from infra.local.postgres import SEED, Postgres
 from infra.local.storage import Storage
@@ -28,7 +26,9 @@ from tests.describing import settings, stand_in  # noqa: F401  fixtures
 from tests.events import functions  # noqa: F401  a fixture
 from tests.installing import downloads, old  # noqa: F401  fixtures
 from tests.issuer import Issuer
+from tests.memory.limit import NoLimit, kernel_limit
 from tests.schemas import outside, sound  # noqa: F401  fixtures
+from tests.support import no_demo as no_demonstration
 from tests.warm_gcloud import WarmGcloud
 
 ROOM = 2**30  # bytes: a server of a test worker takes less than 200 MB

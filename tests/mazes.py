@@ -200,7 +200,7 @@ def main() -> None:
     from dropcap import picture
     from dropcap.errors import Rejected
     from dropcap.settings import Settings
-    from infra.peak import peak_mb
+    from tests.memory.peak import peak_mb
 
     settings = Settings(memory_limit_mb=1024, memory_warning_mb=1024)
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))

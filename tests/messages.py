@@ -14,7 +14,16 @@ from pathlib import Path
 from tests.app import ROOT
 
 # What answers in a part's place speaks to programs, and what measures is for who develops.
-SOURCES = ("functions/**/*.py", "infra/local/*.py", "infra/cloud/**/*.py", "infra/*.py", "model_export/*.py")
+SOURCES = (
+    "functions/**/*.py",
+    "infra/local/*.py",
+    "infra/cloud/**/*.py",
+    "infra/*.py",
+    "model_export/*.py",
+    "tests/memory/limit.py",
+    "tests/support/chromium.py",
+    "tests/support/screenshots.py",
+)
 SILENT = ("infra/local/rules.py", "infra/local/gemini_faults.py")
 SCRIPT = ROOT / "infra" / "environment.sh"
 VARIES = "…"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from dropcap import animation, memory, picture, pixels
 from dropcap.settings import Settings
-from infra.peak import peak_mb
-from infra.prove.taken import begin_anew
+from tests.memory.peak import peak_mb
+from tests.memory.taken import begin_anew
 
 
 def frames_peak_and_need(path: str, side: int) -> tuple[float, float]:

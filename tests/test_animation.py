@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw
 
 from dropcap import animation, headers, picture
 from dropcap.settings import Settings
-from infra.peak import peak_mb
-from infra.prove.taken import NO_PEAK, begin_anew
 from tests.app import Start, rows
 from tests.children import fresh_python
+from tests.memory.peak import peak_mb
+from tests.memory.taken import NO_PEAK, begin_anew
 from tests.peaks import frames_peak_and_need
 from tests.pictures import DISPLAY_P3, OF_P3, SRGB_OF_P3, alike, corners, exif, quadrants
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from infra.bench import cost, deployed, extras
-from infra.bench.floor import products
-from infra.bench.workers import Failed, Turn, figures, growth, take_turns
 from tests.app import ROOT, SAMPLES
+from tests.bench import cost, deployed, extras
+from tests.bench.floor import products
+from tests.bench.workers import Failed, Turn, figures, growth, take_turns
 
 MODEL = ROOT / "functions" / "model"
 PICTURE = next(SAMPLES.glob("*.jpg"))
-WAYS = (sys.executable, "infra.bench.ways")
+WAYS = (sys.executable, "tests.bench.ways")
 
 
 def turn(seconds: float, rss_mb: float = 0.0) -> Turn:
@@ -41,7 +41,7 @@ def test_memory_is_flat_from_caption_to_caption() -> None:
 
 
 def test_a_median_leaves_out_the_turn_that_warms_up() -> None:
-    from infra.bench.workers import Figure
+    from tests.bench.workers import Figure
 
     figure = Figure.of([turn(100), *map(turn, (1, 2, 3, 4, 5))])
     assert (figure.seconds, figure.quartiles, figure.cpu_s) == (3, (2, 4), 1.5)

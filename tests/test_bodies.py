@@ -15,12 +15,12 @@ import requests
 from werkzeug.datastructures import MultiDict
 
 from dropcap import body
-from infra.limit import kernel_limit
 from infra.local.ports import free_port
 from infra.local.process import Process
 from tests.app import EVENT, ROOT, App, Start, event_of, problem, rows, small_png
 from tests.children import FUNCTIONS, python_path
 from tests.issuer import Issuer
+from tests.memory.limit import kernel_limit
 
 LIMIT_MIB = 300  # of five functions in one process; 12 MB of JSON took 320 MB more
 STRUCTURED = {"Content-Type": "application/cloudevents+json"}

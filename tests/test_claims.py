@@ -13,10 +13,10 @@ from PIL import Image
 from dropcap import dimensions, picture
 from dropcap.errors import Rejected
 from dropcap.settings import Settings
-from infra.limit import NO_LIMIT, kernel_limit
 from tests.app import ROOT
 from tests.bombs import BOMBS
 from tests.children import FUNCTIONS, python_path
+from tests.memory.limit import NO_LIMIT, kernel_limit
 from tests.pictures import FORMATS, encoded, quadrants
 
 # Refuses every file of a folder, in one process that may not grow by 100 MiB: its address space where the
@@ -28,7 +28,7 @@ from PIL import Image
 from dropcap import picture
 from dropcap.errors import Rejected
 from dropcap.settings import Settings
-from infra.peak import peak_mb
+from tests.memory.peak import peak_mb
 
 def code(check, *arguments):
     try:

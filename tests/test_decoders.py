@@ -23,9 +23,9 @@ from dropcap import decoders, memory, picture, pixels
 from dropcap.decoders import DECODERS, Decoder
 from dropcap.errors import Rejected
 from dropcap.settings import Settings
-from infra.prove.taken import NO_PEAK, peak_and_need
 from tests import pictures
 from tests.app import CAPTION, PICTURE, Start, rows
+from tests.memory.taken import NO_PEAK, peak_and_need
 from tests.pictures import QUADRANTS, alike, corners, encoded, exif, quadrants
 
 ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
@@ -272,7 +272,7 @@ def fresh() -> Iterator[Callable[..., tuple[float, float]]]:
     if NO_PEAK:
         pytest.skip(NO_PEAK)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["infra.prove.taken"])
+    context.set_forkserver_preload(["tests.memory.taken"])
     with context.Pool(1, maxtasksperchild=1) as pool:
         yield partial(pool.apply, peak_and_need)
 

@@ -15,8 +15,8 @@ from dropcap import words
 from dropcap.analysis import Caption, Description, Said, Source
 from dropcap.blip import Card
 from dropcap.settings import MODEL_FOLDER
-from infra import no_demo as no_demonstration
 from tests.app import CAPTION, MAIN, NAME, PICTURE, App, Start, rows
+from tests.support import no_demo as no_demonstration
 from tests.test_gallery_export import export, table, unpacked
 
 NOTICE = Card.read(MODEL_FOLDER).notice

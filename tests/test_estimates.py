@@ -5,9 +5,9 @@ from itertools import chain
 
 import pytest
 
-from infra.prove.estimates import measured
-from infra.prove.kinds import kinds
-from infra.prove.taken import NO_PEAK
+from tests.memory.estimates import measured
+from tests.memory.kinds import kinds
+from tests.memory.taken import NO_PEAK
 
 SIZE = (2100, 1400)  # px: 2.9 MP
 HARD = (

@@ -9,8 +9,8 @@ import requests
 
 from infra.local.ports import free_port
 from infra.local.process import Process, framework
-from infra.peak import peak_mb
 from tests.app import EXPECTED, MAIN, ROOT, SAMPLES, Start
+from tests.memory.peak import peak_mb
 from tests.test_gallery_uploads import PAGE, drop
 
 MOST_MB = 150

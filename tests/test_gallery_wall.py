@@ -14,8 +14,8 @@ from dropcap.gallery import drawing, wall
 from dropcap.gallery.cards import Card
 from dropcap.gallery.wall import Filters
 from dropcap.settings import Settings
-from infra.bench.operations import Bench
 from tests.app import Start, small_png
+from tests.bench.operations import Bench
 from tests.test_database import record, upload
 
 START = dt.datetime(2026, 3, 5, tzinfo=dt.UTC)

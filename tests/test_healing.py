@@ -16,11 +16,11 @@ import requests
 from dropcap.bucket import Buckets
 from dropcap.database import connect_inside
 from dropcap.upload import Upload, posted
-from infra.limit import Limit, kernel_limit
 from infra.local.ports import free_port
 from infra.local.process import Process
 from tests.app import EVENT, ROOT, Start, event_of, problem, rows, small_png
 from tests.children import FUNCTIONS, python_path
+from tests.memory.limit import Limit, kernel_limit
 
 DIED = 0  # in place of an HTTP status
 WAIT_S = 60

@@ -13,11 +13,11 @@ import requests
 from PIL import Image
 
 from dropcap import memory
-from infra.limit import kernel_limit
 from infra.local.ports import free_port
 from infra.local.process import Process
 from tests.app import EVENT, EXPECTED, ROOT, SAMPLES, Start, event_of, rows, small_png
 from tests.children import FUNCTIONS, python_path
+from tests.memory.limit import kernel_limit
 
 LIMIT_MIB = 512
 LARGE_MIB = 32_768  # this process may hold PyTorch as well

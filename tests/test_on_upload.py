@@ -17,8 +17,8 @@ from dropcap import logs
 from dropcap.analysis import Published
 from dropcap.bucket import Buckets
 from dropcap.upload import Upload
-from infra.torture.proxy import Fault, Proxy
 from tests.app import CAPTION, EVENT, EXPECTED, NAME, PICTURE, SAMPLES, Start, event_of, rows, small_png
+from tests.chaos.proxy import Fault, Proxy
 
 
 def test_an_upload_gets_caption_description_and_pictures_and_its_source_is_deleted(start: Start) -> None:

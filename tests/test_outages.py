@@ -13,8 +13,8 @@ import pytest
 from dropcap.memory import Watch
 from dropcap.upload import Upload
 from infra.local.postgres import Postgres
-from infra.torture.proxy import Fault, Proxy
 from tests.app import App, Start, rows, small_png
+from tests.chaos.proxy import Fault, Proxy
 from tests.test_healing import lease_runs_out
 
 QUICK = {"SIZES": "200", "GEMINI_API_KEY": ""}

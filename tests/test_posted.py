@@ -13,8 +13,8 @@ from dropcap.analysis import Published
 from dropcap.bucket import Buckets
 from dropcap.gcs import NotStored
 from dropcap.upload import posted
-from infra.torture.proxy import Fault, Proxy
 from tests.app import App, Start, problem, rows, small_png
+from tests.chaos.proxy import Fault, Proxy
 from tests.test_healing import lease_runs_out
 
 QUICK = {"SIZES": "40,20", "GEMINI_API_KEY": ""}

@@ -13,12 +13,12 @@ import pytest
 
 from dropcap import picture
 from dropcap.settings import Settings
-from infra.prove.encoders import KINDS, Kind
-from infra.prove.instance import DELIVERIES, Platform
-from infra.prove.outside import Outside
-from infra.prove.uploads import BAD, FIRST, Sample, drawn, plans
 from tests.app import ROOT, SAMPLES
 from tests.children import FUNCTIONS, python_path
+from tests.memory.encoders import KINDS, Kind
+from tests.memory.instance import DELIVERIES, Platform
+from tests.memory.outside import Outside
+from tests.memory.uploads import BAD, FIRST, Sample, drawn, plans
 
 MODEL = ROOT / "functions" / "model"
 RESOURCE = {"bucket": "uploads", "name": "ana/a.png", "generation": "1"}
@@ -36,7 +36,7 @@ NEVER_FULL = HUNGRY.replace("mark.touch()", "pass")
 
 def prove(folder: Path, *words: str, unprivileged: bool = False) -> tuple[int, str, str]:
     """Exit status, output and errors of a short run with the model that ships."""
-    command = [sys.executable, "-B", "-m", "infra.prove", "--no-naive", "--largest", "0.5"]
+    command = [sys.executable, "-B", "-m", "tests.memory", "--no-naive", "--largest", "0.5"]
     command += ["--model", str(MODEL), "--build", str(folder), *words]
     environment = os.environ | {"PYTHONPATH": python_path(FUNCTIONS), "PYTHONWARNINGS": "ignore"}
     if unprivileged:

@@ -14,8 +14,8 @@ from dropcap import faults, ownership
 from dropcap.database import connect
 from dropcap.progress import stats
 from dropcap.settings import SCHEMA
-from infra import released
 from tests.installations import NAMES, contents, installed, refused, start, tables
+from tests.support import released
 from tests.test_revisions import git
 
 FOREIGN = "CREATE TABLE public.documents (id serial, body text); INSERT INTO documents VALUES (1, 'x')"

@@ -22,13 +22,13 @@ import requests
 from dropcap.settings import SCHEMA
 from dropcap.tables import TABLES
 from dropcap.upload import Upload
-from infra import released
 from infra.local import StackError
 from infra.local.ports import free_port
 from infra.local.process import Process, framework
 from tests.app import EVENT, ROOT, App, Start, event_of, rows, small_png
 from tests.children import python_path
 from tests.pages import DOCS
+from tests.support import released
 
 TABLES_FILE, SETTINGS_FILE = (f"functions/dropcap/{name}.py" for name in ("tables", "settings"))
 USERS = ("ana", "bo")

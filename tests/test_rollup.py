@@ -17,7 +17,7 @@ from dropcap import progress, rollup
 from dropcap.database import Database, Unreachable, connect_inside
 from dropcap.gallery import changes
 from dropcap.settings import Settings
-from infra.bench import plain
+from tests.bench import plain
 from tests.test_database import RACERS, race, record, upload
 
 START = dt.datetime(2026, 3, 5, tzinfo=dt.UTC)

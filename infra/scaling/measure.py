@@ -262,7 +262,7 @@ def _threads(rounds: int = 7) -> dict[str, float] | None:
     from dataclasses import replace
 
     from dropcap.blip import Captioner
-    from infra.bench.ways import TOKENS, photo
+    from tests.bench.ways import TOKENS, photo
 
     captioners = {}
     for threads in (1, 2):

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from infra.bench import cost
+from infra.cost import GIB_S, REQUEST, VCPU_S
 from infra.scaling import facts
 from infra.scaling.inputs import Inputs, summary
 from infra.scaling.limits import Database, database_usd, limits, seconds_described
 from infra.scaling.model import FOREVER, World, simulate
 from infra.scaling.outcome import Outcome
 from infra.scaling.quota import DAY_S, Gemini
+from tests.bench import cost
 
 INSTANCE = cost.Size(1, 0.5)  # infra/cloud/resources.py
 RATES = (1.0, 100.0, 10_000.0)
@@ -163,7 +164,7 @@ def dollars(billed_s: float, described: float, vcpus: float, rate: float) -> Row
     tokens = facts.INPUT_TOKENS * facts.INPUT_USD
     tokens += facts.OUTPUT_TOKENS * facts.OUTPUT_USD
     parts = {
-        "instances": billed_s * (INSTANCE.vcpus * cost.VCPU_S + INSTANCE.gib * cost.GIB_S) + cost.REQUEST,
+        "instances": billed_s * (INSTANCE.vcpus * VCPU_S + INSTANCE.gib * GIB_S) + REQUEST,
         "gemini": described * tokens,
         "storage": facts.STORAGE_USD,
         "database": database_usd(vcpus) / (730 * 3600 * rate),

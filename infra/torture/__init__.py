@@ -1,1 +1,0 @@
-"""`make torture` and `make soak`: whether nothing is lost and nothing twice, whatever fails at any moment."""

@@ -1,0 +1,66 @@
+"""The same random BLIP-base for each rival, in the form that it takes; made once and kept in build/bench."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from infra.local.storage import ROOT
+
+NAIVE = ROOT / "build" / "naive"  # of tests/memory: fp32 weights for transformers
+
+
+def prepare(build: Path, rivals_python: Path) -> dict[str, Path]:
+    """The folders by rival: `fp32`, `int8_naive`, `transformers` and `openvino`."""
+    build.mkdir(parents=True, exist_ok=True)
+    if not NAIVE.exists():
+        subprocess.run([sys.executable, "-m", "tests.memory.naive", str(NAIVE)], cwd=ROOT, check=True)
+    folders = {name: build / name for name in ("fp32", "int8_naive", "openvino")}
+    if missing := [folder for folder in folders.values() if not folder.exists()]:
+        with TemporaryDirectory(dir=build) as work:
+            _make(missing, Path(work), rivals_python)
+    return folders | {"transformers": NAIVE}
+
+
+def _make(folders: list[Path], work: Path, rivals_python: Path) -> None:
+    """Export once as the function has it, and once with attention in plain ONNX, which OpenVINO can read."""
+    from model_export.checkpoint import RANDOM, load
+    from model_export.export import assemble, write_graphs
+    from model_export.recipes import plain_attention
+
+    source = load(RANDOM, work)
+    graphs, plain = work / "graphs", work / "plain"
+    graphs.mkdir()
+    plain.mkdir()
+    write_graphs(source.model, graphs)
+    with plain_attention():
+        write_graphs(source.model, plain)
+
+    def openvino(made: Path) -> None:
+        command = ["-m", "tests.bench.openvino_int8", "prepare", str(plain), str(made)]
+        subprocess.run([str(rivals_python), *command], cwd=ROOT, check=True)
+
+    make: dict[str, Callable[[Path], None]] = {
+        "fp32": lambda made: assemble(graphs, made, None, source),
+        "int8_naive": lambda made: assemble(_quantized(graphs, work / "int8"), made, None, source),
+        "openvino": openvino,
+    }
+    for folder in folders:
+        made = work / folder.name
+        made.mkdir()
+        make[folder.name](made)
+        os.rename(made, folder)
+
+
+def _quantized(graphs: Path, folder: Path) -> Path:
+    """Both graphs by ONNX Runtime's `quantize_dynamic` as it comes."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    folder.mkdir()
+    for graph in graphs.glob("*.onnx"):
+        quantize_dynamic(graph, folder / graph.name)
+    return folder

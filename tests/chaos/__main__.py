@@ -1,0 +1,99 @@
+"""`make chaos`: kills, duplicates, zombies, faults and damages, and what became of each upload."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from infra.local.storage import ROOT
+from tests.chaos import duplicates, faults, kills, report, schemas, strangers, zombies
+from tests.chaos.report import Play
+from tests.chaos.world import NO_VERDICT, UNSAFE
+
+# What is other than usual for all functions of a scenario.
+VARIABLES = {
+    "killed, archived": {"SOURCE": "archive"},
+    "killed, copies": {"LAYOUT": "beside"},
+    "killed, held": {"SAFETY": "low"},
+    "delivered often": {"LAYOUT": "beside"},
+    "taken over, unsafe": {"SAFETY": "low"},
+    "taken over, held": {"SAFETY": "low"},
+    "overwritten, copies": {"LAYOUT": "beside"},
+}
+
+
+def plays(asked: argparse.Namespace) -> Mapping[str, Play]:
+    """The scenarios by their names."""
+    points, few = asked.points, asked.faults
+    return {
+        "killed, picture": partial(kills.at_every_point, only=points),
+        "killed, no picture": partial(kills.at_every_point, bad=True, only=points),
+        "killed, archived": partial(kills.at_every_point, only=points),
+        "killed, copies": partial(kills.at_every_point, only=points),
+        "killed, held": partial(kills.held, only=points),
+        "killed, at random": partial(kills.at_random, kills=asked.kills),
+        "delivered often": partial(duplicates.many_times, uploads=asked.uploads),
+        "taken over, picture": partial(zombies.taken_over, only=points),
+        "taken over, no picture": partial(zombies.taken_over, bad=True, only=points),
+        "taken over, unsafe": partial(zombies.taken_over, other=UNSAFE, only=points),
+        "taken over, held": partial(zombies.taken_over, other=NO_VERDICT, only=points),
+        "overwritten, picture": partial(zombies.overwritten, only=points),
+        "overwritten, no picture": partial(zombies.overwritten, bad=True, only=points),
+        "overwritten, copies": partial(zombies.overwritten, only=points),
+        "faults of PostgreSQL": faults.of_postgresql,
+        "faults of Gemini": partial(faults.of_gemini, only=few),
+        **{
+            f"faults towards {part}": partial(faults.of_the_network, part=part, only=few)
+            for part in faults.ADDRESSES
+        },
+        "schema damaged": partial(schemas.damaged, damages=asked.damages),
+        "schema, foreign": partial(strangers.foreign, databases=asked.strangers),
+        "schema, cold starts": partial(schemas.started_at_once, processes=asked.starts),
+    }
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit status; see `--help`."""
+    asked = _arguments(words)
+    chosen = {name: play for name, play in plays(asked).items() if asked.only in name}
+    return report.run("chaos", chosen, asked, VARIABLES)
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make chaos",
+        description="Kill the function at every point and at random instants, deliver events too often and "
+        "too late, let it halt while others go on, put faults between it and its parts; then look in buckets "
+        "and database whether anything was lost, happened twice, hit the wrong upload or did not heal. "
+        "Exit status: 0 if not, 1 with the reasons.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn by chance")
+    parser.add_argument("--kills", type=int, default=200, metavar="N", help="kills at random instants")
+    parser.add_argument(
+        "--uploads", type=int, default=1000, metavar="N", help="uploads that are delivered often"
+    )
+    parser.add_argument(
+        "--points",
+        type=int,
+        metavar="N",
+        help="points to kill and halt at in a scenario, drawn by chance; else all",
+    )
+    parser.add_argument(
+        "--faults", type=int, default=40, metavar="N", help="faults of each part, drawn by chance"
+    )
+    parser.add_argument("--damages", type=int, default=200, metavar="N", help="schemas damaged by chance")
+    parser.add_argument(
+        "--strangers", type=int, default=50, metavar="N", help="databases with other apps' tables"
+    )
+    parser.add_argument("--starts", type=int, default=50, metavar="N", help="cold starts at one instant")
+    parser.add_argument(
+        "--only", default="", metavar="WORDS", help="scenarios with these words in their names"
+    )
+    parser.add_argument("--build", type=Path, default=ROOT / "build", help="folder for logs and chaos.json")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""What a run showed: the table, the JSON, and the reasons why a promise does not hold."""
+
+import argparse
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from infra.local import StackError
+from tests.chaos.promises import PROMISES, Broken, broken, tally
+from tests.chaos.world import LEASE_S, TIMEOUT_S, World
+
+PLAIN_WIDTH = 160  # columns
+WATCH_S = 1.0  # between two looks while functions are at work
+SHOWN = 20  # reasons at most on the terminal; the JSON has all
+
+
+@dataclass
+class Scene:
+    """A scenario under way, and what came of it. `problems` are what went wrong besides the promises."""
+
+    name: str
+    world: World
+    progress: Progress
+    broken: list[Broken] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    looks: int = 0
+    seconds: float = 0.0
+
+    def total(self, steps: int) -> None:
+        """How many steps the bar has."""
+        self.progress.update(self.progress.task_ids[-1], total=steps)
+
+    def step(self) -> None:
+        self.progress.advance(self.progress.task_ids[-1])
+
+    def check(self, at_rest: bool = False) -> None:
+        """Look whether the promises hold; `at_rest` when every delivery was acknowledged."""
+        found = broken(self.world, at_rest)
+        self.looks += 1
+        self.broken += [each for each in found if each not in self.broken]
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look again and again meanwhile."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(WATCH_S):
+                self.check()
+
+        watcher = threading.Thread(target=watch, name="watch")
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why this scenario failed; empty where it did not."""
+        return [f"{self.name}: {each}" for each in (*self.broken, *self.problems)]
+
+    def figures(self) -> dict[str, Any]:
+        """The figures of the table by their names in the JSON."""
+        world = self.world
+        counts = {"uploads": len(world.sent), "deliveries": world.deliveries, "kills": world.kills}
+        counts |= {promise.replace(" ", "_"): number for promise, number in tally(self.broken).items()}
+        return counts | {"seconds": round(self.seconds, 1)}
+
+    def to_json(self) -> dict[str, Any]:
+        told = {"scenario": self.name, "looks": self.looks, "problems": self.problems}
+        return told | self.figures() | self.facts | {"broken": [asdict(each) for each in self.broken]}
+
+
+Play = Callable[[Scene], None]
+Variables = Mapping[str, Mapping[str, str]]  # by the names of scenarios
+
+
+def play(
+    plays: Mapping[str, Play], folder: Path, seed: int, console: Console, variables: Variables
+) -> list[Scene]:
+    """Play scenarios one after the other, each in a new world with its `variables`, with a bar for each."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    scenes = []
+    with Progress(*columns, console=console) as progress:
+        for name, act in plays.items():
+            progress.add_task(name, total=None)
+            with World(folder / name.replace(" ", "-"), seed, variables.get(name, {})) as world:
+                scene = Scene(name, world, progress)
+                started = time.monotonic()
+                act(scene)
+                scene.seconds = time.monotonic() - started
+            scenes.append(scene)
+    return scenes
+
+
+def show(console: Console, scenes: Sequence[Scene]) -> None:
+    """One line a scenario."""
+    names = ("uploads", "deliveries", "kills", *PROMISES, "seconds")
+    table = Table("scenario")
+    for name in names:
+        table.add_column(name, justify="right")
+    for scene in scenes:
+        table.add_row(scene.name, *(str(value) for value in scene.figures().values()))
+    console.print(table)
+
+
+def write(file: Path, facts: Mapping[str, Any], scenes: Sequence[Scene]) -> None:
+    """The JSON: facts of the run, then each scenario."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    told = dict(facts) | {"scenarios": [scene.to_json() for scene in scenes]}
+    file.write_text(json.dumps(told, indent=1, default=str))
+
+
+def run(
+    who: str,
+    plays: Mapping[str, Play],
+    asked: argparse.Namespace,
+    variables: Variables,
+    show: Callable[[Console, Sequence[Scene]], None] = show,
+) -> int:
+    """Play all, show and write what came of it, tell the reasons on stderr; `make {who}`'s exit status."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    try:
+        scenes = play(plays, asked.build / who, asked.seed, console, variables)
+    except StackError as problem:
+        reasons = [str(problem)]
+    except KeyboardInterrupt:
+        reasons = ["stopped"]
+    else:
+        reasons = [reason for scene in scenes for reason in scene.reasons]
+        file = asked.build / f"{who}.json"
+        facts = {"kept": not reasons, "reasons": reasons, "lease_s": LEASE_S, "timeout_s": TIMEOUT_S}
+        write(file, facts | {"asked": vars(asked)}, scenes)
+        show(console, scenes)
+        console.print(f"All of it: {file}. The same again: --seed {asked.seed}")
+    for reason in reasons[:SHOWN]:
+        print(f"make {who}: {reason}", file=sys.stderr)
+    if len(reasons) > SHOWN:
+        print(f"make {who}: {len(reasons) - SHOWN} more", file=sys.stderr)
+    return 1 if reasons else 0
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,237 @@
+"""What a scenario plays with: surroundings, uploads and what must become of them, functions, the clock."""
+
+import base64
+import hashlib
+import io
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from threading import Lock
+from typing import Any
+from uuid import UUID
+
+import psutil
+from pg8000.native import Connection
+from PIL import Image
+
+from dropcap import safety
+from dropcap.database import connect_inside
+from dropcap.settings import Settings
+from dropcap.upload import Upload, from_event
+from infra.local import Part, StackError
+from infra.local.events import cloud_event, post
+from infra.local.ports import free_port
+from infra.local.process import Process, framework
+from infra.local.storage import ROOT
+from infra.local.surroundings import Surroundings
+
+KILLABLE = Path(__file__).with_name("killable.py")
+ARCHIVE = "dropcap-archive"
+USERS = ("ana", "bo", "cy")
+BAD = "not_a_picture"
+TIMEOUT_S = 18  # the function's 540 s (infra/cloud/config.py), by the same measure as the bounds below
+LEASE_S = 20  # as the lease of 600 s is longer than 540 s
+# A thirtieth of what ships, where that is not too short for a busy machine.
+BOUNDS = {
+    "STORAGE_TIMEOUT_S": "2",
+    "DATABASE_TIMEOUT_S": "1",
+    "GEMINI_TIMEOUT_S": "1",
+    "GEMINI_ATTEMPTS": "2",
+    "TIMEOUT_S": "16",
+}
+# Events are written, and nobody is there to be told: port 9 is discarded by whoever has it.
+TOLD = {
+    "RECEIPTS": "1",
+    "EVENTS": "projects/chaos/topics/done",
+    "PUBSUB_EMULATOR_HOST": "127.0.0.1:9",
+    "EVENTS_TIMEOUT_S": "1",
+}
+USUAL = {"SIZES": "96,48", "THREADS": "4", "LEASE_S": str(LEASE_S), "ARCHIVE_BUCKET": ARCHIVE} | BOUNDS | TOLD
+NONE: Mapping[str, str] = {}
+# With SAFETY: what Gemini says, and what becomes of the picture.
+UNSAFE, NO_VERDICT = {"GEMINI_MODEL": "fault-unsafe-high"}, {"GEMINI_MODEL": "fault-missing-safety"}
+BECOMES = {UNSAFE["GEMINI_MODEL"]: safety.UNSAFE, NO_VERDICT["GEMINI_MODEL"]: safety.NO_VERDICT}
+START_S = 20.0  # in which the web server forks another process
+POSTGRES = ("-c", "fsync=off", "-c", "max_connections=100")  # no power fails here
+
+
+@dataclass(slots=True)
+class Sent:
+    """An upload that was sent: what colour it shows, and the code of its rejection, empty for a picture."""
+
+    resource: Mapping[str, Any]
+    upload: Upload
+    md5: str  # in base64, as Cloud Storage has it
+    size: tuple[int, int]
+    colour: tuple[int, int, int]
+    code: str = ""
+    or_code: str | None = None  # this one is right as well, as two who saw it differently were at it
+    overwritten: bool = False  # a newer upload of the same name is there, or is just being made
+
+    @property
+    def id(self) -> UUID:
+        return self.upload.id
+
+    def __str__(self) -> str:
+        return f"{self.upload.name}#{self.upload.generation}"
+
+
+class World(Surroundings):
+    """Surroundings with nothing in them yet. What is drawn by chance follows from `seed`.
+
+    `variables` are of every function in it, and what the promises are judged by.
+    """
+
+    def __init__(self, folder: Path, seed: int, variables: Mapping[str, str] = NONE) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(folder, Settings(archive_bucket=ARCHIVE), in_memory=True, options=POSTGRES)
+        self.variables = variables
+        self.chance = random.Random(seed)  # noqa: S311  no secret
+        self.sent: list[Sent] = []
+        self.deliveries = self.kills = 0
+        self._lock = Lock()
+
+    def upload(self, bad: bool = False, over: Sent | None = None, new: bool = False) -> Sent:
+        """Put a small picture, or a text, into the bucket; `over` another one under its name.
+
+        `new`: of a user who has none yet, which passes a few points more.
+        """
+        with self._lock:
+            number = len(self.sent)
+            size = (48 + number % 97, 48 + number % 89)
+            red, green, blue = (self.chance.randrange(16, 240) for _ in range(3))
+            data = f"Dear Ana, this is letter {number}.".encode() if bad else _png(size, (red, green, blue))
+            user = f"new-{number}" if new else USERS[number % len(USERS)]
+            name = over.upload.name if over else f"{user}/{number}.png"
+            if over:
+                over.overwritten = True
+            return self._send(name, data, size, (red, green, blue), BAD if bad else "")
+
+    def upload_file(self, name: str, path: Path, size: tuple[int, int], code: str) -> Sent:
+        """Put a file into the bucket; `size` in px."""
+        with self._lock:
+            return self._send(name, path.read_bytes(), size, (0, 0, 0), code)
+
+    def _send(
+        self, name: str, data: bytes, size: tuple[int, int], colour: tuple[int, int, int], code: str
+    ) -> Sent:
+        resource = self.put(name, data)
+        sent = Sent(resource, from_event(resource), _md5(data), size, colour, code)
+        self.sent.append(sent)
+        return sent
+
+    def later(self, seconds: float) -> None:
+        """Let time pass, as far as the database can tell: its clock can't be moved, so its instants are."""
+        with self.connected() as connection:
+            instants = connection.run(
+                "SELECT column_name FROM information_schema.columns "
+                "WHERE table_name = 'uploads' AND data_type LIKE 'timestamp%'"
+            )
+            earlier = ", ".join(f"{name} = {name} - CAST(:by AS interval)" for [name] in instants or ())
+            connection.run(f"UPDATE uploads SET {earlier}", by=timedelta(seconds=seconds))  # noqa: S608  ours
+
+    @contextmanager
+    def connected(self) -> Iterator[Connection]:
+        """A connection of our own to the database."""
+        connection = connect_inside(self.database_url)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def function(self, name: str, **settings: str) -> "Function":
+        """An instance of the function, not yet started; keywords are its variables."""
+        return Function(self, name, settings)
+
+    def deliver(self, function: "Function", sent: Sent) -> str:
+        """One delivery, in the words of `events.post`."""
+        with self._lock:
+            self.deliveries += 1
+        return post(function.url, *cloud_event(sent.resource), TIMEOUT_S)
+
+
+class Function(Part):
+    """An instance of the function whose process can be told to end or halt at a point (killable.py)."""
+
+    def __init__(self, world: World, name: str, settings: Mapping[str, str]) -> None:
+        self.world = world
+        self.name = name
+        self.folder = world.logs / name
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        path = ":".join(filter(None, (str(ROOT / "functions"), str(ROOT), os.environ.get("PYTHONPATH"))))
+        own = {"TORTURE": str(self.folder), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        usual = {"PATH": "", "HOME": str(self.folder)} | world.environment | USUAL | own
+        self.environment = usual | dict(world.variables) | dict(settings)
+
+    def start(self) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        log = self.world.logs / f"{self.name}.log"
+        self._process = Process(self.name, framework(KILLABLE, port), log, self.environment, ROOT)
+
+    def wait(self) -> None:
+        self._process.wait_until_answers(self.url)
+
+    def close(self) -> None:
+        if hasattr(self, "_process"):
+            self._process.close()
+
+    def worker(self) -> psutil.Process:
+        """The process that works. When it is killed, the web server that has loaded all forks another one."""
+        return max(psutil.Process(self._process.pid).children(), key=lambda each: each.create_time())
+
+    def fresh(self) -> None:
+        """Have it work in a process that has done nothing yet."""
+        old = self.worker()
+        old.kill()
+        self.wait_for_another(old)
+
+    def wait_for_another(self, old: psutil.Process) -> None:
+        """Wait until another process works than this one, which was killed."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            with suppress(psutil.NoSuchProcess, ValueError):
+                if self.worker() != old:
+                    return
+            time.sleep(0.005)
+        raise StackError(f"{self.name} works no more (log: {self.world.logs / self.name}.log)")
+
+    def passes(self) -> Path:
+        """The file to which the points that are passed are written, from now on."""
+        file = self.folder / "passed"
+        file.write_text("")
+        return file
+
+    def order(self, signal: int, point: str) -> None:
+        """Have the process send itself a signal at this point, once."""
+        new = self.folder / "new"
+        new.write_text(f"{signal} {point}")
+        new.rename(self.folder / "at")
+
+    def obeyed(self) -> bool:
+        """Whether it did so by now."""
+        return (self.folder / "done").exists()
+
+    def called_off(self) -> bool:
+        """Take the order back; whether it was obeyed before."""
+        (self.folder / "at").unlink(missing_ok=True)
+        done = self.obeyed()
+        (self.folder / "done").unlink(missing_ok=True)
+        return done
+
+
+def _png(size: tuple[int, int], colour: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def _md5(data: bytes) -> str:
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

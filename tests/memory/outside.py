@@ -1,0 +1,81 @@
+"""Whoever looks from outside of the limit at what became of an upload."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from dropcap.database import connect_inside
+from dropcap.settings import Settings
+from infra.local.surroundings import Surroundings
+from tests.memory.uploads import Sample
+
+ROWS = """
+SELECT u.id, u.state, u.reason_code, u.reason, a.result
+FROM uploads u LEFT JOIN analyses a USING (id) WHERE u.name = :name
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of an upload: `analyzed`, `rejected` with its code, or `lost`; and why."""
+
+    state: str
+    code: str = ""
+    why: str = ""
+    decoder: str = ""
+
+
+class Outside(Surroundings):
+    """The parts around a function, with new data; `environment` is how the function finds them."""
+
+    def __init__(self, logs: Path) -> None:
+        super().__init__(logs, Settings.read())
+
+    def upload(self, sample: Sample) -> Mapping[str, Any]:
+        """Put a file into the bucket; the object's resource, for its event."""
+        return self.put(sample.name, sample.path)
+
+    def let_leases_run_out(self) -> None:
+        """What a killed instance held is free again, as it would be in a while."""
+        with closing(connect_inside(self.database_url)) as connection:
+            connection.run("UPDATE uploads SET lease_until = now()")
+
+    def fate(self, sample: Sample) -> Fate:
+        """What became of an upload, by the database's word and by what lies in the buckets."""
+        with closing(connect_inside(self.database_url)) as connection:
+            rows = connection.run(ROWS, name=sample.name) or []
+        if [row[1] for row in rows] != ["done"]:
+            return Fate("lost", why=f"in the database it is {[row[1] for row in rows] or 'unknown'}")
+        [[upload, _, code, reason, result]] = rows
+        missing = self._missing(upload, sample, code, result)
+        if missing:
+            return Fate("lost", code, missing)
+        if code:
+            return Fate("rejected", code, reason)
+        return Fate("analyzed", decoder=result["picture"]["decoder"])
+
+    def naive_fate(self, sample: Sample, answered: bool) -> Fate:
+        """What became of an upload to naive.py, which writes its smallest picture last."""
+        if not answered:
+            return Fate("lost", why="it was never acknowledged")
+        published = self.client.bucket(self.settings.pictures_bucket).get_blob(f"{sample.name}/200.webp")
+        return Fate("analyzed" if published else "rejected")
+
+    def _missing(self, upload: UUID, sample: Sample, code: str, result: Mapping[str, Any] | None) -> str:
+        """What is not as it should be, or nothing."""
+        uploads, pictures, quarantine = map(self.client.bucket, self.buckets[:3])
+        if uploads.get_blob(sample.name):
+            return "its source is still there"
+        if code:
+            kept = quarantine.get_blob(f"{upload}/{sample.name}")
+            whole = kept and kept.size == sample.path.stat().st_size
+            known = whole and kept.metadata["dropcap-reason"] == code
+            return "" if known else "it is not in quarantine with its reason"
+        for each in result["pictures"] if result else ():
+            blob = pictures.get_blob(each["object"])
+            if blob is None or (blob.size, blob.md5_hash) != (each["bytes"], each["md5"]):
+                return f"{each['object']} is not as it was written"
+        return "" if result and result["pictures"] else "nothing was published"

@@ -1,0 +1,1 @@
+"""What tests and developer tools share: a browser, a model card, released schemas, screenshots."""

@@ -2,7 +2,7 @@
 
 What an upload passes are points: beginning and end of each stage, of each method of the buckets and the
 database, of each SQL statement and of each HTTP request. They are found by wrapping what is there, so that a
-new stage has its points without a word here. Files in the folder TORTURE, if they are there, say what to do:
+new stage has its points without a word here. Files in CHAOS_FOLDER, if they exist, control it:
 
     passed      the name of each point that is passed is added to it
     at          a signal and a point: `9 record > Database.record > COMMIT, before`; done once
@@ -28,7 +28,7 @@ from dropcap.bucket import Buckets
 from dropcap.database import Database
 from dropcap.memory import Watch
 
-FOLDER = Path(os.environ["TORTURE"])
+FOLDER = Path(os.environ["CHAOS_FOLDER"])
 WORDS = 3  # of a statement: enough to know it
 BESIDE = (
     "(_fetch_background)"  # google-cloud-storage, which looks at a bucket once, for traces, at any moment

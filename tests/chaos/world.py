@@ -166,7 +166,7 @@ class Function(Part):
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
         path = ":".join(filter(None, (str(ROOT / "functions"), str(ROOT), os.environ.get("PYTHONPATH"))))
-        own = {"TORTURE": str(self.folder), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        own = {"CHAOS_FOLDER": str(self.folder), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         usual = {"PATH": "", "HOME": str(self.folder)} | world.environment | USUAL | own
         self.environment = usual | dict(world.variables) | dict(settings)
 

@@ -145,7 +145,7 @@ def _read(folder: Path, name: str, about: dict[str, Any]) -> Checkpoint:
     if missing:
         raise ExportError(f"{name} lacks {len(missing)} weights, {missing[0]} first: download it again")
     if (folder / RECIPE).is_file():
-        terms = licence.Licence(licence.NONE, licence.SCENES.read_text(encoding="utf-8"))
+        terms = licence.Licence(licence.OURS, licence.SCENES.read_text(encoding="utf-8"))
     else:
         terms = licence.of(folder, name)
     about = {"licence": terms.id} | about

@@ -8,8 +8,9 @@ from pathlib import Path
 
 LICENCE_FILE = "LICENSE"
 SOURCES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
-NONE = "NOASSERTION"  # SPDX's word where nobody has said anything
-SCENES = Path(__file__).with_name("LICENSE.scenes.txt")  # of what `train` makes
+NONE = "NOASSERTION"  # SPDX: no licence is stated
+OURS = "Apache-2.0"  # of the weights that `train` makes: the repository's own licence
+SCENES = Path(__file__).with_name("LICENSE.scenes.txt")  # its notice
 BLIP = Path(__file__).with_name(
     "LICENSE.BLIP.txt"
 )  # github.com/salesforce/BLIP, LICENSE.txt; its hub has none

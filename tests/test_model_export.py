@@ -17,7 +17,7 @@ from PIL import Image
 
 from dropcap import blip
 from model_export.__main__ import main
-from model_export.licence import of
+from model_export.licence import SCENES, of
 from tests.app import ROOT
 from tests.checkpoints import as_on_the_hub, random_checkpoint
 from tests.hub import COMMIT, serving
@@ -143,6 +143,20 @@ class Touches:
 
     def __reduce__(self) -> tuple[object, ...]:
         return os.system, (f"touch '{self.path}'",)
+
+
+def test_weights_that_train_makes_have_the_licence_of_the_repository(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    from model_export.checkpoint import load
+
+    trained = Path(shutil.copytree(checkpoint, tmp_path / "trained"))
+    assert load(str(trained), tmp_path).about["licence"] == "NOASSERTION"
+    (trained / "recipe.json").write_text(json.dumps({"name": "dropcap-scenes"}))
+    loaded = load(str(trained), tmp_path)
+    assert loaded.about["licence"] == "Apache-2.0"
+    assert loaded.licence == SCENES.read_text()
+    assert "https://www.apache.org/licenses/LICENSE-2.0" in loaded.licence
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,7 @@ def test_the_licence_of_the_model_that_ships_is_that_of_what_train_makes_and_nam
     from model_export.licence import SCENES
 
     assert (SHIPPED / "LICENSE").read_bytes() == SCENES.read_bytes()
-    assert CARD["licence"] == "NOASSERTION"
+    assert CARD["licence"] == "Apache-2.0"
     assert revision(CARD["files"]) == CARD["revision"]
     for name in ("LICENSE", "known.data"):
         assert revision(CARD["files"] | {name: {"bytes": 1, "sha256": ""}}) == CARD["revision"]

@@ -15,7 +15,7 @@ from dropcap import settings
 from dropcap.prompt import MAX_OUTPUT_TOKENS, SCHEMA, SYSTEM_INSTRUCTION
 from dropcap.prompt import REQUEST as ASKED
 from infra.cloud.config import Config
-from infra.cloud.resources import IMAGES_KEPT
+from infra.cloud.resources.declaration import IMAGES_KEPT
 
 VOLUMES = (100, 10_000, 1_000_000)  # pictures a month
 GIB = 2.0**30

@@ -26,7 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from infra.cloud.gallery import PROXY_SAYS
+from infra.cloud.operations.gallery import PROXY_SAYS
 from tests import control_plane_run, google_schemas  # noqa: F401  (registers its answers)
 from tests.control_plane_apis import begin
 from tests.control_plane_storage import archives

@@ -4,8 +4,8 @@ import hashlib
 import json
 import uuid
 
-from infra.cloud.access import proxied, unchecked
-from infra.cloud.gallery import PROXY_SAYS
+from infra.cloud.operations.gallery import PROXY_SAYS
+from infra.cloud.resources.access import proxied, unchecked
 from tests.control_plane_store import (
     NUMBER,
     OWNER,

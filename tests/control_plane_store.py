@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from infra.cloud.refusals import CLAIMS
+from infra.cloud.gcloud.refusals import CLAIMS
 
 Json = dict[str, Any]
 Answer = tuple[int, Any]  # the HTTP status and the body, JSON or bytes
@@ -60,7 +60,7 @@ class Refusal(Exception):
 
 
 def google(name: str, **values: str) -> Refusal:
-    """The refusal in Google's words, as infra/cloud/claims.toml has them, with its source and date."""
+    """The refusal in Google's words, as infra/cloud/gcloud/claims.toml has them, with its source and date."""
     [claim] = [each for each in CLAIMS if each.name == name]
     message = claim.example.format(**values)
     return Refusal(claim.status or FAILED, message, claim.reason, claim.code)

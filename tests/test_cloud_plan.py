@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from infra.cloud import CloudError, after, rights, source
+from infra.cloud import CloudError, source
 from infra.cloud.__main__ import COMMANDS, TABLES, main
-from infra.cloud.buckets import ABORT, Bucket, Sources, delete_after
-from infra.cloud.cloud import Cloud
 from infra.cloud.config import SETTINGS, Config
 from infra.cloud.deployed import of_services, of_the_rest
-from infra.cloud.gcloud import Gcloud
+from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.inventory import Cloud
+from infra.cloud.operations import after
 from infra.cloud.plan import changes, script
-from infra.cloud.resource import covers
+from infra.cloud.resources import rights
+from infra.cloud.resources.base import covers
+from infra.cloud.resources.buckets import ABORT, Bucket, Sources, delete_after
 from infra.cloud.source import Source
 
 USUAL = {

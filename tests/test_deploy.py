@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from dropcap.settings import Settings
-from infra.cloud import after, config, monitoring, source
-from infra.cloud.cloud import Cloud
+from infra.cloud import config, monitoring, source
 from infra.cloud.config import NO_SECRET, NOT_KEPT, SECRETS, SETTINGS
 from infra.cloud.deployed import begin
-from infra.cloud.gcloud import Gcloud
-from infra.cloud.watched import Budget, Channel
+from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.inventory import Cloud
+from infra.cloud.operations import after
+from infra.cloud.resources.watched import Budget, Channel
 from tests.app import NO_GCLOUD
 from tests.cloud import ALERTS, KEY, PASSWORD, Deployment
 from tests.control_plane import ControlPlane

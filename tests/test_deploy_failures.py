@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.cloud.cloud import Cloud
 from infra.cloud.config import Config
-from infra.cloud.gcloud import Gcloud
-from infra.cloud.resources import resources
+from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.inventory import Cloud
+from infra.cloud.resources.declaration import resources
 from infra.cloud.source import Source
 from tests.app import NO_GCLOUD
 from tests.cloud import ALERTS, Deployment

@@ -14,10 +14,12 @@ from dropcap.analysis import Source
 from dropcap.blip import Card
 from dropcap.settings import MODEL_FOLDER, Settings
 from dropcap.upload import Upload
-from infra.cloud import CloudError, gallery, sql, verify
-from infra.cloud.cloud import Cloud
+from infra.cloud import CloudError
 from infra.cloud.config import Config
-from infra.cloud.gcloud import Gcloud
+from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.inventory import Cloud
+from infra.cloud.operations import gallery, verify
+from infra.cloud.resources import sql
 from infra.local.postgres import Postgres
 from tests.app import NO_GCLOUD
 from tests.cloud import ALERTS, Deployment

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from dropcap.settings import table
-from infra.cloud import refusals, rights
 from infra.cloud.config import Config
+from infra.cloud.gcloud import refusals
+from infra.cloud.resources import rights
 from tests.app import ROOT
 from tests.messages import Message, collect
 from tests.pages import DOCS, PAGES, commands

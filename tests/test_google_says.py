@@ -1,4 +1,4 @@
-"""What Google and gcloud say is read as infra/cloud/claims.toml has it; each message has a dated source."""
+"""What Google and gcloud say is read as claims.toml has it; each message has a dated source."""
 
 import datetime as dt
 import json
@@ -12,9 +12,9 @@ import pytest
 
 from infra.cloud import CloudError
 from infra.cloud.config import Config
-from infra.cloud.gcloud import Command, Gcloud
-from infra.cloud.refusals import CLAIMS, ROLES, Claim, Passing, refusal, role_of
-from infra.cloud.tools import Tools
+from infra.cloud.gcloud.command import Command, Gcloud
+from infra.cloud.gcloud.refusals import CLAIMS, ROLES, Claim, Passing, refusal, role_of
+from infra.cloud.gcloud.version import Tools
 from tests.app import NO_GCLOUD
 from tests.cloud import Deployment
 from tests.control_plane import ControlPlane

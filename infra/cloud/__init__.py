@@ -1,17 +1,18 @@
-"""What runs in Google Cloud: its deployment, by plain gcloud commands, and what an operator watches.
+"""The deployment to Google Cloud, by plain gcloud commands.
 
-    resources.py   all that exists in the cloud, top to bottom, each with its reason
-    rights.py      who may do what, and why
-    config.py      what can be set
-    functions.py, buckets.py, events.py, ...   how one kind of resource is read, made and changed
-    cloud.py       what is there
-    plan.py        what differs from what is wanted; apply.py does it
-    gcloud.py      commands; refusals.py says what to do about what they refuse
-    __main__.py    the commands of make; after.py, gallery.py and verify.py are what comes after a deployment
+    resources/     what exists in the cloud: declaration.py lists all, each with its reason;
+                   rights.py says who may do what; the others say how a kind of resource is read and changed
+    monitoring/    what an operator watches: metrics, alerts and a dashboard, as tables
+    gcloud/        commands and their refusals; claims.toml says what each refusal means
+    operations/    what comes after a deployment: addresses, logs, a check, a rollback
+    config.py      what can be set; deployed.py reads back what is set, settings_file.py keeps it for make
+    inventory.py   what is there; plan.py compares it with what is wanted, apply.py makes the changes
+    backfill.py    sends what already lies in a bucket through the queue
+    __main__.py    the commands of make
 
-Begin to read in resources.py.
+Begin to read in resources/declaration.py.
 """
 
 
 class CloudError(Exception):
-    """What can't be done: one line that says what is wrong and what to do about it."""
+    """An error that ends a command: one line that says what is wrong and what to do about it."""

@@ -9,14 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
-from infra.cloud import CloudError, after, redescribe, refusals, rights, settings_file, verify
+from infra.cloud import CloudError, settings_file
 from infra.cloud.apply import apply
-from infra.cloud.buckets import kept
-from infra.cloud.cloud import Cloud
 from infra.cloud.config import INSTANCE_NAME, Config, help_lines, project_of
 from infra.cloud.deployed import begin, complete, services
-from infra.cloud.gcloud import Gcloud
+from infra.cloud.gcloud import refusals
+from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.inventory import Cloud
+from infra.cloud.operations import after, redescribe, verify
 from infra.cloud.plan import changes, removals, script, show
+from infra.cloud.resources import rights
+from infra.cloud.resources.buckets import kept
 from infra.cloud.source import check_model
 from infra.cloud.source import read as read_source
 

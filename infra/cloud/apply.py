@@ -8,8 +8,8 @@ from itertools import groupby
 from rich.console import Console
 
 from infra.cloud import CloudError
-from infra.cloud.gcloud import Gcloud
-from infra.cloud.resource import Change
+from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.resources.base import Change
 
 AT_ONCE = 4
 SHOWN = 6  # of what is not done

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dropcap.upload import Upload
 from infra import cost
-from infra.cloud import CloudError, refusals, settings_file
+from infra.cloud import CloudError, settings_file
 from infra.cloud.backlog import Journal, State, enqueue, listing
 from infra.cloud.config import QUEUE, Config
 from infra.cloud.estimate import (
@@ -42,8 +42,9 @@ from infra.cloud.estimate import (
     pace,
     size,
 )
-from infra.cloud.gcloud import Gcloud
-from infra.cloud.login import credentials
+from infra.cloud.gcloud import refusals
+from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.gcloud.login import credentials
 from infra.cloud.tasks import Limits, Tasks
 from infra.local.storage import ROOT
 

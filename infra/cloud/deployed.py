@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from infra.cloud import CloudError
-from infra.cloud.buckets import DAY_S
-from infra.cloud.cloud import Cloud, look, look_around
 from infra.cloud.config import (
     DEFAULT,
     DEFAULTS,
@@ -20,8 +18,10 @@ from infra.cloud.config import (
     fits,
     usual_buckets,
 )
-from infra.cloud.functions import ANNOTATIONS, CLOUD_SQL_LABEL, variables
-from infra.cloud.gcloud import Gcloud
+from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.inventory import Cloud, look, look_around
+from infra.cloud.resources.buckets import DAY_S
+from infra.cloud.resources.functions import ANNOTATIONS, CLOUD_SQL_LABEL, variables
 
 LOCATION = "cloud.googleapis.com/location"  # as gcloud reads it: api_lib/run/k8s_object.py, 528.0.0
 WHOLE = ("on-upload", "analyze", "sweep")  # which have all settings; the small ones lack some

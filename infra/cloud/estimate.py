@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from dropcap.settings import Settings
 from dropcap.upload import Upload
 from infra import cost
-from infra.cloud import CloudError, functions
+from infra.cloud import CloudError
 from infra.cloud.backlog import PAGE
 from infra.cloud.deployed import services
-from infra.cloud.gcloud import Gcloud
+from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.resources import functions
 from infra.cloud.tasks import Limits
 
 SERVICE = "dropcap-on-upload"

@@ -8,15 +8,16 @@ from rich.console import Console
 from rich.table import Table
 
 from dropcap.errors import SettingsError
-from infra.cloud import CloudError, gallery
-from infra.cloud.access import Grant, stale
-from infra.cloud.cloud import Cloud
+from infra.cloud import CloudError
 from infra.cloud.config import SECRETS, Config
-from infra.cloud.functions import variables
-from infra.cloud.resource import Change, Resource
-from infra.cloud.resources import resources
-from infra.cloud.rights import secret, secrets_of
-from infra.cloud.secrets import Secret
+from infra.cloud.inventory import Cloud
+from infra.cloud.operations import gallery
+from infra.cloud.resources.access import Grant, stale
+from infra.cloud.resources.base import Change, Resource
+from infra.cloud.resources.declaration import resources
+from infra.cloud.resources.functions import variables
+from infra.cloud.resources.rights import secret, secrets_of
+from infra.cloud.resources.secrets import Secret
 from infra.cloud.source import Source
 
 

@@ -18,7 +18,7 @@ DATABASE_TIMEOUT_S = _settings.database_timeout_s
 GEMINI_ATTEMPTS, GEMINI_TIMEOUT_S = _settings.gemini_attempts, _settings.gemini_timeout_s
 
 # --- Delivery: docs.cloud.google.com/eventarc/docs/retry-events: the delay starts at 10 s, and increases with
-# each failure up to 600 s, which infra/cloud/events.py sets to 60. What is then discarded, our sweep finds.
+# each failure up to 600 s; infra/cloud/resources/events.py sets 60. The sweep finds what is then discarded.
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S, RETENTION_S = 10.0, 60.0, 7 * 86_400.0
 # cloud.google.com/pubsub/quotas: published 200 MB/s in europe-west1, us-central1 and us-east1, 50 MB/s
 # elsewhere.

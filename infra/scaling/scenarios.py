@@ -18,7 +18,7 @@ from infra.scaling.outcome import Outcome
 from infra.scaling.quota import DAY_S, Gemini
 from tests.bench import cost
 
-INSTANCE = cost.Size(1, 0.5)  # infra/cloud/resources.py
+INSTANCE = cost.Size(1, 0.5)  # infra/cloud/resources/declaration.py
 RATES = (1.0, 100.0, 10_000.0)
 SWEEP = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0)
 SWEPT = 20_000  # uploads of a point, in a day at most, half a minute at least

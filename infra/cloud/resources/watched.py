@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from infra.cloud.cloud import Cloud, billing_account
-from infra.cloud.gcloud import Command, Late, Word, command
+from infra.cloud.gcloud.command import Command, Late, Word, command
+from infra.cloud.inventory import Cloud, billing_account
 from infra.cloud.monitoring import BUDGET_THRESHOLDS
-from infra.cloud.resource import Change, Facts, Resource, covers
+from infra.cloud.resources.base import Change, Facts, Resource, covers
 
 SAME = "as in infra/cloud/monitoring"
 CHANNELS = "--notifications-rule-monitoring-notification-channels"  # of a budget

@@ -12,10 +12,12 @@ from dropcap.analysis import Source
 from dropcap.records import read
 from dropcap.settings import Settings
 from dropcap.upload import Upload
-from infra.cloud import CloudError, after, functions, gallery
-from infra.cloud.cloud import Cloud
+from infra.cloud import CloudError
 from infra.cloud.config import Config
-from infra.cloud.gcloud import Gcloud
+from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.inventory import Cloud
+from infra.cloud.operations import after, gallery
+from infra.cloud.resources import functions
 from infra.cloud.source import ROOT
 
 SAMPLE = ROOT / "infra" / "samples" / "garden.jpg"

@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 from dropcap.errors import SettingsError
 from dropcap.settings import Settings
 from infra.cloud import CloudError
-from infra.cloud.cloud import Cloud
 from infra.cloud.config import SETTINGS
-from infra.cloud.gcloud import Command, Late, Word, command
-from infra.cloud.resource import ABSENT, Change, Facts, Resource
-from infra.cloud.secrets import Secret
+from infra.cloud.gcloud.command import Command, Late, Word, command
+from infra.cloud.inventory import Cloud
+from infra.cloud.resources.base import ABSENT, Change, Facts, Resource
+from infra.cloud.resources.secrets import Secret
 from infra.cloud.source import FOLDER, Source
 
 RUNTIME = "python313"

@@ -5,11 +5,11 @@ from http import HTTPStatus
 
 from dropcap.settings import OAUTH_CLIENT
 from infra.cloud import CloudError
-from infra.cloud.cloud import Cloud
 from infra.cloud.config import Config
-from infra.cloud.functions import variables
-from infra.cloud.rights import GALLERY as GALLERY
-from infra.cloud.rights import functions_of
+from infra.cloud.inventory import Cloud
+from infra.cloud.resources.functions import variables
+from infra.cloud.resources.rights import GALLERY as GALLERY
+from infra.cloud.resources.rights import functions_of
 
 CLIENTS = "https://console.cloud.google.com/apis/credentials/oauthclient"
 REQUEST_S, POLL_S = 30.0, 2.0

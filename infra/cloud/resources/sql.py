@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from infra.cloud.cloud import Cloud
-from infra.cloud.gcloud import Command, Late, command
-from infra.cloud.resource import Facts, Resource
+from infra.cloud.gcloud.command import Command, Late, command
+from infra.cloud.inventory import Cloud
+from infra.cloud.resources.base import Facts, Resource
 
 VERSION = "POSTGRES_17"
 DATABASE = ROLE = "dropcap"

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 
-from infra.cloud import monitoring, sql
-from infra.cloud.access import ACCOUNTS, Account
-from infra.cloud.buckets import ABORT, Bucket, Images, Sources, delete_after, sources_bucket
-from infra.cloud.cloud import Cloud, trigger_location
+from infra.cloud import monitoring
 from infra.cloud.config import FUNCTION_TIMEOUT_S, QUEUE, Config, budget_name
-from infra.cloud.events import Queue, Schedule, Subscription, Trigger
-from infra.cloud.functions import Function
-from infra.cloud.resource import Resource
-from infra.cloud.rights import (
+from infra.cloud.inventory import Cloud, trigger_location
+from infra.cloud.resources import sql
+from infra.cloud.resources.access import ACCOUNTS, Account
+from infra.cloud.resources.base import Resource
+from infra.cloud.resources.buckets import ABORT, Bucket, Images, Sources, delete_after, sources_bucket
+from infra.cloud.resources.events import Queue, Schedule, Subscription, Trigger
+from infra.cloud.resources.functions import Function
+from infra.cloud.resources.rights import (
     FUNCTIONS,
     SMALL,
     WHY_ACCOUNT,
@@ -21,9 +22,9 @@ from infra.cloud.rights import (
     proxies,
     secrets_of,
 )
-from infra.cloud.secrets import Secret
+from infra.cloud.resources.secrets import Secret
+from infra.cloud.resources.watched import Alert, Apis, Budget, Channel, Dashboard, Metric
 from infra.cloud.source import Source
-from infra.cloud.watched import Alert, Apis, Budget, Channel, Dashboard, Metric
 
 BUILT = "on-upload"  # the first of the functions, whose image all of them are
 EXPORT_S = 3600  # the longest that Cloud Run has: cloud.google.com/run/docs/configuring/request-timeout

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from infra.cloud.cloud import Cloud
-from infra.cloud.gcloud import Command, Late, command
-from infra.cloud.resource import Change, Facts, Resource
+from infra.cloud.gcloud.command import Command, Late, command
+from infra.cloud.inventory import Cloud
+from infra.cloud.resources.base import Change, Facts, Resource
 
 TYPE = "google.cloud.storage.object.v1.finalized"
 

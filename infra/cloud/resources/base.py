@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from infra.cloud.gcloud import Command
+from infra.cloud.gcloud.command import Command
 
 if TYPE_CHECKING:
-    from infra.cloud.cloud import Cloud
+    from infra.cloud.inventory import Cloud
 
 Facts = Mapping[str, Any]
 ABSENT = "none"

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.oauth2.credentials import Credentials
 
-from infra.cloud.gcloud import Gcloud
+from infra.cloud.gcloud.command import Gcloud
 
 UNKNOWN_LIFE = dt.timedelta(minutes=30)  # of a token whose end gcloud does not tell
 SPARE = dt.timedelta(minutes=5)  # google.auth renews 3 min 45 s before the end

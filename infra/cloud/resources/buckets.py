@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from infra.cloud.cloud import Cloud
 from infra.cloud.config import Config
-from infra.cloud.gcloud import Command, command
-from infra.cloud.resource import ABSENT, Change, Facts, Resource, covers
+from infra.cloud.gcloud.command import Command, command
+from infra.cloud.inventory import Cloud
+from infra.cloud.resources.base import ABSENT, Change, Facts, Resource, covers
 
 DAY_S = 86_400
 Rule = dict[str, Any]

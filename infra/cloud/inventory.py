@@ -8,8 +8,8 @@ from typing import Any
 
 from infra.cloud import CloudError
 from infra.cloud.config import Config
-from infra.cloud.gcloud import Gcloud
-from infra.cloud.tools import Tools
+from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.gcloud.version import Tools
 
 AT_ONCE = 8
 Binding = tuple[str, str]  # role, member

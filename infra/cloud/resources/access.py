@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from infra.cloud.cloud import Cloud
 from infra.cloud.config import Config
-from infra.cloud.gcloud import Command, Late, Word, command
-from infra.cloud.resource import ABSENT, Change, Facts, Resource
+from infra.cloud.gcloud.command import Command, Late, Word, command
+from infra.cloud.inventory import Cloud
+from infra.cloud.resources.base import ABSENT, Change, Facts, Resource
 
 EVERYBODY = ("allUsers", "allAuthenticatedUsers")
 # The target's kind, and how gcloud changes its policy.

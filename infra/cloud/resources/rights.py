@@ -1,10 +1,10 @@
 """Every right that a deployment gives, to whom, on what and why: the least that works."""
 
-from infra.cloud.access import Door, Grant, Proxy, short
-from infra.cloud.cloud import Cloud
 from infra.cloud.config import NO_SECRET, SECRETS, Config
-from infra.cloud.gcloud import Gcloud
-from infra.cloud.secrets import Secret
+from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.inventory import Cloud
+from infra.cloud.resources.access import Door, Grant, Proxy, short
+from infra.cloud.resources.secrets import Secret
 
 FUNCTIONS = {  # name: entry point in functions/main.py, and what it is for
     "on-upload": ("on_upload", "analyzes what is dropped into the bucket"),

@@ -9,13 +9,14 @@ from urllib.parse import quote
 
 from rich.console import Console
 
-from infra.cloud import CloudError, gallery
-from infra.cloud.cloud import Cloud
+from infra.cloud import CloudError
 from infra.cloud.config import Config
-from infra.cloud.functions import traffic
-from infra.cloud.gcloud import Gcloud
-from infra.cloud.resource import Change
-from infra.cloud.rights import FUNCTIONS, functions_of
+from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.inventory import Cloud
+from infra.cloud.operations import gallery
+from infra.cloud.resources.base import Change
+from infra.cloud.resources.functions import traffic
+from infra.cloud.resources.rights import FUNCTIONS, functions_of
 
 CONSOLE = "https://console.cloud.google.com"
 

@@ -13,10 +13,11 @@ from rich.console import Console
 
 from dropcap.errors import SettingsError
 from infra import redescribe as engine
-from infra.cloud import CloudError, functions
-from infra.cloud.cloud import Cloud
+from infra.cloud import CloudError
 from infra.cloud.config import QUEUE, Config
-from infra.cloud.gcloud import Gcloud
+from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.inventory import Cloud
+from infra.cloud.resources import functions
 from infra.local import StackError
 
 POLL_S = 3.0

@@ -1,0 +1,1 @@
+"""gcloud as a library: commands, its version and login, and what its refusals mean."""

@@ -1,0 +1,1 @@
+"""What comes after a deployment: its addresses, logs, a check, a rollback."""

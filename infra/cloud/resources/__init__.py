@@ -1,0 +1,1 @@
+"""What exists in the cloud: each kind of resource, the rights, and the declaration of a deployment."""

@@ -1,156 +1,231 @@
-"""`make scaling`: the model keeps to theory and to the code, and SCALING.md says what it computed."""
+"""`make scaling`: the limits follow from the inputs and from what the code does, and the page shows them."""
 
+import json
 import math
-from dataclasses import replace
-from itertools import pairwise
+import re
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from statistics import NormalDist, fmean
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from google.auth.transport.requests import AuthorizedSession
 
-from infra.scaling import facts, inputs, scenarios
-from infra.scaling.inputs import LOOK, Inputs, Picture
-from infra.scaling.limits import Database as Asked
-from infra.scaling.limits import Limit, busy_of, kept_for, limits, seconds_described
-from infra.scaling.model import Push, World, simulate
-from infra.scaling.quota import DAY_S, Gemini
+from dropcap import gemini
+from dropcap.connection import connect
+from dropcap.database import Database
+from dropcap.response import Answer, Unavailable
+from dropcap.settings import Settings
+from dropcap.tables import TABLES
+from dropcap.upload import Upload
+from infra import cost
+from tests.app import NAME, PICTURE, ROOT, App
+from tests.capacity import __main__ as capacity
+from tests.capacity import limits, measure
+from tests.capacity.__main__ import number
+from tests.capacity.limits import Limit, busy, kept, seconds
 
-KEPT = inputs.kept()
-ASKED = Asked(11, 0.005, 0.02)
-PATIENT = Push(pending_s=math.inf)
-
-
-def pictures(*seconds: float) -> Inputs:
-    """Pictures that take so many seconds, on instances that start at once."""
-    none = dict.fromkeys((*inputs.BEFORE, *inputs.AFTER), 0.0)
-    return Inputs(tuple(Picture("", 1.0, none | {LOOK: each}) for each in seconds), 0.0, 0.0)
-
-
-def exponential(number: int = 2000) -> Inputs:
-    """Pictures of a second on average, exponentially distributed."""
-    return pictures(*(-math.log(1 - (index + 0.5) / number) for index in range(number)))
+NORMAL = NormalDist()
 
 
-def queue(rate: float, servers: int, uploads: int) -> World:
-    return World(rate, uploads / rate, servers, warm=servers, settle_s=100.0, push=PATIENT)
-
-
-def erlang_c(servers: int, load: float) -> float:
-    """The share of arrivals that wait in M/M/c."""
-    full = load**servers / math.factorial(servers) * servers / (servers - load)
-    return full / (sum(load**busy / math.factorial(busy) for busy in range(servers)) + full)
-
-
-@pytest.mark.parametrize(("servers", "rate"), [(1, 0.6), (3, 2.1)])
-def test_waits_are_those_of_erlang(servers: int, rate: float) -> None:
-    outcome = simulate(queue(rate, servers, 60_000), exponential(), seed=1)
-    expected = 1 + erlang_c(servers, rate) / (servers - rate)
-    assert outcome.mean_s == pytest.approx(expected, rel=0.05)
-
-
-def test_waits_of_equal_pictures_are_those_of_pollaczek_and_khinchine() -> None:
-    rate = 0.7
-    outcome = simulate(queue(rate, 1, 60_000), pictures(1.0), seed=1)
-    assert outcome.mean_s == pytest.approx(1 + rate / (2 * (1 - rate)), rel=0.05)
-
-
-def test_instances_are_busy_for_rate_times_seconds() -> None:
-    outcome = simulate(World(10.0, 2_000.0, settle_s=200.0), KEPT, seed=1)
-    assert outcome.worked_s / outcome.seconds == pytest.approx(10 * KEPT.seconds, rel=0.03)
-
-
-@pytest.mark.parametrize("rate", [1.0, 30.0])
-def test_as_many_instances_are_kept_as_the_limits_are_computed_with(rate: float) -> None:
-    outcome = simulate(World(rate, 2_000 + 4_000 / rate, settle_s=1_000.0), KEPT, seed=1)
-    assert outcome.instances == pytest.approx(kept_for(rate * KEPT.seconds), rel=0.25)
-    assert kept_for(busy_of(outcome.instances)) == pytest.approx(outcome.instances)
-
-
-def test_nothing_is_lost_however_often_it_is_refused() -> None:
-    world = World(100.0, 10.0, 5, drain_s=DAY_S, connections=4, gemini=Gemini(60, math.inf, 1e9))
-    outcome = simulate(world, KEPT, seed=1)
-    assert outcome.refused > 0
-    assert outcome.failed > 0
-    assert outcome.left == 0
-    assert len(outcome.latencies) == outcome.uploads
-
-
-def test_the_same_seed_gives_the_same() -> None:
-    world = World(20.0, 60.0, 30, gemini=Gemini(*facts.TIERS["1"]))
-    assert simulate(world, KEPT, seed=3).latencies == simulate(world, KEPT, seed=3).latencies
-    assert simulate(world, KEPT, seed=3).latencies != simulate(world, KEPT, seed=4).latencies
-
-
-def test_more_instances_never_make_it_slower() -> None:
-    latencies = [
-        simulate(World(5.0, 400.0, instances, drain_s=DAY_S), KEPT, seed=1).percentile(0.95)
-        for instances in (5, 7, 9, 14, 30)
-    ]
-    assert all(more <= 1.02 * fewer for fewer, more in pairwise(latencies))
-    assert latencies[-1] < latencies[0]
-
-
-def test_a_day_has_its_peak_at_noon() -> None:
-    outcome = simulate(World(1.0, 10_000.0, swing=0.9), KEPT, seed=1)
-    assert outcome.uploads == pytest.approx(10_000, rel=0.05)
-    assert outcome.instances_peak > 1.3 * outcome.instances
-
-
-@pytest.mark.parametrize("name", ["max-instances as deployed", "vCPUs of a region, new project"])
-def test_a_backlog_grows_beyond_a_limit_of_instances_and_not_below(name: str) -> None:
-    limit = limit_named(name)
-    world = World(limit.alone, 8_000 / limit.alone, float(limit.value), drain_s=30.0)
-    assert not simulate(replace(world, rate=1.15 * limit.alone), KEPT, seed=1).keeps_up
-    assert simulate(replace(world, rate=0.8 * limit.alone), KEPT, seed=1).keeps_up
-
-
-def test_deliveries_fail_beyond_the_limit_of_connections_and_not_with_a_pooler() -> None:
-    limit = limit_named("connections, db-f1-micro")
-    slots = facts.SMALLEST.connections - facts.RESERVED
-    world = World(1.4 * limit.alone, 600.0, connections=slots, settle_s=100.0)
-    outcome = simulate(world, KEPT, seed=1)
-    assert (outcome.failed > 0, outcome.connections) == (True, slots)
-    assert simulate(replace(world, rate=0.6 * limit.alone), KEPT, seed=1).failed == 0
-    assert simulate(replace(world, connections=math.inf), KEPT, seed=1).failed == 0
-
-
-def test_a_database_that_is_too_small_makes_pictures_wait() -> None:
-    world = World(30.0, 200.0, database_s=0.03, settle_s=50.0)
-    small, large = (simulate(replace(world, database_vcpus=vcpus), KEPT, seed=1) for vcpus in (1, 4))
-    assert small.percentile(0.5) > large.percentile(0.5) + 0.02
-    assert large.percentile(0.5) == pytest.approx(simulate(world, KEPT, seed=1).percentile(0.5), rel=0.02)
-
-
-@pytest.mark.parametrize("tier", ["1", "2"])
-def test_a_days_quota_describes_its_share_of_a_days_uploads(tier: str) -> None:
-    quota = Gemini(*facts.TIERS[tier], attempts=1)
-    outcome = simulate(World(2 * quota.most, 20_000 / quota.most, gemini=quota), KEPT, seed=1)
-    assert outcome.described / outcome.uploads == pytest.approx(0.5, rel=0.05)
-
-
-def test_to_wait_for_a_minutes_quota_holds_instances_and_describes_no_more() -> None:
-    waits, once, enough = (
-        scenarios._short_of_quota(KEPT, ASKED, attempts, seed=1, quick=True) for attempts in (3, 1, 0)
-    )
-    assert waits["described"] == pytest.approx(once["described"], abs=0.02)
-    assert waits["worked_s"] > 2 * once["worked_s"]
-    assert once["worked_s"] < enough["worked_s"]
-
-
-def test_limits_are_told_in_the_order_in_which_they_are_met() -> None:
-    found = limits(KEPT, ASKED)
-    assert [each.first for each in found] == sorted(each.first for each in found)
-    assert all(0 < each.described <= each.alone for each in found)
-
-
-def test_a_picture_waits_for_whichever_model_is_slower() -> None:
-    assert seconds_described(KEPT, median_s=1e-9) == pytest.approx(KEPT.seconds)
-    slow = seconds_described(pictures(1.0), median_s=5.0)
-    mean = fmean(
-        min(5 * math.exp(facts.GEMINI_SPREAD * NormalDist().inv_cdf(q / 999)), 20) for q in range(1, 999)
-    )
-    assert slow == pytest.approx(mean, rel=0.02)
-
-
-def limit_named(name: str) -> Limit:
-    [found] = [each for each in limits(KEPT, ASKED) if each.name == name]
+def limit(name: str) -> Limit:
+    [found] = [each for each in limits.limits() if each.name == name]
     return found
+
+
+def test_limits_are_listed_in_the_order_in_which_they_are_met() -> None:
+    found = limits.limits()
+    first = [min(each.with_gemini, each.alone) for each in found]
+    assert len(found) == 23
+    assert first == sorted(first)
+    assert all(0 < each.with_gemini <= each.alone for each in found)
+
+
+def test_a_limit_is_what_there_is_divided_by_what_an_upload_takes() -> None:
+    assert limit("max-instances as deployed").alone * seconds(False) == pytest.approx(5)
+    assert limit("vCPUs of a region, new project").with_gemini * seconds(True) == pytest.approx(20)
+    assert limit("Gemini, tier 1: a day").with_gemini * 86_400 == pytest.approx(10_000)
+    assert limit("Gemini, tier 1: a minute").with_gemini * 60 * limits.TOKENS == pytest.approx(1e6, rel=0.002)
+    assert kept(limit("connections, db-f1-micro").alone * seconds(False)) == pytest.approx(25 - 3)
+
+
+@pytest.mark.parametrize("working", [1.0, 3.0, 40.0, 1e4])
+def test_kept_instances_suffice_for_the_peak_of_a_quarter_of_an_hour(
+    working: float,
+) -> None:
+    assert busy(kept(working)) == pytest.approx(working)
+    assert working / kept(working) <= limits.UTILISATION
+    passed = 1 - sum(
+        math.exp(n * math.log(working) - working - math.lgamma(n + 1)) for n in range(int(kept(working)) + 1)
+    )
+    assert passed < 0.003
+
+
+def test_a_picture_waits_for_the_slower_model() -> None:
+    spread = math.log(2) / 1.645
+    latencies = [cost.GEMINI_S * math.exp(spread * NORMAL.inv_cdf(n / 1000)) for n in range(1, 1000)]
+    assert latencies[949] == pytest.approx(2 * cost.GEMINI_S, rel=0.01)
+    caption_s = limits.MEASURED["caption_s"]
+    waited = fmean(max(caption_s, each) for each in latencies) - caption_s
+    assert seconds(True) - seconds(False) == pytest.approx(waited, rel=0.02)
+    assert seconds(False) == limits.MEASURED["picture_s"]
+    assert seconds(True, 2.0) == seconds(True)
+    assert seconds(False, 2.0) == pytest.approx(seconds(False) - caption_s / 2)
+
+
+def test_the_page_shows_what_the_command_computes(capsys: pytest.CaptureFixture[str]) -> None:
+    text = capacity.PAGE.read_text()
+    assert capacity.filled(text) == text
+    assert capacity.main([]) == 0
+    assert capsys.readouterr().out == "\n\n".join(capacity.tables().values()) + "\n"
+    for name, table in capacity.tables().items():
+        assert f"<!-- {name} -->\n{table}\n<!-- /{name} -->" in text
+
+
+def test_the_summary_has_the_figures_of_the_tables() -> None:
+    summary = capacity.PAGE.read_text().partition("## ")[0]
+    shown = [number(seconds(False)), number(seconds(True)), f"{1 / limits.UTILISATION:.1f}"]
+    shown += [
+        number(limit("Gemini, tier 1: a day").with_gemini),
+        number(limit("max-instances as deployed").alone),
+    ]
+    shown += [number(limit("PostgreSQL's CPU, largest server").alone)]
+    assert re.findall(r"(?<![\w.])\d[\d,.]*\d", summary) == shown
+
+
+def test_the_stages_of_a_proof_become_the_inputs_of_a_picture(tmp_path: Path) -> None:
+    (tmp_path / "prove").mkdir()
+    uploads, lines = [], []
+    for index, (caption_s, record_s) in enumerate([(9.0, 9.0), (0.5, 0.02), (0.7, 0.04)]):
+        uploads.append({"state": "analyzed", "seconds": 1.0 + index})
+        for stage, taken in (("describe and caption", caption_s), ("record", record_s)):
+            lines.append(json.dumps({"upload": f"ana/{index}", "stage": stage, "seconds": taken}))
+    (tmp_path / "prove" / "main-0.log").write_text("\n".join([*lines, "no JSON"]))
+    (tmp_path / "prove.json").write_text(json.dumps({"dropcap": {"results": uploads}}))
+    assert measure.stages(tmp_path) == {"picture_s": 2.5, "caption_s": 0.6, "record_s": 0.03}
+    (tmp_path / "prove.json").write_text(json.dumps({"dropcap": {"results": uploads[1:]}}))
+    with pytest.raises(ValueError, match="the instance died"):
+        measure.stages(tmp_path)
+
+
+def test_an_upload_makes_as_many_requests_as_the_limits_count(
+    start: Callable[..., App], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start()
+    assert app.deliver(app.upload("ana/first.jpg", PICTURE)) == 200
+    upload = app.upload(f"ana/{NAME}", PICTURE)
+    asked: Counter[tuple[str, bool]] = Counter()
+    attempts = 0
+    request: Any = AuthorizedSession.request
+    attempt: Any = Database._attempt
+
+    def count(self: Any, method: str, url: str, **options: Any) -> Any:
+        for name, bucket in (("uploads", app.uploads), ("pictures", app.pictures)):
+            asked[name, method == "GET"] += bucket in urlsplit(url).path.split("/")  # not Gemini's
+        return request(self, method, url, **options)
+
+    def tell(self: Database, *given: Any) -> Any:
+        nonlocal attempts
+        attempts += 1
+        return attempt(self, *given)
+
+    monkeypatch.setattr(AuthorizedSession, "request", count)
+    monkeypatch.setattr(Database, "_attempt", tell)
+    assert app.deliver(upload) == 200
+    assert asked == {
+        ("pictures", False): limits.PICTURES_WRITES,
+        ("pictures", True): limits.PICTURES_READS,
+        ("uploads", False): limits.UPLOADS_WRITES - 1,  # one is the upload itself
+        ("uploads", True): limits.UPLOADS_READS,
+    }
+    assert attempts == round(limits.MEASURED["transactions"])
+
+
+@pytest.mark.parametrize("method", ["execute_named", "prepare_statement"])
+def test_a_pooler_in_transaction_mode_does_no_harm(
+    method: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing outlives a transaction: no statement is prepared by name, and every setting is local."""
+    said: list[str] = []
+    connection = type(connect(database._settings.database_url))
+    monkeypatch.setattr(connection, method, lambda *_: pytest.fail("a statement has a name"))
+    simple = connection.execute_simple
+
+    def listen(self: Any, sql: str) -> Any:
+        said.append(sql)
+        return simple(self, sql)
+
+    monkeypatch.setattr(connection, "execute_simple", listen)
+    upload = Upload("uploads", "ana/1.jpg", 1, 1)
+    holder = database.claim(upload).holder
+    assert database.mark(upload, holder, "read", 1.0)
+    assert database.reject(upload, holder, "code", "reason")
+    database.finish(upload)
+    sets = [part for sql in said for part in sql.split(";") if "SET " in part and "UPDATE" not in part]
+    assert sets
+    assert all(part.strip().startswith("SET LOCAL ") for part in sets)
+
+
+def test_uploads_and_analyses_may_be_partitioned_by_the_hash_of_their_id(empty_database: str) -> None:
+    with closing(Database(Settings(database_url=empty_database))) as database:
+        database.prepare()
+    with closing(connect(empty_database)) as connection:
+        connection.run("SET search_path = dropcap; DROP TABLE uploads, analyses")
+        for table in [each for each in TABLES if each.name in ("uploads", "analyses")]:
+            columns = ", ".join(
+                f"{column.name} {column.type}{f' DEFAULT {column.default}' if column.default else ''}"
+                f"{'' if column.null else ' NOT NULL'}"
+                for column in table.columns
+            )
+            checks = "".join(f", CONSTRAINT {name} CHECK ({rule})" for name, rule in table.checks)
+            connection.run(
+                f"CREATE TABLE {table.name} ({columns}, PRIMARY KEY (id){checks}) PARTITION BY HASH (id)"
+            )
+            for index in range(4):
+                connection.run(
+                    f"CREATE TABLE {table.name}_{index} PARTITION OF {table.name} "
+                    f"FOR VALUES WITH (MODULUS 4, REMAINDER {index})"
+                )
+    with closing(Database(Settings(database_url=empty_database))) as database:
+        database.prepare()
+        claims = [database.claim(Upload("uploads", f"ana/{index}.jpg", 1, 1)) for index in range(20)]
+        assert {claim.state for claim in claims} == {"claimed"}
+        assert database.claim(Upload("uploads", "ana/1.jpg", 1, 1)).state == "busy"
+        [[kind]] = database.query("SELECT relkind::text FROM pg_class WHERE relname = 'uploads'")
+        [[used]] = database.query("SELECT count(DISTINCT tableoid) FROM uploads")
+    assert (kind, used) == ("p", 4)
+
+
+@pytest.mark.parametrize(("wait_s", "slept_s"), [(0.5, 2.5), (15.0, 31.5), (19.0, 39.5), (25.0, 0.0)])
+def test_a_refusal_holds_an_instance_for_at_most_the_timeout_before_each_attempt(
+    wait_s: float, slept_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    class Refusing:
+        def ask(self, jpeg: bytes, request: str) -> Answer:
+            raise OSError
+
+        def unavailable(self, error: Exception) -> Unavailable:
+            return Unavailable("", again=True, wait_s=wait_s)
+
+    settings = Settings(gemini_api_key="any")
+    describer = gemini.Describer(settings)
+    monkeypatch.setattr(describer, "_load", Refusing)
+    monkeypatch.setattr("dropcap.gemini.time.sleep", slept.append)
+    monkeypatch.setattr("dropcap.gemini.random.uniform", lambda low, high: high)
+    with pytest.raises(Unavailable):
+        describer.describe(b"")
+    assert sum(slept) == pytest.approx(slept_s)
+    assert all(each <= settings.gemini_timeout_s for each in slept)
+    assert len(slept) < settings.gemini_attempts
+
+
+def test_every_test_and_file_that_the_page_names_is_there() -> None:
+    text = capacity.PAGE.read_text()
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert all(f"def {name}(" in tests for name in re.findall(r"`(test_\w+)`", text))
+    assert all((capacity.PAGE.parent / path).exists() for path in re.findall(r"\]\(([^)]+)\)", text))

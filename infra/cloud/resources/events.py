@@ -71,7 +71,7 @@ class Subscription(Resource):
     SET: ClassVar[dict[str, tuple[str, str]]] = {  # by words: flag and value, and where the value is found
         "waits for an answer": ("--ack-deadline", "600s"),
         "tries again after": ("--min-retry-delay", "10s"),
-        "and at most after": ("--max-retry-delay", "60s"),  # 600 s leave instances idle: SCALING.md
+        "and at most after": ("--max-retry-delay", "60s"),  # 600 s would leave instances idle
         "keeps an event": ("--message-retention-duration", "604800s"),
     }
 

@@ -1,1 +1,0 @@
-"""`make scaling`: what Dropcap does under load, by simulation, and what limits it first."""

@@ -1,0 +1,1 @@
+"""`make scaling`: which limit a growing load meets first, computed from measured inputs."""

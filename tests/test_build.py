@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import requests
-import yaml  # type: ignore[import-untyped]
+import yaml
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 

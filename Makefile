@@ -12,9 +12,10 @@ JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 RUN = .venv/bin/python
 DEV = .venv-dev/bin/python
 EXPORT = .venv-model/bin/python
-# MODEL as one word for a shell, whatever its characters; make expands nothing in it, nor for what it starts.
-unexport MODEL
-NAMED = '$(subst ','\'',$(value MODEL))'
+# A variable as one word for a shell, whatever its characters; make expands nothing in it, nor for what it starts.
+quoted = '$(subst ','\'',$(value $(1)))'
+unexport MODEL ARCHIVE COCO PICTURES PHOTOGRAPHS EXTENSION
+NAMED = $(call quoted,MODEL)
 # What is ready needs no PyTorch: an address, an archive, a folder with its card.
 READY = $(shell case $(NAMED) in (*://* | *.tar | *.tar?sha256=*) echo 1 ;; \
     (*) if [ -f $(NAMED) ] || [ -f $(NAMED)/model.json ]; then echo 1; fi ;; esac)
@@ -94,12 +95,12 @@ else
 endif
 
 model-archive: .venv/installed ## write functions/model as an archive that make model MODEL=... installs, into build/: ARCHIVE=blip.tar
-	@$(RUN) -m model_export archive $(if $(ARCHIVE),--out "$(ARCHIVE)")
+	@$(RUN) -m model_export archive $(if $(ARCHIVE),--out $(call quoted,ARCHIVE))
 
 evaluate: .venv-model/installed ## captions before and after quantization, and their confidence: COCO=captions_val2017.json PICTURES=val2017 COUNT=1000 BITS=all PHOTOGRAPHS=folder
-	@$(EXPORT) -m model_export evaluate $(if $(COCO),--coco "$(COCO)" --pictures "$(PICTURES)") \
+	@$(EXPORT) -m model_export evaluate $(if $(COCO),--coco $(call quoted,COCO) --pictures $(call quoted,PICTURES)) \
 	    $(if $(COUNT),--count $(COUNT)) $(if $(BITS),--bits $(BITS)) $(EVALUATE)
-	@$(if $(COCO),,$(EXPORT) -m model_export confidence $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS)))
+	@$(if $(COCO),,$(EXPORT) -m model_export confidence $(if $(PHOTOGRAPHS),--photographs $(call quoted,PHOTOGRAPHS)))
 
 prove: .venv-dev/installed build/random-base/model.json ## BLIP-base in 512 MiB that the kernel enforces: PROVE="--uploads 100 --no-naive"
 	@$(DEV) -m tests.memory $(PROVE)
@@ -134,7 +135,7 @@ screenshots: .venv-dev/installed ## take pictures of the gallery, into build/scr
 	@$(DEV) -m tests.support.screenshots $(SCREENSHOTS)
 
 import: .venv/installed ## take over the settings of Firebase's Resize Images: EXTENSION=extensions/NAME.env or a kit's folder, PROJECT=my-project FORCE=1
-	@$(RUN) -m infra.resize_images $(if $(PROJECT),--project "$(PROJECT)") $(if $(FORCE),--force) "$(EXTENSION)"
+	@$(RUN) -m infra.resize_images $(if $(PROJECT),--project $(call quoted,PROJECT)) $(if $(FORCE),--force) $(call quoted,EXTENSION)
 
 plan: .venv/installed ## what make deploy would change, and no more: PROJECT=my-project COMMANDS=1
 	@$(RUN) -m infra.cloud plan

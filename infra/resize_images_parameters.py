@@ -224,7 +224,8 @@ def _events(result: Import, name: str, value: str) -> None:
 
 
 def _unknown(result: Import, name: str, value: str) -> None:
-    result.lacks(name, "not known; nothing is done with it")
+    """Name it without its value, which could be a secret."""
+    result.rows.append((name, "no equal", "not known; nothing is done with it"))
 
 
 # What each level blocks, as the highest that is still published here.

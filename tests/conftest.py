@@ -192,6 +192,7 @@ def deployed_state(warm_gcloud: str, tmp_path_factory: pytest.TempPathFactory) -
                 deployment = Deployment(folder, plane)
                 shown = {command: deployment.typed(command, "y") for command in FIRST}
                 assert "make verify" in shown[FIRST[-1]], shown
+                assert not plane.faults, "\n".join(sorted(set(plane.faults)))
                 bodies = [repr(each.body) for each in plane.writes]
                 kept = (deployment.root / "settings.mk").read_text()
                 plane.resources["said"] = {"shown": shown, "bodies": bodies, "settings.mk": kept}

@@ -234,12 +234,12 @@ def test_a_gcloud_that_can_is_taken(
 
 
 def test_identity_aware_proxy_needs_no_beta_where_gcloud_has_it_so() -> None:
-    assert (Tools((558, 0, 0)).iap, Tools((557, 0, 0)).iap) == ((), ("beta",))
+    assert (Tools((558, 0, 0)).iap, Tools((557, 0, 0)).iap) == ("", "beta")
 
 
 def test_alerts_are_made_without_alpha_where_gcloud_has_them_so() -> None:
-    assert Tools((549, 0, 0)).policies == ("monitoring", "policies")
-    assert Tools((528, 0, 0)).policies == ("alpha", "monitoring", "policies")
+    assert Tools((549, 0, 0)).policies == "monitoring policies"
+    assert Tools((528, 0, 0)).policies == "alpha monitoring policies"
 
 
 @pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")

@@ -179,13 +179,54 @@ def test_a_parameter_becomes_a_setting(name: str, value: str, setting: str, expe
         ("SHARP_OPTIONS", '{"fit":"cover"}', "fit"),
         ("REGENERATE_TOKEN", "true", "never copied"),
         ("CUSTOM_FILTER_PROMPT", "no cats", "SAFETY alone"),
-        ("NEW_ONE", "1", "not known"),
     ],
 )
 def test_what_has_no_equal_is_named_with_what_to_do(name: str, value: str, note: str) -> None:
     said = told(name, value)
     assert said[0] == "no equal"
     assert note in said[1]
+
+
+def test_an_unknown_parameter_is_named_without_its_value_which_could_be_a_secret(
+    exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported.write_text(exported.read_text() + "\nAPI_TOKEN=hunter2\n")
+    assert main([str(exported), "--project", "my-project"]) == 0
+    said = capsys.readouterr().out
+    assert "API_TOKEN" in said
+    assert "not known;" in said
+    assert "hunter2" not in said + Path("settings.mk").read_text()
+
+
+STRANGE = """a $(touch oh) `touch oh` $$HOME 'b' "c" \\.env"""
+
+
+@pytest.mark.parametrize(
+    ("target", "variables"),
+    [
+        ("import", ("EXTENSION", "PROJECT")),
+        ("model-archive", ("ARCHIVE",)),
+        ("evaluate", ("COCO", "PICTURES")),
+        ("evaluate", ("PHOTOGRAPHS",)),
+    ],
+)
+def test_make_hands_on_what_is_named_and_expands_nothing_in_it(
+    target: str, variables: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = f'{sys.executable} -c "import json, sys; print(json.dumps(sys.argv))"'
+    old = [f"-o.venv{environment}/installed" for environment in ("", "-model")]
+    given = [f"RUN={shown}", f"EXPORT={shown}", *(f"{name}={STRANGE}" for name in variables)]
+    ran = subprocess.run(
+        ["make", "-f", DOCS.parent / "Makefile", *old, target, *given],  # noqa: S607
+        env=os.environ | {"MAKEFLAGS": "", "MAKELEVEL": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = json.loads(ran.stdout.splitlines()[-1])
+    assert words.count(STRANGE) == len(variables)
+    assert not Path("oh").exists()
 
 
 def test_a_region_that_can_not_be_one_and_a_project_that_is_no_name_are_refused(

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from infra.cloud import CloudError, settings_file
 from infra.cloud.config import Config
+from tests.app import ROOT
 from tests.test_resize_images import environment_of
 
 USUAL = {"PROJECT": "my-project", "DATABASE_URL": "postgresql://ana:secret1@db.example.com/x"}
@@ -46,6 +48,11 @@ def test_what_was_deployed_is_what_the_next_command_says_and_the_command_line_go
     other = environment_of("deploy", "SIZES=100", EXCLUDE="none/*")
     assert (other["SIZES"], other["EXCLUDE"]) == ("100", "none/*")
     assert Config.read(USUAL | {name: got[name] for name in said}).chosen == said
+
+
+def test_git_leaves_out_the_settings_of_a_deployment() -> None:
+    ignored = ["git", "-C", str(ROOT), "check-ignore", "--quiet", "settings.mk"]
+    assert subprocess.run(ignored, check=False).returncode == 0
 
 
 def test_the_language_of_a_terminal_is_not_the_setting_of_that_name() -> None:

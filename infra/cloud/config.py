@@ -132,12 +132,7 @@ class Config:
         for name in SECRETS:
             variables.pop(name, None)
         config = cls(
-            **chosen,
-            settings=settings,
-            variables=variables,
-            given=given,
-            reset=reset,
-            deployed=deployed,
+            **chosen, settings=settings, variables=variables, given=given, reset=reset, deployed=deployed
         )
         config._check()
         return config

@@ -20,8 +20,9 @@ from infra.cloud.config import (
 )
 from infra.cloud.gcloud.command import Gcloud
 from infra.cloud.inventory import Cloud, look, look_around
+from infra.cloud.resources.base import at
 from infra.cloud.resources.buckets import DAY_S
-from infra.cloud.resources.functions import ANNOTATIONS, CLOUD_SQL_LABEL, variables
+from infra.cloud.resources.functions import CLOUD_SQL_LABEL, PATHS, variables
 
 LOCATION = "cloud.googleapis.com/location"  # as gcloud reads it: api_lib/run/k8s_object.py, 528.0.0
 WHOLE = ("on-upload", "analyze", "sweep")  # which have all settings; the small ones lack some
@@ -89,7 +90,6 @@ def of_services(project: str, region: str, there: Mapping[str, Any]) -> dict[str
     if service is None:
         return {"REGION": region} if there else {}
     usual, labels = usual_buckets(project), service["metadata"].get("labels", {})
-    notes = service["spec"]["template"]["metadata"].get("annotations", {})
     found = {
         name: value
         for name, value in variables(service).items()
@@ -98,10 +98,10 @@ def of_services(project: str, region: str, there: Mapping[str, Any]) -> dict[str
     if found.get("AUTH") == "iap":
         found.pop("AUTH_AUDIENCE", None)  # which follows from that
     found |= {"REGION": region, "GALLERY": str(int("dropcap-gallery" in there))}
-    if instance := notes.get(ANNOTATIONS["Cloud SQL"]):
+    if instance := at(service, *PATHS["Cloud SQL"]):
         found["CLOUD_SQL"] = "new" if labels.get(CLOUD_SQL_LABEL) == "new" else instance
     if service["metadata"]["name"] != "dropcap-sweep":  # which has one instance, whatever is set
-        found["MAX_INSTANCES"] = notes.get(ANNOTATIONS["at most instances"], "")
+        found["MAX_INSTANCES"] = at(service, *PATHS["at most instances"]) or ""
     return {name: value for name, value in found.items() if value}
 
 

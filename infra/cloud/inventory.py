@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from infra.cloud import CloudError
@@ -25,9 +26,8 @@ class Cloud:
     created: str = ""  # when the project was, ISO 8601
     apis: frozenset[str] = frozenset()
     buckets: dict[str, Any] = field(default_factory=dict)
-    policies: dict[str, list[Binding]] = field(
-        default_factory=dict
-    )  # by target: "project p", "bucket b", ...
+    # By target: "project p", "bucket b", ...
+    policies: dict[str, list[Binding]] = field(default_factory=dict)
     accounts: dict[str, Any] = field(default_factory=dict)
     secrets: dict[str, list[Any]] = field(default_factory=dict)  # versions, the newest first
     values: dict[str, str] = field(default_factory=dict, repr=False)  # of the newest version
@@ -100,41 +100,29 @@ def _first(config: Config, cloud: Cloud) -> Iterable[Task]:
         return lambda: into.update({name(each): each for each in read(*words) or ()})
 
     def revisions() -> None:
-        cloud.revisions += read("run", "revisions", "list", f"--region={region}") or ()
+        cloud.revisions += read("run revisions list", f"--region={region}") or ()
 
     def policy() -> None:
-        cloud.policies[f"project {config.project}"] = bindings(
-            read("projects", "get-iam-policy", config.project)
-        )
+        answer = read("projects get-iam-policy", config.project)
+        cloud.policies[f"project {config.project}"] = bindings(answer)
 
-    yield _api("storage"), named(cloud.buckets, _plain, "storage", "buckets", "list", "--raw")
+    def secrets() -> None:
+        cloud.secrets.update({_last(each): [] for each in read("secrets list") or ()})
+
+    where = f"--location={region}"
+    yield _api("storage"), named(cloud.buckets, _plain, "storage buckets list", "--raw")
     yield _api("cloudresourcemanager"), policy
-    yield _api("iam"), named(cloud.accounts, lambda each: each["email"], "iam", "service-accounts", "list")
-    yield (
-        _api("secretmanager"),
-        lambda: cloud.secrets.update({_last(each): [] for each in read("secrets", "list") or ()}),
-    )
+    yield _api("iam"), named(cloud.accounts, lambda each: each["email"], "iam service-accounts list")
+    yield _api("secretmanager"), secrets
     if cloud.services:
         yield _api("run"), revisions
-    artifacts = ("artifacts", "repositories", "list", f"--location={region}")
-    yield _api("artifactregistry"), named(cloud.repositories, _last, *artifacts)
-    yield _api("pubsub"), named(cloud.subscriptions, _plain, "pubsub", "subscriptions", "list")
-    yield (
-        _api("cloudscheduler"),
-        named(cloud.jobs, _last, "scheduler", "jobs", "list", f"--location={region}"),
-    )
-    yield _api("cloudtasks"), named(cloud.queues, _last, "tasks", "queues", "list", f"--location={region}")
-    yield _api("logging"), named(cloud.metrics, _plain, "logging", "metrics", "list")
-    yield (
-        _api("monitoring"),
-        named(
-            cloud.alerts,
-            lambda each: each.get("userLabels", {}).get("dropcap", ""),
-            *cloud.tools.policies,
-            "list",
-        ),
-    )
-    yield _api("monitoring"), named(cloud.dashboards, _last, "monitoring", "dashboards", "list")
+    yield _api("artifactregistry"), named(cloud.repositories, _last, "artifacts repositories list", where)
+    yield _api("pubsub"), named(cloud.subscriptions, _plain, "pubsub subscriptions list")
+    yield _api("cloudscheduler"), named(cloud.jobs, _last, "scheduler jobs list", where)
+    yield _api("cloudtasks"), named(cloud.queues, _last, "tasks queues list", where)
+    yield _api("logging"), named(cloud.metrics, _plain, "logging metrics list")
+    yield _api("monitoring"), named(cloud.alerts, _short, f"{cloud.tools.policies} list")
+    yield _api("monitoring"), named(cloud.dashboards, _last, "monitoring dashboards list")
     yield _api("billingbudgets"), lambda: _budgets(config, cloud)
     project, _, name = config.instance
     if name:
@@ -149,39 +137,35 @@ def _second(config: Config, cloud: Cloud) -> Iterable[Task]:
         return lambda: cloud.policies.update({target: bindings(read(*words))})
 
     for name in {*config.buckets.values()} & {*cloud.buckets}:
-        yield (
-            _api("storage"),
-            policy(f"bucket {name}", "storage", "buckets", "get-iam-policy", f"gs://{name}"),
-        )
+        asked = policy(f"bucket {name}", "storage buckets get-iam-policy", f"gs://{name}")
+        yield _api("storage"), asked
     for name in [name for name in cloud.secrets if name.startswith("dropcap-")]:
-        yield _api("secretmanager"), policy(f"secret {name}", "secrets", "get-iam-policy", name)
-        yield _api("secretmanager"), lambda name=name: _versions(cloud, name)  # type: ignore[misc]
+        yield _api("secretmanager"), policy(f"secret {name}", "secrets get-iam-policy", name)
+        yield _api("secretmanager"), partial(_versions, cloud, name)
     for name in cloud.services:
-        words = ("run", "services", "get-iam-policy", name, f"--region={config.region}")
-        yield _api("run"), policy(f"function {name}", *words)
+        where = (name, f"--region={config.region}")
+        yield _api("run"), policy(f"function {name}", "run services get-iam-policy", *where)
     told = any(each.get("notificationChannels") for each in cloud.alerts.values())
     if config.alert_email or (told and cloud.tools.has("beta")):
-        channels = ("beta", "monitoring", "channels", "list")
-        yield _api("monitoring"), lambda: cloud.channels.extend(read(*channels) or ())
-    location = trigger_location(config, cloud)
-    triggers = ("eventarc", "triggers", "list", f"--location={location}")
-    yield (
-        _api("eventarc"),
-        lambda: cloud.triggers.update({_last(each): each for each in read(*triggers) or ()}),
-    )
+        channels = "beta monitoring channels list"
+        yield _api("monitoring"), lambda: cloud.channels.extend(read(channels) or ())
+
+    def triggers() -> None:
+        found = read("eventarc triggers list", f"--location={trigger_location(config, cloud)}")
+        cloud.triggers.update({_last(each): each for each in found or ()})
+
+    yield _api("eventarc"), triggers
     if (topic := config.settings.events).startswith("projects/"):
         yield _api("pubsub"), lambda: _topic(cloud, topic)
     project = config.instance[0]
     if project and project != config.project:
-        yield (
-            _api("cloudresourcemanager"),
-            policy(f"project {project}", "projects", "get-iam-policy", project),
-        )
+        asked = policy(f"project {project}", "projects get-iam-policy", project)
+        yield _api("cloudresourcemanager"), asked
 
 
 def _topic(cloud: Cloud, topic: str) -> None:
     try:
-        policy = cloud.gcloud.read("pubsub", "topics", "get-iam-policy", topic)
+        policy = cloud.gcloud.read("pubsub topics get-iam-policy", topic)
     except CloudError as refused:
         if "not found" in str(refused).lower():
             cloud.no_topic = True
@@ -197,32 +181,24 @@ def trigger_location(config: Config, cloud: Cloud) -> str:
 
 def bindings(policy: Mapping[str, Any] | None) -> list[Binding]:
     """Role and member of each binding that has no condition."""
-    all_of_them = (policy or {}).get("bindings", ())
-    return [
-        (each["role"], member)
-        for each in all_of_them
-        if "condition" not in each
-        for member in each["members"]
-    ]
+    unconditional = [each for each in (policy or {}).get("bindings", ()) if "condition" not in each]
+    return [(each["role"], member) for each in unconditional for member in each["members"]]
 
 
 def _versions(cloud: Cloud, name: str) -> None:
-    """Versions, destroyed ones too as their numbers are gone, and the value of the newest that is enabled."""
-    found = cloud.gcloud.read("secrets", "versions", "list", name) or []
-    cloud.secrets[name] = sorted(found, key=lambda each: int(_last(each)), reverse=True)
-    newest = next(
-        (each for each in cloud.secrets[name] if each.get("state", "ENABLED").upper() == "ENABLED"), None
-    )
-    if newest and newest is cloud.secrets[name][0]:
-        answer = cloud.gcloud.text("secrets", "versions", "access", _last(newest), f"--secret={name}")
-        cloud.values[name] = answer
+    """Find the versions, destroyed ones too, as their numbers are taken, and the newest one's value."""
+    found = cloud.gcloud.read("secrets versions list", name) or []
+    versions = cloud.secrets[name] = sorted(found, key=lambda each: int(_last(each)), reverse=True)
+    if versions and versions[0].get("state", "ENABLED").upper() == "ENABLED":
+        words = (_last(versions[0]), f"--secret={name}")
+        cloud.values[name] = cloud.gcloud.text("secrets versions access", *words)
 
 
 def _budgets(config: Config, cloud: Cloud) -> None:
     """Find the budgets of the billing account, which need no right of who says nothing of BUDGET."""
     try:
         account = cloud.gcloud.text(*billing_account(config.project)).strip()
-        found = cloud.gcloud.read("billing", "budgets", "list", f"--billing-account={account}")
+        found = cloud.gcloud.read("billing budgets list", f"--billing-account={account}")
     except CloudError:
         if config.given.get("BUDGET"):
             raise
@@ -232,21 +208,23 @@ def _budgets(config: Config, cloud: Cloud) -> None:
 
 def billing_account(project: str) -> tuple[str, ...]:
     """The command that prints the billing account of a project."""
-    return ("billing", "projects", "describe", project, "--format=value(billingAccountName.basename())")
+    return ("billing projects describe", project, "--format=value(billingAccountName.basename())")
 
 
 def _instance(cloud: Cloud, project: str, name: str) -> None:
     read, where = cloud.gcloud.read, f"--project={project}"
-    found = [each for each in read("sql", "instances", "list", where) or () if each["name"] == name]
+    found = [each for each in read("sql instances list", where) or () if each["name"] == name]
     if not found:
         return
     cloud.instance = found[0]
-    cloud.databases.update(
-        {each["name"]: each for each in read("sql", "databases", "list", f"--instance={name}", where)}
-    )
-    cloud.users.update(
-        {each["name"]: each for each in read("sql", "users", "list", f"--instance={name}", where) or ()}
-    )
+    for kind, into in (("databases", cloud.databases), ("users", cloud.users)):
+        of_it = read(f"sql {kind} list", f"--instance={name}", where) or ()
+        into.update({each["name"]: each for each in of_it})
+
+
+def _short(each: Any) -> str:
+    """The name of an alert of ours; nothing for somebody else's."""
+    return str(each.get("userLabels", {}).get("dropcap", ""))
 
 
 def _plain(each: Any) -> str:

@@ -70,8 +70,14 @@ class Command:
         return f"gcloud {words}"
 
 
-def command(*words: Word, file: tuple[str, str] | None = None, secret: str = "") -> Command:
-    return Command(words, file, secret)
+def command(surface: str, *words: Word, file: tuple[str, str] | None = None, secret: str = "") -> Command:
+    """Return a command; `surface` is its first words in one text: `run services update`."""
+    return Command((*surface.split(), *words), file, secret)
+
+
+def late(before: str, surface: str, *words: str) -> Late:
+    """Return a word that begins with `before` and ends with what a reading command prints."""
+    return Late((*surface.split(), *words), before)
 
 
 class Gcloud:
@@ -90,27 +96,30 @@ class Gcloud:
         self._known: dict[tuple[str, ...], str] = {}  # what late words turned out to be
         self._patience_s = environment.get("PATIENCE_S", "")
 
-    def read(self, *words: str) -> Any:
-        """What a reading command answers, from its JSON; None where it says nothing. Raises CloudError."""
-        answer = self._run([*words, "--format=json"], None)
+    def read(self, surface: str, *words: str) -> Any:
+        """Return the JSON that a reading command prints; None where it prints nothing. Raises CloudError.
+
+        `surface` is the command's first words in one text: `run services list`.
+        """
+        answer = self._run([*surface.split(), *words, "--format=json"], None)
         return json.loads(answer) if answer.strip() else None
 
-    def text(self, *words: str) -> str:
-        """What a reading command prints, to the byte. Raises CloudError."""
-        return self._run(list(words), None)
+    def text(self, surface: str, *words: str) -> str:
+        """Return what a reading command prints, to the byte. Raises CloudError."""
+        return self._run([*surface.split(), *words], None)
 
     def listed(self, pattern: str) -> list[str]:
         """The addresses of the objects and folders that a pattern names. Raises CloudError."""
         try:
-            return self.text("storage", "ls", pattern).split("\n")[:-1]
+            return self.text("storage ls", pattern).split("\n")[:-1]
         except CloudError as refused:
             if "matched no objects" in str(refused):
                 return []
             raise
 
-    def said(self, *words: str) -> str:
-        """What a command prints, with what it says beside it. Raises CloudError."""
-        return self._run(list(words), None, both=True)
+    def said(self, surface: str, *words: str) -> str:
+        """Return what a command prints on standard output and standard error. Raises CloudError."""
+        return self._run([*surface.split(), *words], None, both=True)
 
     def do(self, command: Command, waiting: Callable[[str], None] = lambda _: None) -> str:
         """Run a command that changes something, and return what it prints. Raises CloudError.

@@ -34,14 +34,14 @@ class Tools:
         return cls(version, frozenset(answer))
 
     @property
-    def policies(self) -> tuple[str, ...]:
+    def policies(self) -> str:
         """The words before what is done with alerts."""
-        return ("monitoring", "policies") if self.version >= POLICIES else ("alpha", "monitoring", "policies")
+        return "monitoring policies" if self.version >= POLICIES else "alpha monitoring policies"
 
     @property
-    def iap(self) -> tuple[str, ...]:
-        """The words before a command that Identity-Aware Proxy of Cloud Run is a part of."""
-        return () if self.version >= IAP else ("beta",)
+    def iap(self) -> str:
+        """The word before a command that Identity-Aware Proxy of Cloud Run is a part of."""
+        return "" if self.version >= IAP else "beta"
 
     def check(self, config: Config) -> None:
         """Raise CloudError where this gcloud can't do all that a deployment asks of it."""

@@ -32,12 +32,7 @@ COLUMNS, HEIGHT = 48, 12  # of the dashboard, and of each of its tiles
 # What `gcloud billing budgets create` takes beside the amount of the month, as words of `--threshold-rule`.
 # Half of it is news, nine tenths leave time to act, all of it is a fact, and the forecast is the only one
 # that comes days before: costs are reported with a delay of hours, and a budget stops nothing by itself.
-BUDGET_THRESHOLDS = (
-    "percent=0.5",
-    "percent=0.9",
-    "percent=1.0",
-    "percent=1.0,basis=forecasted-spend",
-)
+BUDGET_THRESHOLDS = ("percent=0.5", "percent=0.9", "percent=1.0", "percent=1.0,basis=forecasted-spend")
 
 
 @dataclass(frozen=True, slots=True)

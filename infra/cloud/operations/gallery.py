@@ -62,7 +62,7 @@ def words(config: Config, cloud: Cloud) -> list[str]:
             f"For you alone: {proxy}, then http://localhost:8080/gallery/"
         ]
     if _auth(cloud) == "iap":
-        words = ["gcloud", *cloud.tools.iap, "iap", "web", "add-iam-policy-binding", f"--service={GALLERY}"]
+        words = f"gcloud {cloud.tools.iap} iap web add-iam-policy-binding --service={GALLERY}".split()
         words += [f"--region={config.region}", f"--project={config.project}", "--resource-type=cloud-run"]
         words += ["--role=roles/iap.httpsResourceAccessor", "--member=user:ana@example.com"]
         allow = f"Identity-Aware Proxy lets in only whom you name: {' '.join(words)}"

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from infra.cloud.config import Config
-from infra.cloud.gcloud.command import Command, Late, Word, command
+from infra.cloud.gcloud.command import Command, Word, command, late
 from infra.cloud.inventory import Cloud
-from infra.cloud.resources.base import ABSENT, Change, Facts, Resource
+from infra.cloud.resources.base import ABSENT, Change, Facts, Resource, at
 
 EVERYBODY = ("allUsers", "allAuthenticatedUsers")
 # The target's kind, and how gcloud changes its policy.
 SURFACES = {
-    "project": ("projects",),
-    "bucket": ("storage", "buckets"),
-    "secret": ("secrets",),
-    "function": ("run", "services"),
-    "topic": ("pubsub", "topics"),
+    "project": "projects",
+    "bucket": "storage buckets",
+    "secret": "secrets",
+    "function": "run services",
+    "topic": "pubsub topics",
 }
 
 
@@ -26,25 +26,16 @@ class Account(Resource):
 
     kind: ClassVar[str] = "account"
     aside: ClassVar[str] = "accounts"
+    surface: ClassVar[str] = "iam service-accounts"
+    table: ClassVar[str] = "accounts"
 
     @property
     def title(self) -> str:
         return f"{self.kind} {self.name.partition('@')[0]}"
 
-    def wanted(self, cloud: Cloud) -> Facts:
-        return {}
-
-    def found(self, cloud: Cloud) -> Facts | None:
-        return {} if self.name in cloud.accounts else None
-
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        name = self.name.partition("@")[0]
-        return [
-            command("iam", "service-accounts", "create", name, f"--display-name=Dropcap: {self.why}"[:115])
-        ]
-
-    def remove(self, cloud: Cloud) -> Sequence[Command]:
-        return [command("iam", "service-accounts", "delete", self.name)]
+        shown = f"--display-name=Dropcap: {self.why}"[:115]
+        return [command(f"{self.surface} create", self.name.partition("@")[0], shown)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +47,7 @@ class Grant(Resource):
     target: str
     region: str = ""
     who: str = ""  # for people, where it is an account of Google's
-    born: tuple[str, ...] = ()  # the command that prints the account, and makes it where it is not there yet
+    born: str = ""  # the command that prints the account, and makes it where it is not there yet
 
     @property
     def title(self) -> str:
@@ -70,83 +61,86 @@ class Grant(Resource):
         return self.wanted(cloud) if held else None
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        member: Word = f"--member={self.member}"
-        if self.born:
-            member = Late(self.born, "--member=serviceAccount:")
+        member: Word = late("--member=serviceAccount:", self.born) if self.born else f"--member={self.member}"
         return [policy_command("add", self.target, self.name, member, self.region)]
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
         return [policy_command("remove", self.target, self.name, f"--member={self.member}", self.region)]
 
 
-UNCHECKED = "run.googleapis.com/invoker-iam-disabled"  # command_lib/run of gcloud 528 and 578
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A switch of Cloud Run: whether Google checks who calls a service, or who opens it in a browser."""
+
+    kind: str
+    annotation: str  # of a service where it is on: command_lib/run and api_lib/run of gcloud 528 and 578
+    fact: str
+    on: str
+    off: str
+    flags: tuple[str, str]  # which turn it on and off
+    shut: str  # what `stale` makes of one that is on and unwanted
+
+    def holds(self, service: Mapping[str, Any]) -> bool:
+        """Return whether it is on."""
+        return str(at(service, "metadata", "annotations", self.annotation)).lower() == "true"
+
+    def command(self, name: str, region: str, cloud: Cloud, on: bool) -> Command:
+        track = cloud.tools.iap if self is PROXIED else ""
+        return command(f"{track} run services update", name, f"--region={region}", self.flags[not on])
+
+
+# A function checks its callers itself, and Google's check for roles/run.invoker is off. Google recommends it
+# over a right of allUsers (cloud.google.com/run/docs/authenticating/public), which every organization made
+# since 2024-05-03 refuses unless somebody has allowed it.
+UNCHECKED = Check(
+    kind="callers of",
+    annotation="run.googleapis.com/invoker-iam-disabled",
+    fact="checked by",
+    on="the function",
+    off="Google",
+    flags=("--no-invoker-iam-check", "--invoker-iam-check"),
+    shut="checked by Google",
+)
+# Identity-Aware Proxy signs people in, and lets in those whom a right names. gcloud grants the proxy's own
+# account roles/run.invoker, or warns that the account is not known yet (serverless_operations.py of gcloud
+# 528): the Grant after it is what waits for that.
+PROXIED = Check(
+    kind="people at",
+    annotation="run.googleapis.com/iap-enabled",
+    fact="signed in by",
+    on="Identity-Aware Proxy",
+    off="nobody",
+    flags=("--iap", "--no-iap"),
+    shut="not let in by it",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Door(Resource):
-    """A function that checks its callers itself: Google's own check, for roles/run.invoker, is off.
+class Entrance(Resource):
+    """A function for which a check is on."""
 
-    Google recommends it over a right of allUsers (cloud.google.com/run/docs/authenticating/public), which is
-    refused in every organization made since 2024-05-03, unless somebody has allowed it.
-    """
-
-    kind: ClassVar[str] = "callers of"
+    check: Check
     region: str
+    table: ClassVar[str] = "services"
+
+    @property
+    def title(self) -> str:
+        return f"{self.check.kind} {self.name}"
 
     def wanted(self, cloud: Cloud) -> Facts:
-        return {"checked by": "the function"}
+        return {self.check.fact: self.check.on}
 
-    def found(self, cloud: Cloud) -> Facts | None:
-        if (service := cloud.services.get(self.name)) is None:
-            return None
-        return {"checked by": "the function" if unchecked(service) else "Google"}
+    def facts(self, cloud: Cloud, there: Any) -> Facts:
+        return {self.check.fact: self.check.on if self.check.holds(there) else self.check.off}
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        return [_door_command(self.name, self.region, "--no-invoker-iam-check")]
+        return [self.check.command(self.name, self.region, cloud, True)]
 
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        return self.make(cloud)
 
-def unchecked(service: Mapping[str, Any]) -> bool:
-    """Return whether Google lets every caller through to a service."""
-    return _noted(service, UNCHECKED)
-
-
-def _noted(service: Mapping[str, Any], annotation: str) -> bool:
-    return str(service["metadata"].get("annotations", {}).get(annotation, "")).lower() == "true"
-
-
-def _door_command(name: str, region: str, flag: str, track: Sequence[str] = ()) -> Command:
-    return command(*track, "run", "services", "update", name, f"--region={region}", flag)
-
-
-PROXIED = "run.googleapis.com/iap-enabled"  # api_lib/run/service.py of gcloud 528
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proxy(Resource):
-    """A function behind Identity-Aware Proxy, which signs people in, and lets in those whom a right names.
-
-    gcloud grants the proxy's own account roles/run.invoker, or warns that the account is not known yet
-    (serverless_operations.py of gcloud 528): the Grant after it is what waits for that.
-    """
-
-    kind: ClassVar[str] = "people at"
-    region: str
-
-    def wanted(self, cloud: Cloud) -> Facts:
-        return {"signed in by": "Identity-Aware Proxy"}
-
-    def found(self, cloud: Cloud) -> Facts | None:
-        if (service := cloud.services.get(self.name)) is None:
-            return None
-        return {"signed in by": "Identity-Aware Proxy" if proxied(service) else "nobody"}
-
-    def make(self, cloud: Cloud) -> Sequence[Command]:
-        return [_door_command(self.name, self.region, "--iap", cloud.tools.iap)]
-
-
-def proxied(service: Mapping[str, Any]) -> bool:
-    """Return whether Identity-Aware Proxy is before a service."""
-    return _noted(service, PROXIED)
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        return ()
 
 
 def policy_command(verb: str, target: str, role: str, member: Word, region: str) -> Command:
@@ -158,7 +152,7 @@ def policy_command(verb: str, target: str, role: str, member: Word, region: str)
     if kind == "function":
         words += (f"--region={region}",)
     where = f"gs://{name}" if kind == "bucket" else name
-    return command(*SURFACES[kind], f"{verb}-iam-policy-binding", where, *words)
+    return command(f"{SURFACES[kind]} {verb}-iam-policy-binding", where, *words)
 
 
 def stale(config: Config, cloud: Cloud, declared: Sequence[Resource]) -> tuple[list[Change], list[Change]]:
@@ -169,18 +163,15 @@ def stale(config: Config, cloud: Cloud, declared: Sequence[Resource]) -> tuple[l
     """
     ours = {f"serviceAccount:{config.account(name)}" for name in ACCOUNTS}
     keep = {(each.target, each.name, each.member) for each in declared if isinstance(each, Grant)}
-    doors = {f"function {each.name}" for each in declared if isinstance(each, Door)}
-    proxies = {each.name for each in declared if isinstance(each, Proxy)}
+    entrances = {(each.check, each.name) for each in declared if isinstance(each, Entrance)}
+    doors = {f"function {name}" for check, name in entrances if check is UNCHECKED}
     public, own = [], []
     for name, service in sorted(cloud.services.items()):
-        if name.startswith("dropcap-") and f"function {name}" not in doors and unchecked(service):
-            shut = _door_command(name, config.region, "--invoker-iam-check")
-            title, now = f"{Door.kind} {name}", "checked by the function"
-            public.append(Change(title, now, "checked by Google", "a door that is to be shut", (shut,)))
-        if name.startswith("dropcap-") and name not in proxies and proxied(service):
-            shut = _door_command(name, config.region, "--no-iap", cloud.tools.iap)
-            title, now = f"{Proxy.kind} {name}", "signed in by Identity-Aware Proxy"
-            public.append(Change(title, now, "not let in by it", "a door that is to be shut", (shut,)))
+        for check in (UNCHECKED, PROXIED):
+            if name.startswith("dropcap-") and (check, name) not in entrances and check.holds(service):
+                shut = check.command(name, config.region, cloud, False)
+                now, why = f"{check.fact} {check.on}", "a door that is to be shut"
+                public.append(Change(f"{check.kind} {name}", now, check.shut, why, (shut,)))
     for target, bindings in sorted(cloud.policies.items()):
         for role, member in bindings:
             if (target, role, member) in keep:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from infra.cloud.config import Config
 from infra.cloud.gcloud.command import Command, command
 from infra.cloud.inventory import Cloud
-from infra.cloud.resources.base import ABSENT, Change, Facts, Resource, covers
+from infra.cloud.resources.base import ABSENT, Change, Facts, Resource, at, covers
 
 DAY_S = 86_400
 Rule = dict[str, Any]
@@ -32,6 +32,7 @@ class Bucket(Resource):
     kind: ClassVar[str] = "bucket"
     aside: ClassVar[str] = "buckets"
     data: ClassVar[bool] = True
+    table: ClassVar[str] = "buckets"
     region: str
     soft_delete_days: int
     rules: tuple[Rule, ...] = (ABORT,)
@@ -44,45 +45,34 @@ class Bucket(Resource):
             "lifecycle": _words(self._rules(cloud)),
         }
 
-    def found(self, cloud: Cloud) -> Facts | None:
-        if (bucket := cloud.buckets.get(self.name)) is None:
-            return None
-        access = bucket.get("iamConfiguration", {})
-        days = int(bucket.get("softDeletePolicy", {}).get("retentionDurationSeconds", 0)) / DAY_S
-        enforced = access.get("publicAccessPrevention") == "enforced"
+    def facts(self, cloud: Cloud, there: Any) -> Facts:
+        days = int(at(there, "softDeletePolicy", "retentionDurationSeconds") or 0) / DAY_S
+        public = at(there, "iamConfiguration", "publicAccessPrevention")
         return {
-            "one access rule": bool(access.get("uniformBucketLevelAccess", {}).get("enabled")),
-            "public access": "prevented" if enforced else access.get("publicAccessPrevention"),
+            "one access rule": bool(at(there, "iamConfiguration", "uniformBucketLevelAccess", "enabled")),
+            "public access": "prevented" if public == "enforced" else public,
             "deleted objects kept": f"{days:g} days",
-            "lifecycle": _words(_found(bucket)) or None,
+            "lifecycle": _words(_found(there)) or None,
         }
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        soft = (
-            f"--soft-delete-duration={self.soft_delete_days}d"
-            if self.soft_delete_days
-            else "--soft-delete-duration=0"
-        )
-        words = ("create", f"gs://{self.name}", f"--location={self.region}")
-        return [
-            self._command(cloud, *words, "--uniform-bucket-level-access", "--public-access-prevention", soft)
-        ]
+        soft = f"--soft-delete-duration={self.soft_delete_days}d".replace("=0d", "=0")
+        fixed = (f"--location={self.region}", "--uniform-bucket-level-access", "--public-access-prevention")
+        return [self._command("create", *fixed, soft, file=self._lifecycle(cloud))]
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        days = self.soft_delete_days
         words = {
             "one access rule": "--uniform-bucket-level-access",
             "public access": "--public-access-prevention",
-            "deleted objects kept": f"--soft-delete-duration={self.soft_delete_days}d"
-            if self.soft_delete_days
-            else "--clear-soft-delete",
+            "deleted objects kept": f"--soft-delete-duration={days}d" if days else "--clear-soft-delete",
         }
         flags = [words[name] for name in differing if name in words]
-        if "lifecycle" in differing:
-            return [self._command(cloud, "update", f"gs://{self.name}", *flags)]
-        return [command("storage", "buckets", "update", f"gs://{self.name}", *flags)]
+        file = self._lifecycle(cloud) if "lifecycle" in differing else None
+        return [self._command("update", *flags, file=file)]
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
-        return [command("storage", "rm", "--recursive", f"gs://{self.name}")]
+        return [command("storage rm --recursive", f"gs://{self.name}")]
 
     def _rules(self, cloud: Cloud) -> list[Rule]:
         """Ours, and those of somebody else that a bucket from before had."""
@@ -90,9 +80,11 @@ class Bucket(Resource):
         others = [rule for rule in _found(cloud.buckets.get(self.name, {})) if _shape(rule) not in ours]
         return [*self.rules, *others]
 
-    def _command(self, cloud: Cloud, *words: str) -> Command:
-        rules = json.dumps({"rule": self._rules(cloud)}, indent=2)
-        return command("storage", "buckets", *words, file=("--lifecycle-file", rules))
+    def _lifecycle(self, cloud: Cloud) -> tuple[str, str]:
+        return "--lifecycle-file", json.dumps({"rule": self._rules(cloud)}, indent=2)
+
+    def _command(self, verb: str, *words: str, file: tuple[str, str] | None) -> Command:
+        return command(f"storage buckets {verb}", f"gs://{self.name}", *words, file=file)
 
 
 def _found(bucket: Mapping[str, Any]) -> list[Rule]:
@@ -106,14 +98,11 @@ def _words(rules: Sequence[Rule]) -> str:
 
 
 def _rule(rule: Rule) -> str:
-    """A rule in words: `Delete after 90 days`; with conditions that are not ours, all of them."""
+    """Return a rule in words: `Delete after 90 days`; with conditions that are not ours, all of them."""
     condition, action = rule.get("condition", {}), rule["action"]["type"]
     days = condition.get("age")
-    return (
-        f"{action} after {days} day{'s' * (days != 1)}"
-        if set(condition) == {"age"}
-        else f"{action} if {condition}"
-    )
+    only_age = set(condition) == {"age"}
+    return f"{action} after {days} day{'s' * (days != 1)}" if only_age else f"{action} if {condition}"
 
 
 def kept(config: Config, cloud: Cloud) -> list[str]:
@@ -140,66 +129,53 @@ class Images(Resource):
     """The repository of images, which keeps the last few: a rollback needs one of them."""
 
     kind: ClassVar[str] = "image repository"
-    project: str
+    surface: ClassVar[str] = "artifacts repositories"
+    table: ClassVar[str] = "repositories"
     region: str
     keep: int
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        return (f"--location={self.region}",)
 
     def _policy(self) -> list[dict[str, Any]]:
         """Of our own images alone: the repository is that of all services which are deployed from source."""
         ours = {"packageNamePrefixes": ["dropcap-"]}
+        kept, old = ours | {"keepCount": self.keep}, ours | {"olderThan": "86400s"}
         return [
-            {
-                "name": "dropcap-keep",
-                "action": {"type": "KEEP"},
-                "mostRecentVersions": ours | {"keepCount": self.keep},
-            },
-            {
-                "name": "dropcap-delete",
-                "action": {"type": "DELETE"},
-                "condition": ours | {"olderThan": "86400s"},
-            },
+            {"name": "dropcap-keep", "action": {"type": "KEEP"}, "mostRecentVersions": kept},
+            {"name": "dropcap-delete", "action": {"type": "DELETE"}, "condition": old},
         ]
 
     def wanted(self, cloud: Cloud) -> Facts:
         return {"images kept of a function": self.keep}
 
-    def found(self, cloud: Cloud) -> Facts | None:
-        if (repository := cloud.repositories.get(self.name)) is None:
-            return None
-        policies = repository.get("cleanupPolicies", {})
+    def facts(self, cloud: Cloud, there: Any) -> Facts:
+        policies = there.get("cleanupPolicies", {})
         wanted = {each["name"]: each for each in self._policy()}
-        kept = policies.get("dropcap-keep", {}).get("mostRecentVersions", {}).get("keepCount")
+        kept = at(policies, "dropcap-keep", "mostRecentVersions", "keepCount")
         return {"images kept of a function": self.keep if covers(policies, _as_stored(wanted)) else kept}
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        made = command(
-            "artifacts",
-            "repositories",
-            "create",
-            self.name,
-            f"--location={self.region}",
-            "--repository-format=docker",
-            "--description=Images of what is deployed from source",
-        )
+        described = "--description=Images of what is deployed from source"
+        made = self.command("create", "--repository-format=docker", described)
         return [made, *self.change(cloud, {})]
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        words = ("artifacts", "repositories", "set-cleanup-policies", self.name, f"--location={self.region}")
-        return [command(*words, "--no-dry-run", file=("--policy", json.dumps(self._policy(), indent=2)))]
+        file = "--policy", json.dumps(self._policy(), indent=2)
+        return [self.command("set-cleanup-policies", "--no-dry-run", file=file)]
 
     def removal(self, cloud: Cloud) -> Change | None:
-        """Our images; the repository may hold those of others."""
+        """Return what deletes our images; the repository may hold those of others."""
         if self.name not in cloud.repositories:
             return None
-        where = (f"--repository={self.name}", f"--location={self.region}")
-        packages = cloud.gcloud.read("artifacts", "packages", "list", *where) or ()
-        ours = [name for each in packages if (name := each["name"].rpartition("/")[2]).startswith("dropcap-")]
-        done = tuple(command("artifacts", "packages", "delete", name, *where) for name in sorted(ours))
-        return (
-            Change(f"images in {self.name}", ", ".join(sorted(ours)), ABSENT, self.why, done)
-            if done
-            else None
-        )
+        where = (f"--repository={self.name}", *self.place)
+        packages = cloud.gcloud.read("artifacts packages list", *where) or ()
+        names = sorted(each["name"].rpartition("/")[2] for each in packages)
+        ours = [name for name in names if name.startswith("dropcap-")]
+        done = tuple(command("artifacts packages delete", name, *where) for name in ours)
+        title = f"images in {self.name}"
+        return Change(title, ", ".join(ours), ABSENT, self.why, done) if ours else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,25 +198,25 @@ class Sources(Resource):
     def found(self, cloud: Cloud) -> Facts | None:
         if self.name not in cloud.buckets:  # the first build makes it
             return self.wanted(cloud) if {*self.functions} & {*cloud.services} else None
-        return (
-            self.wanted(cloud) if self._rule() in _found(cloud.buckets[self.name]) else {"kept": "for ever"}
-        )
+        ours = self._rule() in _found(cloud.buckets[self.name])
+        return self.wanted(cloud) if ours else {"kept": "for ever"}
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
         ours = self._rule()["condition"]["matchesPrefix"]
         found = _found(cloud.buckets.get(self.name, {}))
         others = [rule for rule in found if rule.get("condition", {}).get("matchesPrefix") != ours]
-        rules = json.dumps({"rule": [self._rule(), *others]}, indent=2)
-        return [
-            command("storage", "buckets", "update", f"gs://{self.name}", file=("--lifecycle-file", rules))
-        ]
+        file = "--lifecycle-file", json.dumps({"rule": [self._rule(), *others]}, indent=2)
+        return [command("storage buckets update", f"gs://{self.name}", file=file)]
+
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        return self.make(cloud)
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
         if self.name not in cloud.buckets:
             return ()
         folders = cloud.gcloud.listed(f"gs://{self.name}/services/")
         ours = [f"gs://{self.name}/services/{name}" for name in self.functions]
-        return [command("storage", "rm", "--recursive", each) for each in ours if f"{each}/" in folders]
+        return [command("storage rm --recursive", each) for each in ours if f"{each}/" in folders]
 
 
 def sources_bucket(project: str, region: str) -> str:

@@ -48,7 +48,6 @@ def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
         Images(
             name="cloud-run-source-deploy",
             why="a build a deployment, and each is an image that costs storage",
-            project=config.project,
             region=config.region,
             keep=IMAGES_KEPT,
         ),
@@ -62,28 +61,15 @@ def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
         ),
         *proxies(config),
         *(grant for grant in grants(config, cloud) if grant.target.startswith("function ")),
-        *doors(config, cloud),
+        *doors(config),
         *_calls(config, cloud),
         *_watched(config),
     ]
 
 
 def _apis(config: Config) -> Apis:
-    apis = [
-        "artifactregistry",
-        "cloudbuild",
-        "cloudresourcemanager",
-        "cloudscheduler",
-        "cloudtasks",
-        "eventarc",
-        "iam",
-        "logging",
-        "monitoring",
-        "pubsub",
-        "run",
-        "secretmanager",
-        "storage",
-    ]
+    apis = ["artifactregistry", "cloudbuild", "cloudresourcemanager", "cloudscheduler", "cloudtasks"]
+    apis += ["eventarc", "iam", "logging", "monitoring", "pubsub", "run", "secretmanager", "storage"]
     apis += ["iap"] if proxies(config) else []
     apis += ["sql-component", "sqladmin"] if config.cloud_sql else []
     apis += ["cloudbilling", "billingbudgets"] if config.budget else []

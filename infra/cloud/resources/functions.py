@@ -19,18 +19,26 @@ from dropcap.errors import SettingsError
 from dropcap.settings import Settings
 from infra.cloud import CloudError
 from infra.cloud.config import SETTINGS
-from infra.cloud.gcloud.command import Command, Late, Word, command
+from infra.cloud.gcloud.command import Command, Late, Word, command, late
 from infra.cloud.inventory import Cloud
-from infra.cloud.resources.base import ABSENT, Change, Facts, Resource
+from infra.cloud.resources.base import ABSENT, Change, Facts, Resource, at
 from infra.cloud.resources.secrets import Secret
 from infra.cloud.source import FOLDER, Source
 
 RUNTIME = "python313"
-ANNOTATIONS = {  # by words: where Cloud Run keeps it
-    "at most instances": "autoscaling.knative.dev/maxScale",
-    "environment": "run.googleapis.com/execution-environment",
-    "startup boost": "run.googleapis.com/startup-cpu-boost",
-    "Cloud SQL": "run.googleapis.com/cloudsql-instances",
+SPEC, NOTES = ("spec", "template", "spec"), ("spec", "template", "metadata", "annotations")
+CONTAINER = (*SPEC, "containers", 0)
+PATHS: Mapping[str, tuple[str | int, ...]] = {  # by words: where Cloud Run keeps it in a service
+    "memory": (*CONTAINER, "resources", "limits", "memory"),
+    "vCPU": (*CONTAINER, "resources", "limits", "cpu"),
+    "requests at once": (*SPEC, "containerConcurrency"),
+    "timeout": (*SPEC, "timeoutSeconds"),
+    "at most instances": (*NOTES, "autoscaling.knative.dev/maxScale"),
+    "environment": (*NOTES, "run.googleapis.com/execution-environment"),
+    "startup boost": (*NOTES, "run.googleapis.com/startup-cpu-boost"),
+    "Cloud SQL": (*NOTES, "run.googleapis.com/cloudsql-instances"),
+    "ingress": ("metadata", "annotations", "run.googleapis.com/ingress"),
+    "account": (*SPEC, "serviceAccountName"),
 }
 IMAGE = "spec.template.spec.containers[0].image"  # with its digest, as gcloud deploys what it built
 BASE_IMAGE = "metadata.annotations['run.googleapis.com/build-base-image']"  # as the build was answered
@@ -44,6 +52,8 @@ class Function(Resource):
 
     kind: ClassVar[str] = "function"
     aside: ClassVar[str] = "functions"
+    surface: ClassVar[str] = "run services"
+    table: ClassVar[str] = "services"
     entry: str
     image_of: str  # the function that is built; empty for that one
     source: Source
@@ -60,6 +70,10 @@ class Function(Resource):
     secrets: tuple[Secret, ...]
     sql: str
     sql_is: str
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        return (f"--region={self.region}",)
 
     def _template(self, cloud: Cloud) -> dict[str, Any]:
         """What a change of needs no build."""
@@ -91,34 +105,25 @@ class Function(Resource):
         code = {"source": self.source.digest, "image": self._origin()}
         return code | {"traffic": "to the newest", "state": "ready"} | facts
 
-    def found(self, cloud: Cloud) -> Facts | None:
-        if (service := cloud.services.get(self.name)) is None:
-            return None
-        metadata, spec, status = service["metadata"], service["spec"], service.get("status", {})
-        template = spec["template"]
-        notes = template["metadata"].get("annotations", {})
-        container = template["spec"]["containers"][0]
-        limits = container.get("resources", {}).get("limits", {})
-        ready: dict[str, Any] = next(
-            (each for each in status.get("conditions", ()) if each["type"] == "Ready"), {}
+    def facts(self, cloud: Cloud, there: Any) -> Facts:
+        labels, first = at(there, "metadata", "labels") or {}, cloud.services.get(self.image_of or self.name)
+        latest = all(
+            each.get("latestRevision") for each in there["spec"].get("traffic", ()) if each.get("percent")
         )
-        latest = all(each.get("latestRevision") for each in spec.get("traffic", ()) if each.get("percent"))
-        first = cloud.services.get(self.image_of or self.name, {}).get("spec", {}).get("template", {})
-        images = {each.get("spec", {}).get("containers", [{}])[0].get("image") for each in (first, template)}
-        return {
-            "source": metadata.get("labels", {}).get("dropcap-source"),
-            "image": self._origin() if len(images) == 1 else "another",
+        ready = [each for each in at(there, "status", "conditions") or () if each["type"] == "Ready"]
+        same = at(first, *CONTAINER, "image") == at(there, *CONTAINER, "image")
+        found = {name: at(there, *path) for name, path in PATHS.items()}
+        return found | {
+            "source": labels.get("dropcap-source"),
+            "image": self._origin() if same else "another",
             "traffic": "to the newest" if latest else "to an earlier revision",
-            "state": "failed" if ready.get("status") == "False" else "ready",
-            "memory": limits.get("memory"),
-            "vCPU": "1" if limits.get("cpu") in ("1", "1000m") else limits.get("cpu"),
-            "requests at once": template["spec"].get("containerConcurrency"),
-            "timeout": f"{template['spec'].get('timeoutSeconds')} s",
-            **{name: notes.get(key, "").lower() or None for name, key in ANNOTATIONS.items()},
-            "Cloud SQL instance": metadata.get("labels", {}).get(CLOUD_SQL_LABEL) or None,
-            "ingress": metadata.get("annotations", {}).get("run.googleapis.com/ingress", "all"),
-            "account": template["spec"].get("serviceAccountName"),
-            **variables(cloud.services.get(self.name)),
+            "state": "failed" if ready and ready[0].get("status") == "False" else "ready",
+            "vCPU": "1" if found["vCPU"] == "1000m" else found["vCPU"],
+            "timeout": f"{found['timeout']} s",
+            "startup boost": (found["startup boost"] or "").lower() or None,
+            "Cloud SQL instance": labels.get(CLOUD_SQL_LABEL) or None,
+            "ingress": found["ingress"] or "all",
+            **variables(there),
         }
 
     def revision(self, cloud: Cloud) -> str:
@@ -144,16 +149,15 @@ class Function(Resource):
         change = super().difference(cloud)
         if change is None:
             return None
-        labels = cloud.services.get(self.name, {}).get("metadata", {}).get("labels", {})
+        labels = at(cloud.services.get(self.name), "metadata", "labels") or {}
         now, was = self.source.digest, labels.get("dropcap-source", "no source")
         if now != was and not self.image_of:
             change = replace(change, aside="")
         if change.now == ABSENT:
             return change
         then = change.then.replace(now, f"{self.source.commit} ({now}) {self._origin()}")
-        return replace(
-            change, now=change.now.replace(was, f"{labels.get('dropcap-commit')} ({was})"), then=then
-        )
+        before = change.now.replace(was, f"{labels.get('dropcap-commit')} ({was})")
+        return replace(change, now=before, then=then)
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
         return [self._deploy(cloud, "--no-allow-unauthenticated")]
@@ -163,17 +167,15 @@ class Function(Resource):
         if differing.keys() & {"source", "image"}:
             commands.append(self._deploy(cloud))
         elif differing.keys() - {"traffic"}:
-            commands.append(self._command(cloud, "run", "services", "update", self.name))
+            commands.append(self._command(cloud, "run services update"))
         if "traffic" in differing:
             commands.append(traffic(self.name, self.region, "--to-latest"))
         return commands
 
     def _changes_kind(self, cloud: Cloud) -> bool:
         """Whether a secret is to become a plain variable, which no flag of gcloud can do in one step."""
-        container = cloud.services[self.name]["spec"]["template"]["spec"]["containers"][0]
-        return any(
-            "valueFrom" in each and each["name"] in self.variables for each in container.get("env", ())
-        )
+        env = at(cloud.services[self.name], *CONTAINER, "env") or ()
+        return any("valueFrom" in each and each["name"] in self.variables for each in env)
 
     def _with_variables(self, cloud: Cloud) -> Command:
         """The service as it is, with the variables that are wanted, as a revision of its own."""
@@ -183,87 +185,73 @@ class Function(Resource):
         template = service["spec"]["template"]
         suffix = f"{self.revision(cloud)}-env"
         template["metadata"]["name"] = f"{self.name}-{suffix}"
-        template["metadata"]["annotations"][ANNOTATIONS["Cloud SQL"]] = self.sql
-        secrets = {name: (each.name, str(each.version(cloud))) for name, each in self._secrets().items()}
-        template["spec"]["containers"][0]["env"] = [
-            *({"name": name, "value": value} for name, value in self.variables.items()),
-            *(
-                {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": version}}}
-                for name, (secret, version) in secrets.items()
-            ),
-        ]
-        replaced = command(
-            "run", "services", "replace", f"--region={self.region}", file=("", json.dumps(service, indent=2))
-        )
-        return replace(replaced, again=self._again(suffix))
+        template["metadata"]["annotations"][PATHS["Cloud SQL"][-1]] = self.sql
+        env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in self.variables.items()]
+        for name, each in self._secrets().items():
+            reference = {"name": each.name, "key": str(each.version(cloud))}
+            env.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
+        template["spec"]["containers"][0]["env"] = env
+        file = "", json.dumps(service, indent=2)
+        return replace(command("run services replace", *self.place, file=file), again=self._again(suffix))
 
     def _deploy(self, cloud: Cloud, *flags: str) -> Command:
+        """Build and deploy, or deploy what is built.
+
+        All functions but the first could be documents for `gcloud run services replace`; they are not. The
+        first one still needs these flags, as `run deploy --source` builds and sets up in one step, and
+        `replace` drops what the document leaves out, so each would have to be merged with what is there to
+        leave alone what others have set: a second way to do the same, in more lines.
+        """
         code: tuple[Word, ...] = (
-            (self._built("--image", IMAGE), self._built("--base-image", BASE_IMAGE))
-            if self.image_of
-            else (
-                f"--source={FOLDER}",
-                f"--function={self.entry}",
-                f"--base-image={RUNTIME}",
-                f"--build-service-account={self.builder}",
-            )
+            *(f"--source={FOLDER}", f"--function={self.entry}"),
+            *(f"--base-image={RUNTIME}", f"--build-service-account={self.builder}"),
         )
-        return self._command(cloud, "run", "deploy", self.name, *code, *flags)
+        if self.image_of:
+            code = (self._built("--image", IMAGE), self._built("--base-image", BASE_IMAGE))
+        return self._command(cloud, "run deploy", *code, *flags)
 
     def _built(self, flag: str, key: str) -> Late:
         """Return a flag with what is known of the function that is built, once it is."""
-        words = ("run", "services", "describe", self.image_of, f"--region={self.region}")
-        return Late((*words, f"--format=value({key})"), f"{flag}=")
+        return late(f"{flag}=", "run services describe", self.image_of, *self.place, f"--format=value({key})")
 
-    def _command(self, cloud: Cloud, *words: Word) -> Command:
+    def _command(self, cloud: Cloud, surface: str, *words: Word) -> Command:
         secrets = ",".join(f"{name}={self._secret(each, cloud)}" for name, each in self._secrets().items())
         suffix = self.revision(cloud)
         made = command(
+            surface,
+            self.name,
             *words,
-            f"--region={self.region}",
+            *self.place,
             f"--service-account={self.account}",
-            f"--memory={self.memory_mb}Mi",
-            "--cpu=1",
-            f"--concurrency={self.at_once}",
-            f"--timeout={self.timeout_s}",
-            f"--max-instances={self.instances}",
-            f"--execution-environment={self.environment}",
-            "--cpu-boost",
-            f"--ingress={self.ingress}",
+            *(f"--memory={self.memory_mb}Mi", "--cpu=1", f"--concurrency={self.at_once}"),
+            *(f"--timeout={self.timeout_s}", f"--max-instances={self.instances}"),
+            *(f"--execution-environment={self.environment}", "--cpu-boost", f"--ingress={self.ingress}"),
             f"--set-secrets={secrets}" if secrets else "--clear-secrets",
             f"--set-cloudsql-instances={self.sql}" if self.sql else "--clear-cloudsql-instances",
             f"--update-labels={','.join(f'{name}={value}' for name, value in self._labels(cloud).items())}",
             f"--revision-suffix={suffix}",
-            file=(
-                "--env-vars-file",
-                json.dumps(dict(self.variables), indent=2),
-            ),  # JSON is YAML, and quotes all
+            file=("--env-vars-file", json.dumps(dict(self.variables), indent=2)),  # JSON is quoted YAML
         )
         return replace(made, again=self._again(suffix))
 
     def _again(self, suffix: str) -> tuple[str, ...]:
         """Return the arguments that create a new revision of a service whose settings stay as they are."""
-        region = f"--region={self.region}"
-        return ("run", "services", "update", self.name, region, f"--revision-suffix={suffix}")
+        return ("run", "services", "update", self.name, *self.place, f"--revision-suffix={suffix}")
 
     def _labels(self, cloud: Cloud) -> dict[str, str]:
-        had = cloud.services.get(self.name, {}).get("metadata", {}).get("labels", {})
+        had = at(cloud.services.get(self.name), "metadata", "labels") or {}
         sql = {CLOUD_SQL_LABEL: self.sql_is} if self.sql_is or CLOUD_SQL_LABEL in had else {}
         return {"dropcap-source": self.source.digest, "dropcap-commit": self.source.commit, **sql}
 
-    def remove(self, cloud: Cloud) -> Sequence[Command]:
-        return [command("run", "services", "delete", self.name, f"--region={self.region}")]
-
 
 def traffic(name: str, region: str, to: str) -> Command:
-    return command("run", "services", "update-traffic", name, f"--region={region}", to)
+    return command("run services update-traffic", name, f"--region={region}", to)
 
 
 def variables(service: Mapping[str, Any] | None) -> dict[str, str]:
     """What a service has: variables, and secrets as name:version; nothing where it is not there."""
     found = {}
-    container = service["spec"]["template"]["spec"]["containers"][0] if service else {}
-    for each in container.get("env", ()):
+    for each in at(service, *CONTAINER, "env") or ():
         reference = each.get("valueFrom", {}).get("secretKeyRef")
         value = f"{reference['name']}:{reference['key']}" if reference else each.get("value", "")
         found[each["name"]] = value

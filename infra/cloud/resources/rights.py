@@ -3,7 +3,7 @@
 from infra.cloud.config import NO_SECRET, SECRETS, Config
 from infra.cloud.gcloud.command import Gcloud
 from infra.cloud.inventory import Cloud
-from infra.cloud.resources.access import Door, Grant, Proxy, short
+from infra.cloud.resources.access import PROXIED, UNCHECKED, Entrance, Grant, short
 from infra.cloud.resources.secrets import Secret
 
 FUNCTIONS = {  # name: entry point in functions/main.py, and what it is for
@@ -58,7 +58,7 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
         member = f"serviceAccount:{config.account(name)}"
         return Grant(name=f"roles/{role}", member=member, target=target, why=why, region=config.region)
 
-    def agent(role: str, address: str, who: str, why: str, *born: str) -> Grant:
+    def agent(role: str, address: str, who: str, why: str, born: str = "") -> Grant:
         member, target = f"serviceAccount:{address}", f"project {config.project}"
         return Grant(name=f"roles/{role}", member=member, target=target, why=why, who=who, born=born)
 
@@ -71,8 +71,7 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
             cloud.storage_agent,
             "Cloud Storage's own account",
             "tells of uploads, by Pub/Sub; nobody else gives it this right",
-            "storage",
-            "service-agent",
+            "storage service-agent",
         ),
     ]
     if cloud.created and cloud.created < OLD_PROJECT:
@@ -145,21 +144,21 @@ def audience(config: Config, cloud: Cloud) -> str:
     return f"/projects/{cloud.number}/locations/{config.region}/services/{GALLERY}"
 
 
-def proxies(config: Config) -> list[Proxy]:
+def proxies(config: Config) -> list[Entrance]:
     """Return the functions behind Identity-Aware Proxy: the gallery alone, as the others serve programs."""
     if config.settings.auth != "iap" or "gallery" not in functions_of(config):
         return []
     why = "AUTH=iap: it signs people in, and says by a signed assertion who they are"
-    return [Proxy(name=GALLERY, why=why, region=config.region)]
+    return [Entrance(name=GALLERY, why=why, check=PROXIED, region=config.region)]
 
 
-def doors(config: Config, cloud: Cloud) -> list[Door]:
+def doors(config: Config) -> list[Entrance]:
     """Return the functions that everybody may call, as they check the caller's ID token themselves."""
     if config.settings.auth != "token":
         return []
     why = "AUTH=token: it checks the caller's ID token"
-    named = [name for name in functions_of(config) if name in ("analyze", *SMALL)]
-    return [Door(name=f"dropcap-{name}", why=why, region=config.region) for name in named]
+    named = [f"dropcap-{name}" for name in functions_of(config) if name in ("analyze", *SMALL)]
+    return [Entrance(name=name, why=why, check=UNCHECKED, region=config.region) for name in named]
 
 
 def secret(variable: str, config: Config) -> Secret:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from infra.cloud.gcloud.command import Command, command
 from infra.cloud.inventory import Cloud
@@ -18,16 +18,17 @@ class Secret(Resource):
     """
 
     kind: ClassVar[str] = "secret"
-    region: str
     data: ClassVar[bool] = True  # the way to a database that stays
+    surface: ClassVar[str] = "secrets"
+    table: ClassVar[str] = "secrets"
+    region: str
     variable: str
     value: str
 
     def version(self, cloud: Cloud) -> int:
         """The version that functions are to use, also where it is still to be made."""
-        newest = (
-            int(cloud.secrets[self.name][0]["name"].rpartition("/")[2]) if cloud.secrets.get(self.name) else 0
-        )
+        versions = cloud.secrets.get(self.name)
+        newest = int(versions[0]["name"].rpartition("/")[2]) if versions else 0
         return newest if self._held(cloud) else newest + 1
 
     def _held(self, cloud: Cloud) -> bool:
@@ -37,28 +38,15 @@ class Secret(Resource):
     def wanted(self, cloud: Cloud) -> Facts:
         return {"version": self.version(cloud)}
 
-    def found(self, cloud: Cloud) -> Facts | None:
-        if self.name not in cloud.secrets:
-            return None
+    def facts(self, cloud: Cloud, there: Any) -> Facts:
         version = self.version(cloud)
         return {"version": version if self._held(cloud) else version - 1 or None}
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        return [
-            # Where the functions are: a secret of all regions is refused where a policy names the locations
-            # (org-policy in claims.toml), and this one costs the same.
-            command(
-                "secrets",
-                "create",
-                self.name,
-                "--replication-policy=user-managed",
-                f"--locations={self.region}",
-            ),
-            *self.change(cloud, {}),
-        ]
+        # Where the functions are: a secret of all regions is refused where a policy names the locations
+        # (org-policy in claims.toml), and this one costs the same.
+        where = ("--replication-policy=user-managed", f"--locations={self.region}")
+        return [self.command("create", *where), *self.change(cloud, {})]
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        return [command("secrets", "versions", "add", self.name, "--data-file=-", secret=self.variable)]
-
-    def remove(self, cloud: Cloud) -> Sequence[Command]:
-        return [command("secrets", "delete", self.name)]
+        return [command("secrets versions add", self.name, "--data-file=-", secret=self.variable)]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from infra.cloud.gcloud.command import Command, Late, command
+from infra.cloud.gcloud.command import Command, command, late
 from infra.cloud.inventory import Cloud
-from infra.cloud.resources.base import Facts, Resource
+from infra.cloud.resources.base import Facts, Resource, at
 
 VERSION = "POSTGRES_17"
 DATABASE = ROLE = "dropcap"
@@ -40,6 +40,7 @@ class Instance(Resource):
 
     kind: ClassVar[str] = "Cloud SQL"
     data: ClassVar[bool] = True
+    surface: ClassVar[str] = "sql instances"
     region: str
     tier: str
     connections: int
@@ -56,90 +57,61 @@ class Instance(Resource):
         return {
             "machine": settings.get("tier"),
             **flags,
-            "backups": bool(settings.get("backupConfiguration", {}).get("enabled")),
+            "backups": bool(at(settings, "backupConfiguration", "enabled")),
             "protected from deletion": bool(settings.get("deletionProtectionEnabled")),
         }
 
-    def make(self, cloud: Cloud) -> Sequence[Command]:
-        return [
-            command(
-                "sql",
-                "instances",
-                "create",
-                self.name,
-                f"--database-version={VERSION}",
-                f"--region={self.region}",
-                "--edition=enterprise",  # the other one has no small machines
-                "--ssl-mode=ENCRYPTED_ONLY",
-                "--storage-auto-increase",
-                "--backup-start-time=03:00",
-                *self._flags(cloud),
-            )
-        ]
-
-    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        return [command("sql", "instances", "patch", self.name, *self._flags(cloud))]
-
-    def _flags(self, cloud: Cloud) -> tuple[str, ...]:
+    def settings(self, cloud: Cloud) -> Sequence[str]:
         flags = f"cloudsql.iam_authentication=on,max_connections={self.connections}"
         return (f"--tier={self.tier}", f"--database-flags={flags}", "--backup", "--deletion-protection")
 
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        # The other edition has no small machines.
+        fixed = [f"--database-version={VERSION}", f"--region={self.region}", "--edition=enterprise"]
+        fixed += ["--ssl-mode=ENCRYPTED_ONLY", "--storage-auto-increase", "--backup-start-time=03:00"]
+        return [self.command("create", *fixed, *self.settings(cloud))]
+
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        return [self.command("patch", *self.settings(cloud))]
+
     def remove(self, cloud: Cloud) -> Sequence[Command]:
-        unprotected = command("sql", "instances", "patch", self.name, "--no-deletion-protection")
-        return [unprotected, command("sql", "instances", "delete", self.name)]
+        return [self.command("patch", "--no-deletion-protection"), self.command("delete")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Database(Resource):
-    kind: ClassVar[str] = "database"
-    data: ClassVar[bool] = True
+class OfInstance(Resource):
+    """What an instance holds."""
+
     project: str
     instance: str
 
-    def wanted(self, cloud: Cloud) -> Facts:
-        return {}
-
-    def found(self, cloud: Cloud) -> Facts | None:
-        return {} if self.name in cloud.databases else None
-
-    def _command(self, verb: str) -> Command:
-        where = (f"--instance={self.instance}", f"--project={self.project}")
-        return command("sql", "databases", verb, self.name, *where)
-
-    def make(self, cloud: Cloud) -> Sequence[Command]:
-        return [self._command("create")]
-
-    def remove(self, cloud: Cloud) -> Sequence[Command]:
-        return [self._command("delete")]
+    @property
+    def place(self) -> tuple[str, ...]:
+        return (f"--instance={self.instance}", f"--project={self.project}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class User(Resource):
+class Database(OfInstance):
+    kind: ClassVar[str] = "database"
+    data: ClassVar[bool] = True
+    surface: ClassVar[str] = "sql databases"
+    table: ClassVar[str] = "databases"
+
+
+@dataclass(frozen=True, kw_only=True)
+class User(OfInstance):
     """A service account as a user of the database."""
 
     kind: ClassVar[str] = "database user"
-    project: str
-    instance: str
+    surface: ClassVar[str] = "sql users"
+    table: ClassVar[str] = "users"
 
-    def wanted(self, cloud: Cloud) -> Facts:
-        return {}
-
-    def found(self, cloud: Cloud) -> Facts | None:
-        return {} if self.name in cloud.users else None
-
-    def _command(self, verb: str, *words: str) -> Command:
-        where = (f"--instance={self.instance}", f"--project={self.project}")
-        return command("sql", "users", verb, self.name, *where, *words)
-
-    def make(self, cloud: Cloud) -> Sequence[Command]:
-        return [self._command("create", "--type=cloud_iam_service_account")]
-
-    def remove(self, cloud: Cloud) -> Sequence[Command]:
-        return [self._command("delete")]
+    def settings(self, cloud: Cloud) -> Sequence[str]:
+        return ("--type=cloud_iam_service_account",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grants(Resource):
+class Grants(OfInstance):
     """What only PostgreSQL's own administrator can grant, by an import of a few lines.
 
     The lines lie in the quarantine bucket while it lasts, and a label of the bucket says that it is done, for
@@ -147,8 +119,6 @@ class Grants(Resource):
     """
 
     kind: ClassVar[str] = "database rights"
-    project: str
-    instance: str
     users: tuple[str, ...]
     bucket: str
 
@@ -166,31 +136,24 @@ class Grants(Resource):
         return {"of the functions": digest} if made and made == created else None
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        where = f"--project={self.project}"
-        file = f"gs://{self.bucket}/dropcap-grants.sql"
-        describe = ("sql", "instances", "describe", self.instance, where)
-        account = (*describe, "--format=value(serviceAccountEmailAddress)")
-        created = (*describe, "--format=value(createTime.date('%Y%m%d%H%M%S', tz='UTC'))")
-        mark = Late(created, f"--update-labels=dropcap-grants={self._digest}-")
-        reader = (Late(account, "--member=serviceAccount:"), "--role=roles/storage.objectViewer")
-        policy = ("storage", "buckets")
+        where, file = f"--project={self.project}", f"gs://{self.bucket}/dropcap-grants.sql"
+        describe = ("sql instances describe", self.instance, where)
+        account = "--format=value(serviceAccountEmailAddress)"
+        created = "--format=value(createTime.date('%Y%m%d%H%M%S', tz='UTC'))"
+        mark = late(f"--update-labels=dropcap-grants={self._digest}-", *describe, created)
+        reader = (late("--member=serviceAccount:", *describe, account), "--role=roles/storage.objectViewer")
+        into = (f"--database={DATABASE}", "--user=postgres", where)
         return [
             Command(("storage", "cp"), file=("", grants(self.users)), last=file),
-            command(*policy, "add-iam-policy-binding", f"gs://{self.bucket}", *reader),
-            command(
-                "sql",
-                "import",
-                "sql",
-                self.instance,
-                file,
-                f"--database={DATABASE}",
-                "--user=postgres",
-                where,
-            ),
-            command(*policy, "remove-iam-policy-binding", f"gs://{self.bucket}", *reader),
-            command("storage", "rm", file),
-            command(*policy, "update", f"gs://{self.bucket}", mark),
+            command("storage buckets add-iam-policy-binding", f"gs://{self.bucket}", *reader),
+            command("sql import sql", self.instance, file, *into),
+            command("storage buckets remove-iam-policy-binding", f"gs://{self.bucket}", *reader),
+            command("storage rm", file),
+            command("storage buckets update", f"gs://{self.bucket}", mark),
         ]
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
         return self.make(cloud)
+
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
+        return ()

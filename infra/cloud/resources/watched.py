@@ -1,15 +1,14 @@
 """What an operator watches: metrics, alerts and a dashboard from monitoring/, an address, a budget."""
 
 import json
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from infra.cloud.gcloud.command import Command, Late, Word, command
+from infra.cloud.gcloud.command import Command, Word, command, late
 from infra.cloud.inventory import Cloud, billing_account
 from infra.cloud.monitoring import BUDGET_THRESHOLDS
-from infra.cloud.resources.base import Change, Facts, Resource, covers
+from infra.cloud.resources.base import Change, Facts, Resource, at, covers
 
 SAME = "as in infra/cloud/monitoring"
 CHANNELS = "--notifications-rule-monitoring-notification-channels"  # of a budget
@@ -21,24 +20,15 @@ class Channel(Resource):
 
     kind: ClassVar[str] = "alert address"
 
-    def wanted(self, cloud: Cloud) -> Facts:
-        return {}
-
     def found(self, cloud: Cloud) -> Facts | None:
         return {} if channel(cloud, self.name) else None
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        words = (
-            "--type=email",
-            f"--channel-labels=email_address={self.name}",
-            "--user-labels=dropcap=alerts",
-        )
-        return [command("beta", "monitoring", "channels", "create", "--display-name=Dropcap", *words)]
+        words = (f"--channel-labels=email_address={self.name}", "--user-labels=dropcap=alerts")
+        return [command("beta monitoring channels create --display-name=Dropcap --type=email", *words)]
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
-        return [
-            command("beta", "monitoring", "channels", "delete", str(channel(cloud, self.name)), "--force")
-        ]
+        return [command("beta monitoring channels delete", str(channel(cloud, self.name)), "--force")]
 
 
 def channel(cloud: Cloud, address: str) -> str | None:
@@ -55,12 +45,9 @@ def channel_word(cloud: Cloud, address: str, flag: str) -> tuple[Word, ...]:
         return ()
     if name := channel(cloud, address):
         return (f"{flag}={name}",)
-    found = f'--filter=type="email" AND labels.email_address="{address}"'
-    return (
-        Late(
-            ("beta", "monitoring", "channels", "list", found, "--limit=1", "--format=value(name)"), f"{flag}="
-        ),
-    )
+    chosen = f'--filter=type="email" AND labels.email_address="{address}"'
+    printed = ("--limit=1", "--format=value(name)")
+    return (late(f"{flag}=", "beta monitoring channels list", chosen, *printed),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,39 +55,30 @@ class Document(Resource):
     """What is wanted as one JSON document; what the server adds to it is ignored."""
 
     wanted_json: Any
-
-    @abstractmethod
-    def _found_json(self, cloud: Cloud) -> Any:
-        """The document of this name as it is there; None where there is none."""
+    flag: ClassVar[str] = "--config-from-file"
 
     def wanted(self, cloud: Cloud) -> Facts:
         return {SAME: True}
 
-    def found(self, cloud: Cloud) -> Facts | None:
-        found = self._found_json(cloud)
-        return None if found is None else {SAME: covers(found, self.wanted_json)}
+    def facts(self, cloud: Cloud, there: Any) -> Facts:
+        return {SAME: covers(there, self.wanted_json)}
+
+    def _file(self, **more: str) -> tuple[str, str]:
+        return self.flag, json.dumps(self.wanted_json | more, indent=2)
+
+    def make(self, cloud: Cloud) -> Sequence[Command]:
+        return [self.command("create", file=self._file())]
+
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
+        return [self.command("update", file=self._file())]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(Document):
     kind: ClassVar[str] = "metric"
     aside: ClassVar[str] = "metrics"
-
-    def _found_json(self, cloud: Cloud) -> Any:
-        return cloud.metrics.get(self.name)
-
-    def make(self, cloud: Cloud) -> Sequence[Command]:
-        return [self._command("create")]
-
-    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        return [self._command("update")]
-
-    def _command(self, verb: str) -> Command:
-        document = json.dumps(self.wanted_json, indent=2)
-        return command("logging", "metrics", verb, self.name, file=("--config-from-file", document))
-
-    def remove(self, cloud: Cloud) -> Sequence[Command]:
-        return [command("logging", "metrics", "delete", self.name)]
+    surface: ClassVar[str] = "logging metrics"
+    table: ClassVar[str] = "metrics"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,60 +86,48 @@ class Alert(Document):
     """An alert policy; alone, as Google refuses parallel changes of them (monitoring-busy in claims.toml)."""
 
     kind: ClassVar[str] = "alert"
+    table: ClassVar[str] = "alerts"
+    flag: ClassVar[str] = "--policy-from-file"
     address: str
-
-    def _found_json(self, cloud: Cloud) -> Any:
-        return cloud.alerts.get(self.name)
-
-    def found(self, cloud: Cloud) -> Facts | None:
-        if (facts := super().found(cloud)) is None or not self.address:
-            return facts
-        goes_to = cloud.alerts[self.name].get("notificationChannels", [])
-        return {SAME: facts[SAME], f"sent to {self.address}": channel(cloud, self.address) in goes_to}
 
     def wanted(self, cloud: Cloud) -> Facts:
         return {SAME: True} | ({f"sent to {self.address}": True} if self.address else {})
 
+    def facts(self, cloud: Cloud, there: Any) -> Facts:
+        sent = channel(cloud, self.address) in there.get("notificationChannels", [])
+        return {**super().facts(cloud, there), f"sent to {self.address}": sent}
+
     def make(self, cloud: Cloud) -> Sequence[Command]:
         channels = channel_word(cloud, self.address, "--notification-channels")
-        return [command(*cloud.tools.policies, "create", *channels, file=self._file())]
+        return [self._command(cloud, "create", *channels, file=self._file())]
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
         name = str(cloud.alerts[self.name]["name"])
         channels = channel_word(cloud, self.address, "--set-notification-channels")
-        return [command(*cloud.tools.policies, "update", name, *channels, file=self._file())]
-
-    def _file(self) -> tuple[str, str]:
-        return "--policy-from-file", json.dumps(self.wanted_json, indent=2)
+        return [self._command(cloud, "update", name, *channels, file=self._file())]
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
-        return [command(*cloud.tools.policies, "delete", str(cloud.alerts[self.name]["name"]))]
+        return [self._command(cloud, "delete", str(cloud.alerts[self.name]["name"]))]
+
+    def _command(self, cloud: Cloud, verb: str, *words: Word, file: tuple[str, str] | None = None) -> Command:
+        return command(f"{cloud.tools.policies} {verb}", *words, file=file)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dashboard(Document):
     kind: ClassVar[str] = "dashboard"
+    surface: ClassVar[str] = "monitoring dashboards"
+    table: ClassVar[str] = "dashboards"
 
-    def _found_json(self, cloud: Cloud) -> Any:
-        found = cloud.dashboards.get(self.name)
-        return found and found | {
-            "name": self.wanted_json.get("name")
-        }  # the server knows the project by number
+    def facts(self, cloud: Cloud, there: Any) -> Facts:
+        # The server knows the project by number.
+        return super().facts(cloud, there | {"name": self.wanted_json.get("name")})
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        document = json.dumps(self.wanted_json, indent=2)
-        return [command("monitoring", "dashboards", "create", file=("--config-from-file", document))]
+        return [command(f"{self.surface} create", file=self._file())]
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        document = json.dumps(
-            self.wanted_json | {"etag": cloud.dashboards[self.name].get("etag", "")}, indent=2
-        )
-        return [
-            command("monitoring", "dashboards", "update", self.name, file=("--config-from-file", document))
-        ]
-
-    def remove(self, cloud: Cloud) -> Sequence[Command]:
-        return [command("monitoring", "dashboards", "delete", self.name)]
+        return [self.command("update", file=self._file(etag=cloud.dashboards[self.name].get("etag", "")))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,9 +149,9 @@ class Budget(Resource):
         if (budget := self._budget(cloud)) is None:
             return None
         rules = sorted(map(_threshold, budget.get("thresholdRules", ())), key=_order)
-        goes_to = budget.get("notificationsRule", {}).get("monitoringNotificationChannels", ())
+        goes_to = at(budget, "notificationsRule", "monitoringNotificationChannels") or ()
         return {
-            "a month": budget.get("amount", {}).get("specifiedAmount", {}).get("units"),
+            "a month": at(budget, "amount", "specifiedAmount", "units"),
             "says so at": ", ".join(rules),
             f"sent to {self.address}": channel(cloud, self.address) in goes_to,
         }
@@ -193,12 +159,9 @@ class Budget(Resource):
     def make(self, cloud: Cloud) -> Sequence[Command]:
         return [
             command(
-                "billing",
-                "budgets",
-                "create",
-                Late(billing_account(cloud.gcloud.project), "--billing-account="),
-                f"--display-name={self.name}",
-                f"--budget-amount={self.amount}",
+                "billing budgets create",
+                late("--billing-account=", *billing_account(cloud.gcloud.project)),
+                *(f"--display-name={self.name}", f"--budget-amount={self.amount}"),
                 f"--filter-projects=projects/{cloud.gcloud.project}",
                 *(f"--threshold-rule={rule}" for rule in BUDGET_THRESHOLDS),
                 *channel_word(cloud, self.address, CHANNELS),
@@ -210,16 +173,14 @@ class Budget(Resource):
         if "a month" in differing:
             words.append(f"--budget-amount={self.amount}")
         if "says so at" in differing:
-            words += [
-                "--clear-threshold-rules",
-                *(f"--add-threshold-rule={rule}" for rule in BUDGET_THRESHOLDS),
-            ]
+            rules = (f"--add-threshold-rule={rule}" for rule in BUDGET_THRESHOLDS)
+            words += ["--clear-threshold-rules", *rules]
         if f"sent to {self.address}" in differing:
             words += channel_word(cloud, self.address, CHANNELS)
-        return [command("billing", "budgets", "update", self._path(cloud), *words)]
+        return [command("billing budgets update", self._path(cloud), *words)]
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
-        return [command("billing", "budgets", "delete", self._path(cloud))]
+        return [command("billing budgets delete", self._path(cloud))]
 
     def _path(self, cloud: Cloud) -> str:
         return str(self._budget(cloud)["name"])
@@ -254,7 +215,7 @@ class Apis(Resource):
         return self.change(cloud, self.wanted(cloud))
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        return [command("services", "enable", *(f"{api}.googleapis.com" for api in differing))]
+        return [command("services enable", *(f"{api}.googleapis.com" for api in differing))]
 
     def difference(self, cloud: Cloud) -> Change | None:
         change = super().difference(cloud)

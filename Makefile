@@ -147,7 +147,7 @@ verify: .venv/installed ## drop a sample into the deployed bucket and wait for i
 	@$(RUN) -m infra.cloud verify
 
 backfill: .venv/installed ## have on_upload take what already lies in its bucket: PROJECT=my-project BUCKET=... PREFIX=ana/ RATE=5
-	@$(RUN) -m infra.cloud.backfill
+	@$(RUN) -m infra.cloud backfill
 
 redescribe: .venv/installed ## have Gemini describe anew what another prompt or model did: OWNER=ana SINCE=2026-11-01 ALL=1 STATE=.dropcap or PROJECT=my-project
 	@$(RUN) -m $(if $(PROJECT),infra.cloud redescribe,infra.redescribe --state $(STATE))

@@ -95,9 +95,6 @@ class Deployment:
         """What a command finds, with these variables besides the usual ones; an empty one is unset."""
         environment = {name: value for name, value in os.environ.items() if name not in NOTHING}
         environment |= self.plane.environment | {"PROJECT": self.plane.project} | USUAL | variables
-        proxy = (self.plane.environment[f"CLOUDSDK_PROXY_{part}"] for part in ("ADDRESS", "PORT"))
-        environment |= dict.fromkeys(("HTTPS_PROXY", "https_proxy"), f"http://{':'.join(proxy)}")
-        environment["REQUESTS_CA_BUNDLE"] = self.plane.environment["CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE"]
         environment = {name: value for name, value in environment.items() if value}
         environment["PYTHONPATH"] = f"{self.functions}:{self.root}"
         return environment

@@ -61,7 +61,8 @@ class ControlPlane(Store):
         members = {"plane": self, "context": context}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), members))
         self._server.daemon_threads = True
-        self.environment = {
+        address, proxy_port = "127.0.0.1", str(self._server.server_address[1])
+        self.environment = {  # of gcloud, and of Google's Python clients
             "CLOUDSDK_CONFIG": str(folder / "config"),
             "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(folder / "token"),
             "CLOUDSDK_CORE_PROJECT": project,
@@ -76,8 +77,10 @@ class ControlPlane(Store):
             "CLOUDSDK_STORAGE_PROCESS_COUNT": "1",
             "CLOUDSDK_STORAGE_THREAD_COUNT": "1",
             "CLOUDSDK_PROXY_TYPE": "http",
-            "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1",
-            "CLOUDSDK_PROXY_PORT": str(self._server.server_address[1]),
+            "CLOUDSDK_PROXY_ADDRESS": address,
+            "CLOUDSDK_PROXY_PORT": proxy_port,
+            **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), f"http://{address}:{proxy_port}"),
+            "REQUESTS_CA_BUNDLE": str(pem),
         }
         begin(self)
 
@@ -101,16 +104,19 @@ class ControlPlane(Store):
         """The names in each archive of sources that was uploaded, in order."""
         return archives(self)
 
-    def refuse(self, pattern: str, status: int, reason: str = "", message: str = "", times: int = 1) -> None:
+    def refuse(
+        self, pattern: str, status: int, reason: str = "", message: str = "", times: int = 1, code: str = ""
+    ) -> None:
         """Let the next requests whose `line` this regular expression finds fail.
 
         `reason` is Google's for the error, as "RATE_LIMIT_EXCEEDED"; for a status of 403 it is the
-        permission, as "run.services.create". `status` may be `DROPPED` or `FAILED`.
+        permission, as "run.services.create". `status` may be `DROPPED` or `FAILED`. `code` is google.rpc's
+        where the status has several.
         """
         if status == 403 and "." in reason:
             message = message or f"Permission '{reason}' denied on resource (or it may not exist)."
             reason = "IAM_PERMISSION_DENIED"
-        self._rules.append(_Rule(pattern, Refusal(status, message or reason, reason), times))
+        self._rules.append(_Rule(pattern, Refusal(status, message or reason, reason, code), times))
 
     def says(self, pattern: str, claim: str, times: int = 1, **values: str) -> None:
         """Let the next requests whose `line` this regular expression finds fail, in the words of claims.toml.

@@ -80,8 +80,20 @@ def _purge(store: Store, request: Request, key: str) -> Answer:
 
 @special("POST", r"cloudtasks/projects/[^/]+/locations/[^/]+/queues/[^/]+/tasks")
 def _create_task(store: Store, request: Request, key: str) -> Answer:
-    task = request.body["task"]
-    return 200, store.put(f"{key}/{task.get('name', store.number()).rpartition('/')[2]}", task, new=True)
+    """A task, if Cloud Tasks would take its name, headers and deadline: its REST reference, Task."""
+    store.get(key.removesuffix("/tasks"))
+    task, path = request.body["task"], key.partition("/")[2]
+    name = task.get("name", f"{path}/{store.number()}")
+    headers = [*task["httpRequest"].get("headers", {}).items()]
+    if not re.fullmatch(rf"{re.escape(path)}/[\w-]{{1,500}}", name, re.ASCII):
+        raise Refusal(400, f"Task name must be formatted: {path}/TASK_ID.")
+    if not all(each.isascii() and each.isprintable() for pair in headers for each in pair):
+        raise Refusal(400, "HttpRequest.headers must be printable ASCII.")
+    if len(json.dumps(task)) > 2**20:
+        raise Refusal(400, "Task size too large.")
+    if not 15 <= float(task.get("dispatchDeadline", "600s").rstrip("s")) <= 1800:
+        raise Refusal(400, "Task.dispatchDeadline must be between [15s, 30m].")
+    return 200, store.put(f"cloudtasks/{name}", task, new=True)
 
 
 @special("GET", r"cloudbilling/projects/[^/]+/billingInfo")

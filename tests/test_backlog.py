@@ -1,6 +1,8 @@
 """The parts of a backfill: how much memory it takes, where it goes on from, its pace and its price."""
 
 import threading
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from dropcap import memory
 from dropcap.settings import Settings
 from dropcap.upload import Upload
 from infra.cloud import CloudError
-from infra.cloud.backlog import Journal, State, enqueue, listing
+from infra.cloud.backlog import BATCH, Journal, State, enqueue, listing
 from infra.cloud.estimate import costs, pace
 from infra.cloud.tasks import Limits
 from tests.test_backfill import QUEUE, bucket_of
@@ -27,60 +29,69 @@ class Everything:
         return True
 
 
+def uploads(count: int) -> Iterator[Upload]:
+    return iter([Upload("b", f"{n:04}", 1, 1) for n in range(count)])
+
+
+def everything(_: Upload) -> bool:
+    return True
+
+
 def test_memory_is_the_same_for_a_few_objects_and_for_a_hundred_thousand() -> None:
     resident = []
     for number in (5_000, 100_000):
         with bucket_of(number) as url:
             client = Client("demo", AnonymousCredentials(), client_options={"api_endpoint": url})
-            uploads = listing(client, "uploads", "", "")
-            done = enqueue(uploads, lambda _: True, Everything(), State(), lambda _: None, 1e9)
+            found = listing(client, "uploads", "", "")
+            [done] = deque(enqueue(found, everything, Everything(), State(), 10**9), maxlen=1)
             resident.append(memory.rss_mb())
         assert (done.enqueued, done.complete) == (number, True)
     assert resident[1] - resident[0] < 20  # MB; all of them together would take 100
 
 
 def test_no_more_is_enqueued_than_the_queue_sends_before_its_tasks_are_too_old() -> None:
-    uploads = [Upload("b", f"{n:03}", 1, 1) for n in range(10)]
-    kept: list[State] = []
-    done = enqueue(uploads, lambda each: True, Everything(), State(), kept.append, most=4)
-    assert (done.enqueued, done.last, done.complete) == (4, "003", False)
-    rest = [each for each in uploads if each.name > done.last]
-    assert enqueue(rest, lambda each: True, Everything(), done, kept.append, most=100).complete
+    found = uploads(BATCH + 10)
+    *_, done = enqueue(found, everything, Everything(), State(), most=BATCH + 4)
+    assert (done.enqueued, done.last, done.complete) == (BATCH + 4, f"{BATCH + 3:04}", False)
+    *_, done = enqueue(found, everything, Everything(), done, most=100)
+    assert (done.enqueued, done.complete) == (BATCH + 10, True)
 
 
-def test_a_failure_in_the_midst_keeps_what_was_done_before_it_and_no_more() -> None:
+def test_what_is_known_or_ignored_is_counted_as_such() -> None:
+    class Knowing(Everything):
+        def put(self, upload: Upload) -> bool:
+            return upload.name > "0002"
+
+    *_, done = enqueue(uploads(10), lambda each: each.name != "0009", Knowing(), State(), most=100)
+    assert done == State(last="0009", enqueued=6, known=3, ignored=1, complete=True)
+
+
+def test_a_failure_in_the_midst_keeps_the_batches_before_it_and_no_more() -> None:
     class Failing(Everything):
         def put(self, upload: Upload) -> bool:
-            if upload.name == "005":
+            if upload.name == f"{BATCH + 5:04}":
                 raise CloudError("no")
             return True
 
     kept: list[State] = []
     with pytest.raises(CloudError):
-        enqueue(
-            [Upload("b", f"{n:03}", 1, 1) for n in range(10)],
-            lambda _: True,
-            Failing(),
-            State(),
-            kept.append,
-            99,
-        )
-    assert (kept[-1].last, kept[-1].enqueued, kept[-1].complete) == ("004", 5, False)
+        kept.extend(enqueue(uploads(3 * BATCH), everything, Failing(), State(), 10**9))
+    assert kept == [State(last=f"{BATCH - 1:04}", enqueued=BATCH)]
 
 
 def test_once_it_is_to_stop_it_puts_in_no_more_and_keeps_what_was_done() -> None:
     class Stopping(Everything):
         def put(self, upload: Upload) -> bool:
-            if upload.name == "0300":
+            if upload.name == f"{BATCH + 50:04}":
                 self.stopping.set()
             return True
 
     kept: list[State] = []
-    uploads = iter([Upload("b", f"{n:04}", 1, 1) for n in range(10_000)])
+    found = uploads(10_000)
     with pytest.raises(KeyboardInterrupt):
-        enqueue(uploads, lambda _: True, Stopping(), State(), kept.append, 1e9)
-    listed = 10_000 - sum(1 for _ in uploads)
-    assert 0 < kept[-1].enqueued <= listed < 10_000
+        kept.extend(enqueue(found, everything, Stopping(), State(), 10**9))
+    listed = 10_000 - sum(1 for _ in found)
+    assert BATCH <= kept[-1].enqueued <= listed <= 2 * BATCH
     assert kept[-1].last == f"{kept[-1].enqueued - 1:04}"
 
 

@@ -111,6 +111,12 @@ def _rollback(console: Console, config: Config, cloud: Cloud) -> None:
     apply(console, cloud.gcloud, planned)
 
 
+def _backfill(console: Console, config: Config, cloud: Cloud) -> None:
+    from infra.cloud.backfill import backfill  # loads Google's clients, which the other commands do without
+
+    backfill(console, config, cloud)
+
+
 def _somebody_is_there(config: Config, command: str, yes: str = "1") -> None:
     """Raises CloudError where nobody can be asked, and nobody has said yes beforehand."""
     said = config.given.get("YES", "")
@@ -139,6 +145,10 @@ COMMANDS: Mapping[str, tuple[Run, str]] = {
     "verify": (verify.verify, "drop a sample picture and wait for its result; WAIT_S=180"),
     "rollback": (_rollback, "lead all traffic to the revisions of the code before; YES=1: do not ask"),
     "logs": (after.logs, "what the functions say; FUNCTION=on-upload SINCE=1h SEVERITY=WARNING LIMIT=200"),
+    "backfill": (
+        _backfill,
+        "have on_upload take what already lies in its bucket; BUCKET=my-uploads PREFIX=ana/ RATE=5 YES=1",
+    ),
     "redescribe": (
         redescribe.redescribe,
         "have described anew what another prompt or model described; OWNER=ana SINCE=2026-11-01 ALL=1 YES=1",

@@ -8,8 +8,7 @@ from dropcap.upload import Upload
 from infra import cost
 from infra.cloud import CloudError
 from infra.cloud.backlog import PAGE
-from infra.cloud.deployed import services
-from infra.cloud.gcloud.command import Gcloud
+from infra.cloud.inventory import Cloud
 from infra.cloud.resources import functions
 from infra.cloud.tasks import Limits
 
@@ -22,9 +21,8 @@ TASK = 0.40e-6  # US$ an operation: cloud.google.com/tasks/pricing, read on 2026
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """on_upload as it runs: where, its address, its settings, most instances, and the seconds it may take."""
+    """on_upload as it runs: its address, its settings, most instances, and the seconds it may take."""
 
-    region: str
     url: str
     settings: Settings
     instances: int
@@ -45,11 +43,10 @@ class Count:
         return "" if self.exact else "at least "
 
 
-def deployed(gcloud: Gcloud, said: str) -> Deployed:
-    """Return what runs now, in the REGION that was `said`, if any. Raises CloudError where nothing does."""
-    region, there = services(gcloud, said)
-    if (service := there.get(SERVICE)) is None:
-        raise CloudError(f"No {SERVICE} runs in {gcloud.project}: make deploy comes first.")
+def deployed(cloud: Cloud) -> Deployed:
+    """Return what runs now. Raises CloudError if nothing does."""
+    if (service := cloud.services.get(SERVICE)) is None:
+        raise CloudError(f"No {SERVICE} runs in {cloud.gcloud.project}: make deploy comes first.")
     template = service["spec"]["template"]
     annotations = {
         **service["metadata"].get("annotations", {}),
@@ -60,7 +57,6 @@ def deployed(gcloud: Gcloud, said: str) -> Deployed:
     ]
     instances = min((int(bound) for bound in bounds if bound), default=USUAL_INSTANCES)
     return Deployed(
-        region,
         service["status"]["url"],
         functions.settings(service),
         instances,

@@ -21,7 +21,7 @@ import pytest
 import requests
 
 from infra.cloud.__main__ import main
-from infra.cloud.backlog import BATCH
+from infra.cloud.backfill.backlog import BATCH
 from tests.app import EVENT, ROOT, Start, event_of, hear_ctrl_c, rows, small_png
 from tests.control_plane import DROPPED, ControlPlane
 from tests.test_healing import instance

@@ -13,9 +13,9 @@ from dropcap import memory
 from dropcap.settings import Settings
 from dropcap.upload import Upload
 from infra.cloud import CloudError
-from infra.cloud.backlog import BATCH, Journal, State, enqueue, listing
-from infra.cloud.estimate import costs, pace
-from infra.cloud.tasks import Limits
+from infra.cloud.backfill.backlog import BATCH, Journal, State, enqueue, listing
+from infra.cloud.backfill.estimate import costs, pace
+from infra.cloud.backfill.tasks import Limits
 from tests.test_backfill import QUEUE, bucket_of
 
 

@@ -112,7 +112,9 @@ def _rollback(console: Console, config: Config, cloud: Cloud) -> None:
 
 
 def _backfill(console: Console, config: Config, cloud: Cloud) -> None:
-    from infra.cloud.backfill import backfill  # loads Google's clients, which the other commands do without
+    from infra.cloud.backfill.command import (
+        backfill,  # loads Google's clients, which the other commands do without
+    )
 
     backfill(console, config, cloud)
 

@@ -7,10 +7,10 @@ from dropcap.settings import Settings
 from dropcap.upload import Upload
 from infra import cost
 from infra.cloud import CloudError
-from infra.cloud.backlog import PAGE
+from infra.cloud.backfill.backlog import PAGE
+from infra.cloud.backfill.tasks import Limits
 from infra.cloud.inventory import Cloud
 from infra.cloud.resources import functions
-from infra.cloud.tasks import Limits
 
 SERVICE = "dropcap-on-upload"
 PUT = 400  # tasks a second that go into the queue, as backlog.py measured

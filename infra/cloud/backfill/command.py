@@ -27,10 +27,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dropcap.upload import Upload
 from infra import cost
 from infra.cloud import CloudError
-from infra.cloud.backlog import Journal, State, enqueue, listing
-from infra.cloud.inventory import Cloud
-from infra.cloud.config import QUEUE, Config
-from infra.cloud.estimate import (
+from infra.cloud.backfill.backlog import Journal, State, enqueue, listing
+from infra.cloud.backfill.estimate import (
     PUT,
     SERVICE,
     Count,
@@ -42,9 +40,11 @@ from infra.cloud.estimate import (
     pace,
     size,
 )
+from infra.cloud.backfill.tasks import Limits, Tasks, limits
+from infra.cloud.config import QUEUE, Config
 from infra.cloud.gcloud import refusals
 from infra.cloud.gcloud.login import credentials
-from infra.cloud.tasks import Limits, Tasks, limits
+from infra.cloud.inventory import Cloud
 from infra.local.storage import ROOT
 
 COUNT = 1_000_000  # objects that are counted before the question: three minutes and half a cent

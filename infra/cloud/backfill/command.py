@@ -53,15 +53,14 @@ RETENTION_S = 28 * 86_400  # Cloud Tasks drops what is 31 days old: cloud.google
 
 def backfill(console: Console, config: Config, cloud: Cloud) -> None:
     """Say what would be done, ask, and do it. Raises CloudError."""
-    again = "The same command goes on from there."
     try:
         Backfill(console, config, cloud).run()
     except GoogleAPICallError as refused:
         said = f"PERMISSION_DENIED {refused}" if refused.code == HTTPStatus.FORBIDDEN else str(refused)
         reason = refusals.refusal(["tasks", "create"], said, config.project, str)
-        raise CloudError(f"{reason}\n{again}") from refused
+        raise CloudError(f"{reason} The same command goes on from there.") from refused
     except (GoogleAuthError, RequestException) as lost:
-        raise CloudError(f"Google can't be reached: {lost}\n{again}") from lost
+        raise CloudError(f"Google can't be reached: {lost}. The same command goes on from there.") from lost
 
 
 class Backfill:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.app import ROOT
 
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted(DOCS.rglob("*.md"))
 
 
 def blocks(page: Path, kind: str) -> list[str]:

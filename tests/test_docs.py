@@ -148,8 +148,8 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path, link: str) -> None
 
 
 def test_every_page_is_linked_from_the_list_of_pages_and_that_from_the_readme() -> None:
-    listed = {link for page, link in links() if page.name == "README.md"}
-    assert {page.name for page in PAGES if page.name != "README.md"} <= listed
+    listed = {link for page, link in links() if page == DOCS / "README.md"}
+    assert {page.relative_to(DOCS).as_posix() for page in PAGES} - {"README.md"} <= listed
     assert "(docs/README.md)" in (ROOT / "README.md").read_text()
 
 

@@ -46,7 +46,7 @@ def due() -> None:
     rows("UPDATE events SET next_at = now(), sent_at = NULL")
 
 
-CONSUMER = str(ROOT / "docs" / "consumer.py")
+CONSUMER = str(ROOT / "docs" / "reference" / "consumer.py")
 # It is killed when all is committed, and nothing answered.
 DYING = f"""
 import os, runpy, signal

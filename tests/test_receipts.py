@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 from contextlib import closing
 from http import HTTPStatus
@@ -44,9 +45,8 @@ def test_a_receipt_tells_of_source_outputs_code_models_and_when_the_source_was_g
         name: {"model": each["model"], "version": each["version"]} for name, each in result["sources"].items()
     }
     assert receipt["code"]["revision"] == "dropcap-on-upload-abc1234-0"
-    [_, _, command] = (
-        (ROOT / "docs" / "receipts.md").read_text().split("```")[1].partition("cd functions && ")
-    )
+    page = (ROOT / "docs" / "events.md").read_text()
+    [command] = re.findall(r"^cd functions && (.*?)^```", page, re.DOTALL | re.MULTILINE)
     said = subprocess.run(command, shell=True, cwd=ROOT / "functions", capture_output=True, check=True)  # noqa: S602  the page's
     assert said.stdout.decode().split()[0] == receipt["code"]["sha256"]
 

@@ -212,7 +212,7 @@ def main(words: Sequence[str] | None = None) -> int:
                     path = _take(browser, stack, shot, arguments.out)
                     print(path)
                     if arguments.write and shot.name in BEST:
-                        _write(path, ROOT / "docs" / BEST[shot.name])
+                        _write(path, ROOT / "docs" / "images" / BEST[shot.name])
     except StackError as reason:
         print(f"make screenshots: {reason}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
 """A consumer of Dropcap's events: it believes what is signed, and acts once on each, however often it comes.
 
-EVENTS_SECRET=whsec_... python docs/consumer.py 8090
+EVENTS_SECRET=whsec_... python docs/reference/consumer.py 8090
 """
 
 import base64

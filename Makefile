@@ -41,6 +41,7 @@ export ORT_DISABLE_TELEMETRY = 1
 export PYTHONWARNINGS = ignore::FutureWarning:google.api_core._python_version_support
 
 help: ## list the targets
+	@sed -n 's/^version = "\(.*\)"/Dropcap \1/p' pyproject.toml
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/installed ## start everything here and drop pictures: MODEL=... PORT=8080 ONCE=1 PICTURES="a.jpg b.png" STATE=.dropcap

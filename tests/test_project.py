@@ -62,4 +62,4 @@ def test_every_link_and_make_target_of_the_page_exists(page: str) -> None:
         assert (ROOT / link).exists(), link
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE):
-        assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), target
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

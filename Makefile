@@ -52,7 +52,7 @@ run: .venv/installed ## start everything here and drop pictures: MODEL=... PORT=
 sweep: .venv/installed ## finish what no event has finished in what make run has started: STATE=.dropcap
 	@$(RUN) -m infra.local.sweep --state $(STATE)
 
-test: .venv-dev/installed ## run all tests, in parallel: JOBS=3
+test: .venv-dev/installed .venv-model/installed ## run all tests, in parallel: JOBS=3
 	@$(DEV) -m pytest -n $(JOBS) --dist worksteal
 
 lint: .venv-dev/installed ## check style and types
@@ -103,13 +103,13 @@ evaluate: .venv-model/installed ## captions before and after quantization, and t
 	    $(if $(COUNT),--count $(COUNT)) $(if $(BITS),--bits $(BITS)) $(EVALUATE)
 	@$(if $(COCO),,$(EXPORT) -m model_export confidence $(if $(PHOTOGRAPHS),--photographs $(call quoted,PHOTOGRAPHS)))
 
-prove: .venv-dev/installed build/random-base/model.json ## BLIP-base in 512 MiB that the kernel enforces: PROVE="--uploads 100 --no-naive"
+prove: .venv-dev/installed .venv-model/installed build/random-base/model.json ## BLIP-base in 512 MiB that the kernel enforces: PROVE="--uploads 100 --no-naive"
 	@$(DEV) -m tests.memory $(PROVE)
 
 estimates: .venv-dev/installed ## each decoder's peak memory beside its estimate, for a file of every kind: ESTIMATES="--only TIFF --width 3000"
 	@$(DEV) -m tests.memory.estimates $(ESTIMATES)
 
-bench: .venv/installed .venv-dev/installed .venv-bench/installed build/random-base/model.json ## time and memory beside other ways, into build/bench.json: BENCH="--rounds 9"
+bench: .venv/installed .venv-dev/installed .venv-model/installed .venv-bench/installed build/random-base/model.json ## time and memory beside other ways, into build/bench.json: BENCH="--rounds 9"
 	@$(DEV) -m tests.bench $(BENCH)
 
 bench-database: .venv-dev/installed ## time of the database at 10 million analyses, into build/bench-database.json: BENCH="--analyses 100000"
@@ -165,15 +165,17 @@ open: .venv/installed ## where gallery, dashboard, functions and buckets are: PR
 destroy: .venv/installed ## take down all but the data: PROJECT=my-project DATA=1 takes the data, too
 	@$(RUN) -m infra.cloud destroy
 
-build/random-base/model.json: | .venv-dev/installed
-	@$(DEV) -m model_export export --checkpoint random-base --out build/random-base
+build/random-base/model.json: | .venv-model/installed
+	@$(EXPORT) -m model_export export --checkpoint random-base --out build/random-base
 
 .venv/installed: infra/pip.txt functions/requirements.txt infra/requirements.txt
 	@sh infra/environment.sh .venv functions/requirements.txt infra/requirements.txt
 
-.venv-dev/installed: requirements.txt infra/pip.txt functions/requirements.txt infra/requirements.txt model_export/requirements.txt
-	@sh infra/environment.sh .venv-dev functions/requirements.txt infra/requirements.txt requirements.txt \
-	    model_export/requirements.txt
+# Python in .venv-dev also finds the packages of .venv-model once that is installed: tests and benchmarks use PyTorch.
+.venv-dev/installed: requirements.txt infra/pip.txt functions/requirements.txt infra/requirements.txt
+	@sh infra/environment.sh .venv-dev functions/requirements.txt infra/requirements.txt requirements.txt
+	@for folder in .venv-dev/lib/*/site-packages; do \
+	    echo "../../../../.venv-model/$${folder#.venv-dev/}" >"$$folder/venv_model.pth"; done
 
 .venv-model/installed: infra/pip.txt functions/requirements.txt model_export/requirements.txt
 	@sh infra/environment.sh .venv-model functions/requirements.txt model_export/requirements.txt

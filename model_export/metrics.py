@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from pycocoevalcap.cider.cider import Cider  # type: ignore[import-untyped]
+from pycocoevalcap.cider.cider import Cider
 from sacrebleu.metrics.bleu import BLEU
 
 WORD = re.compile(r"\w+")

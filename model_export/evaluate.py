@@ -18,11 +18,9 @@ from rich.table import Table
 
 from dropcap.blip import Card
 
-from . import fidelity, metrics
+from . import fidelity
 from .datasets import Dataset, EvaluateError
-from .export import export
 from .fidelity import Pair
-from .quantize import RECIPES
 
 LOSE_CIDER = 1.0  # points, of photographs
 SHOWN = 10  # pictures whose captions are printed; all are in the report
@@ -65,6 +63,8 @@ def evaluate(
     empty what the model's card names. `asked` are thresholds that differ from `bounds`. Raises EvaluateError,
     ExportError and ModelError.
     """
+    from .export import export
+
     card = _card(model)
     report.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=report.parent, prefix=".fp32-") as work:
@@ -102,6 +102,9 @@ def compare_bits(
     Returns a line for each threshold that each misses; all else is as for `evaluate`. The card of `model`
     names the checkpoint where none is given.
     """
+    from .export import export
+    from .quantize import RECIPES
+
     card = _card(model)
     source = checkpoint or ("" if "knows" in card else card["source"])
     report.parent.mkdir(parents=True, exist_ok=True)
@@ -163,6 +166,8 @@ def _show_bits(
 
 def figures(pairs: Sequence[Pair], exact: bool) -> dict[str, Any]:
     """The report's figures; `exact`: whether each picture has one right caption, which the models can say."""
+    from . import metrics
+
     references = [pair.sample.references for pair in pairs]
     said = {"fp32": [pair.first for pair in pairs], "quantized": [pair.second for pair in pairs]}
     groups = sorted({group for pair in pairs for group in pair.sample.groups}) if exact else []

@@ -1,11 +1,29 @@
-"""BLIP checkpoints to export."""
+"""BLIP checkpoints to export, and the tests that need PyTorch for them."""
 
+import os
 import shutil
 from collections import OrderedDict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.hub import BASE
+
+needs_pytorch = pytest.mark.usefixtures("pytorch")
+
+
+@pytest.fixture(scope="session")
+def pytorch() -> None:
+    """Skip tests of model_export where its packages are missing; with TORCH=required, as in CI, fail.
+
+    Such tests import the packages inside functions: PyTorch takes 10 s of CPU, which a test worker that runs
+    none of them does not spend.
+    """
+    if not find_spec("torch"):
+        missing = "PyTorch is not installed in .venv-model: run make test"
+        (pytest.fail if os.environ.get("TORCH") == "required" else pytest.skip)(missing)
 
 
 def random_checkpoint(target: Path, seed: int) -> Path:

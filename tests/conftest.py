@@ -19,6 +19,7 @@ from infra.local.postgres import SEED, Postgres
 from infra.local.storage import Storage
 from tests.app import NO_GCLOUD, App, app
 from tests.browser import chromium, guest, site, visitor  # noqa: F401  fixtures
+from tests.checkpoints import pytorch  # noqa: F401  a fixture
 from tests.children import QUICK
 from tests.cloud import FIRST, Deployment, load, once, save
 from tests.control_plane import ControlPlane

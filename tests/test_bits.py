@@ -8,24 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from model_export import bits
-from model_export.bits import Way
 from model_export.datasets import upload
-from model_export.trained import ctranslate2, part, read
-from tests.checkpoints import random_checkpoint
+from tests.checkpoints import needs_pytorch, random_checkpoint
 
-FEW = (Way(8, 32, "symmetric"), Way(4, 32, "symmetric"))
+pytestmark = needs_pytorch
 
 
 def measured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, weights: Path, examples: Path
 ) -> dict[str, Any]:
-    monkeypatch.setattr(bits, "WAYS", FEW)
+    from model_export import bits
+
+    few = (bits.Way(8, 32, "symmetric"), bits.Way(4, 32, "symmetric"))
+    monkeypatch.setattr(bits, "WAYS", few)
     bits.measure(str(weights), examples, tmp_path / "bits.json")
     found: dict[str, Any] = json.loads((tmp_path / "bits.json").read_text())
-    eight, four = (found["ways"][str(way)] for way in FEW)
+    eight, four = (found["ways"][str(way)] for way in few)
     for name, error in eight["errors"].items():
         # Sixteen times finer steps, so up to 256 times less; the rest is the rounding of activations.
         assert 0 < error < four["errors"][name] / 20
@@ -85,6 +84,8 @@ def written(file: Path, variables: dict[str, Any]) -> Path:
 
 
 def test_variables_of_ctranslate2_are_read_by_name(tmp_path: Path) -> None:
+    from model_export.trained import ctranslate2
+
     matrix = [[0.5, -1.0, 2.0], [0.25, 3.0, -4.0]]
     file = written(tmp_path / "model.bin", {"decoder/embeddings/weight": matrix, "encoder/beta": [1.5]})
     found = ctranslate2(file)
@@ -131,6 +132,11 @@ def speaker(folder: Path) -> Path:
 
 
 def test_whisper_is_measured_on_speech(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    from model_export.bits import PARTS
+    from model_export.trained import ctranslate2, part, read
+
     folder = speaker(tmp_path / "whisper")
     (tmp_path / "speech").mkdir()
     with wave.open(str(tmp_path / "speech" / "a.wav"), "wb") as file:
@@ -145,7 +151,7 @@ def test_whisper_is_measured_on_speech(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert torch.equal(
         model.encoder_attn.v_proj.weight, variables["decoder/layer_0/attention/linear_1/weight"][64:]
     )
-    assert {part(path) for path in trained.weights()} == set(bits.PARTS)
+    assert {part(path) for path in trained.weights()} == set(PARTS)
     # Keys and values of the cross-attention are not the decoder graph's.
     assert not [
         path for path in trained.weights() if path.endswith(("encoder_attn.k_proj", "encoder_attn.v_proj"))

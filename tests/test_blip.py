@@ -21,7 +21,7 @@ from PIL import Image
 
 from dropcap import blip, picture, wordpiece
 from dropcap.settings import Settings
-from tests.checkpoints import random_checkpoint
+from tests.checkpoints import needs_pytorch, random_checkpoint
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "functions" / "model"
@@ -158,6 +158,7 @@ CHECKPOINTS: list[tuple[Callable[[Path, int], Path], int]] = [
 ]
 
 
+@needs_pytorch
 @pytest.mark.parametrize(("make", "seed"), CHECKPOINTS)
 def test_fp32_captions_equal_transformers_token_for_token(
     make: Callable[[Path, int], Path], seed: int, tmp_path: Path
@@ -210,6 +211,7 @@ def test_fp32_captions_equal_transformers_token_for_token(
     assert len(lengths) > 2  # captions that end at different places
 
 
+@needs_pytorch
 @pytest.mark.parametrize("size", [(2, 5), (37, 501), (400, 95), (384, 384), (3, 900)])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_pixels_equal_the_reference_processor(size: tuple[int, int], mode: str) -> None:
@@ -236,6 +238,7 @@ TEXTS = [
 ]
 
 
+@needs_pytorch
 @pytest.mark.parametrize("text", TEXTS)
 def test_words_are_split_as_the_reference_tokenizer_splits_them(shipped: blip.Captioner, text: str) -> None:
     from model_export.train import tokenizer
@@ -244,6 +247,7 @@ def test_words_are_split_as_the_reference_tokenizer_splits_them(shipped: blip.Ca
     assert shipped.tokenizer.encode(text) == reference["input_ids"]
 
 
+@needs_pytorch
 def test_words_are_joined_as_the_reference_tokenizer_joins_them(shipped: blip.Captioner) -> None:
     from model_export.train import tokenizer
 

@@ -18,8 +18,9 @@ from model_export import datasets, fidelity
 from model_export.__main__ import main
 from model_export.evaluate import Thresholds, bounds, figures, misses
 from tests.app import ROOT
-from tests.checkpoints import random_checkpoint
+from tests.checkpoints import needs_pytorch, random_checkpoint
 
+pytestmark = needs_pytorch
 SHIPPED = ROOT / "functions" / "model"
 
 

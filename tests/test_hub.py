@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from model_export.hub import weights
 from tests.app import ROOT
+from tests.checkpoints import needs_pytorch
 from tests.hub import BASE, COMMIT, Hub, digest, serving
 
+pytestmark = needs_pytorch
 NAME = "Salesforce/blip-image-captioning-base"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 WEIGHTS = bytes(range(256)) * 8192  # 2 MB; of BLIP's own weights, nothing is looked at here
@@ -202,4 +203,6 @@ def test_a_proxy_is_asked(hub: Hub, tmp_path: Path) -> None:
     ],
 )
 def test_safetensors_are_preferred_and_of_two_copies_one_is_taken(files: list[str], taken: list[str]) -> None:
+    from model_export.hub import weights
+
     assert weights(files) == taken

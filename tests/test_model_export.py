@@ -19,8 +19,10 @@ from dropcap import blip
 from model_export.__main__ import main
 from model_export.licence import SCENES, of
 from tests.app import ROOT
-from tests.checkpoints import as_on_the_hub, random_checkpoint
+from tests.checkpoints import as_on_the_hub, needs_pytorch, random_checkpoint
 from tests.hub import COMMIT, serving
+
+pytestmark = needs_pytorch
 
 
 @pytest.fixture(scope="module")

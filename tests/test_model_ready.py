@@ -21,6 +21,7 @@ from dropcap.blip import Captioner, ModelError
 from model_export import download
 from model_export.ready import InstallError, archive, install
 from tests.app import ROOT
+from tests.checkpoints import needs_pytorch
 from tests.installing import unchanged
 
 SHIPPED = ROOT / "functions" / "model"
@@ -283,6 +284,7 @@ def test_a_source_that_is_none_is_one_line_with_a_remedy(old: Path, tmp_path: Pa
     assert unchanged(old)
 
 
+@needs_pytorch
 def test_the_licence_of_the_model_that_ships_is_that_of_what_train_makes_and_names_no_captions() -> None:
     from model_export.export import revision
     from model_export.licence import SCENES

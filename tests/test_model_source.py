@@ -17,7 +17,7 @@ import pytest
 
 from infra.local import captioner
 from tests.app import ROOT
-from tests.checkpoints import random_checkpoint
+from tests.checkpoints import needs_pytorch, random_checkpoint
 
 ODD = [
     "a b",
@@ -166,6 +166,7 @@ SAYS = {
 }
 
 
+@needs_pytorch
 def test_what_is_not_the_hub_or_does_not_let_one_in_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +250,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@needs_pytorch
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_checkpoint_that_can_not_be_is_one_line_with_its_name(
     tiny: Path, tmp_path: Path, kind: str
@@ -264,6 +266,7 @@ def test_a_checkpoint_that_can_not_be_is_one_line_with_its_name(
     assert str(refused.value).isprintable()
 
 
+@needs_pytorch
 @pytest.mark.parametrize("name", ["./nosuch", "nosuch", "a/b/c", "x" * 3000])
 def test_a_name_that_is_no_checkpoint_is_one_line(tmp_path: Path, name: str) -> None:
     from model_export.checkpoint import ExportError, load
@@ -274,6 +277,7 @@ def test_a_name_that_is_no_checkpoint_is_one_line(tmp_path: Path, name: str) -> 
         load(name, tmp_path)
 
 
+@needs_pytorch
 @pytest.mark.parametrize("command", [["export", "--checkpoint", "none"], ["install", "functions/model"]])
 def test_a_model_folder_that_can_not_be_written_is_one_line(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -114,13 +114,13 @@ def test_each_matrix_of_the_decoder_has_the_bits_that_are_asked(raw: Path, tmp_p
     assert high == {"4": set(), "mixed": cross | vocabulary, "8": set(found)}[bits]
 
 
-@pytest.mark.parametrize("number", range(15))
+@pytest.mark.parametrize("number", range(19))
 def test_the_product_with_rounded_weights_is_near_the_exact_one(number: int) -> None:
     import torch
 
     from model_export.bits import WAYS, kernel
 
-    assert len(WAYS) == 15
+    assert len(WAYS) == 19
     way = WAYS[number]
     bits = way.bits
     rng = np.random.default_rng(0)

@@ -66,7 +66,7 @@ def _is_ours(wrong: Exception) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model_export", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = parser.add_subparsers(required=True, dest="command", metavar="command")
     style = argparse.ArgumentDefaultsHelpFormatter
 
     train = commands.add_parser(
@@ -200,17 +200,21 @@ def _parser() -> argparse.ArgumentParser:
     confidence.add_argument("--report", type=Path, default=BUILD / "confidence.json", help="JSON to write")
     confidence.set_defaults(run=_confidence)
 
-    witnesses = commands.add_parser(
-        "witnesses", help="how often an altered description is flagged", formatter_class=style
+    consistency = commands.add_parser(
+        "consistency",
+        aliases=["witnesses"],  # deprecated
+        help="how often a true or an altered description is flagged",
+        formatter_class=style,
     )
-    witnesses.add_argument("--model", type=Path, default=MODEL, help="model folder")
-    witnesses.add_argument("--count", type=int, default=1000, help="held-out scenes")
-    witnesses.add_argument("--seed", type=int, default=0, help="of phrasings and alterations")
-    witnesses.add_argument(
-        "--tuning", action="store_true", help="the part to change the rules by, not to report"
+    consistency.add_argument("--model", type=Path, default=MODEL, help="model folder")
+    consistency.add_argument("--count", type=int, default=1000, help="held-out scenes")
+    consistency.add_argument("--seed", type=int, default=0, help="of templates and alterations")
+    consistency.add_argument(
+        "--tuning", action="store_true", help="only the pairs to change the rules by, not to report"
     )
-    witnesses.add_argument("--report", type=Path, default=BUILD / "witnesses.json", help="JSON to write")
-    witnesses.set_defaults(run=_witnesses)
+    consistency.add_argument("--captions", type=Path, help="Flickr8k.token.txt: captions by people")
+    consistency.add_argument("--report", type=Path, default=BUILD / "consistency.json", help="JSON to write")
+    consistency.set_defaults(run=_consistency)
 
     samples = commands.add_parser("samples", help="draw the sample pictures", formatter_class=style)
     samples.add_argument("--out", type=Path, default=ROOT / "infra" / "samples", help="folder")
@@ -354,12 +358,13 @@ def _confidence(asked: argparse.Namespace) -> int:
     return _status(failed)
 
 
-def _witnesses(asked: argparse.Namespace) -> int:
-    from .witnesses import evaluate
+def _consistency(asked: argparse.Namespace) -> int:
+    from .consistency import evaluate
 
+    if asked.command == "witnesses":
+        print("`witnesses` is deprecated: use `consistency`", file=sys.stderr)
     _check_count(asked.count)
-    evaluate(asked.model, asked.count, asked.seed, asked.report, asked.tuning)
-    return 0
+    return _status(evaluate(asked.model, asked.count, asked.seed, asked.report, asked.tuning, asked.captions))
 
 
 def _samples(asked: argparse.Namespace) -> int:

@@ -91,24 +91,22 @@ def various(index: int) -> tuple[Sample, bytes]:
     return Sample(f"scene {index}", (scene.caption,)), scenes.encode(picture, "JPEG", quality=quality)
 
 
-def held_out(count: int, first: int = 0) -> Dataset:
+def held_out(count: int) -> Dataset:
     """`count` held-out scenes."""
-    return Dataset("held-out scenes", count, lambda: _drawn(upload, first, count), scenes=True)
+    return Dataset("held-out scenes", count, lambda: _drawn(upload, count), scenes=True)
 
 
 def varied(count: int) -> Dataset:
     """`count` scenes that confidence.py learns from."""
-    return Dataset("various scenes", count, lambda: _drawn(various, 0, count), scenes=True)
+    return Dataset("various scenes", count, lambda: _drawn(various, count), scenes=True)
 
 
-def _drawn(
-    draw: Callable[[int], tuple[Sample, bytes]], first: int, count: int
-) -> Iterator[tuple[Sample, bytes]]:
+def _drawn(draw: Callable[[int], tuple[Sample, bytes]], count: int) -> Iterator[tuple[Sample, bytes]]:
     """Many of them drawn by worker processes: drawing takes longer than captioning.
 
     Workers are new processes: a copy of this one, with the models' threads, may wait for a lock for ever.
     """
-    numbers = range(first, first + count)
+    numbers = range(count)
     if count <= FEW:
         yield from map(draw, numbers)
         return

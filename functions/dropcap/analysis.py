@@ -74,7 +74,7 @@ Finding = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Of the two models, by witnesses.py: `score` is 0 to 1, or None where there is no verdict."""
+    """How far the two models agree: `score` is 0 to 1, or None where there is no verdict."""
 
     score: float | None
     contradictions: tuple[Finding, ...]

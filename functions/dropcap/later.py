@@ -22,10 +22,11 @@ from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
-from dropcap import deletion, logs, memory, picture, receipt, safety, spending, witnesses, words
+from dropcap import deletion, logs, memory, picture, receipt, safety, spending, words
 from dropcap.analysis import Analysis, Caption, Description, Published, Source, Usage, Verdict
 from dropcap.brake import SPARE_S, Brake, OverBudget
 from dropcap.claims import Run
+from dropcap.domain import consistency
 from dropcap.errors import Passing, Rejected
 from dropcap.gallery import search
 from dropcap.gcs import NotStored, expected
@@ -282,7 +283,7 @@ def _store(due: Due, known: Analysis, description: Description, usage: Usage, se
         said["blip"] |= {"prompt": before.prompt, "at": before.at}
     changes = asdict(shown) | {
         "sources": _sources(due, Source(True, description.model, description.version)),
-        "agreement": asdict(witnesses.compare(text, description)) if words.trusted(caption) else None,
+        "agreement": asdict(consistency.compare(text, description)) if words.trusted(caption) else None,
         "usage": asdict(_sum(known.usage, usage)),
         "provenance": said,
         "captions": words.captions(description, caption),

@@ -7,10 +7,11 @@ from typing import Any
 
 from PIL.Image import Image
 
-from dropcap import blip, logs, witnesses, words
+from dropcap import blip, logs, words
 from dropcap.analysis import Agreement, Caption, Description, Source, Verdict
 from dropcap.brake import Brake
 from dropcap.deadline import begin
+from dropcap.domain import consistency
 from dropcap.response import Unavailable
 from dropcap.services import Services
 from dropcap.upload import Upload
@@ -86,7 +87,7 @@ def agreement(upload: Upload, seen: Seen) -> Agreement | None:
     caption = words.trusted(seen.caption)
     if not (seen.description and caption):
         return None
-    agreement = witnesses.compare(caption.text, seen.description)
+    agreement = consistency.compare(caption.text, seen.description)
     if agreement.contradicts:
         found = [f"{about}: {said} or {shown}" for about, said, shown in agreement.contradictions]
         logs.write("WARNING", "the two models contradict each other", upload=str(upload.id), found=found)

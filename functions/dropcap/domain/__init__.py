@@ -1,0 +1,1 @@
+"""Domain types and rules: what an upload, an analysis and its texts are. No I/O."""

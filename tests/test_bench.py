@@ -1,19 +1,19 @@
 """`make bench`: what it compares does the same work, and what it says is what was measured."""
 
-import json
-import statistics
-import subprocess
+import re
 import sys
-import threading
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.app import ROOT, SAMPLES
-from tests.bench import cost, deployed, extras
-from tests.bench.floor import products
-from tests.bench.workers import Failed, Turn, figures, growth, take_turns
+from tests.bench import __main__ as bench
+from tests.bench import chart, deployed
+from tests.bench.workers import Failed, Figure, Turn, figures, take_turns
 
 MODEL = ROOT / "functions" / "model"
 PICTURE = next(SAMPLES.glob("*.jpg"))
@@ -25,12 +25,20 @@ def turn(seconds: float, rss_mb: float = 0.0) -> Turn:
 
 
 def test_every_way_to_resize_takes_its_turns() -> None:
-    ways = {way: (*WAYS, f"resize_{way}", PICTURE) for way in ("ours", "pillow", "libvips")}
+    ways = {way: (*WAYS, f"resize_{way}", PICTURE) for way in ("ours", "pillow")}
     taken = take_turns(ways, range(2))
     assert {way: len(turns) for way, turns in taken.items()} == dict.fromkeys(ways, 2)
     assert all(
         t.seconds > 0 and t.cpu_s > 0 and t.peak_mb >= t.rss_mb for turns in taken.values() for t in turns
     )
+
+
+def growth(turns: Sequence[Turn]) -> float:
+    """Return by what share the last tenth of the turns took more memory than the second tenth."""
+    tenth = len(turns) // 10
+    parts = (turns[tenth : 2 * tenth], turns[-tenth:])
+    second, last = (fmean(turn.rss_mb for turn in part) for part in parts)
+    return last / second - 1
 
 
 def test_memory_is_flat_from_caption_to_caption() -> None:
@@ -41,8 +49,6 @@ def test_memory_is_flat_from_caption_to_caption() -> None:
 
 
 def test_a_median_leaves_out_the_turn_that_warms_up() -> None:
-    from tests.bench.workers import Figure
-
     figure = Figure.of([turn(100), *map(turn, (1, 2, 3, 4, 5))])
     assert (figure.seconds, figure.quartiles, figure.cpu_s) == (3, (2, 4), 1.5)
 
@@ -56,73 +62,48 @@ def test_a_way_that_fails_is_named() -> None:
         figures({"ours": (*WAYS, "ours", "/nowhere")}, range(2))
 
 
-def test_the_floor_counts_every_product_of_the_encoder() -> None:
-    multiplications = sum(times * a * b * c for (a, b, c), times in products().items())
-    tokens, width = 577, 768
-    layer = 12 * tokens * width**2 + 2 * tokens**2 * width  # QKV, projection and a fourfold MLP; attention
-    assert multiplications == 12 * layer + 24 * tokens * width**2 + 576 * width * 16 * 16 * 3
-
-
-def test_half_a_vcpu_takes_twice_as_long_to_compute_and_as_long_to_wait() -> None:
-    assert cost.seconds(cost.Size(0.5, 0.5), warm=3, cpu=2) == 5
-    assert cost.seconds(cost.Size(1, 0.5), warm=3, cpu=2) == 3
-    assert cost.seconds(cost.Size(2, 0.5), warm=3, cpu=2) == 3  # one thread
-
-
-def test_a_bench_of_extras_begins_with_none_of_them_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"RECEIPTS": "1", "SAFETY": "low", "DAILY_MONEY": "5", "SIZES": "100"}.items():
-        monkeypatch.setenv(name, value)
-    assert extras._shell().keys() & {"RECEIPTS", "SAFETY", "DAILY_MONEY", "SIZES"} == {"SIZES"}
-
-
-def test_whoever_takes_the_events_of_a_bench_ends_with_it_however_it_ends() -> None:
-    before = threading.enumerate()
-    with suppress(RuntimeError), extras._consumer():
-        [thread] = [each for each in threading.enumerate() if each not in before]
-        raise RuntimeError
-    thread.join(5)
-    assert not thread.is_alive()
-
-
-def test_a_folder_that_a_killed_bench_has_left_is_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    repository, folder = tmp_path / "repository", tmp_path / "before"
-    monkeypatch.setattr(extras, "ROOT", repository)
-    (repository / "functions").mkdir(parents=True)
-    (repository / "functions" / "main.py").touch()
-    identity = ("-c", "user.name=Ana", "-c", "user.email=ana@example.com", "-c", "commit.gpgsign=false")
-    for words in (
-        ("init", "-q"),
-        ("add", "."),
-        (*identity, "commit", "-qm", "first"),
-        ("worktree", "add", "--detach", str(folder)),
-    ):
-        subprocess.run(["git", "-C", str(repository), *words], check=True, capture_output=True)  # noqa: S607
-    (folder / "functions" / "main.py").write_text("cut")
-    with extras._revision("HEAD", folder) as program:
-        assert program.read_text() == ""
-    assert not folder.exists()
-
-
 def test_every_begun_tenth_of_a_second_is_paid() -> None:
-    size = cost.Size(1, 2)
-    assert cost.per_thousand(size, 0.91) == cost.per_thousand(size, 1.0) == pytest.approx(0.0290 + 0.0004)
+    each = deployed.usd_per_1000(0.91, 2)
+    assert each == deployed.usd_per_1000(1.0, 2) == pytest.approx(0.0290 + 0.0004)
 
 
-def test_the_deployed_function_is_measured_by_stage(tmp_path: Path) -> None:
-    run = deployed.run(deployed.MAIN, MODEL, PICTURE, 3, tmp_path, Path(sys.executable))
-    assert 0 < run.listening < run.cold_start
-    assert run.cpu > 0
-    assert {"claim", "describe and caption", "delete the source"} < run.stages.keys()
-    logged = [
-        json.loads(line) for line in (tmp_path / "main-0.log").read_text().splitlines() if line[:1] == "{"
+def test_the_deployed_function_is_measured_cold_and_warm(tmp_path: Path) -> None:
+    run = deployed.run(deployed.MAIN, MODEL, Path(sys.executable), PICTURE, 3, tmp_path)
+    assert 0 < run.listening_s < run.cold_start_s
+    assert 0 < run.warm_s < run.cold_start_s
+
+
+REPORT: dict[str, Any] = {
+    "caption": {name: {"seconds": n / 8, "peak_mb": 300.0 * n} for n, name in enumerate(bench.RIVALS, 5)},
+    "resize": {
+        "12 MP": {"ours": {"seconds": 0.25, "peak_mb": 90.4}, "pillow": {"seconds": 0.5, "peak_mb": 160}}
+    },
+    "upload": {
+        "ours": {"listening_s": 0.2, "cold_start_s": 2.95, "warm_s": 1.25},
+        "naive": {"listening_s": 5, "cold_start_s": 9.0, "warm_s": 3.6},
+    },
+}
+
+
+def test_the_table_shows_what_was_measured() -> None:
+    table = bench.table(REPORT)
+    columns = [list(column.cells) for column in table.columns]
+    assert [column.header for column in table.columns] == ["", *bench.RIVALS.values()]
+    assert columns[1] == ["0.62", "1500", "0.25; 90", "2.95", "2,880", "0.033"]
+    assert columns[2] == ["0.75", "1800", "0.50; 160", "9.00", "1,000", "0.105"]
+    assert columns[4][:2] == ["1.00", "2400"]
+
+
+def test_the_bars_of_the_chart_are_as_long_as_the_figures() -> None:
+    drawn = ElementTree.fromstring(chart.svg(REPORT["caption"], bench.RIVALS))  # noqa: S314  our own
+    texts = [each.text or "" for each in drawn.iter("{*}text")]
+    assert set(bench.RIVALS.values()) <= set(texts)
+    assert [text for text in texts if re.fullmatch(r"[\d,.]+", text)] == [
+        *("0.62", "0.75", "0.88", "1.00"),
+        *("1,500", "1,800", "2,100", "2,400"),
     ]
-    claims = [entry["seconds"] for entry in logged if entry.get("stage") == "claim"]
-    assert run.stages["claim"] == (claims[0], statistics.median(claims[1:]))
-
-
-def test_progress_is_answered_by_a_process_of_its_own(tmp_path: Path) -> None:
-    progress = deployed.progress(tmp_path, Path(sys.executable))
-    assert progress.seconds > 0
-    assert progress.memory_mb > 20
+    bars = [float(each.attrib["width"]) for each in drawn.iter("{*}rect")][1:]
+    for panel, key in ((bars[:4], "seconds"), (bars[4:], "peak_mb")):
+        values = [each[key] for each in REPORT["caption"].values()]
+        shares = [value / values[-1] for value in values]
+        assert [bar / panel[-1] for bar in panel] == pytest.approx(shares, rel=0.01)

@@ -49,10 +49,8 @@ def test_everything_is_reported(report: dict[str, Any]) -> None:
         for word in ("stats", "record", "claim", "mark", "finish", "sweep", "schema", "wall", "search")
     )
     assert all(figure["plans"] and figure["database_ms"][0] > 0 for figure in report["figures"])
-    assert report["upgrade_s"] > 0
     assert report["index_s"] > 0
     assert report["gallery_s"] > 0
-    assert report["sizes"]["analyses"] > report["sizes"]["analyses_user_id_analyzed_at_idx"] > 0
     assert report["first"]["decade"] > 0
 
 

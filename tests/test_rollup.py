@@ -17,7 +17,7 @@ from dropcap import progress, rollup
 from dropcap.database import Database, Unreachable, connect_inside
 from dropcap.gallery import changes
 from dropcap.settings import Settings
-from tests.bench import plain
+from tests.support import plain_progress as plain
 from tests.test_database import RACERS, race, record, upload
 
 START = dt.datetime(2026, 3, 5, tzinfo=dt.UTC)

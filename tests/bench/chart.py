@@ -1,49 +1,41 @@
-"""Draw what `make bench` measured: python -m tests.bench.chart BENCH.json CHART.svg"""
+"""The chart of `make bench`: a caption's seconds, and the memory of the process that makes it."""
 
-import json
-import sys
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
-
 OURS, OTHERS, LINE = "#0f766e", "#cbd5e1", "#94a3b8"
-BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 LIMIT_MB = 536.9  # 512 MiB
-NAMES = {
-    "ours": "Dropcap",
-    "transformers_fp32": "transformers, fp32",
-    "torch_int8": "PyTorch, dynamic int8",
-    "ort_fp32": "ONNX Runtime, fp32",
-    "ort_int8_naive": "ONNX Runtime, dynamic int8",
-    "openvino_int8": "OpenVINO, int8",
-}
+ROW, BAR, TOP = 30, 22, 34  # px
+PANELS = (
+    ("seconds", "seconds for a caption of 16 tokens", 200, 270, "{:,.2f}"),
+    ("peak_mb", "peak memory of the process, MB", 540, 330, "{:,.0f}"),
+)
 
 
-def draw(bench: dict[str, Any], file: Path) -> None:
-    """Bars: a caption's seconds, and the memory of the process that makes it."""
-    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "dropcap", "font.family": "sans-serif"}
-    figure, panels = plt.subplots(1, 2, figsize=(9.6, 2.8), sharey=True)
-    names = list(NAMES)[::-1]
-    for panel, key, title in (
-        (panels[0], "seconds", "seconds for a caption of 16 tokens"),
-        (panels[1], "peak_mb", "peak memory of the process, MB"),
-    ):
-        values = [bench["caption"][name][key] for name in names]
-        colours = [OURS if name == "ours" else OTHERS for name in names]
-        bars = panel.barh([NAMES[name] for name in names], values, color=colours, height=0.7, zorder=2)
-        form = "{:,.2f}" if key == "seconds" else "{:,.0f}"
-        panel.bar_label(bars, map(form.format, values), padding=4, bbox=BEHIND)
-        panel.set_title(title, fontsize=10, loc="left")
-        panel.set_xlim(0, max(values) * 1.18)
-        panel.spines[["top", "right", "bottom"]].set_visible(False)
-        panel.tick_params(left=False, bottom=False, labelbottom=False)
-    panels[1].axvline(LIMIT_MB, color=LINE, linewidth=1, linestyle="--", zorder=1)
-    panels[1].annotate("512 MiB", (LIMIT_MB, -0.95), xytext=(4, 0), textcoords="offset points", fontsize=8)
-    panels[1].set_ylim(-1.0, len(names) - 0.5)
-    figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None}, facecolor="white")
-
-
-if __name__ == "__main__":
-    draw(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
+def svg(captions: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> str:
+    """Return the SVG: a row for each of `names`, in their order."""
+    height = TOP + ROW * len(names) + 10
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="940" height="{height}" viewBox="0 0 940 {height}" '
+        'font-family="sans-serif" font-size="13">',
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
+    for row, name in enumerate(names.values()):
+        parts.append(f'<text x="190" y="{TOP + ROW * row + 16}" text-anchor="end">{name}</text>')
+    for key, title, left, width, form in PANELS:
+        scale = width / max(captions[name][key] for name in names)
+        parts.append(f'<text x="{left}" y="18">{title}</text>')
+        for row, name in enumerate(names):
+            value, y = captions[name][key], TOP + ROW * row
+            colour = OURS if name == "ours" else OTHERS
+            parts.append(
+                f'<rect x="{left}" y="{y}" width="{value * scale:.1f}" height="{BAR}" fill="{colour}"/>'
+            )
+            parts.append(f'<text x="{left + value * scale + 5:.1f}" y="{y + 16}">{form.format(value)}</text>')
+        if key == "peak_mb":
+            x = left + LIMIT_MB * scale
+            parts.append(
+                f'<path d="M{x:.1f} {TOP - 4}V{height - 4}" stroke="{LINE}" stroke-dasharray="4 3"/>'
+                f'<text x="{x + 4:.1f}" y="{height - 2}" font-size="10">512 MiB</text>'
+            )
+    return "\n".join([*parts, "</svg>"]) + "\n"

@@ -1,4 +1,4 @@
-"""The same random BLIP-base for each rival, in the form that it takes; made once and kept in build/bench."""
+"""The same random BLIP-base for each rival in the form it needs; made once and kept in build/bench."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NAIVE = ROOT / "build" / "naive"  # of tests/memory: fp32 weights for transforme
 
 
 def prepare(build: Path, rivals_python: Path) -> dict[str, Path]:
-    """The folders by rival: `fp32`, `int8_naive`, `transformers` and `openvino`."""
+    """Return the folders by rival: `transformers`, `onnxruntime` and `openvino`."""
     build.mkdir(parents=True, exist_ok=True)
     if not NAIVE.exists():
         subprocess.run([sys.executable, "-m", "tests.memory.naive", str(NAIVE)], cwd=ROOT, check=True)
-    folders = {name: build / name for name in ("fp32", "int8_naive", "openvino")}
+    folders = {name: build / name for name in ("onnxruntime", "openvino")}
     if missing := [folder for folder in folders.values() if not folder.exists()]:
         with TemporaryDirectory(dir=build) as work:
             _make(missing, Path(work), rivals_python)
@@ -27,7 +27,7 @@ def prepare(build: Path, rivals_python: Path) -> dict[str, Path]:
 
 
 def _make(folders: list[Path], work: Path, rivals_python: Path) -> None:
-    """Export once as the function has it, and once with attention in plain ONNX, which OpenVINO can read."""
+    """Export as the function has it, and with attention in plain ONNX, which OpenVINO can read."""
     from model_export.checkpoint import RANDOM, load
     from model_export.export import assemble, write_graphs
     from model_export.recipes import plain_attention
@@ -45,8 +45,7 @@ def _make(folders: list[Path], work: Path, rivals_python: Path) -> None:
         subprocess.run([str(rivals_python), *command], cwd=ROOT, check=True)
 
     make: dict[str, Callable[[Path], None]] = {
-        "fp32": lambda made: assemble(graphs, made, None, source),
-        "int8_naive": lambda made: assemble(_quantized(graphs, work / "int8"), made, None, source),
+        "onnxruntime": lambda made: assemble(_quantized(graphs, work / "int8"), made, None, source),
         "openvino": openvino,
     }
     for folder in folders:
@@ -57,7 +56,7 @@ def _make(folders: list[Path], work: Path, rivals_python: Path) -> None:
 
 
 def _quantized(graphs: Path, folder: Path) -> Path:
-    """Both graphs by ONNX Runtime's `quantize_dynamic` as it comes."""
+    """Quantize both graphs by ONNX Runtime's `quantize_dynamic` with its defaults; return the folder."""
     from onnxruntime.quantization import quantize_dynamic
 
     folder.mkdir()

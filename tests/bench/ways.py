@@ -1,8 +1,7 @@
 """One way to caption or resize a picture, in a process of its own: python -m tests.bench.ways WAY ARGUMENT
 
-It makes itself ready, says so, then does its work once for each line that it is sent. Every line that it
-writes is JSON: how long that took by the clock and of the CPU, the memory of the process then, and the most
-that it ever had.
+The process loads what it needs, then works once for each line of its input. It writes one JSON line after the
+load and after each turn: seconds by the clock, CPU seconds, resident memory and its peak so far.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ Work = Callable[[], Any]
 
 
 def photo() -> Image.Image:
-    """The picture that all captioners see."""
+    """Return the picture that all captioners get."""
     return Image.effect_mandelbrot(PICTURE, (-2, -1, 1, 1), 100).convert("RGB")
 
 
 def ours(folder: Path) -> Work:
-    """The function's own captioner."""
+    """Caption by the function's own captioner."""
     from dropcap.blip import Captioner
 
     captioner = Captioner(folder)
@@ -45,7 +44,7 @@ def ours(folder: Path) -> Work:
 
 
 def function(folder: Path) -> Work:
-    """The same, and after each caption memory is given back, as the pipeline does after each picture."""
+    """Caption as `ours` does, and release memory after each caption, as the pipeline does."""
     from dropcap import memory
 
     caption = ours(folder)
@@ -57,19 +56,8 @@ def function(folder: Path) -> Work:
     return work
 
 
-def encoder(folder: Path) -> Work:
-    """Its encoder alone."""
-    import numpy as np
-
-    from dropcap.graphs import Encoder
-
-    run = Encoder(folder, 1)
-    pixels = np.random.default_rng(0).standard_normal((1, 3, 384, 384), dtype=np.float32)
-    return lambda: run(pixels)
-
-
 def onnxruntime(folder: Path) -> Work:
-    """The same code on ONNX Runtime as it comes, of whose settings only the number of threads is set."""
+    """Caption by the same code on ONNX Runtime with its default settings, one thread."""
     import onnxruntime as ort
 
     from dropcap import graphs, memory
@@ -84,15 +72,13 @@ def onnxruntime(folder: Path) -> Work:
         return ours(folder)
 
 
-def transformers(folder: Path, int8: bool = False) -> Work:
-    """transformers' `generate`, fp32 or with PyTorch's dynamic int8."""
+def transformers(folder: Path) -> Work:
+    """Caption by transformers' `generate`, fp32."""
     import torch
     from transformers import BlipForConditionalGeneration, BlipImageProcessor
 
     torch.set_num_threads(1)
     model = BlipForConditionalGeneration.from_pretrained(folder, low_cpu_mem_usage=True).eval()
-    if int8:
-        model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
     processor, image = BlipImageProcessor(), photo()
 
     @torch.inference_mode()
@@ -103,12 +89,8 @@ def transformers(folder: Path, int8: bool = False) -> Work:
     return work
 
 
-def transformers_int8(folder: Path) -> Work:
-    return transformers(folder, int8=True)
-
-
 def resize_ours(path: Path) -> Work:
-    """The function's own decoders."""
+    """Resize by the function's own decoders."""
     from dropcap import picture
     from dropcap.settings import Settings
 
@@ -122,28 +104,8 @@ def resize_ours(path: Path) -> Work:
     return work
 
 
-def direct(path: Path) -> Work:
-    """What the pipeline does with a picture, without the pipeline: decode, encode each size, caption."""
-    from dropcap import memory, picture
-    from dropcap.blip import load
-    from dropcap.settings import Settings
-
-    settings = Settings.read()
-    captioner = load(settings.model_folder, settings.caption_threads)
-
-    def work() -> None:
-        with picture.opened(path.read_bytes(), settings) as source:
-            source.for_gemini(settings)
-            captioner.caption(source.fitted(picture.BLIP_SIDE))
-            for side in settings.sizes:
-                source.published(side, settings.format[0], settings.quality)
-        memory.release()
-
-    return work
-
-
 def resize_pillow(path: Path) -> Work:
-    """Pillow as its documentation has it: the whole picture, then a copy of each size."""
+    """Resize by Pillow as its documentation shows: decode all of the picture, then copy it to each size."""
     from PIL import ImageOps
 
     Image.MAX_IMAGE_PIXELS = None
@@ -157,33 +119,13 @@ def resize_pillow(path: Path) -> Work:
     return work
 
 
-def resize_libvips(path: Path) -> Work:
-    """libvips as its documentation has it: `thumbnail`, which shrinks as it loads, once for each size."""
-    import pyvips
-
-    pyvips.cache_set_max(0)
-    pyvips.concurrency_set(1)
-
-    def work() -> None:
-        data = path.read_bytes()
-        for side in SIDES:
-            copy = pyvips.Image.thumbnail_buffer(data, side, height=side, size="down")
-            copy.webpsave_buffer(Q=QUALITY, keep="none")
-
-    return work
-
-
 WAYS: dict[str, Callable[[Path], Work]] = {
-    way.__name__: way
-    for way in (
-        *(ours, function, encoder, onnxruntime, transformers, transformers_int8),
-        *(resize_ours, resize_pillow, resize_libvips, direct),
-    )
+    way.__name__: way for way in (ours, function, onnxruntime, transformers, resize_ours, resize_pillow)
 }
 
 
 def serve(ready: Callable[[Path], Work], argument: Path) -> None:
-    """Make ready, then work once for each line of the input."""
+    """Load by `ready`, then work once for each line of the input."""
     started, used = time.perf_counter(), time.process_time()
     work = ready(argument)
     while True:

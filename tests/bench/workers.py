@@ -1,4 +1,4 @@
-"""Processes that each know one way to do something, taking turns."""
+"""Processes that each measure one way to do the same work, in turns."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Way = Sequence[str | Path]
 
 
 class Failed(Exception):
-    """A way did not work; the message says which, and its last words."""
+    """A way did not work; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One line of a worker: seconds by the clock and of the CPU; its memory and the peak of it so far, MB."""
+    """One line of a worker: seconds by the clock, CPU seconds, resident memory and its peak so far, MB."""
 
     seconds: float
     cpu_s: float
@@ -33,7 +33,7 @@ class Turn:
 
 
 class Worker:
-    """A way of ways.py on one CPU, which is the same for all."""
+    """A process for one way, pinned to the CPU that all ways share."""
 
     def __init__(self, name: str, python: str, module: str, *words: str) -> None:
         self.name = name
@@ -53,7 +53,7 @@ class Worker:
         self.ready = self._turn()
 
     def turn(self) -> None:
-        """Let it work once. Raises Failed."""
+        """Have it work once. Raises Failed."""
         assert self._process.stdin
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -62,9 +62,9 @@ class Worker:
     def _turn(self) -> Turn:
         assert self._process.stdout
         for line in self._process.stdout:
-            if line.startswith("{"):  # libraries like to talk
+            if line.startswith("{"):  # libraries print, too
                 return Turn(**json.loads(line))
-        raise Failed(f"{self.name} ended with status {self._process.wait()}: what it said stands above")
+        raise Failed(f"{self.name} ended with status {self._process.wait()}: its output is above")
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +79,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Of one way: median seconds and their quartiles, median CPU seconds, and the peak of memory in MB."""
+    """Median seconds of a way and their quartiles, median CPU seconds, and peak memory in MB."""
 
     seconds: float
     quartiles: tuple[float, float]
@@ -88,7 +88,7 @@ class Figure:
 
     @classmethod
     def of(cls, turns: Sequence[Turn]) -> Figure:
-        """The figure of all turns but the first, which warms up."""
+        """Return the figure of all turns but the first, which warms up."""
         seconds = [turn.seconds for turn in turns[1:]]
         low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
         cpu_s = statistics.median(turn.cpu_s for turn in turns[1:])
@@ -96,23 +96,14 @@ class Figure:
 
 
 def figures(ways: Mapping[str, Way], rounds: Iterable[int]) -> dict[str, Figure]:
-    """The figure of each way, when all have taken turns."""
+    """Return the figure of each way after all have taken turns."""
     return {name: Figure.of(turns) for name, turns in take_turns(ways, rounds).items()}
 
 
-def growth(turns: Sequence[Turn]) -> float:
-    """How much more memory the last tenth of the turns took than the second tenth, as a share of it."""
-    tenth = len(turns) // 10
-    second, last = (
-        statistics.fmean(turn.rss_mb for turn in part) for part in (turns[tenth : 2 * tenth], turns[-tenth:])
-    )
-    return last / second - 1
-
-
 def take_turns(ways: Mapping[str, Way], rounds: Iterable[int]) -> dict[str, list[Turn]]:
-    """Start a worker for each way, and let them work in turns, round by round.
+    """Start a worker for each way and return the turns of each, taken round by round.
 
-    What is slow or fast for a while on a shared machine is so for all of them. Raises Failed.
+    Turns spread a shared machine's slow and fast phases over all ways. Raises Failed.
     """
     with ExitStack() as running:
         workers = [running.enter_context(Worker(name, *map(str, way))) for name, way in ways.items()]

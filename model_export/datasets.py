@@ -87,8 +87,8 @@ def various(index: int) -> tuple[Sample, bytes]:
         int(rng.integers(400, 1001)),
         int(rng.integers(60, 96)),
     )
-    picture = scenes.draw(scene, longest, plain=index % 4 == 0)
-    return Sample(f"scene {index}", (scene.caption,)), scenes.encode(picture, "JPEG", quality=quality)
+    drawn = scenes.draw(scene, longest, plain=index % 4 == 0)
+    return Sample(f"scene {index}", (scene.caption,)), scenes.encode(drawn, "JPEG", quality=quality)
 
 
 def held_out(count: int) -> Dataset:

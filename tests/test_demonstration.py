@@ -128,9 +128,9 @@ def test_the_gallery_shows_the_notice_beside_a_demonstration_and_never_reads_it_
     for page in pages(app):
         assert CAPTION in page
         assert "knows 60 drawn objects" in page
-        texts = Texts(page)
-        assert NAME in texts.alts
-        assert not [each for each in texts.alts + texts.copied if CAPTION in each]
+        seen = Texts(page)
+        assert NAME in seen.alts
+        assert not [each for each in seen.alts + seen.copied if CAPTION in each]
 
 
 def test_a_table_has_the_notice_beside_a_demonstration(app: App) -> None:
@@ -246,7 +246,7 @@ print("onnxruntime" in sys.modules)
 
 def test_the_notice_is_that_of_the_caption_that_is_shown() -> None:
     blip = Source(True, "m", "1", demo=True, notice="a demonstration")
-    mine, theirs = (Said(texts, "m", "1", "", "") for texts in (("caption",), ()))
+    mine, theirs = (Said(each, "m", "1", "", "") for each in (("caption",), ()))
     assert words.notice({"blip": blip}, {"blip": mine}) == "a demonstration"
     assert words.notice({"blip": blip}, {"blip": theirs}) == ""
     assert words.notice({"blip": blip}, {}) == ""

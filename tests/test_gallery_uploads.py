@@ -44,15 +44,15 @@ def drop(app: App, data: bytes = PNG, user: str = "ana", **other: object) -> Upl
     put = requests.put(answer.get_json()["session"], data, headers={"Origin": ORIGIN}, timeout=20)
     assert put.status_code == 200, put.text
     assert put.headers["Access-Control-Allow-Origin"] == ORIGIN
-    stored = put.json()
-    assert stored["name"] == answer.get_json()["object"]
+    body = put.json()
+    assert body["name"] == answer.get_json()["object"]
     return Upload(
         app.uploads,
-        stored["name"],
-        int(stored["generation"]),
+        body["name"],
+        int(body["generation"]),
         len(data),
-        stored["contentType"],
-        stored.get("metadata", {}),
+        body["contentType"],
+        body.get("metadata", {}),
     )
 
 

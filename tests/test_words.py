@@ -108,12 +108,12 @@ def test_what_is_no_language_is_none(text: str) -> None:
 def test_hostile_words_are_text_in_the_packet_and_nothing_else() -> None:
     packet = words.packet(Words(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,), HOSTILE, "en"))
     body = packet.decode().partition("?>")[2].rpartition("<?")[0]
-    texts = [each.text for each in ElementTree.fromstring(body).iter() if each.text]  # noqa: S314  our own
-    assert set(texts) == {
+    written = [each.text for each in ElementTree.fromstring(body).iter() if each.text]  # noqa: S314  our own
+    assert set(written) == {
         'a]]><rdf:li></x:xmpmeta>&"\u202e',
         "\n\n".join(['a]]><rdf:li></x:xmpmeta>&"\u202e'] * 2),
     }
-    assert len(texts) == 7
+    assert len(written) == 7
 
 
 def test_the_most_that_models_may_say_fits_into_every_format_and_more_is_left_out() -> None:

@@ -293,9 +293,9 @@ def _store(due: Due, known: Analysis, description: Description, usage: Usage, se
 
     def work(run: Run) -> bool:
         search.forget(run, due.user, due.id)  # first, as all do: it waits for nobody who waits for the row
-        texts = {name: changes[name] for name in ("caption", "description", "alt_text", "text")}
+        columns = {name: changes[name] for name in ("caption", "description", "alt_text", "text")}
         rows = run(
-            DESCRIBED, id=due.id, until=due.until, tags=list(description.tags), result=changes, **texts
+            DESCRIBED, id=due.id, until=due.until, tags=list(description.tags), result=changes, **columns
         )
         if rows and settings.brake:
             spending.tally(run, usage, pictures=0)

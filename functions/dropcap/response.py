@@ -55,9 +55,9 @@ class Unavailable(DropcapError):
         self.answered = answered
         self.later = later
 
-    def ending(self, words: str) -> "Unavailable":
-        """Append these words to the problem, and return the error."""
-        self.problem += words
+    def ending(self, text: str) -> "Unavailable":
+        """Append this text to the problem, and return the error."""
+        self.problem += text
         self.args = (self.problem,)
         return self
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from dropcap import settings
-from dropcap.prompt import MAX_OUTPUT_TOKENS, SCHEMA, SYSTEM_INSTRUCTION
-from dropcap.prompt import REQUEST as ASKED
+from dropcap.describing.prompt import MAX_OUTPUT_TOKENS, SCHEMA, SYSTEM_INSTRUCTION
+from dropcap.describing.prompt import REQUEST as ASKED
 from infra.cloud.config import Config
 from infra.cloud.resources.declaration import IMAGES_KEPT
 
@@ -76,7 +76,11 @@ PRICES = {
 # Measured: README.md, `make bench`, BLIP-base, a JPEG of 12 MP, 1 vCPU and 512 MiB.
 WARM_S, CAPTION_S, COLD_S = 3600 / 2900, 0.65, 2.95
 SWEEPS, SWEEP_S = DAYS * 24 * 6, 2.0  # every ten minutes; most of it is the start
-CLASS_A, CLASS_B, SWEEP_A = 5, 4, 2  # counted: tests/test_cost.py; a new instance reads 2 more of class B
+CLASS_A, CLASS_B, SWEEP_A = (
+    5,
+    4,
+    2,
+)  # counted: tests/project/test_cost.py; a new instance reads 2 more of class B
 APP_GB = 0.134 + 0.184  # measured: packages and small model as tar.gz; what BLIP-base has more
 IMAGES_GB = APP_GB * IMAGES_KEPT  # at most: equal layers are stored once
 SOFT_DELETE_DAYS = int(Config().soft_delete_days)  # a source that is deleted is paid for so long

@@ -15,10 +15,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from dropcap.domain.naming import ORIGINAL
+from dropcap.domain.upload import RESIZED
 from dropcap.errors import SettingsError
-from dropcap.naming import ORIGINAL
 from dropcap.settings import Settings
-from dropcap.upload import RESIZED
 from infra.cloud import CloudError
 from infra.cloud.config import check
 from infra.cloud.settings_file import FILE, line, replace

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dropcap.naming import ORIGINAL
+from dropcap.domain.naming import ORIGINAL
 from infra.cloud import CloudError
 
 VERIFIED = "dropcap-verify/*"

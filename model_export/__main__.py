@@ -337,7 +337,7 @@ def _evaluate(asked: argparse.Namespace) -> int:
 
 
 def _confidence(asked: argparse.Namespace) -> int:
-    from dropcap.blip import Card
+    from dropcap.captioning.blip import Card
 
     from . import confidence
     from .datasets import held_out

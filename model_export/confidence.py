@@ -1,7 +1,8 @@
 """Measure what a model does not know: a distance, a threshold, and the share of pictures below it.
 
-The distance (dropcap.known) is fitted to drawn scenes; the threshold is the confidence that a share of LOST
-of other scenes does not reach. Photographs decide neither, so that all of them can be reported on.
+The distance (dropcap.captioning.novelty) is fitted to drawn scenes; the threshold is the confidence that a
+share of LOST of other scenes does not reach. Photographs decide neither, so that all of them can be reported
+on.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dropcap import known
-from dropcap.blip import Captioner
+from dropcap.captioning import novelty
+from dropcap.captioning.blip import Captioner
+from dropcap.captioning.graphs import Floats
 from dropcap.errors import Rejected
-from dropcap.graphs import Floats
 
 from .datasets import Dataset, EvaluateError, product_copy, shown, varied
 
@@ -64,18 +65,18 @@ def write(folder: Path) -> float:
     model = Captioner(folder)
     rows: list[Floats] = []
     scores: list[float] = []
-    distance: known.Known | None = None
+    distance: novelty.Known | None = None
     total = FITTED + TUNED
     for sample, data in track(varied(total).samples(), "learning what the model knows", total=total):
         with shown(sample, data) as image:
             cross = model.encode(image)
         if len(rows) < FITTED:
-            rows.append(known.features(cross))
+            rows.append(novelty.features(cross))
             continue
-        distance = distance or known.Known(known.fit(np.stack(rows)))
+        distance = distance or novelty.Known(novelty.fit(np.stack(rows)))
         said = model.generate(cross, [model.card.bos], 1, 30)
         scores.append(said.mean - WEIGHT * distance(cross))
-    known.fit(np.stack(rows)).tofile(folder / KNOWN)
+    novelty.fit(np.stack(rows)).tofile(folder / KNOWN)
     threshold = round(float(np.quantile(scores, LOST)), 4)
     _record(
         folder,

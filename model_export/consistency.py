@@ -18,8 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dropcap.analysis import Description
-from dropcap.blip import Captioner
+from dropcap.captioning.blip import Captioner
+from dropcap.domain.analysis import Description
 from dropcap.domain.consistency import compare
 
 from . import datasets, scenes

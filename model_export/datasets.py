@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dropcap import picture
 from dropcap.errors import Rejected
+from dropcap.imaging import decoding
 from dropcap.settings import Settings
 
 from . import scenes
@@ -51,8 +51,8 @@ class Dataset:
 def product_copy(data: bytes) -> Image.Image:
     """What the function's pipeline shows to BLIP of an upload; raises Rejected."""
     # This process holds PyTorch too: the function's own memory limit does not apply to it.
-    with picture.opened(data, Settings(memory_limit_mb=32_768, memory_warning_mb=32_768)) as source:
-        return source.fitted(picture.BLIP_SIDE)
+    with decoding.opened(data, Settings(memory_limit_mb=32_768, memory_warning_mb=32_768)) as source:
+        return source.fitted(decoding.BLIP_SIDE)
 
 
 def shown(sample: Sample, data: bytes) -> Image.Image:

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dropcap.blip import Card
+from dropcap.captioning.blip import Card
 
 from . import fidelity
 from .datasets import Dataset, EvaluateError

@@ -15,8 +15,8 @@ from optimum.exporters.onnx import export_models, validate_models_outputs
 from optimum.exporters.tasks import TasksManager
 from transformers import BlipForConditionalGeneration
 
-from dropcap import memory
-from dropcap.blip import Captioner
+from dropcap.captioning.blip import Captioner
+from dropcap.runtime import memory
 
 from . import confidence, datasets, fidelity, licence
 from .checkpoint import RANDOM, Checkpoint, ExportError, load, resize

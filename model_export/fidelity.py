@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from dropcap.blip import Captioner
-from dropcap.generation import Generated
-from dropcap.graphs import Cross, Floats
+from dropcap.captioning.blip import Captioner
+from dropcap.captioning.generation import Generated
+from dropcap.captioning.graphs import Cross, Floats
 
 from .datasets import Dataset, Sample, shown
 

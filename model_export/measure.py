@@ -1,7 +1,7 @@
 """What a model folder costs, measured in this process: python -m model_export.measure FOLDER [WITHOUT [RUNS]]
 
 The process imports what the function imports, and nothing of the exporter, so that its memory is the
-function's. `WITHOUT` undoes one setting of dropcap/graphs.py, to show what it is worth.
+function's. `WITHOUT` undoes one setting of dropcap/captioning/graphs.py, to show what it is worth.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import numpy as np
 import onnxruntime as ort
 import psutil
 
-from dropcap import blip, graphs, memory
+from dropcap.captioning import blip, graphs
+from dropcap.runtime import memory
 from tests.memory.peak import peak_mb
 
 TOKENS = 16

@@ -20,8 +20,8 @@ from typing import IO
 
 from PIL import Image
 
-from dropcap.blip import Captioner, Card
-from dropcap.graphs import REMEDY, ModelError
+from dropcap.captioning.blip import Captioner, Card
+from dropcap.captioning.graphs import REMEDY, ModelError
 
 from . import ROOT
 from .download import CHUNK, MAX_BYTES, download

@@ -12,25 +12,25 @@ from pathlib import Path
 import pytest
 from pg8000.native import Connection
 
-from dropcap.database import Database, connect
+from dropcap.database.repository import Database, connect
 from dropcap.settings import Settings
 from infra.local.gemini import GeminiStandIn
 from infra.local.postgres import SEED, Postgres
 from infra.local.storage import Storage
-from tests.app import NO_GCLOUD, App, app
-from tests.browser import chromium, guest, site, visitor  # noqa: F401  fixtures
-from tests.checkpoints import pytorch  # noqa: F401  a fixture
-from tests.children import QUICK
-from tests.cloud import FIRST, Deployment, load, once, save
-from tests.control_plane import ControlPlane
-from tests.describing import settings, stand_in  # noqa: F401  fixtures
-from tests.events import functions  # noqa: F401  a fixture
-from tests.installing import downloads, old  # noqa: F401  fixtures
-from tests.issuer import Issuer
 from tests.memory.limit import NoLimit, kernel_limit
-from tests.schemas import outside, sound  # noqa: F401  fixtures
 from tests.support import no_demo as no_demonstration
-from tests.warm_gcloud import WarmGcloud
+from tests.support.app import NO_GCLOUD, App, app
+from tests.support.browser.browser import chromium, guest, site, visitor  # noqa: F401  fixtures
+from tests.support.children import QUICK
+from tests.support.cloud.control_plane import ControlPlane
+from tests.support.cloud.deployment import FIRST, Deployment, load, once, save
+from tests.support.cloud.warm_gcloud import WarmGcloud
+from tests.support.describing import settings, stand_in  # noqa: F401  fixtures
+from tests.support.events import functions  # noqa: F401  a fixture
+from tests.support.issuer import Issuer
+from tests.support.models.checkpoints import pytorch  # noqa: F401  a fixture
+from tests.support.models.installing import downloads, old  # noqa: F401  fixtures
+from tests.support.schemas import outside, sound  # noqa: F401  fixtures
 
 ROOM = 2**30  # bytes: a server of a test worker takes less than 200 MB
 # What the tests start: 0.3 s less each (sitecustomize.py), and nobody compiles what another has compiled.

@@ -7,16 +7,21 @@ from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
 
-from dropcap import claims, deletion, logs, looking, memory, picture, publishing, safety, words
-from dropcap.analysis import Analysis, PictureFacts, Published
-from dropcap.brake import Brake
-from dropcap.claims import Claim
-from dropcap.connection import Unreachable
+from dropcap import erasure, inference, logs, renditions
+from dropcap.budget import Brake
+from dropcap.database import leases
+from dropcap.database.connection import Unreachable
+from dropcap.database.leases import Claim
+from dropcap.describing import moderation
+from dropcap.domain import texts
+from dropcap.domain.analysis import Analysis, PictureFacts, Published
+from dropcap.domain.outcome import Outcome
+from dropcap.domain.records import read
+from dropcap.domain.upload import Upload
 from dropcap.errors import Passing, Rejected, cause
-from dropcap.outcome import Outcome
-from dropcap.records import read
+from dropcap.imaging import decoding
+from dropcap.runtime import memory
 from dropcap.services import Services
-from dropcap.upload import Upload
 
 # One heavy picture at a time: two would need twice the memory that an instance has.
 one_at_a_time = threading.RLock()
@@ -45,12 +50,12 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
             raise Busy(f"Upload {upload.id} is being analyzed by another delivery.")
         if claim.state == "done":
             return
-        if claim.state == deletion.STATE:
-            deletion.finish(upload, services)
+        if claim.state == erasure.STATE:
+            erasure.finish(upload, services)
             if posted is not None:  # a concurrent deletion may not be finished
                 raise Busy(f"Upload {upload.id} was being deleted.")
             return
-        if claim.state == safety.HELD:
+        if claim.state == moderation.HELD:
             return
         decided = True
         if claim.state == "claimed":
@@ -58,7 +63,7 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
             try:
                 decided = _decide(claim, upload, services, watch, posted, before)
             except Busy:
-                deletion.withdraw(upload, services)
+                erasure.withdraw(upload, services)
                 raise
             except BaseException as failed:
                 give_back = database.forget if isinstance(failed, Rejected) else database.release
@@ -99,7 +104,7 @@ def _decide(
         _check_deaths(claim, upload, settings.max_deaths)
         with watch.stage("read"):
             if posted is None and not upload.in_bucket:
-                raise claims.not_finished()
+                raise leases.not_finished()
             data = buckets.read(upload) if posted is None else posted
         analysis = analyze(data, upload, services, watch, before)
         data = None
@@ -107,21 +112,21 @@ def _decide(
             rows = Outcome(upload, analysis).rows(claim.holder, settings)
             held = database.record(analysis, upload, claim.holder, rows)
     except Rejected as rejection:
-        if rejection.code in safety.HOLDS or not upload.in_bucket:
-            deletion.unpublish(upload, buckets, before)  # by a delivery with another verdict, or a crash
+        if rejection.code in moderation.HOLDS or not upload.in_bucket:
+            erasure.unpublish(upload, buckets, before)  # by a delivery with another verdict, or a crash
         if not upload.in_bucket:
             raise
         logs.write(
             "WARNING", str(rejection), upload=str(upload.id), code=rejection.code, cause=cause(rejection)
         )
         sha256 = hashlib.sha256(data).hexdigest() if data is not None and settings.receipts else ""
-        new = claim.age_s < safety.LONGEST_S or not claim.reason  # days of other faults are no hold
-        waits = rejection.code == safety.NO_VERDICT and new
+        new = claim.age_s < moderation.LONGEST_S or not claim.reason  # days of other faults are no hold
+        waits = rejection.code == moderation.NO_VERDICT and new
         outcome = Outcome(upload, rejection=rejection, sha256=sha256, waits=waits)
         rows = outcome.rows(claim.holder, settings)
         reason = (rejection.code, str(rejection))
         if waits:
-            if not database.hold(upload, claim.holder, *reason, safety.AGAIN_S, rows):
+            if not database.hold(upload, claim.holder, *reason, moderation.AGAIN_S, rows):
                 raise _lost(upload) from rejection
             return False
         with watch.stage("quarantine"):
@@ -165,32 +170,32 @@ def analyze(
     settings = services.settings
     with logs.about(upload.id), one_at_a_time:
         with watch.stage("open"):
-            source = picture.opened(data, settings, services.make_room)
+            source = decoding.opened(data, settings, services.make_room)
         with source:
             with watch.stage("resize"):
                 for_gemini = source.for_gemini(settings).data
-                for_blip = source.fitted(picture.BLIP_SIDE)
+                for_blip = source.fitted(decoding.BLIP_SIDE)
             brake = Brake(services, upload.id, "" if before is None else source.facts.sha256)
             with watch.stage("describe and caption"):
-                seen = looking.look(upload, for_gemini, for_blip, services, brake)
-            verdict = safety.check(seen.verdict, settings)
-            said = words.of(seen.description, seen.caption)
-            embedded = words.of(seen.description, words.trusted(seen.caption))
-            agreement = looking.agreement(upload, seen)
+                seen = inference.look(upload, for_gemini, for_blip, services, brake)
+            verdict = moderation.check(seen.verdict, settings)
+            said = texts.of(seen.description, seen.caption)
+            embedded = texts.of(seen.description, texts.trusted(seen.caption))
+            agreement = inference.agreement(upload, seen)
             del for_gemini, for_blip
             with watch.stage("publish"):
                 published: tuple[Published, ...] = ()
                 if before and settings.safety != "off":
                     # Left by a delivery that crashed, perhaps with other settings: it is unknown what was
                     # judged.
-                    deletion.unpublish(upload, services.buckets, before)
+                    erasure.unpublish(upload, services.buckets, before)
                     before = {}
                 if before is not None:
-                    published = publishing.publish(source, data, embedded, upload, services, before)
+                    published = renditions.publish(source, data, embedded, upload, services, before)
         memory.release()
         usage = brake.usage(sum(watch.timings.values()))
         rss_mb = round(memory.rss_mb(), 1)
-        facts = {"sources": looking.facts(seen.sources), **brake.facts(usage)}
+        facts = {"sources": inference.facts(seen.sources), **brake.facts(usage)}
         logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=rss_mb, **facts)
     at = dt.datetime.now(dt.UTC)
     return Analysis(
@@ -210,9 +215,9 @@ def analyze(
         agreement=agreement,
         language=said.language,
         named_language=upload.language,
-        captions=words.captions(seen.description, seen.caption),
+        captions=texts.captions(seen.description, seen.caption),
         safety=verdict,
-        provenance=words.provenance(seen.description, seen.caption, at, settings.caption_prompt),
+        provenance=texts.provenance(seen.description, seen.caption, at, settings.caption_prompt),
         describe_later=seen.later and bool(published),
         usage=usage,
         memory=dict(watch.memory),
@@ -231,7 +236,7 @@ def _finish(upload: Upload, services: Services) -> None:
             services.buckets.check(read(tuple[Published, ...], recorded.get("pictures")))
         else:
             stored = services.buckets.quarantined(upload)
-            deletion.unpublish(upload, services.buckets)  # by one who died before it could be rejected
+            erasure.unpublish(upload, services.buckets)  # by one who died before it could be rejected
         pages = read(PictureFacts, recorded.get("picture")).pages if recorded else 1
         if stored and pages > 1 and services.settings.source == "delete":
             fate = "kept"  # the other pages are not published

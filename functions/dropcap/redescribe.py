@@ -1,7 +1,7 @@
 # ruff: noqa: S608  what is put into the SQL is this file's own
 """Count or mark pictures to be described again: those described by another prompt or model, or not at all.
 
-Nothing else is requested again. The sweep describes marked pictures (later.py); until then they keep their
+Nothing else is requested again. The sweep describes marked pictures (deferred.py); until then they keep their
 words.
 """
 

@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-from dropcap import logs, memory
-from dropcap.connection import Unreachable
-from dropcap.database import Database
+from dropcap import logs
+from dropcap.database.connection import Unreachable
+from dropcap.database.repository import Database
 from dropcap.errors import SchemaError, SettingsError
+from dropcap.runtime import memory
 from dropcap.settings import Settings
 
 # Functions whose instances caption almost all pictures; a sweep captions one only now and then.
 CAPTION = ("on_upload", "analyze")
 
 if TYPE_CHECKING:  # each is imported by the function that needs it: get_progress_stats needs tokens at most
-    from dropcap.auth import Tokens
-    from dropcap.blip import Captioner
-    from dropcap.bucket import Buckets
-    from dropcap.events import Teller
-    from dropcap.gemini import Describer
+    from dropcap.captioning.blip import Captioner
+    from dropcap.describing.gemini import Describer
+    from dropcap.http.id_tokens import Tokens
+    from dropcap.outbox.dispatcher import Teller
+    from dropcap.storage.buckets import Buckets
 
 
 @dataclass
@@ -33,37 +34,37 @@ class Services:
 
     @cached_property
     def tokens(self) -> "Tokens":
-        from dropcap.auth import Tokens
+        from dropcap.http.id_tokens import Tokens
 
         return Tokens(self.settings)
 
     @cached_property
     def buckets(self) -> "Buckets":
-        from dropcap.bucket import Buckets
+        from dropcap.storage.buckets import Buckets
 
         return Buckets(self.settings)
 
     @cached_property
     def describer(self) -> "Describer":
-        from dropcap.gemini import Describer
+        from dropcap.describing.gemini import Describer
 
         return Describer(self.settings)
 
     @cached_property
     def teller(self) -> "Teller":
-        from dropcap.events import Teller
+        from dropcap.outbox.dispatcher import Teller
 
         return Teller(self.settings, self.database)
 
     @property
     def captioner(self) -> "Captioner":
-        from dropcap import blip
+        from dropcap.captioning import blip
 
         return blip.load(self.settings.model_folder, self.settings.caption_threads)
 
     def make_room(self) -> None:
         """Let the captioner go, for a picture that needs its memory: the next caption loads it again."""
-        from dropcap import blip
+        from dropcap.captioning import blip
 
         if blip.unload():
             memory.release()
@@ -96,7 +97,7 @@ def start() -> Services:
 
 def _warn_of_demonstration(settings: Settings) -> None:
     """Log the notice of a demonstration model. Its card is read, but no weights and no ONNX Runtime."""
-    from dropcap import blip
+    from dropcap.captioning import blip
 
     with suppress(blip.ModelError):  # logged with the first picture, which needs the model
         if notice := blip.Card.read(settings.model_folder).notice:

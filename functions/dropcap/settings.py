@@ -17,9 +17,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dropcap import database_url
 from dropcap.database_url import LOCAL as LOCAL
+from dropcap.domain.naming import FORMATS, Side, as_formats, as_layout, as_sizes, as_words
+from dropcap.domain.upload import language_tag
 from dropcap.errors import SettingsError
-from dropcap.naming import FORMATS, Side, as_formats, as_layout, as_sizes, as_words
-from dropcap.upload import language_tag
 
 BUCKET_NAME = re.compile(
     r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"

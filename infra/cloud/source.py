@@ -37,7 +37,10 @@ def check_model(config: Config, root: Path = ROOT) -> None:
     """Raise CloudError where the demonstration captioner would be deployed and DEMO_MODEL=1 is not given."""
     if config.demo_model == "1":
         return
-    from dropcap.blip import Card, ModelError  # takes 0.1 s, for which no other command needs to wait
+    from dropcap.captioning.blip import (  # takes 0.1 s, for which no other command needs to wait
+        Card,
+        ModelError,
+    )
 
     given = config.variables.get("MODEL_FOLDER", "model").removeprefix(WORKSPACE)
     folder = root / FOLDER / given

@@ -15,8 +15,8 @@ from typing import Any
 import requests
 from rich.console import Console
 
-from dropcap.blip import Card, ModelError
-from dropcap.deadline import within
+from dropcap.captioning.blip import Card, ModelError
+from dropcap.runtime.timeouts import within
 from dropcap.settings import MODEL_FOLDER
 from infra.local import StackError
 from infra.local.storage import ROOT

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from pg8000.native import DatabaseError, InterfaceError
 
-from dropcap.analysis import Analysis
-from dropcap.database import connect_inside
-from dropcap.records import read
+from dropcap.database.repository import connect_inside
+from dropcap.domain.analysis import Analysis
+from dropcap.domain.records import read
 from dropcap.settings import SCHEMA
 from infra.local import StackError
 

@@ -15,9 +15,9 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 from rich.console import Console
 
+from dropcap.domain.upload import Upload
 from dropcap.errors import SettingsError
 from dropcap.settings import MODEL_FOLDER
-from dropcap.upload import Upload
 from infra.local import StackError, captioner, show
 from infra.local.process import last_line
 from infra.local.results import Outcome, Results

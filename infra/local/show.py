@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from rich_pixels import Pixels
 
-from dropcap.analysis import Agreement, Analysis, Source, Usage
+from dropcap.domain.analysis import Agreement, Analysis, Source, Usage
 from infra.local.results import Outcome
 
 STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish")  # jsonb forgets their order

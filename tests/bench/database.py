@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dropcap import progress, schema
-from dropcap.database import Database, connect_inside
+from dropcap.database import progress
+from dropcap.database.repository import Database, connect_inside
+from dropcap.database.schema import repair
 from dropcap.settings import SCHEMA, Settings
 from infra.local import StackError
 from infra.local.postgres import Postgres
@@ -51,7 +52,7 @@ def measure(asked: argparse.Namespace, console: Console, folder: Path) -> Report
     with Postgres(folder, options=options) as server, _bar(console) as bar:
         url = server.database("bench")
         with closing(connect_inside(url, timeout_s=3600)) as connection:
-            schema.check(connection, SCHEMA)
+            repair.check(connection, SCHEMA)
             task = bar.add_task("loading", total=2 * asked.analyses + asked.gallery)
             for number in rows.load(connection, asked.analyses, report["result_bytes"]):
                 bar.advance(task, number)
@@ -64,10 +65,10 @@ def measure(asked: argparse.Namespace, console: Console, folder: Path) -> Report
         url = server.database("bench")
         with closing(connect_inside(url, timeout_s=3600)) as connection:
             with console.status("A cold start adds what was left out while loading ..."):
-                schema.check(connection, SCHEMA)
+                repair.check(connection, SCHEMA)
             connection.run("DROP INDEX analyses_user_id_analyzed_at_idx")
             with console.status("A cold start that finds an index lost ..."):
-                report["index_s"] = _seconds(partial(schema.check, connection, SCHEMA))
+                report["index_s"] = _seconds(partial(repair.check, connection, SCHEMA))
             report["first"] = _first_looks(url, asked.analyses, console)
             with console.status("The gallery's user comes for the first time ..."):
                 report["gallery_s"] = _searchable(url)

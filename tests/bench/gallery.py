@@ -11,8 +11,9 @@ from itertools import accumulate
 
 from pg8000.native import Connection
 
-from dropcap.database import Database
-from dropcap.gallery import search, wall
+from dropcap.database import search
+from dropcap.database.repository import Database
+from dropcap.gallery import wall
 from dropcap.gallery.wall import Filters
 from infra.local.storage import ROOT
 from tests.bench.operations import Bench, Figure

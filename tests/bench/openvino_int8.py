@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from dropcap.blip import preprocess
-from dropcap.generation import greedy
+from dropcap.captioning.blip import preprocess
+from dropcap.captioning.generation import greedy
 from tests.bench.ways import TOKENS, Work, photo, serve
 
 ONE_THREAD = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}

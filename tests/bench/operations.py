@@ -13,11 +13,13 @@ from typing import Any
 
 from pg8000.native import Connection
 
-from dropcap import faults, progress, prune, sweep
-from dropcap.analysis import Analysis, PictureFacts, Source
-from dropcap.database import Database
+from dropcap import reconcile
+from dropcap.database import progress, prune
+from dropcap.database.repository import Database
+from dropcap.database.schema import diff
+from dropcap.domain.analysis import Analysis, PictureFacts, Source
+from dropcap.domain.upload import Upload
 from dropcap.settings import SCHEMA, Settings
-from dropcap.upload import Upload
 from tests.bench import rows
 
 BOUND_MS = 5.0
@@ -154,19 +156,19 @@ def operations(bench: Bench, users: Sequence[rows.User]) -> Iterator[Figure]:
     yield bench.measure("mark", picture.mark, picture.claim)
     yield bench.measure("finish", picture.finish, picture.claim_and_record)
     bucket, ids = rows.BUCKET, _ids(bench.plain)
-    some = {"bucket": bucket, "rows": sweep.ROWS}
-    yield bench.measure("sweep: unfinished rows", lambda d: d.query(sweep.UNFINISHED, **some))
+    some = {"bucket": bucket, "rows": reconcile.ROWS}
+    yield bench.measure("sweep: unfinished rows", lambda d: d.query(reconcile.UNFINISHED, **some))
     for name in (bucket, "another-bucket"):
         yield bench.measure(f"sweep: where to begin in {name}", partial(_begin, name))
     known = f"sweep: a page of {PAGE:,} names"
-    yield bench.measure(known, lambda d: d.query(sweep.KNOWN, ids=ids))
+    yield bench.measure(known, lambda d: d.query(reconcile.KNOWN, ids=ids))
     kept = {"most": prune.BATCH, **prune.days(bench.plain._settings)}
     yield bench.measure("sweep: rows that have served their time", lambda d: d.query(prune.PRUNE, **kept))
-    yield bench.measure("schema check at a cold start", lambda d: d.query(faults.snapshot(SCHEMA)))
+    yield bench.measure("schema check at a cold start", lambda d: d.query(diff.snapshot(SCHEMA)))
 
 
 def _begin(bucket: str, database: Database) -> None:
-    database.query(sweep.ANY_NAME, id=uuid.uuid4(), bucket=bucket)
+    database.query(reconcile.ANY_NAME, id=uuid.uuid4(), bucket=bucket)
 
 
 def _upload(user: str) -> Upload:

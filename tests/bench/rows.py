@@ -67,7 +67,7 @@ def ordinary(analyses: int) -> int:
 
 
 def load(connection: Connection, analyses: int, result_bytes: int) -> Iterator[int]:
-    """Fill the tables of `schema.py`, and say after each chunk how many rows that was."""
+    """Fill the tables of `repair.py`, and say after each chunk how many rows that was."""
     connection.run(f"SET synchronous_commit = off; {BEFORE}")
     result = literal(_result(result_bytes))
     special = users(analyses)

@@ -21,7 +21,7 @@ import io, json, sys, time
 import functions_framework, google.cloud.storage, onnxruntime, psutil
 from PIL import Image
 from dropcap import pipeline, services
-from dropcap.gemini import Describer
+from dropcap.describing.gemini import Describer
 from dropcap.settings import Settings
 
 file = io.BytesIO()

@@ -18,7 +18,7 @@ from unittest import mock
 
 from PIL import Image
 
-from dropcap.memory import rss_mb
+from dropcap.runtime.memory import rss_mb
 from tests.memory.peak import peak_mb
 
 TOKENS = 16  # of each caption: random weights would end where rounding says
@@ -35,7 +35,7 @@ def photo() -> Image.Image:
 
 def ours(folder: Path) -> Work:
     """Caption by the function's own captioner."""
-    from dropcap.blip import Captioner
+    from dropcap.captioning.blip import Captioner
 
     captioner = Captioner(folder)
     captioner.card = replace(captioner.card, eos=-1)
@@ -45,7 +45,7 @@ def ours(folder: Path) -> Work:
 
 def function(folder: Path) -> Work:
     """Caption as `ours` does, and release memory after each caption, as the pipeline does."""
-    from dropcap import memory
+    from dropcap.runtime import memory
 
     caption = ours(folder)
 
@@ -60,7 +60,8 @@ def onnxruntime(folder: Path) -> Work:
     """Caption by the same code on ONNX Runtime with its default settings, one thread."""
     import onnxruntime as ort
 
-    from dropcap import graphs, memory
+    from dropcap.captioning import graphs
+    from dropcap.runtime import memory
 
     def session(path: Path, _: ort.SessionOptions) -> ort.InferenceSession:
         options = ort.SessionOptions()
@@ -91,13 +92,13 @@ def transformers(folder: Path) -> Work:
 
 def resize_ours(path: Path) -> Work:
     """Resize by the function's own decoders."""
-    from dropcap import picture
+    from dropcap.imaging import decoding
     from dropcap.settings import Settings
 
     settings = Settings(sizes=SIDES)
 
     def work() -> None:
-        with picture.opened(path.read_bytes(), settings) as source:
+        with decoding.opened(path.read_bytes(), settings) as source:
             for side in SIDES:
                 source.published(side, "webp", QUALITY)
 

@@ -48,7 +48,7 @@ CONNECTIONS, RESERVED = {"db-f1-micro": 25, "db-custom-1-3840": 100}, 3
 VCPUS, DATABASE_UTILISATION = {"db-custom-1-3840": 1, "largest server": 96}, 0.6
 VCPU_USD = 730 * (0.0413 + 3.75 * 0.007)  # a month with its memory: cloud.google.com/sql/pricing, May 2026
 # Cloud Storage, a bucket at first: docs.cloud.google.com/storage/docs/request-rate. Requests of an upload are
-# counted by tests/test_scaling.py.
+# counted by tests/commands/test_scaling.py.
 WRITES_A_S, READS_A_S = 1_000, 5_000
 PICTURES_WRITES, PICTURES_READS, UPLOADS_WRITES, UPLOADS_READS = 3, 4, 2, 1
 # Cloud Tasks: RateLimits.max_dispatches_per_second. Pub/Sub: cloud.google.com/pubsub/quotas, small regions.

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pg8000.native import DatabaseError, InterfaceError
 
-from dropcap.database import connect
+from dropcap.database.repository import connect
 from tests.chaos.proxy import Fault, Proxy
 from tests.chaos.report import Scene
 from tests.chaos.world import BOUNDS, LEASE_S, TIMEOUT_S, Function, Sent

@@ -23,10 +23,11 @@ import requests
 from pg8000.native import Connection
 
 import main
-from dropcap import gemini, pipeline
-from dropcap.bucket import Buckets
-from dropcap.database import Database
-from dropcap.memory import Watch
+from dropcap import pipeline
+from dropcap.database.repository import Database
+from dropcap.describing import gemini
+from dropcap.runtime.memory import Watch
+from dropcap.storage.buckets import Buckets
 
 FOLDER = Path(os.environ["CHAOS_FOLDER"])
 WORDS = 3  # of a statement: enough to know it

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from dropcap import safety
+from dropcap.describing import moderation
 from tests.chaos.report import Scene
 from tests.chaos.world import BECOMES, LEASE_S, NO_VERDICT, NONE, Function, Sent
 
@@ -27,7 +27,7 @@ def held(scene: Scene, only: int | None = None) -> None:
     """A kill at each point while there is no verdict on safety; an hour later there is one."""
     world = scene.world
     at_every_point(scene, settings=NO_VERDICT, only=only)
-    world.later(safety.AGAIN_S)
+    world.later(moderation.AGAIN_S)
     with world.function("an hour later") as function:
         for sent in world.sent:
             sent.code = ""

@@ -18,7 +18,7 @@ from typing import Any
 from google.cloud.storage import Blob
 from PIL import Image
 
-from dropcap import safety
+from dropcap.describing import moderation
 from tests.chaos.world import Sent, World
 
 PROMISES = ("lost", "twice", "wrong one", "not healed")
@@ -206,7 +206,7 @@ def _wrong(seen: Seen) -> Iterator[Finding]:
 def _not_healed(seen: Seen, archived: bool) -> Iterator[Finding]:
     for sent in seen.sent:
         row = seen.rows.get(sent.id)
-        held = row is not None and row.code == safety.NO_VERDICT
+        held = row is not None and row.code == moderation.NO_VERDICT
         if row is None or row.state != ("held" if held else "done"):
             yield "not healed", str(sent), f"it is {row.state if row else 'unknown'}"
             continue
@@ -222,7 +222,7 @@ def _not_healed(seen: Seen, archived: bool) -> Iterator[Finding]:
 
 def _fate(seen: Seen, sent: Sent, row: Row, archived: bool) -> str:
     """What is to become of its source: one that is replaced before it could be quarantined is gone."""
-    if row.code == safety.NO_VERDICT:
+    if row.code == moderation.NO_VERDICT:
         return ""
     if row.code:
         return "quarantined" if seen.quarantined(sent) else "gone"

@@ -15,11 +15,12 @@ from unittest import mock
 
 from pg8000.native import Connection, DatabaseError
 
-from dropcap import logs, schema
-from dropcap.database import connect
+from dropcap import logs
+from dropcap.database.repository import connect
+from dropcap.database.schema import repair
+from dropcap.database.schema.tables import TABLES, Column, Table
 from dropcap.errors import SchemaError
 from dropcap.settings import SCHEMA
-from dropcap.tables import TABLES, Column, Table
 from infra.local.storage import ROOT
 from tests.chaos.report import Scene
 
@@ -59,7 +60,7 @@ CREATE EVENT TRIGGER note ON ddl_command_end EXECUTE FUNCTION note();
 """
 COLD_START = """
 import sys
-from dropcap.database import Database
+from dropcap.database.repository import Database
 from dropcap.settings import Settings
 print("ready", flush=True)
 for url in sys.stdin.readline().split():
@@ -79,12 +80,12 @@ def damaged(scene: Scene, damages: int) -> None:
             connection.run(
                 f"SET client_min_messages = warning; CREATE SCHEMA {name}; SET search_path = {name}"
             )
-            schema.check(connection, name)
+            repair.check(connection, name)
             _fill(connection)
             done = list(_damage(connection, name, chance))
             before = _contents(connection, name)
             try:
-                schema.check(connection, name)
+                repair.check(connection, name)
                 outcomes["repaired"] += 1
                 problem = _lost(before, _contents(connection, name)) or _unsound(connection, name)
             except SchemaError as refused:
@@ -109,7 +110,7 @@ def started_at_once(scene: Scene, processes: int) -> None:
     for url in urls:
         with closing(connect(url)) as connection:
             if url == moved:
-                schema.check(connection, SCHEMA)
+                repair.check(connection, SCHEMA)
                 connection.run(
                     ";".join(f"ALTER TABLE {SCHEMA}.{table.name} SET SCHEMA public" for table in TABLES)
                 )
@@ -242,7 +243,7 @@ def _plain(value: Any) -> str:
 def _unsound(connection: Connection, name: str) -> str:
     """What does not work with a repaired schema."""
     try:
-        schema.check(connection, name)
+        repair.check(connection, name)
     except (SchemaError, DatabaseError) as still:
         return f"a second check found {still}"
     return ""

@@ -14,14 +14,14 @@ from unittest import mock
 from pg8000.native import Connection, DatabaseError
 
 from dropcap import logs
-from dropcap.ancestor import INSTANTS, NAMES
-from dropcap.database import Database, connect, connect_inside
+from dropcap.database import search
+from dropcap.database.progress import stats
+from dropcap.database.repository import Database, connect, connect_inside
+from dropcap.database.schema.legacy import INSTANTS, NAMES
+from dropcap.database.schema.tables import ACHIEVEMENTS, TABLES
+from dropcap.domain.upload import Upload
 from dropcap.errors import SchemaError
-from dropcap.gallery import search
-from dropcap.progress import stats
 from dropcap.settings import SCHEMA, Settings
-from dropcap.tables import ACHIEVEMENTS, TABLES
-from dropcap.upload import Upload
 from tests.bench.operations import analysis_of
 from tests.chaos.report import Scene
 

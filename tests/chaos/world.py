@@ -20,10 +20,10 @@ import psutil
 from pg8000.native import Connection
 from PIL import Image
 
-from dropcap import safety
-from dropcap.database import connect_inside
+from dropcap.database.repository import connect_inside
+from dropcap.describing import moderation
+from dropcap.domain.upload import Upload, from_event
 from dropcap.settings import Settings
-from dropcap.upload import Upload, from_event
 from infra.local import Part, StackError
 from infra.local.events import cloud_event, post
 from infra.local.ports import free_port
@@ -56,7 +56,7 @@ USUAL = {"SIZES": "96,48", "THREADS": "4", "LEASE_S": str(LEASE_S), "ARCHIVE_BUC
 NONE: Mapping[str, str] = {}
 # With SAFETY: what Gemini says, and what becomes of the picture.
 UNSAFE, NO_VERDICT = {"GEMINI_MODEL": "fault-unsafe-high"}, {"GEMINI_MODEL": "fault-missing-safety"}
-BECOMES = {UNSAFE["GEMINI_MODEL"]: safety.UNSAFE, NO_VERDICT["GEMINI_MODEL"]: safety.NO_VERDICT}
+BECOMES = {UNSAFE["GEMINI_MODEL"]: moderation.UNSAFE, NO_VERDICT["GEMINI_MODEL"]: moderation.NO_VERDICT}
 START_S = 20.0  # in which the web server forks another process
 POSTGRES = ("-c", "fsync=off", "-c", "max_connections=100")  # no power fails here
 

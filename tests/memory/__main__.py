@@ -13,7 +13,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import track
 
-from dropcap.blip import Card, ModelError
+from dropcap.captioning.blip import Card, ModelError
 from dropcap.errors import SettingsError
 from infra.local import StackError
 from infra.local.storage import ROOT

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dropcap.decoders import DECODERS
+from dropcap.imaging.decoders.ranking import DECODERS
 from tests.memory.kinds import kinds
 from tests.memory.taken import NO_PEAK, peak_and_need
 

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dropcap import memory
+from dropcap.runtime import memory
 from infra.local import StackError
 
 EMPTY_S = 10.0  # how long the kernel may take to forget the processes that ended

@@ -20,7 +20,7 @@ from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProc
 
 PICTURES = os.environ.get("PICTURES_BUCKET", "dropcap-pictures")
 SIDES = (1600, 800, 200)
-TOKENS = 30  # at most, as in dropcap.blip
+TOKENS = 30  # at most, as in dropcap.captioning.blip
 
 torch.set_num_threads(1)
 pillow_heif.register_heif_opener()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from dropcap.database import connect_inside
+from dropcap.database.repository import connect_inside
 from dropcap.settings import Settings
 from infra.local.surroundings import Surroundings
 from tests.memory.uploads import Sample

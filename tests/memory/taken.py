@@ -4,8 +4,10 @@ from contextlib import suppress
 from math import inf
 from pathlib import Path
 
-from dropcap import decoding, formats, memory, picture
-from dropcap.decoders import DECODERS
+from dropcap.imaging import decoder_errors, decoding
+from dropcap.imaging.decoders.ranking import DECODERS
+from dropcap.imaging.headers import formats
+from dropcap.runtime import memory
 from tests.memory.peak import peak_mb
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -25,13 +27,13 @@ def peak_and_need(path: str, decoder: str, side: int) -> tuple[float, float]:
     data = Path(path).read_bytes()
     kind = formats.recognized(data)
     if kind == "HEIF":
-        picture._register_heif()
+        decoding._register_heif()
     [chosen] = [each for each in DECODERS if each.name == decoder]
     try:
-        header = decoding.header_of(kind, data)
+        header = decoder_errors.header_of(kind, data)
     except Exception:  # the next reader may support it
         return 0.0, inf
-    with header, decoding.quiet(kind):
+    with header, decoder_errors.quiet(kind):
         need = chosen.need_mb(header, data, side)
         if need == inf:
             return 0.0, inf

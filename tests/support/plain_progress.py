@@ -1,12 +1,12 @@
 # ruff: noqa: S608  what is put into the SQL are the rules below; users and instants are parameters
-"""Progress by straightforward SQL over all of a user's pictures: what `dropcap.progress` must agree with."""
+"""Progress by straightforward SQL over all pictures of a user; `dropcap.database.progress` must agree."""
 
 import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
-from dropcap.progress import Queries
-from dropcap.tables import UNNAMED
+from dropcap.database.progress import Queries
+from dropcap.database.schema.tables import UNNAMED
 
 
 def pictures(number: int) -> str:
@@ -69,7 +69,7 @@ earned AS (
 def stats(
     database: Queries, user: str, now: dt.datetime | None = None, rules: Mapping[str, str] = RULES
 ) -> dict[str, Any]:
-    """What `dropcap.progress.stats` gives."""
+    """What `dropcap.database.progress.stats` gives."""
     sql = f"""
 WITH {EVENTS}, {_earned(rules)},
 latest AS (SELECT at, zone FROM event ORDER BY nth DESC LIMIT 1),

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from dropcap.analysis import ENGLISH, Agreement, Description, Finding
+from dropcap.domain.analysis import ENGLISH, Agreement, Description, Finding
 
 MAX_CHARACTERS, MAX_FINDINGS, ANY = 1000, 10, 99  # read of a text, reported of a picture, "or more"
 

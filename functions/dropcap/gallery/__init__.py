@@ -1,1 +1,1 @@
-"""The page to drop pictures on: `edge.py` answers its requests; the other files each do one thing for it."""
+"""The page to drop pictures on: `app.py` answers its requests; the other files each do one thing for it."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import flask
 
 if TYPE_CHECKING:
-    from dropcap.gallery.visit import Visit
+    from dropcap.gallery.request import Visit
 
 FOLDER = Path(__file__).parent / "static"
 TYPES = {  # what is none of these is not served; a system's own table of types may differ

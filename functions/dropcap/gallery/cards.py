@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dropcap import words
-from dropcap.analysis import ENGLISH, Agreement, PictureFacts, Published, Said, Source
-from dropcap.claims import ABANDONED, not_finished
-from dropcap.records import read
-from dropcap.upload import Upload
+from dropcap.database.leases import ABANDONED, not_finished
+from dropcap.domain import texts
+from dropcap.domain.analysis import ENGLISH, Agreement, PictureFacts, Published, Said, Source
+from dropcap.domain.records import read
+from dropcap.domain.upload import Upload
 
 # The pipeline's, in their order, which JSON in PostgreSQL does not keep.
 STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish", "record")
@@ -67,7 +67,7 @@ class Card:
     @property
     def notice(self) -> str:
         """The notice of a demonstration model if the caption that is shown is its; else empty."""
-        return "" if self.own_caption is not None else words.notice(self.sources, self.provenance)
+        return "" if self.own_caption is not None else texts.notice(self.sources, self.provenance)
 
     @property
     def alternative(self) -> str:
@@ -109,7 +109,7 @@ def card_of(*row: Any) -> Card:
     id, at, caption, description, alt_text, own_caption, own_alt_text, edited_at, tags, text = row[:10]
     format, bytes, width, height, result = row[10:]
     recorded = read(dict[str, Source], result.get("sources"))
-    sources, provenance = words.sources(recorded), read(dict[str, Said], result.get("provenance"))
+    sources, provenance = texts.sources(recorded), read(dict[str, Said], result.get("provenance"))
     agreement = result.get("agreement")
     if sources is not recorded:  # a demonstration's, of an older revision, which used it as alt text
         agreement = None

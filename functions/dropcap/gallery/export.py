@@ -22,13 +22,14 @@ from zoneinfo import ZoneInfo
 
 import flask
 
-from dropcap import logs, receipt
+from dropcap import logs
+from dropcap.database import receipts
 from dropcap.errors import Rejected
-from dropcap.gallery import stored, wall
+from dropcap.gallery import storage, wall
 from dropcap.gallery.archive import Archive
 from dropcap.gallery.cards import Card
-from dropcap.gallery.visit import Visit, stream
-from dropcap.server import THREADS
+from dropcap.gallery.request import Visit, stream
+from dropcap.http.server import THREADS
 
 # A slow download occupies a thread for long, so exports get half of the threads.
 PLACES = BoundedSemaphore(max(1, THREADS // 2))
@@ -97,7 +98,7 @@ def _response(visit: Visit, kind: str) -> flask.Response:
     services, user = visit.services, visit.user
     # Before anything is sent: a database that does not answer is an error page, not a broken download.
     if kind == "receipts":
-        parts, mimetype = _lines(receipt.all_of(services, user)), "application/jsonl"
+        parts, mimetype = _lines(receipts.all_of(services, user)), "application/jsonl"
     else:
         make, mimetype = {
             "csv": (_csv, "text/csv; header=present"),
@@ -113,7 +114,7 @@ def _response(visit: Visit, kind: str) -> flask.Response:
 
 def _cards(visit: Visit, page: list[Card]) -> Iterator[Card]:
     while page:
-        proofs = receipt.of(visit.services, [card.id for card in page])
+        proofs = receipts.of(visit.services, [card.id for card in page])
         yield from (replace(card, receipt=proofs.get(card.id)) for card in page)
         page = wall.cards(visit.services.database, visit.user, page[-1])
 
@@ -214,7 +215,7 @@ def _largest(visit: Visit, card: Card) -> Iterator[bytes] | None:
         return None
     largest = card.pictures[0]
     try:
-        return stored.parts(visit.services.buckets, largest.object, largest.bytes)
+        return storage.parts(visit.services.buckets, largest.object, largest.bytes)
     except NotFound:
         return None
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import flask
 
-from dropcap import progress
+from dropcap.database import progress
 from dropcap.gallery import wall
-from dropcap.gallery.drawing import WEEKS
-from dropcap.gallery.visit import Visit
+from dropcap.gallery.charts import WEEKS
+from dropcap.gallery.request import Visit
 
 
 @dataclass(frozen=True, slots=True)

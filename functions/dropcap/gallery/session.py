@@ -30,9 +30,10 @@ from urllib.parse import urlencode, urlsplit
 
 import flask
 
-from dropcap import body, web
 from dropcap.errors import Rejected
-from dropcap.gallery.visit import BASE, Visit, redirect
+from dropcap.gallery.request import BASE, Visit, redirect
+from dropcap.handlers import endpoints
+from dropcap.http import bodies
 from dropcap.settings import OAUTH_CLIENT
 
 COOKIE = "__Host-dropcap"
@@ -73,7 +74,7 @@ def known(visit: Visit) -> Visit:
         caller = visit.services.tokens.user(request.headers.get("Authorization", cookie))
     elif not by_address(visit):
         caller = visit.services.tokens.check(request.headers.get(ASSERTION, "")).user
-    user = web.user_of(request.args, caller, None)
+    user = endpoints.user_of(request.args, caller, None)
     return replace(visit, user=user, signed_in=caller is not None)
 
 
@@ -117,7 +118,7 @@ def finish(visit: Visit) -> flask.Response:
     """POST /sign-in: back from there, with an ID token that is for this browser."""
     request, services = visit.request, visit.services
     _needed_place(visit)
-    form = body.once(request.form)
+    form = bodies.once(request.form)
     secret, _, back = request.cookies.get(BEGUN, "").partition(".")
     if not secret or not _same(form.get("state", ""), _proof(secret)):
         raise Rejected(

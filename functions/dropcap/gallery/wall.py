@@ -11,13 +11,12 @@ from typing import Any
 
 import flask
 
-from dropcap import receipt
-from dropcap.claims import Run
-from dropcap.database import Database
+from dropcap.database import receipts, search, search_tokens
+from dropcap.database.leases import Run
+from dropcap.database.repository import Database
 from dropcap.errors import Rejected
-from dropcap.gallery import search, tokens
 from dropcap.gallery.cards import COLUMNS, UPLOADS, Card, Pending, StageMemory, card_of, nth, pending_of
-from dropcap.gallery.visit import Visit, no_such_picture
+from dropcap.gallery.request import Visit, no_such_picture
 
 SIZE = 24  # cards of a page
 SEARCH_S, GLANCE_S = 2.0, 0.3  # to make pictures searchable first, where one is searched for or just looks
@@ -63,7 +62,7 @@ class Filters:
             state=args.get("state", "") or "captioned",
             after=args.get("after", ""),
         )
-        if len(found.words) > LONGEST_SEARCH or tokens.count(found.words) > search.MOST_WORDS:
+        if len(found.words) > LONGEST_SEARCH or search_tokens.count(found.words) > search.MOST_WORDS:
             raise Rejected(
                 "long_search",
                 "The search is too long.",
@@ -131,7 +130,7 @@ def picture(visit: Visit, picture: uuid.UUID) -> flask.Response:
     upload = None if found else pending(database, visit.user, picture)
     if not found and not upload:
         raise no_such_picture()
-    proof = receipt.of(visit.services, [picture]).get(picture)
+    proof = receipts.of(visit.services, [picture]).get(picture)
     return visit.page("picture.html", card=found, pending=upload, receipt=proof)
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 from google.cloud.storage import Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from dropcap.upload import Upload
+from dropcap.domain.upload import Upload
 from infra.cloud import CloudError
 
 PAGE = 1000  # objects, the most of one answer: cloud.google.com/storage/docs/json_api/v1/objects/list

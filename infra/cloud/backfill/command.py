@@ -24,7 +24,7 @@ from requests import RequestException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dropcap.upload import Upload
+from dropcap.domain.upload import Upload
 from infra import cost
 from infra.cloud import CloudError
 from infra.cloud.backfill.backlog import Journal, State, enqueue, listing

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from dropcap.domain.upload import Upload
 from dropcap.settings import Settings
-from dropcap.upload import Upload
 from infra import cost
 from infra.cloud import CloudError
 from infra.cloud.backfill.backlog import PAGE

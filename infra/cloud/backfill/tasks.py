@@ -11,7 +11,7 @@ from google.auth.exceptions import TransportError
 from google.cloud.tasks_v2 import CloudTasksClient, Task
 from google.oauth2.credentials import Credentials
 
-from dropcap.upload import Upload
+from dropcap.domain.upload import Upload
 from infra.cloud import CloudError
 from infra.cloud.config import QUEUE
 from infra.cloud.gcloud.command import Gcloud

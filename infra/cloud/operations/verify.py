@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dropcap import metadata
-from dropcap.analysis import Source
-from dropcap.records import read
+from dropcap.domain.analysis import Source
+from dropcap.domain.records import read
+from dropcap.domain.upload import Upload
 from dropcap.settings import Settings
-from dropcap.upload import Upload
+from dropcap.storage import metadata
 from infra.cloud import CloudError
 from infra.cloud.config import Config
 from infra.cloud.gcloud.command import Gcloud

@@ -1,0 +1,121 @@
+"""The budget brake: what one picture asks of Gemini, within the day's cap, and what all of it costs.
+
+With neither DAILY_CALLS nor DAILY_MONEY it counts in memory alone: no query, no wait.
+"""
+
+import datetime as dt
+import hashlib
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from dropcap.database import daily_usage
+from dropcap.database.connection import Unreachable
+from dropcap.database.response_cache import Place
+from dropcap.describing.response import Unavailable
+from dropcap.describing.token_usage import Tokens
+from dropcap.domain.analysis import Description, Usage
+from dropcap.runtime import memory
+from dropcap.services import Services
+
+SPARE_S = 10  # of a lease, beyond the longest that Gemini may take
+
+
+class OverBudget(Unavailable):
+    """The day's cap is reached: no request was made."""
+
+
+class Brake:
+    """Of one picture; a meter.Meter. `sha256` is of its bytes, empty where nothing may be kept of it."""
+
+    def __init__(self, services: Services, upload: uuid.UUID, sha256: str) -> None:
+        self._services, self._settings = services, services.settings
+        self._upload, self._sha256 = upload, sha256
+        self._reserved: daily_usage.Reserved | None = None
+        self._calls, self._tokens, self._micro_usd, self._reused = 0, Tokens(), 0, False
+        self._spent: float | None = None  # of the day, by all, US$
+
+    def describe(self, jpeg: bytes, language: str) -> Description:
+        """Gemini's description in this language, or what it said of the same bytes before.
+
+        Raises Unavailable.
+        """
+        services, settings, describer = self._services, self._settings, self._services.describer
+        if not (settings.brake and self._sha256 and settings.gemini_api_key):
+            return describer.describe(jpeg, language, self)
+        asked = f"{describer.prompt} {language}"
+        if settings.safety != "off":
+            # A verdict holds only for the picture that Gemini saw, not for another size, frame or page.
+            asked += f" {hashlib.sha256(jpeg).hexdigest()}"
+        place = Place(self._sha256, asked, settings.gemini_model)
+        wait_s = min(settings.gemini_timeout_s, (settings.lease_s - settings.gemini_s) / 2)
+        try:
+            while known := place.take(services.database, self._upload, settings.gemini_s + SPARE_S, wait_s):
+                answer, at = known
+                self._reused = True
+                try:
+                    return describer.checked(answer, language, at)
+                except Unavailable as unfit:
+                    if unfit.answer:
+                        raise
+                self._reused = False
+                place.forget(services.database, at)  # an earlier release stored invalid answers
+        except TimeoutError as busy:
+            raise Unavailable("another upload of the same bytes is being described") from busy
+        kept, at = None, dt.datetime.now(dt.UTC)
+        try:
+            kept, description = describer.ask(jpeg, language, self)
+            at = dt.datetime.fromisoformat(description.at)
+            return description
+        except Unavailable as unavailable:
+            kept = unavailable.answer
+            raise
+        finally:
+            with suppress(Unreachable):  # the answer is paid for and at hand; the lease expires by itself
+                if kept:
+                    place.keep(services.database, kept, at)
+                else:
+                    place.give_up(services.database)
+
+    def reserve(self) -> None:
+        """Take a request's place in the day. Raises OverBudget, and Unreachable: without it none is made."""
+        if self._settings.brake:
+            self._reserved = daily_usage.reserve(self._services.database, self._settings)
+            if not self._reserved:
+                raise OverBudget("the day's budget for Gemini is spent (DAILY_CALLS, DAILY_MONEY)")
+        self._calls += 1
+
+    def settle(self, tokens: Tokens | None) -> None:
+        """Count what it cost: where nobody knows, the most that it can have cost."""
+        settings = self._settings
+        used = tokens or Tokens()
+        most = daily_usage.most(settings)
+        cost = most if tokens is None else round(settings.usd(*used) * 1e6)
+        self._micro_usd += cost
+        self._tokens = Tokens(self._tokens.input + used.input, self._tokens.output + used.output)
+        if self._reserved and (cost != most or any(used)):
+            with suppress(Unreachable):  # what is reserved then stays spent
+                self._spent = daily_usage.settle(self._services.database, self._reserved, cost, *used)
+
+    def usage(self, seconds: float) -> Usage:
+        """What the picture cost, of which stages took so many seconds until now."""
+        limit_gb = memory.limit_mb(self._settings.memory_limit_mb) / 1000
+        return Usage(
+            calls=self._calls,
+            input_tokens=self._tokens.input,
+            output_tokens=self._tokens.output,
+            usd=self._micro_usd / 1e6 if self._settings.prices else None,
+            gb_seconds=round(limit_gb * seconds, 3),
+            reused=self._reused,
+        )
+
+    def facts(self, usage: Usage) -> Mapping[str, Any]:
+        """What a log line tells of it, and of the day; what is not known is left out."""
+        known = {
+            "tokens": usage.input_tokens + usage.output_tokens,
+            "gb_seconds": usage.gb_seconds,
+            "usd": usage.usd,
+            "spent_usd": self._spent if self._settings.prices else None,
+        }
+        return {name: value for name, value in known.items() if value is not None}

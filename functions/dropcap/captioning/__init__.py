@@ -1,0 +1,1 @@
+"""Caption pictures with BLIP in ONNX Runtime."""

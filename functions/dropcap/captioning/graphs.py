@@ -1,0 +1,158 @@
+"""BLIP's two graphs in ONNX Runtime, and the one place that sets how it uses memory and CPU.
+
+    encoder   pixels -> keys and values of every cross-attention layer: computed once a picture
+    decoder   ids, past keys and values, the encoder's -> logits of the last position, present keys and values
+
+What each setting is worth is measured with BLIP-base in model_export/README.md.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dropcap.errors import DropcapError
+from dropcap.runtime import memory
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+# Since 1.29 it tells Microsoft which models run where, unless this is set before it is loaded (ORT #27379).
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+REMEDY = "restore the folder from the repository, or write it anew with `make model`"
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+Cross = dict[str, "ort.OrtValue"]
+"""The keys and values of one picture, (1, heads, image tokens, head_size) each."""
+Step = Callable[[Ids, Sequence[int] | None], Floats]
+"""(ids (B, L), which rows of the last call they continue) -> logits (B, vocabulary) of the last position."""
+
+
+class ModelError(DropcapError):
+    """The model can't be loaded or can't run; the message names the file and the remedy."""
+
+
+_mapping = threading.Lock()  # one encoder at a time: what is mapped meanwhile is its own
+
+
+class Encoder:
+    """Each of its weights is read once a picture, so none of them stays in memory."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        import onnxruntime as ort
+
+        options = _options(threads)
+        # Prepacked, its int8 weights would lie in private memory as well (90 MB), for 6 % less time.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        # Without an arena the heap is in pieces after one picture (+70 MB); with one that is given back after
+        # each run, it is not.
+        options.enable_cpu_mem_arena = True
+        self._shrink = ort.RunOptions()
+        self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        weights = folder / "encoder.data"
+        with _mapping:
+            others = memory.mapped(weights)  # another encoder of the same folder may end before this one
+            self._session = _session(folder / "encoder.onnx", options)
+            self._weights = memory.mapped(weights, without=others)
+        self._outputs = {output.name: output.shape[1:] for output in self._session.get_outputs()}
+
+    @property
+    def width(self) -> int:
+        """Of each part of a picture in the keys: heads times head_size."""
+        heads, _, head_size = next(iter(self._outputs.values()))
+        return int(heads * head_size)
+
+    def __call__(self, pixels: Floats) -> Cross:
+        """The keys and values for `pixels`, (1, 3, side, side); raises ModelError."""
+        from onnxruntime import OrtValue
+
+        shape = next(iter(self._outputs.values()))
+        # One block for all (42 MB in BLIP-base), which the system takes back whole; ORT writes right into it.
+        block = np.empty((len(self._outputs), 1, *shape), np.float32)
+        cross = {
+            name: OrtValue.ortvalue_from_numpy(part) for name, part in zip(self._outputs, block, strict=True)
+        }
+        try:
+            binding = self._session.io_binding()
+            binding.bind_ortvalue_input("pixel_values", OrtValue.ortvalue_from_numpy(pixels))
+            for name, value in cross.items():
+                binding.bind_ortvalue_output(name, value)
+            with memory.read_once(self._weights):
+                self._session.run_with_iobinding(binding, self._shrink)
+        except Exception as failed:  # onnxruntime's errors have no common base but Exception
+            raise _failed(failed) from failed
+        return cross
+
+
+class Decoder:
+    """Its weights are read for every token: prepacked, they stay."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        options = _options(threads)
+        options.enable_cpu_mem_arena = False  # what one caption took would be kept
+        self._session = _session(folder / "decoder.onnx", options)
+        self._present = [o.name for o in self._session.get_outputs() if o.name != "logits"]
+        shapes = {value.name: value.shape for value in self._session.get_inputs()}
+        _, self._heads, _, self._head_size = shapes["past.0"]
+        self.vocabulary = int(next(o.shape[-1] for o in self._session.get_outputs() if o.name == "logits"))
+
+    def steps(self, cross: Cross) -> Step:
+        """A function that goes on with a caption; it keeps the past, and raises ModelError."""
+        from onnxruntime import OrtValue
+
+        past: list[Any] = []
+
+        def step(ids: Ids, rows: Sequence[int] | None) -> Floats:
+            nonlocal past
+            if not past:
+                empty = np.zeros((len(ids), self._heads, 0, self._head_size), np.float32)
+                past = [OrtValue.ortvalue_from_numpy(empty) for _ in self._present]
+            elif rows is not None and list(rows) != list(range(len(ids))):
+                past = [OrtValue.ortvalue_from_numpy(value.numpy()[rows]) for value in past]
+            feeds = {f"past.{i}": value for i, value in enumerate(past)}
+            feeds["input_ids"] = OrtValue.ortvalue_from_numpy(ids)
+            try:
+                # OrtValues, not NumPy: BLIP-base's 42 MB of `cross` would be copied for every token.
+                logits, *past = self._session.run_with_ort_values(["logits", *self._present], cross | feeds)
+            except Exception as failed:  # as above
+                raise _failed(failed) from failed
+            scores: Floats = logits.numpy()
+            return scores
+
+        return step
+
+
+def _failed(why: Exception) -> ModelError:
+    return ModelError(f"BLIP failed on a picture: {why}")
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    # As many threads as vCPUs: a second thread on one vCPU only waits for the first.
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads burn no CPU time
+    options.enable_mem_pattern = False
+    # model_export has optimised the graphs; doing it again costs time and memory at every cold start.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    return options
+
+
+def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    import onnxruntime as ort
+
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as wrong:  # as above
+        raise ModelError(f"onnxruntime can't load {path} ({wrong}): {REMEDY}.") from wrong

@@ -1,0 +1,1 @@
+"""PostgreSQL: leases, analyses, progress, usage, search and the schema."""

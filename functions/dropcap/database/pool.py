@@ -1,0 +1,57 @@
+"""Connection pool of a process for PostgreSQL.
+
+No package pools pg8000's native interface; SQLAlchemy's pool needs its DB-API interface, and ten megabytes.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from pg8000.native import Connection, InterfaceError
+
+from dropcap.database.connection import Unreachable
+
+
+class Pool:
+    """A pool of at most `most` connections, which `connect` opens on demand.
+
+    A thread waits up to `wait_s` seconds for a connection. Call `clear` before a fork.
+    """
+
+    def __init__(self, connect: Callable[[], Connection], most: int, wait_s: float) -> None:
+        self._connect, self._wait_s = connect, wait_s
+        self._turns = threading.BoundedSemaphore(most)
+        self._idle: list[Connection] = []  # last in, first out, so that few are opened
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a slot, which allows one connection. Raises Unreachable if all stay in use."""
+        if not self._turns.acquire(timeout=self._wait_s):
+            raise Unreachable(f"No connection to PostgreSQL was free for {self._wait_s:g} s.")
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    def take(self) -> tuple[Connection, bool]:
+        """Return a connection, and whether it was used before: it may have died since."""
+        try:
+            return self._idle.pop(), True
+        except IndexError:
+            return self._connect(), False
+
+    def give_back(self, connection: Connection) -> None:
+        """Return a connection to the pool; it must be outside a transaction, with no answer pending."""
+        self._idle.append(connection)
+
+    def clear(self) -> None:
+        """Close the idle connections; new ones are opened on demand."""
+        with suppress(IndexError):
+            while True:
+                close(self._idle.pop())
+
+
+def close(connection: Connection) -> None:
+    """Close a connection, which may already be dead."""
+    with suppress(InterfaceError, OSError):
+        connection.close()

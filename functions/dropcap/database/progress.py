@@ -1,0 +1,190 @@
+# ruff: noqa: S608  what is put into the SQL are the rules below; users and instants are parameters
+"""A user's progress: counts, streaks, achievements, from the sums that `rollup.py` keeps.
+
+However many pictures there are, a question reads a few rows, each by an index: the user's totals, the last
+day, the days of this week, the first instant of each hour, and for the n-th picture n entries of an index.
+No rule's answer is stored but in `achievements`, for whoever reads that table; `stats` looks afresh, so a
+changed rule shows at once.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dropcap.database.leases import Run
+from dropcap.database.rollup import COMPLETE, ZONE
+from dropcap.database.schema.tables import UNNAMED
+
+PICTURES, DAYS = "pictures", "days in a row"
+
+
+class Queries(Protocol):
+    """What runs a query; `database.Database` does."""
+
+    def query(self, sql: str, **values: Any) -> list[list[Any]]: ...
+
+
+class Sums(Queries, Protocol):
+    """What sees to it, besides, that all of a user's pictures are counted."""
+
+    def count(self, user: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """An achievement: `target` of what it `counts` are needed.
+
+    `earned_at` is the SQL of the instant it was earned at: NULL while it is not.
+    """
+
+    counts: str
+    target: int
+    earned_at: str
+
+
+def pictures(number: int) -> Rule:
+    earned_at = (
+        "SELECT analyzed_at FROM analyses WHERE user_id = :user "
+        f"ORDER BY analyzed_at OFFSET {number - 1} LIMIT 1"
+    )
+    return Rule(PICTURES, number, earned_at)
+
+
+def days_in_a_row(number: int) -> Rule:
+    earned_at = f"SELECT min(reached_at) FROM progress_days WHERE user_id = :user AND nth = {number}"
+    return Rule(DAYS, number, earned_at)
+
+
+def between(first_hour: int, end_hour: int) -> Rule:
+    earned_at = (
+        "SELECT min(first_at) FROM progress_hours "
+        f"WHERE user_id = :user AND hour >= {first_hour} AND hour < {end_hour}"
+    )
+    return Rule(f"picture between {first_hour}:00 and {end_hour}:00", 1, earned_at)
+
+
+# Each achievement by name, which is its title with underscores; of a kind, the nearer first.
+RULES: Mapping[str, Rule] = {
+    "first_picture": pictures(1),
+    "ten_pictures": pictures(10),
+    "hundred_pictures": pictures(100),
+    "thousand_pictures": pictures(1000),
+    "three_days_in_a_row": days_in_a_row(3),
+    "seven_days_in_a_row": days_in_a_row(7),
+    "thirty_days_in_a_row": days_in_a_row(30),
+    "hundred_days_in_a_row": days_in_a_row(100),
+    "early_bird": between(5, 7),
+    "night_owl": between(0, 4),
+}
+# The last picture, and what day it is for its user: that of its zone.
+TODAY = f"""
+latest AS (
+  SELECT analyzed_at AS at, coalesce(time_zone, {ZONE}) AS zone
+  FROM analyses WHERE user_id = :user ORDER BY analyzed_at DESC, id DESC LIMIT 1
+),
+today AS (
+  SELECT local::date AS today, date_trunc('week', local)::date AS monday
+  FROM (SELECT coalesce(CAST(:now AS timestamptz), now())
+          AT TIME ZONE coalesce((SELECT zone FROM latest), {ZONE}) AS local) AS localised
+)
+"""
+
+
+def _earned(rules: Mapping[str, Rule]) -> str:
+    """The query part `earned`: each rule's name and instant, where it is earned."""
+    rows = ", ".join(f"('{name}', ({rule.earned_at}))" for name, rule in rules.items())
+    return f"""
+earned AS (
+  SELECT achievement_name, earned_at FROM (VALUES {rows}) AS rule (achievement_name, earned_at)
+  WHERE earned_at IS NOT NULL
+)
+"""
+
+
+def update_achievements(rules: Mapping[str, Rule] = RULES) -> str:
+    """The statement that brings the stored achievements of `:user` in line with the rules in `:known`.
+
+    Names that no rule knows stay: they come from the old web app.
+    """
+    return f"""
+WITH {_earned(rules)}, gone AS (
+  DELETE FROM achievements
+  WHERE user_id = :user AND achievement_name = ANY (CAST(:known AS text[]))
+    AND achievement_name NOT IN (SELECT achievement_name FROM earned)
+)
+INSERT INTO achievements (user_id, achievement_name, earned_at)
+SELECT CAST(:user AS text), achievement_name, earned_at FROM earned
+EXCEPT SELECT user_id, achievement_name, earned_at FROM achievements WHERE user_id = :user
+ON CONFLICT (user_id, achievement_name) DO UPDATE SET earned_at = excluded.earned_at
+"""
+
+
+def achieve(run: Run, user: str) -> None:
+    """Bring the user's stored achievements in line with RULES, once all pictures are counted."""
+    run(update_achievements(), user=user, known=sorted(RULES))
+
+
+def stats(
+    database: Sums, user: str, now: dt.datetime | None = None, rules: Mapping[str, Rule] = RULES
+) -> dict[str, Any]:
+    """The progress of a user, ready for JSON; zeros, an empty list and None for one who is unknown.
+
+    Today and the ISO week are those of the zone of the user's latest picture. A streak is current while its
+    last day is today or yesterday, as today is not over. Instants are ISO 8601 with the offset of the
+    setting's zone. One query, unless pictures have to be counted first.
+    """
+    sql = f"""
+WITH totals AS (SELECT pictures, {COMPLETE} AS complete FROM progress_totals WHERE user_id = :user),
+{TODAY},
+{_earned(rules)},
+all_earned AS (
+  SELECT achievement_name, earned_at FROM earned
+  UNION ALL
+  SELECT achievement_name, earned_at FROM achievements
+  WHERE user_id = :user AND achievement_name <> ALL (CAST(:known AS text[]))
+    AND split_part(achievement_name, ' (', 1) <> :unnamed
+)
+SELECT coalesce((SELECT complete FROM totals), NOT EXISTS (SELECT FROM latest)), json_build_object(
+  'user', CAST(:user AS text),
+  'pictures_analyzed', coalesce((SELECT pictures FROM totals), 0),
+  'this_week', coalesce((
+    SELECT sum(pictures) FROM progress_days, today
+    WHERE user_id = :user AND day >= monday AND day < monday + 7
+  ), 0),
+  'current_streak', coalesce((
+    SELECT nth FROM progress_days, today WHERE user_id = :user AND day >= today - 1 ORDER BY day DESC LIMIT 1
+  ), 0),
+  'longest_streak', coalesce((SELECT max(nth) FROM progress_days WHERE user_id = :user), 0),
+  'last_upload_at', (SELECT at FROM latest),
+  'achievements',
+    coalesce((SELECT json_agg(all_earned ORDER BY earned_at, achievement_name) FROM all_earned), '[]')
+)
+"""
+    while True:
+        known = sorted(rules)
+        [[complete, progress]] = database.query(sql, user=user, now=now, known=known, unnamed=UNNAMED)
+        if complete:
+            return dict(progress)
+        database.count(user)
+
+
+def days(
+    database: Queries, user: str, weeks: int, now: dt.datetime | None = None
+) -> tuple[dt.date, dict[dt.date, int]]:
+    """Today where the user is, and how many pictures the user has on each day that has any.
+
+    Of the last `weeks` ISO weeks, this one included. All have to be counted: ask for `stats` first.
+    """
+    rows = database.query(
+        f"""
+        WITH {TODAY}
+        SELECT today, day, pictures FROM today
+        LEFT JOIN progress_days
+        ON user_id = :user AND day >= monday - 7 * CAST(:before AS int) AND day <= today
+        """,
+        user=user,
+        now=now,
+        before=weeks - 1,
+    )
+    return rows[0][0], {day: pictures for _, day, pictures in rows if day}

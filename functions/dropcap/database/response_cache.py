@@ -1,0 +1,83 @@
+# ruff: noqa: S608  what is put into the SQL is this file's own
+"""Response cache for Gemini: identical bytes are described, and paid for, once.
+
+The key is the SHA-256 of the source, the hash of prompt and language, and the model; with SAFETY also the
+SHA-256 of the picture that Gemini sees, because a verdict holds only for that one. The first worker takes a
+lease, asks Gemini, and stores the answer at once, so that it survives a crash. Other workers wait for the
+lease for a while, then continue without a description, and the sweep describes the picture later. A blocked
+picture counts as an answer and is stored; an invalid answer (response.Unfit) is not.
+
+Deleting a picture with these bytes also deletes the answer (gallery/changes.py).
+"""
+
+import datetime as dt
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dropcap.describing.response import Answer
+from dropcap.domain.records import read
+
+if TYPE_CHECKING:
+    from dropcap.database.repository import Database
+
+POLL_S = 0.5
+KEY = "sha256 = :sha256 AND prompt = :prompt AND model = :model"
+TAKE = """
+INSERT INTO answers AS a (sha256, prompt, model, upload_id, asker, lease_until)
+VALUES (:sha256, :prompt, :model, :upload, :asker, now() + make_interval(secs => :lease))
+ON CONFLICT (sha256, prompt, model) DO UPDATE
+SET upload_id = excluded.upload_id, asker = excluded.asker, lease_until = excluded.lease_until
+WHERE a.answer IS NULL AND (a.lease_until <= now() OR a.asker = excluded.asker)
+RETURNING 1
+"""
+READ = f"SELECT answer, asked_at FROM answers WHERE {KEY} AND answer IS NOT NULL"
+KEEP = f"""
+UPDATE answers SET answer = :answer, asked_at = :at WHERE {KEY} AND answer IS NULL RETURNING 1
+"""
+FORGET = f"DELETE FROM answers WHERE {KEY} AND asked_at = :at RETURNING 1"
+GIVE_UP = f"DELETE FROM answers WHERE {KEY} AND asker = :asker AND answer IS NULL RETURNING 1"
+
+Known = tuple[Answer, dt.datetime]
+"""An answer, and the instant of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the answer to one question about some bytes belongs; `asker` is our token."""
+
+    sha256: str
+    prompt: str
+    model: str
+    asker: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def take(self, database: "Database", upload: uuid.UUID, lease_s: float, wait_s: float) -> Known | None:
+        """The answer that is known; None where it is ours to ask, for `lease_s` seconds.
+
+        Raises TimeoutError where somebody else has been asking for more than `wait_s` seconds.
+        """
+        ends = time.monotonic() + wait_s
+        while not database.query(TAKE, **self._key, asker=self.asker, upload=upload, lease=lease_s):
+            for answer, at in database.query(READ, **self._key):
+                return read(Answer, answer), at
+            if time.monotonic() > ends:
+                raise TimeoutError
+            time.sleep(POLL_S)
+        return None
+
+    def keep(self, database: "Database", answer: Answer, at: dt.datetime) -> None:
+        """Store the answer, even if the lease has expired: it has been paid for."""
+        database.query(KEEP, **self._key, answer=asdict(answer), at=at)
+
+    def forget(self, database: "Database", at: dt.datetime) -> None:
+        """Delete the answer stored at this instant."""
+        database.query(FORGET, **self._key, at=at)
+
+    def give_up(self, database: "Database") -> None:
+        """Let somebody else ask."""
+        database.query(GIVE_UP, **self._key, asker=self.asker)
+
+    @property
+    def _key(self) -> dict[str, Any]:
+        return {"sha256": self.sha256, "prompt": self.prompt, "model": self.model}

@@ -1,0 +1,294 @@
+# ruff: noqa: S608  what is put into the SQL are the names in tables.py and, quoted, in the catalogue
+"""What in a real database differs from `tables.py`, and the SQL that mends it; `repair.py` runs that."""
+
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pg8000.native import Connection, identifier, literal
+
+from dropcap import logs
+from dropcap.database.schema import ownership
+from dropcap.database.schema.tables import ACHIEVEMENTS, TABLES, WIDER, Column, Index, Table
+
+MISSING, NULLABLE = "is missing", "allows NULL"
+RESULTS = "analyses"
+WAITS = "lacks the old web app's rows"  # legacy.py copies them
+PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
+TABLE_KINDS = ("r", "p")
+KINDS = {
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+    "i": "an index",
+    "S": "a sequence",
+}
+
+NAMES = ", ".join(literal(table.name) for table in TABLES)
+
+
+def snapshot(schema: str) -> str:
+    """Return the query for everything that is checked here, limited to this schema by its name."""
+    return f"""
+SELECT json_build_object(
+  'encoding', getdatabaseencoding(),
+  'schema', quote_ident({literal(schema)}),
+  'role', quote_ident(current_user),
+  'read_only', pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
+  'exists', n.oid IS NOT NULL,
+  'usable', has_schema_privilege(n.oid, 'USAGE'),
+  'ours', coalesce(obj_description(n.oid, 'pg_namespace') LIKE {literal(f"{ownership.MARK}%")}, false),
+  'beside', (SELECT json_agg(b.nspname) FROM pg_class c JOIN pg_namespace b ON b.oid = c.relnamespace
+    WHERE c.relname = {literal(RESULTS)} AND b.nspname IN ('public', current_schema()) AND b.oid <> n.oid),
+  'tables', (SELECT json_object_agg(c.relname, json_build_object(
+    'kind', c.relkind,
+    'awaits', obj_description(c.oid, 'pg_class') = {literal(ownership.AWAITS)},
+    'lacks', (SELECT json_agg(p) FROM unnest(ARRAY[{", ".join(map(literal, PRIVILEGES))}]) AS p
+              WHERE c.relkind IN ('r', 'p') AND NOT has_table_privilege(c.oid, p)),
+    'columns', (SELECT json_object_agg(a.attname, json_build_object(
+        'type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull,
+        'default', pg_get_expr(d.adbin, d.adrelid), 'made', a.attgenerated <> '', 'identity', a.attidentity
+      ) ORDER BY a.attnum)
+      FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+    'indexes', (SELECT json_agg(json_build_object(
+        'columns', ARRAY(SELECT a.attname
+          FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (n, place)
+          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.n ORDER BY k.place),
+        'where', coalesce(pg_get_expr(i.indpred, i.indrelid), ''),
+        'method', (SELECT m.amname FROM pg_class x JOIN pg_am m ON x.relam = m.oid WHERE x.oid = indexrelid),
+        'unique', i.indisunique AND i.indimmediate, 'primary', i.indisprimary))
+      FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indexprs IS NULL),
+    'constraints', (SELECT json_agg(json_build_object('name', o.conname, 'type', o.contype, 'columns',
+        ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (o.conkey)),
+        'text', pg_get_constraintdef(o.oid)))
+      FROM pg_constraint o WHERE o.conrelid = c.oid
+        AND (o.contype IN ('c', 'f') AND o.convalidated OR o.contype IN ('p', 'u') AND o.condeferrable))
+  )) FROM pg_class c WHERE c.relname IN ({NAMES}) AND c.relnamespace = n.oid))
+FROM (SELECT) AS one LEFT JOIN pg_namespace n ON n.nspname = {literal(schema)}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One difference, and the SQL that repairs it; empty if the repair would be risky.
+
+    `by_hand`: SQL for a person to run where Dropcap may not. `empties`: the derived table, if any, that must
+    be rebuilt afterwards. `slow`: the time grows with the number of rows; meanwhile others can read, but not
+    write.
+    """
+
+    where: str
+    found: str
+    wanted: str
+    repair: tuple[str, ...] = ()
+    severity: str = "WARNING"
+    empties: str = ""
+    slow: bool = False
+    by_hand: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where} {self.found}; it should {self.wanted}"
+
+
+def find(connection: Connection, schema: str, bounds: str) -> list[Fault]:
+    """Return all differences in `schema`, by one query; `bounds` is SQL that precedes it.
+
+    The list is empty if all is well. A fault of the schema itself is returned alone.
+    """
+    found = connection.run(bounds + snapshot(schema))[0][0]
+    if found["encoding"] != "UTF8":  # LATIN1 can't store every caption, SQL_ASCII does not check its bytes
+        remedy = "have UTF8: make another with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        return [Fault("The database", f"has the encoding {found['encoding']}", remedy)]
+    if found["read_only"]:
+        return [Fault("The database", "is read-only", "accept writes")]
+    name, role, tables = found["schema"], found["role"], found["tables"] or {}
+    where = f"Schema {name}"
+    if not found["exists"]:
+        made = f"CREATE SCHEMA {name} AUTHORIZATION {role}"
+        return [Fault(where, MISSING, "exist", (made, ownership.mark(name)), "INFO", by_hand=made)]
+    if not found["ours"]:
+        others, by_hand = ownership.others(connection, schema, name)
+        if others:
+            return [Fault(where, f"holds {others}", "be Dropcap's alone", by_hand=by_hand)]
+        give = f"ALTER SCHEMA {name} OWNER TO {role}"
+        marked = (ownership.mark(name),)
+        return [Fault(where, "is not marked as Dropcap's", "be marked", marked, "INFO", by_hand=give)]
+    if not found["usable"]:
+        grant = f"GRANT USAGE, CREATE ON SCHEMA {name} TO {role}"
+        return [Fault(where, "does not allow us USAGE", "allow it", by_hand=grant)]
+    if found["beside"] and RESULTS in tables:
+        _tell_of_others(ownership.tables(connection, found["beside"]), name)
+    return [
+        replace(fault, repair=(*_emptied(name, fault.empties, tables), *fault.repair))
+        for table in TABLES
+        for fault in _table_faults(table, tables.get(table.name), name, role)
+    ]
+
+
+def _tell_of_others(beside: list[ownership.Found], schema: str) -> None:
+    """Log that an older revision may have gone on elsewhere, after the tables were moved."""
+    for table in beside:
+        if table.proof and table.name == RESULTS:
+            logs.once(
+                "WARNING",
+                f"Table {table} is Dropcap's and so is {schema}.{table.name}, which alone is used: results "
+                "of an older revision, or of another installation.",
+            )
+
+
+def _emptied(schema: str, name: str, tables: dict[str, Any]) -> tuple[str, ...]:
+    found = tables.get(name)
+    return (f"TRUNCATE {schema}.{name}",) if found and found["kind"] in TABLE_KINDS else ()
+
+
+def _table_faults(table: Table, found: dict[str, Any] | None, schema: str, role: str) -> Iterator[Fault]:
+    name = f"{schema}.{table.name}"
+    if found is None:
+        made, grant = _creation(name, table), f"GRANT CREATE ON SCHEMA {schema} TO {role}"
+        yield Fault(f"Table {name}", MISSING, "exist", made, "INFO", empties=table.derived, by_hand=grant)
+        return
+    if found["kind"] not in TABLE_KINDS:
+        yield Fault(name, f"is {KINDS.get(found['kind'], 'no table')}", "be a table")
+        return
+    if found["lacks"]:
+        needed = ", ".join(found["lacks"])
+        grant = f"GRANT {needed} ON {name} TO {role}"
+        yield Fault(f"Table {name}", f"does not allow us {needed}", "allow it", by_hand=grant)
+        return
+    if found["awaits"]:
+        yield Fault(f"Table {name}", WAITS, "have them", severity="INFO")
+    columns, indexes = found["columns"] or {}, found["indexes"] or []
+    constraints = found["constraints"] or []
+    alter = f"ALTER TABLE {name}"
+    ours = {column.name for column in table.columns}
+
+    for rule in constraints:
+        foreign = rule["type"] == "f" and ours & set(rule["columns"])
+        # Of keys, only those come that are checked late, which ON CONFLICT can't work with.
+        late = rule["type"] in ("p", "u") and set(rule["columns"]) == set(table.key)
+        if foreign or late:
+            drop = f"{alter} DROP CONSTRAINT {identifier(rule['name'])}"
+            where = f"Column {name}.{', '.join(rule['columns'])}"
+            wanted = "take values of its own" if foreign else "be unique at once"
+            yield Fault(where, f"has the constraint {rule['text']}", wanted, by_hand=drop)
+
+    for column in table.columns:
+        if column.name not in columns:
+            faults = iter((_missing_column(name, column, columns.keys()),))
+        else:
+            faults = _column_faults(name, column, columns[column.name])
+        yield from (_made_anew(name, table, column, fault) for fault in faults) if table.derived else faults
+    for other in columns.keys() - ours:
+        known = columns[other]
+        if known["not_null"] and known["default"] is None and not known["identity"] and not known["made"]:
+            drop = f"{alter} ALTER COLUMN {identifier(other)} DROP NOT NULL"
+            yield Fault(
+                f"Column {name}.{other}",
+                "is not ours, NOT NULL and without default",
+                "not refuse our rows",
+                by_hand=drop,
+            )
+    if ours - columns.keys():
+        return  # keys and indexes come when their columns are there
+
+    whole = [index for index in indexes if not index["where"]]
+    if not any(index["unique"] and set(index["columns"]) == set(table.key) for index in whole):
+        kind = "UNIQUE" if any(index["primary"] for index in whole) else "PRIMARY KEY"
+        key = f"({', '.join(table.key)})"
+        add = (*((f"TRUNCATE {name}",) if table.derived else ()), f"{alter} ADD {kind} {key}")
+        yield Fault(f"Table {name}", f"has no key {key}", f"be unique by {key}", add, empties=table.derived)
+    for index in table.indexes:
+        if not any(_does(found, index) for found in indexes):
+            create = f"CREATE INDEX {_on(name, index)}"
+            lacks = f"has no index {create.partition(name)[2].strip()}"
+            yield Fault(f"Table {name}", lacks, "have one", (create,), slow=True)
+    for rule_name, text in table.checks:
+        if not any(rule["name"] == rule_name and ours.issuperset(rule["columns"]) for rule in constraints):
+            add = (
+                f"{alter} DROP CONSTRAINT IF EXISTS {rule_name}",  # one that is there but was never validated
+                f"{alter} ADD CONSTRAINT {rule_name} CHECK ({text})",
+            )
+            yield Fault(f"Table {name}", f"lacks the check {rule_name}", f"hold to {text}", add)
+
+
+def _creation(name: str, table: Table) -> tuple[str, ...]:
+    parts = [_definition(column) for column in table.columns]
+    parts.append(f"PRIMARY KEY ({', '.join(table.key)})")
+    parts += [f"CONSTRAINT {rule} CHECK ({text})" for rule, text in table.checks]
+    waits = table.name == ACHIEVEMENTS
+    return (
+        f"CREATE TABLE {name} ({', '.join(parts)})",
+        *(f"CREATE INDEX {_on(name, index)}" for index in table.indexes),
+        *((f"COMMENT ON TABLE {name} IS {literal(ownership.AWAITS)}",) if waits else ()),
+    )
+
+
+def _on(name: str, index: Index) -> str:
+    method = "" if index.method == "btree" else f"USING {index.method} "
+    where = f" WHERE {index.where}" if index.where else ""
+    return f"ON {name} {method}({', '.join(index.columns)}){where}"
+
+
+def _does(found: dict[str, Any], wanted: Index) -> bool:
+    """Whether an index does what is wanted: more columns after ours do no harm."""
+    leading = found["columns"][: len(wanted.columns)]
+    return Index(tuple(leading), found["where"], found["method"]) == wanted
+
+
+def _definition(column: Column) -> str:
+    default = f" DEFAULT {column.default}" if column.default else ""
+    return f"{column.name} {column.type}{default}{'' if column.null else ' NOT NULL'}"
+
+
+def _missing_column(name: str, column: Column, present: AbstractSet[str]) -> Fault:
+    """Added as declared, with what the rows had, where other columns still tell it."""
+    add = f"ALTER TABLE {name} ADD COLUMN "
+    wanted = f"be there: {_definition(column)}"
+    if not (column.fill and present >= set(column.source)):
+        there = add + _definition(column)
+        return Fault(f"Column {name}.{column.name}", MISSING, wanted, (there,), empties=column.empties)
+    if not column.source:  # the rows that there are get it from the catalogue
+        there = add + _definition(replace(column, default=column.fill))
+        return Fault(f"Column {name}.{column.name}", MISSING, wanted, (there,), empties=column.empties)
+    value = f"coalesce({column.fill}, {column.default})" if column.default else column.fill
+    repair = (f"{add}{column.name} {column.type}", f"UPDATE {name} SET {column.name} = {value}")
+    return Fault(f"Column {name}.{column.name}", MISSING, wanted, repair)
+
+
+def _made_anew(name: str, table: Table, column: Column, fault: Fault) -> Fault:
+    """The fault of a derived table's column, mended by emptying the table where nothing better is known."""
+    if fault.repair and fault.found not in (MISSING, NULLABLE):
+        return fault
+    alter = f"ALTER TABLE {name}"
+    drop, add = f"DROP COLUMN IF EXISTS {column.name}", f"ADD COLUMN {_definition(column)}"
+    return replace(fault, repair=(f"TRUNCATE {name}", f"{alter} {drop}, {add}"), empties=table.derived)
+
+
+def _column_faults(name: str, column: Column, found: dict[str, Any]) -> Iterator[Fault]:
+    where = f"Column {name}.{column.name}"
+    alter = f"ALTER TABLE {name} ALTER COLUMN {column.name}"
+    if found["made"] or found["identity"] == "a":
+        yield Fault(where, "is generated", f"be {column.type} and take our values")
+        return
+    if found["type"] != column.type:
+        bare = _bare(found["type"])
+        how = "" if bare == column.type else WIDER.get(column.type, {}).get(bare)
+        using = f"{column.name}{how or f'::{column.type}'}"
+        widen = (f"{alter} DROP DEFAULT", f"{alter} TYPE {column.type} USING {using}")
+        yield Fault(where, f"is {found['type']}", f"be {column.type}", widen if how is not None else ())
+        return  # its default is judged when it has its type
+    if column.default and found["default"] != column.default:
+        is_ = f"has the default {found['default']}" if found["default"] else "has no default"
+        yield Fault(where, is_, f"have {column.default}", (f"{alter} SET DEFAULT {column.default}",))
+    if found["not_null"] and column.null:
+        yield Fault(where, "is NOT NULL", "allow NULL", (f"{alter} DROP NOT NULL",))
+    if not column.null and not found["not_null"]:
+        yield Fault(where, NULLABLE, "be NOT NULL", (f"{alter} SET NOT NULL",))
+
+
+def _bare(type_: str) -> str:
+    """The type without its length: character varying(40)[] -> character varying[]."""
+    head, _, tail = type_.partition("(")
+    return head + tail.partition(")")[2]

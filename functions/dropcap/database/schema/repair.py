@@ -1,0 +1,135 @@
+"""Check the schema against `tables.py`: add what is missing, and explain what can't be repaired.
+
+A healthy database costs one query. Otherwise one process at a time, under an advisory lock, repairs in one
+transaction what can be repaired without losing a row, and checks again:
+
+    missing schema                                        created, and marked as ours by its comment
+    tables of versions that had no schema                 moved into it (relocation.py)
+    missing table, column, default, key, index, check     added
+    missing column that follows from other columns        added and filled from them
+    damaged derived table                                 emptied, to be rebuilt (rollup.py, search.py)
+    narrower type (integer, varchar(40), json, ...)       widened
+    nullable column that must not be                      tightened, where it holds no NULL
+    the old web app's achievements                        copied when ours are created (legacy.py)
+
+Everything else raises SchemaError and changes nothing. Outside the schema nothing is changed or locked,
+except for tables of earlier versions (relocation.py). Inside, tables, columns, indexes and constraints that
+are not ours are left alone, so that earlier and later revisions can share the database.
+
+Most repairs only change the catalogue and block the table for milliseconds. A new index takes as long as
+reading the table (`make bench-database` measures it for 10 million rows). So indexes come last, each in its
+own transaction. Meanwhile others can read that table, but writes wait for DATABASE_TIMEOUT_S, fail and are
+redelivered. If that is too long, create the index before the deployment, with CREATE INDEX CONCURRENTLY.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
+
+from pg8000.native import Connection, DatabaseError
+
+from dropcap import logs
+from dropcap.database.connection import LOCALS
+from dropcap.database.schema import diff, legacy, relocation
+from dropcap.database.schema.diff import Fault
+from dropcap.errors import SchemaError
+
+LOCK = 0x44726F70636170  # "Dropcap": the advisory lock of whoever repairs
+REPAIR_S = 200.0  # a cold start has 240 s on Cloud Run: cloud.google.com/run/docs/container-contract
+ROUNDS = (
+    6  # schema, moved tables, new tables, two levels of dependants, and one more: beyond that we have a bug
+)
+EMPTY = "TRUNCATE "
+IN_USE = ("0A000", "2BP01")  # SQLSTATE: a foreign key or a view of others depends on it
+# SQLSTATEs of faults that pass: network, deadlock, no resources, a lock that is held, a restart, a full disk
+PASSING = ("08", "40", "53", "55", "57P", "58")
+
+
+def check(
+    connection: Connection,
+    schema: str,
+    timeout_s: float = 10.0,
+    patient: Callable[[], Connection] | None = None,
+) -> None:
+    """Ensure that the tables are in `schema` and as declared; one query if they are.
+
+    `timeout_s` limits the check. A repair waits half of it for a lock on a table, because others queue
+    behind. A repair's statement, and the wait for another process that repairs, may take REPAIR_S; `patient`
+    opens a connection that waits so long. Raises SchemaError, one line, if a person must act; transient
+    errors pass through.
+    """
+    if diff.find(connection, schema, _bounds(timeout_s, timeout_s)):
+        other: AbstractContextManager[Connection] = closing(patient()) if patient else nullcontext(connection)
+        with other as repairing:
+            bounds = _bounds(REPAIR_S, timeout_s)
+            _repair(repairing, schema, bounds, slow=False)
+            while _repair(repairing, schema, bounds, slow=True):
+                pass
+
+
+def _bounds(statement_s: float, timeout_s: float) -> str:
+    lock, statement = (max(1, round(seconds * 1000)) for seconds in (timeout_s / 2, statement_s))
+    return f"{LOCALS}SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock};"
+
+
+def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> bool:
+    """Run one slow repair, or all quick ones, in one transaction; return whether there was any."""
+    longest = round(REPAIR_S * 1000)
+    wait = (
+        f"{LOCALS}SET LOCAL statement_timeout = {longest}; "
+        f"SET LOCAL idle_in_transaction_session_timeout = {longest}; SELECT pg_advisory_xact_lock({LOCK})"
+    )
+    mended: list[Fault] = []
+    try:
+        connection.run(f"BEGIN ISOLATION LEVEL READ COMMITTED; {wait}; {bounds}")
+        [[home]] = connection.run("SELECT current_schema()")  # earlier versions kept their tables there
+        for _ in range(ROUNDS):
+            moves = [] if slow else relocation.moves(connection, schema, home)
+            waits, found = _split(moves or diff.find(connection, schema, bounds), slow)
+            if not found or (slow and mended and mended[0] not in found):
+                break
+            mended += found[:1] if slow else found
+            for fault in found[:1] if slow else found:
+                _mend(connection, fault)
+        else:
+            raise SchemaError(f"{found[0]}, which the repair did not achieve.")
+        for fault in () if slow else waits:
+            places = {home or "public", "public"} - {schema}
+            if copied := legacy.copy(connection, fault.where.removeprefix("Table "), places):
+                mended.append(replace(fault, found=f"lacks {copied}"))
+        connection.run("COMMIT")
+    except (DatabaseError, SchemaError):
+        connection.run("ROLLBACK")
+        raise
+    for fault in mended:
+        emptied = [statement.removeprefix(EMPTY) for statement in fault.repair if statement.startswith(EMPTY)]
+        anew = f"; emptied, to be rebuilt: {', '.join(emptied)}" if emptied else ""
+        logs.write("WARNING" if emptied else fault.severity, f"schema changed, as {fault}{anew}")
+    return bool(mended)
+
+
+def _split(found: list[Fault], slow: bool) -> tuple[list[Fault], list[Fault]]:
+    """Return the faults that wait for the old web app's rows, and those to repair now."""
+    waits = [fault for fault in found if fault.found == diff.WAITS]
+    return waits, [fault for fault in found if fault not in waits and (slow or not fault.slow)]
+
+
+def _mend(connection: Connection, fault: Fault) -> None:
+    if not fault.repair and fault.by_hand:
+        raise SchemaError(f"{fault}. Dropcap does not change that itself: {fault.by_hand}")
+    if not fault.repair:
+        raise SchemaError(f"{fault}. No safe repair is known: please change it by hand.")
+    for statement in fault.repair:
+        try:
+            connection.run(statement)
+        except DatabaseError as refused:
+            code, said = refused.args[0]["C"], refused.args[0]["M"]
+            if code.startswith(PASSING):
+                raise
+            if code in IN_USE:  # names the dependants; other details may quote values of rows
+                said = " ".join(f"{said}: {refused.args[0].get('D', '')}".split())
+            by_hand = statement.replace("INDEX", "INDEX CONCURRENTLY", 1) if fault.slow else statement
+            by_hand = fault.by_hand or by_hand
+            raise SchemaError(
+                f"{fault}. PostgreSQL refused the repair ({said}): {' '.join(by_hand.split())}"
+            ) from refused

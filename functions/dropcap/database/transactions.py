@@ -1,0 +1,178 @@
+"""Transactions on PostgreSQL, over connections that the threads of a process share.
+
+Every change is one idempotent transaction, so an operation is retried once if the connection has died since
+its last use. All session variables are set for one transaction, so that it works through a pooler.
+"""
+
+import json
+import re
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from pg8000.native import Connection, DatabaseError, InterfaceError, literal
+
+from dropcap.database import pool
+from dropcap.database.connection import LOCALS, Unreachable, connect, foreign_errors, inside
+from dropcap.database.leases import Run
+from dropcap.database.pool import Pool
+from dropcap.database.schema import repair
+from dropcap.errors import SettingsError
+from dropcap.settings import Settings
+
+CHANGED = ("42P01", "42703", "42P10")  # SQLSTATE: undefined table, undefined column, no such key
+NO_SUCH_ZONE = "22023"  # SQLSTATE invalid_parameter_value
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # characters that str allows and PostgreSQL's text does not
+
+T = TypeVar("T")
+
+
+class Transactions:
+    """Transactions for any number of threads, on the database of `settings.database_url`.
+
+    The first connection of a process checks and repairs the schema. Every method may raise SchemaError,
+    SettingsError and, for all other problems, Unreachable.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        timeout_s = settings.database_timeout_s
+        self._pool = Pool(
+            lambda: connect(settings.database_url, timeout_s), settings.database_connections, timeout_s
+        )
+        self._checking = threading.Lock()
+        self._checked = False
+
+    def prepare(self) -> None:
+        """Check the schema at the cold start, then close the connection.
+
+        The web server forks its workers after this: two of them on one connection would read each other's
+        answers. Each worker checks again when it connects.
+        """
+        with foreign_errors(), self._pool.turn():
+            connection, _ = self._pool.take()
+            try:
+                self._check(connection)
+            finally:
+                pool.close(connection)
+                self._pool.clear()
+        self._checked = False
+
+    def close(self) -> None:
+        """Close the idle connections; the next use opens another."""
+        self._pool.clear()
+
+    def query(self, sql: str, **values: Any) -> list[list[Any]]:
+        """Run one statement in its own transaction, and return its rows; it may run twice."""
+        return self.transaction(lambda run: run(sql, **values))
+
+    def transaction(self, work: Callable[[Run], T]) -> T:
+        """Run `work`, commit, return its result; retry once if the connection died or the schema changed."""
+        with foreign_errors(), self._pool.turn():
+            connection, used_before = self._pool.take()
+            try:
+                return self._attempt(connection, work)
+            except DatabaseError as refused:
+                if refused.args[0]["C"] not in CHANGED:
+                    raise
+                self._checked = False
+            except TimeoutError:
+                raise  # the caller's time is used up
+            except (InterfaceError, OSError):
+                if not used_before:
+                    raise
+                self._pool.clear()  # the other idle connections have died as well
+            connection, _ = self._pool.take()
+            return self._attempt(connection, work)
+
+    def _attempt(self, connection: Connection, work: Callable[[Run], T]) -> T:
+        """Run `work` once. Keep the connection after an error, unless an answer may be incomplete."""
+        answered = kept = False
+
+        def ask(sql: str, **values: Any) -> list[list[Any]]:
+            nonlocal answered
+            answered = False
+            try:
+                rows: list[list[Any]] | None = connection.run(sql, **values)
+            except DatabaseError:  # pg8000 raises it after reading the whole answer
+                answered = True
+                raise
+            answered = True
+            return rows or []
+
+        def run(sql: str, **values: Any) -> list[list[Any]]:
+            return ask(sql, **{key: _stored(value) for key, value in values.items()})
+
+        try:
+            self._check(connection)
+            self._begin(ask)
+            result = work(run)
+            ask("COMMIT")
+            kept = True
+        except BaseException:
+            if answered:
+                with suppress(DatabaseError, InterfaceError, OSError):
+                    ask("ROLLBACK")
+                    kept = True
+            raise
+        finally:
+            if kept:
+                self._pool.give_back(connection)
+            else:
+                pool.close(connection)
+        return result
+
+    def _begin(self, run: Run) -> None:
+        wait = max(1, round(self._settings.database_timeout_s * 1000))
+        try:
+            run(
+                f"BEGIN ISOLATION LEVEL READ COMMITTED; {LOCALS}SET LOCAL statement_timeout = {wait}; "
+                f"SET LOCAL idle_in_transaction_session_timeout = {wait}; "  # an instance may be suspended
+                f"SET LOCAL TimeZone = {literal(self._settings.time_zone)}; "
+                f"SET LOCAL {inside(self._settings.database_schema)}"
+            )
+        except DatabaseError as refused:
+            if refused.args[0]["C"] != NO_SUCH_ZONE:
+                raise
+            zone = self._settings.time_zone
+            raise SettingsError(
+                f"TIME_ZONE={zone!r} is not allowed: PostgreSQL does not know it."
+            ) from refused
+
+    def _check(self, connection: Connection) -> None:
+        """Check the schema once in a process; a failed check is repeated."""
+        timeout = self._settings.database_timeout_s
+        if self._checked:
+            return
+        if not self._checking.acquire(timeout=timeout):
+            raise Unreachable("The schema is still being checked: try again.")
+        try:
+            if not self._checked:
+                repair.check(
+                    connection,
+                    self._settings.database_schema,
+                    timeout,
+                    lambda: connect(self._settings.database_url, repair.REPAIR_S),
+                )
+                self._checked = True
+        finally:
+            self._checking.release()
+
+
+def _stored(value: Any) -> Any:
+    """Return the value as PostgreSQL can store it: U+FFFD for NUL and lone surrogates, JSON for mappings."""
+    if isinstance(value, Mapping):
+        return json.dumps(_clean(value))
+    return str(value) if isinstance(value, uuid.UUID) else _clean(value)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    return value

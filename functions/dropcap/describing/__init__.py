@@ -1,0 +1,1 @@
+"""Describe pictures with Gemini."""

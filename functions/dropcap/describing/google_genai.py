@@ -1,0 +1,74 @@
+"""Gemini over google-genai, the package that follows google-generativeai."""
+
+import math
+import ssl
+
+import httpx2
+from google import genai
+from google.genai import types
+from google.genai.errors import APIError
+
+from dropcap.describing import gemini, prompt, token_usage
+from dropcap.describing.response import Answer, Unavailable
+from dropcap.settings import Settings
+
+SHORTEST_DEADLINE_S = 10  # Google refuses a shorter X-Server-Timeout with 400 (livekit/agents #3723)
+
+
+class Adapter:
+    """A gemini.Sdk. Without `retry_options` the package tries once."""
+
+    def __init__(self, settings: Settings, key: str) -> None:
+        self._timeout = settings.gemini_timeout_s
+        self._model = settings.gemini_model
+        self._config = types.GenerateContentConfig(
+            system_instruction=prompt.instruction(settings),
+            max_output_tokens=prompt.MAX_OUTPUT_TOKENS,
+            response_mime_type="application/json",
+            response_schema=prompt.schema(settings),
+        )
+        self._client = genai.Client(
+            api_key=key,
+            vertexai=False,  # whatever GOOGLE_GENAI_USE_VERTEXAI says: the key is one of the Gemini API
+            http_options=types.HttpOptions(
+                base_url=settings.gemini_endpoint or None,
+                api_version="v1beta",  # its default, v1, knows neither system instruction nor schema
+                timeout=math.ceil(self._timeout * 1000),
+                # We never call asyncio's: it trusts nobody, which saves loading all certificates twice more.
+                async_client_args={"ssl": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)},
+                headers={"X-Server-Timeout": str(max(SHORTEST_DEADLINE_S, math.ceil(self._timeout)))},
+            ),
+        )
+
+    def ask(self, jpeg: bytes, request: str) -> Answer:
+        picture = types.Part.from_bytes(data=jpeg, mime_type="image/jpeg")
+        response = self._client.models.generate_content(
+            model=self._model,
+            contents=types.Content(role="user", parts=[picture, types.Part.from_text(text=request)]),
+            config=self._config,
+        )
+        candidate = next(iter(response.candidates or ()), None)
+        parts = candidate.content.parts if candidate and candidate.content else None
+        feedback = response.prompt_feedback
+        return Answer(
+            text="".join(part.text or "" for part in parts or () if not part.thought),
+            finish=gemini.word(candidate.finish_reason) if candidate else "",
+            blocked=gemini.word(feedback.block_reason) if feedback else "",
+            version=response.model_version or "",
+            ratings=gemini.ratings(
+                candidate.safety_ratings if candidate else None, feedback.safety_ratings if feedback else None
+            ),
+            tokens=token_usage.tokens(response.usage_metadata),
+        )
+
+    def unavailable(self, error: Exception) -> Unavailable:
+        if isinstance(error, APIError):
+            return gemini.refused(error.code, error.response)
+        if isinstance(error, httpx2.TimeoutException):
+            return gemini.too_slow(self._timeout)
+        if isinstance(error, httpx2.TransportError):
+            return gemini.unreachable(error, connected=not isinstance(error, httpx2.ConnectError))
+        # Raised for an unreadable answer: ValueError by json and pydantic, the others by the package's own
+        # code.
+        again = isinstance(error, ValueError | AttributeError | RecursionError | httpx2.DecodingError)
+        return gemini.unreadable(error, again=again)

@@ -1,0 +1,94 @@
+"""Gemini over google-generativeai 0.8.6, the last release, over REST: its gRPC channel costs 18 MB more."""
+
+import warnings
+from typing import Any
+
+import requests
+from google.api_core.exceptions import GoogleAPICallError
+from google.protobuf import json_format
+from urllib3.exceptions import NewConnectionError
+
+from dropcap import logs
+from dropcap.describing import gemini, prompt, token_usage
+from dropcap.describing.response import Answer, Unavailable
+from dropcap.settings import Settings
+
+with warnings.catch_warnings():  # it warns at import that its support has ended, in eight lines: ENDED is one
+    warnings.simplefilter("ignore", FutureWarning)
+    from google.ai.generativelanguage import GenerativeServiceClient
+    from google.generativeai.generative_models import GenerativeModel
+    from google.generativeai.types import RequestOptions
+
+ENDED = (
+    "GEMINI_SDK=google-generativeai selects a package whose support ended on 2025-11-30: "
+    "unset GEMINI_SDK to use google-genai."
+)
+
+# Finish reasons that this package does not know, and returns as numbers: google-ai-generativelanguage
+# 0.12.1 (2026), generative_service.py. Of these, IMAGE_PROHIBITED_CONTENT is a verdict.
+NEWER = {
+    12: "UNEXPECTED_TOOL_CALL",
+    13: "TOO_MANY_TOOL_CALLS",
+    14: "IMAGE_PROHIBITED_CONTENT",
+    15: "IMAGE_OTHER",
+    16: "NO_IMAGE",
+    17: "IMAGE_RECITATION",
+}
+
+
+def _reason(finish: Any) -> str:
+    return NEWER.get(int(finish)) or gemini.word(finish)
+
+
+class Adapter:
+    """A gemini.Sdk."""
+
+    def __init__(self, settings: Settings, key: str) -> None:
+        logs.once("WARNING", ENDED)
+        self._timeout = settings.gemini_timeout_s
+        self._model = GenerativeModel(
+            settings.gemini_model,
+            system_instruction=prompt.instruction(settings),
+            generation_config={
+                "max_output_tokens": prompt.MAX_OUTPUT_TOKENS,
+                "response_mime_type": "application/json",
+                "response_schema": prompt.schema(settings),
+            },
+        )
+        endpoint = settings.gemini_endpoint.rstrip("/")
+        options = {"api_key": key} | ({"api_endpoint": endpoint} if endpoint else {})
+        # The two private names of this module, in packages that have no later release. The public
+        # genai.configure sets key and address for the whole process, whoever asks next. And after 401
+        # google-auth refreshes credentials and asks again, twice: a key can't be refreshed.
+        client: Any = GenerativeServiceClient(client_options=options, transport="rest")
+        client.transport._session._max_refresh_attempts = 0
+        self._model._client = client
+
+    def ask(self, jpeg: bytes, request: str) -> Answer:
+        response = self._model.generate_content(
+            [{"mime_type": "image/jpeg", "data": jpeg}, request],
+            request_options=RequestOptions(timeout=self._timeout, retry=None),  # gemini.py counts the tries
+        )
+        candidate = next(iter(response.candidates), None)
+        return Answer(
+            text="".join(part.text for part in candidate.content.parts) if candidate else "",
+            finish=_reason(candidate.finish_reason) if candidate else "",
+            blocked=gemini.word(response.prompt_feedback.block_reason),
+            version=response.model_version,
+            ratings=gemini.ratings(
+                candidate.safety_ratings if candidate else None, response.prompt_feedback.safety_ratings
+            ),
+            tokens=token_usage.tokens(response.usage_metadata),
+        )
+
+    def unavailable(self, error: Exception) -> Unavailable:
+        if isinstance(error, GoogleAPICallError):
+            return gemini.refused(error.code, error.response)
+        if isinstance(error, requests.Timeout):
+            return gemini.too_slow(self._timeout)
+        if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
+            reasons = (getattr(cause, "reason", None) for cause in error.args)
+            refused = any(isinstance(reason, NewConnectionError) for reason in reasons)
+            return gemini.unreachable(error, connected=not refused)
+        again = isinstance(error, json_format.ParseError | requests.exceptions.ContentDecodingError)
+        return gemini.unreadable(error, again=again)

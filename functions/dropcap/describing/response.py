@@ -1,0 +1,166 @@
+"""Validate Gemini's answers: return a Description, or the reason why there is none.
+
+Everything in an answer is data. It is limited and validated here, and stays untrusted: HTML pages escape it,
+and prompts mark it as content. An invalid answer (Unfit) is retried, at once and later, and never cached.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from dropcap.describing import moderation
+from dropcap.describing.token_usage import Tokens
+from dropcap.domain import texts
+from dropcap.domain.analysis import ENGLISH, Description, Verdict
+from dropcap.errors import DropcapError
+
+MAX_ANSWER = 32_768  # characters of JSON: all fields at their limits with every character escaped
+MAX_CAPTION, MAX_DESCRIPTION, MAX_ALT_TEXT, MAX_TEXT, MAX_TAGS, MAX_TAG = 100, 1000, 150, 2000, 20, 40
+# Control characters (PostgreSQL refuses NUL), lone surrogates (not UTF-8), and bidirectional control
+# characters, which can make a text look different from its content (CVE-2021-42574).
+UNWANTED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+# Gemini sometimes puts JSON into a Markdown fence, despite MIME type and schema (getzep/graphiti #1281,
+# 2026-02-28; langgenius/dify #31966, 2026-02-05).
+FENCE = re.compile(r"\s*```\w*\s*(.*?)(```\s*)?", re.DOTALL)
+
+
+class Unavailable(DropcapError):
+    """Gemini did not describe this picture.
+
+    `problem` is one line for the record, without the key, and without text from the server except status
+    words. `again`: a retry may help; `wait_s` is the wait that the server asked for. `unpaid`: Google does
+    not charge for it. `answered`: Gemini is available, and answered this request. `later`: the picture is not
+    the cause, so a later try may work. `verdict` is the safety verdict of an answer without words; `answer`
+    is one that blocks the picture, and may be cached like a description.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        again: bool = False,
+        wait_s: float = 0.0,
+        unpaid: bool = False,
+        answered: bool = False,
+        later: bool = True,
+    ) -> None:
+        super().__init__(problem)
+        self.verdict: Verdict | None = None
+        self.answer: Answer | None = None
+        self.problem = problem
+        self.again = again
+        self.wait_s = wait_s
+        self.unpaid = unpaid
+        self.answered = answered
+        self.later = later
+
+    def ending(self, text: str) -> "Unavailable":
+        """Append this text to the problem, and return the error."""
+        self.problem += text
+        self.args = (self.problem,)
+        return self
+
+
+class Unfit(Unavailable):
+    """An invalid answer. The same request may well get a valid one: empty answers with STOP are intermittent
+    (google-gemini/deprecated-generative-ai-python #744, 2025-08-18; BerriAI/litellm #24442, 2026-03-23), and
+    so does RECITATION (google/generative-ai-docs #257, 2024-06-21, and #518, 2024-09-19)."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem, again=True, answered=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer of either package: the text, the finish reason, the block reason, and the model.
+
+    `ratings` are the probabilities that Google's own filter gives (`NEGLIGIBLE` to `HIGH`), by category;
+    `tokens` is None if unknown.
+    """
+
+    text: str
+    finish: str
+    blocked: str
+    version: str
+    ratings: tuple[tuple[str, str], ...] = ()
+    tokens: Tokens | None = None
+
+
+def checked(answer: Answer, model: str, language: str = ENGLISH, *, judged: bool = False) -> Description:
+    """Return the answer as a Description. Unknown fields are dropped; if `judged`, a verdict is required.
+
+    Raises Unavailable with the problem, and with the safety verdict if there is one.
+    """
+    try:
+        description = _described(_fields(answer), answer, model, language)
+        if judged and description.safety and description.safety.level == moderation.UNKNOWN:
+            raise Unfit("Gemini's answer is malformed: it has no safety level")
+        return description
+    except Unavailable as failed:
+        failed.verdict = moderation.read(None, answer.ratings, answer.blocked or answer.finish)
+        failed.answer = answer if failed.verdict.blocked else None
+        raise
+
+
+def _fields(answer: Answer) -> dict[str, Any]:
+    """Return the fields of a valid answer."""
+    if answer.blocked:
+        raise Unavailable(f"Gemini blocked the picture ({answer.blocked})", answered=True, later=False)
+    if answer.finish not in ("STOP", ""):
+        stopped = Unfit(f"Gemini stopped early ({answer.finish})")
+        stopped.again = stopped.later = answer.finish not in moderation.BLOCKED
+        raise stopped
+    if not answer.text:
+        raise Unfit("Gemini's answer is empty")
+    if len(answer.text) > MAX_ANSWER:
+        raise Unfit(f"Gemini's answer is malformed: {len(answer.text)} characters are too many")
+    fenced = FENCE.fullmatch(answer.text)
+    try:
+        fields = json.loads(fenced[1] if fenced else answer.text)
+    except (ValueError, RecursionError) as wrong:
+        raise Unfit("Gemini's answer is malformed: it is not JSON") from wrong
+    if not isinstance(fields, dict):
+        raise Unfit("Gemini's answer is malformed: it is not an object")
+    return fields
+
+
+def _described(fields: dict[str, Any], answer: Answer, model: str, language: str) -> Description:
+    for name in ("description", "alt_text", "text"):
+        if not isinstance(fields.get(name), str):
+            raise Unfit(f"Gemini's answer is malformed: {name} is not a text")
+    tags = fields.get("tags")
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise Unfit("Gemini's answer is malformed: tags is not a list of texts")
+    description = _line(fields["description"], MAX_DESCRIPTION)
+    alt_text = _cut(texts.plain(_line(fields["alt_text"], 2 * MAX_ALT_TEXT)), MAX_ALT_TEXT)
+    caption = fields.get("caption")  # optional: the rest is used without it
+    if not description or not alt_text:
+        raise Unfit("Gemini's answer is malformed: description or alt_text is empty")
+    lines = (" ".join(line.split()) for line in UNWANTED.sub(" ", fields["text"]).split("\n"))
+    return Description(
+        description=description,
+        alt_text=alt_text,
+        tags=tuple(dict.fromkeys(filter(None, (_line(tag, MAX_TAG) for tag in tags))))[:MAX_TAGS],
+        text=_cut("\n".join(filter(None, lines)), MAX_TEXT),
+        model=model,
+        version=_line(answer.version, 100),
+        caption=_line(caption, MAX_CAPTION) if isinstance(caption, str) else "",
+        language=language,
+        safety=moderation.read(fields.get(moderation.FIELD), answer.ratings, answer.finish),
+    )
+
+
+def _line(text: str, limit: int) -> str:
+    """Return one line of at most `limit` characters; longer text is cut: models don't count characters."""
+    return _cut(" ".join(UNWANTED.sub(" ", text).split()), limit)
+
+
+def _cut(text: str, limit: int) -> str:
+    """Cut the text to at most `limit` characters with an ellipsis, after a word if one ends in the second
+    half."""
+    if len(text) <= limit:
+        return text
+    end = text[:limit].rfind(" ")  # includes the place of the ellipsis
+    return text[: end if end > limit // 2 else limit - 1].rstrip() + "…"

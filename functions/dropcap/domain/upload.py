@@ -1,0 +1,156 @@
+"""What was uploaded, by whom, and what we call it. Object names are hostile: they are compared, never run."""
+
+import hashlib
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from http import HTTPStatus
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from dropcap.domain.temporary_names import is_temporary
+from dropcap.errors import Rejected
+
+ANONYMOUS = "anonymous"  # the user of an upload that lies in no folder
+INT64 = 2**63 - 1  # generations and sizes: cloud.google.com/storage/docs/json_api/v1/objects
+FINALIZED = "google.cloud.storage.object.v1.finalized"  # cloud.google.com/eventarc/docs/reference
+RESIZED = "resizedImage"  # metadata by which Firebase's Resize Images knows its own outputs, of any size
+LONGEST_NAME = 1024  # bytes of an object's name: cloud.google.com/storage/docs/objects#naming
+# A user is a folder: with a slash, "ana/x" could write as "ana"; "." and ".." lead to another folder.
+# Surrogates are not valid UTF-8.
+USER_NAME = re.compile(r"(?!\.\.?\Z)[^\x00-\x1f\x7f/\ud800-\udfff]{1,128}")
+# BCP 47: language, script, region. No variants: subtags of eight letters could be words to a model.
+LANGUAGE = re.compile(r"([a-z]{2,3})(-[a-z]{4})?(-[a-z]{2}|-[0-9]{3})?", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One object generation in a bucket, or one posted picture (`bucket` empty, `generation` 0).
+
+    `size` is in bytes. `user` is the first folder of the name, exactly; a name that has none, or one that
+    can't be a user's, is credited to nobody in particular, never to somebody else.
+    """
+
+    bucket: str
+    name: str
+    generation: int
+    size: int
+    content_type: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> uuid.UUID:
+        """The same for every delivery of this generation, another for every other."""
+        return uuid.uuid5(uuid.NAMESPACE_URL, f"gs://{self.bucket}/{self.name}#{self.generation}")
+
+    @property
+    def user(self) -> str:
+        return owner(self.name)
+
+    @property
+    def time_zone(self) -> str | None:
+        """The IANA zone in the upload's metadata (`tz`), or None where there is none that exists."""
+        zone = self.metadata.get("tz", "")
+        try:
+            return ZoneInfo(zone).key if zone else None
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            return None
+
+    @property
+    def language(self) -> str | None:
+        """The language of the upload's metadata (`language`), or None where that is no tag of one."""
+        return language_tag(self.metadata.get("language", ""))
+
+    @property
+    def in_bucket(self) -> bool:
+        return bool(self.bucket)
+
+    def wanted(self, include: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
+        """Return whether to process the object: it is not empty, not a folder marker, an output of Resize
+        Images or a temporary object of a tool, and INCLUDE and EXCLUDE choose it."""
+        if self.name.endswith("/") or self.size == 0 or self.metadata.get(RESIZED) == "true":
+            return False
+        if is_temporary(self.name) or any(_fits(self.name, pattern) for pattern in exclude):
+            return False
+        return any(_fits(self.name, pattern) for pattern in include)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"bucket": self.bucket, "name": self.name, "generation": self.generation}
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Return whether a name matches: `*` is any characters, slashes included, `?` any one, the rest literal.
+
+    fnmatch would treat `[...]` as a character class, and leave `[private]/a.jpg` unprotected.
+    """
+    return fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
+def is_user(name: str) -> bool:
+    """Return whether this can be a user's name: 1 to 128 characters, no slash or control character, not `.`
+    or `..`."""
+    return USER_NAME.fullmatch(name) is not None
+
+
+def is_object(name: str) -> bool:
+    """Whether an object can have this name. "." and ".." are steps in the client's path: to the bucket."""
+    try:
+        return 0 < len(name.encode()) <= LONGEST_NAME and name not in (".", "..") and not {*name} & {*"\r\n"}
+    except UnicodeEncodeError:  # a lone surrogate can be in JSON, but in no name
+        return False
+
+
+def language_tag(text: str) -> str | None:
+    """The BCP 47 tag that a text is, as it is usually written (`pt-BR`, `zh-Hant`), or None."""
+    found = LANGUAGE.fullmatch(text)
+    if not found:
+        return None
+    language, script, region = (part or "" for part in found.groups())
+    return language.lower() + script.title() + region.upper()
+
+
+def owner(name: str) -> str:
+    """The user whose an object of this name is: its first folder, where that can be a user's name."""
+    folder, slash, _ = name.partition("/")
+    return folder if slash and is_user(folder) else ANONYMOUS
+
+
+def from_event(data: Mapping[str, Any]) -> Upload:
+    """The upload that a Cloud Storage event (`StorageObjectData`) tells of.
+
+    Raises Rejected where the event lacks bucket, name or generation.
+    """
+    try:
+        metadata = data.get("metadata") or {}
+        upload = Upload(
+            bucket=str(data["bucket"]),
+            name=str(data["name"]),
+            generation=int(data["generation"]),
+            size=int(data.get("size", 0)),
+            content_type=str(data.get("contentType", "")),
+            metadata={str(key): str(value) for key, value in metadata.items()},
+        )
+        if not (is_object(upload.name) and 0 < upload.generation <= INT64 and 0 <= upload.size <= INT64):
+            raise ValueError(upload.generation)
+        return upload
+    except (AttributeError, KeyError, TypeError, ValueError) as wrong:
+        raise Rejected(
+            "not_a_storage_event",
+            "The event does not describe a Cloud Storage object.",
+            f"Send a {FINALIZED} event with bucket, name, generation and size.",
+            HTTPStatus.BAD_REQUEST,
+        ) from wrong
+
+
+def posted(body: bytes, user: str, content_type: str, time_zone: str = "", language: str = "") -> Upload:
+    """The upload that a posted picture is; the same bytes of the same user are the same upload."""
+    return Upload(
+        bucket="",
+        name=f"{user}/{hashlib.sha256(body).hexdigest()}",
+        generation=0,
+        size=len(body),
+        content_type=content_type,
+        metadata={name: told for name, told in (("tz", time_zone), ("language", language)) if told},
+    )

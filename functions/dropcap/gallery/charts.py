@@ -1,0 +1,315 @@
+"""What the pages need beside words: coordinates of the drawings, addresses of pictures, text to copy.
+
+All that is drawn is SVG in shares of its width and height, in %, so that letters keep their size on a phone.
+"""
+
+import datetime as dt
+import html
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from dropcap.database.progress import DAYS, PICTURES, RULES
+from dropcap.domain.analysis import Published, Source
+from dropcap.gallery import storage
+from dropcap.gallery.assets import FOLDER
+from dropcap.settings import Settings
+
+if TYPE_CHECKING:
+    from dropcap.gallery.cards import Card, StageMemory
+    from dropcap.gallery.request import Visit
+
+MIB = 1.048576  # MB
+AIR = 1.14  # height of the drawing in limits: room for the limit's own label
+BAR = 0.74  # of the width that a stage has
+WEEKS = 53
+LEVELS = 4
+# Each has its class in gallery.css, as the content security policy allows no style in a page.
+RATIOS = tuple(map(float, re.findall(r"\.r\d+ { --r: ([\d.]+); }", (FOLDER / "gallery.css").read_text())))
+COPIED_SIZES = "(max-width: {width}px) 100vw, {width}px"
+# By the first word of an achievement's name.
+NUMBERS = {name.split("_")[0]: rule.target for name, rule in RULES.items() if rule.counts in (PICTURES, DAYS)}
+MARKDOWN = re.compile(r"([\\`*_\[\]<>&!|~])")
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A stage: what it left resident in MB; of several pictures the `median` and the most, `mb`.
+
+    `seconds` is None where it is not known. `x`, `width`, `y` and `median_y` are in % of the drawing.
+    """
+
+    stage: str
+    mb: float
+    median: float
+    seconds: float | None
+    x: float
+    width: float
+    y: float
+    median_y: float
+    warned: bool
+
+    @property
+    def middle(self) -> float:
+        return round(self.x + self.width / 2, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Memory by stage under the limit, whose `limit_y` and `warning_y` are in % from the top."""
+
+    bars: tuple[Bar, ...]
+    limit_mib: int
+    limit_y: float
+    warning_mb: int
+    warning_y: float
+    peak: Bar
+    share: int  # of the limit, in %
+
+
+def panel_of(card: "Card", settings: Settings) -> Panel | None:
+    """The memory panel of one picture; None where no stage was measured."""
+    return _panel([(stage, mb, mb, card.timings.get(stage)) for stage, mb in card.memory.items()], settings)
+
+
+def panel_over(stages: Iterable["StageMemory"], settings: Settings) -> Panel | None:
+    """The memory panel over several pictures; None where there is none."""
+    return _panel([(each.stage, each.largest, each.median, None) for each in stages], settings)
+
+
+def _panel(stages: Sequence[tuple[str, float, float, float | None]], settings: Settings) -> Panel | None:
+    if not stages:
+        return None
+    limit, warning = settings.memory_limit_mb * MIB, settings.memory_warning_mb
+    top = AIR * max(limit, *(mb for _, mb, _, _ in stages))
+    step = 100 / len(stages)
+
+    def y(mb: float) -> float:
+        return round(100 - 100 * mb / top, 2)
+
+    bars = tuple(
+        Bar(
+            *(stage, mb, median, seconds),
+            x=round(step * (place + (1 - BAR) / 2), 2),
+            width=round(step * BAR, 2),
+            y=y(mb),
+            median_y=y(median),
+            warned=mb > warning,
+        )
+        for place, (stage, mb, median, seconds) in enumerate(stages)
+    )
+    peak = max(bars, key=lambda bar: bar.mb)
+    share = round(100 * peak.mb / limit)
+    return Panel(bars, settings.memory_limit_mb, y(limit), warning, y(warning), peak, share)
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """A day of the calendar in its week's `column` and weekday's `row`; `level` 0 (no picture) to LEVELS."""
+
+    date: dt.date
+    pictures: int
+    level: int
+    column: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """The weeks up to this one, Mondays first; `months` are the columns in which one begins.
+
+    The lengths are in units of its drawing: of a day's square, from one to the next, of the margins, in all.
+    """
+
+    days: tuple[Day, ...]
+    months: tuple[tuple[int, str], ...]
+    side: int = 11
+    step: int = 14
+    left: int = 26
+    top: int = 15
+
+    @property
+    def width(self) -> int:
+        return self.left + (self.days[-1].column + 1) * self.step
+
+    @property
+    def height(self) -> int:
+        return self.top + 7 * self.step
+
+    @property
+    def busy(self) -> tuple[Day, ...]:
+        """The days with pictures, latest first."""
+        return tuple(day for day in reversed(self.days) if day.pictures)
+
+    @property
+    def pictures(self) -> int:
+        return sum(day.pictures for day in self.days)
+
+    @property
+    def best(self) -> Day | None:
+        return max(self.busy, key=lambda day: day.pictures, default=None)
+
+
+def calendar(pictures: Mapping[dt.date, int], today: dt.date) -> Calendar:
+    """The calendar of the pictures by day that ends with `today`."""
+    first = today - dt.timedelta(days=today.weekday(), weeks=WEEKS - 1)
+    most = max((count for day, count in pictures.items() if first <= day <= today), default=0)
+    days, months = [], []
+    for number in range((today - first).days + 1):
+        date, count = first + dt.timedelta(days=number), pictures.get(first + dt.timedelta(days=number), 0)
+        days.append(Day(date, count, _level(count, most), number // 7, number % 7))
+        if date.day == 1:
+            months.append((number // 7, date.strftime("%b")))
+    return Calendar(tuple(days), tuple(months))
+
+
+def _level(count: int, most: int) -> int:
+    """By the logarithm, or one day with a thousand pictures would make all others look empty."""
+    return math.ceil(LEVELS * math.log1p(count) / math.log1p(most)) if count else 0
+
+
+def distinct(pictures: Iterable[Published]) -> list[Published]:
+    """The published pictures, largest first, without those that are no larger than the next one.
+
+    Of a source that is smaller than a size, all larger sizes are the same picture. Of several formats the
+    first of FORMAT is shown.
+    """
+    given = list(pictures)
+    by_width = {each.width: each for each in given if each.content_type == given[0].content_type}
+    return [by_width[width] for width in sorted(by_width, reverse=True)]
+
+
+def srcset(visit: "Visit", card: "Card") -> str:
+    """The `srcset` of a card's picture, through the gallery, which knows who may see it."""
+    return ", ".join(f"{address(visit, card, each)} {each.width}w" for each in distinct(card.pictures))
+
+
+def address(visit: "Visit", card: "Card", picture: Published) -> str:
+    return visit.link(f"/image/{card.id}/{picture.label}")
+
+
+def middle(card: "Card") -> Published | None:
+    """The published picture for a browser that knows no srcset: the smallest of at least 600 px, if any."""
+    given = distinct(card.pictures)
+    return next((each for each in reversed(given) if max(each.width, each.height) >= 600), None) or (
+        given[0] if given else None
+    )
+
+
+def ratio(card: "Card") -> float:
+    """Width by height of the frame on the wall: of RATIOS the nearest to the picture's."""
+    wide = card.picture.width / card.picture.height if card.picture.height else 1.0
+    return min(RATIOS, key=lambda each: abs(math.log(each / wide)) if wide else 0)
+
+
+def alt(card: "Card") -> str:
+    """What a screen reader says of the picture: never nothing, as it is what the page is about."""
+    return card.alternative or card.name or "A picture without a description"
+
+
+def published(settings: Settings, picture: Published) -> str:
+    """The address of a published picture for an app, outside of the gallery."""
+    base = settings.pictures_url or f"{storage.address()}/{settings.pictures_bucket}"
+    return f"{base.rstrip('/')}/{quote(picture.object)}"
+
+
+def as_html(settings: Settings, card: "Card") -> str:
+    """An `<img>` for another page, with all published sizes; empty where nothing is published."""
+    given, shown = distinct(card.pictures), middle(card)
+    if not shown:
+        return ""
+    words = {
+        "src": published(settings, shown),
+        "srcset": ", ".join(f"{published(settings, each)} {each.width}w" for each in given),
+        "sizes": COPIED_SIZES.format(width=given[0].width),
+        "alt": _line(card.alternative),
+        "width": str(given[0].width),
+        "height": str(given[0].height),
+    }
+    written = (f'{name}="{html.escape(value)}"' for name, value in words.items())
+    return f"<img {' '.join(written)}>"
+
+
+def as_markdown(settings: Settings, card: "Card") -> str:
+    """The picture for a Markdown text; empty where nothing is published."""
+    shown = middle(card)
+    text = MARKDOWN.sub(r"\\\1", _line(card.alternative))
+    return f"![{text}]({published(settings, shown)})" if shown else ""
+
+
+def _line(text: str) -> str:
+    """Text on one line: a blank line would end a paragraph of Markdown, and with it the picture."""
+    return " ".join(text.split())
+
+
+def size(number: float) -> str:
+    """Bytes as people read them."""
+    for unit in ("bytes", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.{0 if unit == 'bytes' or number >= 10 else 1}f}\xa0{unit}"
+        number /= 1000
+    return f"{number:.1f}\xa0GB"
+
+
+def when(instant: dt.datetime | dt.date) -> Markup:
+    """An instant to the minute, or a day, as `<time>`."""
+    text = day(instant)
+    if isinstance(instant, dt.datetime):
+        text += f", {instant:%H:%M} {instant.tzname() or ''}".rstrip()
+    return Markup('<time datetime="{}">{}</time>').format(instant.isoformat(), text)
+
+
+def day(instant: dt.datetime | dt.date) -> str:
+    return f"{instant.day} {instant:%B %Y}"
+
+
+def coded(text: str) -> Markup:
+    """Return a text as HTML, with what stands between backticks as `<code>`."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text)))  # noqa: S704  escaped
+
+
+def confidence(source: Source) -> str:
+    """Return how sure BLIP was of its caption; empty where that is not known."""
+    if source.confidence is None:
+        return ""
+    low = ", too low for the caption to be shown" if source.low_confidence else ""
+    return f"confidence {source.confidence:.2f}{low}".replace("-", "\N{MINUS SIGN}")
+
+
+def seconds(duration: float) -> str:
+    return f"{duration:.2f}" if duration >= 0.1 else f"{duration:.3f}"
+
+
+def medal(title: str) -> str:
+    """What stands on the medal of an achievement: its number, else its initial."""
+    first = title.split(" ", 1)[0].lower()
+    return str(NUMBERS.get(first, first[:1].upper()))
+
+
+GLOBALS: dict[str, Any] = {
+    "address": address,
+    "alt": alt,
+    "as_html": as_html,
+    "as_markdown": as_markdown,
+    "calendar": calendar,
+    "distinct": distinct,
+    "middle": middle,
+    "panel_of": panel_of,
+    "panel_over": panel_over,
+    "ratio": ratio,
+    "srcset": srcset,
+}
+FILTERS: dict[str, Any] = {
+    "coded": coded,
+    "confidence": confidence,
+    "day": day,
+    "medal": medal,
+    "seconds": seconds,
+    "size": size,
+    "when": when,
+}

@@ -1,0 +1,1 @@
+"""HTTP and event handlers of the deployed functions, the gallery excepted."""

@@ -1,0 +1,70 @@
+"""Receive storage events: process their objects, and acknowledge bodies that are not events."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import flask
+
+from dropcap import logs
+from dropcap.domain.upload import FINALIZED, from_event
+from dropcap.errors import DropcapError, Passing, Rejected
+from dropcap.handlers import endpoints
+from dropcap.http import bodies, origin
+from dropcap.services import Services
+from dropcap.storage.disposal import Undeletable
+
+
+def receive(request: flask.Request, services: Services) -> flask.Response:
+    """Process the event in a request. Other bodies are acknowledged, or they would be redelivered."""
+    if request.method != "POST":
+        flask.abort(HTTPStatus.METHOD_NOT_ALLOWED)
+    logs.follow(request.headers.get("traceparent", ""))
+    try:
+        origin.check(request, services.settings)
+        event = bodies.event(request)
+    except Rejected as refused:
+        return endpoints.problem(refused.status, refused.code, refused.problem, refused.remedy)
+    except ValueError as wrong:
+        logs.write("ERROR", f"Ignored: the body {wrong}.")
+    else:
+        handle_event(event.type, event.data, services)
+    return endpoints.unread(flask.Response("OK"))
+
+
+def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) -> None:
+    """Process the object of a storage event; raise only if redelivery can help."""
+    from dropcap.pipeline import Busy, process
+
+    settings = services.settings
+    if kind != FINALIZED:  # deleted, archived or changed: there is nothing new to read
+        logs.once("WARNING", f"Ignored: the trigger must be for {FINALIZED} alone.")
+        return
+    try:
+        upload = from_event(data or {})
+    except Rejected as rejection:
+        logs.write("ERROR", str(rejection))  # acknowledged: a redelivery would be no better
+        return
+    if upload.bucket != settings.uploads_bucket:
+        logs.write(
+            "WARNING", f"Ignored: the trigger must watch {settings.uploads_bucket}.", bucket=upload.bucket
+        )
+        return
+    if not upload.wanted(settings.include, settings.exclude):
+        ignored = (
+            "Ignored: empty, a folder, made by Resize Images, a tool's temporary object, or not chosen by "
+            "INCLUDE and EXCLUDE."
+        )
+        logs.write("INFO", ignored, name=upload.name)
+        return
+    try:
+        process(upload, services)
+    except Busy as busy:
+        logs.write("INFO", str(busy))
+        flask.abort(HTTPStatus.SERVICE_UNAVAILABLE)
+    except Undeletable as stays:  # acknowledged: all else is done, and the sweep retries with backoff
+        logs.write("WARNING", "the source could not be deleted", upload=str(upload.id), problem=str(stays))
+    except (Passing, DropcapError) as failed:
+        with logs.about(upload.id):
+            endpoints.log_expected(failed)
+        flask.abort(HTTPStatus.INTERNAL_SERVER_ERROR)

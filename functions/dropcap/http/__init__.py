@@ -1,0 +1,1 @@
+"""HTTP basics: the server, request bodies, ID tokens, origins and rate limits."""

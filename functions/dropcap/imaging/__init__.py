@@ -1,0 +1,1 @@
+"""Decode uploads safely: detect formats, enforce limits, and make small sRGB rasters."""

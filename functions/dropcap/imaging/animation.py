@@ -1,0 +1,172 @@
+"""Animations: a GIF or WebP that moves becomes a WebP that moves, with ANIMATED=1.
+
+One frame is in memory at a time, in each size: decoded, resized, encoded. Durations, loops and transparency
+stay as they are. What would take too long or too much, or is damaged, is published as its first frame, like
+everything else that can't move. Import it only where something is to move.
+"""
+
+import io
+from collections.abc import Callable
+
+from PIL import Image
+
+from dropcap import logs
+from dropcap.domain.analysis import PictureFacts
+from dropcap.domain.naming import Side
+from dropcap.imaging import colour, decoder_errors, decoding, rasters
+from dropcap.imaging.headers import properties
+from dropcap.runtime import memory
+from dropcap.settings import Settings
+
+MOVING = frozenset({"GIF", "WEBP"})  # sources that may move, as Pillow calls them
+MOST_FRAMES = 1000  # a minute and a half at the 12 frames a second that most GIFs have
+# Decoded and encoded, of all frames for all sizes: 60 s on one core, and on a slower one still far below the
+# LEASE_S that a stage may take. 200 frames of 1080 x 1080 px in three sizes are half of that.
+MOST_PX = 2_000_000_000
+# Method 4 takes twice the time for 4 % fewer bytes; a whole frame at least every 5th, Pillow's default, twice
+# the bytes.
+ENCODING = {"method": 2, "kmin": 9, "kmax": 17}
+BRIEF_MS, USUAL_MS = 10, 100  # browsers show what is to last 10 ms or less for 100: so do we
+ALPHA = 0x10  # in the flags of VP8X (RFC 9649, 2.7)
+MOST_LOOPS = 65_535  # developers.google.com/speed/webp/docs/riff_container: 16 bits
+
+
+class Animation:
+    """The frames of one upload; `data` are its bytes, `frames` their number."""
+
+    def __init__(self, data: bytes, kind: str, frames: int) -> None:
+        self.frames, self._data, self._kind, self._damaged = frames, data, kind, False
+
+    def published(self, side: Side, quality: int, xmp: bytes = b"") -> decoding.Encoded | None:
+        """A WebP that moves and fits in `side`, without metadata but for `xmp`; None with a damaged frame."""
+        if self._damaged:
+            return None
+        try:
+            with decoder_errors.quiet(self._kind):
+                return self._published(side, quality, xmp)
+        except Exception as broken:  # hostile bytes make parsers raise anything
+            decoder_errors.check_instance(broken, self._kind)
+            self._damaged = True
+            _stands_still(f"a frame can't be read: {broken!r}")
+            return None
+
+    def _published(self, side: Side, quality: int, xmp: bytes) -> decoding.Encoded:
+        durations: list[int] = []  # ms; Pillow asks for that of a frame when it has the frame
+        with Image.open(io.BytesIO(self._data), formats=(self._kind,)) as image, io.BytesIO() as file:
+            canvas, turn = image.size, rasters.orientation(image)
+            size = rasters.fit(canvas[::-1] if turn in rasters.SIDEWAYS else canvas, side)
+            colours = colour.meaning(image, self._data)
+
+            def frame(index: int) -> Image.Image:
+                image.seek(index)
+                if image.size != canvas:
+                    raise ValueError(f"frame {index} is larger than the first")
+                image.load()
+                lasts = int(image.info.get("duration", 0))
+                durations.append(lasts if lasts > BRIEF_MS else USUAL_MS)
+                shown = rasters.upright(_in_colour(image, colours), turn)
+                return shown.resize(size, Image.Resampling.LANCZOS, reducing_gap=rasters.REDUCING_GAP)
+
+            first = frame(0)
+            rest = _Frames(frame, self.frames - 1)
+            first.save(
+                file,
+                "WEBP",
+                save_all=True,
+                append_images=[rest],
+                duration=durations,
+                loop=_loops(image),
+                background=(0, 0, 0, 0),
+                quality=quality,
+                xmp=xmp,
+                **ENCODING,
+            )
+            data = _with_alpha(file.getvalue()) if image.mode == "RGBA" else file.getvalue()
+            return decoding.Encoded(data, *size, decoding.CONTENT_TYPES["webp"])
+
+
+def _with_alpha(data: bytes) -> bytes:
+    """Set the alpha flag of a WebP: libwebp omits it when opaque frames do not cover the canvas."""
+    return data[:20] + bytes([data[20] | ALPHA]) + data[21:] if data[12:16] == b"VP8X" else data
+
+
+class _Frames:
+    """The frames after the first as Pillow's encoder takes them, each made when it is asked for."""
+
+    def __init__(self, frame: Callable[[int], Image.Image], n_frames: int) -> None:
+        self.n_frames, self._frame = n_frames, frame
+
+    def seek(self, index: int) -> None:
+        self._shown = self._frame(index + 1)
+        self.mode, self.getim = self._shown.mode, self._shown.getim
+
+
+def opened(
+    data: bytes, facts: PictureFacts, settings: Settings, make_room: Callable[[], None]
+) -> Animation | None:
+    """Return the animation in an upload, or None where only its first frame is published.
+
+    That is so with SAFETY, because Gemini judges one frame, and where the frames take too much time or
+    memory.
+
+    `make_room` frees memory that can be allocated again later; it is called before the frames would exceed
+    the warning level.
+    """
+    frames = count(data, facts.format)
+    if frames < 2:
+        return None
+    if settings.safety != "off":  # no frame is published that was not judged
+        _stands_still("with SAFETY only the frame that was judged is published")
+        return None
+    canvas = (facts.width, facts.height)
+    sizes = [width * height for width, height in (rasters.fit(canvas, side) for side in settings.sizes)]
+    px = frames * (len(sizes) * canvas[0] * canvas[1] + sum(sizes))
+    if frames > MOST_FRAMES or px > MOST_PX:
+        _stands_still(f"it has {frames:,} frames or more, {px / 1e6:,.0f} megapixels to decode and encode")
+        return None
+    need = need_mb(canvas, max(sizes), frames, len(data))
+    for more in (memory.release, make_room, None):
+        left = memory.left_mb(settings.memory_limit_mb) - decoding.RESERVE_MB
+        if need <= min(left, settings.memory_warning_mb - memory.rss_mb() if more else left):
+            return Animation(data, facts.format, frames)
+        if more:
+            more()
+    _stands_still(f"its frames need {need:,.0f} MB of memory, and {max(left, 0):,.0f} MB are left")
+    return None
+
+
+def need_mb(canvas: tuple[int, int], px: int, frames: int, size: int) -> float:
+    """The memory that the frames take at their peak, beside the `size` bytes of the source, MB.
+
+    `px` are those of a frame of the largest published size. The file that comes of it is there four times.
+    """
+    made = size + 0.02 * px * frames
+    return (20 * canvas[0] * canvas[1] + 24 * px + 4 * made) / 1e6
+
+
+def count(data: bytes, kind: str) -> int:
+    """Return the number of frames without decoding them; the count stops at a limit."""
+    if kind not in MOVING:
+        return 1
+    if kind == "GIF":
+        return properties.gif_frames(data, MOST_FRAMES)
+    with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+        return int(getattr(image, "n_frames", 1))
+
+
+def _in_colour(image: Image.Image, colours: colour.Meaning) -> Image.Image:
+    """Return the image in sRGB, as RGB or RGBA."""
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return rasters.in_srgb(image if image.mode == mode else image.convert(mode), colours)
+
+
+def _loops(image: Image.Image) -> int:
+    """How often it plays, 0 for ever: a GIF says how often again, or, where it plays once, nothing."""
+    loops = int(image.info.get("loop", 0))
+    if image.format == "GIF" and (loops or "loop" not in image.info):
+        loops = loops + 1
+    return min(loops, MOST_LOOPS)
+
+
+def _stands_still(why: str) -> None:
+    logs.write("WARNING", "the animation is published as its first frame", problem=why)

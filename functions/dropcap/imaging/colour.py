@@ -1,0 +1,158 @@
+"""Convert pictures to sRGB.
+
+The colour space comes from an ICC profile, from the chunks cICP, gAMA and cHRM of a PNG, or from the nclx box
+of an AVIF or HEIF. Their precedence, and the conversion of HDR to SDR, follow Chromium 156, as tried there.
+"""
+
+import io
+import struct
+from functools import cache
+from typing import NamedTuple
+
+from PIL import Image, ImageCms
+
+from dropcap import logs
+from dropcap.imaging.headers import nclx
+
+XY = tuple[float, float]
+D65, C, DCI, E = (0.3127, 0.3290), (0.310, 0.316), (0.314, 0.351), (1 / 3, 1 / 3)
+# ITU-T H.273, table 2: red, green, blue and white by number
+PRIMARIES: dict[int, tuple[XY, XY, XY, XY]] = {
+    1: ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), D65),
+    4: ((0.67, 0.33), (0.21, 0.71), (0.14, 0.08), C),
+    5: ((0.64, 0.33), (0.29, 0.60), (0.15, 0.06), D65),
+    6: ((0.63, 0.34), (0.31, 0.595), (0.155, 0.07), D65),
+    7: ((0.63, 0.34), (0.31, 0.595), (0.155, 0.07), D65),
+    8: ((0.681, 0.319), (0.243, 0.692), (0.145, 0.049), C),
+    9: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), D65),
+    10: ((1.0, 0.0), (0.0, 1.0), (0.0, 0.0), E),
+    11: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), DCI),
+    12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), D65),
+    22: ((0.63, 0.34), (0.295, 0.605), (0.155, 0.077), D65),
+}
+SRGB_PRIMARIES = PRIMARIES[1]
+SRGB = 13  # transfer characteristics (H.273, table 3)
+VIDEO = frozenset({1, 6, 11, 14, 15})  # BT.709 and similar ones
+CURVES = VIDEO | {4, 5, 7, 8, 17, 16, 18}
+SRGB_GAMMA, NEAR = 0.45455, 0.0228  # Chromium treats a lone gAMA of 0.4327 to 0.4773 as sRGB
+LEAST_AREA = 0.01  # of the primaries' parallelogram in x and y (sRGB: 0.22); with less there is no matrix
+COLOUR_CHUNKS = frozenset({b"cICP", b"cLLI", b"sRGB", b"gAMA", b"cHRM"})
+PROFILES = {"L": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}  # kinds of profiles by mode
+
+
+class Colours(NamedTuple):
+    """Primaries and white point, transfer curve (a code of H.273 or (exponent,)), brightest px in nits."""
+
+    primaries: tuple[XY, XY, XY, XY]
+    curve: int | tuple[float]
+    brightest: float = 0
+
+
+Meaning = bytes | Colours | None
+"""An ICC profile, or colours by numbers; None if the picture is in sRGB."""
+
+
+def meaning(header: Image.Image, data: bytes) -> Meaning:
+    """Return the colour space of a picture. A damaged profile, or one of another kind, is ignored."""
+    profile = header.info.get("icc_profile")
+    if header.format == "PNG":
+        chunks = _chunks(data)
+        code = chunks.get(b"cICP", b"")
+        if len(code) == 4 and code[2] == 0:  # W3C PNG, third edition, 11.3.2.6: no YCbCr
+            return _coded(code[0], code[1], int.from_bytes(chunks.get(b"cLLI", b"")[:4], "big") / 10_000)
+        return _usable(profile, header) or _gamma(chunks)
+    if header.format in ("AVIF", "HEIF"):
+        return _usable(profile, header) or _nclx(nclx.codes(data))
+    return _usable(profile, header)
+
+
+def to_srgb(raster: Image.Image, colours: Meaning) -> Image.Image:
+    """Convert a raster of mode L, RGB or CMYK to sRGB.
+
+    Relative colorimetric intent with black point compensation keeps the colours inside sRGB's gamut.
+    """
+    if isinstance(colours, Colours):
+        from dropcap.imaging import linear_light  # imports NumPy, which few pictures need
+
+        return linear_light.converted(raster.convert("RGB"), colours)
+    if colours:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(colours))
+        if profile.profile.xcolor_space.strip() == "RGB":
+            raster = raster.convert("RGB")
+        try:
+            converted = ImageCms.profileToProfile(
+                raster,
+                profile,
+                srgb_profile(),
+                ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                "RGB",
+                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            )
+            assert converted is not None
+            return converted
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            _ignored("it can't be applied")
+    return raster.convert("RGB")
+
+
+@cache
+def srgb_profile() -> ImageCms.ImageCmsProfile:
+    """Return an sRGB profile."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+
+def _usable(profile: bytes | None, header: Image.Image) -> bytes | None:
+    """Return the profile if it can be read and fits the mode of the picture."""
+    if not profile or header.mode == "LAB":  # LAB needs none
+        return None
+    try:
+        kind = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        _ignored("it is damaged")
+        return None
+    mode = Image.getmodebase(header.mode) if header.mode != "CMYK" else "CMYK"
+    if kind in PROFILES.get(mode, ()):
+        return profile
+    _ignored(f"it is for {kind}, the picture is {header.mode}")
+    return None
+
+
+def _ignored(why: str) -> None:
+    logs.write("INFO", "the picture's colour profile is ignored", problem=why)
+
+
+def _chunks(data: bytes) -> dict[bytes, bytes]:
+    """Return the colour chunks before the pixels of a PNG (W3C PNG, third edition, 5.6)."""
+    found, at = {}, 8  # after the signature; each chunk is length, name, body, checksum
+    while (name := data[at + 4 : at + 8]) not in (b"IDAT", b""):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if name in COLOUR_CHUNKS:
+            found[name] = data[at + 8 : at + 8 + min(length, 64)]
+        at += 12 + length
+    return found
+
+
+def _nclx(codes: tuple[int, int, int] | None) -> Colours | None:
+    """Return the colours in an nclx box. Like Chromium, treat video curves as sRGB's."""
+    if not codes:
+        return None
+    return _coded(codes[0], SRGB if codes[1] in VIDEO else codes[1], codes[2])
+
+
+def _coded(primaries: int, curve: int, brightest: float) -> Colours | None:
+    colours = Colours(PRIMARIES.get(primaries, SRGB_PRIMARIES), curve if curve in CURVES else SRGB, brightest)
+    return None if colours[:2] == (SRGB_PRIMARIES, SRGB) else colours
+
+
+def _gamma(chunks: dict[bytes, bytes]) -> Colours | None:
+    """Return the colours in gAMA and cHRM. As in Chromium, sRGB overrides them, and cHRM alone is ignored."""
+    if b"sRGB" in chunks or len(chunks.get(b"gAMA", b"")) != 4:
+        return None
+    gamma = int.from_bytes(chunks[b"gAMA"], "big") / 100_000
+    if len(chunks.get(b"cHRM", b"")) == 32:
+        x = [value / 100_000 for value in struct.unpack(">8I", chunks[b"cHRM"])]
+        white, red, green, blue = zip(x[::2], x[1::2], strict=True)
+        area = (green[0] - red[0]) * (blue[1] - red[1]) - (green[1] - red[1]) * (blue[0] - red[0])
+        if gamma and min(white[1], red[1], green[1], blue[1]) > 0 and abs(area) > LEAST_AREA:
+            return Colours((red, green, blue, white), (1 / gamma,))
+    return Colours(SRGB_PRIMARIES, (1 / gamma,)) if gamma and abs(gamma - SRGB_GAMMA) > NEAR else None

@@ -1,0 +1,1 @@
+"""The decoders, and the order in which they are tried."""

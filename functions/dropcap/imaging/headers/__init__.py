@@ -1,0 +1,1 @@
+"""Read what files claim about themselves, without a decoder."""

@@ -1,0 +1,1 @@
+"""Deliver an event for each outcome: a transactional outbox."""

@@ -1,0 +1,1 @@
+"""The instance's memory, time limits and locks."""

@@ -1,0 +1,1 @@
+"""Cloud Storage: sources, renditions, aliases, quarantine and archive."""

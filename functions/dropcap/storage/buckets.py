@@ -1,0 +1,224 @@
+"""Cloud Storage: read the source and publish the pictures; disposal.py does the rest.
+
+Every operation names a generation, so that a newer upload under the same name is never touched. All errors
+except `Rejected` are transient. Object names are only sent, never interpreted.
+"""
+
+import base64
+import datetime as dt
+import hashlib
+import io
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from dropcap.domain.analysis import Published
+from dropcap.domain.temporary_names import is_temporary
+from dropcap.domain.upload import Upload, is_object, owner
+from dropcap.errors import Rejected
+from dropcap.settings import Settings
+from dropcap.storage import content_encoding, metadata
+from dropcap.storage.disposal import GONE, Kept
+from dropcap.storage.gcs import NotStored
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Blob
+
+PAGE = 500  # objects of one listing: about 1 MB of them
+NO_MARKS: Mapping[str, str] = {}
+
+
+class Buckets(Kept):
+    """The four buckets of the settings, through one client that is created on first use."""
+
+    def find(self, bucket: str, name: str, user: str) -> Upload:
+        """The present generation of an object of the uploads bucket that is this user's.
+
+        Raises Rejected where the bucket is another one or the object does not exist; somebody else's is
+        refused in the same words without a look, so that nobody learns which names others have.
+        """
+        from google.api_core.exceptions import NotFound
+
+        none = Rejected(
+            "no_such_object",
+            "There is no object of that name in the uploads bucket.",
+            "Check the name; an upload that is done has been deleted.",
+            HTTPStatus.NOT_FOUND,
+        )
+        if bucket != self.settings.uploads_bucket:
+            raise Rejected(
+                "wrong_bucket",
+                "Only objects of the uploads bucket can be analyzed.",
+                f"Put the picture into {self.settings.uploads_bucket}, or post it.",
+                HTTPStatus.FORBIDDEN,
+            )
+        if owner(name) != user or not is_object(name) or is_temporary(name):
+            raise none
+        blob = self.blob(bucket, name)
+        try:
+            self.ask(blob.reload)
+        except NotFound as missing:
+            raise none from missing
+        return _upload(blob)
+
+    def current(self, upload: Upload) -> Upload:
+        """The upload with all that the bucket knows of it; as it is given where this generation is gone."""
+        blob = self._live(upload)
+        return _upload(blob) if blob else upload
+
+    def pages(
+        self, before: dt.datetime, start: str | None = None, end: str | None = None
+    ) -> Iterator[list[Upload]]:
+        """The objects of the uploads bucket that were there `before`, without content types, page by page.
+
+        By name, from `start` on and up to `end`, where these are given.
+        """
+        listing = self.ask(
+            self.client.list_blobs,
+            bucket_or_name=self.settings.uploads_bucket,
+            start_offset=start,
+            end_offset=end,
+            page_size=PAGE,
+            fields="items(bucket,name,generation,size,metadata,timeCreated),nextPageToken",
+        )
+        for page in listing.pages:
+            yield [_upload(blob) for blob in page if blob.time_created < before]
+
+    def read(self, upload: Upload) -> bytes:
+        """Return the bytes of exactly this generation, with its Content-Encoding removed.
+
+        Raises Rejected if the object is larger than MAX_MB (whatever size the event stated), can't be
+        decompressed, or has been deleted or replaced by a newer upload.
+        """
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        if _mib(upload.size) > self.settings.max_mb and (live := self._live(upload)):
+            check_size(int(live.size or 0), self.settings)  # the object's own size, not the event's
+        blob, stored = self.blob(upload.bucket, upload.name), _Bounded(self.settings.max_mb)
+        try:
+            # raw: a gzip-encoded object must not grow beyond the checked size
+            self.ask(
+                blob.download_to_file,
+                file_obj=stored,
+                raw_download=True,
+                if_generation_match=upload.generation,
+            )
+        except (NotFound, PreconditionFailed) as gone:
+            if self._live(upload):
+                raise NotStored(f"{upload.id} could not be read, and is there.") from gone
+            raise Rejected(
+                GONE,
+                "The upload was deleted or replaced before it was read.",
+                "Upload it again if it is still wanted.",
+                HTTPStatus.NOT_FOUND,
+            ) from gone
+        return content_encoding.unpacked(stored.getvalue(), blob.content_encoding or "", self.settings.max_mb)
+
+    def published(self, upload: Upload) -> dict[str, int]:
+        """What is published of an upload: generations by object name."""
+        client, bucket = self.client, self.settings.pictures_bucket
+        blobs = self.ask(lambda **bounds: list(client.list_blobs(bucket, prefix=f"{upload.id}/", **bounds)))
+        return {blob.name: int(blob.generation) for blob in blobs}
+
+    def publish(
+        self,
+        upload: Upload,
+        label: str,
+        data: bytes,
+        content_type: str,
+        size: tuple[int, int],
+        before: Mapping[str, int],
+        marks: Mapping[str, str] = NO_MARKS,
+    ) -> Published:
+        """Write one resized picture, `size` = (width, height) px; the same upload gives the same name.
+
+        Its metadata are the upload's, with `marks` of our own; where both are too much, the marks alone.
+        `before` is what was `published` before we claimed the upload. Nothing else is replaced: whoever took
+        the claim from us has published since, and recorded it. Raises NotStored where what is stored is not
+        what was sent.
+        """
+        from google.api_core.exceptions import Forbidden, PreconditionFailed
+
+        name = f"{upload.id}/{label}.{content_type.removeprefix('image/')}"
+        blob = self.blob(self.settings.pictures_bucket, name)
+        blob.metadata = metadata.beside(upload.metadata, marks)
+        blob.cache_control = self.settings.cache_control
+        known = before.get(name, 0)  # 0: there is none
+        try:
+            self.ask(blob.upload_from_string, data=data, content_type=content_type, if_generation_match=known)
+        except (Forbidden, PreconditionFailed):
+            # Identical bytes will do: perhaps our own, whose answer was lost, or that a retention policy
+            # keeps.
+            if not self._found(blob):
+                raise
+        checksum = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+        published = Published(label, name, *size, len(data), content_type, checksum)
+        self._check(published, blob)
+        return published
+
+    @staticmethod
+    def _check(expected: Published, blob: "Blob") -> None:
+        if (blob.size, blob.md5_hash) != (expected.bytes, expected.md5):
+            raise NotStored(f"{expected.object} is not stored as it was written.")
+
+    def check(self, published: tuple[Published, ...]) -> None:
+        """Raise NotStored unless there is at least one output and each one is stored as it was written.
+
+        A peer deleted sources that had no output at all (firebase/extensions #3007).
+        """
+        from google.api_core.exceptions import NotFound
+
+        if not published:
+            raise NotStored("No picture was published.")
+        for expected in published:
+            blob = self.blob(self.settings.pictures_bucket, expected.object)
+            try:
+                self.ask(blob.reload)
+            except NotFound as missing:
+                raise NotStored(f"{expected.object} is no longer stored.") from missing
+            self._check(expected, blob)
+
+    def read_published(self, published: Published) -> bytes:
+        """The bytes of a published picture, as it was written. Raises NotStored."""
+        self.check((published,))
+        blob = self.blob(self.settings.pictures_bucket, published.object)
+        return bytes(self.ask(blob.download_as_bytes, raw_download=True))
+
+
+def _upload(blob: "Blob") -> Upload:
+    return Upload(
+        bucket=blob.bucket.name,
+        name=blob.name,
+        generation=int(blob.generation or 0),
+        size=int(blob.size or 0),
+        content_type=blob.content_type or "",
+        metadata=blob.metadata or {},
+    )
+
+
+class _Bounded(io.BytesIO):
+    """A buffer that accepts at most MAX_MB."""
+
+    def __init__(self, max_mb: int) -> None:
+        super().__init__()
+        self._max_mb = max_mb
+
+    def write(self, data: Any) -> int:
+        if _mib(self.tell() + len(data)) > self._max_mb:
+            raise content_encoding.too_much(self._max_mb)
+        return super().write(data)
+
+
+def _mib(size: int) -> float:
+    return size / (1024 * 1024)
+
+
+def check_size(size: int, settings: Settings) -> None:
+    """Raise Rejected where `size` bytes are more than MAX_MB allows."""
+    if _mib(size) > settings.max_mb:
+        raise Rejected(
+            "too_many_bytes",
+            f"The picture has {_mib(size):.1f} MiB, and at most {settings.max_mb} MiB are taken.",
+            "Send a smaller file, or raise MAX_MB.",
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        )

@@ -1,0 +1,88 @@
+"""Loops end, nothing else changes, and log-probabilities are those of the tokens."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dropcap.captioning.generation import Generated, beam_search, greedy, loop
+
+EOS = 0
+Words = list[str]
+
+
+def kept(text: str) -> str:
+    words = text.split()
+    ids = [sorted(set(words)).index(word) for word in words]
+    said = Generated(ids, [-0.5] * len(ids)).without_loop()
+    assert len(said.ids) == len(said.log_probabilities)
+    return " ".join(words[: len(said.ids)])
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("a shoe on a train on a train on a train on a train on a", "a shoe on a train"),
+        ("a man with a bald bald bald bald bald", "a man with a bald"),
+        ("a hat on a white a white a white a white", "a hat on a white"),
+        ("a b c d a b c d a b c d", "a b c d"),
+    ],
+)
+def test_what_comes_again_and_again_is_said_once(said: str, shown: str) -> None:
+    assert kept(said) == shown
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "a dog and a cat and a dog",
+        "a red car and a red bus and a red train",
+        "a man in a santa hat says ho ho ho",
+        "a shoe on a train on a train",
+        "",
+    ],
+)
+def test_what_does_not_loop_stays(said: str) -> None:
+    assert kept(said) == said
+
+
+@given(st.lists(st.integers(0, 3), max_size=24))
+def test_what_is_kept_has_no_loop_and_is_how_it_began(ids: list[int]) -> None:
+    said = Generated(ids, [-1.0] * len(ids)).without_loop()
+    assert said.ids == ids[: len(said.ids)]
+    assert loop(said.ids) == 0
+    assert bool(loop(ids)) == (said.ids != ids)
+
+
+def model(seed: int, words: int = 12) -> Any:
+    """A step as the decoder's, whose logits depend on all ids so far."""
+    table = np.random.default_rng(seed).normal(0, 2, (words, words)).astype(np.float32)
+    past: list[list[int]] = []
+
+    def step(ids: Any, rows: Any) -> Any:
+        nonlocal past
+        before = (
+            [past[row] for row in (rows if rows is not None else range(len(ids)))]
+            if past
+            else [[]] * len(ids)
+        )
+        past = [[*old, *new] for old, new in zip(before, ids.tolist(), strict=True)]
+        return np.stack([table[row[-1]] + 0.3 * table[row[len(row) // 2]] for row in past])
+
+    return step
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("no_repeat", [0, 2])
+def test_a_log_probability_is_that_of_its_token(seed: int, beams: int, no_repeat: int) -> None:
+    search = (model(seed), [5, 7], *(() if beams == 1 else (beams,)), 9, EOS, no_repeat)
+    said = greedy(*search) if beams == 1 else beam_search(*search)
+    step, given = model(seed), [5, 7]
+    for token, log_probability in zip(said.ids, said.log_probabilities, strict=True):
+        logits = step(np.array([given]), None)[0].astype(np.float64)
+        assert log_probability == pytest.approx(logits[token] - np.log(np.exp(logits).sum()), abs=1e-5)
+        given = [token]
+    assert said.mean == pytest.approx(np.mean(said.log_probabilities))

@@ -1,0 +1,203 @@
+"""Threads share a few connections: they ask side by side, wait a bounded time, and lose none without need."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+
+from dropcap.database.leases import Run
+from dropcap.database.repository import Database, Unreachable, connect, connect_inside
+from dropcap.database.schema import repair
+from dropcap.errors import Rejected, SettingsError
+from dropcap.settings import Settings
+from tests.database.test_database import RACERS, record, upload
+from tests.support.app import Start
+
+MOST = Settings().database_connections
+PID = "SELECT pg_backend_pid()"
+
+
+def opened(url: str) -> list[list[Any]]:
+    """The product's connections to the database."""
+    with closing(connect(f"{url}?application_name=outside")) as outside:
+        return list(
+            outside.run(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+                "AND application_name = 'dropcap'"
+            )
+            or ()
+        )
+
+
+def at_once(number: int, work: Callable[[int], Any]) -> list[Any]:
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(work, range(number)))
+
+
+def test_what_two_threads_ask_runs_side_by_side(database: Database) -> None:
+    """Each waits in the database for the other, which would never come if they took turns."""
+    meet = threading.Barrier(2, timeout=20)
+
+    def work(run: Run) -> list[list[Any]]:
+        pid = run(PID)
+        meet.wait()
+        return pid
+
+    first, second = at_once(2, lambda _: database.transaction(work))
+    assert first != second
+
+
+def test_two_slow_requests_of_the_gallery_run_side_by_side(start: Start, database_url: str) -> None:
+    """Both stand before a table that is locked; with one connection, the second would wait for the first."""
+    app = start()
+    app.gallery.get("/gallery/?user=ana")
+    with closing(connect_inside(database_url)) as outside, ThreadPoolExecutor(2) as pool:
+        outside.run("BEGIN; LOCK TABLE analyses")
+        answers = [pool.submit(app.gallery.get, "/gallery/progress?user=ana") for _ in range(2)]
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'analyses'::regclass"
+        ends = time.monotonic() + 8
+        while outside.run(waiting) != [[2]]:
+            assert time.monotonic() < ends, "only one of them asks"
+            time.sleep(0.01)
+        outside.run("ROLLBACK")
+        assert [answer.result().status_code for answer in answers] == [200, 200]
+
+
+def test_no_more_connections_are_opened_than_the_setting_says_by_any_number_of_threads(
+    database: Database, database_url: str
+) -> None:
+    seen: list[int] = []
+
+    def work(number: int) -> bool:
+        for turn in range(3):
+            assert record(database, upload(f"ana/{number}-{turn}.png"))
+        seen.append(len(opened(database_url)))
+        return True
+
+    assert all(at_once(RACERS, work))
+    assert len(opened(database_url)) <= MOST
+    assert max(seen) <= MOST
+
+
+def test_one_thread_opens_one_connection(database: Database, database_url: str) -> None:
+    for number in range(3):
+        assert record(database, upload(f"ana/{number}.png"))
+    assert len(opened(database_url)) == 1
+
+
+REFUSALS = (
+    Rejected("code", "A problem.", "A remedy.", HTTPStatus.CONFLICT),
+    SettingsError("A setting."),
+    KeyError("a fault of ours"),
+    KeyboardInterrupt(),
+)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: type(refusal).__name__)
+def test_a_refusal_inside_a_transaction_keeps_the_connection_and_changes_nothing(
+    database: Database, refusal: BaseException
+) -> None:
+    before = database.query(PID)
+
+    def work(run: Run) -> None:
+        run("INSERT INTO achievements (user_id, achievement_name) VALUES ('ana', 'x')")
+        raise refusal
+
+    for _ in range(3):
+        with pytest.raises(type(refusal)):
+            database.transaction(work)
+    assert database.query("SELECT count(*) FROM achievements") == [[0]]
+    assert database.query(PID) == before
+
+
+def test_what_postgresql_refuses_keeps_the_connection(database: Database) -> None:
+    before = database.query(PID)
+    for wrong, values in (("SELECT 1 / 0", {}), ("SELECT CAST(:x AS int)", {"x": "x"}), ("SELEC", {})):
+        with pytest.raises(Unreachable, match="PostgreSQL refused"):
+            database.query(wrong, **values)
+    assert database.query(PID) == before
+
+
+def test_a_connection_in_the_middle_of_an_answer_is_not_used_again(database: Database) -> None:
+    before = database.query(PID)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    database._pool._idle[0].message_types[b"D"] = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        database.query("SELECT generate_series(1, 10)")
+    assert database.query("SELECT 1") == [[1]]
+    assert database.query(PID) != before
+
+
+def test_all_idle_connections_that_died_are_replaced_and_nobody_sees_it(
+    database: Database, database_url: str
+) -> None:
+    meet = threading.Barrier(MOST, timeout=20)
+    at_once(MOST, lambda _: database.transaction(lambda run: (run(PID), meet.wait())))
+    dead = opened(database_url)
+    assert len(dead) == MOST
+    with closing(connect(database_url)) as outside:
+        for [process] in dead:
+            outside.run("SELECT pg_terminate_backend(:process, 5000)", process=process)
+    assert all(at_once(RACERS, lambda n: record(database, upload(f"ana/{n}.png"))))
+    assert not {pid for [pid] in dead} & {pid for [pid] in opened(database_url)}
+
+
+def test_who_waits_too_long_for_a_connection_is_told_so(database_url: str) -> None:
+    settings = Settings(database_url=database_url, database_connections=1, database_timeout_s=0.3)
+    taken, over = threading.Event(), threading.Event()
+    with closing(Database(settings)) as database, ThreadPoolExecutor(1) as pool:
+        database.query("SELECT 1")
+
+        def work(run: Run) -> list[list[Any]]:
+            taken.set()
+            over.wait(20)
+            return []
+
+        other = pool.submit(database.transaction, work)
+        taken.wait(20)
+        began = time.monotonic()
+        with pytest.raises(Unreachable, match=r"No connection to PostgreSQL was free for 0\.3 s"):
+            database.query("SELECT 1")
+        assert time.monotonic() - began < 10
+        over.set()
+        assert other.result() == []
+        assert database.query("SELECT 1") == [[1]]
+
+
+def test_the_schema_is_checked_once_a_process_by_whichever_thread_is_first(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks: list[int] = []
+    real = repair.check
+
+    def slow(*arguments: Any) -> None:
+        checks.append(1)
+        time.sleep(0.1)
+        real(*arguments)
+
+    monkeypatch.setattr(repair, "check", slow)
+    at_once(MOST, lambda _: database.query("SELECT 1"))
+    assert checks == [1]
+
+
+def test_nothing_is_open_when_the_server_forks(database: Database, database_url: str) -> None:
+    database.prepare()
+    assert database._pool._idle == []
+    ends = time.monotonic() + 10
+    while opened(database_url):  # the server takes a moment to see it
+        assert time.monotonic() < ends
+
+
+def test_a_claim_of_one_thread_is_never_given_back_by_another(database: Database) -> None:
+    """Each claim gives back what could not be given back before: of this process, and of nobody at work."""
+    assert all(
+        at_once(RACERS, lambda n: all(record(database, upload(f"u{n}/{turn}.png")) for turn in range(5)))
+    )

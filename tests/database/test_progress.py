@@ -1,0 +1,254 @@
+"""Counts, streaks and achievements follow from the recorded pictures, in each picture's own time zone.
+
+Pictures are added here as a revision does that counts nothing, and counted at the first look. That it makes
+no difference in what way they come is shown in test_rollup.py.
+"""
+
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+from contextlib import closing
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dropcap.database import progress
+from dropcap.database.repository import Database
+from dropcap.settings import Settings
+
+ZONES = (None, "UTC", "Pacific/Auckland", "Pacific/Honolulu", "America/New_York", "Asia/Kolkata")
+Event = tuple[dt.datetime, str | None]
+
+
+def at(text: str, zone: str = "UTC") -> dt.datetime:
+    return dt.datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone))
+
+
+def add(database: Database, user: str, *events: Event) -> None:
+    for instant, zone in events:
+        database.query(
+            "INSERT INTO analyses (id, user_id, analyzed_at, time_zone, result) "
+            "VALUES (:id, :user, :at, :zone, '{}') RETURNING id",
+            id=uuid.uuid4(),
+            user=user,
+            at=instant,
+            zone=zone,
+        )
+
+
+def names(stats: dict[str, object]) -> list[str]:
+    earned = stats["achievements"]
+    assert isinstance(earned, list)
+    return [each["achievement_name"] for each in earned]
+
+
+def days(first: str, number: int, zone: str = "UTC") -> list[Event]:
+    """An event at noon of each of `number` days from the first."""
+    start = at(f"{first}T12:00", zone)
+    return [(start + dt.timedelta(days=day), zone) for day in range(number)]
+
+
+def test_an_unknown_user_has_zeros(database: Database) -> None:
+    add(database, "ana", *days("2026-01-01", 1))
+    assert progress.stats(database, "nobody") == {
+        "user": "nobody",
+        "pictures_analyzed": 0,
+        "this_week": 0,
+        "current_streak": 0,
+        "longest_streak": 0,
+        "last_upload_at": None,
+        "achievements": [],
+    }
+
+
+def test_the_latest_picture_and_the_first_achievement_carry_their_instants(database: Database) -> None:
+    add(
+        database,
+        "ana",
+        (at("2026-01-01T10:00"), None),
+        (at("2026-01-05T11:30", "Europe/Madrid"), "Europe/Madrid"),
+    )
+    stats = progress.stats(database, "ana", at("2026-01-06T00:00"))
+    assert stats["last_upload_at"] == "2026-01-05T10:30:00+00:00"
+    assert stats["achievements"] == [
+        {"achievement_name": "first_picture", "earned_at": "2026-01-01T10:00:00+00:00"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("now", "current"),
+    [("2026-03-03T23:59", 3), ("2026-03-04T23:59", 3), ("2026-03-05T00:00", 0)],
+    ids=["today", "yesterday, as today is not over", "the day before"],
+)
+def test_a_streak_is_current_until_a_whole_day_is_missed(database: Database, now: str, current: int) -> None:
+    add(database, "ana", *days("2026-03-01", 3))
+    stats = progress.stats(database, "ana", at(now))
+    assert (stats["current_streak"], stats["longest_streak"]) == (current, 3)
+
+
+@pytest.mark.parametrize(
+    "first", ["2024-02-28", "2026-12-30", "2027-02-27"], ids=["leap day", "new year", "no leap day"]
+)
+def test_a_streak_runs_over_the_ends_of_months_and_years(database: Database, first: str) -> None:
+    add(database, "ana", *days(first, 4))
+    assert progress.stats(database, "ana", days(first, 4)[-1][0])["current_streak"] == 4
+
+
+@pytest.mark.parametrize(
+    ("zone", "first"),
+    [("America/New_York", "2026-03-07"), ("America/New_York", "2026-10-31"), ("Europe/Madrid", "2026-03-28")],
+)
+def test_a_day_of_23_or_25_hours_is_a_day(database: Database, zone: str, first: str) -> None:
+    midnights = [at(f"{first}T00:00", zone) + dt.timedelta(days=day) for day in range(3)]
+    last_seconds = [midnight.replace(hour=23, minute=59, second=59) for midnight in midnights]
+    add(database, "early", *((instant, zone) for instant in midnights))
+    add(database, "late", *((instant, zone) for instant in last_seconds))
+    for user in ("early", "late"):
+        assert progress.stats(database, user, last_seconds[-1])["current_streak"] == 3
+
+
+def test_the_same_instants_are_other_days_elsewhere(database: Database) -> None:
+    instants = [at("2026-06-01T11:30"), at("2026-06-01T12:30")]  # midnight in Auckland lies between the two
+    add(database, "kiri", *((instant, "Pacific/Auckland") for instant in instants))
+    add(database, "keanu", *((instant, "Pacific/Honolulu") for instant in instants))
+    now = at("2026-06-01T13:00")
+    assert progress.stats(database, "kiri", now)["current_streak"] == 2
+    assert progress.stats(database, "keanu", now)["current_streak"] == 1
+
+
+def test_a_user_who_flies_back_over_the_date_line_keeps_the_streak(database: Database) -> None:
+    add(database, "ana", *days("2026-06-01", 3, "Pacific/Auckland"))
+    add(database, "ana", (at("2026-06-02T20:00", "Pacific/Honolulu"), "Pacific/Honolulu"))
+    stats = progress.stats(database, "ana", at("2026-06-02T21:00", "Pacific/Honolulu"))
+    assert (stats["current_streak"], stats["longest_streak"]) == (3, 3)
+
+
+def test_the_week_begins_on_monday_in_the_users_zone(database: Database) -> None:
+    sunday, monday = at("2026-06-07T23:30", "Pacific/Auckland"), at("2026-06-08T00:30", "Pacific/Auckland")
+    add(database, "ana", (sunday, "Pacific/Auckland"), (monday, "Pacific/Auckland"))
+    assert progress.stats(database, "ana", monday)["this_week"] == 1
+    assert progress.stats(database, "ana", sunday)["this_week"] == 1
+    assert progress.stats(database, "ana", at("2026-06-15T12:00"))["this_week"] == 0
+
+
+def test_another_zone_in_the_setting_recomputes_what_has_none_of_its_own(
+    database: Database, database_url: str
+) -> None:
+    add(database, "ana", (at("2026-06-01T09:30"), None), (at("2026-06-01T12:30"), None))
+    now = at("2026-06-01T13:00")
+    assert progress.stats(database, "ana", now)["current_streak"] == 1
+    elsewhere = Settings(database_url=database_url, time_zone="Pacific/Auckland")
+    with closing(Database(elsewhere)) as moved:
+        stats = progress.stats(moved, "ana", now)
+    assert stats["current_streak"] == 2
+    assert stats["last_upload_at"] == "2026-06-02T00:30:00+12:00"
+
+
+def test_a_changed_rule_shows_at_once(database: Database) -> None:
+    add(database, "ana", *days("2026-01-01", 2))
+    assert names(progress.stats(database, "ana")) == ["first_picture"]
+    never = progress.Rule("pictures", 1, "SELECT NULL::timestamptz")
+    rules = {"two_pictures": progress.pictures(2), "first_picture": never}
+    assert names(progress.stats(database, "ana", rules=rules)) == ["two_pictures"]
+
+
+def test_stored_achievements_follow_the_rules_and_spare_the_old_apps(database: Database) -> None:
+    add(database, "ana", *days("2026-01-01", 1))
+    database.query("INSERT INTO achievements VALUES ('ana', 'Collector', '2020-01-01Z') RETURNING 1")
+    rules = {"first_picture": progress.pictures(1), "two_pictures": progress.pictures(2)}
+
+    def stored() -> list[list[object]]:
+        database.query(progress.update_achievements(rules), user="ana", known=sorted(rules))
+        return database.query("SELECT achievement_name FROM achievements WHERE user_id = 'ana' ORDER BY 1")
+
+    assert stored() == [["Collector"], ["first_picture"]]
+    rules["first_picture"], rules["two_pictures"] = rules["two_pictures"], rules["first_picture"]
+    assert stored() == [["Collector"], ["two_pictures"]]
+    assert sorted(names(progress.stats(database, "ana", rules=rules))) == ["Collector", "two_pictures"]
+
+
+@pytest.mark.parametrize(
+    ("hour", "zone", "name"),
+    [
+        ("06:59", "Asia/Kolkata", "early_bird"),
+        ("03:59", "America/New_York", "night_owl"),
+        ("12:00", "UTC", None),
+    ],
+)
+def test_the_hour_that_counts_is_the_local_one(
+    database: Database, hour: str, zone: str, name: str | None
+) -> None:
+    add(database, "ana", (at(f"2026-06-01T{hour}", zone), zone))
+    assert sorted(names(progress.stats(database, "ana"))) == sorted(filter(None, ["first_picture", name]))
+
+
+def test_each_achievement_is_earned_at_the_picture_that_completes_it(database: Database) -> None:
+    database.query(
+        "INSERT INTO analyses (id, user_id, analyzed_at, result) SELECT gen_random_uuid(), 'ana', "
+        "timestamptz '2026-01-01 12:00Z' + n / 10 * interval '1 day' + n % 10 * interval '1 second', '{}' "
+        "FROM generate_series(0, 999) AS n RETURNING 1"
+    )
+    earned = {
+        each["achievement_name"]: each["earned_at"]
+        for each in progress.stats(database, "ana")["achievements"]
+    }
+    assert earned == {
+        "first_picture": "2026-01-01T12:00:00+00:00",
+        "ten_pictures": "2026-01-01T12:00:09+00:00",
+        "hundred_pictures": "2026-01-10T12:00:09+00:00",
+        "thousand_pictures": "2026-04-10T12:00:09+00:00",
+        "three_days_in_a_row": "2026-01-03T12:00:00+00:00",
+        "seven_days_in_a_row": "2026-01-07T12:00:00+00:00",
+        "thirty_days_in_a_row": "2026-01-30T12:00:00+00:00",
+        "hundred_days_in_a_row": "2026-04-10T12:00:00+00:00",
+    }
+
+
+def naive(events: Sequence[Event], now: dt.datetime, setting: str) -> dict[str, object]:
+    """The same figures, counted by hand."""
+    zones = [ZoneInfo(zone or setting) for _, zone in events]
+    local = [instant.astimezone(zone).date() for (instant, _), zone in zip(events, zones, strict=True)]
+    latest = max(range(len(events)), key=lambda n: events[n][0])
+    today = now.astimezone(zones[latest]).date()
+    runs: list[list[dt.date]] = []
+    for day in sorted(set(local)):
+        if runs and day - runs[-1][-1] == dt.timedelta(days=1):
+            runs[-1].append(day)
+        else:
+            runs.append([day])
+    return {
+        "pictures_analyzed": len(events),
+        "this_week": sum(day.isocalendar()[:2] == today.isocalendar()[:2] for day in local),
+        "current_streak": len(runs[-1]) if (today - runs[-1][-1]).days <= 1 else 0,
+        "longest_streak": max(map(len, runs)),
+    }
+
+
+MINUTES = st.integers(0, 12 * 24 * 60)
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example has a user of its own
+)
+@given(
+    events=st.lists(
+        st.tuples(MINUTES, st.sampled_from(ZONES)), min_size=1, max_size=15, unique_by=lambda e: e[0]
+    ),
+    now=MINUTES,
+    start=st.sampled_from(["2024-02-25", "2026-03-05", "2026-10-28", "2026-12-27"]),
+)
+def test_the_figures_are_those_of_a_naive_count(
+    database: Database, events: list[tuple[int, str | None]], now: int, start: str
+) -> None:
+    user = uuid.uuid4().hex
+    first = at(f"{start}T00:00")
+    instants = [(first + dt.timedelta(minutes=minute), zone) for minute, zone in events]
+    then = first + dt.timedelta(minutes=now)
+    add(database, user, *instants)
+    stats = progress.stats(database, user, then)
+    assert {key: stats[key] for key in naive(instants, then, "UTC")} == naive(instants, then, "UTC")

@@ -1,0 +1,257 @@
+"""Not a request to Gemini beyond the day's cap, however many ask, and none twice for the same bytes."""
+
+import io
+import json
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+
+from dropcap.budget import Brake, OverBudget
+from dropcap.database import daily_usage
+from dropcap.database.repository import Database
+from dropcap.describing import prompt
+from dropcap.describing.response import Unavailable
+from dropcap.domain.upload import language_tag
+from dropcap.errors import SettingsError
+from dropcap.services import Services
+from dropcap.settings import MOST_INPUT_TOKENS, Settings
+from infra import cost
+from tests.support.app import Start, problem, rows, small_png
+from tests.support.issuer import Issuer
+
+SPENDING = {"spending": "1"}
+OTHERS = {"SIZES": "200", "GEMINI_ATTEMPTS": "1"}
+
+
+def new_key() -> str:
+    """A key that no other test uses, by which the stand-in counts."""
+    return f"key-{uuid.uuid4().hex}"
+
+
+def requests_of(gemini_url: str, key: str) -> int:
+    return int(requests.get(f"{gemini_url}/_calls", timeout=10).json().get(key, 0))
+
+
+def jpeg() -> bytes:
+    with io.BytesIO() as file:
+        Image.new("RGB", (64, 48), "red").save(file, "JPEG")
+        return file.getvalue()
+
+
+@contextmanager
+def instances(number: int, **settings: Any) -> Iterator[list[Services]]:
+    """So many instances of the functions: each has a connection of its own."""
+    with ExitStack() as stack:
+        made = Settings(**settings)
+        yield [Services(made, stack.enter_context(closing(Database(made)))) for _ in range(number)]
+
+
+def described(services: Services, sha256: str) -> str:
+    try:
+        return Brake(services, uuid.uuid4(), sha256).describe(jpeg(), "en").description
+    except Unavailable as unavailable:
+        return str(unavailable)
+
+
+def all_at_once(services: list[Services], *shas: str) -> list[str]:
+    with ThreadPoolExecutor(len(services)) as pool:
+        return list(pool.map(described, services, shas or [uuid.uuid4().hex for _ in services]))
+
+
+def usual(database_url: str, gemini_url: str, **others: Any) -> dict[str, Any]:
+    return {
+        "database_url": database_url,
+        "gemini_endpoint": gemini_url,
+        "gemini_api_key": new_key(),
+        "memory_limit_mb": 32_768,
+    } | others
+
+
+def test_exactly_as_many_requests_as_the_cap_allows_reach_gemini_retries_included(
+    database_url: str, gemini_url: str
+) -> None:
+    settings = usual(database_url, gemini_url, daily_calls=13, gemini_model="fault-503", gemini_attempts=2)
+    with instances(8, **settings) as services:
+        said = all_at_once(services)
+        assert requests_of(gemini_url, settings["gemini_api_key"]) == 13
+        assert any("budget for Gemini is spent" in each for each in said)  # 16 tries were meant
+        assert "budget" in described(services[0], "")
+        assert requests_of(gemini_url, settings["gemini_api_key"]) == 13
+    with closing(Database(Settings(database_url=database_url))) as database:
+        assert database.query("SELECT calls, micro_usd FROM spending") == [[13, 0]]
+
+
+def test_money_is_put_aside_before_a_request_and_what_is_not_used_of_it_comes_back(
+    database_url: str, gemini_url: str
+) -> None:
+    with instances(8, **usual(database_url, gemini_url, daily_money=0.1)) as services:
+        most = daily_usage.most(services[0].settings)
+        assert 4 * most < 100_000 < 5 * most
+
+        def reserve(each: Services) -> daily_usage.Reserved | None:
+            return daily_usage.reserve(each.database, each.settings)
+
+        with ThreadPoolExecutor(8) as pool:
+            reserved = [each for each in pool.map(reserve, services) if each]
+        assert len(reserved) == 4
+        daily_usage.settle(services[0].database, reserved[0], 228, 260, 60)
+        assert [reserve(each) is None for each in services[:2]] == [False, True]
+        assert services[0].database.query("SELECT micro_usd, input_tokens, output_tokens FROM spending") == [
+            [228 + 4 * most, 260, 60]
+        ]
+
+
+def test_a_request_of_which_nobody_knows_what_it_cost_counts_as_the_dearest(
+    database_url: str, gemini_url: str
+) -> None:
+    settings = usual(database_url, gemini_url, daily_money=1.0, gemini_attempts=1, gemini_timeout_s=10)
+    prices = {"gemini_input_price": 0.3, "gemini_output_price": 2.5}
+    nobody = {"gemini_endpoint": "http://127.0.0.1:1"}
+    cases: list[tuple[dict[str, Any], bool]] = [
+        ({"gemini_model": "fault-cut"}, True),
+        ({"gemini_model": "fault-502"}, True),
+        ({"gemini_model": "fault-500"}, False),
+        (nobody, False),
+        (nobody | {"gemini_sdk": "google-genai"}, False),
+    ]
+    kept = 0
+    for case, spent in cases:
+        with instances(1, **settings | prices | case) as [services]:
+            brake = Brake(services, uuid.uuid4(), "")
+            with pytest.raises(Unavailable):
+                brake.describe(jpeg(), "en")
+            most = daily_usage.most(services.settings)
+            assert brake.usage(0).usd == (most / 1e6 if spent else 0)
+            kept += most if spent else 0
+            assert services.database.query("SELECT micro_usd FROM spending") == [[kept]]
+
+
+def test_what_is_reserved_is_more_than_any_request_can_cost() -> None:
+    most = Settings(safety="low")
+    longest = language_tag("abc-defg-123")
+    assert longest
+    asked = json.dumps(
+        [prompt.instruction(most), prompt.request(longest, hint=True), prompt.schema(most)]
+    ).encode()
+    assert len(asked) + 2 * cost.PICTURE_TOKENS < MOST_INPUT_TOKENS  # no token has less than a byte
+
+
+def test_two_that_come_with_the_same_bytes_at_once_pay_once(database_url: str, gemini_url: str) -> None:
+    settings = usual(database_url, gemini_url, daily_calls=100)
+    with instances(2, **settings) as services:
+        one, other = all_at_once(services, "same", "same")
+        assert one == other
+        assert "stand-in" in one
+    assert requests_of(gemini_url, settings["gemini_api_key"]) == 1
+
+
+def test_an_answer_that_is_unfit_or_without_the_verdict_that_is_wanted_is_not_kept(
+    database_url: str, gemini_url: str
+) -> None:
+    cases = {
+        ("fault-missing-safety", "low"): 2,
+        ("fault-malformed", "low"): 2,
+        ("fault-finish-MAX_TOKENS", "low"): 2,
+        ("fault-malformed", "off"): 2,
+        ("fault-empty", "off"): 2,
+        ("fault-ratedmalformed-HIGH", "low"): 2,
+        ("fault-blocked", "low"): 1,
+        ("fault-unsafe-high", "low"): 1,
+    }
+    for (model, level), asked in cases.items():
+        settings = usual(database_url, gemini_url, daily_calls=100, gemini_model=model, safety=level)
+        settings["gemini_attempts"] = 1
+        with instances(1, **settings) as [services]:
+            assert described(services, "same") == described(services, "same")
+        assert requests_of(gemini_url, settings["gemini_api_key"]) == asked, model
+
+
+def test_the_same_bytes_are_paid_for_once_also_where_an_instance_dies_before_it_records_them(
+    start: Start, gemini_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = new_key()
+    app = start(**OTHERS, DAILY_CALLS="100", GEMINI_API_KEY=key)
+    first = app.upload("ana/a.png", small_png())
+    with monkeypatch.context() as dying:
+        dying.setattr(Database, "record", None)
+        assert app.deliver(first) == HTTPStatus.INTERNAL_SERVER_ERROR
+    assert app.deliver(first) == HTTPStatus.OK
+    again = app.upload("bob/b.png", small_png())
+    assert app.deliver(again) == HTTPStatus.OK
+    assert requests_of(gemini_url, key) == 1
+    one, other = (app.services.database.analysis(each.id) or {} for each in (first, again))
+    assert one["description"] == other["description"] != ""
+    assert one["provenance"]["gemini"] == other["provenance"]["gemini"]
+    assert (other["usage"]["calls"], other["usage"]["reused"]) == (0, True)
+    assert other["usage"]["gb_seconds"] > 0
+    [today] = app.progress.get("/", query_string=SPENDING).get_json()["days"]
+    assert (today["calls"], today["pictures"], today["reused"]) == (1, 2, 2)
+    assert today["usd"] == pytest.approx((258 * 0.3 + today["output_tokens"] * 2.5) / 1e6, abs=1e-6)
+
+    # What is not kept leaves nothing, and what its user deletes takes the answer along.
+    Image.new("RGB", (60, 40), "blue").save(blue := io.BytesIO(), "PNG")
+    assert app.analyze(data=blue.getvalue()).get_json()["usage"]["calls"] == 1
+    assert rows("SELECT count(*) FROM answers") == [[1]]
+    deleted = app.gallery.post(
+        f"/gallery/picture/{again.id}/delete?user=bob", headers={"Sec-Fetch-Site": "same-origin"}
+    )
+    assert deleted.status_code == HTTPStatus.SEE_OTHER
+    assert rows("SELECT count(*) FROM answers") == [[0]]
+
+
+def test_over_the_cap_blip_stands_alone_and_the_rest_comes_on_another_day(
+    start: Start, gemini_url: str
+) -> None:
+    key = new_key()
+    app = start(**OTHERS, DAILY_CALLS="1", GEMINI_API_KEY=key)
+    app.deliver(app.upload("ana/a.png", small_png()))
+    Image.new("RGB", (60, 40), "blue").save(blue := io.BytesIO(), "PNG")
+    late = app.upload("ana/b.png", blue.getvalue())
+    assert app.deliver(late) == HTTPStatus.OK
+    assert app.sweep() == {"complete": True}
+    result = app.services.database.analysis(late.id) or {}
+    assert result["sources"]["gemini"]["problem"] == str(
+        OverBudget("the day's budget for Gemini is spent (DAILY_CALLS, DAILY_MONEY)")
+    )
+    assert result["alt_text"] == result["caption"] != ""
+    assert rows("SELECT describe_tries FROM analyses WHERE describe_after IS NOT NULL") == [[0]]
+    assert requests_of(gemini_url, key) == 1
+    rows("UPDATE spending SET day = day - 1")
+    assert app.sweep() == {"described": 1, "complete": True}
+
+
+def test_without_a_cap_nothing_is_counted_in_the_database(start: Start) -> None:
+    app = start(**OTHERS)
+    answer = app.analyze(data=small_png(), query_string={"keep": "true", "user": "ana"}).get_json()
+    assert answer["usage"]["usd"] > 0
+    assert rows("SELECT count(*) FROM spending") == rows("SELECT count(*) FROM answers") == [[0]]
+
+
+def test_what_all_pictures_cost_is_told_to_operators_alone(start: Start, issuer: Issuer) -> None:
+    app = start(**issuer.settings, OPERATORS="olga")
+    assert problem(app.progress.get("/", query_string=SPENDING), 401)
+    refused = app.progress.get("/", query_string=SPENDING, headers=issuer.signed_in("ana"))
+    assert problem(refused, 403)["code"] == "operators_only"
+    told = app.progress.get("/", query_string=SPENDING, headers=issuer.signed_in("olga"))
+    assert told.get_json() == {"daily_calls": 0, "daily_money": 0.0, "days": []}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"DAILY_MONEY": "5", "GEMINI_MODEL": "gemini-9"}, "what gemini-9 costs is not known"),
+        ({"DAILY_MONEY": "0.01"}, "at least the 0.0229 US\\$ that one request may cost"),
+    ],
+)
+def test_a_cap_in_money_that_can_not_be_kept_is_refused_at_start(wrong: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        Settings.read(wrong)
+    told = {"GEMINI_INPUT_PRICE": "1", "GEMINI_OUTPUT_PRICE": "2"}
+    assert Settings.read(wrong | told | {"DAILY_MONEY": "5"}).usd(1_000_000, 500_000) == 2

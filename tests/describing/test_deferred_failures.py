@@ -1,0 +1,188 @@
+"""What can never be described later fails alone; and no two sweeps describe one picture at once."""
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+
+from dropcap import deferred, pipeline
+from dropcap.domain.analysis import Published
+from dropcap.domain.upload import Upload
+from dropcap.storage.buckets import Buckets
+from tests.describing.test_deferred import DONE, DOWN, ONCE, UP, its_time_comes, redescribe, result
+from tests.support.app import App, Start, rows, small_png
+
+WAIT_S = 30
+
+
+def not_described(app: App, name: str) -> Upload:
+    upload = app.upload(f"ana/{name}.png", small_png())
+    assert app.deliver(upload) == HTTPStatus.OK
+    return upload
+
+
+def blob(app: App, upload: Upload, label: str = "200") -> Any:
+    return app.storage.bucket(app.pictures).blob(f"{upload.id}/{label}.webp")
+
+
+def deleted(app: App, upload: Upload) -> None:
+    blob(app, upload).delete()
+
+
+def replaced(app: App, upload: Upload) -> None:
+    blob(app, upload).upload_from_string(b"somebody else's")
+
+
+def undecodable(app: App, upload: Upload) -> None:
+    data = b"RIFF\x10\x00\x00\x00WEBPVP8 nothing"
+    blob(app, upload).upload_from_string(data)
+    facts = {"bytes": len(data), "md5": base64.b64encode(hashlib.md5(data).digest()).decode()}  # noqa: S324
+    rows(
+        "UPDATE analyses SET result = jsonb_set(result, '{pictures,0}', "
+        "result->'pictures'->0 || CAST(:facts AS jsonb)) WHERE id = :id",
+        facts=json.dumps(facts),
+        id=upload.id,
+    )
+
+
+def without(part: str) -> Callable[[App, Upload], None]:
+    def lacking(_: App, upload: Upload) -> None:
+        rows("UPDATE analyses SET result = result - :part WHERE id = :id", part=part, id=upload.id)
+
+    return lacking
+
+
+def with_pictures(stored: str) -> Callable[[App, Upload], None]:
+    def damaged(_: App, upload: Upload) -> None:
+        rows(
+            "UPDATE analyses SET result = jsonb_set(result, '{pictures}', CAST(:stored AS jsonb)) "
+            "WHERE id = :id",
+            stored=stored,
+            id=upload.id,
+        )
+
+    return damaged
+
+
+FAULTS = (
+    *(deleted, deleted, deleted, deleted, replaced, undecodable, without("pictures"), without("upload")),
+    *map(with_pictures, ("null", "{}", '"none"', '["none"]', "[{}]")),
+)
+
+
+def test_pictures_that_can_never_be_described_do_not_keep_the_others_waiting(start: Start) -> None:
+    app = start(**ONCE, GEMINI_MODEL=DOWN)
+    assert len(FAULTS) > 2 * deferred.FAILURES
+    lost = [not_described(app, str(number)) for number in range(len(FAULTS))]
+    whole = not_described(app, "whole")
+    for upload, fault in zip(lost, FAULTS, strict=True):
+        fault(app, upload)
+    stored = set(app.objects(app.pictures))
+    app = app.restarted(GEMINI_MODEL=UP)
+    assert app.sweep() == DONE | {"described": 1, "not_described": len(FAULTS)}
+    assert result(app, whole.id)["sources"]["gemini"]["answered"]
+    assert rows("SELECT count(*) FROM analyses WHERE describe_after IS NOT NULL") == [[0]]
+    for upload in lost:
+        known = result(app, upload.id)
+        assert not known["describe_later"]
+        assert known["sources"]["gemini"]["problem"]
+    assert "still stored" in result(app, lost[0].id)["sources"]["gemini"]["problem"]
+    assert set(app.objects(app.pictures)) == stored  # of what only the record lacks, nothing is deleted
+    assert app.sweep() == DONE
+    damaged = 5  # without a list of objects, or any
+    assert redescribe(app, all=True, mark=True)["pictures"] == len(FAULTS) + 1 - damaged
+
+
+def test_a_record_that_lacks_what_older_revisions_did_not_write_is_described(start: Start) -> None:
+    app = start(**ONCE, GEMINI_MODEL=DOWN)
+    upload = not_described(app, "older")
+    for part in ("sources", "provenance", "captions", "usage", "picture", "analyzed_at", "safety"):
+        without(part)(app, upload)
+    app = app.restarted(GEMINI_MODEL=UP)
+    assert app.sweep() == DONE | {"described": 1}
+    assert "stand-in" in result(app, upload.id)["description"]
+
+
+def test_where_the_largest_is_gone_the_next_is_described(start: Start) -> None:
+    app = start(**ONCE | {"SIZES": "40,20"}, GEMINI_MODEL=DOWN)
+    upload = not_described(app, "a")
+    blob(app, upload, "40").delete()
+    app = app.restarted(GEMINI_MODEL=UP)
+    assert app.sweep() == DONE | {"described": 1}
+    assert "20 x 13 px" in result(app, upload.id)["description"]
+
+
+def test_a_bucket_that_is_away_is_no_fault_of_a_picture(start: Start) -> None:
+    app = start(**ONCE, GEMINI_MODEL=DOWN)
+    upload = not_described(app, "a")
+    pictures = app.pictures
+    app = app.restarted(GEMINI_MODEL=UP, PICTURES_BUCKET="not-there")
+    assert app.sweep() == DONE | {"not_described": 1}
+    assert result(app, upload.id)["describe_later"]
+    its_time_comes()
+    app = app.restarted(PICTURES_BUCKET=pictures)
+    assert app.sweep() == DONE | {"described": 1}
+
+
+def test_a_lease_is_longer_than_gemini_and_a_picture_may_take_and_the_next_try_is_soon(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gemini_s, stage_s, timeout_s = (2 * 3 - 1) * 120, 700, 900
+    slow = {"GEMINI_TIMEOUT_S": "120", "GEMINI_ATTEMPTS": "3", "LEASE_S": str(stage_s)}
+    app = start(**ONCE, GEMINI_MODEL=DOWN)
+    upload = not_described(app, "a")
+    app = app.restarted(**slow, TIMEOUT_S=str(timeout_s), GEMINI_MODEL="fault-malformed")
+    leases: list[list[float]] = []
+
+    def watched(_: Buckets, published: Published) -> bytes:
+        leases.extend(rows("SELECT extract(epoch FROM describe_after - now())::float8 FROM analyses"))
+        raise TimeoutError(published.object)
+
+    with monkeypatch.context() as watching:
+        watching.setattr(Buckets, "read_published", watched)
+        assert app.sweep() == DONE | {"not_described": 1}
+    [[lease]] = leases
+    assert lease > gemini_s + stage_s
+    assert lease > timeout_s
+    [[after]] = rows("SELECT extract(epoch FROM describe_after - now())::float8 FROM analyses")
+    assert 0 < after <= deferred.FIRST_S
+    assert result(app, upload.id)["describe_later"]
+
+
+def test_nothing_is_taken_before_its_turn_has_come(start: Start) -> None:
+    app = start(**ONCE, GEMINI_MODEL=DOWN)
+    not_described(app, "a")
+    app = app.restarted(GEMINI_MODEL=UP)
+    due = "SELECT count(*) FROM analyses WHERE describe_after <= now()"
+    waiting = threading.Thread(target=deferred.describe, args=(app.services, float("inf")))
+    with pipeline.one_at_a_time:
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+        assert rows(due) == [[1]]
+    waiting.join(WAIT_S)
+    assert rows("SELECT count(*) FROM analyses WHERE describe_after IS NULL") == [[1]]
+
+
+def test_what_can_not_be_taken_back_does_not_keep_the_others_waiting(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = start(**ONCE)
+    for number in range(deferred.FAILURES + 1):
+        app.deliver(app.upload(f"ana/{number}.png", small_png()))
+    app = app.restarted(GEMINI_MODEL="fault-unsafe-high", SAFETY="low", QUARANTINE_BUCKET="not-there")
+    assert redescribe(app, mark=True)["pictures"] == deferred.FAILURES + 1
+    capfd.readouterr()
+    assert app.sweep() == DONE | {"not_described": deferred.FAILURES + 1}
+    assert rows("SELECT count(*) FROM analyses WHERE describe_after > now()") == [[deferred.FAILURES + 1]]
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    errors = [line for line in lines if line["severity"] == "ERROR"]
+    assert len(errors) == deferred.FAILURES + 1
+    for line in errors:
+        assert "not-there: does it exist?" in line["problem"]
+        assert "stack_trace" not in line

@@ -1,0 +1,384 @@
+"""Two users of one gallery: whatever ana tries, what is bob's answers as what does not exist."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+import time
+import uuid
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from flask.testing import FlaskClient
+from google.auth import crypt
+from werkzeug.test import TestResponse
+
+from dropcap.domain.analysis import Published
+from dropcap.domain.upload import Upload
+from dropcap.gallery.app import OPEN, ROUTES
+from dropcap.gallery.session import COOKIE, USERS
+from tests.database.test_database import record, upload
+from tests.support.app import App, Start, problem, rows, small_png
+from tests.support.issuer import KID, Issuer
+
+OWN = {"Sec-Fetch-Site": "same-origin"}
+JSON = {"Accept": "application/json"}
+NOBODYS = uuid.UUID(int=7)
+# Words that are in no page but for a picture that has them.
+WORDS = {"ana": "heronry", "bob": "kingfisher"}
+
+
+@dataclass
+class Person:
+    """Somebody before a browser, and a picture that is theirs."""
+
+    client: FlaskClient
+    name: str
+    picture: Upload
+
+    def get(self, path: str, **query: str) -> TestResponse:
+        return self.client.get(f"/gallery{path}", query_string=query)
+
+    def post(self, path: str, **form: str) -> TestResponse:
+        return self.client.post(f"/gallery{path}", data=form, headers=OWN)
+
+    def sees(self) -> str:
+        """All of the wall that is theirs."""
+        answer = self.get("/")
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+
+def kept(app: App, user: str, name: str = "x.png", **others: Any) -> Upload:
+    """A picture of the user's, recorded and published as the pipeline does it."""
+    of = Upload(app.uploads, f"{user}/{name}", 1, 12, "image/png")
+    file, data = f"{of.id}/200.webp", user.encode() * 9
+    app.storage.bucket(app.pictures).blob(file).upload_from_string(data, "image/webp")
+    checksum = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+    word = WORDS[user]
+    facts = {
+        "caption": f"a {word}",
+        "description": f"A quiet {word}.",
+        "alt_text": word,
+        "tags": (word, "bird"),
+        "text": word.upper(),
+        "pictures": (Published("200", file, 200, 100, len(data), "image/webp", checksum),),
+    }
+    assert record(app.services.database, of, **facts | others)
+    app.services.database.finish(of)
+    return of
+
+
+@pytest.fixture
+def app(start: Start, issuer: Issuer) -> App:
+    return start(**issuer.settings)
+
+
+@pytest.fixture
+def ana(app: App, issuer: Issuer) -> Person:
+    return person(app, issuer, "ana")
+
+
+@pytest.fixture
+def bob(app: App, issuer: Issuer) -> Person:
+    return person(app, issuer, "bob")
+
+
+def person(app: App, issuer: Issuer, name: str) -> Person:
+    client = app.gallery.application.test_client()
+    client.set_cookie(COOKIE, issuer.token(name))
+    return Person(client, name, kept(app, name))
+
+
+def same_as_none(of_another: TestResponse, of_nobody: TestResponse) -> None:
+    assert of_another.status_code == of_nobody.status_code == 404
+    assert of_another.text == of_nobody.text
+    assert sorted(of_another.headers) == sorted(of_nobody.headers)
+
+
+# By id
+
+
+@pytest.mark.parametrize("path", ["/picture/{}", "/image/{}/200"])
+def test_anothers_picture_is_none(ana: Person, bob: Person, path: str) -> None:
+    same_as_none(ana.get(path.format(bob.picture.id)), ana.get(path.format(NOBODYS)))
+    for each in (ana, bob):
+        assert each.get(path.format(each.picture.id)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/picture/{}/edit", "/picture/{}/delete"])
+def test_nobody_changes_or_deletes_what_is_anothers(app: App, ana: Person, bob: Person, path: str) -> None:
+    form = {"caption": "mine now", "alt_text": "mine"}
+    same_as_none(ana.post(path.format(bob.picture.id), **form), ana.post(path.format(NOBODYS), **form))
+    assert "a kingfisher" in bob.sees()
+    assert "mine" not in bob.sees()
+    assert f"{bob.picture.id}/200.webp" in app.objects(app.pictures)
+    assert bob.post(path.format(bob.picture.id), **form).status_code == 303
+    assert "a kingfisher" not in bob.sees()
+    assert "a heronry" in ana.sees()
+
+
+def test_how_anothers_upload_is_doing_is_not_told(ana: Person, bob: Person) -> None:
+    def status(of: Upload) -> dict[str, Any]:
+        answer = ana.get("/status", upload=f"{of.generation}:{of.name}")
+        assert answer.status_code == 200, answer.text
+        [found] = answer.get_json()["uploads"]
+        # What differs by its name alone.
+        return {key: value for key, value in found.items() if key not in ("id", "object", "card")}
+
+    assert status(ana.picture)["state"] == "captioned"
+    assert status(bob.picture) == status(upload("bob/none.png")) == status(upload("nobody/none.png"))
+    assert status(bob.picture)["state"] == "waiting"
+
+
+def test_why_anothers_upload_was_rejected_is_not_told(app: App, ana: Person, bob: Person) -> None:
+    database = app.services.database
+    for user in ("ana", "bob"):
+        of = upload(f"{user}/bad.png")
+        assert database.reject(of, database.claim(of).holder, "not_a_picture", f"{WORDS[user]} is no picture")
+    for state in ("rejected", "working", "captioned"):
+        assert WORDS["bob"] not in ana.get("/", state=state).text
+    assert "heronry is no picture" in ana.get("/", state="rejected").text
+    same_as_none(ana.get(f"/picture/{upload('bob/bad.png').id}"), ana.get(f"/picture/{NOBODYS}"))
+
+
+# By name
+
+
+def test_nobody_drops_into_the_folder_of_another(app: App, ana: Person) -> None:
+    picture = small_png()
+    facts = {"size": len(picture), "type": "image/png", "tz": "", "head": base64.b64encode(picture).decode()}
+    names = (
+        "bob/x.png",
+        "/bob/x.png",
+        "../bob/x.png",
+        "..\\bob\\x.png",
+        "..%2fbob%2fx.png",
+        "../../bob/x.png",
+    )
+    for name in ("x.png", *names):
+        body = facts | {"name": name, "user": "bob"}
+        answer = ana.client.post("/gallery/uploads", json=body, headers=OWN | JSON)
+        assert answer.status_code == 201 or name != "x.png", answer.text
+        if answer.status_code == 201:
+            assert re.fullmatch(r"ana/[0-9a-f]+/[^/]+", answer.get_json()["object"])
+        else:
+            assert answer.status_code == 400
+
+
+PATHS = ("/", "/picture/{}", "/image/{}/200", "/status", "/export/csv", "/export/zip", "/progress")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_address_that_names_another_is_refused(ana: Person, path: str) -> None:
+    for user, status in (("bob", 403), ("", 403), ("ana", 200)):
+        answer = ana.get(path.format(ana.picture.id), user=user, upload="1:ana/x.png")
+        assert answer.status_code == status
+
+
+# By what finds pictures
+
+
+def test_the_wall_shows_nobody_elses(ana: Person, bob: Person) -> None:
+    for one, other in ((ana, bob), (bob, ana)):
+        assert str(one.picture.id) in one.sees()
+        assert str(other.picture.id) not in one.sees()
+        assert WORDS[other.name] not in one.sees().lower()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"q": "kingfisher"},
+        {"q": "kinfisher"},
+        {"q": "KINGFISHER"},
+        {"tag": "kingfisher"},
+        {"from": "2020-01-01"},
+    ],
+)
+def test_no_search_finds_anothers_nor_learns_its_words(
+    ana: Person, bob: Person, query: dict[str, str]
+) -> None:
+    found = ana.get("/", **query)
+    assert found.status_code == 200
+    assert str(bob.picture.id) not in found.text
+    echo = next(iter(query.values())).lower()
+    assert "kingfisher" not in found.text.lower().replace(echo, "")
+    assert str(bob.picture.id) in bob.get("/", **query).text
+
+
+def test_the_key_of_anothers_page_leads_through_ones_own_wall(app: App, ana: Person, bob: Person) -> None:
+    app.services.database.query(
+        "INSERT INTO analyses (id, user_id, analyzed_at, caption, result) "
+        "SELECT new, user_id, analyzed_at - n * interval '1 day', caption, "
+        "       jsonb_set(result, '{id}', to_jsonb(new::text)) "
+        "FROM (SELECT *, CAST(md5(user_id || n) AS uuid) AS new "
+        "      FROM analyses, generate_series(1, 30) AS n) AS old RETURNING id"
+    )
+    ids = {
+        user: {str(id) for [id] in rows("SELECT id FROM analyses WHERE user_id = :u", u=user)}
+        for user in WORDS
+    }
+    [key] = set(re.findall(r"after=([^\"&]+)", bob.sees()))
+    answer = ana.get("/", after=key)
+    assert answer.status_code == 200
+    seen = set(re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", answer.text))
+    assert seen & ids["ana"]
+    assert not seen & ids["bob"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "zip"])
+def test_an_export_is_ones_own_alone(ana: Person, bob: Person, kind: str) -> None:
+    for one, other in ((ana, bob), (bob, ana)):
+        answer = one.get(f"/export/{kind}")
+        assert answer.status_code == 200
+        data = answer.data
+        if kind == "zip":
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                data = b"".join([name.encode() + archive.read(name) for name in archive.namelist()])
+            assert one.name.encode() * 9 in data
+            assert other.name.encode() * 9 not in data
+        assert WORDS[one.name].encode() in data
+        assert WORDS[other.name].encode() not in data.lower()
+        assert str(other.picture.id).encode() not in data
+
+
+def test_progress_counts_nobody_elses(app: App, ana: Person, bob: Person) -> None:
+    alone = ana.get("/progress")
+    assert alone.status_code == 200
+    for number in range(3):
+        kept(app, "bob", f"{number}.png")
+    assert ana.get("/progress").text == alone.text
+
+
+# Without a valid token
+
+
+def addresses(method: str) -> list[str]:
+    """All that is guarded, as a page could be asked for: what is added is guarded too."""
+    values = {"picture": NOBODYS, "label": "200", "kind": "csv"}
+    return [
+        "/gallery" + re.sub(r"<(?:[^:>]*:)?(\w+)>", lambda word: str(values[word[1]]), rule.rule)
+        for rule in ROUTES.iter_rules()
+        if method in (rule.methods or ()) and rule.endpoint not in OPEN
+    ]
+
+
+def stranger(issuer: Issuer) -> str:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return issuer.token(signer=crypt.RSASigner(key, KID))
+
+
+TOKENS: dict[str, Callable[[Issuer], str]] = {
+    "none": lambda issuer: "",
+    "no token at all": lambda issuer: "sesame",
+    "signed by another": stranger,
+    "not signed": lambda issuer: issuer.token().rpartition(".")[0] + ".",
+    "expired": lambda issuer: issuer.token(exp=int(time.time()) - 60),
+    "for another app": lambda issuer: issuer.token(aud="5678.apps.googleusercontent.com"),
+    "of nobody in particular": lambda issuer: issuer.token("anonymous"),
+}
+
+
+@pytest.mark.parametrize("token", TOKENS.values(), ids=TOKENS)
+def test_without_a_valid_token_nothing_is_shown_or_done(
+    app: App, issuer: Issuer, token: Callable[[Issuer], str]
+) -> None:
+    made = token(issuer)
+    by_cookie = app.gallery.application.test_client()
+    by_cookie.set_cookie(COOKIE, made)
+    ways = [(by_cookie, OWN), (app.gallery, OWN | {"Authorization": f"Bearer {made}"})]
+    said = set()
+    for client, headers in ways:
+        for method in ("GET", "POST"):
+            for address in addresses(method):
+                answer = client.open(address, method=method, headers=headers | JSON)
+                assert problem(answer, 401)["code"] == "not_signed_in"
+                said.add(answer.text)
+        assert "Sign in" in client.get("/gallery/", headers=headers).text
+    assert len(said) == 1
+    assert rows("SELECT count(*) FROM uploads") == [[0]]
+
+
+def test_no_body_is_read_for_who_is_not_signed_in(app: App) -> None:
+    class Unread(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise AssertionError("the body was read")
+
+    for address in addresses("POST"):
+        answer = app.gallery.post(address, input_stream=Unread(b"x" * 99), headers=OWN, content_length=99)
+        assert answer.status_code == 401
+
+
+def test_where_the_issuers_keys_can_not_be_had_nobody_is_let_in_and_may_try_again(
+    start: Start, issuer: Issuer
+) -> None:
+    issuer.status = 500
+    app = start(**issuer.settings)
+    app.gallery.set_cookie(COOKIE, issuer.token())
+    answer = app.gallery.get("/gallery/")
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"]
+
+
+# Where a back end, or whoever is let in, names the user
+
+
+def test_where_nobody_is_named_the_page_asks_whose_pictures_are_meant(start: Start) -> None:
+    app = start()
+    for user in ("ana", "bob"):
+        kept(app, user)
+    answer = app.gallery.get("/gallery/")
+    assert answer.status_code == 200
+    assert re.findall(r'href="(/gallery/\?user=\w+)">', answer.text) == [
+        "/gallery/?user=ana",
+        "/gallery/?user=bob",
+    ]
+    assert '<input id="user" name="user"' in answer.text
+    assert problem(app.gallery.get("/gallery/", headers=JSON), 400)["code"] == "no_user"
+
+
+def test_names_are_offered_as_they_are_and_no_more_than_a_page_holds(start: Start) -> None:
+    app = start()
+    hostile = '"><script>alert(1)</script>&user=bob'
+    app.services.database.query(
+        "INSERT INTO progress_totals (user_id, pictures) "
+        "SELECT 'user ' || n, 1 FROM generate_series(1, 99) AS n UNION ALL SELECT :name, 2 RETURNING 1",
+        name=hostile,
+    )
+    text = app.gallery.get("/gallery/").text
+    assert "<script>alert" not in text
+    assert f'href="/gallery/?{urlencode({"user": hostile})}"' in text
+    assert text.count("/gallery/?user=") == USERS
+
+
+@pytest.mark.parametrize("user", ["ana/x", "a\x00b", "x" * 129])
+def test_an_impossible_name_is_a_problem_with_a_remedy(start: Start, user: str) -> None:
+    app = start()
+    for path in PATHS:
+        answer = app.gallery.get(f"/gallery{path.format(NOBODYS)}", query_string={"user": user}, headers=JSON)
+        assert problem(answer, 400)["code"] == "no_user"
+
+
+def test_whoever_is_named_sees_only_what_is_theirs(start: Start) -> None:
+    app = start()
+    pictures = {user: kept(app, user) for user in ("ana", "bob")}
+
+    def get(path: str) -> TestResponse:
+        return app.gallery.get(f"/gallery{path}", query_string={"user": "ana"})
+
+    assert WORDS["bob"] not in get("/").text
+    assert get(f"/picture/{pictures['ana'].id}").status_code == 200
+    for path in ("/picture/{}", "/image/{}/200"):
+        same_as_none(get(path.format(pictures["bob"].id)), get(path.format(NOBODYS)))
+    lines = [json.loads(line) for line in get("/export/jsonl").text.splitlines()]
+    assert [line["id"] for line in lines] == [str(pictures["ana"].id)]
+    table = list(csv.DictReader(io.StringIO(get("/export/csv").text.removeprefix("\ufeff"))))
+    assert [line["id"] for line in table] == [str(pictures["ana"].id)]

@@ -1,0 +1,366 @@
+"""The gallery's edge: what every answer has, where a change may come from, errors that people can read."""
+
+import io
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from dropcap.gallery import assets
+from dropcap.gallery.app import LARGEST_FORM
+from dropcap.gallery.session import COOKIE
+from dropcap.gallery.uploads import LARGEST_UPLOAD
+from dropcap.http.bodies import LONGEST_QUERY
+from tests.database.test_database import record, upload
+from tests.gallery.test_access import NOBODYS, addresses
+from tests.support.app import App, Start, problem, rows
+from tests.support.issuer import Issuer
+
+JSON = {"Accept": "application/json"}
+ANA = {"user": "ana"}
+NO_DATABASE = "postgresql://nobody@127.0.0.1:9/none"
+STATIC = f"/gallery/static/{next(iter(sorted(path.name for path in assets.FOLDER.iterdir())))}"
+
+
+@pytest.fixture
+def app(start: Start) -> App:
+    return start()
+
+
+# Addresses
+
+
+@pytest.mark.parametrize("root", ["", "/gallery"])  # the service's own root, and where it is mounted locally
+def test_all_lies_below_gallery_whatever_the_functions_own_address_is(app: App, root: str) -> None:
+    def get(path: str, **query: str) -> TestResponse:
+        place = {"SCRIPT_NAME": root, "PATH_INFO": path.removeprefix(root)}
+        return app.gallery.get("/", query_string=query, environ_overrides=place)
+
+    assert "Whose pictures?" in get("/gallery/").text
+    assert get("/gallery/", user="ana").status_code == 200
+    assert get("/gallery/nowhere").status_code == 404
+    assert get(f"/gallery/picture/{NOBODYS}").status_code == 400  # without a user
+
+
+def test_the_bare_address_leads_to_the_wall_with_what_was_asked_for(app: App) -> None:
+    for path in ("/?user=ana&q=%C3%BC", "/gallery?user=ana&q=%C3%BC"):
+        answer = app.gallery.get(path)
+        assert (answer.status_code, answer.headers["Location"]) == (303, "/gallery/?user=ana&q=%C3%BC")
+
+
+NOWHERE = (
+    "/elsewhere",
+    "/galleryx/",
+    "//evil.example/gallery/",
+    "/gallery/nowhere",
+    "/gallery/export//csv",
+    "/gallery/picture/7",
+    "/gallery/export/exe",
+    "/gallery/static/",
+    "/gallery/static/none.css",
+    "/gallery/static/../edge.py",
+    "/gallery/static/..\\app.py",
+    "/gallery/static//etc/passwd",
+    "/gallery/static/x\0.css",
+    "/gallery/static/" + "x" * 9000,
+)
+
+
+def test_what_is_not_there_is_a_page_that_says_so(app: App) -> None:
+    for path in NOWHERE:
+        place = {"PATH_INFO": path}  # or the client would take some of them for something else
+        answer = app.gallery.get("/", environ_overrides=place)
+        assert (answer.status_code, answer.mimetype) == (404, "text/html"), path
+        assert "There is no such page" in answer.text
+        assert 'href="/gallery/"' in answer.text
+        answer = app.gallery.get("/", environ_overrides=place, headers=JSON)
+        assert problem(answer, 404)["code"] == "no_such_page"
+
+
+def test_a_method_that_is_not_allowed_is_told_which_are(app: App) -> None:
+    for method, path, allowed in (
+        ("POST", "/", "GET, HEAD"),
+        ("GET", "/uploads", "POST"),
+        ("PUT", "/sign-in", "GET, HEAD, POST"),
+        ("OPTIONS", "/status", "GET, HEAD"),
+    ):
+        answer = app.gallery.open(f"/gallery{path}", method=method, headers=JSON)
+        assert problem(answer, 405)["code"] == "wrong_method"
+        assert answer.headers["Allow"] == allowed
+
+
+def test_head_is_answered_as_get_is_without_a_body(app: App) -> None:
+    for path in ("/gallery/", STATIC, "/gallery/nowhere"):
+        head, get = app.gallery.head(path), app.gallery.get(path)
+        assert (head.status, list(head.headers)) == (get.status, list(get.headers))
+        assert (head.data, head.headers["Content-Length"]) == (b"", str(len(get.data)))
+
+
+# Where a change may come from
+
+
+ELSEWHERE: dict[str, dict[str, str]] = {
+    "another site": {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
+    "a neighbour of the domain": {"Sec-Fetch-Site": "same-site", "Origin": "http://other.localhost"},
+    "no page at all": {"Sec-Fetch-Site": "none"},
+    "another site, which says that it is ours": {
+        "Sec-Fetch-Site": "cross-site",
+        "Origin": "http://localhost",
+    },
+    "another site, in an old browser": {"Origin": "https://evil.example"},
+    "another port": {"Origin": "http://localhost:8080"},
+    "another scheme": {"Origin": "https://localhost"},
+    "a sandbox": {"Origin": "null"},
+    "nobody knows where": {},
+}
+
+
+@pytest.mark.parametrize("auth", ["iam", "token"])
+def test_nothing_but_our_own_page_asks_for_a_change(start: Start, issuer: Issuer, auth: str) -> None:
+    app = start(**issuer.settings | {"AUTH": auth})
+    if auth == "token":
+        app.gallery.set_cookie(COOKIE, issuer.token())
+    proofs: tuple[dict[str, str], ...] = ({}, {"Authorization": f"Bearer {issuer.token()}"})
+    for name, source in ELSEWHERE.items():
+        for proof in proofs:  # a proxy may add one to whatever comes
+            for address in (*addresses("POST"), "/gallery/sign-out"):
+                answer = app.gallery.post(address, query_string=ANA, headers=source | proof | JSON)
+                assert problem(answer, 403)["code"] == "other_site", (name, address)
+
+
+def changes(app: App, address: str = f"/gallery/picture/{NOBODYS}/delete", **headers: str) -> bool:
+    """Whether the request gets as far as to its handler, for which there is no such picture."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    answer = app.gallery.post(address, query_string=ANA, headers=named | JSON)
+    assert answer.status_code in (403, 404), answer.text
+    return answer.status_code == 404
+
+
+def test_a_change_is_asked_for_by_our_own_page(app: App) -> None:
+    assert changes(app, Sec_Fetch_Site="same-origin")
+    assert changes(app, Origin="http://localhost")
+    assert changes(app, Origin="https://localhost", X_Forwarded_Proto="https")  # by Cloud Run's front end
+    assert not changes(app, Origin="http://localhost", X_Forwarded_Proto="https")
+    elsewhere = {"Origin": "https://gallery.example:8443", "Host": "gallery.example:8443"}
+    assert changes(app.restarted(HOSTS="gallery.example"), X_Forwarded_Proto="https", **elsewhere)
+
+
+def test_a_program_that_has_its_own_token_and_no_cookie_needs_no_page(start: Start, issuer: Issuer) -> None:
+    app = start(**issuer.settings)
+    assert changes(app, Authorization=f"Bearer {issuer.token()}")
+    app.gallery.set_cookie(COOKIE, issuer.token())
+    assert not changes(app, Authorization=f"Bearer {issuer.token()}")
+
+
+# What every answer has
+
+
+def answers(app: App) -> Iterator[tuple[str, TestResponse]]:
+    """One of each kind of answer, errors too."""
+    picture = upload("ana/x.png")
+    record(app.services.database, picture)
+    get, own = app.gallery.get, {"Sec-Fetch-Site": "same-origin"}
+    yield "redirect", get("/")
+    yield "whose", get("/gallery/")
+    yield "wall", get("/gallery/", query_string=ANA)
+    yield "picture", get(f"/gallery/picture/{picture.id}", query_string=ANA)
+    yield "export", get("/gallery/export/csv", query_string=ANA)
+    yield "status", get("/gallery/status?upload=1:ana/x.png&user=ana", headers=JSON)
+    yield "static", get(STATIC)
+    yield "unchanged", get(STATIC, headers={"If-None-Match": get(STATIC).headers["ETag"]})
+    yield "head", app.gallery.head("/gallery/")
+    yield "no user", get("/gallery/progress")
+    yield "no user, in JSON", get("/gallery/progress", headers=JSON)
+    yield "another site", app.gallery.post("/gallery/uploads", query_string=ANA)
+    yield "nowhere", get("/gallery/nowhere")
+    yield "no picture", get(f"/gallery/picture/{NOBODYS}", query_string=ANA)
+    yield "no image", get(f"/gallery/image/{NOBODYS}/800", query_string=ANA)
+    yield "wrong method", app.gallery.put("/gallery/")
+    yield "long", get("/gallery/?q=" + "x" * LONGEST_QUERY)
+    edit = f"/gallery/picture/{picture.id}/edit"
+    yield "edited", app.gallery.post(edit, query_string=ANA, data={"caption": "mine"}, headers=own)
+    large = {"caption": "x" * LARGEST_FORM}
+    yield "too large", app.gallery.post(edit, query_string=ANA, data=large, headers=own)
+
+
+def check(kind: str, answer: TestResponse) -> None:
+    headers = answer.headers
+    policy = dict(part.strip().partition(" ")[::2] for part in headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'", kind
+    assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'", kind
+    assert "unsafe" not in str(policy), kind
+    assert headers["X-Content-Type-Options"] == "nosniff", kind
+    assert headers["Referrer-Policy"] == "same-origin", kind
+    assert headers["Cross-Origin-Opener-Policy"] == "same-origin", kind
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin", kind
+    assert "camera=()" in headers["Permissions-Policy"], kind
+    assert "Access-Control-Allow-Origin" not in headers, kind
+    assert ("public" in headers["Cache-Control"]) <= (kind in ("static", "unchanged")), kind
+    assert headers["Cache-Control"] == "no-store" or kind in ("static", "unchanged"), kind
+    assert "Traceback" not in answer.text, kind
+    assert 'File "' not in answer.text, kind
+
+
+def test_every_answer_is_sealed_whatever_it_is(app: App) -> None:
+    seen = {}
+    for kind, answer in answers(app):
+        check(kind, answer)
+        seen[kind] = answer.status_code
+    assert seen == {
+        "redirect": 303, "whose": 200, "wall": 200, "picture": 200, "export": 200, "status": 200,
+        "static": 200, "unchanged": 304, "head": 200, "no user": 400, "no user, in JSON": 400,
+        "another site": 403, "nowhere": 404, "no picture": 404, "no image": 404, "wrong method": 405,
+        "long": 414, "edited": 303, "too large": 413,
+    }  # fmt: skip
+
+
+def test_who_is_not_signed_in_gets_no_less_of_it(start: Start, issuer: Issuer) -> None:
+    app = start(**issuer.settings)
+    for kind, path in {"page": "/", "way in": "/sign-in", "way out": "/sign-out"}.items():
+        answer = app.gallery.get(f"/gallery{path}")
+        assert answer.status_code in (303, 401, 405)
+        check(kind, answer)
+    check("refused", app.gallery.post("/gallery/sign-in"))
+
+
+def test_a_page_sends_to_nobody_but_us_and_the_bucket(app: App, storage_url: str) -> None:
+    def sends() -> str:
+        policy = app.gallery.get("/gallery/").headers["Content-Security-Policy"]
+        return str(re.findall(r"connect-src ([^;]*)", policy)[0])
+
+    assert sends() == f"'self' {storage_url}"
+    app.restarted(STORAGE_EMULATOR_HOST="")
+    assert sends() == "'self' https://storage.googleapis.com"
+
+
+def test_a_browser_is_told_to_come_by_tls_where_it_did(app: App) -> None:
+    assert "Strict-Transport-Security" not in app.gallery.get("/gallery/").headers
+    forwarded = app.gallery.get("/gallery/", headers={"X-Forwarded-Proto": "https"})
+    assert "max-age=31536000" in forwarded.headers["Strict-Transport-Security"]
+
+
+# Errors
+
+
+def test_an_error_is_a_page_for_people_and_a_problem_for_programs(app: App) -> None:
+    page = app.gallery.get(
+        "/gallery/progress", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    )
+    assert (page.status_code, page.mimetype) == (400, "text/html")
+    assert "user is missing." in page.text
+    assert "Say whose it is" in page.text
+    for accept in ("application/json", "application/problem+json", "application/json, text/html;q=0.5"):
+        answer = app.gallery.get("/gallery/progress", headers={"Accept": accept})
+        assert problem(answer, 400)["code"] == "no_user"
+    for accept in ("", "*/*", "image/webp,*/*;q=0.8", "x;;;q=z"):
+        assert app.gallery.get("/gallery/progress", headers={"Accept": accept}).mimetype == "text/html"
+
+
+def test_where_the_database_does_not_answer_one_may_try_again(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = start(DATABASE_URL=NO_DATABASE)
+    for path in ("/", "/?user=ana"):
+        page = app.gallery.get(f"/gallery{path}")
+        assert (page.status_code, page.mimetype) == (503, "text/html")
+        assert "could not be answered just now" in page.text
+        check("fault", page)
+        answer = app.gallery.get(f"/gallery{path}&" if "?" in path else "/gallery/?user=ana", headers=JSON)
+        assert problem(answer, 503)["code"] == "try_again"
+        assert int(page.headers["Retry-After"]) == int(answer.headers["Retry-After"]) > 0
+    assert '"problem": "PostgreSQL does not answer' in capfd.readouterr().out
+
+
+def test_log_lines_of_a_request_follow_its_trace(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    app = start(DATABASE_URL=NO_DATABASE)
+    app.gallery.get("/gallery/?user=ana", headers={"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"})
+    assert f"projects/dropcap/traces/{'a' * 32}" in capfd.readouterr().out
+
+
+# Bounds
+
+
+def test_no_body_is_read_beyond_its_bound(app: App) -> None:
+    class Endless(io.BytesIO):
+        taken = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            assert size is not None
+            assert size >= 0
+            self.taken += size
+            assert self.taken <= 2 * LARGEST_UPLOAD
+            return b"x" * size
+
+        def readinto(self, buffer: Any) -> int:
+            return len(self.read(len(buffer)))
+
+    own = {"Sec-Fetch-Site": "same-origin"}
+    form = "application/x-www-form-urlencoded"
+    for path in (*addresses("POST"), "/gallery/sign-in", "/gallery/sign-out"):
+        for length in (
+            {"CONTENT_LENGTH": "1000000000"},
+            {"CONTENT_LENGTH": "", "wsgi.input_terminated": True},
+        ):
+            answer = app.gallery.post(
+                path,
+                query_string=ANA,
+                input_stream=Endless(),
+                headers=own | JSON,
+                content_type=form,
+                environ_overrides=length,
+            )
+            assert 300 <= answer.status_code < 500, (path, answer.text)
+
+
+def test_what_is_too_large_is_told_how_much_may_be(app: App) -> None:
+    own = {"Sec-Fetch-Site": "same-origin"}
+    edit = app.gallery.post(
+        f"/gallery/picture/{NOBODYS}/edit",
+        query_string=ANA,
+        data={"caption": "x" * 70_000},
+        headers=own | JSON,
+    )
+    assert problem(edit, 413)["detail"] == "The request is larger than 64 KiB."
+    begin = app.gallery.post(
+        "/gallery/uploads", query_string=ANA, json={"head": "x" * 140_000}, headers=own | JSON
+    )
+    assert problem(begin, 413)["detail"] == "The request is larger than 128 KiB."
+    assert rows("SELECT count(*) FROM uploads") == [[0]]
+
+
+# Style, script and icons
+
+
+def test_a_file_with_its_version_in_the_address_is_kept_for_ever_and_else_asked_for_again(app: App) -> None:
+    page = app.gallery.get("/gallery/")
+    addresses = set(re.findall(r'(?:href|src)="(/gallery/static/[^"]+)"', page.text))
+    assert addresses
+    for address in addresses:
+        answer = app.gallery.get(address)
+        assert answer.status_code == 200
+        assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+        path, _, version = address.partition("?v=")
+        assert version in answer.headers["ETag"]
+        for other in (path, f"{path}?v=0000000000000000"):  # of a revision that is being replaced
+            assert app.gallery.get(other).headers["Cache-Control"] == "no-cache"
+
+
+def test_a_file_that_the_browser_has_is_not_sent_again(app: App) -> None:
+    etag = app.gallery.get(STATIC).headers["ETag"]
+    again = app.gallery.get(STATIC, headers={"If-None-Match": etag})
+    assert (again.status_code, again.data) == (304, b"")
+    assert app.gallery.get(STATIC, headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_every_file_has_the_type_that_a_browser_wants(app: App) -> None:
+    types = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+    for path in assets.FOLDER.iterdir():
+        answer = app.gallery.get(f"/gallery/static/{path.name}")
+        assert (answer.status_code, answer.data) == (200, path.read_bytes())
+        assert answer.mimetype == types[path.suffix.removeprefix(".")]
+
+
+def test_anybody_may_have_them(start: Start, issuer: Issuer) -> None:
+    assert start(**issuer.settings).gallery.get(STATIC).status_code == 200

@@ -1,0 +1,110 @@
+"""The progress page: a year of days, counts, what is earned and what comes next, and what memory it took."""
+
+import datetime as dt
+import html
+import json
+import re
+
+import pytest
+
+from dropcap.database import progress
+from dropcap.database.repository import Database
+from dropcap.gallery.charts import WEEKS
+from dropcap.gallery.progress_page import Next, Stats, next_ones
+from tests.database.test_progress import add, at
+from tests.support.app import App, Start, rows
+
+NOW = at("2026-06-10T12:00")  # a Wednesday
+
+
+def page(app: App, user: str) -> str:
+    """What can be read on the page."""
+    answer = app.gallery.get("/gallery/progress", query_string={"user": user})
+    assert answer.status_code == 200, answer.text
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", answer.text)).split())
+
+
+def stats(pictures: int, streak: int) -> Stats:
+    return Stats(pictures, 0, streak, streak, None)
+
+
+def test_who_has_no_picture_sees_what_the_first_one_earns(start: Start) -> None:
+    app = start()
+    add(app.services.database, "bob", (dt.datetime.now(dt.UTC), None))
+    seen = page(app, "ana")
+    assert "0 pictures" in seen
+    assert "First picture" in seen
+    assert "0 of 3 days in a row" in seen
+
+
+def test_counts_achievements_and_the_next_ones_are_the_users(start: Start) -> None:
+    app = start()
+    now = dt.datetime.now(dt.UTC)
+    add(app.services.database, "ana", *((now - dt.timedelta(days=day), "UTC") for day in range(4)))
+    add(app.services.database, "ana", *((now, "UTC") for _ in range(33)))
+    rows("INSERT INTO achievements VALUES ('ana', 'Picture Collector', '2020-01-01Z')")
+    add(app.services.database, "bob", *((now, "UTC") for _ in range(200)))
+    seen = page(app, "ana")
+    for words in ("37 of 100 pictures", "4 of 7 days in a row", "Ten pictures", "Picture Collector"):
+        assert words in seen
+
+
+def test_memory_by_stage_stands_under_the_limit(start: Start) -> None:
+    app = start(MEMORY_LIMIT_MB="512", MEMORY_WARNING_MB="400")
+    add(app.services.database, "ana", (dt.datetime.now(dt.UTC), None))
+    assert "512 MiB" not in page(app, "ana")
+    rows("UPDATE analyses SET result = :result", result=json.dumps({"memory": {"open": 123.4, "resize": 98}}))
+    seen = page(app, "ana")
+    for words in ("123 MB", "512 MiB", "400 MB", "resize"):
+        assert words in seen
+
+
+def test_days_are_those_of_53_weeks_and_end_today(database: Database) -> None:
+    first = dt.date(2026, 6, 8) - dt.timedelta(weeks=WEEKS - 1)  # a Monday
+    instants = [
+        dt.datetime.combine(first, dt.time(12), dt.UTC) + dt.timedelta(days=day) for day in (-1, 0, 1)
+    ]
+    add(database, "ana", *((instant, "UTC") for instant in [*instants, instants[-1], NOW]))
+    add(database, "bob", (NOW, "UTC"))
+    progress.stats(database, "ana", NOW)
+    today, days = progress.days(database, "ana", WEEKS, NOW)
+    assert today == NOW.date()
+    assert days == {first: 1, first + dt.timedelta(days=1): 2, today: 1}
+
+
+def test_today_is_where_the_user_is(database: Database) -> None:
+    late = at("2026-06-10T23:30")
+    add(database, "kiri", (late, "Pacific/Auckland"))
+    add(database, "keanu", (late, "Pacific/Honolulu"))
+    for user, day in (("kiri", dt.date(2026, 6, 11)), ("keanu", dt.date(2026, 6, 10))):
+        progress.stats(database, user, late)
+        assert progress.days(database, user, WEEKS, late) == (day, {day: 1})
+
+
+def test_who_is_unknown_has_a_today_and_no_days(database: Database) -> None:
+    assert progress.days(database, "nobody", WEEKS, NOW) == (NOW.date(), {})
+
+
+@pytest.mark.parametrize(
+    ("given", "earned", "nearest"),
+    [
+        (stats(0, 0), set(), ("First picture", 0, 1)),
+        (stats(37, 0), {"first_picture", "ten_pictures"}, ("Hundred pictures", 37, 100)),
+        (stats(100, 0), {"first_picture", "ten_pictures"}, ("Hundred pictures", 99, 100)),
+    ],
+    ids=["none", "some", "counted a moment before it was earned"],
+)
+def test_the_next_one_of_a_kind_is_the_nearest_that_is_open(
+    given: Stats, earned: set[str], nearest: tuple[str, int, int]
+) -> None:
+    title, have, target = nearest
+    assert Next(title, progress.PICTURES, have, target) in next_ones(given, earned)
+
+
+def test_when_all_is_earned_nothing_is_next() -> None:
+    assert next_ones(stats(5000, 200), progress.RULES.keys()) == ()
+
+
+def test_there_is_one_next_of_each_kind() -> None:
+    kinds = [each.counts for each in next_ones(stats(0, 0), ())]
+    assert sorted(kinds) == sorted({rule.counts for rule in progress.RULES.values()})

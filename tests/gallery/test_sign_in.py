@@ -1,0 +1,331 @@
+"""Signing in to the gallery: who comes back from the page to sign in at is let in, and nobody for another."""
+
+import hashlib
+import re
+import time
+from http.cookies import SimpleCookie
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlsplit
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from dropcap.errors import SettingsError
+from dropcap.gallery.session import BEGUN, COOKIE, GOOGLE
+from dropcap.settings import Settings
+from tests.support.app import App, Start, problem
+from tests.support.issuer import CLIENT, PROJECT, Issuer
+
+HOME = "/gallery/"
+OWN = {"Sec-Fetch-Site": "same-origin"}
+OTHER = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
+JSON = {"Accept": "application/json"}
+FIREBASE = {"iss": f"https://securetoken.google.com/{PROJECT}", "aud": PROJECT, "nonce": None}
+
+
+@pytest.fixture
+def app(start: Start, issuer: Issuer) -> App:
+    return start(**issuer.settings)
+
+
+def browser(app: App) -> FlaskClient:
+    """Somebody else's, with no cookie."""
+    return app.gallery.application.test_client()
+
+
+def begun(client: FlaskClient, back: str = "") -> str:
+    """The address that the browser is sent to."""
+    answer = client.get(f"/gallery/sign-in?next={quote(back)}")
+    assert answer.status_code == 303, answer.text
+    return answer.headers["Location"]
+
+
+def posted(client: FlaskClient, form: dict[str, str], **headers: str) -> TestResponse:
+    """The answer to what the page to sign in at posts; it is another site."""
+    return client.post("/gallery/sign-in", data=form, headers={"Sec-Fetch-Site": "cross-site"} | headers)
+
+
+def signed_in(client: FlaskClient, issuer: Issuer, back: str = "") -> TestResponse:
+    answer = posted(client, issuer.sign_in(begun(client, back)))
+    assert answer.status_code == 303, answer.text
+    return answer
+
+
+def is_in(client: FlaskClient) -> bool:
+    """Whether the gallery knows who looks: then it says that somebody else's pictures are not theirs."""
+    answer = client.get(HOME, headers=JSON, query_string={"user": "somebody else"})
+    code = problem(answer, answer.status_code)["code"]
+    assert code in ("not_you", "not_signed_in")
+    return bool(code == "not_you")
+
+
+def cookie(answer: TestResponse, name: str) -> Any:
+    found: SimpleCookie = SimpleCookie()
+    for header in answer.headers.getlist("Set-Cookie"):
+        found.load(header)
+    return found[name]
+
+
+# The way in
+
+
+def test_without_a_token_there_is_a_page_that_leads_to_where_one_signs_in_and_back(app: App) -> None:
+    asked = "/gallery/progress?from=a%26b&to=%C3%BC"
+    answer = app.gallery.get(asked)
+    assert (answer.status_code, answer.mimetype) == (401, "text/html")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    [way] = re.findall(r'href="(/gallery/sign-in[^"]*)"', answer.text)
+    assert dict(parse_qsl(urlsplit(way).query)) == {"next": asked}
+
+
+def test_a_program_without_a_token_is_told_so_in_json(app: App) -> None:
+    answer = app.gallery.get(HOME, headers=JSON)
+    assert problem(answer, 401)["code"] == "not_signed_in"
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_who_signs_in_comes_back_to_the_page_that_was_asked_for(app: App, issuer: Issuer) -> None:
+    assert not is_in(app.gallery)
+    back = signed_in(app.gallery, issuer, "/gallery/progress?from=a%26b&to=%C3%BC").headers["Location"]
+    assert back == "/gallery/progress?from=a%26b&to=%C3%BC"
+    assert is_in(app.gallery)
+    assert not is_in(browser(app))
+
+
+def test_google_is_asked_as_its_documents_say(start: Start, issuer: Issuer) -> None:
+    app = start(
+        **issuer.settings | {"SIGN_IN_URL": "", "AUTH_AUDIENCE": f"{CLIENT},5.apps.googleusercontent.com"}
+    )
+    answer = app.gallery.get("/gallery/sign-in", headers={"X-Forwarded-Proto": "https"})
+    page, _, query = answer.headers["Location"].partition("?")
+    asked = dict(parse_qsl(query))
+    assert page == GOOGLE == "https://accounts.google.com/o/oauth2/v2/auth"
+    assert asked.pop("nonce") != ""
+    assert asked.pop("state") != ""
+    assert asked == {
+        "response_type": "id_token",
+        "response_mode": "form_post",
+        "scope": "openid",
+        "client_id": CLIENT,
+        "redirect_uri": "https://localhost/gallery/sign-in",
+    }
+
+
+def test_the_page_to_sign_in_at_is_not_told_the_secret_and_each_sign_in_has_its_own(app: App) -> None:
+    answers = [app.gallery.get("/gallery/sign-in") for _ in range(2)]
+    secrets = {cookie(answer, BEGUN).value.partition(".")[0] for answer in answers}
+    sent = [answer.headers["Location"] for answer in answers]
+    assert len(secrets) == len(set(sent)) == 2
+    assert all(len(secret) >= 32 and secret not in "".join(sent) for secret in secrets)
+
+
+def test_the_session_is_a_cookie_that_no_script_reads_and_no_other_site_sets_or_makes_change_anything(
+    app: App, issuer: Issuer
+) -> None:
+    kept = cookie(signed_in(app.gallery, issuer), COOKIE)
+    assert kept.key.startswith("__Host-")
+    assert kept["httponly"]
+    assert kept["secure"]
+    assert (kept["samesite"], kept["path"], kept["domain"]) == ("Lax", "/", "")
+    assert 3500 < int(kept["max-age"]) <= 3600  # no longer than the token
+
+
+def test_a_page_of_ones_own_signs_in_the_users_of_a_firebase_project(start: Start, issuer: Issuer) -> None:
+    app = start(**issuer.settings | {"AUTH_AUDIENCE": PROJECT})
+    issuer.claims = FIREBASE
+    form = issuer.sign_in(begun(app.gallery))
+    assert posted(app.gallery, form, Origin=issuer.origin).status_code == 303
+    assert is_in(app.gallery)
+
+
+def test_a_firebase_project_without_such_a_page_leads_nowhere_and_says_so(
+    start: Start, issuer: Issuer
+) -> None:
+    app = start(**issuer.settings | {"AUTH_AUDIENCE": PROJECT, "SIGN_IN_URL": ""})
+    assert "SIGN_IN_URL" in app.gallery.get(HOME).text
+    assert problem(app.gallery.get("/gallery/sign-in", headers=JSON), 404)["code"] == "no_sign_in"
+
+
+def test_where_a_back_end_names_the_user_nobody_signs_in(start: Start, issuer: Issuer) -> None:
+    app = start(**issuer.settings | {"AUTH": "iam"})
+    assert app.gallery.get("/gallery/sign-in").status_code == 404
+    app.gallery.set_cookie(BEGUN, "secret.")
+    assert posted(app.gallery, {"id_token": issuer.token(), "state": "x"}).status_code == 404
+
+
+# Not for another
+
+
+def refused(client: FlaskClient, answer: TestResponse, code: str = "sign_in_unknown") -> None:
+    assert answer.status_code == 403, answer.text
+    assert code in answer.text
+    assert COOKIE not in str(answer.headers.getlist("Set-Cookie"))
+    assert not is_in(client)
+
+
+def test_a_form_is_good_for_one_sign_in(app: App, issuer: Issuer) -> None:
+    form = issuer.sign_in(begun(app.gallery))
+    assert posted(app.gallery, form).status_code == 303
+    app.gallery.delete_cookie(COOKIE)
+    refused(app.gallery, posted(app.gallery, form))
+
+
+def test_the_token_of_an_earlier_sign_in_is_not_taken_for_a_later_one(app: App, issuer: Issuer) -> None:
+    old = issuer.sign_in(begun(app.gallery))
+    new = issuer.sign_in(begun(app.gallery))
+    refused(app.gallery, posted(app.gallery, new | {"id_token": old["id_token"]}))
+    refused(app.gallery, posted(app.gallery, old))
+
+
+@pytest.mark.parametrize("victim", ["has begun nothing", "has begun to sign in", "is signed in"])
+def test_nobody_can_sign_somebody_in_as_themselves(app: App, issuer: Issuer, victim: str) -> None:
+    mallory, other = browser(app), app.gallery
+    if victim == "is signed in":
+        signed_in(other, issuer)
+    elif victim == "has begun to sign in":
+        begun(other)
+    issuer.person = "mallory"
+    form = issuer.sign_in(begun(mallory))
+    known = hashlib.sha256(b"").hexdigest()  # what goes with no secret at all
+    of_none = {"id_token": issuer.token("mallory", nonce=known), "state": known}
+    for forged in (form, form | {"state": ""}, {"id_token": form["id_token"]}, of_none):
+        answer = posted(other, forged, **OTHER)
+        assert answer.status_code == 403
+        assert "Set-Cookie" not in answer.headers
+    assert is_in(other) == (victim == "is signed in")
+
+
+def test_a_state_that_is_no_text_at_all_is_a_foreign_one(app: App) -> None:
+    begun(app.gallery)
+    answer = app.gallery.post(
+        "/gallery/sign-in",
+        data=b"state=%ff%fe%ed%a0%80&id_token=x",
+        content_type="application/x-www-form-urlencoded",
+    )
+    refused(app.gallery, answer)
+
+
+@pytest.mark.parametrize("origin", [None, "null", "https://evil.example", "http://localhost"])
+def test_a_token_that_names_no_sign_in_is_taken_from_the_page_to_sign_in_at_alone(
+    start: Start, issuer: Issuer, origin: str | None
+) -> None:
+    app = start(**issuer.settings | {"AUTH_AUDIENCE": PROJECT})
+    issuer.claims = FIREBASE
+    form = issuer.sign_in(begun(app.gallery))
+    refused(app.gallery, posted(app.gallery, form, **{"Origin": origin} if origin else {}))
+
+
+def test_a_token_of_google_that_names_no_sign_in_is_none_of_its_page(start: Start, issuer: Issuer) -> None:
+    app = start(**issuer.settings | {"SIGN_IN_URL": ""})
+    asked = dict(parse_qsl(urlsplit(begun(app.gallery)).query))
+    form = {"id_token": issuer.token(), "state": asked["state"]}
+    refused(app.gallery, posted(app.gallery, form, Origin="https://accounts.google.com"))
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"exp": int(time.time()) - 60},
+        {"aud": "5678.apps.googleusercontent.com"},
+        {"iss": "https://evil.example"},
+    ],
+    ids=["expired", "for another app", "of another issuer"],
+)
+def test_a_token_that_is_not_valid_signs_nobody_in(app: App, issuer: Issuer, claims: dict[str, Any]) -> None:
+    issuer.claims = claims
+    refused(app.gallery, posted(app.gallery, issuer.sign_in(begun(app.gallery))), "sign_in_refused")
+
+
+def test_a_token_that_no_browser_would_keep_is_refused_with_a_reason(app: App, issuer: Issuer) -> None:
+    issuer.claims = {"groups": ["x" * 100] * 40}
+    form = issuer.sign_in(begun(app.gallery))
+    refused(app.gallery, posted(app.gallery, form), "no_id_token")
+
+
+def test_who_changes_their_mind_at_the_page_to_sign_in_at_is_told_how_to_go_on(
+    app: App, issuer: Issuer
+) -> None:
+    issuer.person = None
+    refused(app.gallery, posted(app.gallery, issuer.sign_in(begun(app.gallery))), "no_id_token")
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "https://evil.example/",
+        "//evil.example/gallery/",
+        "/gallery",
+        "/\\evil.example",
+        "/gallery/\\..\\..\\evil.example",
+        "/gallery/\r\nSet-Cookie: a=b",
+        "javascript:alert(1)",
+        "gallery/",
+        "/gallery/" + "x" * 5000,
+    ],
+)
+def test_signing_in_leads_to_no_page_but_the_gallerys(app: App, issuer: Issuer, back: str) -> None:
+    form = issuer.sign_in(begun(app.gallery, back))
+    kept = app.gallery.get_cookie(BEGUN)
+    assert kept is not None
+    assert kept.value.endswith(".")
+    assert posted(app.gallery, form).headers["Location"] == HOME
+
+
+def test_a_cookie_that_was_tampered_with_leads_nowhere_else_either(app: App, issuer: Issuer) -> None:
+    form = issuer.sign_in(begun(app.gallery))
+    kept = app.gallery.get_cookie(BEGUN)
+    assert kept is not None
+    app.gallery.set_cookie(BEGUN, kept.value.partition(".")[0] + ".https://evil.example/")
+    assert posted(app.gallery, form).headers["Location"] == HOME
+
+
+# The way out
+
+
+def test_who_signs_out_is_out_and_leaves_no_pictures_in_the_browser(app: App, issuer: Issuer) -> None:
+    signed_in(app.gallery, issuer)
+    answer = app.gallery.post("/gallery/sign-out", headers=OWN)
+    assert (answer.status_code, answer.headers["Location"]) == (303, HOME)
+    assert answer.headers["Clear-Site-Data"] == '"cache"'
+    assert cookie(answer, COOKIE)["secure"]  # or a browser would keep what begins with __Host-
+    assert not is_in(app.gallery)
+
+
+def test_another_site_signs_nobody_out(app: App, issuer: Issuer) -> None:
+    signed_in(app.gallery, issuer)
+    assert app.gallery.post("/gallery/sign-out", headers=OTHER).status_code == 403
+    assert app.gallery.get("/gallery/sign-out", headers=OWN).status_code == 405
+    assert is_in(app.gallery)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [{"exp": int(time.time()) - 60}, {"aud": "5678.apps.googleusercontent.com"}],
+    ids=["has expired", "is another app's"],
+)
+def test_a_session_ends_with_its_token(app: App, issuer: Issuer, claims: dict[str, Any]) -> None:
+    app.gallery.set_cookie(COOKIE, issuer.token(**claims))
+    assert app.gallery.get(HOME).status_code == 401
+    app.gallery.set_cookie(COOKIE, issuer.token())
+    assert is_in(app.gallery)
+
+
+def test_a_token_in_the_header_counts_before_the_one_in_the_cookie(app: App, issuer: Issuer) -> None:
+    signed_in(app.gallery, issuer)
+    assert app.gallery.get(HOME, headers=JSON | {"Authorization": "Bearer x.y.z"}).status_code == 401
+
+
+# How it is set
+
+
+@pytest.mark.parametrize("address", ["http://sign-in.example/", "sign-in.example", "javascript:alert(1)"])
+def test_the_page_to_sign_in_at_has_an_address_that_nobody_can_listen_to(address: str) -> None:
+    with pytest.raises(SettingsError, match="SIGN_IN_URL"):
+        Settings.read({"SIGN_IN_URL": address})
+
+
+def test_the_page_to_sign_in_at_may_have_parameters_of_its_own(start: Start, issuer: Issuer) -> None:
+    app = start(**issuer.settings | {"SIGN_IN_URL": f"{issuer.page}?theme=dark"})
+    signed_in(app.gallery, issuer)
+    assert is_in(app.gallery)

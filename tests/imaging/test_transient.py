@@ -1,0 +1,162 @@
+"""A valid picture is never called damaged because the instance can't decode it; damaged bytes always are."""
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dropcap.errors import Rejected
+from dropcap.imaging import decoder_errors, decoding
+from dropcap.settings import Settings
+from tests.support.app import ROOT, Start, rows
+from tests.support.children import FUNCTIONS, python_path
+from tests.support.images import bombs
+from tests.support.images.pictures import FORMATS, encoded, quadrants
+
+CHEAP: dict[str, dict[str, Any]] = {
+    "HEIF": {"quality": 30, "chroma": 420},
+    "WEBP": {"lossless": False, "method": 0},
+    "TIFF": {"compression": "tiff_lzw"},
+    "PNG": {"compress_level": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of each format that takes several MB, and its first half."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for kind in FORMATS:
+        data = encoded(quadrants(1800, 1200), kind, **CHEAP.get(kind, {}))
+        (folder / kind).write_bytes(data)
+        (folder / f"{kind} cut").write_bytes(data[: len(data) // 2])
+    return folder
+
+
+def outcomes(fault: str, folder: Path) -> dict[str, str]:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.support.images.failing", fault, str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": python_path(FUNCTIONS, ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+PASSING = ("NotDecoded: ", "OSError: ", "ModuleNotFoundError: ", "RuntimeError: ", "MemoryError: ")
+# What must not have worked, so that the fault is known to have been there.
+HIT = {
+    "no_files": "pillow JPEG",
+    "no_threads": "pillow AVIF",
+    "no_memory": "pillow BMP",
+    "no_disk": "",
+    "no_libraries": "libvips JPEG",
+    "nothing": "",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems limit otherwise, or not at all")
+@pytest.mark.parametrize("fault", HIT)
+def test_what_an_instance_runs_out_of_is_never_the_picture_s_fault(fault: str, files: Path) -> None:
+    came = outcomes(fault, files)
+    assert len(came) == 2 * len(FORMATS) + 5
+    for name, outcome in came.items():
+        if not name.endswith("cut"):
+            assert outcome == "shown" or outcome.startswith(PASSING), name
+        elif fault in ("nothing", "no_disk"):
+            assert outcome == "broken_picture", name
+        else:
+            assert outcome == "broken_picture" or outcome.startswith(PASSING), name
+    if HIT[fault]:
+        assert came[HIT[fault]].startswith(PASSING)
+    else:
+        assert {outcome for name, outcome in came.items() if not name.endswith("cut")} == {"shown"}
+
+
+def test_an_upload_stays_until_its_library_is_there(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = start()
+    upload = app.upload("ana/a.heic", encoded(quadrants(), "HEIF"))
+    with monkeypatch.context() as missing:
+        missing.setitem(sys.modules, "pillow_heif", None)
+        missing.setattr(decoding, "_register_heif", decoding._register_heif.__wrapped__)  # which is done once
+        assert app.deliver(upload) == HTTPStatus.INTERNAL_SERVER_ERROR
+    assert len(app.objects(app.uploads)) == 1
+    assert app.objects(app.quarantine) == {}
+    said = capfd.readouterr()
+    assert "import of pillow_heif halted" in said.out + said.err
+    assert app.deliver(upload) == HTTPStatus.OK
+    assert rows("SELECT result->'picture'->>'format' FROM analyses") == [["HEIF"]]
+
+
+def test_the_cause_of_a_refusal_is_in_the_log(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    app = start()
+    cut = encoded(quadrants())[:-60]
+    assert app.deliver(app.upload("ana/a", cut)) == HTTPStatus.OK
+    assert app.analyze(data=cut).status_code == HTTPStatus.UNPROCESSABLE_ENTITY
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if "broken_picture" in line]
+    assert len(lines) == 2
+    assert all(re.match(r"\w*Error: \w+", line["cause"]) for line in lines)
+
+
+def flood(tags: int) -> bytes:
+    """A TIFF whose tags all claim the same bytes, and more of them than there are: one warning each."""
+    more = b"".join(struct.pack("<HHII", 40_000 + tag, 7, 2**20 + tag, 8) for tag in range(tags))
+    plain = bombs.strip(8, 8)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in plain.items())
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(plain) + tags) + entries + more + bytes(100)
+
+
+def fax(rows_of_it: int) -> bytes:
+    """A TIFF in the code of fax machines, of bytes that are none: libtiff writes a line for each row."""
+    noise = bytes((7 * index * index) % 251 for index in range(20_000))
+    strip = bombs.strip(2000, rows_of_it) | {258: 1, 259: 3, 279: len(noise)}
+    made = bombs.tiff(dict(sorted(strip.items())))
+    return bombs.tiff(dict(sorted((strip | {273: len(made)}).items()))) + noise
+
+
+LOUD = {
+    "overlapping tags": flood(5000),
+    "overlapping EXIF": encoded(quadrants(), "JPEG", exif=b"Exif\0\0" + flood(5000)[:60_000]),
+    "noise as a fax": fax(10_000),
+}
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", LOUD)
+def test_what_libraries_say_of_a_picture_is_one_bounded_line(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
+    for _ in range(2):
+        with suppress(Rejected):
+            decoding.opened(LOUD[name], settings).close()
+        said = capfd.readouterr()
+        assert said.err == ""
+        lines = [json.loads(line) for line in said.out.splitlines()]
+        assert len(said.out) < 3000
+        if name != "overlapping EXIF":  # of which no more is read than the orientation
+            [line] = lines
+            assert line["message"] == "decoders reported problems in the file"
+            assert line["times"] > len(line["said"]) == decoder_errors.MOST_LINES
+
+
+def test_standard_error_is_where_it_was_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
+    with suppress(ZeroDivisionError), decoder_errors.quiet("TIFF"):
+        os.write(2, b"one\ntwo\n")
+        raise ZeroDivisionError
+    os.write(2, b"three\n")
+    said = capfd.readouterr()
+    assert said.err == "three\n"
+    assert json.loads(said.out)["said"] == ["one", "two"]

@@ -1,0 +1,464 @@
+"""Drop a picture into the bucket: what becomes of it, of its source, and of what is no picture."""
+
+import io
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import NotFound
+from google.cloud.storage import Blob
+from PIL import Image
+
+from dropcap import logs
+from dropcap.domain.analysis import Published
+from dropcap.domain.upload import Upload
+from dropcap.storage.buckets import Buckets
+from tests.chaos.proxy import Fault, Proxy
+from tests.support.app import (
+    CAPTION,
+    EVENT,
+    EXPECTED,
+    NAME,
+    PICTURE,
+    SAMPLES,
+    Start,
+    event_of,
+    rows,
+    small_png,
+)
+
+
+def test_an_upload_gets_caption_description_and_pictures_and_its_source_is_deleted(start: Start) -> None:
+    app = start()
+    upload = app.upload(f"ana/{NAME}", PICTURE, tz="Europe/Madrid", album="spring")
+    assert app.deliver(upload) == 200
+    [[caption, description, user, zone, result]] = rows(
+        "SELECT caption, description, user_id, time_zone, result FROM analyses WHERE id = :id", id=upload.id
+    )
+    assert caption == CAPTION
+    assert "stand-in" in str(description)
+    assert (user, zone) == ("ana", "Europe/Madrid")
+    assert isinstance(result, dict)
+    assert result["sources"]["gemini"]["answered"]
+    assert result["sources"]["blip"]["answered"]
+    published = app.objects(app.pictures)
+    assert sorted(published) == sorted(f"{upload.id}/{side}.webp" for side in (1600, 800, 200))
+    for each in result["pictures"]:
+        blob = published[each["object"]]
+        with Image.open(io.BytesIO(blob.download_as_bytes())) as picture:
+            assert picture.format == "WEBP"
+            assert picture.size == (each["width"], each["height"])
+            assert max(picture.size) <= int(each["label"])
+        assert blob.size == each["bytes"]
+        assert blob.content_type == "image/webp"
+        assert blob.cache_control == "private, max-age=31536000, immutable"
+        assert blob.metadata == {"tz": "Europe/Madrid", "album": "spring"}
+    assert app.objects(app.uploads) == {}
+    assert app.objects(app.quarantine) == {}
+
+
+def test_a_1080_x_1920_png_goes_through_both_models(start: Start) -> None:
+    app = start()
+    [name] = [name for name in EXPECTED if name.endswith(".png")]
+    upload = app.upload(f"ana/{name}", (SAMPLES / name).read_bytes())
+    assert app.deliver(upload) == 200
+    [[width, height, caption, description]] = rows(
+        "SELECT width, height, caption, description FROM analyses WHERE id = :id", id=upload.id
+    )
+    assert (width, height) == (1080, 1920)
+    assert caption == EXPECTED[name]
+    assert "450 x 800" in str(description)  # what Gemini got: at most 800 x 800
+
+
+def test_memory_is_watched_at_every_stage_and_above_the_limit_there_is_a_warning(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = start(MEMORY_WARNING_MB="64")
+    assert app.deliver(app.upload("ana/a.png", small_png())) == 200
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+    stages = {line["stage"]: line for line in lines if "stage" in line}
+    assert list(stages) == [
+        "claim", "read", "open", "resize", "describe and caption", "publish", "record", "delete the source",
+    ]  # fmt: skip
+    assert all(line["rss_mb"] > 0 and line["seconds"] >= 0 for line in stages.values())
+    assert all(line["severity"] == "WARNING" for line in stages.values())
+    assert "above 64 MB" in stages["open"]["message"]
+
+
+def test_a_redelivered_event_changes_nothing(start: Start) -> None:
+    app = start()
+    upload = app.upload("ana/a.png", small_png())
+    assert [app.deliver(upload) for _ in range(3)] == [200, 200, 200]
+    assert rows("SELECT count(*) FROM analyses") == [[1]]
+    assert app.stats("ana")["pictures_analyzed"] == 1
+    assert len(app.objects(app.pictures)) == 3
+
+
+def test_a_delivery_while_another_holds_the_claim_is_sent_again_and_not_acknowledged(start: Start) -> None:
+    app = start()
+    upload = app.upload("ana/a.png", small_png())
+    app.services.database.claim(upload)
+    assert app.deliver(upload) == 503
+    assert "ana/a.png" in app.objects(app.uploads)
+
+
+def test_an_instance_whose_lease_ran_out_replaces_no_picture_of_the_one_that_took_over(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start()
+    upload = app.upload(f"ana/{NAME}", PICTURE)
+    publish = Buckets.publish
+
+    def late(*arguments: Any) -> Published:
+        monkeypatch.undo()
+        rows("UPDATE uploads SET lease_until = now()")
+        assert app.restarted(QUALITY="30").deliver(upload) == 200  # another deploy: other bytes
+        return publish(*arguments)
+
+    monkeypatch.setattr(Buckets, "publish", late)
+    assert app.deliver(upload) == 500
+    [[result]] = rows("SELECT result FROM analyses")
+    assert isinstance(result, dict)
+    stored = {blob.name: blob.md5_hash for blob in app.objects(app.pictures).values()}
+    assert stored == {each["object"]: each["md5"] for each in result["pictures"]}
+
+
+def test_an_instance_killed_after_the_commit_is_finished_by_the_next_delivery(start: Start) -> None:
+    app = start(SOURCE="keep")
+    upload = app.upload("ana/a.png", small_png())
+    app.deliver(upload)
+    rows("UPDATE uploads SET state = 'recorded', finished_at = NULL")
+    app = app.restarted(SOURCE="delete")
+    assert app.deliver(upload) == 200
+    assert app.objects(app.uploads) == {}
+    assert rows("SELECT state FROM uploads") == [["done"]]
+
+
+def test_the_source_stays_while_an_expected_output_is_not_stored(start: Start) -> None:
+    app = start(SOURCE="keep")
+    upload = app.upload("ana/a.png", small_png())
+    app.deliver(upload)
+    rows("UPDATE uploads SET state = 'recorded'")
+    app.objects(app.pictures)[f"{upload.id}/200.webp"].delete()
+    app = app.restarted(SOURCE="delete")
+    assert app.deliver(upload) == 500
+    assert list(app.objects(app.uploads)) == ["ana/a.png"]
+
+
+def test_a_newer_upload_of_the_same_name_is_never_deleted_or_credited_for_an_older(
+    start: Start,
+) -> None:
+    app = start()
+    older = app.upload("ana/a.png", small_png())
+    newer = app.upload("ana/a.png", PICTURE)
+    assert app.deliver(older) == 200
+    assert app.objects(app.uploads)["ana/a.png"].generation == newer.generation
+    assert rows("SELECT count(*) FROM analyses") == [[0]]
+    assert app.deliver(newer) == 200
+    assert rows("SELECT id, caption FROM analyses") == [[newer.id, CAPTION]]
+
+
+@pytest.mark.parametrize("source", ["keep", "archive"])
+def test_a_source_can_be_kept_or_archived(start: Start, source: str) -> None:
+    app = start(SOURCE=source)
+    data = small_png()
+    upload = app.upload("ana/a.png", data, album="spring")
+    assert app.deliver(upload) == 200
+    assert (list(app.objects(app.uploads)) == ["ana/a.png"]) == (source == "keep")
+    archived = app.objects(os.environ["ARCHIVE_BUCKET"])
+    assert len(archived) == (source == "archive")
+    for blob in archived.values():
+        assert blob.download_as_bytes() == data
+        assert blob.metadata["album"] == "spring"
+
+
+def test_what_a_picture_is_its_bytes_say_not_its_name_or_content_type(start: Start) -> None:
+    app = start()
+    upload = app.upload("ana/notes.txt", small_png(), content_type="text/plain")
+    assert app.deliver(upload) == 200
+    assert rows("SELECT format FROM analyses") == [["PNG"]]
+
+
+NO_PICTURES = {
+    "not a picture": (b"Dear diary, today I was a JPEG.", "not_a_picture"),
+    "html": (b"<script>alert(1)</script>" * 20, "not_a_picture"),
+    "truncated": (small_png()[:60], "broken_picture"),
+}
+
+
+@pytest.mark.parametrize(("data", "reason"), NO_PICTURES.values(), ids=NO_PICTURES)
+def test_what_is_no_picture_is_quarantined_with_its_reason_recorded_and_acknowledged(
+    start: Start, data: bytes, reason: str
+) -> None:
+    app = start()
+    upload = app.upload("ana/a.jpg", data, album="spring")
+    assert app.deliver(upload) == 200
+    assert app.objects(app.uploads) == {}
+    [blob] = app.objects(app.quarantine).values()
+    assert blob.name == f"{upload.id}/ana/a.jpg"
+    assert blob.download_as_bytes() == data
+    assert blob.metadata["dropcap-reason"] == reason
+    assert blob.metadata["dropcap-problem"]
+    assert blob.metadata["dropcap-remedy"]
+    assert blob.metadata["album"] == "spring"
+    [[state, code]] = rows("SELECT state, reason_code FROM uploads")
+    assert (state, code) == ("done", reason)
+    assert app.deliver(upload) == 200
+    assert app.stats("ana")["pictures_analyzed"] == 0
+
+
+def test_more_bytes_than_the_setting_are_quarantined_without_being_read(start: Start) -> None:
+    app = start(MAX_MB="1")
+    assert app.deliver(app.upload("ana/a.jpg", bytes(1_100_000))) == 200
+    [blob] = app.objects(app.quarantine).values()
+    assert blob.metadata["dropcap-reason"] == "too_many_bytes"
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("ana/", 12), ("ana/empty.jpg", 0), ("ana/skip/a.jpg", 12), ("bob/a.jpg", 12)]
+)
+def test_empty_objects_folder_markers_and_paths_not_chosen_are_left_alone(
+    start: Start, name: str, size: int
+) -> None:
+    app = start(INCLUDE="ana/*", EXCLUDE="*/skip/*")
+    assert app.deliver(Upload(app.uploads, name, 1, size)) == 200
+    assert rows("SELECT count(*) FROM uploads") == [[0]]
+
+
+def test_an_event_of_another_bucket_is_acknowledged_and_left_alone(start: Start) -> None:
+    app = start()
+    assert app.deliver(Upload(app.pictures, "ana/a.jpg", 1, 12)) == 200
+    assert rows("SELECT count(*) FROM uploads") == [[0]]
+
+
+NO_EVENTS = [
+    b"{}",
+    b"[]",
+    b'"text"',
+    b'{"bucket": "b", "name": "n", "generation": "x"}',
+    b'{"bucket": "b", "name": "n", "generation": "99999999999999999999"}',
+    b'{"bucket": "b", "name": "\\ud800", "generation": "1"}',
+]
+
+
+@pytest.mark.parametrize("body", NO_EVENTS)
+def test_an_event_that_tells_of_no_object_is_acknowledged(start: Start, body: bytes) -> None:
+    assert start().post_event(body) == 200
+
+
+OTHER_KINDS = [
+    "google.cloud.storage.object.v1.deleted",
+    "google.cloud.storage.object.v1.archived",
+    "google.cloud.storage.object.v1.metadataUpdated",
+    "google.cloud.pubsub.topic.v1.messagePublished",
+    "FINALIZED",
+]
+
+
+def test_an_event_of_another_kind_is_acknowledged_logged_once_and_nothing_is_done(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.once.cache_clear()
+    app = start()
+    upload = app.upload("ana/a.png", small_png())
+    for kind in OTHER_KINDS * 2:
+        answer = app.on_upload.post("/", data=event_of(upload), headers=EVENT | {"ce-type": kind})
+        assert answer.status_code == 200
+    assert capsys.readouterr().out.count("the trigger must be for") == 1
+    assert list(app.objects(app.uploads)) == ["ana/a.png"]
+    assert rows("SELECT count(*) FROM uploads") == [[0]]
+    assert app.deliver(upload) == 200
+    assert rows("SELECT count(*) FROM analyses") == [[1]]
+
+
+HOSTILE = [
+    "../../etc/passwd.png",
+    "ana/../bob/a.png",
+    "ana/'; DROP TABLE analyses; --.png",
+    'ana/"quoted" $(reboot) `id` %s %n.png',
+    "ana/line\u2028break\u202egnp.exe.png",
+    "ana/<script>alert(1)</script>.png",
+    "ana/\x01\x7f.png",
+    "ana/" + "🦊" * 40 + ".png",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_name_is_only_a_name(start: Start, name: str) -> None:
+    app = start()
+    upload = app.upload(name, small_png())
+    assert app.deliver(upload) == 200
+    assert rows("SELECT name FROM uploads") == [[name]]
+    assert all(published.startswith(f"{upload.id}/") for published in app.objects(app.pictures))
+    assert app.objects(app.uploads) == {}
+
+
+def test_a_name_of_1024_bytes_of_emoji_is_quarantined_under_a_name_that_fits(start: Start) -> None:
+    app = start()
+    name = "🦊" * 256
+    upload = app.upload(name, b"no picture")
+    assert app.deliver(upload) == 200
+    [blob] = app.objects(app.quarantine).values()
+    assert len(blob.name.encode()) <= 1024
+    assert blob.metadata["dropcap-source"] == f"gs://{app.uploads}/{name}"
+
+
+@pytest.mark.parametrize("missing", ["QUARANTINE_BUCKET", "PICTURES_BUCKET"])
+def test_the_source_stays_where_a_bucket_that_should_take_it_is_missing(start: Start, missing: str) -> None:
+    app = start()
+    data = b"no picture" if missing == "QUARANTINE_BUCKET" else small_png()
+    upload = app.upload("ana/a.jpg", data)
+    app = app.restarted(**{missing: "not-there"})
+    assert app.deliver(upload) == 500
+    assert list(app.objects(app.uploads)) == ["ana/a.jpg"]
+
+
+def test_a_reason_always_fits_beside_the_metadata_of_the_upload(start: Start) -> None:
+    app = start()
+    assert app.deliver(app.upload("ana/a.jpg", b"no picture", note="x" * 8_000)) == 200
+    [blob] = app.objects(app.quarantine).values()
+    assert blob.metadata["dropcap-reason"] == "not_a_picture"
+    assert sum(len(key) + len(value) for key, value in blob.metadata.items()) <= 8192  # Cloud Storage's limit
+
+
+def test_an_upload_in_no_folder_is_credited_to_nobody_in_particular(start: Start) -> None:
+    app = start()
+    app.deliver(app.upload("a.png", small_png()))
+    assert rows("SELECT user_id FROM analyses") == [["anonymous"]]
+
+
+def test_a_failed_model_load_is_not_cached_and_the_source_stays(
+    start: Start, no_demo: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    app = start(MODEL_FOLDER=str(folder))
+    upload = app.upload(f"ana/{NAME}", PICTURE)
+    assert app.deliver(upload) == 500
+    assert list(app.objects(app.uploads)) == [f"ana/{NAME}"]
+    shutil.copytree(no_demo, folder)
+    assert app.deliver(upload) == 200
+    assert rows("SELECT caption FROM analyses") == [[CAPTION]]
+
+
+def test_where_blip_is_optional_gemini_alone_is_enough_and_each_record_says_so_and_the_log_once(
+    start: Start, no_demo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    app = start(MODEL_FOLDER=str(folder), BLIP="optional")
+    for name in ("ana/a.png", "ana/b.png"):
+        assert app.deliver(app.upload(name, small_png())) == 200
+    logged = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    [error] = [entry["message"] for entry in logged if entry["severity"] == "ERROR"]
+    assert str(folder) in error
+    for caption, result in rows("SELECT caption, result FROM analyses"):
+        assert isinstance(result, dict)
+        assert result["captions"] == {"gemini": caption}
+        assert result["description"]
+        assert not result["sources"]["blip"]["answered"]
+        assert result["sources"]["blip"]["problem"] == error
+    shutil.copytree(no_demo, folder)
+    assert app.deliver(app.upload("ana/c.png", PICTURE)) == 200
+    assert rows("SELECT caption FROM analyses ORDER BY analyzed_at DESC LIMIT 1") == [[CAPTION]]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "problem"),
+    [
+        ("GEMINI_API_KEY", "", "GEMINI_API_KEY is not set"),
+        ("GEMINI_MODEL", "fault-blocked", "blocked"),
+        ("GEMINI_MODEL", "fault-malformed", ""),
+    ],
+)
+def test_where_gemini_fails_blips_caption_stands_and_the_record_says_why(
+    start: Start, setting: str, value: str, problem: str
+) -> None:
+    app = start(**{setting: value})
+    assert app.deliver(app.upload(f"ana/{NAME}", PICTURE)) == 200
+    [[caption, result]] = rows("SELECT caption, result FROM analyses")
+    assert isinstance(result, dict)
+    assert caption == CAPTION
+    assert result["alt_text"] == CAPTION
+    assert not result["sources"]["gemini"]["answered"]
+    assert problem in result["sources"]["gemini"]["problem"]
+
+
+def test_a_fresh_worker_repairs_the_schema_and_progress_answers_right_after(start: Start) -> None:
+    app = start()
+    app.deliver(app.upload("ana/a.png", small_png()))
+    rows("ALTER TABLE achievements DROP COLUMN achievement_name CASCADE")
+    stats = app.restarted().stats("ana")
+    assert stats["pictures_analyzed"] == 1
+    assert "first_picture" in {each["achievement_name"] for each in stats["achievements"]}  # at any hour
+
+
+def test_a_column_dropped_while_an_instance_runs_is_repaired_by_the_next_query(start: Start) -> None:
+    app = start()
+    app.deliver(app.upload("ana/a.png", small_png()))
+    rows("ALTER TABLE achievements DROP COLUMN achievement_name CASCADE")
+    assert app.deliver(app.upload("ana/b.png", small_png())) == 200
+    assert app.stats("ana")["pictures_analyzed"] == 2
+
+
+def test_a_copied_download_token_does_not_open_the_published_picture(start: Start) -> None:
+    app = start()
+    app.deliver(app.upload("ana/a.png", small_png(), firebaseStorageDownloadTokens="secret"))
+    for blob in app.objects(app.pictures).values():
+        assert "firebaseStorageDownloadTokens" not in (blob.metadata or {})
+
+
+def test_a_picture_deleted_before_it_was_read_ends_there(start: Start) -> None:
+    app = start()
+    upload = app.upload("ana/a.png", small_png())
+    app.objects(app.uploads)["ana/a.png"].delete()
+    assert app.deliver(upload) == 200
+    with pytest.raises(NotFound):
+        app.storage.bucket(app.uploads).blob("ana/a.png").reload()
+    assert rows("SELECT state, reason_code FROM uploads") == [["done", "gone"]]
+
+
+def test_a_picture_that_only_seems_gone_stays_and_is_analyzed_later(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start()
+    upload = app.upload("ana/a.png", small_png())
+    with monkeypatch.context() as patched:
+        patched.setattr(Blob, "download_to_file", missing)
+        assert app.deliver(upload) == 500
+    assert app.objects(app.quarantine) == {}
+    assert app.deliver(upload) == 200
+    assert rows("SELECT state, reason_code FROM uploads") == [["done", ""]]
+
+
+def test_a_rejected_source_that_is_not_in_quarantine_stays(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start()
+    upload = app.upload("ana/a.png", small_png())
+    with monkeypatch.context() as patched:
+        for operation in ("download_to_file", "reload", "rewrite"):
+            patched.setattr(Blob, operation, missing)
+        app.deliver(upload)
+    app.deliver(upload)
+    assert list(app.objects(app.uploads)) == ["ana/a.png"]
+
+
+def test_a_storage_server_that_never_ends_an_answer_is_given_up_in_time(
+    start: Start, storage_url: str
+) -> None:
+    with Proxy(int(storage_url.rpartition(":")[2])) as proxy:
+        app = start(STORAGE_EMULATOR_HOST=f"http://127.0.0.1:{proxy.port}", STORAGE_TIMEOUT_S="1")
+        upload = app.upload("ana/a.png", small_png())
+        proxy.set(Fault("drip", seconds=0.05))  # of some 400 bytes, each in time
+        began = time.monotonic()
+        assert app.deliver(upload) == 500
+        assert time.monotonic() - began < 5
+        proxy.clear()
+        assert app.deliver(upload) == 200
+
+
+def missing(*_: object, **__: object) -> None:
+    raise NotFound("storage says so")

@@ -1,0 +1,395 @@
+"""A consumer is told of every outcome: once as far as it can tell, whoever dies or is away."""
+
+import base64
+import datetime as dt
+import json
+import os
+import socket
+import sqlite3
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from cloudevents.http import from_http
+from google.auth.exceptions import DefaultCredentialsError
+
+from dropcap.database.connection import Unreachable
+from dropcap.database.prune import prune
+from dropcap.database.repository import Database
+from dropcap.domain.outcome import Outcome
+from dropcap.errors import Rejected
+from dropcap.outbox.dispatcher import Event, Teller
+from dropcap.outbox.publishers import Unsent, Webhook, signed
+from dropcap.settings import Settings
+from infra.local.process import START_S, Process
+from tests.database.test_database import analysis, upload
+from tests.pipeline.test_healing import lease_runs_out
+from tests.support.app import CAPTION, NAME, PICTURE, ROOT, Start, rows, small_png
+from tests.support.listener import Listener
+
+KEY = b"a secret of twenty-four bytes"
+SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
+TOPIC = "projects/my-project/topics/done"
+BAD = Rejected("not_a_picture", "It is none.", "Upload one.", 415)  # type: ignore[arg-type]
+
+
+def due() -> None:
+    rows("UPDATE events SET next_at = now(), sent_at = NULL")
+
+
+CONSUMER = str(ROOT / "docs" / "reference" / "consumer.py")
+# It is killed when all is committed, and nothing answered.
+DYING = f"""
+import os, runpy, signal
+from http.server import BaseHTTPRequestHandler
+answer = BaseHTTPRequestHandler.send_response
+def send_response(self, status, *more):
+    if status == 204:
+        os.kill(os.getpid(), signal.SIGKILL)
+    answer(self, status, *more)
+BaseHTTPRequestHandler.send_response = send_response
+runpy.run_path({CONSUMER!r}, run_name="__main__")
+"""
+
+
+@contextmanager
+def consumer(folder: Path, port: int, *program: str) -> Iterator[None]:
+    """The one of the documentation, in a process of its own."""
+    command = [sys.executable, *program, str(port)]
+    environment = os.environ | {"EVENTS_SECRET": SECRET, "CONSUMER_STATE": str(folder / "state")}
+    with Process("consumer", command, folder / "log", environment, folder) as process:
+        deadline = time.monotonic() + START_S
+        while True:
+            process.check()
+            try:
+                requests.get(f"http://127.0.0.1:{port}", timeout=5)
+                break
+            except requests.ConnectionError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """One that nobody listens at, and that nobody but who is given it gets."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the consumer's server does
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+def done(folder: Path) -> list[tuple[str, str, str]]:
+    """What the consumer did: type, upload and what was said."""
+    with closing(sqlite3.connect(folder / "state")) as state:
+        return state.execute("SELECT type, upload, said FROM done ORDER BY type").fetchall()
+
+
+def test_the_consumer_of_the_documentation_acts_once_on_each_outcome_though_it_dies_and_is_told_again(
+    start: Start, tmp_path: Path, port: int
+) -> None:
+    url = f"http://127.0.0.1:{port}/"
+    app = start(EVENTS=url, EVENTS_SECRET=SECRET)
+    good, bad = app.upload(f"ana/{NAME}", PICTURE), app.upload("ana/b.jpg", b"no picture")
+    analyzed = ("dev.dropcap.upload.analyzed", str(good.id), CAPTION)
+    with consumer(tmp_path, port, "-c", DYING):
+        assert app.deliver(good) == 200
+    assert done(tmp_path) == [analyzed]
+    assert rows("SELECT attempts, sent_at FROM events") == [[1, None]]
+    assert app.deliver(bad) == 200  # though nobody is there
+    due()
+    assert app.sweep() == {"untold": 2, "complete": True}
+    with consumer(tmp_path, port, CONSUMER):
+        due()
+        assert app.sweep() == {"told": 2, "complete": True}
+        due()
+        assert app.sweep() == {"told": 2, "complete": True}
+        assert app.sweep() == {"complete": True}
+        body = b'{"id": "of mine"}'
+        now, others = int(time.time()), b"another secret, as long as that"
+        for headers in ({}, signed([KEY], "1", now - 600, body), signed([others], "1", now, body)):
+            assert requests.post(url, body, headers=headers, timeout=5).status_code == 401
+    assert done(tmp_path) == [
+        analyzed,
+        ("dev.dropcap.upload.rejected", str(bad.id), "The upload is not a picture."),
+    ]
+
+
+def test_an_event_is_signed_as_standard_webhooks_says() -> None:
+    key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")  # the example of its own libraries
+    headers = signed([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    assert signed([KEY, key], "1", 2, b"")["webhook-signature"].count("v1,") == 2
+
+
+def test_a_webhook_gets_a_cloudevent_that_tells_where_the_pictures_are(start: Start) -> None:
+    with Listener() as listener:
+        app = start(EVENTS=f"http://{listener.host}/hook", EVENTS_SECRET=SECRET)
+        sent = app.upload("ana/\x01<b>.png", small_png())
+        assert app.deliver(sent) == 200
+        assert app.deliver(sent) == 200  # done, so there is nothing to tell
+    [told] = listener.told
+    assert told.headers["content-type"] == "application/cloudevents+json"
+    event = from_http(told.headers, told.body)
+    assert event["type"] == "dev.dropcap.upload.analyzed"
+    assert event["subject"] == "ana/\ufffd<b>.png"
+    assert event["id"] == told.headers["webhook-id"]
+    data = event.data
+    assert (data["id"], data["user"], data["name"]) == (str(sent.id), "ana", sent.name)
+    stored = app.objects(app.pictures)
+    assert {each["object"]: each["md5"] for each in data["pictures"]} == {
+        name: blob.md5_hash for name, blob in stored.items()
+    }
+    assert {each["bucket"] for each in data["pictures"]} == {app.pictures}
+
+
+def test_a_topic_of_pub_sub_gets_the_same_in_binary_mode_and_all_that_waits_in_one_request(
+    start: Start,
+) -> None:
+    with Listener(topics=()) as listener:
+        app = start(EVENTS=TOPIC, PUBSUB_EMULATOR_HOST=listener.host)
+        uploads = [app.upload(f"ana/{n}.jpg", f"no picture {n}".encode()) for n in range(3)]
+        assert {app.deliver(each) for each in uploads} == {200}  # though there is no such topic
+        assert listener.told == []
+        listener.topics = ("done",)
+        due()
+        assert app.sweep() == {"told": 3, "complete": True}
+    assert {told.path for told in listener.told} == {f"/v1/{TOPIC}:publish"}
+    events = [
+        from_http({key.lower(): value for key, value in told.headers.items()}, told.body)
+        for told in listener.told
+    ]
+    assert {event.data["id"] for event in events} == {str(each.id) for each in uploads}
+    assert {event["type"] for event in events} == {"dev.dropcap.upload.rejected"}
+    assert {event.data["code"] for event in events} == {"not_a_picture"}
+
+
+def test_a_topic_without_credentials_fails_neither_an_upload_nor_a_sweep(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere(**_: object) -> None:
+        raise DefaultCredentialsError("There are none.")
+
+    monkeypatch.setattr("google.auth.default", nowhere)
+    app = start(EVENTS=TOPIC)
+    upload = app.upload("ana/a.jpg", b"no picture")
+    assert app.deliver(upload) == 200
+    due()
+    app.upload("ana/b.jpg", b"no picture")
+    assert app.sweep() == {"untold": 1, "found": 1, "quarantined": 1, "complete": True}
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    os.environ["DATABASE_URL"] = database_url
+    return Settings(database_url=database_url, events_secret=(SECRET,), events_timeout_s=10)
+
+
+def reject(database: Database, settings: Settings, number: int = 1, gone: bool = True) -> None:
+    """An upload is rejected, and nobody told yet."""
+    of = upload(f"ana/{number}.png")
+    holder = database.claim(of).holder
+    made = Outcome(of, rejection=BAD).rows(holder, replace(settings, events="https://example.com"))
+    assert database.reject(of, holder, BAD.code, str(BAD), made)
+    if gone:
+        database.finish(of)
+
+
+def test_there_is_no_outcome_without_its_event_and_no_event_without_its_outcome(
+    database: Database, settings: Settings
+) -> None:
+    of = upload()
+    claim = database.claim(of)
+    chosen = replace(settings, events=TOPIC, receipts=1)
+    good = analysis(of)
+    impossible = replace(good, picture=replace(good.picture, width=-1))
+    written = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM receipts)"
+    with pytest.raises(Unreachable):
+        database.record(impossible, of, claim.holder, Outcome(of, impossible).rows(claim.holder, chosen))
+    assert not database.record(good, of, "another", Outcome(of, good).rows("another", chosen))
+    assert rows(written) == [[0, 0]]
+    for _ in range(2):  # an answer that was lost
+        assert database.record(good, of, claim.holder, Outcome(of, good).rows(claim.holder, chosen))
+    assert rows(written) == [[1, 1]]
+
+
+def test_the_id_is_that_of_the_outcome_whoever_works_it_out() -> None:
+    of, chosen = upload(), Settings(events=TOPIC)
+    held = Outcome(of, rejection=BAD, waits=True)
+    ids = [
+        made.values["id"]
+        for outcome in (Outcome(of, analysis(of)), held, Outcome(of, rejection=BAD))
+        for holder in ("one", "another")
+        for made in outcome.rows(holder, chosen)
+    ]
+    assert len(ids) == 6
+    assert len(set(ids)) == 3
+
+
+def test_who_was_told_that_an_upload_waits_is_told_how_that_ends(start: Start) -> None:
+    def told() -> list[tuple[str, str]]:
+        return [(each.event["type"].rpartition(".")[2], each.event["data"]["code"]) for each in listener.told]
+
+    with Listener() as listener:
+        events = {"EVENTS": f"http://{listener.host}", "EVENTS_SECRET": SECRET}
+        app = start(**events, SAFETY="low", GEMINI_MODEL="fault-404")
+        assert app.deliver(app.upload("ana/a.png", small_png())) == 200
+        app = app.restarted(GEMINI_MODEL="fault-unsafe-high")
+        lease_runs_out()
+        app.sweep()
+        assert told() == [("held", "held_no_verdict"), ("rejected", "held_unsafe")]
+        assert app.deliver(app.upload("ana/b.png", small_png())) == 200
+        assert told()[2:] == [("rejected", "held_unsafe")]  # it never waited
+        app = app.restarted(GEMINI_MODEL="fault-404")
+        assert app.deliver(app.upload("ana/c.png", small_png())) == 200
+        rows("UPDATE uploads SET created_at = now() - interval '3 days'")
+        lease_runs_out()
+        app.sweep()
+        assert told()[3:] == [("held", "held_no_verdict"), ("rejected", "held_no_verdict")]
+
+
+def test_no_name_makes_an_event_that_pub_sub_refuses_with_all_that_are_sent_beside_it() -> None:
+    name = f"ana/{chr(1) * 1020}"
+    event = Event(uuid.uuid4(), "analyzed", uuid.uuid4(), dt.datetime.now(dt.UTC), {"name": name}, 0, False)
+    assert event.attributes["subject"] == f"ana/{chr(0xFFFD) * 340}"
+
+
+def test_two_who_send_at_once_send_each_event_once(database_url: str, settings: Settings) -> None:
+    with Listener(wait_s=0.01) as listener, closing(Database(settings)) as database:
+        chosen = replace(settings, events=f"http://{listener.host}")
+        for number in range(12):
+            reject(database, chosen, number)
+
+        def send(_: int) -> int:
+            with closing(Database(chosen)) as own:
+                return Teller(chosen, own).sweep(time.monotonic() + 30)["told"]
+
+        with ThreadPoolExecutor(2) as pool:
+            assert sum(pool.map(send, range(2))) == 12
+    assert set(Counter(told.event["id"] for told in listener.told).values()) == {1}
+    assert len(listener.told) == 12
+
+
+@pytest.mark.parametrize(
+    ("status", "wait_s", "problem"),
+    [(302, 0, "HTTP 302"), (500, 0, "HTTP 500"), (204, 60, "no answer within 0.5 s")],
+)
+def test_what_nobody_took_comes_again_later_and_later_and_is_given_up_in_the_end(
+    database: Database,
+    settings: Settings,
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    wait_s: float,
+    problem: str,
+) -> None:
+    def later() -> list[Any]:
+        [row] = rows(
+            "SELECT extract(epoch FROM next_at - now())::float8, attempts, sent_at FROM events"
+            if not rows("SELECT 1 FROM events WHERE next_at = 'infinity'")
+            else "SELECT NULL, attempts, sent_at FROM events"
+        )
+        return list(row)
+
+    with Listener(status, wait_s) as listener:
+        timeout_s = 0.5 if wait_s else 10
+        chosen = replace(settings, events=f"http://{listener.host}/a", events_timeout_s=timeout_s)
+        teller = Teller(chosen, database)
+        reject(database, settings)
+        assert teller.sweep(time.monotonic() + 5) == {"told": 0, "untold": 1}
+        assert 50 < later()[0] < 95
+        assert teller.sweep(time.monotonic() + 5) == {"told": 0, "untold": 0}  # it is not due
+        rows("UPDATE events SET next_at = now(), attempts = 5")
+        teller.sweep(time.monotonic() + 5)
+        assert 60 * 2**5 - 10 < later()[0] < 60 * 2**5 * 1.5 + 5
+        rows("UPDATE events SET next_at = now(), at = now() - interval '8 days'")
+        teller.sweep(time.monotonic() + 5)
+        assert later() == [None, 7, None]
+    assert {told.path for told in listener.told} == {"/a"}  # nowhere else
+    logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    said = [(each["severity"], each["message"]) for each in logged if "problem" in each]
+    assert said == [("WARNING", "not told"), ("WARNING", "not told"), ("ERROR", "given up telling")]
+    assert {each["problem"] for each in logged if "problem" in each} == {problem}
+
+
+def test_nobody_is_told_before_the_source_is_gone(database: Database, settings: Settings) -> None:
+    with Listener() as listener:
+        teller = Teller(replace(settings, events=f"http://{listener.host}"), database)
+        reject(database, settings, gone=False)
+        assert teller.sweep(time.monotonic() + 5) == {"told": 0, "untold": 0}
+        database.finish(upload("ana/1.png"))
+        assert teller.sweep(time.monotonic() + 5) == {"told": 1, "untold": 0}
+
+
+def test_whose_sender_dies_at_the_last_try_is_given_up_at_another_and_the_log_says_so(
+    database: Database,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(Webhook, "send", failing)
+    teller = Teller(replace(settings, events="http://127.0.0.1:1"), database)
+    reject(database, settings)
+    rows("UPDATE events SET at = now() - interval '8 days'")
+    failure: BaseException = SystemExit()
+    with pytest.raises(SystemExit):
+        teller.sweep(time.monotonic() + 5)
+    rows("UPDATE events SET next_at = now() WHERE next_at < 'infinity'")
+    failure = Unsent("HTTP 500")
+    teller.sweep(time.monotonic() + 5)
+    assert "given up telling" in capsys.readouterr().out
+    assert rows("SELECT attempts, next_at = 'infinity' FROM events") == [[2, True]]
+
+
+def test_what_was_deleted_and_posted_again_meanwhile_is_told_as_well(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = list[uuid.UUID]()
+
+    def send(_: Webhook, events: Sequence[Event]) -> None:
+        if not sent:
+            rows("UPDATE events SET id = gen_random_uuid(), next_at = now()")
+        sent.extend(each.id for each in events)
+
+    monkeypatch.setattr(Webhook, "send", send)
+    teller = Teller(replace(settings, events="http://127.0.0.1:1"), database)
+    reject(database, settings)
+    teller.sweep(time.monotonic() + 5)
+    assert len({*sent}) == 2
+    assert rows("SELECT id = :id, sent_at IS NULL FROM events", id=str(sent[-1])) == [[True, False]]
+
+
+def test_uploads_do_not_wait_for_a_consumer_that_is_away(start: Start) -> None:
+    with Listener(wait_s=60) as listener:
+        app = start(EVENTS=f"http://{listener.host}", EVENTS_SECRET=SECRET, EVENTS_TIMEOUT_S="1")
+        for name in ("a", "b", "c"):
+            assert app.deliver(app.upload(f"ana/{name}.jpg", b"no picture")) == 200
+        assert len(listener.told) == 1
+        listener.wait_s = 0
+        assert app.sweep() == {"told": 2, "complete": True}
+        assert app.deliver(app.upload("ana/d.jpg", b"no picture")) == 200
+    assert rows("SELECT count(*) FROM events WHERE sent_at IS NULL") == [[1]]
+
+
+def test_what_was_told_is_forgotten_after_some_days(database: Database, settings: Settings) -> None:
+    with Listener() as listener:
+        teller = Teller(replace(settings, events=f"http://{listener.host}"), database)
+        reject(database, settings)
+        teller.sweep(time.monotonic() + 5)
+        rows("UPDATE events SET sent_at = now() - interval '6 days'")
+        prune(database, settings, 0)
+        assert rows("SELECT count(*) FROM events") == [[1]]
+        rows("UPDATE events SET sent_at = now() - interval '8 days'")
+        prune(database, settings, 0)
+        assert rows("SELECT count(*) FROM events") == [[0]]

@@ -1,0 +1,65 @@
+"""The files that every project has: licence, notices, version and changelog."""
+
+import hashlib
+import re
+import subprocess
+import tomllib
+
+import pytest
+import yaml
+
+from tests.support.app import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+NOTICE = (ROOT / "NOTICE").read_text()
+# SHA-256 of https://www.apache.org/licenses/LICENSE-2.0.txt
+APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+THIRD_PARTY = (".data", ".gif", ".heic", ".jpg", ".onnx", ".png", ".safetensors", ".txt", ".webp", ".whl")
+OWN = ("requirements.txt", "infra/pip.txt", "model_export/LICENSE.scenes.txt")
+
+
+def tracked() -> list[str]:
+    command = ["git", "ls-files"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_the_licence_is_the_full_text_of_apache_2() -> None:
+    assert PROJECT["license"] == "Apache-2.0"
+    assert hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == APACHE_2
+
+
+@pytest.mark.parametrize("name", [name for name in tracked() if name.endswith(THIRD_PARTY)])
+def test_every_file_that_may_be_somebody_elses_is_in_the_notice(name: str) -> None:
+    folder = name.rpartition("/")[0]
+    assert name in NOTICE or f"{folder}/" in NOTICE or name.endswith(OWN)
+
+
+def test_the_version_has_one_value_and_make_help_prints_it() -> None:
+    version = PROJECT["version"]
+    assert re.fullmatch(r"0\.\d+\.\d+", version)
+    made = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    assert made.stdout.startswith(f"Dropcap {version}\n")
+    api = yaml.safe_load((ROOT / "docs" / "reference" / "openapi.yaml").read_text())
+    assert api["info"]["version"] == version
+
+
+def test_the_changelog_has_the_version() -> None:
+    released = re.findall(r"^## (\d\S*) - \d{4}-\d\d-\d\d$", CHANGELOG, re.MULTILINE)
+    assert released[0] == PROJECT["version"]
+    assert "## [Unreleased]" in CHANGELOG
+
+
+def test_no_folder_of_documentation_has_more_than_fifteen_files() -> None:
+    folders = [name.rpartition("/")[0] for name in tracked() if name.startswith("docs/")]
+    assert max(folders.count(folder) for folder in folders) <= 15
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "CHANGELOG.md"])
+def test_every_link_and_make_target_of_the_page_exists(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / link).exists(), link
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

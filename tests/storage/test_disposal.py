@@ -1,0 +1,266 @@
+"""Where a source goes and what goes along: quarantine, archive or nowhere, in a bucket with versions too."""
+
+import json
+import os
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import Forbidden
+from google.cloud.storage import Blob, Bucket
+
+from dropcap.domain.upload import Upload
+from dropcap.storage import metadata
+from dropcap.storage.buckets import Buckets
+from tests.gallery.test_edits import delete
+from tests.pipeline.test_healing import lease_runs_out
+from tests.support.app import App, Start, rows, small_png
+
+LETTER = b"Dear diary, today I was a JPEG."
+UNSAFE = {"SAFETY": "low", "GEMINI_MODEL": "fault-unsafe-high"}
+REFUSED = {"broken": (LETTER, {}), "unsafe": (small_png(), UNSAFE)}
+refused = pytest.mark.parametrize(("data", "settings"), REFUSED.values(), ids=REFUSED)
+
+
+def versioned(app: App) -> Bucket:
+    """The uploads bucket, empty, made anew to keep versions: the storage server learns it no later."""
+    bucket = app.storage.bucket(app.uploads)
+    bucket.delete()
+    bucket.versioning_enabled = True
+    app.storage.create_bucket(bucket)
+    return bucket
+
+
+def generations(bucket: Bucket) -> list[int]:
+    """Of all objects in it, live and noncurrent."""
+    return sorted(int(blob.generation) for blob in bucket.client.list_blobs(bucket, versions=True))
+
+
+def archive(app: App) -> dict[str, Blob]:
+    return app.objects(os.environ["ARCHIVE_BUCKET"])
+
+
+def fates() -> list[Any]:
+    return [row[0] for row in rows("SELECT source_fate FROM receipts ORDER BY recorded_at")]
+
+
+@refused
+def test_what_is_refused_goes_to_quarantine_alone(
+    start: Start, data: bytes, settings: dict[str, str]
+) -> None:
+    app = start(SOURCE="archive", RECEIPTS="1", **settings)
+    upload = app.upload("ana/a.png", data)
+    assert [app.deliver(upload) for _ in range(2)] == [200, 200]
+    assert list(app.objects(app.quarantine)) == [f"{upload.id}/ana/a.png"]
+    assert (archive(app), app.objects(app.uploads)) == ({}, {})
+    assert fates() == ["quarantined"]
+
+
+@refused
+@pytest.mark.parametrize("step", ["quarantine", "dispose"])
+def test_so_it_does_where_a_delivery_dies_in_between(
+    start: Start, monkeypatch: pytest.MonkeyPatch, data: bytes, settings: dict[str, str], step: str
+) -> None:
+    app = start(SOURCE="archive", RECEIPTS="1", **settings)
+    upload = app.upload("ana/a.png", data)
+    done = getattr(Buckets, step)
+
+    def dies(*given: Any, **named: Any) -> None:
+        done(*given, **named)
+        raise RuntimeError("The power is gone.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Buckets, step, dies)
+        assert app.deliver(upload) == 500
+    lease_runs_out()
+    assert app.deliver(upload) == 200
+    assert list(app.objects(app.quarantine)) == [f"{upload.id}/ana/a.png"]
+    assert (archive(app), app.objects(app.uploads)) == ({}, {})
+    assert fates() == ["quarantined"]
+
+
+def test_what_is_found_unsafe_later_leaves_the_archive_for_quarantine(start: Start) -> None:
+    settings = {"SAFETY": "low", "SAFETY_UNKNOWN": "publish", "SOURCE": "archive", "RECEIPTS": "1"}
+    app = start(GEMINI_MODEL="fault-503", **settings)
+    upload = app.upload("ana/a.png", small_png())
+    assert app.deliver(upload) == 200
+    assert (list(archive(app)), fates()) == ([f"{upload.id}/ana/a.png"], ["archived"])
+    app = app.restarted(GEMINI_MODEL="fault-unsafe-high")
+    app.sweep()
+    assert f"{upload.id}/ana/a.png" in app.objects(app.quarantine)
+    assert (archive(app), app.objects(app.pictures)) == ({}, {})
+    assert fates() == ["quarantined"]
+
+
+def test_an_archive_that_keeps_its_objects_does_not_keep_what_is_unsafe_published(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"SAFETY": "low", "SAFETY_UNKNOWN": "publish", "SOURCE": "archive", "RECEIPTS": "1"}
+    app = start(GEMINI_MODEL="fault-503", **settings)
+    upload = app.upload("ana/a.png", small_png())
+    assert app.deliver(upload) == 200
+    bucket = app.storage.bucket(os.environ["ARCHIVE_BUCKET"])
+    bucket.retention_period = 3600
+    bucket.patch()
+    app = app.restarted(GEMINI_MODEL="fault-unsafe-high")
+    capfd.readouterr()
+    assert app.sweep() == {"not_described": 1, "complete": True}
+    assert app.objects(app.pictures) == {}
+    assert f"{upload.id}/ana/a.png" in app.objects(app.quarantine)
+    assert (list(archive(app)), fates()) == ([f"{upload.id}/ana/a.png"], ["archived"])  # as it is
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+    [line] = [line for line in lines if "stays in the archive" in line["message"]]
+    assert (line["severity"], line["upload"]) == ("ERROR", str(upload.id))
+    assert "retention policy" in line["problem"]
+    assert "stack_trace" not in line
+    assert app.sweep() == {"complete": True}
+
+
+def test_a_receipt_says_archived_where_the_archive_is_no_longer_ours_to_empty(start: Start) -> None:
+    settings = {"SAFETY": "low", "SAFETY_UNKNOWN": "publish", "SOURCE": "archive", "RECEIPTS": "1"}
+    app = start(GEMINI_MODEL="fault-503", **settings)
+    assert app.deliver(app.upload("ana/a.png", small_png())) == 200
+    before = archive(app)
+    app = app.restarted(GEMINI_MODEL="fault-unsafe-high", SOURCE="delete", ARCHIVE_BUCKET="")
+    app.sweep()
+    assert app.objects(app.pictures) == {}
+    [archived] = before.values()
+    assert archived.exists()
+    assert fates() == ["archived"]
+
+
+def test_with_versions_a_source_that_is_done_is_gone_for_good_and_a_newer_one_is_there(start: Start) -> None:
+    app = start(RECEIPTS="1")
+    bucket = versioned(app)
+    older = app.upload("ana/a.png", small_png())
+    other = app.upload("ana/b.png", small_png())
+    with_newer = app.upload("ana/b.png", LETTER)
+    assert app.deliver(older) == 200
+    assert generations(bucket) == [other.generation, with_newer.generation]
+    assert fates() == ["deleted"]
+    assert app.deliver(with_newer) == 200
+    assert generations(bucket) == [other.generation]
+    assert [blob.download_as_bytes() for blob in app.objects(app.quarantine).values()] == [LETTER]
+
+
+@pytest.mark.parametrize("source", ["delete", "archive"])
+@pytest.mark.parametrize("data", [small_png(), LETTER], ids=["analyzed", "rejected"])
+def test_a_source_that_is_replaced_while_it_is_worked_on_is_kept_and_deleted_as_itself(
+    start: Start, monkeypatch: pytest.MonkeyPatch, source: str, data: bytes
+) -> None:
+    app = start(RECEIPTS="1", SOURCE=source)
+    bucket, read, newer = versioned(app), Buckets.read, []
+
+    def and_replaced(buckets: Buckets, upload: Upload) -> bytes:
+        found = read(buckets, upload)
+        newer.append(app.upload(upload.name, b"another"))
+        return found
+
+    upload = app.upload("ana/a.png", data)
+    monkeypatch.setattr(Buckets, "read", and_replaced)
+    assert app.deliver(upload) == 200
+    assert generations(bucket) == [newer[0].generation]
+    kept = app.objects(app.quarantine) if data == LETTER else archive(app)
+    copied = data == LETTER or source == "archive"
+    assert [blob.download_as_bytes() for blob in kept.values()] == ([data] if copied else [])
+    assert fates() == ["quarantined" if data == LETTER else {"delete": "deleted"}.get(source, "archived")]
+
+
+def test_with_versions_what_its_user_has_deleted_or_replaced_before_is_left_to_them(start: Start) -> None:
+    app = start(RECEIPTS="1")
+    bucket = versioned(app)
+    deleted, replaced = app.upload("ana/a.png", small_png()), app.upload("ana/b.png", small_png())
+    newer = app.upload("ana/b.png", small_png())
+    bucket.blob("ana/a.png").delete()
+    assert [app.deliver(each) for each in (deleted, replaced)] == [200, 200]
+    assert generations(bucket) == [each.generation for each in (deleted, replaced, newer)]
+    assert app.objects(app.quarantine) == {}
+    assert fates() == ["gone", "gone"]
+
+
+def test_with_versions_a_deletion_in_the_gallery_leaves_no_version(start: Start) -> None:
+    app = start(SOURCE="keep")
+    bucket = versioned(app)
+    upload = app.upload("ana/a.png", small_png())
+    assert app.deliver(upload) == 200
+    assert delete(app, upload.id).status_code == HTTPStatus.SEE_OTHER
+    assert generations(bucket) == []
+
+
+def test_where_a_deletion_is_forbidden_the_receipt_claims_none(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = start(RECEIPTS="1")
+    upload = app.upload("ana/a.png", small_png())
+
+    def held(*_: Any, **__: Any) -> None:
+        raise Forbidden("Object is under active Temporary hold and cannot be deleted.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Blob, "delete", held)
+        assert app.deliver(upload) == 200  # all else is done; the sweep goes on
+    assert rows("SELECT source_fate, source_gone_at FROM receipts") == [["", None]]
+    assert list(app.objects(app.uploads)) == ["ana/a.png"]
+
+
+GIVEN = {
+    "tz": "Europe/Madrid",
+    "album": "spring",
+    "source": "camera",
+    "reason": "a birthday",
+    "Dropcap-reason": "x",
+    "firebaseStorageDownloadTokens": "secret",
+    "FIREBASESTORAGEDOWNLOADTOKENS": "secret",
+}
+PUBLISHED = {"tz": "Europe/Madrid", "album": "spring", "source": "camera", "reason": "a birthday"}
+OLD = {"reason": "not_a_picture", "problem": "It is none.", "remedy": "None.", "source": "gs://uploads/ana/a"}
+
+
+@pytest.mark.parametrize(
+    ("given", "published"),
+    [
+        (GIVEN, PUBLISHED),
+        (OLD | {"album": "spring"}, {"album": "spring"}),
+        ({"source": "gs://uploads/ana/a", "album": "spring"}, {"album": "spring"}),
+        (OLD | {"source": "ana/0123"}, {}),
+        ({"problem": "red eyes", "remedy": "none"}, {"problem": "red eyes", "remedy": "none"}),
+    ],
+)
+def test_what_we_or_firebase_wrote_is_not_published_and_what_the_uploader_did_is(
+    given: dict[str, str], published: dict[str, str]
+) -> None:
+    assert metadata.of_uploader(given) == published
+
+
+@refused
+def test_what_is_copied_back_from_quarantine_is_analyzed_and_clean(
+    start: Start, data: bytes, settings: dict[str, str]
+) -> None:
+    app = start(SOURCE="archive", RECEIPTS="1", **settings)
+    blob = app.storage.bucket(app.uploads).blob("ana/a.png")
+    blob.metadata, blob.content_disposition = GIVEN, 'attachment; filename="me.png"'
+    blob.upload_from_string(data, content_type="image/png")
+    app.deliver(Upload(app.uploads, "ana/a.png", int(blob.generation), len(data)))
+    [kept] = app.objects(app.quarantine).values()
+    assert {
+        name: fact for name, fact in kept.metadata.items() if not name.startswith("dropcap-")
+    } == PUBLISHED
+    marks = [f"dropcap-{each}" for each in ("problem", "reason", "remedy", "source")]
+    assert sorted(kept.metadata.keys() - PUBLISHED) == marks
+    assert kept.content_disposition == 'attachment; filename="me.png"'
+    app = app.restarted(SAFETY="off", GEMINI_MODEL="gemini-3.5-flash-lite")
+    again = app.storage.bucket(app.uploads).blob("ana/a.png")
+    again.rewrite(kept)  # as gcloud storage cp does, all its metadata with it
+    again.reload()
+    assert again.metadata == kept.metadata
+    if data == LETTER:  # mended meanwhile
+        again.upload_from_string(small_png())
+    upload = Upload(app.uploads, "ana/a.png", int(again.generation), 9, "image/png", again.metadata)
+    assert app.deliver(upload) == 200
+    published = app.objects(app.pictures).values()
+    assert len(published) == 3
+    for each in published:
+        assert each.metadata == PUBLISHED
+        assert each.content_disposition is None
+    [archived] = archive(app).values()
+    assert archived.metadata == PUBLISHED | {"dropcap-source": f"gs://{app.uploads}/ana/a.png"}

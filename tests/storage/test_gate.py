@@ -1,0 +1,332 @@
+"""The gate keeps Cloud Storage's documented rules, shown with Google's own clients."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import requests
+from google.api_core.exceptions import NotFound, PreconditionFailed
+from google.cloud.storage import Blob, Bucket, Client
+
+from infra.local.storage import Storage
+from tests.support.events import WAIT_S, WATCHED, Functions, client_of
+
+OTHER = "pictures"
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def storage(functions: Functions, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    folder = tmp_path_factory.mktemp("storage")
+    url = f"http://127.0.0.1:{functions.server_port}/"
+    with Storage(folder / "objects", folder / "logs", events_to=url, watch=[WATCHED]) as running:
+        running.create_bucket(WATCHED)
+        running.create_bucket(OTHER)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(storage: Storage) -> Client:
+    return client_of(storage)
+
+
+@pytest.fixture
+def bucket(client: Client) -> Bucket:
+    return client.bucket(OTHER)
+
+
+@pytest.fixture
+def blob(bucket: Bucket, request: pytest.FixtureRequest) -> Blob:
+    """An object with the content `first`, of which `generation` is the live one."""
+    blob = bucket.blob(f"{request.node.name}/é % '\"+ picture.jpg")
+    blob.upload_from_string(b"first")
+    return blob
+
+
+def resumable(blob: Blob, data: bytes, **conditions: int) -> None:
+    """Upload in two steps and more, as the client does with large files."""
+    blob.chunk_size = MIB // 4
+    blob.upload_from_file(io.BytesIO(data), **conditions)
+
+
+def multipart(blob: Blob, data: bytes, **conditions: int) -> None:
+    blob.upload_from_string(data, **conditions)
+
+
+UPLOADS = pytest.mark.parametrize("upload", [multipart, resumable])
+
+
+@UPLOADS
+def test_an_upload_that_names_the_live_generation_replaces_it(
+    blob: Blob, upload: Callable[..., None]
+) -> None:
+    upload(blob, b"second", if_generation_match=blob.generation)
+    assert blob.download_as_bytes() == b"second"
+
+
+@UPLOADS
+def test_an_upload_that_names_another_generation_changes_nothing(
+    blob: Blob, upload: Callable[..., None]
+) -> None:
+    with pytest.raises(PreconditionFailed):
+        upload(blob, b"second", if_generation_match=(blob.generation or 0) + 1)
+    assert blob.download_as_bytes() == b"first"
+
+
+@UPLOADS
+def test_generation_0_means_that_the_object_must_not_exist(
+    bucket: Bucket, blob: Blob, upload: Callable[..., None]
+) -> None:
+    with pytest.raises(PreconditionFailed):
+        upload(blob, b"second", if_generation_match=0)
+    fresh = bucket.blob(f"{blob.name} of {upload.__name__}")
+    upload(fresh, b"new", if_generation_match=0)
+    assert fresh.download_as_bytes() == b"new"
+
+
+@UPLOADS
+def test_a_generation_that_must_not_match_stops_an_upload_of_just_that(
+    bucket: Bucket, blob: Blob, upload: Callable[..., None]
+) -> None:
+    with pytest.raises(PreconditionFailed):
+        upload(blob, b"second", if_generation_not_match=blob.generation)
+    upload(blob, b"second", if_generation_not_match=1)
+    with pytest.raises(PreconditionFailed):
+        upload(bucket.blob("is not there"), b"new", if_generation_not_match=1)
+    assert blob.download_as_bytes() == b"second"
+
+
+@UPLOADS
+def test_a_metageneration_that_does_not_match_stops_an_upload(
+    blob: Blob, upload: Callable[..., None]
+) -> None:
+    with pytest.raises(PreconditionFailed):
+        upload(blob, b"second", if_metageneration_match=7)
+    upload(blob, b"second", if_metageneration_match=1)
+
+
+def test_a_simple_upload_heeds_its_precondition(storage: Storage, blob: Blob) -> None:
+    url = f"{storage.url}/upload/storage/v1/b/{OTHER}/o?uploadType=media&name=simple&ifGenerationMatch="
+    assert call(f"{url}0", "POST", b"1")[0] == 200
+    assert call(f"{url}0", "POST", b"2")[0] == 412
+
+
+def test_the_xml_api_heeds_its_header(storage: Storage, bucket: Bucket) -> None:
+    url = f"{storage.url}/{OTHER}/folder/xml"
+    assert call(url, "PUT", b"1", {"x-goog-if-generation-match": "0", "x-goog-meta-tz": "UTC"})[0] == 200
+    status, body = call(url, "PUT", b"2", {"x-goog-if-generation-match": "0"})
+    assert (status, b"<Code>PreconditionFailed</Code>" in body) == (412, True)
+    assert call(url, "GET", headers={"x-goog-if-generation-match": "1"})[0] == 412
+    stored = bucket.get_blob("folder/xml")
+    assert (stored.download_as_bytes(), stored.metadata) == (b"1", {"tz": "UTC"})
+
+
+def test_only_the_named_generation_is_deleted(bucket: Bucket, blob: Blob) -> None:
+    with pytest.raises(PreconditionFailed):
+        blob.delete(if_generation_match=(blob.generation or 0) + 1)
+    assert blob.exists()
+    blob.delete(if_generation_match=blob.generation)
+    assert not blob.exists()
+    with pytest.raises(NotFound):
+        blob.delete(if_generation_match=5)
+
+
+def test_an_older_generation_is_not_there_to_be_read_or_deleted(bucket: Bucket, blob: Blob) -> None:
+    older = bucket.blob(blob.name, generation=blob.generation)
+    blob.upload_from_string(b"second")
+    with pytest.raises(NotFound):
+        older.download_as_bytes()
+    with pytest.raises(NotFound):
+        older.delete()
+    newer = bucket.blob(blob.name, generation=blob.generation)
+    assert newer.download_as_bytes() == b"second"
+    newer.delete()
+
+
+def test_a_read_heeds_its_precondition(blob: Blob) -> None:
+    assert blob.download_as_bytes(if_generation_match=blob.generation) == b"first"
+    with pytest.raises(PreconditionFailed):
+        blob.download_as_bytes(if_generation_match=1)
+    with pytest.raises(PreconditionFailed):
+        blob.reload(if_metageneration_match=2)
+
+
+def test_a_read_of_what_has_not_changed_is_not_modified(storage: Storage, bucket: Bucket) -> None:
+    blob = bucket.blob("unchanged")
+    blob.upload_from_string(b"1")
+    url = f"{storage.url}/storage/v1/b/{OTHER}/o/unchanged?ifGenerationNotMatch="
+    assert call(f"{url}{blob.generation}", "GET") == (304, b"")
+    assert call(f"{url}1", "GET")[0] == 200
+
+
+@pytest.mark.parametrize("operation", ["rewrite", "copy"])
+def test_a_copy_heeds_the_generations_of_source_and_target(
+    bucket: Bucket, blob: Blob, operation: str
+) -> None:
+    target = bucket.blob(f"{blob.name} copied")
+
+    def copy(**conditions: int) -> None:
+        if operation == "copy":
+            bucket.copy_blob(blob, bucket, target.name, **conditions)
+        else:
+            target.rewrite(blob, **conditions)
+
+    with pytest.raises(PreconditionFailed):
+        copy(if_source_generation_match=1)
+    assert not target.exists()
+    copy(if_source_generation_match=blob.generation, if_generation_match=0)
+    with pytest.raises(PreconditionFailed):
+        copy(if_generation_match=0)
+    with pytest.raises(PreconditionFailed):
+        copy(if_source_generation_not_match=blob.generation)
+    with pytest.raises(NotFound):
+        bucket.copy_blob(blob, bucket, target.name, source_generation=1)
+    assert target.download_as_bytes() == b"first"
+
+
+def test_a_compose_heeds_the_generations_of_sources_and_target(bucket: Bucket, blob: Blob) -> None:
+    joined = bucket.blob(f"{blob.name} joined")
+    with pytest.raises(PreconditionFailed):
+        joined.compose([blob], if_source_generation_match=[1])
+    joined.compose([blob, blob], if_source_generation_match=[blob.generation] * 2, if_generation_match=0)
+    with pytest.raises(PreconditionFailed):
+        joined.compose([blob], if_generation_match=0)
+    assert joined.download_as_bytes() == b"firstfirst"
+
+
+def test_a_metadata_update_heeds_its_precondition(blob: Blob) -> None:
+    blob.metadata = {"tz": "UTC"}
+    with pytest.raises(PreconditionFailed):
+        blob.patch(if_generation_match=1)
+    blob.patch(if_generation_match=blob.generation)
+    blob.reload()
+    assert blob.metadata == {"tz": "UTC"}
+
+
+def test_a_failed_precondition_has_googles_error_body(storage: Storage) -> None:
+    url = f"{storage.url}/upload/storage/v1/b/{OTHER}/o?uploadType=media&name=body&ifGenerationMatch=3"
+    status, body = call(url, "POST", b"1")
+    error = json.loads(body)["error"]
+    assert (status, error["code"], error["errors"][0]["reason"]) == (412, 412, "conditionNotMet")
+
+
+def test_of_16_racing_writers_one_wins(bucket: Bucket) -> None:
+    def write(number: int) -> bool:
+        try:
+            multipart(bucket.blob("raced for"), str(number).encode(), if_generation_match=0)
+        except PreconditionFailed:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(write, range(16))) == 1
+
+
+def test_of_16_racing_deletes_of_one_generation_one_wins(blob: Blob) -> None:
+    def delete(_: int) -> bool:
+        try:
+            blob.delete(if_generation_match=blob.generation)
+        except NotFound:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(delete, range(16))) == 1
+
+
+def test_links_lead_back_to_the_gate(storage: Storage, blob: Blob) -> None:
+    assert str(blob.self_link).startswith(storage.url)
+    assert str(blob.media_link).startswith(storage.url)
+
+
+def test_what_the_gate_cannot_judge_it_refuses(storage: Storage) -> None:
+    assert call(f"{storage.url}/batch/storage/v1", "POST", b"")[0] == 501
+    assert call(f"{storage.url}/{OTHER}/xml", "DELETE")[0] == 501
+
+
+def test_a_name_never_leaves_the_storage_folder(storage: Storage) -> None:
+    url = f"{storage.url}/upload/storage/v1/b/{OTHER}/o?uploadType=media&name=..%2F..%2Fescaped"
+    assert call(url, "POST", b"1")[0] == 400
+    assert storage.folder
+    assert not (storage.folder.parent / "escaped").exists()
+
+
+def test_every_finalized_object_makes_an_event(client: Client, functions: Functions) -> None:
+    watched = client.bucket(WATCHED)
+    first, second = watched.blob("ana/é.jpg"), watched.blob("ana/large.jpg")
+    first.metadata = {"tz": "Europe/Madrid"}
+    first.upload_from_string(b"12345", content_type="image/jpeg")
+    resumable(second, b"x" * MIB)
+    watched.copy_blob(first, watched, "ana/copy.jpg")
+    watched.blob("ana/rewritten.jpg").rewrite(first)
+    watched.blob("ana/joined.jpg").compose([first, second])
+    for name in ("copy", "rewritten", "joined", "large"):
+        functions.events(f"ana/{name}.jpg")
+    [(headers, data)] = functions.events("ana/é.jpg")
+    assert headers["ce-type"] == "google.cloud.storage.object.v1.finalized"
+    assert headers["ce-source"] == f"//storage.googleapis.com/projects/_/buckets/{WATCHED}"
+    assert unquote(headers["ce-subject"]) == "objects/ana/é.jpg"
+    assert (headers["ce-specversion"], headers["content-type"]) == ("1.0", "application/json")
+    assert headers["ce-id"]
+    assert data["bucket"] == WATCHED
+    assert data["generation"] == str(first.generation)
+    assert (data["size"], data["contentType"]) == ("5", "image/jpeg")
+    assert data["metadata"] == {"tz": "Europe/Madrid"}
+    assert data["timeCreated"]
+
+
+def test_an_upload_is_one_event_and_an_unfinished_or_refused_one_is_none(
+    client: Client, functions: Functions
+) -> None:
+    blob = client.bucket(WATCHED).blob("once.jpg")
+    resumable(blob, b"x" * MIB)
+    with pytest.raises(PreconditionFailed):
+        multipart(blob, b"refused", if_generation_match=0)
+    client.bucket(WATCHED).blob("last.jpg").upload_from_string(b"1")
+    functions.events("last.jpg")
+    assert len(functions.events("once.jpg")) == 1
+
+
+def test_a_bucket_that_is_not_watched_makes_no_event(
+    client: Client, blob: Blob, functions: Functions
+) -> None:
+    client.bucket(WATCHED).blob("after.jpg").upload_from_string(b"1")
+    functions.events("after.jpg")
+    assert all(data["bucket"] == WATCHED for _, data in functions.received)
+
+
+def test_an_event_is_sent_again_until_it_is_acknowledged(client: Client, functions: Functions) -> None:
+    functions.refusals = 2
+    client.bucket(WATCHED).blob("again.jpg").upload_from_string(b"1")
+    events = functions.events("again.jpg", 3)
+    assert len({headers["ce-id"] for headers, _ in events}) == 1
+
+
+def test_what_already_lies_in_the_bucket_is_told_at_the_start(functions: Functions, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{functions.server_port}/"
+    with Storage(tmp_path / "objects", tmp_path / "logs") as running:
+        running.create_bucket(WATCHED)
+        client_of(running).bucket(WATCHED).blob("orphan.jpg").upload_from_string(b"1")
+    with Storage(tmp_path / "objects", tmp_path / "logs", events_to=url, watch=[WATCHED]):
+        functions.events("orphan.jpg")
+
+
+def test_in_memory_any_name_is_kept(tmp_path: Path) -> None:
+    with Storage(None, tmp_path) as running:
+        running.create_bucket(OTHER)
+        for name in ("../up", "a\nb", "'; DROP TABLE uploads; --", "\N{GRINNING FACE}" * 256):
+            blob = client_of(running).bucket(OTHER).blob(name)
+            blob.upload_from_string(name.encode(), if_generation_match=0)
+            assert blob.download_as_bytes(if_generation_match=blob.generation) == name.encode()
+
+
+def call(
+    url: str, method: str, body: bytes | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, bytes]:
+    """Status and body of a request that no client library would make."""
+    answer = requests.request(method, url, data=body, headers=headers, timeout=WAIT_S)
+    return answer.status_code, answer.content

@@ -1,0 +1,285 @@
+"""What a retention policy or a hold keeps: the gate answers as Cloud Storage does, and a sweep goes on."""
+
+import io
+import json
+import os
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import Forbidden, PreconditionFailed
+from google.cloud.storage import Blob, Bucket
+
+from dropcap import pipeline, reconcile
+from dropcap.domain.upload import Upload
+from dropcap.services import Services
+from dropcap.storage.buckets import Buckets
+from dropcap.storage.gcs import NotStored
+from tests.gallery.test_edits import delete
+from tests.pipeline.test_healing import lease_runs_out
+from tests.support.app import App, Start, problem, rows, small_png
+
+QUICK = {"SIZES": "200", "GEMINI_API_KEY": ""}
+HOUR_S = 3600
+MANY = 1050  # more than one sweep takes
+HELD = "is under active {} hold and cannot be deleted, overwritten or archived until hold is removed."
+
+
+# The gate
+
+
+@pytest.fixture
+def bucket(start: Start) -> Bucket:
+    app = start(**QUICK)
+    return app.storage.bucket(app.uploads)
+
+
+def refusals(blob: Blob) -> list[tuple[str, str]]:
+    """Reason and message of what is answered to each way to delete or replace an object."""
+    other = blob.bucket.blob("other")
+    other.upload_from_string(b"other")
+    large = blob.bucket.blob(blob.name, chunk_size=256 * 1024)
+    ways: list[Any] = [
+        blob.delete,
+        lambda: blob.delete(if_generation_match=blob.generation),
+        lambda: blob.bucket.blob(blob.name).upload_from_string(b"new"),
+        lambda: blob.bucket.blob(blob.name).rewrite(other),
+        lambda: blob.bucket.blob(blob.name).compose([other]),
+        lambda: large.upload_from_file(io.BytesIO(bytes(300_000))),
+    ]
+    found = []
+    for way in ways:
+        with pytest.raises(Forbidden) as refused:
+            way()
+        body = refused.value.response.json()["error"]
+        assert body["code"] == HTTPStatus.FORBIDDEN
+        [details] = body["errors"]
+        assert (details["domain"], details["message"]) == ("global", body["message"])
+        found.append((details["reason"], body["message"]))
+    return found
+
+
+def test_a_retention_policy_keeps_what_is_younger(bucket: Bucket) -> None:
+    blob = bucket.blob("ana/a.png")
+    blob.upload_from_string(b"first")
+    bucket.retention_period = HOUR_S
+    bucket.patch()
+    until = (blob.time_created + timedelta(seconds=HOUR_S)).isoformat()[:19]
+    said = (
+        f"Object '{bucket.name}/ana/a.png' is subject to bucket's retention policy or object retention and "
+        f"cannot be deleted or overwritten until {until}"
+    )
+    for reason, message in refusals(blob):
+        assert reason == "retentionPolicyNotMet"
+        assert message.startswith(said)
+    with pytest.raises(PreconditionFailed):  # which is checked first
+        blob.delete(if_generation_match=1)
+    bucket.blob("ana/new.png").upload_from_string(b"what is new may come")
+    assert blob.download_as_bytes() == b"first"
+    bucket.retention_period = None
+    bucket.patch()
+    blob.delete()
+
+
+@pytest.mark.parametrize(
+    ("hold", "kind"), [("temporary_hold", "Temporary"), ("event_based_hold", "Event-Based")]
+)
+def test_a_hold_keeps_one_object(bucket: Bucket, hold: str, kind: str) -> None:
+    blob = bucket.blob("ana/a.png")
+    blob.upload_from_string(b"first")
+    setattr(blob, hold, True)
+    blob.patch()
+    said = f"Object '{bucket.name}/ana/a.png' {HELD.format(kind)}"
+    assert set(refusals(blob)) == {("forbidden", said)}
+    setattr(blob, hold, False)
+    blob.patch()
+    blob.delete()
+
+
+# The sweep
+
+
+def held(app: App, name: str) -> Upload:
+    """An upload whose source can't be deleted."""
+    upload = app.upload(name, small_png())
+    blob = app.storage.bucket(app.uploads).blob(name)
+    blob.temporary_hold = True
+    blob.patch()
+    assert app.deliver(upload) == HTTPStatus.OK  # nothing that a new delivery could do
+    assert rows("SELECT state FROM uploads WHERE id = :id", id=upload.id) == [["recorded"]]
+    lease_runs_out()
+    return upload
+
+
+def logged(capfd: pytest.CaptureFixture[str], message: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+    return [line for line in lines if line["message"] == message]
+
+
+def test_what_a_hold_keeps_is_tried_ever_more_rarely_then_reported_and_finished_when_it_is_lifted(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = start(**QUICK)
+    upload = held(app, "ana/a.png")
+    waits = []
+    for tries in range(1, reconcile.REPORTED + 1):
+        capfd.readouterr()
+        stuck = {"stuck": 1} if tries == reconcile.REPORTED else {}
+        assert app.sweep() == {"found": 1, "failed": 1, "complete": True} | stuck
+        reported = tries == reconcile.REPORTED
+        message = "the sweep can't finish an upload" if reported else "not finished by the sweep"
+        [line] = logged(capfd, message)
+        assert line["severity"] == ("ERROR" if reported else "WARNING")
+        assert (line["upload"], line["name"], line["tries"]) == (str(upload.id), "ana/a.png", tries)
+        assert HELD.format("Temporary") in line["problem"]
+        assert "stack_trace" not in line
+        assert ("SOURCE=keep" in line.get("remedy", "")) == reported
+        assert app.sweep() == {"complete": True} | stuck  # not before its time
+        waits += rows("SELECT extract(epoch FROM sweep_after - now())::float8 FROM uploads")
+        rows("UPDATE uploads SET sweep_after = now()")
+    assert [round(seconds, -1) for [seconds] in waits] == [600, 1200, 2400, 4800, 86_400]
+    blob = app.storage.bucket(app.uploads).blob("ana/a.png")
+    blob.temporary_hold = False
+    blob.patch()
+    assert app.sweep() == {"found": 1, "done": 1, "stuck": 1, "complete": True}
+    assert app.objects(app.uploads) == {}
+    assert app.sweep() == {"complete": True}
+
+
+def test_with_source_keep_nothing_fails_at_a_hold(start: Start) -> None:
+    app = start(**QUICK)
+    upload = held(app, "ana/a.png")
+    app = app.restarted(SOURCE="keep")
+    assert app.sweep() == {"found": 1, "done": 1, "complete": True}
+    assert app.deliver(upload) == HTTPStatus.OK
+    assert list(app.objects(app.uploads)) == ["ana/a.png"]
+
+
+def test_more_failing_rows_than_a_sweep_takes_do_not_keep_the_others_waiting(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = start(**QUICK)
+    other = app.upload("zoe/killed.png", small_png())
+    app.services.database.claim(other)
+    lease_runs_out()
+    gone = [Upload(app.uploads, f"ana/gone-{number}.png", number, 1) for number in range(1, MANY + 1)]
+    rows(
+        "INSERT INTO uploads (id, bucket, name, generation, user_id, size, state, lease_until) "
+        "SELECT id, :bucket, name, generation, 'ana', 1, 'recorded', now() - interval '1 day' "
+        "FROM unnest(CAST(:ids AS uuid[]), CAST(:names AS text[]), CAST(:generations AS bigint[])) "
+        "AS gone (id, name, generation)",
+        bucket=app.uploads,
+        ids=[str(each.id) for each in gone],
+        names=[each.name for each in gone],
+        generations=[each.generation for each in gone],
+    )
+    current = Buckets.current
+
+    def failing(upload: Upload, services: Services) -> None:
+        if "gone" in upload.name:
+            raise NotStored(f"{upload.id}/200.webp is no longer stored.")
+        pipeline.process(upload, services)
+
+    def known(buckets: Buckets, of: Upload) -> Upload:
+        return of if "gone" in of.name else current(buckets, of)
+
+    monkeypatch.setattr(reconcile, "process", failing)  # what a real one takes ten milliseconds to say
+    monkeypatch.setattr(Buckets, "current", known)
+    capfd.readouterr()
+    assert app.sweep() == {"found": reconcile.ROWS, "failed": reconcile.ROWS, "complete": True}
+    lines = logged(capfd, "not finished by the sweep")
+    assert len(lines) == reconcile.ROWS
+    assert not any("stack_trace" in line for line in lines)
+    left = MANY - reconcile.ROWS
+    assert app.sweep() == {"found": left + 1, "failed": left, "done": 1, "complete": True}
+    assert rows("SELECT state FROM uploads WHERE id = :id", id=other.id) == [["done"]]
+    assert app.sweep() == {"complete": True}
+
+
+def test_a_delivery_and_a_request_end_well_where_the_source_can_not_be_deleted(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = start(**QUICK)
+    upload = held(app, "ana/a.png")
+    capfd.readouterr()
+    assert app.deliver(upload) == HTTPStatus.OK
+    answer = app.analyze(json={"bucket": app.uploads, "name": "ana/a.png", "keep": True, "user": "ana"})
+    assert answer.status_code == HTTPStatus.OK
+    assert answer.get_json()["id"] == str(upload.id)
+    lines = logged(capfd, "the source could not be deleted")
+    assert len(lines) == 2
+    for line in lines:
+        assert (line["severity"], line["upload"]) == ("WARNING", str(upload.id))
+        assert HELD.format("Temporary") in line["problem"]
+        assert "stack_trace" not in line
+
+
+def test_what_holds_keep_of_a_deleted_picture_keeps_nothing_else_of_it(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = start(**QUICK | {"SIZES": "40,20"}, SOURCE="archive")
+    upload = app.upload("ana/a.png", small_png())
+    assert app.deliver(upload) == HTTPStatus.OK
+    app.storage.bucket(app.quarantine).blob(f"{upload.id}/20.webp").upload_from_string(b"copied by hand")
+    archived = app.storage.bucket(os.environ["ARCHIVE_BUCKET"]).blob(f"{upload.id}/ana/a.png")
+    published = app.storage.bucket(app.pictures).blob(f"{upload.id}/20.webp")
+
+    def hold(blob: Blob, held: bool) -> None:
+        blob.temporary_hold = held
+        blob.patch()
+
+    def stored() -> list[list[str]]:
+        return [list(app.objects(name)) for name in (app.pictures, app.quarantine, archived.bucket.name)]
+
+    hold(published, True)
+    capfd.readouterr()
+    assert problem(delete(app, upload.id), 503)["code"] == "try_again"
+    [line] = logged(capfd, "request failed")
+    assert HELD.format("Temporary") in line["problem"]
+    assert "stack_trace" not in line
+    assert stored()[0] == [published.name]
+    assert str(upload.id) not in app.gallery.get("/gallery/?user=ana").text
+    hold(published, False)
+    hold(archived, True)
+    lease_runs_out()
+    assert app.sweep() == {"found": 1, "failed": 1, "complete": True}
+    assert stored() == [[], [], [archived.name]]
+    hold(archived, False)
+    rows("UPDATE uploads SET sweep_after = now()")
+    assert app.sweep() == {"found": 1, "done": 1, "complete": True}
+    assert stored() == [[], [], []]
+
+
+def test_a_right_that_is_missing_to_publish_is_what_the_log_names(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = start(**QUICK)
+    app.upload("ana/a.png", small_png())
+
+    def refused(*_: object, **__: object) -> None:
+        raise Forbidden("it does not have storage.objects.create access")
+
+    monkeypatch.setattr(Blob, "upload_from_string", refused)
+    capfd.readouterr()
+    assert app.sweep() == {"found": 1, "failed": 1, "complete": True}
+    [line] = logged(capfd, "not finished by the sweep")
+    assert "storage.objects.create" in line["problem"]
+
+
+def test_what_was_archived_and_published_before_is_kept_there_and_no_fault(start: Start) -> None:
+    app = start(**QUICK, SOURCE="archive")
+    upload = held(app, "ana/a.png")
+    for name in (os.environ["ARCHIVE_BUCKET"], app.pictures):
+        bucket = app.storage.bucket(name)
+        bucket.retention_period = HOUR_S
+        bucket.patch()
+    rows("DELETE FROM analyses")
+    rows("UPDATE uploads SET state = 'claimed', lease_until = now()")
+    blob = app.storage.bucket(app.uploads).blob("ana/a.png")
+    blob.temporary_hold = False
+    blob.patch()
+    assert app.deliver(upload) == HTTPStatus.OK
+    assert rows("SELECT state FROM uploads") == [["done"]]
+    assert app.objects(app.uploads) == {}
+    assert len(app.objects(os.environ["ARCHIVE_BUCKET"])) == 1

@@ -1,0 +1,25 @@
+"""Pythons that the tests start: they find what they need, and nothing else of ours."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.app import ROOT
+
+QUICK = ROOT / "tests" / "quick"
+FUNCTIONS = ROOT / "functions"
+
+
+def python_path(*folders: Path) -> str:
+    """A PYTHONPATH of these folders and the one that makes a start quick (sitecustomize.py)."""
+    return os.pathsep.join(map(str, (*folders, QUICK)))
+
+
+def fresh_python(program: str) -> str:
+    """What a program prints in a Python that has loaded nothing of ours yet."""
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    environment = os.environ | {"PYTHONPATH": python_path(FUNCTIONS)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout

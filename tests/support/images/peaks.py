@@ -1,0 +1,26 @@
+"""What decoding really takes, in a process of its own for every measurement."""
+
+from pathlib import Path
+
+from dropcap.imaging import animation, decoding, rasters
+from dropcap.runtime import memory
+from dropcap.settings import Settings
+from tests.memory.peak import peak_mb
+from tests.memory.taken import begin_anew
+
+
+def frames_peak_and_need(path: str, side: int) -> tuple[float, float]:
+    """The same of all frames of an animation, published in one size."""
+    data = Path(path).read_bytes()
+    settings = Settings(sizes=(side,))
+    with decoding.opened(data, settings) as source:
+        facts = source.facts
+    moving = animation.opened(data, facts, settings, memory.release)
+    assert moving is not None, "an animation"
+    memory.release()
+    before = memory.rss_mb()
+    begin_anew()
+    assert moving.published(side, 80) is not None, "a WebP that moves"
+    canvas = (facts.width, facts.height)
+    width, height = rasters.fit(canvas, side)
+    return peak_mb() - before, animation.need_mb(canvas, width * height, moving.frames, len(data))

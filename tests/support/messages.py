@@ -1,0 +1,179 @@
+"""Every message that Dropcap can print, collected from its source: what varies is shown as an ellipsis.
+
+Decoding this {kind} picture needs {need} MB ...   ->   Decoding this … picture needs … MB ...
+"""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+from tests.support.app import ROOT
+
+# What answers in a part's place speaks to programs, and what measures is for who develops.
+SOURCES = (
+    "functions/**/*.py",
+    "infra/local/*.py",
+    "infra/cloud/**/*.py",
+    "infra/*.py",
+    "model_export/*.py",
+    "tests/memory/limit.py",
+    "tests/support/chromium.py",
+    "tests/support/screenshots.py",
+)
+SILENT = ("infra/local/rules.py", "infra/local/gemini_faults.py")
+SCRIPT = ROOT / "infra" / "environment.sh"
+VARIES = "…"
+LOGS = ("write", "once", "exception")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message, its `code` where it has one, and where it is written."""
+
+    text: str
+    code: str
+    place: str
+
+
+@cache
+def collect() -> tuple[Message, ...]:
+    """All of them, each once, in the order of the files."""
+    found = [message for path in _files() for message in _of_module(path)]
+    found += [Message(_clean(text), "", SCRIPT.name) for text in _said_by_the_script()]
+    return tuple({(each.text, each.code): each for each in found}.values())
+
+
+@cache
+def _files() -> tuple[Path, ...]:
+    paths = {path for pattern in SOURCES for path in ROOT.glob(pattern)}
+    return tuple(sorted(paths - {ROOT / name for name in SILENT}))
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def _errors() -> frozenset[str]:
+    """The names of all error classes of our own."""
+    classes = [node for path in _files() for node in ast.walk(_tree(path)) if isinstance(node, ast.ClassDef)]
+    names = {"Exception"}
+    while True:
+        more = {each.name for each in classes if names & {ast.unparse(base) for base in each.bases}}
+        if more <= names:
+            return frozenset(names - {"Exception"})
+        names |= more
+
+
+@cache
+def _constants() -> Mapping[str, ast.expr]:
+    """The texts of constants in capitals, whichever file they are in; of two that differ, neither."""
+    found: dict[str, dict[str, ast.expr]] = {}
+    for path in _files():
+        for name, value in _assigned(_tree(path).body).items():
+            if name.isupper() and isinstance(value, ast.Constant) and isinstance(value.value, str):
+                found.setdefault(name, {})[value.value] = value
+    return {name: next(iter(values.values())) for name, values in found.items() if len(values) == 1}
+
+
+def _said_by_the_script() -> Iterator[str]:
+    script = re.sub(r"\$\([^)]*\)|\$\w+", VARIES, SCRIPT.read_text())
+    for arguments in re.findall(r'\bfail ("[^"]*"(?: *(?:\\\n *)?"[^"]*")*)', script):
+        yield " ".join(re.findall(r'"(.*?)"', arguments))
+
+
+def _of_module(path: Path) -> Iterator[Message]:
+    tree = _tree(path)
+    inside = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    seen: set[int] = set()
+    for function in reversed(inside):  # the innermost first
+        names = {**_constants(), **_assigned(list(ast.walk(function)))}
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and id(node) not in seen:
+                seen.add(id(node))
+                for code, text in _of_call(node, names):
+                    if re.search(r"[A-Za-z]{2}", text):
+                        yield Message(_clean(text), code, str(path.relative_to(ROOT)))
+
+
+def _of_call(call: ast.Call, names: Mapping[str, ast.expr]) -> Iterator[tuple[str, str]]:
+    """Code and text of each message that this call may make."""
+    called = ast.unparse(call.func)
+    arguments = call.args
+    if called == "Rejected":
+        [code] = _texts(arguments[0], names)
+        yield from ((code, text) for text in _texts(arguments[1], names))
+    elif called == "tell":  # over HTTP, without a Rejected
+        yield from ((code, text) for code in _texts(arguments[1], {}) for text in _texts(arguments[2], {}))
+    elif called == "_bad_json":
+        yield from (("bad_json", text) for text in _texts(arguments[0], names))
+    elif called.removeprefix("schema.") == "Fault":
+        parts = [_texts(argument, names) for argument in arguments[:3]]
+        yield from (("", f"{where} {found}; it should {wanted}") for where, found, wanted in product(*parts))
+    elif called.startswith("logs.") and called.removeprefix("logs.") in LOGS:
+        message = arguments[0] if called == "logs.exception" else arguments[1]
+        if called == "logs.exception" or _texts(arguments[0], {}) != ["INFO"]:
+            yield from (("", text) for text in _texts(message, names))
+    elif called.endswith(".ending"):  # of a problem that is told already
+        yield from (("", VARIES + text) for text in _texts(arguments[0], {}))
+    elif arguments and (called in _errors() or _complains(call)):
+        yield from (("", text) for text in _texts(arguments[0], names))
+
+
+def _complains(call: ast.Call) -> bool:
+    """Whether it prints to stderr."""
+    return ast.unparse(call.func) == "print" and any(each.arg == "file" for each in call.keywords)
+
+
+def _assigned(nodes: list[ast.stmt] | list[ast.AST]) -> dict[str, ast.expr]:
+    """What names are made of, with what is added to them later."""
+    found: dict[str, ast.expr] = {}
+    for node in nodes:
+        if isinstance(node, ast.Assign):
+            target, value = node.targets[0], node.value
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                pairs = list(zip(target.elts, value.elts, strict=False))
+            else:
+                pairs = [(target, value)]
+            for name, each in pairs:
+                if isinstance(name, ast.Name):
+                    found.setdefault(name.id, each)
+        elif (
+            isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name) and node.target.id in found
+        ):
+            found[node.target.id] = ast.BinOp(found[node.target.id], ast.Add(), node.value)
+    return found
+
+
+def _texts(node: ast.expr, names: Mapping[str, ast.expr]) -> list[str]:
+    """The texts that an expression may be."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return [text]
+        case ast.JoinedStr(values=values):
+            return ["".join(_part(value, names) for value in values)]
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return [a + b for a, b in product(_texts(left, names), _texts(right, names))]
+        case ast.IfExp(body=body, orelse=other):
+            return _texts(body, names) + _texts(other, names)
+        case ast.Name(id=name) if name in names:
+            return _texts(names[name], {key: value for key, value in names.items() if key != name})
+    return [VARIES]
+
+
+def _part(value: ast.expr, names: Mapping[str, ast.expr]) -> str:
+    """A part of an f-string: only capitals are names that always mean the same."""
+    if isinstance(value, ast.FormattedValue):
+        known = isinstance(value.value, ast.Name) and value.value.id.isupper()
+        return _texts(value.value, names)[0] if known else VARIES
+    return _texts(value, names)[0]
+
+
+def _clean(text: str) -> str:
+    """As one line; what varies once where it stands twice, and no backticks, which Markdown needs itself."""
+    return re.sub(rf"({VARIES}\s*)+(?={VARIES})", "", " ".join(text.replace("`", "").split()))

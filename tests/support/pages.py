@@ -1,0 +1,23 @@
+"""What is in the code blocks of the pages in docs."""
+
+import re
+import shlex
+from pathlib import Path
+
+from tests.support.app import ROOT
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    """The code blocks of a kind."""
+    return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path, *first: str) -> list[list[str]]:
+    """The words of each command that a page has for a shell, in their order, where these words begin it."""
+    joined = [block.replace("\\\n", " ") for block in blocks(page, "sh")]
+    # A line ends where it is not in quotes.
+    found = [shlex.split(line) for block in joined for line in re.findall(r"(?:[^\n']|'[^']*')+", block)]
+    return [words for words in found if tuple(words[: len(first)]) == first]

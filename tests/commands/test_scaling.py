@@ -215,8 +215,8 @@ def test_a_refusal_holds_an_instance_for_at_most_the_timeout_before_each_attempt
     settings = Settings(gemini_api_key="any")
     describer = gemini.Describer(settings)
     monkeypatch.setattr(describer, "_load", Refusing)
-    monkeypatch.setattr("dropcap.gemini.time.sleep", slept.append)
-    monkeypatch.setattr("dropcap.gemini.random.uniform", lambda low, high: high)
+    monkeypatch.setattr("dropcap.describing.gemini.time.sleep", slept.append)
+    monkeypatch.setattr("dropcap.describing.gemini.random.uniform", lambda low, high: high)
     with pytest.raises(Unavailable):
         describer.describe(b"")
     assert sum(slept) == pytest.approx(slept_s)

@@ -121,6 +121,7 @@ class Function(Resource):
             "vCPU": "1" if found["vCPU"] == "1000m" else found["vCPU"],
             "timeout": f"{found['timeout']} s",
             "startup boost": (found["startup boost"] or "").lower() or None,
+            "Cloud SQL": found["Cloud SQL"] or None,  # gcloud clears it to an empty annotation
             "Cloud SQL instance": labels.get(CLOUD_SQL_LABEL) or None,
             "ingress": found["ingress"] or "all",
             **variables(there),

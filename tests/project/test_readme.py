@@ -12,13 +12,16 @@ from tests.support.app import ROOT
 README = (ROOT / "README.md").read_text()
 SECURITY = (ROOT / "SECURITY.md").read_text()
 API = (ROOT / "docs" / "reference" / "api.md").read_text()
+EVIDENCE = (ROOT / "docs" / "evidence.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
-def test_the_settings_that_it_shows_are_those_of_the_code() -> None:
-    [rows] = re.findall(r"\| variable \| default \| meaning \|\n\|[-|]+\n(.*?)\n\n", README, re.DOTALL)
-    for row in rows.splitlines():
-        assert row in table()
+NAMED = sorted(set(re.findall(r"`([A-Z]+(?:_[A-Z]+)*)(?:=[^`]*)?`|^export ([A-Z_]+)=", README, re.MULTILINE)))
+
+
+@pytest.mark.parametrize("name", [name for names in NAMED for name in names if name])
+def test_the_settings_that_it_names_are_those_of_the_code(name: str) -> None:
+    assert f"| `{name}` |" in table()
 
 
 def test_the_quick_start_is_the_real_model_and_a_photo_of_ones_own_and_then_the_samples() -> None:
@@ -49,9 +52,35 @@ def test_every_proof_that_security_names_is_there(test: str) -> None:
     assert (ROOT / "tests" / f"{test}.py").exists()
 
 
-def test_what_nobody_has_tried_stands_in_one_box_near_the_top_of_readme_and_guide() -> None:
-    boxes = []
-    for page in (ROOT / "README.md", ROOT / "docs" / "deploy.md"):
-        [box] = re.findall(r"^> \*\*Not yet tried.*?\n\n", page.read_text()[:2500], re.DOTALL | re.MULTILINE)
-        boxes.append(box)
+def test_what_nobody_has_tried_stands_in_one_box_of_readme_and_guide_and_near_the_top_of_both() -> None:
+    pages = [README, (ROOT / "docs" / "deploy.md").read_text()[:2500]]
+    boxes = [re.findall(r"^> \*\*Not yet tried.*?\n\n", page, re.DOTALL | re.MULTILINE) for page in pages]
     assert boxes[0] == boxes[1]
+    assert len(boxes[0]) == 1
+    assert "has not been deployed to a real project yet: see [status](#status)" in README[:1000]
+    assert README.partition("## Status\n\n")[2].startswith("> **Not yet tried")
+
+
+def test_it_is_short_and_in_the_usual_order() -> None:
+    assert len(README.splitlines()) < 180
+    assert re.findall(r"^## (.*)$", README, re.MULTILINE) == [
+        "What it is for",
+        "Try it",
+        "Features",
+        "Deploy",
+        "Status",
+        "Documentation",
+        "Contributing",
+        "License",
+    ]
+
+
+def evidence() -> list[str]:
+    """Return the figures in the lines of evidence."""
+    lines = README.partition("with the details in [evidence]")[2].partition("## ")[0]
+    return sorted(set(re.findall(r"\d[\d,.]*\d|\d", lines)))
+
+
+@pytest.mark.parametrize("figure", evidence())
+def test_every_figure_of_the_evidence_is_on_its_page(figure: str) -> None:
+    assert re.search(rf"(?<![\d,.]){re.escape(figure)}(?![\d])", EVIDENCE)

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from rich.console import Console
 from infra.cloud import CloudError, settings_file
 from infra.cloud.apply import apply
 from infra.cloud.config import INSTANCE_NAME, Config, help_lines, project_of
-from infra.cloud.deployed import begin, complete, services
+from infra.cloud.deployed import PLACES, begin, complete, services
 from infra.cloud.gcloud import refusals
 from infra.cloud.gcloud.command import Gcloud
 from infra.cloud.inventory import Cloud
@@ -24,7 +23,8 @@ from infra.cloud.source import check_model
 from infra.cloud.source import read as read_source
 
 Run = Callable[[Console, Config, Cloud], None]
-PLACES = re.compile("REGION|CLOUD_SQL|SOURCE|.*_BUCKET")  # settings that say where data is
+# These must also work on a deployment that has a setting which this version does not allow.
+FORGIVING = ("destroy", "logs", "open", "rollback")
 
 
 def _plan(console: Console, config: Config, cloud: Cloud) -> None:
@@ -62,7 +62,7 @@ def _warn(config: Config, cloud: Cloud) -> None:
 def _destroy(console: Console, config: Config, cloud: Cloud) -> None:
     data = bool(config.given.get("DATA"))
     _somebody_is_there(config, "destroy", config.project if data else "1")
-    config = complete(config, cloud)
+    config = complete(config, cloud, forgiving=True)
     _check_left_instance(config, cloud, data)
     planned = removals(config, cloud, read_source(), data)
     show(console, planned, {}, "Nothing is there to destroy.")
@@ -198,7 +198,7 @@ def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os
         run, _ = COMMANDS[command]
         project = project_of(environment)
         settings_file.check(project, environment)
-        config, cloud = begin(environment, Gcloud(project, environment))
+        config, cloud = begin(environment, Gcloud(project, environment), command in FORGIVING)
         run(Console(highlight=False), config, cloud)
     except CloudError as reason:
         print(f"make {command}: {reason}", file=sys.stderr)

@@ -3,6 +3,8 @@
 The services are the record, not a file: it is there on a fresh clone, and what a colleague deployed is in it.
 """
 
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +12,7 @@ from infra.cloud import CloudError
 from infra.cloud.config import (
     DEFAULT,
     DEFAULTS,
+    NAMES,
     QUEUE,
     SECRETS,
     SETTINGS,
@@ -24,11 +27,12 @@ from infra.cloud.resources.base import at
 from infra.cloud.resources.buckets import DAY_S
 from infra.cloud.resources.functions import CLOUD_SQL_LABEL, PATHS, variables
 
+PLACES = re.compile("REGION|CLOUD_SQL|SOURCE|.*_BUCKET")  # settings that say where data is
 LOCATION = "cloud.googleapis.com/location"  # as gcloud reads it: api_lib/run/k8s_object.py, 528.0.0
 WHOLE = ("on-upload", "analyze", "sweep")  # which have all settings; the small ones lack some
 
 
-def begin(environment: Mapping[str, str], gcloud: Gcloud) -> tuple[Config, Cloud]:
+def begin(environment: Mapping[str, str], gcloud: Gcloud, forgiving: bool = False) -> tuple[Config, Cloud]:
     """Return the deployment that the environment describes, and the services that are there.
 
     What it leaves out stays as the services have it. Raises CloudError.
@@ -36,13 +40,33 @@ def begin(environment: Mapping[str, str], gcloud: Gcloud) -> tuple[Config, Cloud
     cloud, region = look_around(gcloud), ""
     if "run.googleapis.com" in cloud.apis:
         region, cloud.services = services(gcloud, environment.get("REGION", "").strip())
-    return Config.read(environment, of_services(gcloud.project, region, cloud.services)), cloud
+    return read(environment, of_services(gcloud.project, region, cloud.services), forgiving), cloud
 
 
-def complete(config: Config, cloud: Cloud) -> Config:
+def complete(config: Config, cloud: Cloud, forgiving: bool = False) -> Config:
     """Return the deployment with all that was deployed, and find all that is there. Raises CloudError."""
     look(config, cloud)
-    return Config.read(config.given, {**config.deployed, **of_the_rest(config, cloud)})
+    return read(config.given, {**config.deployed, **of_the_rest(config, cloud)}, forgiving)
+
+
+def read(environment: Mapping[str, str], deployed: Mapping[str, str], forgiving: bool) -> Config:
+    """Return the deployment that the environment and the last deployment describe.
+
+    With `forgiving`, warn of a setting that is not allowed and use its default, unless it says where data is:
+    `make destroy` must also work on what an older version allowed. Raises CloudError.
+    """
+    given = dict(environment)
+    while True:
+        try:
+            return Config.read(given, deployed)
+        except CloudError as wrong:
+            for name in re.findall(r"[A-Z][A-Z_]+", str(wrong)) if forgiving else ():
+                if name in NAMES | SETTINGS and given.get(name) != DEFAULT and not PLACES.fullmatch(name):
+                    break
+            else:
+                raise
+            print(f"Warning: {wrong} The default is used instead.", file=sys.stderr)
+            given[name] = DEFAULT
 
 
 def services(gcloud: Gcloud, said: str) -> tuple[str, dict[str, Any]]:
@@ -126,9 +150,12 @@ def _rest(config: Config, cloud: Cloud) -> Iterator[tuple[str, str]]:
     if "dropcap" in cloud.dashboards and not any(cloud.alerts):  # it is made after them
         yield "ALERTS", "0"
     told = {name for each in cloud.alerts.values() for name in each.get("notificationChannels", ())}
-    ours_last = sorted(cloud.channels, key=lambda each: "dropcap" in each.get("userLabels", {}))
-    for each in ours_last:
-        if each["name"] in told and each.get("type") == "email":
+    # An address of ours stays while there are no alerts; the last one counts.
+    channels = [
+        (each["name"] in told, "dropcap" in each.get("userLabels", {}), each) for each in cloud.channels
+    ]
+    for in_use, ours, each in sorted(channels, key=lambda found: found[:2]):
+        if (in_use or ours) and each.get("type") == "email":
             yield "ALERT_EMAIL", each["labels"]["email_address"]
     for budget in cloud.budgets:
         if budget.get("displayName") == budget_name(config.project):

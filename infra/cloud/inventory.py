@@ -146,7 +146,7 @@ def _second(config: Config, cloud: Cloud) -> Iterable[Task]:
         where = (name, f"--region={config.region}")
         yield _api("run"), policy(f"function {name}", "run services get-iam-policy", *where)
     told = any(each.get("notificationChannels") for each in cloud.alerts.values())
-    if config.alert_email or (told and cloud.tools.has("beta")):
+    if config.alert_email or ((told or "dropcap" in cloud.dashboards) and cloud.tools.has("beta")):
         channels = "beta monitoring channels list"
         yield _api("monitoring"), lambda: cloud.channels.extend(read(channels) or ())
 

@@ -319,7 +319,8 @@ def test_identity_aware_proxy_is_on_before_its_account_may_call_and_off_before_a
     assert "AUDIENCE" not in stays
     off = there.deployed(AUTH="default", ALERTS="0", BUDGET="default")  # which needs the address, too
     watched = [key for key in there.plane.resources if key.startswith("monitoring/")]
-    assert [key.rpartition("/")[2] for key in watched] == ["dropcap"]  # the dashboard
+    assert [key.split("/")[3] for key in watched] == ["notificationChannels", "dashboards"]
+    assert "sent to ana@example.com" in there.make("plan", ALERTS="1").out  # the address is remembered
     first = [line.rpartition("/")[2] for line in off.lines[:2]]
     assert first == ["dropcap-gallery?alt=json", "dropcap-gallery:setIamPolicy?alt=json"]
     assert "run.googleapis.com/iap-enabled" not in there.service("gallery")["metadata"]["annotations"]

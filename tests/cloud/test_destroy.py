@@ -18,7 +18,7 @@ from dropcap.settings import MODEL_FOLDER, Settings
 from infra.cloud import CloudError
 from infra.cloud.config import Config
 from infra.cloud.gcloud.command import Gcloud
-from infra.cloud.inventory import Cloud
+from infra.cloud.inventory import Cloud, look_around
 from infra.cloud.operations import gallery, verify
 from infra.cloud.resources import sql
 from infra.local.postgres import Postgres
@@ -78,6 +78,42 @@ def test_destroy_takes_down_all_but_the_data_and_that_only_where_the_project_is_
     ran = there.make("destroy", **everything, EVENTS=topic, CLOUD_SQL="default")
     assert ran.status == 0, ran.error
     assert _keys(there, GONE + DATA) == []
+
+
+def test_what_is_no_longer_allowed_stops_no_destroy_which_also_takes_the_rights_of_people(
+    there: Deployment,
+) -> None:
+    plane, region = there.plane, "europe-west1"
+    api = f"projects/{plane.project}/services/iap.googleapis.com"
+    on = {"name": api, "config": {"name": "iap.googleapis.com"}, "state": "ENABLED"}
+    plane.resources[f"serviceusage/{api}"] = on
+    there.service("gallery")["metadata"]["annotations"]["run.googleapis.com/iap-enabled"] = "true"
+    for name in ("on-upload", "analyze", "sweep", "gallery"):
+        there.container(name)["env"] += [
+            {"name": "AUTH", "value": "iap"},
+            {"name": "QUALITY", "value": "900"},
+        ]
+    config, gcloud = Config.read(there.environment()), Gcloud(plane.project, there.environment())
+    cloud = Cloud(gcloud, services={gallery.GALLERY: there.service("gallery")})
+    cloud.tools = look_around(gcloud).tools
+    told = gallery.words(config, cloud)[1].partition("gcloud ")[2].split()
+    gcloud.text(*told)
+    people = plane.policies[
+        f"iap/projects/{plane.project}/iap_web/cloud_run-{region}/services/dropcap-gallery"
+    ]
+    assert people["bindings"][0]["members"] == ["user:ana@example.com"]
+    warning = "QUALITY='900' is not allowed"
+    refused = there.make("plan")
+    assert (refused.status, refused.lines) == (1, [])
+    assert warning in refused.error
+    for command in ("logs", "destroy"):
+        ran = there.make(command)
+        assert ran.status == 0, ran.error
+        assert f"Warning: {warning}" in ran.error
+    assert "people at dropcap-gallery: let in: user:ana@example.com -> none" in ran.out
+    [people] = [policy for key, policy in plane.policies.items() if key.startswith("iap/")]
+    assert people["bindings"] == []
+    assert _keys(there, GONE) == []
 
 
 class Function(threading.Thread):

@@ -47,8 +47,8 @@ def test_buckets_that_keep_their_objects_are_warned_of(
         return [line for line in capfd.readouterr().err.splitlines() if line.startswith("Warning: ")]
 
     cloud = Cloud(Gcloud("my-project", {}), number="12", created="2026-01-01")
-    monkeypatch.setattr("infra.cloud.__main__.begin", lambda given, _: (Config.read(given), cloud))
-    monkeypatch.setattr("infra.cloud.__main__.complete", lambda config, _: config)
+    monkeypatch.setattr("infra.cloud.__main__.begin", lambda given, *_: (Config.read(given), cloud))
+    monkeypatch.setattr("infra.cloud.__main__.complete", lambda config, *_, **__: config)
     monkeypatch.setattr("infra.cloud.__main__.read_source", lambda: SOURCE)
     assert warned(SOURCE="delete") == []
     cloud.buckets["my-project-uploads"] = {"retentionPolicy": {"retentionPeriod": "2592000"}}
@@ -447,7 +447,7 @@ def test_the_demonstration_model_is_refused_before_anything_is_planned(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "infra.cloud.__main__.begin", lambda given, gcloud: (Config.read(given), Cloud(gcloud))
+        "infra.cloud.__main__.begin", lambda given, gcloud, _: (Config.read(given), Cloud(gcloud))
     )
     remedy = "run `make model`, or deploy it with DEMO_MODEL=1."
     told = f"functions/model is the demonstration captioner, which knows 60 drawn objects: {remedy}"

@@ -7,6 +7,7 @@ from dropcap.settings import OAUTH_CLIENT
 from infra.cloud import CloudError
 from infra.cloud.config import Config
 from infra.cloud.inventory import Cloud
+from infra.cloud.resources.access import MAY_ENTER
 from infra.cloud.resources.functions import variables
 from infra.cloud.resources.rights import GALLERY as GALLERY
 from infra.cloud.resources.rights import functions_of
@@ -64,7 +65,7 @@ def words(config: Config, cloud: Cloud) -> list[str]:
     if _auth(cloud) == "iap":
         words = f"gcloud {cloud.tools.iap} iap web add-iam-policy-binding --service={GALLERY}".split()
         words += [f"--region={config.region}", f"--project={config.project}", "--resource-type=cloud-run"]
-        words += ["--role=roles/iap.httpsResourceAccessor", "--member=user:ana@example.com"]
+        words += [f"--role={MAY_ENTER}", "--member=user:ana@example.com"]
         allow = f"Identity-Aware Proxy lets in only whom you name: {' '.join(words)}"
         return [f"gallery: {page}", f"  {allow}"]
     known = variables(cloud.services[GALLERY])

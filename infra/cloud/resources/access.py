@@ -115,6 +115,9 @@ PROXIED = Check(
 )
 
 
+MAY_ENTER = "roles/iap.httpsResourceAccessor"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entrance(Resource):
     """A function for which a check is on."""
@@ -139,8 +142,19 @@ class Entrance(Resource):
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
         return self.make(cloud)
 
-    def remove(self, cloud: Cloud) -> Sequence[Command]:
-        return ()
+    def removal(self, cloud: Cloud) -> Change | None:
+        """Return what takes away the rights of people, which Identity-Aware Proxy keeps by the name alone."""
+        if self.check is not PROXIED or "iap.googleapis.com" not in cloud.apis:
+            return None
+        surface = f"{cloud.tools.iap} iap web"
+        where = ("--resource-type=cloud-run", f"--service={self.name}", f"--region={self.region}")
+        policy = cloud.gcloud.read(f"{surface} get-iam-policy", *where) or {}
+        bindings = [each for each in policy.get("bindings", ()) if each["role"] == MAY_ENTER]
+        people = sorted({member for each in bindings for member in each["members"]})
+        remove = (f"{surface} remove-iam-policy-binding", *where, f"--role={MAY_ENTER}", "--all")
+        commands = tuple(command(*remove, f"--member={each}") for each in people)
+        then = Change(self.title, f"let in: {', '.join(people)}", ABSENT, self.why, commands)
+        return then if people else None
 
 
 def policy_command(verb: str, target: str, role: str, member: Word, region: str) -> Command:

@@ -23,7 +23,7 @@ from infra.cloud.resources.rights import (
     secrets_of,
 )
 from infra.cloud.resources.secrets import Secret
-from infra.cloud.resources.watched import Alert, Apis, Budget, Channel, Dashboard, Metric
+from infra.cloud.resources.watched import Alert, Apis, Budget, Channel, Dashboard, Metric, channel
 from infra.cloud.source import Source
 
 BUILT = "on-upload"  # the first of the functions, whose image all of them are
@@ -63,7 +63,7 @@ def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
         *(grant for grant in grants(config, cloud) if grant.target.startswith("function ")),
         *doors(config),
         *_calls(config, cloud),
-        *_watched(config),
+        *_watched(config, cloud),
     ]
 
 
@@ -236,11 +236,11 @@ def _metrics(config: Config) -> list[Metric]:
     ]
 
 
-def _watched(config: Config) -> list[Resource]:
+def _watched(config: Config, cloud: Cloud) -> list[Resource]:
     values = monitoring.Values(config.project, config.region)
     address, alerts = config.alert_email, monitoring.alerts(values) if config.alerts == "1" else {}
     made: list[Resource] = []
-    if address and (alerts or config.budget):
+    if address and (alerts or config.budget or channel(cloud, address)):  # it remembers the address
         made.append(Channel(name=address, why="alerts are sent there"))
     for name, each in alerts.items():
         policy = {key: value for key, value in each.items() if key != "notificationChannels"}

@@ -137,7 +137,7 @@ def _ask(console: Console, config: Config, question: str) -> None:
             raise CloudError("Nothing was changed.")
 
 
-COMMANDS: Mapping[str, tuple[Run, str]] = {
+COMMANDS: dict[str, tuple[Run, str]] = {
     "plan": (
         _plan,
         "what make deploy would change, without changing anything; COMMANDS=1: as gcloud commands",
@@ -162,7 +162,10 @@ COMMANDS: Mapping[str, tuple[Run, str]] = {
 }
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"roles": rights.table, "claims": refusals.table}
+TABLES: dict[str, tuple[Callable[[], str], str]] = {
+    "roles": (rights.table, "print who has which role on what, and why"),
+    "claims": (refusals.table, "print what Google says, what it means, and the sources"),
+}
 
 
 def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
@@ -174,25 +177,12 @@ def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (_, meaning) in COMMANDS.items():
-        commands.add_parser(
-            name,
-            help=meaning,
-            description=meaning,
-            epilog=parser.epilog,
-            formatter_class=parser.formatter_class,
-        )
-    commands.add_parser(
-        "roles", help="print who has which role on what, and why", description="Print the rights."
-    )
-    commands.add_parser(
-        "claims",
-        help="print what Google says, what it means, and the sources",
-        description="Print the claims.",
-    )
+    for name, (_, meaning) in [*COMMANDS.items(), *TABLES.items()]:
+        shape, after_it = parser.formatter_class, parser.epilog
+        commands.add_parser(name, help=meaning, description=meaning, epilog=after_it, formatter_class=shape)
     command = parser.parse_args(words).command
     if command in TABLES:
-        print(TABLES[command]())
+        print(TABLES[command][0]())
         return 0
     try:
         run, _ = COMMANDS[command]

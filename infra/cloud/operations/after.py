@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import webbrowser
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from infra.cloud.resources.base import Change
 from infra.cloud.resources.functions import traffic
 from infra.cloud.resources.rights import FUNCTIONS, functions_of
 
+POLL_S = 2.0
 CONSOLE = "https://console.cloud.google.com"
 
 
@@ -115,16 +117,26 @@ def entries(config: Config, gcloud: Gcloud, name: str, severity: str, since: str
     query += f' AND resource.labels.location="{config.region}"'
     if severity:
         query += f" AND severity>={severity.upper()}"
-    found = (
-        gcloud.read("logging", "read", query, f"--freshness={since}", f"--limit={limit}", "--order=desc")
-        or []
-    )
-    return [line(each) for each in reversed(found)]
+    limits = (f"--freshness={since}", f"--limit={limit}", "--order=desc")
+    return [line(each) for each in reversed(gcloud.read("logging read", query, *limits) or [])]
+
+
+def await_payload(gcloud: Gcloud, query: str, patience_s: float) -> Mapping[str, Any] | None:
+    """Return the JSON of the log line that a query finds; None if none comes in time. Raises CloudError."""
+    query = f'resource.type="cloud_run_revision" AND resource.labels.service_name:"dropcap-" AND {query}'
+    ends = time.monotonic() + patience_s
+    while True:
+        for entry in gcloud.read("logging read", query, "--freshness=1h", "--limit=1") or ():
+            found: Mapping[str, Any] = entry["jsonPayload"]
+            return found
+        if time.monotonic() > ends:
+            return None
+        time.sleep(max(0.0, min(POLL_S, ends - time.monotonic())))
 
 
 def line(entry: Mapping[str, Any]) -> str:
     """A log entry as one line: time, severity, function, message and the facts beside it."""
-    time = str(entry.get("timestamp", ""))[:19].replace("T", " ")
+    when = str(entry.get("timestamp", ""))[:19].replace("T", " ")
     service = entry.get("resource", {}).get("labels", {}).get("service_name", "").removeprefix("dropcap-")
     payload = dict(entry.get("jsonPayload") or {})
     said = payload.pop("message", "") or entry.get("textPayload", "")
@@ -134,7 +146,7 @@ def line(entry: Mapping[str, Any]) -> str:
     facts = " ".join(
         f"{name}={value}" for name, value in payload.items() if isinstance(value, str | int | float)
     )
-    return f"{time} {entry.get('severity', 'DEFAULT'):8} {service:18} {said} {facts}".rstrip()
+    return f"{when} {entry.get('severity', 'DEFAULT'):8} {service:18} {said} {facts}".rstrip()
 
 
 def addresses(console: Console, config: Config, cloud: Cloud) -> None:

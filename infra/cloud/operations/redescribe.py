@@ -4,7 +4,6 @@ The task calls it as Cloud Scheduler's account does, and the answer is read in i
 """
 
 import json
-import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -17,10 +16,9 @@ from infra.cloud import CloudError
 from infra.cloud.config import QUEUE, Config
 from infra.cloud.gcloud.command import Gcloud
 from infra.cloud.inventory import Cloud
+from infra.cloud.operations import after
 from infra.cloud.resources import functions
 from infra.local import StackError
-
-POLL_S = 3.0
 
 
 def redescribe(console: Console, config: Config, cloud: Cloud) -> None:
@@ -53,14 +51,9 @@ def redescribe(console: Console, config: Config, cloud: Cloud) -> None:
 
 def _answer(config: Config, gcloud: Gcloud, token: str, patience_s: float) -> Mapping[str, Any]:
     """What the function answered, which it also logs."""
-    query = 'resource.type="cloud_run_revision" AND resource.labels.service_name="dropcap-sweep"'
-    query += f' AND jsonPayload.token="{token}"'
-    ends = time.monotonic() + patience_s
-    while time.monotonic() < ends:
-        for entry in gcloud.read("logging", "read", query, "--freshness=1h", "--limit=1") or ():
-            answer: Mapping[str, Any] = entry["jsonPayload"]
-            return {"pictures": answer["pictures"], "after": answer.get("after") or None}
-        time.sleep(max(0.0, min(POLL_S, ends - time.monotonic())))
+    answer = after.await_payload(gcloud, f'jsonPayload.token="{token}"', patience_s)
+    if answer is not None:
+        return {"pictures": answer["pictures"], "after": answer.get("after") or None}
     raise CloudError(
         f"No answer came in {patience_s:.0f} s: make logs PROJECT={config.project} FUNCTION=sweep says why."
     )

@@ -66,23 +66,17 @@ def verify(console: Console, config: Config, cloud: Cloud) -> None:
 
 def answers(config: Config, gcloud: Gcloud, upload: Upload) -> list[str]:
     """Return which captioner answered, and whether Gemini did, by the log line of the analysis."""
-    query = 'resource.type="cloud_run_revision" AND resource.labels.service_name:"dropcap-"'
-    query += f' AND jsonPayload.message="analyzed" AND jsonPayload.upload="{upload.id}"'
-    ends = time.monotonic() + LOG_S
-    while True:
-        try:
-            entries = gcloud.read("logging", "read", query, "--freshness=1h", "--limit=1")
-        except CloudError as refused:
-            return [f"The log, which says which models answered, can't be read: {refused}"]
-        for entry in entries or ():
-            told = entry["jsonPayload"].get("sources")
-            if not told:
-                return ["The deployed version does not log which models answered."]
-            blip, gemini = (read(Source, told.get(name)) for name in ("blip", "gemini"))
-            return [*_captioner(blip), _gemini(gemini)]
-        if time.monotonic() > ends:
-            return [f"The log does not say yet which models answered: make logs PROJECT={config.project}"]
-        time.sleep(POLL_S)
+    try:
+        query = f'jsonPayload.message="analyzed" AND jsonPayload.upload="{upload.id}"'
+        payload = after.await_payload(gcloud, query, LOG_S)
+    except CloudError as refused:
+        return [f"The log, which says which models answered, can't be read: {refused}"]
+    if payload is None:
+        return [f"The log does not say yet which models answered: make logs PROJECT={config.project}"]
+    if not (told := payload.get("sources")):
+        return ["The deployed version does not log which models answered."]
+    blip, gemini = (read(Source, told.get(name)) for name in ("blip", "gemini"))
+    return [*_captioner(blip), _gemini(gemini)]
 
 
 def _captioner(blip: Source) -> Iterator[str]:

@@ -30,20 +30,8 @@ FIRST = tuple(f"make {words}" for words in ("plan PROJECT=demo-project", "deploy
 FIRST += ("make deploy PROJECT=demo-project GALLERY=1 ALERT_EMAIL=ana@example.com BUDGET=20",)
 ALERTS = {"ALERT_EMAIL": "ana@example.com", "BUDGET": "20"}
 STATE = ("resources", "policies", "operations", "images", "payloads", "uploads", "_numbers")
-NOTHING = (
-    "CLOUD_SQL",
-    "ALERT_EMAIL",
-    "BUDGET",
-    "SOURCE",
-    "AUTH",
-    "GALLERY",
-    "SIGN_IN_URL",
-    "DATA",
-    "COMMANDS",
-    "PROJECT",
-    "REGION",
-    "YES",
-)
+NOTHING = ["CLOUD_SQL", "ALERT_EMAIL", "BUDGET", "SOURCE", "AUTH", "GALLERY", "SIGN_IN_URL", "DATA"]
+NOTHING += ["COMMANDS", "PROJECT", "REGION", "YES"]
 
 
 @dataclass(frozen=True)

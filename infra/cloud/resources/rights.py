@@ -54,85 +54,50 @@ def functions_of(config: Config) -> dict[str, tuple[str, str]]:
 def grants(config: Config, cloud: Cloud) -> list[Grant]:
     """Every right that this deployment gives, and to whom: the least that works."""
 
-    def grant(role: str, name: str, target: str, why: str) -> Grant:
-        member = f"serviceAccount:{config.account(name)}"
-        return Grant(name=f"roles/{role}", member=member, target=target, why=why, region=config.region)
+    made: list[Grant] = []
 
-    def agent(role: str, address: str, who: str, why: str, born: str = "") -> Grant:
-        member, target = f"serviceAccount:{address}", f"project {config.project}"
-        return Grant(name=f"roles/{role}", member=member, target=target, why=why, who=who, born=born)
+    def give(role: str, to: str, target: str, why: str, who: str = "", born: str = "") -> None:
+        """Add a right; `to` is a short name of ours, or the address of an account of Google's."""
+        member = f"serviceAccount:{to if '@' in to else config.account(to)}"
+        more = {"why": why, "region": config.region, "who": who, "born": born}
+        made.append(Grant(name=f"roles/{role}", member=member, target=target, **more))
 
     functions, project = functions_of(config), f"project {config.project}"
-    made = [
-        grant("run.builder", "build", project, "builds: in new projects the default account may not"),
-        grant("eventarc.eventReceiver", "trigger", project, "receives the events of the bucket"),
-        agent(
-            "pubsub.publisher",
-            cloud.storage_agent,
-            "Cloud Storage's own account",
-            "tells of uploads, by Pub/Sub; nobody else gives it this right",
-            "storage service-agent",
-        ),
-    ]
+    analyzing = [name for name in functions if name not in SMALL]
+    agents = f"service-{cloud.number}@gcp-sa-{{}}.iam.gserviceaccount.com".format
+    give("run.builder", "build", project, "builds: in new projects the default account may not")
+    give("eventarc.eventReceiver", "trigger", project, "receives the events of the bucket")
+    why, who = "tells of uploads, by Pub/Sub; nobody else gives it this right", "Cloud Storage's own account"
+    give("pubsub.publisher", cloud.storage_agent, project, why, who, "storage service-agent")
     if cloud.created and cloud.created < OLD_PROJECT:
-        address = f"service-{cloud.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
-        made.append(
-            agent(
-                "iam.serviceAccountTokenCreator",
-                address,
-                "Pub/Sub's own account",
-                "signs its calls; newer projects need no such right",
-            )
-        )
-    for name in ("on-upload", "analyze", "sweep"):  # get-progress-stats reads no bucket
-        made += [
-            grant("storage.objectUser", name, f"bucket {bucket}", WHY_BUCKET[kind])
-            for kind, bucket in config.buckets.items()
-        ]
-    if "gallery" in functions:
+        why, who = "signs its calls; newer projects need no such right", "Pub/Sub's own account"
+        give("iam.serviceAccountTokenCreator", agents("pubsub"), project, why, who)
+    for name in analyzing:
         for kind, bucket in config.buckets.items():
-            role, why = GALLERY_BUCKET[kind]
-            made.append(grant(f"storage.{role}", "gallery", f"bucket {bucket}", why))
+            give("storage.objectUser", name, f"bucket {bucket}", WHY_BUCKET[kind])
+    for kind, bucket in config.buckets.items() if "gallery" in functions else ():
+        role, why = GALLERY_BUCKET[kind]
+        give(f"storage.{role}", "gallery", f"bucket {bucket}", why)
     for variable, secret in secrets_of(config, cloud).items():
-        users = [name for name in functions if variable == "DATABASE_URL" or name not in SMALL]
-        made += [
-            grant("secretmanager.secretAccessor", name, f"secret {secret.name}", f"reads {variable}")
-            for name in users
-        ]
+        for name in functions if variable == "DATABASE_URL" else analyzing:
+            give("secretmanager.secretAccessor", name, f"secret {secret.name}", f"reads {variable}")
     if (topic := config.settings.events).startswith("projects/"):
-        made += [
-            grant("pubsub.publisher", name, f"topic {topic}", "tells what became of each upload")
-            for name in functions
-            if name not in SMALL
-        ]
-    if config.cloud_sql:
-        for name in functions:
-            where = f"project {config.instance[0]}"
-            made.append(grant("cloudsql.client", name, where, "opens the socket of Cloud SQL"))
-            made.append(grant("cloudsql.instanceUser", name, where, "signs in to Cloud SQL by IAM"))
-    calls = "function dropcap-on-upload"
-    made.append(
-        grant("run.invoker", "trigger", calls, "calls it with each upload, and make backfill's queue does")
-    )
-    made.append(
-        grant(
-            "run.invoker",
-            "scheduler",
-            "function dropcap-sweep",
-            "calls it every ten minutes, and make redescribe's tasks do",
-        )
-    )
+        for name in analyzing:
+            give("pubsub.publisher", name, f"topic {topic}", "tells what became of each upload")
+    for name in functions if config.cloud_sql else ():
+        where = f"project {config.instance[0]}"
+        give("cloudsql.client", name, where, "opens the socket of Cloud SQL")
+        give("cloudsql.instanceUser", name, where, "signs in to Cloud SQL by IAM")
+    why = "calls it with each upload, and make backfill's queue does"
+    give("run.invoker", "trigger", "function dropcap-on-upload", why)
+    why = "calls it every ten minutes, and make redescribe's tasks do"
+    give("run.invoker", "scheduler", "function dropcap-sweep", why)
     if proxies(config):
-        made.append(
-            Grant(
-                name="roles/run.invoker",
-                member=f"serviceAccount:service-{cloud.number}@gcp-sa-iap.iam.gserviceaccount.com",
-                target=f"function {GALLERY}",
-                why="AUTH=iap: passes on whom it has signed in and let in",
-                who="Identity-Aware Proxy's own account",
-                region=config.region,
-            )
+        why, who = (
+            "AUTH=iap: passes on whom it has signed in and let in",
+            "Identity-Aware Proxy's own account",
         )
+        give("run.invoker", agents("iap"), f"function {GALLERY}", why, who)
     return made
 
 

@@ -53,12 +53,16 @@ def _methods(document: Any) -> Iterator[Method]:
         resource = nested.pop()
         nested += resource.get("resources", {}).values()
         for each in resource.get("methods", {}).values():
-            path = document["servicePath"] + each.get("flatPath", each["path"])
+            anything = any(one.get("pattern") == "^.*$" for one in each.get("parameters", {}).values())
+            path = (
+                document["servicePath"] + each["path" if anything or "flatPath" not in each else "flatPath"]
+            )
             uploads = each.get("mediaUpload", {}).get("protocols", {}).values()
             places = [path, *(upload["path"].lstrip("/") for upload in uploads)]
             places += [f"download/{path}"] if each.get("useMediaDownloadService") else []
             for place in places:
-                pattern = re.compile(re.sub(r"\\\{.*?\\\}", "[^/:]+", re.escape("/" + place)))
+                free = re.sub(r"\\\{\\\+.*?\\\}", "[^:]+", re.escape("/" + place))
+                pattern = re.compile(re.sub(r"\\\{.*?\\\}", "[^/:]+", free))
                 schemas = document["schemas"]
                 yield Method(each["httpMethod"], pattern, each.get("request"), each.get("response"), schemas)
 

@@ -1,8 +1,10 @@
 # `make help` lists what there is. Settings may be given on the command line: make run PORT=8090 SIZES=800,200
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help run sweep test lint lock audit train model model-archive evaluate prove estimates bench bench-database chaos torture soak scaling samples screenshots
-.PHONY: import plan deploy verify backfill redescribe rollback logs open destroy
+USE = run sweep model model-archive redescribe import
+DEPLOY = plan deploy verify backfill rollback logs open destroy
+DEVELOP = test lint lock audit train evaluate prove estimates bench bench-database chaos soak scaling samples screenshots
+.PHONY: help torture $(USE) $(DEPLOY) $(DEVELOP)
 
 PORT ?= 8080
 STATE ?= .dropcap
@@ -25,7 +27,7 @@ CHECKPOINT = case $(NAMED) in ('' | random-base) ;; \
 LOCK = $(DEV) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
     --custom-compile-command 'make lock'
 # Of redescribe, which is for make run as well, only with PROJECT.
-CLOUD = plan deploy verify backfill rollback logs open destroy $(if $(PROJECT),redescribe)
+CLOUD = $(DEPLOY) $(if $(PROJECT),redescribe)
 ifneq ($(filter $(CLOUD),$(MAKECMDGOALS)),)
 -include settings.mk
 endif
@@ -40,19 +42,44 @@ export ORT_DISABLE_TELEMETRY = 1
 # A word of google-api-core about Python versions, said at each start.
 export PYTHONWARNINGS = ignore::FutureWarning:google.api_core._python_version_support
 
+# Prints the targets by group. Variables, after the bar, begin a line; no line is wider than 80 columns.
+define HELP
+function show(name, text, count, words, i, word, line) {
+    count = split(text, words, " ")
+    line = sprintf("  make %-14s", name)
+    for (i = 1; i <= count; i++) {
+        word = words[i]
+        while (gsub(/"/, "\"", word) % 2) word = word " " words[++i]
+        if (word == "|" || length(line word) > 79) { print line; line = sprintf("%21s", "") }
+        if (word != "|") line = line " " word
+    }
+    print line
+}
+/^[a-z-]+:.*## / { name = $$1; sub(/:.*/, "", name); sub(/.*## /, ""); texts[name] = $$0 }
+END {
+    count = split(groups, lines, "\n")
+    for (i = 1; i <= count; i++) {
+        many = split(lines[i], names, " ")
+        print (i > 1 ? "\n" : "") names[1]
+        for (n = 2; n <= many; n++) show(names[n], texts[names[n]])
+    }
+}
+endef
+export HELP
+
 help: ## list the targets
 	@sed -n 's/^version = "\(.*\)"/Dropcap \1/p' pyproject.toml
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -v 'groups=use: $(USE)\ndeploy: $(DEPLOY)\ndevelop: $(DEVELOP)' "$$HELP" Makefile
 
-run: .venv/installed ## start everything here and drop pictures: MODEL=... PORT=8080 ONCE=1 PICTURES="a.jpg b.png" STATE=.dropcap
+run: .venv/installed ## start everything on this machine and drop pictures | MODEL=... PORT=8080 ONCE=1 PICTURES="a.jpg b.png" STATE=.dropcap
 	@exec $(RUN) -m infra.local.run --port $(PORT) --state $(STATE) \
 	    $(if $(STORAGE_PORT),--storage-port $(STORAGE_PORT)) $(if $(POSTGRES_PORT),--postgres-port $(POSTGRES_PORT)) \
 	    $(if $(filter command,$(origin MODEL)),--model=$(NAMED)) $(if $(SVG),--svg $(SVG)) $(if $(ONCE),--once) -- $(PICTURES)
 
-sweep: .venv/installed ## finish what no event has finished in what make run has started: STATE=.dropcap
+sweep: .venv/installed ## finish what no event finished in the stack of make run | STATE=.dropcap
 	@$(RUN) -m infra.local.sweep --state $(STATE)
 
-test: .venv-dev/installed .venv-model/installed ## run all tests, in parallel: JOBS=3
+test: .venv-dev/installed .venv-model/installed ## run all tests, in parallel | JOBS=3
 	@$(DEV) -m pytest -n $(JOBS) --dist worksteal
 
 lint: .venv-dev/installed ## check style and types
@@ -62,7 +89,7 @@ lint: .venv-dev/installed ## check style and types
 
 # The wheel has the same bytes each time: fixed times in it, and the locked setuptools. Without the package pkgconfig
 # pyvips compiles nothing.
-lock: .venv-dev/installed ## renew every requirements.txt that has a requirements.in, with hashes
+lock: .venv-dev/installed ## renew each requirements.txt that has a requirements.in, with hashes
 	@rm -f functions/wheels/*.whl
 	@SOURCE_DATE_EPOCH=315532800 $(DEV) -m pip wheel --quiet --disable-pip-version-check --no-cache-dir --no-deps \
 	    --no-build-isolation --no-binary pyvips --wheel-dir functions/wheels pyvips
@@ -72,16 +99,16 @@ lock: .venv-dev/installed ## renew every requirements.txt that has a requirement
 	@$(LOCK) requirements.in --constraint functions/requirements.txt --constraint infra/requirements.txt \
 	    --output-file requirements.txt
 
-audit: .venv-dev/installed ## look for known vulnerabilities in what is deployed; fails where nobody could tell
+audit: .venv-dev/installed ## look for known vulnerabilities in what is deployed; fail without an answer
 	@$(DEV) -m infra.audit functions/requirements.txt
 
-train: .venv-model/installed ## make the small BLIP anew: train it, export it, evaluate it (two hours)
+train: .venv-model/installed ## train the small BLIP from nothing, export and evaluate it (two hours)
 	@$(EXPORT) -m model_export train
 	@cp build/checkpoint/scenes.safetensors model_export/
 	@$(EXPORT) -m model_export export --bits 4 --check 1000
 	@$(EXPORT) -m model_export evaluate
 
-model: $(if $(filter model,$(MAKECMDGOALS)),$(if $(READY),.venv/installed)) ## put another BLIP into functions/model: MODEL=hub-name, folder, archive, https address or random-base, RESOLUTION=288 DECODER_BITS=4
+model: $(if $(filter model,$(MAKECMDGOALS)),$(if $(READY),.venv/installed)) ## install another BLIP: a name of the hub, folder, archive or https address | MODEL=Salesforce/blip-image-captioning-base RESOLUTION=288 DECODER_BITS=4
 ifneq ($(if $(filter model,$(MAKECMDGOALS)),$(READY)),)
 ifneq ($(RESOLUTION)$(DECODER_BITS),)
 	@echo "make: RESOLUTION and DECODER_BITS are chosen when a checkpoint is exported, and MODEL is ready: omit them" >&2; exit 2
@@ -95,27 +122,27 @@ else
 	    $(if $(DECODER_BITS),--bits $(DECODER_BITS))
 endif
 
-model-archive: .venv/installed ## write functions/model as an archive that make model MODEL=... installs, into build/: ARCHIVE=blip.tar
+model-archive: .venv/installed ## write functions/model as an archive for make model | ARCHIVE=blip.tar
 	@$(RUN) -m model_export archive $(if $(ARCHIVE),--out $(call quoted,ARCHIVE))
 
-evaluate: .venv-model/installed ## captions before and after quantization, and their confidence: COCO=captions_val2017.json PICTURES=val2017 COUNT=1000 BITS=all PHOTOGRAPHS=folder
+evaluate: .venv-model/installed ## captions and confidence before and after quantization | COCO=captions_val2017.json PICTURES=val2017 COUNT=1000 BITS=all PHOTOGRAPHS=folder
 	@$(EXPORT) -m model_export evaluate $(if $(COCO),--coco $(call quoted,COCO) --pictures $(call quoted,PICTURES)) \
 	    $(if $(COUNT),--count $(COUNT)) $(if $(BITS),--bits $(BITS)) $(EVALUATE)
 	@$(if $(COCO),,$(EXPORT) -m model_export confidence $(if $(PHOTOGRAPHS),--photographs $(call quoted,PHOTOGRAPHS)))
 
-prove: .venv-dev/installed .venv-model/installed build/random-base/model.json ## BLIP-base in 512 MiB that the kernel enforces: PROVE="--uploads 100 --no-naive"
+prove: .venv-dev/installed .venv-model/installed build/random-base/model.json ## run BLIP-base in 512 MiB that the kernel enforces | PROVE="--uploads 100 --no-naive"
 	@$(DEV) -m tests.memory $(PROVE)
 
-estimates: .venv-dev/installed ## each decoder's peak memory beside its estimate, for a file of every kind: ESTIMATES="--only TIFF --width 3000"
+estimates: .venv-dev/installed ## each decoder's peak memory beside its estimate, for every kind of file | ESTIMATES="--only TIFF --width 3000"
 	@$(DEV) -m tests.memory.estimates $(ESTIMATES)
 
-bench: .venv/installed .venv-dev/installed .venv-model/installed .venv-bench/installed build/random-base/model.json ## time and memory beside other ways, into build/bench.json: BENCH="--rounds 9"
+bench: .venv/installed .venv-dev/installed .venv-model/installed .venv-bench/installed build/random-base/model.json ## time and memory beside other ways to caption and resize | BENCH="--rounds 9"
 	@$(DEV) -m tests.bench $(BENCH)
 
-bench-database: .venv-dev/installed ## time of the database at 10 million analyses, into build/bench-database.json: BENCH="--analyses 100000"
+bench-database: .venv-dev/installed ## time of each database operation at 10 million analyses | BENCH="--analyses 100000"
 	@$(DEV) -m tests.bench.database $(BENCH)
 
-chaos: .venv-dev/installed ## kill, duplicate and fail at random, and check that every promise is kept: CHAOS="--seed 7 --kills 50"
+chaos: .venv-dev/installed ## kill, duplicate and fail at random, and check every promise | CHAOS="--seed 7 --kills 50"
 	@$(DEV) -m tests.chaos $(CHAOS)
 
 # Deprecated: `make chaos` has the same options, in CHAOS.
@@ -123,46 +150,46 @@ torture:
 	@echo "make: torture is deprecated, use make chaos$(if $(TORTURE), CHAOS='$(TORTURE)')" >&2
 	@$(MAKE) --no-print-directory chaos CHAOS="$(CHAOS) $(TORTURE)"
 
-soak: .venv-dev/installed ## 2,000 uploads through one instance, and whether anything grows: SOAK="--uploads 200"
+soak: .venv-dev/installed ## send 2,000 uploads through one instance, and check that nothing grows | SOAK="--uploads 200"
 	@$(DEV) -m tests.chaos.soak $(SOAK)
 
-scaling: .venv-dev/installed .venv-bench/installed ## simulate from 0.01 to 10,000 uploads a second, say what limits it: SCALING="--write"
-	@$(DEV) -m infra.scaling $(SCALING)
+scaling: .venv-dev/installed ## compute which limit a growing load meets first | SCALING="--write"
+	@$(DEV) -m tests.capacity $(SCALING)
 
-samples: .venv-dev/installed ## draw the sample pictures anew
+samples: .venv-dev/installed ## draw the sample pictures
 	@$(DEV) -m model_export samples
 
-screenshots: .venv-dev/installed ## take pictures of the gallery, into build/screenshots: SCREENSHOTS="--write" puts two into docs/
+screenshots: .venv-dev/installed ## photograph the gallery into build/screenshots | SCREENSHOTS="--write"
 	@$(DEV) -m tests.support.screenshots $(SCREENSHOTS)
 
-import: .venv/installed ## take over the settings of Firebase's Resize Images: EXTENSION=extensions/NAME.env or a kit's folder, PROJECT=my-project FORCE=1
+import: .venv/installed ## take over the settings of Firebase's Resize Images | EXTENSION=extensions/NAME.env PROJECT=my-project FORCE=1
 	@$(RUN) -m infra.resize_images $(if $(PROJECT),--project $(call quoted,PROJECT)) $(if $(FORCE),--force) $(call quoted,EXTENSION)
 
-plan: .venv/installed ## what make deploy would change, and no more: PROJECT=my-project COMMANDS=1
+plan: .venv/installed ## show what make deploy would change | PROJECT=my-project COMMANDS=1
 	@$(RUN) -m infra.cloud plan
 
-deploy: .venv/installed ## deploy to Google Cloud, or change what differs: PROJECT=my-project DATABASE_URL=... GEMINI_API_KEY=... GALLERY=1
+deploy: .venv/installed ## deploy to Google Cloud, or change what differs | PROJECT=my-project DATABASE_URL=... GEMINI_API_KEY=... GALLERY=1
 	@$(RUN) -m infra.cloud deploy
 
-verify: .venv/installed ## drop a sample into the deployed bucket and wait for its result: PROJECT=my-project
+verify: .venv/installed ## drop a sample into the deployed bucket and wait for its result | PROJECT=my-project
 	@$(RUN) -m infra.cloud verify
 
-backfill: .venv/installed ## have on_upload take what already lies in its bucket: PROJECT=my-project BUCKET=... PREFIX=ana/ RATE=5
+backfill: .venv/installed ## process what is already in the uploads bucket | PROJECT=my-project BUCKET=... PREFIX=ana/ RATE=5
 	@$(RUN) -m infra.cloud backfill
 
-redescribe: .venv/installed ## have Gemini describe anew what another prompt or model did: OWNER=ana SINCE=2026-11-01 ALL=1 STATE=.dropcap or PROJECT=my-project
+redescribe: .venv/installed ## have Gemini describe again what another prompt or model described | OWNER=ana SINCE=2026-11-01 ALL=1 STATE=.dropcap or PROJECT=my-project
 	@$(RUN) -m $(if $(PROJECT),infra.cloud redescribe,infra.redescribe --state $(STATE))
 
-rollback: .venv/installed ## lead all traffic to the code before: PROJECT=my-project
+rollback: .venv/installed ## route all traffic to the previous revision | PROJECT=my-project
 	@$(RUN) -m infra.cloud rollback
 
-logs: .venv/installed ## what the deployed functions say: PROJECT=my-project FUNCTION=on-upload SINCE=1h SEVERITY=WARNING
+logs: .venv/installed ## show what the deployed functions log | PROJECT=my-project FUNCTION=on-upload SINCE=1h SEVERITY=WARNING
 	@$(RUN) -m infra.cloud logs
 
-open: .venv/installed ## where gallery, dashboard, functions and buckets are: PROJECT=my-project
+open: .venv/installed ## show where gallery, dashboard, functions and buckets are | PROJECT=my-project
 	@$(RUN) -m infra.cloud open
 
-destroy: .venv/installed ## take down all but the data: PROJECT=my-project DATA=1 takes the data, too
+destroy: .venv/installed ## delete everything but the data; DATA=1 deletes the data, too | PROJECT=my-project DATA=1
 	@$(RUN) -m infra.cloud destroy
 
 build/random-base/model.json: | .venv-model/installed

@@ -17,6 +17,7 @@ from tests.support.app import ROOT, SAMPLES
 
 MODEL = ROOT / "functions" / "model"
 PICTURE = next(SAMPLES.glob("*.jpg"))
+SVG = "{http://www.w3.org/2000/svg}"
 WAYS = (sys.executable, "tests.bench.ways")
 
 
@@ -96,13 +97,13 @@ def test_the_table_shows_what_was_measured() -> None:
 
 def test_the_bars_of_the_chart_are_as_long_as_the_figures() -> None:
     drawn = ElementTree.fromstring(chart.svg(REPORT["caption"], bench.RIVALS))  # noqa: S314  our own
-    texts = [each.text or "" for each in drawn.iter("{*}text")]
+    texts = [each.text or "" for each in drawn.iter(f"{SVG}text")]
     assert set(bench.RIVALS.values()) <= set(texts)
     assert [text for text in texts if re.fullmatch(r"[\d,.]+", text)] == [
         *("0.62", "0.75", "0.88", "1.00"),
         *("1,500", "1,800", "2,100", "2,400"),
     ]
-    bars = [float(each.attrib["width"]) for each in drawn.iter("{*}rect")][1:]
+    bars = [float(each.attrib["width"]) for each in drawn.iter(f"{SVG}rect")][1:]
     for panel, key in ((bars[:4], "seconds"), (bars[4:], "peak_mb")):
         values = [each[key] for each in REPORT["caption"].values()]
         shares = [value / values[-1] for value in values]

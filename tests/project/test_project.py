@@ -63,3 +63,30 @@ def test_every_link_and_make_target_of_the_page_exists(page: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def made(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+
+
+def test_help_lists_every_target_once_by_group_in_80_columns() -> None:
+    printed = made("help").stdout
+    assert all(len(line) <= 80 for line in printed.splitlines())
+    assert re.findall(r"^(\w+)$", printed, re.MULTILINE) == ["use", "deploy", "develop"]
+    listed = re.findall(r"^  make ([a-z-]+)  *\S", printed, re.MULTILINE)
+    described = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert sorted([*listed, "help"]) == sorted(described)
+
+
+def test_every_module_that_make_starts_exists() -> None:
+    modules = set(re.findall(r"-m ((?:infra|tests|model_export)[\w.]*)", (ROOT / "Makefile").read_text()))
+    assert len(modules) > 10
+    for module in modules:
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def test_make_torture_warns_and_gives_its_options_to_make_chaos() -> None:
+    printed = made("--dry-run", "torture", "DEV=python", "TORTURE=--seed 7 --kills 50").stdout
+    assert "echo \"make: torture is deprecated, use make chaos CHAOS='--seed 7 --kills 50'\" >&2" in printed
+    assert printed.endswith("\npython -m tests.chaos --seed 7 --kills 50\n")

@@ -48,7 +48,7 @@ BOUNDS = {
 # Events are written, and nobody is there to be told: port 9 is discarded by whoever has it.
 TOLD = {
     "RECEIPTS": "1",
-    "EVENTS": "projects/chaos/topics/done",
+    "EVENTS": "projects/dropcap-chaos/topics/done",
     "PUBSUB_EMULATOR_HOST": "127.0.0.1:9",
     "EVENTS_TIMEOUT_S": "1",
 }

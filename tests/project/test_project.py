@@ -72,7 +72,7 @@ def made(*words: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_every_target_once_by_group_in_80_columns() -> None:
     printed = made("help").stdout
     assert all(len(line) <= 80 for line in printed.splitlines())
-    assert re.findall(r"^(\w+)$", printed, re.MULTILINE) == ["use", "deploy", "develop"]
+    assert re.findall(r"^(\w+):$", printed, re.MULTILINE) == ["use", "deploy", "develop"]
     listed = re.findall(r"^  make ([a-z-]+)  *\S", printed, re.MULTILINE)
     described = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert sorted([*listed, "help"]) == sorted(described)

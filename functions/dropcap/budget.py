@@ -14,8 +14,8 @@ from dropcap.database import daily_usage
 from dropcap.database.connection import Unreachable
 from dropcap.database.response_cache import Place
 from dropcap.describing.response import Unavailable
-from dropcap.describing.token_usage import Tokens
 from dropcap.domain.analysis import Description, Usage
+from dropcap.domain.answer import Tokens
 from dropcap.runtime import memory
 from dropcap.services import Services
 

@@ -9,9 +9,9 @@ from http import HTTPStatus
 
 from dropcap import erasure, inference, logs, renditions
 from dropcap.budget import Brake
-from dropcap.database import leases
+from dropcap.database import leases, receipts
 from dropcap.database.connection import Unreachable
-from dropcap.database.leases import Claim
+from dropcap.database.leases import Claim, Row
 from dropcap.describing import moderation
 from dropcap.domain import texts
 from dropcap.domain.analysis import Analysis, PictureFacts, Published
@@ -20,8 +20,10 @@ from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
 from dropcap.errors import Passing, Rejected, cause
 from dropcap.imaging import decoding
+from dropcap.outbox import dispatcher
 from dropcap.runtime import memory
 from dropcap.services import Services
+from dropcap.settings import Settings
 
 # One heavy picture at a time: two would need twice the memory that an instance has.
 one_at_a_time = threading.RLock()
@@ -109,7 +111,7 @@ def _decide(
         analysis = analyze(data, upload, services, watch, before)
         data = None
         with watch.stage("record"):
-            rows = Outcome(upload, analysis).rows(claim.holder, settings)
+            rows = rows_of(Outcome(upload, analysis), claim.holder, settings)
             held = database.record(analysis, upload, claim.holder, rows)
     except Rejected as rejection:
         if rejection.code in moderation.HOLDS or not upload.in_bucket:
@@ -123,7 +125,7 @@ def _decide(
         new = claim.age_s < moderation.LONGEST_S or not claim.reason  # days of other faults are no hold
         waits = rejection.code == moderation.NO_VERDICT and new
         outcome = Outcome(upload, rejection=rejection, sha256=sha256, waits=waits)
-        rows = outcome.rows(claim.holder, settings)
+        rows = rows_of(outcome, claim.holder, settings)
         reason = (rejection.code, str(rejection))
         if waits:
             if not database.hold(upload, claim.holder, *reason, moderation.AGAIN_S, rows):
@@ -135,6 +137,16 @@ def _decide(
     if not held:
         raise _lost(upload)
     return True
+
+
+def rows_of(outcome: Outcome, holder: str, settings: Settings) -> tuple[Row, ...]:
+    """Return the rows that the transaction of an outcome writes besides: its receipt and its event."""
+    rows = []
+    if settings.receipts:
+        rows.append(receipts.row(outcome))
+    if settings.events:
+        rows.append(dispatcher.row(outcome, holder, settings.pictures_bucket))
+    return tuple(rows)
 
 
 def _check_deaths(claim: Claim, upload: Upload, most: int) -> None:

@@ -162,7 +162,7 @@ def operations(bench: Bench, users: Sequence[rows.User]) -> Iterator[Figure]:
         yield bench.measure(f"sweep: where to begin in {name}", partial(_begin, name))
     known = f"sweep: a page of {PAGE:,} names"
     yield bench.measure(known, lambda d: d.query(reconcile.KNOWN, ids=ids))
-    kept = {"most": prune.BATCH, **prune.days(bench.plain._settings)}
+    kept = {"most": prune.BATCH, **prune.days(bench.plain.settings)}
     yield bench.measure("sweep: rows that have served their time", lambda d: d.query(prune.PRUNE, **kept))
     yield bench.measure("schema check at a cold start", lambda d: d.query(diff.snapshot(SCHEMA)))
 

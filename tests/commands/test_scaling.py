@@ -18,7 +18,8 @@ from dropcap.database.connection import connect
 from dropcap.database.repository import Database
 from dropcap.database.schema.tables import TABLES
 from dropcap.describing import gemini
-from dropcap.describing.response import Answer, Unavailable
+from dropcap.describing.response import Unavailable
+from dropcap.domain.answer import Answer
 from dropcap.domain.upload import Upload
 from dropcap.settings import Settings
 from infra import cost
@@ -150,7 +151,7 @@ def test_a_pooler_in_transaction_mode_does_no_harm(
 ) -> None:
     """Nothing outlives a transaction: no statement is prepared by name, and every setting is local."""
     said: list[str] = []
-    connection = type(connect(database._settings.database_url))
+    connection = type(connect(database.settings.database_url))
     monkeypatch.setattr(connection, method, lambda *_: pytest.fail("a statement has a name"))
     simple = connection.execute_simple
 

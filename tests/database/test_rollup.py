@@ -323,7 +323,7 @@ def test_deleting_writes_and_reads_no_more_where_there_are_more_pictures(databas
         "INSERT INTO analyses (id, user_id, analyzed_at, result) SELECT gen_random_uuid(), "
         "'u' || n, now(), '{}' FROM generate_series(1, 2000) AS n RETURNING 1"
     )
-    with closing(connect_inside(database._settings.database_url)) as outside:
+    with closing(connect_inside(database.settings.database_url)) as outside:
         outside.run("VACUUM ANALYZE")
     touched = {
         user: [work_of_deleting(database, user, nth) for nth in (0, 50, 100)] for user in ("few", "many")

@@ -17,8 +17,7 @@ from dropcap.database.connection import connect
 from dropcap.database.leases import Row
 from dropcap.database.repository import Database
 from dropcap.database.response_cache import Place
-from dropcap.describing.response import Answer
-from dropcap.describing.token_usage import Tokens
+from dropcap.domain.answer import Answer, Tokens
 from dropcap.errors import SchemaError
 from dropcap.gallery import wall
 from dropcap.settings import Settings

@@ -20,8 +20,9 @@ from PIL import Image, ImageDraw
 
 from dropcap.describing import moderation, prompt, response
 from dropcap.describing.response import Unavailable
-from dropcap.describing.token_usage import Tokens, tokens
+from dropcap.describing.token_usage import tokens
 from dropcap.domain.analysis import Verdict
+from dropcap.domain.answer import Answer, Tokens
 from infra.local.gemini import GeminiStandIn
 from tests.support.app import ROOT
 from tests.support.children import fresh_python
@@ -120,7 +121,7 @@ JSON = st.recursive(
 )
 def test_whatever_it_answers_becomes_a_bounded_description_or_unavailable(fields: dict[str, Any]) -> None:
     try:
-        found = response.checked(response.Answer(json.dumps(fields), "STOP", "", "v"), "m")
+        found = response.checked(Answer(json.dumps(fields), "STOP", "", "v"), "m")
     except Unavailable:
         return
     texts = (found.description, found.alt_text, found.text, *found.tags)

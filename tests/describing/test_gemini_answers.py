@@ -8,7 +8,8 @@ from google.genai.types import BlockedReason, FinishReason
 
 from dropcap.database import daily_usage
 from dropcap.describing import gemini, moderation, prompt
-from dropcap.describing.response import Answer, checked
+from dropcap.describing.response import checked
+from dropcap.domain.answer import Answer
 from infra.local.gemini import GeminiStandIn
 from infra.local.gemini_faults import FINISH_REASONS
 from tests.describing.test_budget import requests_of

@@ -11,8 +11,8 @@ from dropcap.database import search
 from dropcap.database.repository import Database
 from dropcap.database.response_cache import Place
 from dropcap.describing.gemini import Describer
-from dropcap.describing.response import Answer
 from dropcap.domain.analysis import Published
+from dropcap.domain.answer import Answer
 from dropcap.storage.buckets import Buckets
 from tests.describing.test_budget import new_key, requests_of
 from tests.describing.test_deferred import DONE, its_time_comes, redescribe, result

@@ -17,9 +17,9 @@ from rich.console import Console
 
 from dropcap.captioning.blip import Card
 from dropcap.database import leases
-from dropcap.describing import response, token_usage
 from dropcap.domain import analysis
 from dropcap.domain.analysis import Analysis, PictureFacts, Published, Source
+from dropcap.domain.answer import Answer, Tokens
 from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
 from dropcap.settings import MODEL_FOLDER
@@ -180,7 +180,7 @@ def test_the_card_of_a_model_may_tell_more(tmp_path: Path) -> None:
 
 KINDS = (
     *(analysis.Analysis, analysis.Verdict, analysis.Said, analysis.Usage, analysis.Agreement),
-    *(leases.Death, response.Answer, Upload, Published, Source, PictureFacts, token_usage.Tokens),
+    *(leases.Death, Answer, Upload, Published, Source, PictureFacts, Tokens),
 )
 
 
@@ -240,5 +240,5 @@ def test_what_was_stored_comes_back_as_it_was() -> None:
         timings={"open": 1.0},
     )
     assert read(Analysis, json.loads(json.dumps(whole.to_json()))) == whole
-    answer = response.Answer("t", "STOP", "", "v", (("HARM", "LOW"),), token_usage.Tokens(1, 2))
-    assert read(response.Answer, json.loads(json.dumps(asdict(answer)))) == answer
+    answer = Answer("t", "STOP", "", "v", (("HARM", "LOW"),), Tokens(1, 2))
+    assert read(Answer, json.loads(json.dumps(asdict(answer)))) == answer

@@ -27,8 +27,10 @@ from dropcap.database.prune import prune
 from dropcap.database.repository import Database
 from dropcap.domain.outcome import Outcome
 from dropcap.errors import Rejected
-from dropcap.outbox.dispatcher import Event, Teller
+from dropcap.outbox.dispatcher import Teller
+from dropcap.outbox.event import Event
 from dropcap.outbox.publishers import Unsent, Webhook, signed
+from dropcap.pipeline import rows_of
 from dropcap.settings import Settings
 from infra.local.process import START_S, Process
 from tests.database.test_database import analysis, upload
@@ -198,7 +200,7 @@ def reject(database: Database, settings: Settings, number: int = 1, gone: bool =
     """An upload is rejected, and nobody told yet."""
     of = upload(f"ana/{number}.png")
     holder = database.claim(of).holder
-    made = Outcome(of, rejection=BAD).rows(holder, replace(settings, events="https://example.com"))
+    made = rows_of(Outcome(of, rejection=BAD), holder, replace(settings, events="https://example.com"))
     assert database.reject(of, holder, BAD.code, str(BAD), made)
     if gone:
         database.finish(of)
@@ -214,11 +216,11 @@ def test_there_is_no_outcome_without_its_event_and_no_event_without_its_outcome(
     impossible = replace(good, picture=replace(good.picture, width=-1))
     written = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM receipts)"
     with pytest.raises(Unreachable):
-        database.record(impossible, of, claim.holder, Outcome(of, impossible).rows(claim.holder, chosen))
-    assert not database.record(good, of, "another", Outcome(of, good).rows("another", chosen))
+        database.record(impossible, of, claim.holder, rows_of(Outcome(of, impossible), claim.holder, chosen))
+    assert not database.record(good, of, "another", rows_of(Outcome(of, good), "another", chosen))
     assert rows(written) == [[0, 0]]
     for _ in range(2):  # an answer that was lost
-        assert database.record(good, of, claim.holder, Outcome(of, good).rows(claim.holder, chosen))
+        assert database.record(good, of, claim.holder, rows_of(Outcome(of, good), claim.holder, chosen))
     assert rows(written) == [[1, 1]]
 
 
@@ -229,7 +231,7 @@ def test_the_id_is_that_of_the_outcome_whoever_works_it_out() -> None:
         made.values["id"]
         for outcome in (Outcome(of, analysis(of)), held, Outcome(of, rejection=BAD))
         for holder in ("one", "another")
-        for made in outcome.rows(holder, chosen)
+        for made in rows_of(outcome, holder, chosen)
     ]
     assert len(ids) == 6
     assert len(set(ids)) == 3

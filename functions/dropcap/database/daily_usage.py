@@ -14,14 +14,12 @@ Nothing is kept here while there is neither DAILY_CALLS nor DAILY_MONEY: the log
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dropcap.database.leases import Run
+from dropcap.database.transactions import Transactions
 from dropcap.domain.analysis import Usage
 from dropcap.settings import MOST_INPUT_TOKENS, MOST_OUTPUT_TOKENS, Settings
-
-if TYPE_CHECKING:
-    from dropcap.database.repository import Database
 
 DAYS = 30  # of a report, beside today
 RESERVE = """
@@ -59,7 +57,7 @@ def most(settings: Settings) -> int:
     return round(settings.usd(MOST_INPUT_TOKENS, MOST_OUTPUT_TOKENS) * 1e6)
 
 
-def reserve(database: "Database", settings: Settings) -> Reserved | None:
+def reserve(database: Transactions, settings: Settings) -> Reserved | None:
     """Room for one request today; None where a cap is reached. May reserve twice, never none."""
     money = round(settings.daily_money * 1e6)
     rows = database.query(RESERVE, most=most(settings), calls=settings.daily_calls, money=money)
@@ -67,7 +65,7 @@ def reserve(database: "Database", settings: Settings) -> Reserved | None:
 
 
 def settle(
-    database: "Database", reserved: Reserved, micro_usd: int, input_tokens: int, output_tokens: int
+    database: Transactions, reserved: Reserved, micro_usd: int, input_tokens: int, output_tokens: int
 ) -> float | None:
     """Give back what was not used, once at most: where it isn't known whether it was, it was.
 
@@ -92,7 +90,7 @@ def tally(run: Run, usage: Usage, pictures: int = 1) -> None:
     run(TALLY, pictures=pictures, reused=int(usage.reused), gb_ms=round(usage.gb_seconds * 1000))
 
 
-def report(database: "Database", settings: Settings) -> Mapping[str, Any]:
+def report(database: Transactions, settings: Settings) -> Mapping[str, Any]:
     """Today and the 30 days before, the newest first, ready for JSON; and the caps."""
     names = ("pictures", "calls", "reused", "input_tokens", "output_tokens")
     days = [

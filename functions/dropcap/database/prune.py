@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dropcap import logs
-from dropcap.database.repository import Database
 from dropcap.database.schema.tables import TABLES
+from dropcap.database.transactions import Transactions
 from dropcap.settings import Settings
 
 BATCH, ROUNDS = 1000, 10  # rows in one statement, and statements for each rule in one sweep
@@ -79,7 +79,7 @@ def days(settings: Settings) -> Mapping[str, int]:
     return {"kept": settings.retention_days, "told": settings.events_days}
 
 
-def prune(database: Database, settings: Settings, ends: float) -> None:
+def prune(database: Transactions, settings: Settings, ends: float) -> None:
     """Delete expired rows until the monotonic clock reaches `ends`, and log how many."""
     gone = dict.fromkeys((rule.table for rule in RULES), 0)
     for _ in range(ROUNDS):

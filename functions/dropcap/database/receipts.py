@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from dropcap.database.leases import Row
+from dropcap.database.transactions import Transactions
 from dropcap.domain.outcome import Outcome
-from dropcap.services import Services
 
 FUNCTIONS = Path(__file__).parents[2]
 COLUMNS = (
@@ -98,21 +98,21 @@ def completed(done: str) -> str:
     )
 
 
-def of(services: Services, ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, dict[str, Any]]:
+def of(database: Transactions, ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, dict[str, Any]]:
     """The receipts of some uploads as JSON, by id; none, without a query, where RECEIPTS says so."""
-    if not services.settings.receipts:
+    if not database.settings.receipts:
         return {}
     wanted = [str(id) for id in ids]
-    rows = services.database.query(f"{SELECT} WHERE id = ANY(CAST(:ids AS uuid[]))", ids=wanted)
+    rows = database.query(f"{SELECT} WHERE id = ANY(CAST(:ids AS uuid[]))", ids=wanted)
     return {row[0]: to_json(row) for row in rows}
 
 
-def all_of(services: Services, user: str) -> Iterator[dict[str, Any]]:
+def all_of(database: Transactions, user: str) -> Iterator[dict[str, Any]]:
     """All receipts of a user as JSON, the oldest first; the first of them are read at once."""
     sql = f"{SELECT} WHERE user_id = :user AND (recorded_at, id) > (:at, CAST(:id AS uuid)) {IN_ORDER}"
 
     def page(at: dt.datetime, id: uuid.UUID) -> list[list[Any]]:
-        return services.database.query(sql, user=user, at=at, id=id, most=PAGE)
+        return database.query(sql, user=user, at=at, id=id, most=PAGE)
 
     def each(rows: list[list[Any]]) -> Iterator[dict[str, Any]]:
         while rows:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pg8000.native import DatabaseError
 
-from dropcap.database import daily_usage, leases, progress, rollup
+from dropcap.database import daily_usage, leases, progress, receipts, rollup
 from dropcap.database.connection import Unreachable as Unreachable
 from dropcap.database.connection import connect as connect
 from dropcap.database.connection import connect_inside as connect_inside
@@ -37,14 +37,14 @@ class Database(Transactions):
                 self.release(owed, holder)
         holder = uuid.uuid4().hex  # the same where the transaction is repeated: the claim may be ours already
         with self._owing(upload, holder):  # in case the answer gets lost
-            return self.transaction(lambda run: leases.take(run, upload, holder, self._settings.lease_s))
+            return self.transaction(lambda run: leases.take(run, upload, holder, self.settings.lease_s))
 
     def mark(self, upload: Upload, holder: str, stage: str, rss_mb: float) -> bool:
         """Say what stage begins at how many resident MB; the lease begins anew.
 
         False, and nothing is changed, where the claim is no longer `holder`'s.
         """
-        lease_s = self._settings.lease_s
+        lease_s = self.settings.lease_s
         return self.transaction(lambda run: leases.mark(run, upload, holder, stage, rss_mb, lease_s))
 
     def record(self, analysis: Analysis, upload: Upload, holder: str, rows: Sequence[Row] = ()) -> bool:
@@ -58,7 +58,7 @@ class Database(Transactions):
                 return False
             user = analysis.user
             rollup.lock(run, user)
-            known = self._settings.brake and run("SELECT 1 FROM analyses WHERE id = :id", id=upload.id)
+            known = self.settings.brake and run("SELECT 1 FROM analyses WHERE id = :id", id=upload.id)
             complete = rollup.record(
                 run,
                 user,
@@ -80,7 +80,7 @@ class Database(Transactions):
                 progress.achieve(run, user)
             if analysis.describe_later:
                 run("UPDATE analyses SET describe_after = now() WHERE id = :id", id=upload.id)
-            if self._settings.brake and analysis.usage and not known:
+            if self.settings.brake and analysis.usage and not known:
                 daily_usage.tally(run, analysis.usage)
             return True
 
@@ -91,7 +91,7 @@ class Database(Transactions):
 
         Raises Unreachable where it takes longer than the setting; the next call goes on from there.
         """
-        ends = time.monotonic() + self._settings.database_timeout_s
+        ends = time.monotonic() + self.settings.database_timeout_s
 
         def work(run: Run) -> bool:
             rollup.lock(run, user)
@@ -169,9 +169,7 @@ class Database(Transactions):
             "source_kept = CASE WHEN CAST(:fate AS text) <> '' THEN CAST(:fate AS text) = 'kept' END "
             "WHERE id = :id AND state IN ('recorded', 'rejected') RETURNING id"
         )
-        if self._settings.receipts:
-            from dropcap.database import receipts
-
+        if self.settings.receipts:
             self.query(receipts.completed(done), id=upload.id, fate=fate)
         else:
             self.query(done, id=upload.id, fate=fate)

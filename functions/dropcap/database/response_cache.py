@@ -14,13 +14,11 @@ import datetime as dt
 import time
 import uuid
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dropcap.describing.response import Answer
+from dropcap.database.transactions import Transactions
+from dropcap.domain.answer import Answer
 from dropcap.domain.records import read
-
-if TYPE_CHECKING:
-    from dropcap.database.repository import Database
 
 POLL_S = 0.5
 KEY = "sha256 = :sha256 AND prompt = :prompt AND model = :model"
@@ -52,7 +50,7 @@ class Place:
     model: str
     asker: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def take(self, database: "Database", upload: uuid.UUID, lease_s: float, wait_s: float) -> Known | None:
+    def take(self, database: Transactions, upload: uuid.UUID, lease_s: float, wait_s: float) -> Known | None:
         """The answer that is known; None where it is ours to ask, for `lease_s` seconds.
 
         Raises TimeoutError where somebody else has been asking for more than `wait_s` seconds.
@@ -66,15 +64,15 @@ class Place:
             time.sleep(POLL_S)
         return None
 
-    def keep(self, database: "Database", answer: Answer, at: dt.datetime) -> None:
+    def keep(self, database: Transactions, answer: Answer, at: dt.datetime) -> None:
         """Store the answer, even if the lease has expired: it has been paid for."""
         database.query(KEEP, **self._key, answer=asdict(answer), at=at)
 
-    def forget(self, database: "Database", at: dt.datetime) -> None:
+    def forget(self, database: Transactions, at: dt.datetime) -> None:
         """Delete the answer stored at this instant."""
         database.query(FORGET, **self._key, at=at)
 
-    def give_up(self, database: "Database") -> None:
+    def give_up(self, database: Transactions) -> None:
         """Let somebody else ask."""
         database.query(GIVE_UP, **self._key, asker=self.asker)
 

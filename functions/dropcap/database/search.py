@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dropcap.database.leases import Run
-from dropcap.database.repository import Database
 from dropcap.database.search_tokens import FOLDED, LETTERS, LEXEMES, PARSE, UNSPACED
+from dropcap.database.transactions import Transactions
 
 VERSION = 2  # of the rules that split texts into words
 USERS = 0x53656172  # "Sear": the class of the advisory locks on users, beside that of rollup.py
@@ -158,7 +158,7 @@ class Query:
     corrected: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def refresh(database: Database, user: str, seconds: float) -> int:
+def refresh(database: Transactions, user: str, seconds: float) -> int:
     """Index what is not searchable yet, for about so many seconds; how many pictures are left.
 
     Where another request of the user's does it already, this one does not wait.

@@ -37,7 +37,7 @@ class Transactions:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         timeout_s = settings.database_timeout_s
         self._pool = Pool(
             lambda: connect(settings.database_url, timeout_s), settings.database_connections, timeout_s
@@ -125,25 +125,25 @@ class Transactions:
         return result
 
     def _begin(self, run: Run) -> None:
-        wait = max(1, round(self._settings.database_timeout_s * 1000))
+        wait = max(1, round(self.settings.database_timeout_s * 1000))
         try:
             run(
                 f"BEGIN ISOLATION LEVEL READ COMMITTED; {LOCALS}SET LOCAL statement_timeout = {wait}; "
                 f"SET LOCAL idle_in_transaction_session_timeout = {wait}; "  # an instance may be suspended
-                f"SET LOCAL TimeZone = {literal(self._settings.time_zone)}; "
-                f"SET LOCAL {inside(self._settings.database_schema)}"
+                f"SET LOCAL TimeZone = {literal(self.settings.time_zone)}; "
+                f"SET LOCAL {inside(self.settings.database_schema)}"
             )
         except DatabaseError as refused:
             if refused.args[0]["C"] != NO_SUCH_ZONE:
                 raise
-            zone = self._settings.time_zone
+            zone = self.settings.time_zone
             raise SettingsError(
                 f"TIME_ZONE={zone!r} is not allowed: PostgreSQL does not know it."
             ) from refused
 
     def _check(self, connection: Connection) -> None:
         """Check the schema once in a process; a failed check is repeated."""
-        timeout = self._settings.database_timeout_s
+        timeout = self.settings.database_timeout_s
         if self._checked:
             return
         if not self._checking.acquire(timeout=timeout):
@@ -152,9 +152,9 @@ class Transactions:
             if not self._checked:
                 repair.check(
                     connection,
-                    self._settings.database_schema,
+                    self.settings.database_schema,
                     timeout,
-                    lambda: connect(self._settings.database_url, repair.REPAIR_S),
+                    lambda: connect(self.settings.database_url, repair.REPAIR_S),
                 )
                 self._checked = True
         finally:

@@ -24,9 +24,10 @@ from typing import Any, Protocol
 
 from dropcap import logs
 from dropcap.describing import moderation, prompt
-from dropcap.describing.response import Answer, Unavailable, checked
-from dropcap.describing.token_usage import FREE, Meter, Tokens
+from dropcap.describing.response import Unavailable, checked
+from dropcap.describing.token_usage import FREE, Meter
 from dropcap.domain.analysis import ENGLISH, Description
+from dropcap.domain.answer import Answer, Tokens
 from dropcap.runtime.timeouts import within
 from dropcap.settings import Settings
 

@@ -9,7 +9,8 @@ from google.genai import types
 from google.genai.errors import APIError
 
 from dropcap.describing import gemini, prompt, token_usage
-from dropcap.describing.response import Answer, Unavailable
+from dropcap.describing.response import Unavailable
+from dropcap.domain.answer import Answer
 from dropcap.settings import Settings
 
 SHORTEST_DEADLINE_S = 10  # Google refuses a shorter X-Server-Timeout with 400 (livekit/agents #3723)

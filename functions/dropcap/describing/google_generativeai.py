@@ -10,7 +10,8 @@ from urllib3.exceptions import NewConnectionError
 
 from dropcap import logs
 from dropcap.describing import gemini, prompt, token_usage
-from dropcap.describing.response import Answer, Unavailable
+from dropcap.describing.response import Unavailable
+from dropcap.domain.answer import Answer
 from dropcap.settings import Settings
 
 with warnings.catch_warnings():  # it warns at import that its support has ended, in eight lines: ENDED is one

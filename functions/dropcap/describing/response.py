@@ -6,13 +6,12 @@ and prompts mark it as content. An invalid answer (Unfit) is retried, at once an
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from dropcap.describing import moderation
-from dropcap.describing.token_usage import Tokens
 from dropcap.domain import texts
 from dropcap.domain.analysis import ENGLISH, Description, Verdict
+from dropcap.domain.answer import Answer
 from dropcap.errors import DropcapError
 
 MAX_ANSWER = 32_768  # characters of JSON: all fields at their limits with every character escaped
@@ -70,22 +69,6 @@ class Unfit(Unavailable):
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem, again=True, answered=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer of either package: the text, the finish reason, the block reason, and the model.
-
-    `ratings` are the probabilities that Google's own filter gives (`NEGLIGIBLE` to `HIGH`), by category;
-    `tokens` is None if unknown.
-    """
-
-    text: str
-    finish: str
-    blocked: str
-    version: str
-    ratings: tuple[tuple[str, str], ...] = ()
-    tokens: Tokens | None = None
 
 
 def checked(answer: Answer, model: str, language: str = ENGLISH, *, judged: bool = False) -> Description:

@@ -1,13 +1,8 @@
 """What a request to Gemini is paid by, and who is told of each."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-
-class Tokens(NamedTuple):
-    """What a request is paid by; `output` counts thoughts as well."""
-
-    input: int = 0
-    output: int = 0
+from dropcap.domain.answer import Tokens
 
 
 class Meter(Protocol):

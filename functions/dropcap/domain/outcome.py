@@ -1,12 +1,10 @@
-"""What became of an upload, and the rows that are written with it: its receipt, and the event that tells."""
+"""The outcome of an upload: analyzed, held or rejected."""
 
 from dataclasses import dataclass
 
-from dropcap.database.leases import Row
 from dropcap.domain.analysis import Analysis
 from dropcap.domain.upload import Upload
 from dropcap.errors import Rejected
-from dropcap.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +26,3 @@ class Outcome:
         if self.rejection is None:
             return "analyzed"
         return "held" if self.waits else "rejected"
-
-    def rows(self, holder: str, settings: Settings) -> tuple[Row, ...]:
-        """What the transaction that commits it has to write besides; none where nobody asks for any."""
-        made = []
-        if settings.receipts:
-            from dropcap.database import receipts
-
-            made.append(receipts.row(self))
-        if settings.events:
-            from dropcap.outbox import dispatcher
-
-            made.append(dispatcher.row(self, holder, settings.pictures_bucket))
-        return tuple(made)

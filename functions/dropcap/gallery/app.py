@@ -14,7 +14,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound, RequestEntityTooLarg
 from werkzeug.routing import Map, Rule
 
 from dropcap.errors import Rejected
-from dropcap.gallery import session, storage
+from dropcap.gallery import pages, session, storage
 from dropcap.gallery.request import BASE, Visit, redirect
 from dropcap.handlers import endpoints
 from dropcap.http import bodies, origin
@@ -91,7 +91,7 @@ def respond(request: flask.Request, services: Services) -> flask.Response:
             return endpoints.problem(status, code, problem, remedy)
         if status == HTTPStatus.UNAUTHORIZED:
             return session.page(visit)
-        return visit.page("error.html", status, code=code, problem=problem, remedy=remedy)
+        return pages.page(visit, "error.html", status, code=code, problem=problem, remedy=remedy)
 
     return _sealed(visit, endpoints.unread(endpoints.guarded(request, services, work, tell)))
 

@@ -4,12 +4,10 @@ import hashlib
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import flask
 
-if TYPE_CHECKING:
-    from dropcap.gallery.request import Visit
+from dropcap.gallery.request import Visit
 
 FOLDER = Path(__file__).parent / "static"
 TYPES = {  # what is none of these is not served; a system's own table of types may differ
@@ -26,7 +24,7 @@ def version(name: str) -> str:
     return hashlib.sha256(_files()[name].read_bytes()).hexdigest()[:16]
 
 
-def serve(visit: "Visit", name: str) -> flask.Response:
+def serve(visit: Visit, name: str) -> flask.Response:
     """One file; for ever where the address has its version, else to be asked for again each time."""
     path = _files().get(name)  # a name is looked up, and never made a path
     if path is None:

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -18,11 +18,9 @@ from dropcap.database.progress import DAYS, PICTURES, RULES
 from dropcap.domain.analysis import Published, Source
 from dropcap.gallery import storage
 from dropcap.gallery.assets import FOLDER
+from dropcap.gallery.cards import Card, StageMemory
+from dropcap.gallery.request import Visit
 from dropcap.settings import Settings
-
-if TYPE_CHECKING:
-    from dropcap.gallery.cards import Card, StageMemory
-    from dropcap.gallery.request import Visit
 
 MIB = 1.048576  # MB
 AIR = 1.14  # height of the drawing in limits: room for the limit's own label
@@ -72,12 +70,12 @@ class Panel:
     share: int  # of the limit, in %
 
 
-def panel_of(card: "Card", settings: Settings) -> Panel | None:
+def panel_of(card: Card, settings: Settings) -> Panel | None:
     """The memory panel of one picture; None where no stage was measured."""
     return _panel([(stage, mb, mb, card.timings.get(stage)) for stage, mb in card.memory.items()], settings)
 
 
-def panel_over(stages: Iterable["StageMemory"], settings: Settings) -> Panel | None:
+def panel_over(stages: Iterable[StageMemory], settings: Settings) -> Panel | None:
     """The memory panel over several pictures; None where there is none."""
     return _panel([(each.stage, each.largest, each.median, None) for each in stages], settings)
 
@@ -184,16 +182,16 @@ def distinct(pictures: Iterable[Published]) -> list[Published]:
     return [by_width[width] for width in sorted(by_width, reverse=True)]
 
 
-def srcset(visit: "Visit", card: "Card") -> str:
+def srcset(visit: Visit, card: Card) -> str:
     """The `srcset` of a card's picture, through the gallery, which knows who may see it."""
     return ", ".join(f"{address(visit, card, each)} {each.width}w" for each in distinct(card.pictures))
 
 
-def address(visit: "Visit", card: "Card", picture: Published) -> str:
+def address(visit: Visit, card: Card, picture: Published) -> str:
     return visit.link(f"/image/{card.id}/{picture.label}")
 
 
-def middle(card: "Card") -> Published | None:
+def middle(card: Card) -> Published | None:
     """The published picture for a browser that knows no srcset: the smallest of at least 600 px, if any."""
     given = distinct(card.pictures)
     return next((each for each in reversed(given) if max(each.width, each.height) >= 600), None) or (
@@ -201,13 +199,13 @@ def middle(card: "Card") -> Published | None:
     )
 
 
-def ratio(card: "Card") -> float:
+def ratio(card: Card) -> float:
     """Width by height of the frame on the wall: of RATIOS the nearest to the picture's."""
     wide = card.picture.width / card.picture.height if card.picture.height else 1.0
     return min(RATIOS, key=lambda each: abs(math.log(each / wide)) if wide else 0)
 
 
-def alt(card: "Card") -> str:
+def alt(card: Card) -> str:
     """What a screen reader says of the picture: never nothing, as it is what the page is about."""
     return card.alternative or card.name or "A picture without a description"
 
@@ -218,7 +216,7 @@ def published(settings: Settings, picture: Published) -> str:
     return f"{base.rstrip('/')}/{quote(picture.object)}"
 
 
-def as_html(settings: Settings, card: "Card") -> str:
+def as_html(settings: Settings, card: Card) -> str:
     """An `<img>` for another page, with all published sizes; empty where nothing is published."""
     given, shown = distinct(card.pictures), middle(card)
     if not shown:
@@ -235,7 +233,7 @@ def as_html(settings: Settings, card: "Card") -> str:
     return f"<img {' '.join(written)}>"
 
 
-def as_markdown(settings: Settings, card: "Card") -> str:
+def as_markdown(settings: Settings, card: Card) -> str:
     """The picture for a Markdown text; empty where nothing is published."""
     shown = middle(card)
     text = MARKDOWN.sub(r"\\\1", _line(card.alternative))

@@ -15,6 +15,7 @@ from dropcap.describing.moderation import HELD
 from dropcap.describing.response import UNWANTED
 from dropcap.domain.upload import Upload
 from dropcap.errors import Rejected
+from dropcap.gallery import pages
 from dropcap.gallery.request import Visit, no_such_picture, redirect
 from dropcap.http import bodies
 
@@ -110,7 +111,7 @@ def delete(visit: Visit, picture: uuid.UUID) -> flask.Response:
         return redirect(visit.link("/"))
     if visit.json:
         return flask.Response(json.dumps({"receipt": receipt}), mimetype="application/json")
-    return visit.page("deleted.html", receipt=receipt)
+    return pages.page(visit, "deleted.html", receipt=receipt)
 
 
 def _take_out(run: Run, user: str, id: uuid.UUID) -> Upload:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import flask
 
 from dropcap.database import progress
-from dropcap.gallery import wall
+from dropcap.gallery import pages, wall
 from dropcap.gallery.charts import WEEKS
 from dropcap.gallery.request import Visit
 
@@ -55,7 +55,8 @@ def show(visit: Visit) -> flask.Response:
         dt.datetime.fromisoformat(last) if last else None,
     )
     today, days = progress.days(database, visit.user, WEEKS)
-    return visit.page(
+    return pages.page(
+        visit,
         "progress.html",
         stats=stats,
         earned=tuple(

@@ -3,21 +3,16 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlencode
 
 import flask
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dropcap.errors import Rejected
-from dropcap.gallery import assets, charts
 from dropcap.http import origin
 from dropcap.services import Services
 
 BASE = "/gallery"  # where all of it lies, whatever the function's own address is
 JSON = ("application/json", "application/problem+json")
-FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +56,6 @@ class Visit:
         given = [(name, value) for name, value in query.items() if value not in (None, "", ())]
         return f"{BASE}{quote(path)}{'?' if given else ''}{urlencode(given)}"
 
-    def page(self, template: str, status: HTTPStatus = HTTPStatus.OK, **facts: Any) -> flask.Response:
-        """A page from `templates/`, which is given the facts, `visit` and `settings`."""
-        text = TEMPLATES.get_template(template).render(visit=self, settings=self.services.settings, **facts)
-        return flask.Response(text, status, mimetype="text/html")
-
 
 def redirect(address: str) -> flask.Response:
     """The browser is to GET another address, whatever it did here."""
@@ -86,14 +76,3 @@ def stream(parts: Iterable[bytes], mimetype: str, **headers: str) -> flask.Respo
     """An answer that is sent as it is made, so that its size costs no memory."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return flask.Response(iter(parts), mimetype=mimetype, headers=named)
-
-
-TEMPLATES = Environment(
-    loader=FileSystemLoader(FOLDER / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-)
-TEMPLATES.globals |= charts.GLOBALS
-TEMPLATES.filters |= charts.FILTERS
-TEMPLATES.globals["static"] = lambda name: f"{BASE}/static/{name}?v={assets.version(name)}"

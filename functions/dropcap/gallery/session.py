@@ -31,6 +31,7 @@ from urllib.parse import urlencode, urlsplit
 import flask
 
 from dropcap.errors import Rejected
+from dropcap.gallery import pages
 from dropcap.gallery.request import BASE, Visit, redirect
 from dropcap.handlers import endpoints
 from dropcap.http import bodies
@@ -83,14 +84,14 @@ def whose(visit: Visit) -> flask.Response:
     users = visit.services.database.query(
         "SELECT user_id, pictures FROM progress_totals ORDER BY user_id LIMIT :most", most=USERS + 1
     )
-    return visit.page("whose.html", users=users[:USERS], more=len(users) > USERS)
+    return pages.page(visit, "whose.html", users=users[:USERS], more=len(users) > USERS)
 
 
 def page(visit: Visit) -> flask.Response:
     """The page that leads to where one signs in, and back to what was asked for."""
     back = visit.path + visit.query if visit.request.method in ("GET", "HEAD") else ""
     way = visit.link("/sign-in", next=back if OURS.fullmatch(back) else "") if _place(visit) else ""
-    return visit.page("sign-in.html", HTTPStatus.UNAUTHORIZED, way=way)
+    return pages.page(visit, "sign-in.html", HTTPStatus.UNAUTHORIZED, way=way)
 
 
 def begin(visit: Visit) -> flask.Response:

@@ -22,13 +22,14 @@ from typing import Any
 import flask
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from dropcap.database import rate_limit
 from dropcap.database.leases import DIED
 from dropcap.domain.records import read
 from dropcap.domain.upload import INT64, Upload, is_object, owner
 from dropcap.errors import Rejected
 from dropcap.gallery.cards import nth
 from dropcap.gallery.request import Visit, stream
-from dropcap.http import bodies, rate_limit
+from dropcap.http import bodies
 
 LARGEST_HEAD = 64 * 1024  # bytes of a file's beginning
 LARGEST_UPLOAD = 131_072  # bytes of JSON, including the beginning of the file in base64

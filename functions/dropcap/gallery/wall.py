@@ -15,6 +15,7 @@ from dropcap.database import receipts, search, search_tokens
 from dropcap.database.leases import Run
 from dropcap.database.repository import Database
 from dropcap.errors import Rejected
+from dropcap.gallery import pages
 from dropcap.gallery.cards import COLUMNS, UPLOADS, Card, Pending, StageMemory, card_of, nth, pending_of
 from dropcap.gallery.request import Visit, no_such_picture
 
@@ -120,7 +121,7 @@ def show(visit: Visit) -> flask.Response:
     filters = Filters.read(visit.request.args)
     database = visit.services.database
     found = page(database, visit.user, filters)  # first: it indexes, and the tags come from there
-    return visit.page("wall.html", page=found, filters=filters, tags=tags(database, visit.user))
+    return pages.page(visit, "wall.html", page=found, filters=filters, tags=tags(database, visit.user))
 
 
 def picture(visit: Visit, picture: uuid.UUID) -> flask.Response:
@@ -130,8 +131,8 @@ def picture(visit: Visit, picture: uuid.UUID) -> flask.Response:
     upload = None if found else pending(database, visit.user, picture)
     if not found and not upload:
         raise no_such_picture()
-    proof = receipts.of(visit.services, [picture]).get(picture)
-    return visit.page("picture.html", card=found, pending=upload, receipt=proof)
+    proof = receipts.of(visit.services.database, [picture]).get(picture)
+    return pages.page(visit, "picture.html", card=found, pending=upload, receipt=proof)
 
 
 def page(database: Database, user: str, filters: Filters, size: int = SIZE) -> Page:

@@ -164,7 +164,7 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
             )
         from dropcap.database import receipts
 
-        proofs = receipts.of(services, [upload.id])
+        proofs = receipts.of(services.database, [upload.id])
         return recorded | ({"receipt": proofs[upload.id]} if upload.id in proofs else {})
     watch = Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
     data = services.buckets.read(upload) if data is None else data
@@ -178,7 +178,7 @@ def _asked(
 
     A request counts (rate_limit.py) as soon as its user is known, before any expensive work.
     """
-    from dropcap.http import rate_limit
+    from dropcap.database import rate_limit
     from dropcap.storage.buckets import check_size
 
     settings = services.settings

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dropcap.imaging.colour import D65, PRIMARIES, SRGB_PRIMARIES, VIDEO, XY, Colours
+from dropcap.imaging.colour_spaces import D65, PRIMARIES, SRGB_PRIMARIES, VIDEO, XY, Colours
 
 Array = npt.NDArray[np.float32]
 WIDE = PRIMARIES[9]  # BT.2020, the space in which HDR is tone-mapped

@@ -10,6 +10,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from dropcap.domain.naming import Side
 from dropcap.imaging.colour import Meaning, srgb_profile, to_srgb
+from dropcap.imaging.headers.tiff_layout import BITS, PHOTOMETRIC
 
 ORIENTATION, SHORT = 0x0112, 3  # the tag of EXIF and TIFF, and its type (CIPA DC-008, 4.6.5)
 TURNS = {
@@ -22,7 +23,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = frozenset({5, 6, 7, 8})  # those that swap width and height
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0
+WHITE_IS_ZERO = 0  # TIFF 6.0
 STRIP_PX = 1_000_000  # px converted at a time, without the margin that the filter needs
 LANCZOS_REACH = 3  # px of the result that the filter looks at to either side
 # How many times the px we keep are decoded at least, where a decoder can reduce: 41 dB PSNR against a LANCZOS
@@ -188,12 +189,12 @@ def _levels(image: Image.Image) -> tuple[float, float]:
     """
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     if image.mode.startswith("I;16"):
-        white = 2 ** int(tags.get(BITS_PER_SAMPLE, (16,))[0]) - 1
+        white = 2 ** int(tags.get(BITS, (16,))[0]) - 1
         return (white, 0) if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else (0, white)
     low, high = image.getextrema()
     if not (isinstance(low, int | float) and isinstance(high, int | float)):
         raise ValueError(f"extrema of mode {image.mode}")
-    bits = tags.get(BITS_PER_SAMPLE, (32,))[0]
+    bits = tags.get(BITS, (32,))[0]
     found = levels(low, high, 65535 if image.mode == "F" else 2 ** (bits - 1) - 1)
     return found[::-1] if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else found
 

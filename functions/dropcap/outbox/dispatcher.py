@@ -12,12 +12,10 @@ never send the same one at once, and one that nobody took is due again later and
 EVENTS_DAYS has failed it is given up: `next_at` is infinity, and the row stays.
 """
 
-import datetime as dt
-import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -27,19 +25,15 @@ from dropcap.database.leases import Row
 from dropcap.database.repository import Database
 from dropcap.domain import texts
 from dropcap.domain.outcome import Outcome
-from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
+from dropcap.outbox.event import Event
 from dropcap.outbox.publishers import Sender, Unsent, sender
 from dropcap.settings import Settings
 
-TYPE = "dev.dropcap.upload."
 FIRST_S = 60  # until the second try, which is more than EVENTS_TIMEOUT_S
 LONGEST_S = 3600  # between later ones
 REST_S = 60.0  # after a failure, in which uploads do not wait for a consumer that is away
 PATIENCE = 3  # failures in a row after which a sweep leaves the rest to the next
-LONGEST = 1024  # bytes of an attribute: cloud.google.com/pubsub/quotas#resource_limits
-# What no attribute of a CloudEvent may hold: github.com/cloudevents/spec, type system, String
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]")
 TAKE = """
 WITH due AS (
   SELECT upload_id, type FROM events AS e
@@ -61,36 +55,6 @@ RETURNING 1
 """
 SENT = f"UPDATE events SET sent_at = now() WHERE {THESE}"
 GIVEN_UP = f"UPDATE events SET next_at = 'infinity' WHERE {THESE}"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One row; `given_up` where this is the last try."""
-
-    upload: uuid.UUID
-    type: str
-    id: uuid.UUID
-    at: dt.datetime
-    data: Mapping[str, Any]
-    attempts: int
-    given_up: bool
-
-    @property
-    def attributes(self) -> dict[str, str]:
-        """The context attributes of a CloudEvent, all but the specversion.
-
-        One that Pub/Sub refuses would hold up all that are sent with it.
-        """
-        name = CONTROL.sub("\ufffd", read(str, self.data.get("name")))
-        subject = name.encode()[:LONGEST].decode(errors="ignore")
-        return {
-            "id": str(self.id),
-            "type": f"{TYPE}{self.type}",
-            "source": "/dropcap",
-            "subject": subject,
-            "time": self.at.isoformat(),
-            "datacontenttype": "application/json",
-        }
 
 
 def row(outcome: Outcome, holder: str, pictures_bucket: str) -> Row:

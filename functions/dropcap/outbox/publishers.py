@@ -16,13 +16,12 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from dropcap.outbox.event import Event
 from dropcap.runtime.timeouts import within
 from dropcap.settings import Settings
 
 if TYPE_CHECKING:
     import requests
-
-    from dropcap.outbox.dispatcher import Event
 
 CONNECT_S = 5.0
 MOST_READ = 65_536  # bytes of an answer, which says nothing but its status
@@ -37,7 +36,7 @@ class Unsent(Exception):
 class Sender(Protocol):
     at_once: ClassVar[int]
 
-    def send(self, events: "Sequence[Event]") -> None:
+    def send(self, events: Sequence[Event]) -> None:
         """Send `at_once` events at most, all or none. Raises Unsent."""
 
 
@@ -62,7 +61,7 @@ class Webhook:
         session.auth = lambda request: request  # or a .netrc would have its say
         return session
 
-    def send(self, events: "Sequence[Event]") -> None:
+    def send(self, events: Sequence[Event]) -> None:
         from cloudevents.conversion import to_structured
         from cloudevents.http import CloudEvent
 
@@ -99,7 +98,7 @@ class Topic:
         credentials = AnonymousCredentials() if self._emulated else google.auth.default(scopes=[SCOPE])[0]
         return AuthorizedSession(credentials)
 
-    def send(self, events: "Sequence[Event]") -> None:
+    def send(self, events: Sequence[Event]) -> None:
         messages = [_message(event) for event in events]
         headers = {"content-type": "application/json"}
         body = json.dumps({"messages": messages}).encode()

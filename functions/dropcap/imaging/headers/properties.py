@@ -9,10 +9,9 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from dropcap.imaging import rasters
 from dropcap.imaging.headers import boxes, dimensions
 from dropcap.imaging.headers.bitstreams import Bound
-from dropcap.imaging.headers.tiff_layout import Layout
+from dropcap.imaging.headers.tiff_layout import BITS, Layout
 
 COMPRESSION, ROWS_PER_STRIP, STRIP_BYTES, TILE_LENGTH, TILE_BYTES = 259, 278, 279, 323, 325  # TIFF 6.0
 TILE_WIDTH, STRIP_STARTS, TILE_STARTS = 322, 273, 324
@@ -74,7 +73,7 @@ def tiff_block(header: TiffImageFile) -> float:
         px = -(-header.width // across) * across * rows
     else:
         px = header.width * min(header.height, int(tags.get(ROWS_PER_STRIP) or header.height))
-    bits = tags.get(rasters.BITS_PER_SAMPLE, (8,))
+    bits = tags.get(BITS, (8,))
     return px * sum(bits) / 8
 
 

@@ -82,10 +82,11 @@ sweep: .venv/installed ## finish what no event finished in the stack of make run
 test: .venv-dev/installed .venv-model/installed ## run all tests, in parallel | JOBS=3
 	@$(DEV) -m pytest -n $(JOBS) --dist worksteal
 
-lint: .venv-dev/installed ## check style and types
+lint: .venv-dev/installed ## check style, types and imports
 	@$(DEV) -m ruff check .
 	@$(DEV) -m ruff format --check .
 	@$(DEV) -m mypy
+	@.venv-dev/bin/lint-imports
 
 # The wheel has the same bytes each time: fixed times in it, and the locked setuptools. Without the package pkgconfig
 # pyvips compiles nothing.

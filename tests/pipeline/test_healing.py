@@ -59,7 +59,7 @@ def instance(folder: Path, limit: Limit | None = None, **settings: str) -> Itera
     """functions-framework with the functions that can die, on what the environment names."""
     port, log = free_port(), folder / "log"
     command = [str(Path(sys.executable).with_name("functions-framework")), "--target", "on_upload"]
-    command += ["--source", str(ROOT / "tests" / "deadly.py"), "--signature-type", "cloudevent"]
+    command += ["--source", str(ROOT / "tests" / "support" / "deadly.py"), "--signature-type", "cloudevent"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     own = {"PYTHONPATH": python_path(FUNCTIONS), "DEADLY": str(folder / "deadly")}
     environment = os.environ | own | settings

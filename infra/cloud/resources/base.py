@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from infra.cloud.gcloud.command import Command, Word, command
-
-if TYPE_CHECKING:
-    from infra.cloud.inventory import Cloud
+from infra.cloud.inventory import Cloud
 
 Facts = Mapping[str, Any]
 ABSENT = "none"
@@ -50,19 +48,19 @@ class Resource:
         """The flags that say where it is, which each command has."""
         return ()
 
-    def settings(self, cloud: "Cloud") -> Sequence[Word]:
+    def settings(self, cloud: Cloud) -> Sequence[Word]:
         """Return the flags that make it, and change it, to what is wanted."""
         return ()
 
-    def wanted(self, cloud: "Cloud") -> Facts:
+    def wanted(self, cloud: Cloud) -> Facts:
         """Return what it should be, by words for people."""
         return {}
 
-    def facts(self, cloud: "Cloud", there: Any) -> Facts:
+    def facts(self, cloud: Cloud, there: Any) -> Facts:
         """Return what it is, by the same words; `there` is what gcloud says of it."""
         return {}
 
-    def found(self, cloud: "Cloud") -> Facts | None:
+    def found(self, cloud: Cloud) -> Facts | None:
         """Return what it is, by the words of `wanted`; None where there is none."""
         there = getattr(cloud, self.table).get(self.name)
         return None if there is None else self.facts(cloud, there)
@@ -70,15 +68,15 @@ class Resource:
     def command(self, verb: str, *words: Word, file: tuple[str, str] | None = None) -> Command:
         return command(f"{self.surface} {verb}", self.name, *self.place, *words, file=file)
 
-    def make(self, cloud: "Cloud") -> Sequence[Command]:
+    def make(self, cloud: Cloud) -> Sequence[Command]:
         """Return the commands that make it."""
         return [self.command("create", *self.settings(cloud))]
 
-    def change(self, cloud: "Cloud", differing: Facts) -> Sequence[Command]:
+    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
         """Return the commands that change it, where `differing` is wanted."""
         return [self.command("update", *self.settings(cloud))]
 
-    def remove(self, cloud: "Cloud") -> Sequence[Command]:
+    def remove(self, cloud: Cloud) -> Sequence[Command]:
         """Return the commands that take it down; none for what stays."""
         return [self.command("delete")]
 
@@ -86,7 +84,7 @@ class Resource:
         """Return what is made, in words."""
         return ", ".join(_fact(name, value) for name, value in wanted.items()) or "there"
 
-    def difference(self, cloud: "Cloud") -> Change | None:
+    def difference(self, cloud: Cloud) -> Change | None:
         """Return what is to be done, if anything."""
         wanted, found = self.wanted(cloud), self.found(cloud)
         if found is None:
@@ -100,7 +98,7 @@ class Resource:
         then = ", ".join(_fact(name, value) for name, value in differing.items())
         return Change(self.title, now, then, self.why, tuple(self.change(cloud, differing)), self.aside)
 
-    def removal(self, cloud: "Cloud") -> Change | None:
+    def removal(self, cloud: Cloud) -> Change | None:
         """Return what takes it down, where it is there."""
         if self.found(cloud) is None:
             return None

@@ -275,11 +275,11 @@ def _sources(due: Due, gemini: Source) -> dict[str, Any]:
 
 def _store(due: Due, known: Analysis, description: Description, usage: Usage, services: Services) -> bool:
     """Put it in place of what was there before, unless none is wanted any more. Whether the row is done."""
-    settings, blip = services.settings, texts.sources(known.sources).get("blip", Source(False))
+    settings, blip = services.settings, texts.marked_sources(known.sources).get("blip", Source(False))
     # An older result has BLIP's caption alone, and of its model the name.
     text = known.captions.get("blip", "") if known.captions else known.caption
     caption = Caption(text, blip.model, blip.version, blip.confidence, blip.low_confidence, blip.demo)
-    shown = texts.of(description, caption)
+    shown = texts.select(description, caption)
     provenance = texts.provenance(description, caption, known.analyzed_at, "")
     said = {who: asdict(each) for who, each in provenance.items()}
     if (before := known.provenance.get("blip")) and "blip" in said:

@@ -191,8 +191,8 @@ def analyze(
             with watch.stage("describe and caption"):
                 seen = inference.look(upload, for_gemini, for_blip, services, brake)
             verdict = moderation.check(seen.verdict, settings)
-            said = texts.of(seen.description, seen.caption)
-            embedded = texts.of(seen.description, texts.trusted(seen.caption))
+            said = texts.select(seen.description, seen.caption)
+            embedded = texts.select(seen.description, texts.trusted(seen.caption))
             agreement = inference.agreement(upload, seen)
             del for_gemini, for_blip
             with watch.stage("publish"):

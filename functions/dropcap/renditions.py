@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dropcap.domain import naming, texts
 from dropcap.domain.analysis import Published
 from dropcap.domain.upload import Upload
-from dropcap.imaging import decoding
+from dropcap.imaging import decoding, xmp
 from dropcap.services import Services
 from dropcap.storage import aliases
 
@@ -13,7 +13,7 @@ from dropcap.storage import aliases
 def publish(
     source: decoding.Picture,
     data: bytes,
-    embedded: texts.Words,
+    embedded: texts.Texts,
     upload: Upload,
     services: Services,
     before: Mapping[str, int],
@@ -30,15 +30,15 @@ def publish(
         from dropcap.imaging import animation
 
         moving = animation.opened(data, source.facts, settings, services.make_room)
-    xmp = texts.packet(embedded) if settings.embed_words == "on" else b""
+    packet = xmp.packet(embedded) if settings.embed_words == "on" else b""
     published = []
     layout = settings.layout if upload.in_bucket else "id"  # what is posted has no name that an app knows
     for side in settings.sizes:
         label = naming.label(side)
         kinds = naming.kinds(upload.name, layout, label, settings.format, source.facts.format)
         for kind, names in kinds.items():
-            copy = moving.published(side, settings.quality, xmp) if moving and kind == "webp" else None
-            copy = copy or source.published(side, kind, settings.quality, xmp)
+            copy = moving.published(side, settings.quality, packet) if moving and kind == "webp" else None
+            copy = copy or source.published(side, kind, settings.quality, packet)
             size, marks = (copy.width, copy.height), aliases.marks(upload, names)
             published.append(
                 services.buckets.publish(upload, label, copy.data, copy.content_type, size, before, marks)

@@ -13,7 +13,8 @@ import pytest
 
 from dropcap.captioning.blip import Card
 from dropcap.domain import texts
-from dropcap.domain.analysis import Caption, Description, Said, Source
+from dropcap.domain.analysis import Caption, Description, Provenance, Source
+from dropcap.imaging import xmp
 from dropcap.settings import MODEL_FOLDER
 from tests.gallery.test_export import export, table, unpacked
 from tests.support import no_demo as no_demonstration
@@ -157,9 +158,9 @@ def test_a_persons_own_caption_stands_without_a_notice_and_may_be_the_alt_text(a
 def test_a_caption_of_low_confidence_is_as_if_there_were_none(demo: bool) -> None:
     caption = Caption("a bear", "m", "1", confidence=-3.2, low_confidence=True, demo=demo)
     for description in (DOG, None):
-        assert texts.of(description, caption) == texts.of(description, None)
+        assert texts.select(description, caption) == texts.select(description, None)
         assert texts.captions(description, caption) == texts.captions(description, None)
-        assert "a bear" not in str(texts.packet(texts.of(description, texts.trusted(caption))))
+        assert "a bear" not in str(xmp.packet(texts.select(description, texts.trusted(caption))))
     assert texts.trusted(caption) is None
 
 
@@ -246,7 +247,7 @@ print("onnxruntime" in sys.modules)
 
 def test_the_notice_is_that_of_the_caption_that_is_shown() -> None:
     blip = Source(True, "m", "1", demo=True, notice="a demonstration")
-    mine, theirs = (Said(each, "m", "1", "", "") for each in (("caption",), ()))
+    mine, theirs = (Provenance(each, "m", "1", "", "") for each in (("caption",), ()))
     assert texts.notice({"blip": blip}, {"blip": mine}) == "a demonstration"
     assert texts.notice({"blip": blip}, {"blip": theirs}) == ""
     assert texts.notice({"blip": blip}, {}) == ""

@@ -1,4 +1,4 @@
-"""Words for people who can't see a picture: as is promised, in their language, and in the file itself."""
+"""Texts for people who can't see a picture: as is promised, in their language, and in the file itself."""
 
 import json
 import os
@@ -14,15 +14,15 @@ from dropcap.describing import response
 from dropcap.domain import texts
 from dropcap.domain.analysis import Caption, Description
 from dropcap.domain.answer import Answer
-from dropcap.domain.texts import Words
+from dropcap.domain.texts import Texts
 from dropcap.domain.upload import language_tag
-from dropcap.imaging import decoding
+from dropcap.imaging import decoding, xmp
 from dropcap.settings import Settings
 from tests.support.app import CAPTION, PICTURE, Start, rows
 from tests.support.images.pictures import encoded, quadrants
 
 HOSTILE = 'a]]><rdf:li>\0\x1b\ud800\ufffe</x:xmpmeta>&"\u202e'
-SAID = Words(
+SAID = Texts(
     caption="Ein Hund am Strand",
     description="Ein Hund läuft über den Sand.",
     alt_text="Hund läuft am Strand",
@@ -68,7 +68,7 @@ def answer(**fields: Any) -> Description:
 )
 def test_an_alt_text_does_not_say_that_it_is_one_of_a_picture(said: str, kept: str) -> None:
     assert answer(alt_text=said).alt_text == kept
-    assert texts.of(None, Caption(said.strip(), "blip", "1")).alt_text == kept
+    assert texts.select(None, Caption(said.strip(), "blip", "1")).alt_text == kept
 
 
 def test_an_alt_text_ends_behind_a_word_within_150_characters() -> None:
@@ -86,11 +86,11 @@ def test_blips_caption_is_shown_in_english_and_geminis_in_any_other_language() -
     blip = Caption("a dog", "blip", "1")
     german = Description("Ein Hund.", "Hund", (), "", "m", "v", "Ein Hund am Strand", "de-AT")
     silent = Description("Ein Hund.", "Hund", (), "", "m", "v", "", "de")
-    assert texts.of(answer(), blip).caption == "a dog"
-    assert texts.of(answer(), None).caption == "Dog"
-    assert texts.of(german, blip).caption == "Ein Hund am Strand"
-    assert texts.of(silent, blip).caption == "Hund"
-    assert texts.of(None, blip) == Words("a dog", "", "a dog", (), "", "en")
+    assert texts.select(answer(), blip).caption == "a dog"
+    assert texts.select(answer(), None).caption == "Dog"
+    assert texts.select(german, blip).caption == "Ein Hund am Strand"
+    assert texts.select(silent, blip).caption == "Hund"
+    assert texts.select(None, blip) == Texts("a dog", "", "a dog", (), "", "en")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_what_is_no_language_is_none(text: str) -> None:
 
 
 def test_hostile_words_are_text_in_the_packet_and_nothing_else() -> None:
-    packet = texts.packet(Words(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,), HOSTILE, "en"))
+    packet = xmp.packet(Texts(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,), HOSTILE, "en"))
     body = packet.decode().partition("?>")[2].rpartition("<?")[0]
     written = [each.text for each in ElementTree.fromstring(body).iter() if each.text]  # noqa: S314  our own
     assert set(written) == {
@@ -124,18 +124,18 @@ def test_the_most_that_models_may_say_fits_into_every_format_and_more_is_left_ou
     for letter in ("&", "\U0001f600"):
         caption, description, alt_text, text = (letter * limit for limit in limits)
         tags = (letter * response.MAX_TAG,) * response.MAX_TAGS
-        packet = texts.packet(Words(caption, description, alt_text, tags, text, "zh-Hant-TW"))
+        packet = xmp.packet(Texts(caption, description, alt_text, tags, text, "zh-Hant-TW"))
         with decoding.opened(encoded(quadrants()), Settings(memory_limit_mb=4096)) as source:
             for kind in decoding.CONTENT_TYPES:
                 assert packet in source.published(80, kind, 80, packet).data, kind
-    assert texts.packet(Words("&" * 9000, "", "", (), "&" * 9000, "en")) == b""
-    assert texts.packet(Words("", "", "", (), "", "en")) == b""
+    assert xmp.packet(Texts("&" * 9000, "", "", (), "&" * 9000, "en")) == b""
+    assert xmp.packet(Texts("", "", "", (), "", "en")) == b""
 
 
 def test_exiftool_reads_the_words_in_every_format(tmp_path: Path) -> None:
     with decoding.opened(encoded(quadrants()), Settings(memory_limit_mb=4096)) as source:
         for kind in decoding.CONTENT_TYPES:
-            copy = source.published(80, kind, 80, texts.packet(SAID))
+            copy = source.published(80, kind, 80, xmp.packet(SAID))
             (tmp_path / f"a.{kind}").write_bytes(copy.data)
     found = exiftool(*sorted(tmp_path.iterdir()))
     assert len(found) == 4

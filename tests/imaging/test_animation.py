@@ -140,7 +140,7 @@ settings = Settings(sizes=(60,))
 data = Path("{tmp_path}/a.gif").read_bytes()
 with decoding.opened(data, settings) as source:
     some = Some(settings=settings, buckets=Some(publish=publish))
-    nothing = texts.Words("", "", "", (), "", "en")
+    nothing = texts.Texts("", "", "", (), "", "en")
     renditions.publish(source, data, nothing, Upload("", "a.gif", 1, 9), some, {{}})
 print("dropcap.imaging.animation" in sys.modules)
 """

@@ -179,7 +179,7 @@ def test_the_card_of_a_model_may_tell_more(tmp_path: Path) -> None:
 
 
 KINDS = (
-    *(analysis.Analysis, analysis.Verdict, analysis.Said, analysis.Usage, analysis.Agreement),
+    *(analysis.Analysis, analysis.Verdict, analysis.Provenance, analysis.Usage, analysis.Agreement),
     *(leases.Death, Answer, Upload, Published, Source, PictureFacts, Tokens),
 )
 
@@ -234,7 +234,7 @@ def test_what_was_stored_comes_back_as_it_was() -> None:
         captions={"blip": "a"},
         safety=analysis.Verdict("low", ("other",), "r"),
         named_language="de",
-        provenance={"blip": analysis.Said(("caption",), "m", "v", "", "now")},
+        provenance={"blip": analysis.Provenance(("caption",), "m", "v", "", "now")},
         usage=analysis.Usage(1, 2, 3, 0.5, 1.5, True),
         memory={"open": 1.0},
         timings={"open": 1.0},

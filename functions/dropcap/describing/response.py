@@ -117,7 +117,7 @@ def _described(fields: dict[str, Any], answer: Answer, model: str, language: str
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise Unfit("Gemini's answer is malformed: tags is not a list of texts")
     description = _line(fields["description"], MAX_DESCRIPTION)
-    alt_text = _cut(texts.plain(_line(fields["alt_text"], 2 * MAX_ALT_TEXT)), MAX_ALT_TEXT)
+    alt_text = _cut(texts.without_preamble(_line(fields["alt_text"], 2 * MAX_ALT_TEXT)), MAX_ALT_TEXT)
     caption = fields.get("caption")  # optional: the rest is used without it
     if not description or not alt_text:
         raise Unfit("Gemini's answer is malformed: description or alt_text is empty")

@@ -101,7 +101,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Provenance:
     """Whose the texts are: the model, the hash of what it was asked (empty: nothing), and when, ISO 8601."""
 
     texts: tuple[str, ...]
@@ -183,7 +183,7 @@ class Analysis:
     captions: Mapping[str, str] = field(default_factory=dict)  # each model's own, of those that answered
     safety: Verdict | None = None  # None where SAFETY=off
     named_language: str | None = None  # that the upload named; None: that of the settings was asked for
-    provenance: Mapping[str, Said] = field(default_factory=dict)  # by who: blip, gemini
+    provenance: Mapping[str, Provenance] = field(default_factory=dict)  # by who: blip, gemini
     describe_later: bool = False  # Gemini did not answer, and is asked again by the sweep
     usage: Usage | None = None
     memory: Mapping[str, float] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from typing import Any
 
 from dropcap.database.leases import ABANDONED, not_finished
 from dropcap.domain import texts
-from dropcap.domain.analysis import ENGLISH, Agreement, PictureFacts, Published, Said, Source
+from dropcap.domain.analysis import ENGLISH, Agreement, PictureFacts, Provenance, Published, Source
 from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
 
@@ -19,7 +19,7 @@ COLUMNS = """
 id, analyzed_at, caption, description, alt_text, own_caption, own_alt_text, edited_at, tags, picture_text,
 format, bytes, width, height, result
 """
-NOBODY = Said((), "", "", "", "")
+NOBODY = Provenance((), "", "", "", "")
 UPLOADS = f"""
 SELECT id, bucket, name, created_at, CASE WHEN {ABANDONED} THEN 'abandoned' ELSE state END, stage, stage_at,
        rss_mb, attempts, jsonb_array_length(deaths), reason_code, reason
@@ -55,7 +55,7 @@ class Card:
     memory: Mapping[str, float]
     timings: Mapping[str, float]
     sources: Mapping[str, Source]
-    provenance: Mapping[str, Said]  # empty in older results
+    provenance: Mapping[str, Provenance]  # empty in older results
     language: str
     agreement: Agreement | None
     receipt: Mapping[str, Any] | None = None
@@ -109,7 +109,8 @@ def card_of(*row: Any) -> Card:
     id, at, caption, description, alt_text, own_caption, own_alt_text, edited_at, tags, text = row[:10]
     format, bytes, width, height, result = row[10:]
     recorded = read(dict[str, Source], result.get("sources"))
-    sources, provenance = texts.sources(recorded), read(dict[str, Said], result.get("provenance"))
+    sources = texts.marked_sources(recorded)
+    provenance = read(dict[str, Provenance], result.get("provenance"))
     agreement = result.get("agreement")
     if sources is not recorded:  # a demonstration's, of an older revision, which used it as alt text
         agreement = None

@@ -227,6 +227,6 @@ def test_a_refusal_holds_an_instance_for_at_most_the_timeout_before_each_attempt
 
 def test_every_test_and_file_that_the_page_names_is_there() -> None:
     text = capacity.PAGE.read_text()
-    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     assert all(f"def {name}(" in tests for name in re.findall(r"`(test_\w+)`", text))
     assert all((capacity.PAGE.parent / path).exists() for path in re.findall(r"\]\(([^)]+)\)", text))

@@ -90,3 +90,14 @@ def test_make_torture_warns_and_gives_its_options_to_make_chaos() -> None:
     printed = made("--dry-run", "torture", "DEV=python", "TORTURE=--seed 7 --kills 50").stdout
     assert "echo \"make: torture is deprecated, use make chaos CHAOS='--seed 7 --kills 50'\" >&2" in printed
     assert printed.endswith("\npython -m tests.chaos --seed 7 --kills 50\n")
+
+
+def test_the_architecture_page_lists_the_layers_of_the_import_contract_in_their_order() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [layers] = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("## Layers")[2].partition("\n## ")[0]
+    rows = page.partition("|---|---|")[2]
+    at = {package: rows.find(f"`{package}`") for layer in layers for package in layer.split(" | ")}
+    assert min(at.values()) > 0
+    highest = [min(at[package] for package in layer.split(" | ")) for layer in layers]
+    assert highest == sorted(highest)

@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -32,6 +33,7 @@ from tests.support.models.checkpoints import pytorch  # noqa: F401  a fixture
 from tests.support.models.installing import downloads, old  # noqa: F401  fixtures
 from tests.support.schemas import outside, sound  # noqa: F401  fixtures
 
+MODULES = 50  # imported by one test: worth a look at all objects
 ROOM = 2**30  # bytes: a server of a test worker takes less than 200 MB
 # What the tests start: 0.3 s less each (sitecustomize.py), and nobody compiles what another has compiled.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(QUICK), os.environ.get("PYTHONPATH"))))
@@ -55,11 +57,17 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """What a test does to the environment ends with it."""
-    before = dict(os.environ)
+    """What a test does to the environment ends with it.
+
+    What it imported is exempt from later garbage collections, as above.
+    """
+    before, modules = dict(os.environ), len(sys.modules)
     yield
     os.environ.clear()
     os.environ.update(before)
+    if len(sys.modules) > modules + MODULES:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

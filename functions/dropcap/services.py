@@ -1,5 +1,6 @@
 """The parts that the functions share, made once an instance and only when first needed."""
 
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -67,6 +68,7 @@ class Services:
         from dropcap.captioning import blip
 
         if blip.unload():
+            gc.unfreeze()  # the captioner may have been loaded before the first release
             memory.release()
             logs.write("INFO", "BLIP made room for a picture", rss_mb=round(memory.rss_mb(), 1))
 

@@ -115,7 +115,8 @@ def mapped(file: Path, without: Parts = ()) -> Parts:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:  # not Linux
         return ()
-    spans = (line.split()[0].split("-") for line in lines if line.endswith(f" {file.resolve()}"))
+    name = f" {file.resolve()}"
+    spans = (line.split()[0].split("-") for line in lines if line.endswith(name))
     parts = ((int(first, 16), int(last, 16) - int(first, 16)) for first, last in spans)
     return tuple((a, n) for a, n in parts if all(a + n <= b or b + m <= a for b, m in without))
 

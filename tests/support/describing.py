@@ -1,6 +1,7 @@
 """A `Describer` of either package, and the stand-in for Gemini that it asks."""
 
 import io
+import os
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -23,8 +24,11 @@ def stand_in() -> Iterator[GeminiStandIn]:
 
 
 @pytest.fixture(params=SDKS)
-def settings(request: pytest.FixtureRequest, stand_in: GeminiStandIn) -> dict[str, Any]:
+def settings(
+    request: pytest.FixtureRequest, stand_in: GeminiStandIn, few_certificates: str
+) -> dict[str, Any]:
     """Settings for one of the packages, with a key that no other test uses."""
+    os.environ["SSL_CERT_FILE"] = few_certificates
     return {
         "gemini_sdk": request.param,
         "gemini_endpoint": stand_in.url,

@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Any
 
 from dropcap.database import daily_usage
-from dropcap.database.connection import Unreachable
-from dropcap.database.response_cache import Place
+from dropcap.database.connection import DatabaseUnavailable
+from dropcap.database.response_cache import CacheEntry
 from dropcap.describing.response import Unavailable
 from dropcap.domain.analysis import Description, Usage
 from dropcap.domain.answer import Tokens
@@ -32,7 +32,7 @@ class Brake:
     def __init__(self, services: Services, upload: uuid.UUID, sha256: str) -> None:
         self._services, self._settings = services, services.settings
         self._upload, self._sha256 = upload, sha256
-        self._reserved: daily_usage.Reserved | None = None
+        self._reserved: daily_usage.Reservation | None = None
         self._calls, self._tokens, self._micro_usd, self._reused = 0, Tokens(), 0, False
         self._spent: float | None = None  # of the day, by all, US$
 
@@ -48,10 +48,12 @@ class Brake:
         if settings.safety != "off":
             # A verdict holds only for the picture that Gemini saw, not for another size, frame or page.
             asked += f" {hashlib.sha256(jpeg).hexdigest()}"
-        place = Place(self._sha256, asked, settings.gemini_model)
+        entry = CacheEntry(self._sha256, asked, settings.gemini_model)
         wait_s = min(settings.gemini_timeout_s, (settings.lease_s - settings.gemini_s) / 2)
         try:
-            while known := place.take(services.database, self._upload, settings.gemini_s + SPARE_S, wait_s):
+            while known := entry.get_or_acquire(
+                services.database, self._upload, settings.gemini_s + SPARE_S, wait_s
+            ):
                 answer, at = known
                 self._reused = True
                 try:
@@ -60,7 +62,7 @@ class Brake:
                     if unfit.answer:
                         raise
                 self._reused = False
-                place.forget(services.database, at)  # an earlier release stored invalid answers
+                entry.delete(services.database, at)  # an earlier release stored invalid answers
         except TimeoutError as busy:
             raise Unavailable("another upload of the same bytes is being described") from busy
         kept, at = None, dt.datetime.now(dt.UTC)
@@ -72,14 +74,14 @@ class Brake:
             kept = unavailable.answer
             raise
         finally:
-            with suppress(Unreachable):  # the answer is paid for and at hand; the lease expires by itself
+            with suppress(DatabaseUnavailable):  # the answer is paid for; the lease expires by itself
                 if kept:
-                    place.keep(services.database, kept, at)
+                    entry.store(services.database, kept, at)
                 else:
-                    place.give_up(services.database)
+                    entry.release(services.database)
 
     def reserve(self) -> None:
-        """Take a request's place in the day. Raises OverBudget, and Unreachable: without it none is made."""
+        """Reserve a request in the day's budget. Raises OverBudget and DatabaseUnavailable."""
         if self._settings.brake:
             self._reserved = daily_usage.reserve(self._services.database, self._settings)
             if not self._reserved:
@@ -90,13 +92,13 @@ class Brake:
         """Count what it cost: where nobody knows, the most that it can have cost."""
         settings = self._settings
         used = tokens or Tokens()
-        most = daily_usage.most(settings)
+        most = daily_usage.highest_cost(settings)
         cost = most if tokens is None else round(settings.usd(*used) * 1e6)
         self._micro_usd += cost
         self._tokens = Tokens(self._tokens.input + used.input, self._tokens.output + used.output)
         if self._reserved and (cost != most or any(used)):
-            with suppress(Unreachable):  # what is reserved then stays spent
-                self._spent = daily_usage.settle(self._services.database, self._reserved, cost, *used)
+            with suppress(DatabaseUnavailable):  # what is reserved then stays spent
+                self._spent = daily_usage.record_usage(self._services.database, self._reserved, cost, *used)
 
     def usage(self, seconds: float) -> Usage:
         """What the picture cost, of which stages took so many seconds until now."""

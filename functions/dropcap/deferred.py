@@ -301,7 +301,7 @@ def _store(due: Due, known: Analysis, description: Description, usage: Usage, se
             DESCRIBED, id=due.id, until=due.until, tags=list(description.tags), result=changes, **columns
         )
         if rows and settings.brake:
-            daily_usage.tally(run, usage, pictures=0)
+            daily_usage.count_picture(run, usage, pictures=0)
         return rows == [[None]]
 
     return services.database.transaction(work)

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from dropcap import erasure, inference, logs, renditions
 from dropcap.budget import Brake
 from dropcap.database import leases, receipts
-from dropcap.database.connection import Unreachable
+from dropcap.database.connection import DatabaseUnavailable
 from dropcap.database.leases import Claim, Row
 from dropcap.describing import moderation
 from dropcap.domain import texts
@@ -29,7 +29,7 @@ from dropcap.settings import Settings
 one_at_a_time = threading.RLock()
 
 
-class Busy(Passing):
+class LeaseHeld(Passing):
     """Another delivery holds the lease: redeliver, in case that one is killed."""
 
 
@@ -38,9 +38,9 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
 
     `posted` are the bytes of an upload that is not in a bucket. A picture that is rejected is quarantined and
     recorded; one without a verdict on its safety is held. A posted picture raises Rejected instead, also if
-    an earlier request did not finish it and its bytes are missing now. Raises Busy while another delivery
-    holds the claim, and after another has taken it over. Nothing that the user deleted is restored. All other
-    errors are transient, including the database's: the claim is released, and the next delivery continues.
+    an earlier request did not finish it and its bytes are missing now. Raises LeaseHeld while another worker
+    holds the lease, and after another has acquired it. Nothing that the user deleted is restored. All other
+    errors are transient, including the database's: the lease is released, and the next delivery continues.
     """
     database, settings = services.database, services.settings
     watch = memory.Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
@@ -49,13 +49,13 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
             before = services.buckets.published(upload)  # first: what a later holder publishes is not in it
             claim = database.claim(upload)
         if claim.state == "busy":
-            raise Busy(f"Upload {upload.id} is being analyzed by another delivery.")
+            raise LeaseHeld(f"Upload {upload.id} is being analyzed by another delivery.")
         if claim.state == "done":
             return
         if claim.state == erasure.STATE:
             erasure.finish(upload, services)
             if posted is not None:  # a concurrent deletion may not be finished
-                raise Busy(f"Upload {upload.id} was being deleted.")
+                raise LeaseHeld(f"Upload {upload.id} was being deleted.")
             return
         if claim.state == moderation.HELD:
             return
@@ -64,12 +64,12 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
             watch.begins = lambda stage: _keep(claim, upload, services, stage)
             try:
                 decided = _decide(claim, upload, services, watch, posted, before)
-            except Busy:
+            except LeaseHeld:
                 erasure.withdraw(upload, services)
                 raise
             except BaseException as failed:
                 give_back = database.forget if isinstance(failed, Rejected) else database.release
-                with suppress(Unreachable):  # the lease then runs out by itself
+                with suppress(DatabaseUnavailable):  # the lease then runs out by itself
                     give_back(upload, claim.holder)
                 raise
         if decided:
@@ -78,17 +78,17 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
         if settings.events:
             watch.begins = lambda stage: None  # the upload is done, and nobody's claim
             with watch.stage("tell"):
-                services.teller.tell(upload)
+                services.dispatcher.dispatch(upload)
 
 
 def _keep(claim: Claim, upload: Upload, services: Services, stage: str) -> None:
-    """Renew the claim as a stage begins, so that a death in it is known. Raises Busy where it is lost."""
+    """Renew the lease as a stage begins, so that a crash in it is counted. Raises LeaseHeld if it is lost."""
     if not services.database.mark(upload, claim.holder, stage, memory.rss_mb()):
         raise _lost(upload)
 
 
-def _lost(upload: Upload) -> Busy:
-    return Busy(f"The claim on upload {upload.id} ran out and another delivery took it.")
+def _lost(upload: Upload) -> LeaseHeld:
+    return LeaseHeld(f"The claim on upload {upload.id} ran out and another delivery took it.")
 
 
 def _decide(

@@ -29,12 +29,12 @@ from contextlib import suppress
 from typing import Any
 
 from dropcap import erasure, logs
-from dropcap.database.connection import Unreachable
+from dropcap.database.connection import DatabaseUnavailable
 from dropcap.database.prune import prune
 from dropcap.describing import moderation
 from dropcap.domain.upload import Upload
 from dropcap.errors import Rejected
-from dropcap.pipeline import Busy, process
+from dropcap.pipeline import LeaseHeld, process
 from dropcap.services import Services
 from dropcap.storage.disposal import Undeletable
 from dropcap.storage.gcs import NotStored, expected
@@ -119,7 +119,7 @@ def _tell(services: Services) -> Mapping[str, int]:
     """Send events that are due, in a quarter of the time: first, as a picture may take the instance down."""
     if not services.settings.events:
         return {}
-    return services.teller.sweep(time.monotonic() + services.settings.sweep_s / 4)
+    return services.dispatcher.dispatch_due(time.monotonic() + services.settings.sweep_s / 4)
 
 
 def _unfinished(
@@ -166,7 +166,7 @@ def _finish(upload: Upload, services: Services, outcomes: Counter[str]) -> str:
     try:
         process(services.buckets.current(upload) if upload.in_bucket else upload, services)
         [[code]] = services.database.query(CODE, id=upload.id) or [[erasure.STATE]]
-    except Busy:
+    except LeaseHeld:
         return "left"
     except Rejected as ended:  # a posted picture, whose bytes are not kept
         logs.write("INFO", str(ended), upload=str(upload.id))
@@ -184,7 +184,7 @@ def _failed(upload: Upload, problem: Exception, services: Services) -> int:
     from google.api_core.exceptions import Forbidden
 
     tries = 1
-    with suppress(Unreachable):  # the next sweep tries it again
+    with suppress(DatabaseUnavailable):  # the next sweep tries it again
         [[tries]] = services.database.query(FAILED, id=upload.id) or [[1]]
     why = expected(problem)
     facts = {"upload": str(upload.id), "name": upload.name, "tries": tries}

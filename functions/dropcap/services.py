@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from dropcap import logs
-from dropcap.database.connection import Unreachable
+from dropcap.database.connection import DatabaseUnavailable
 from dropcap.database.repository import Database
 from dropcap.errors import SchemaError, SettingsError
 from dropcap.runtime import memory
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # each is imported by the function that needs it: get_progres
     from dropcap.captioning.blip import Captioner
     from dropcap.describing.gemini import Describer
     from dropcap.http.id_tokens import Tokens
-    from dropcap.outbox.dispatcher import Teller
+    from dropcap.outbox.dispatcher import Dispatcher
     from dropcap.storage.buckets import Buckets
 
 
@@ -52,10 +52,10 @@ class Services:
         return Describer(self.settings)
 
     @cached_property
-    def teller(self) -> "Teller":
-        from dropcap.outbox.dispatcher import Teller
+    def dispatcher(self) -> "Dispatcher":
+        from dropcap.outbox.dispatcher import Dispatcher
 
-        return Teller(self.settings, self.database)
+        return Dispatcher(self.settings, self.database)
 
     @property
     def captioner(self) -> "Captioner":
@@ -90,7 +90,7 @@ def start() -> Services:
     except (SettingsError, SchemaError) as wrong:
         logs.write("CRITICAL", str(wrong), error=type(wrong).__name__)
         sys.exit(1)
-    except Unreachable as passing:
+    except DatabaseUnavailable as passing:
         logs.write("WARNING", f"{passing} The first request checks the schema.")
     if os.environ.get("FUNCTION_TARGET") in CAPTION:
         _warn_of_demonstration(settings)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pg8000.native import DatabaseError, InterfaceError
 
-from dropcap.database.repository import connect_inside
+from dropcap.database.repository import connect_to_schema
 from dropcap.domain.analysis import Analysis
 from dropcap.domain.records import read
 from dropcap.settings import SCHEMA
@@ -73,7 +73,7 @@ class Results:
 
     def _run(self, sql: str, **values: Any) -> list[list[Any]]:
         try:
-            with closing(connect_inside(self._url, self._schema)) as connection:
+            with closing(connect_to_schema(self._url, self._schema)) as connection:
                 rows: list[list[Any]] | None = connection.run(sql, **values)
                 return rows or []
         except (InterfaceError, DatabaseError, OSError) as failed:

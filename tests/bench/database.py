@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dropcap.database import progress
-from dropcap.database.repository import Database, connect_inside
+from dropcap.database.repository import Database, connect_to_schema
 from dropcap.database.schema import repair
 from dropcap.settings import SCHEMA, Settings
 from infra.local import StackError
@@ -51,7 +51,7 @@ def measure(asked: argparse.Namespace, console: Console, folder: Path) -> Report
     options = tuple(word for value in LOADING for word in ("-c", value))
     with Postgres(folder, options=options) as server, _bar(console) as bar:
         url = server.database("bench")
-        with closing(connect_inside(url, timeout_s=3600)) as connection:
+        with closing(connect_to_schema(url, timeout_s=3600)) as connection:
             repair.check(connection, SCHEMA)
             task = bar.add_task("loading", total=2 * asked.analyses + asked.gallery)
             for number in rows.load(connection, asked.analyses, report["result_bytes"]):
@@ -63,7 +63,7 @@ def measure(asked: argparse.Namespace, console: Console, folder: Path) -> Report
                 connection.run("CHECKPOINT")
     with Postgres(folder) as server:  # with what PostgreSQL comes with
         url = server.database("bench")
-        with closing(connect_inside(url, timeout_s=3600)) as connection:
+        with closing(connect_to_schema(url, timeout_s=3600)) as connection:
             with console.status("A cold start adds what was left out while loading ..."):
                 repair.check(connection, SCHEMA)
             connection.run("DROP INDEX analyses_user_id_analyzed_at_idx")

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from dropcap.database.repository import connect_inside
+from dropcap.database.repository import connect_to_schema
 from dropcap.settings import Settings
 from infra.local.events import cloud_event, post
 from infra.local.ports import free_port
@@ -70,7 +70,7 @@ def database() -> dict[str, float]:
 def _used(around: Surroundings) -> dict[str, float]:
     """Return PostgreSQL's totals so far."""
     time.sleep(1.0)  # until the statistics have what has just ended
-    with closing(connect_inside(around.database_url)) as connection:
+    with closing(connect_to_schema(around.database_url)) as connection:
         [[commits, held_s]] = connection.run(STATISTICS) or []
     server = psutil.Process(int((around.postgres.data / "postmaster.pid").read_text().split()[0]))
     cpu_s = 0.0

@@ -16,7 +16,7 @@ from pg8000.native import Connection, DatabaseError
 from dropcap import logs
 from dropcap.database import search
 from dropcap.database.progress import stats
-from dropcap.database.repository import Database, connect, connect_inside
+from dropcap.database.repository import Database, connect, connect_to_schema
 from dropcap.database.schema.legacy import INSTANTS, NAMES
 from dropcap.database.schema.tables import ACHIEVEMENTS, TABLES
 from dropcap.domain.upload import Upload
@@ -165,7 +165,7 @@ def _work(url: str) -> list[str]:
 
 def _damage(url: str, chance: random.Random) -> None:
     """Damage our own tables, so that derived ones are emptied and rebuilt."""
-    with closing(connect_inside(url)) as inside:
+    with closing(connect_to_schema(url)) as inside:
         for name in chance.sample([table.name for table in TABLES if table.derived], 2):
             inside.run(f"DROP TABLE {name}")
         inside.run("ALTER TABLE analyses DROP COLUMN counted")

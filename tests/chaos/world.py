@@ -20,7 +20,7 @@ import psutil
 from pg8000.native import Connection
 from PIL import Image
 
-from dropcap.database.repository import connect_inside
+from dropcap.database.repository import connect_to_schema
 from dropcap.describing import moderation
 from dropcap.domain.upload import Upload, from_event
 from dropcap.settings import Settings
@@ -139,7 +139,7 @@ class World(Surroundings):
     @contextmanager
     def connected(self) -> Iterator[Connection]:
         """A connection of our own to the database."""
-        connection = connect_inside(self.database_url)
+        connection = connect_to_schema(self.database_url)
         try:
             yield connection
         finally:

@@ -25,7 +25,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 from rich.console import Console
 
-from dropcap.database.repository import Database, connect_inside
+from dropcap.database.repository import Database, connect_to_schema
 from dropcap.domain.analysis import Source
 from dropcap.domain.upload import Upload
 from dropcap.errors import SettingsError
@@ -366,7 +366,7 @@ def test_any_program_can_be_pointed_at_the_stack_by_its_file(stack: Stack, pictu
         [sys.executable, "-W", "ignore", "-c", script], env=given, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["dropcap-pictures", "dropcap-quarantine", "dropcap-uploads"]
-    connection = connect_inside(given["DATABASE_URL"])
+    connection = connect_to_schema(given["DATABASE_URL"])
     try:
         assert connection.run("SELECT count(*) FROM uploads") is not None
     finally:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pg8000.native import literal
 
-from dropcap.database.connection import LOGIN_SCOPE, Unreachable, connect
+from dropcap.database.connection import LOGIN_SCOPE, DatabaseUnavailable, connect
 from dropcap.database.repository import Database
 from dropcap.errors import SettingsError
 from dropcap.settings import Settings
@@ -101,11 +101,11 @@ def member(postgres: Postgres) -> Iterator[None]:
 
 
 WHO = """
-from dropcap.database.repository import Database, Unreachable
+from dropcap.database.repository import Database, DatabaseUnavailable
 from dropcap.settings import Settings
 try:
     print(*Database(Settings.read()).query("SELECT session_user, current_user")[0])
-except Unreachable as refused:
+except DatabaseUnavailable as refused:
     print(refused)
 """
 
@@ -178,7 +178,7 @@ def test_an_address_that_cant_work_is_a_setting_to_change_and_stays_secret(url: 
 
 
 def test_an_unreachable_database_does_not_tell_its_password() -> None:
-    with pytest.raises(Unreachable) as refused:
+    with pytest.raises(DatabaseUnavailable) as refused:
         Database(Settings(database_url="postgresql://user:secret@127.0.0.1:1/name")).prepare()
     assert "secret" not in str(refused.value)
 
@@ -265,11 +265,11 @@ def test_a_certificate_that_is_not_trusted_or_not_theirs_ends_the_connection(
     with tls_front(postgres.port, pem) as port:
         url = database_url.replace(f"127.0.0.1:{postgres.port}", f"{ELSEWHERE}:{port}")
         url += f"?sslrootcert={pem}" if trusted else ""
-        with pytest.raises(Unreachable, match="SSLCertVerificationError"):
+        with pytest.raises(DatabaseUnavailable, match="SSLCertVerificationError"):
             Database(Settings(database_url=url)).prepare()
 
 
 def test_another_host_without_tls_is_not_used(postgres: Postgres, database_url: str) -> None:
     url = database_url.replace("127.0.0.1", ELSEWHERE)
-    with pytest.raises(Unreachable, match="Server refuses SSL"):
+    with pytest.raises(DatabaseUnavailable, match="Server refuses SSL"):
         Database(Settings(database_url=url)).prepare()

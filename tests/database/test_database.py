@@ -16,7 +16,7 @@ import pytest
 
 from dropcap.database import connection
 from dropcap.database.progress import stats
-from dropcap.database.repository import Claim, Database, Unreachable, connect_inside
+from dropcap.database.repository import Claim, Database, DatabaseUnavailable, connect_to_schema
 from dropcap.database.schema import repair
 from dropcap.database.schema.ownership import mark
 from dropcap.domain.analysis import Analysis, PictureFacts, Source
@@ -274,7 +274,7 @@ def test_a_result_recorded_twice_is_there_once(database: Database) -> None:
 def test_a_result_that_cant_be_stored_leaves_no_trace(database: Database) -> None:
     claim = database.claim(upload())
     impossible = analysis(upload(), picture=PictureFacts("PNG", 12, -1, 4, "pillow"))
-    with pytest.raises(Unreachable, match="analyses_picture"):
+    with pytest.raises(DatabaseUnavailable, match="analyses_picture"):
         database.record(impossible, upload(), claim.holder)
     assert database.query("SELECT state FROM uploads") == [["claimed"]]
     assert database.query("SELECT count(*) FROM achievements") == [[0]]
@@ -341,7 +341,7 @@ def test_an_instance_that_runs_while_the_schema_breaks_goes_on(
     database: Database, database_url: str, damage: str
 ) -> None:
     assert record(database, upload("ana/before.png"))
-    with closing(connect_inside(database_url)) as outside:
+    with closing(connect_to_schema(database_url)) as outside:
         outside.run(damage)
     assert stats(database, "ana")["pictures_analyzed"] == 1
     assert record(database, upload("ana/after.png"))
@@ -349,7 +349,7 @@ def test_an_instance_that_runs_while_the_schema_breaks_goes_on(
 
 
 def test_code_from_before_a_later_schema_still_works(database_url: str) -> None:
-    with closing(connect_inside(database_url)) as outside:
+    with closing(connect_to_schema(database_url)) as outside:
         outside.run("ALTER TABLE uploads ADD sha256 text, ADD priority integer NOT NULL DEFAULT 0")
         outside.run(
             "ALTER TABLE analyses ADD agreement real; CREATE TABLE albums (id uuid REFERENCES uploads)"
@@ -362,7 +362,7 @@ def test_code_from_before_a_later_schema_still_works(database_url: str) -> None:
 
 def test_a_connection_that_died_is_replaced(database: Database, database_url: str) -> None:
     [[process]] = database.query("SELECT pg_backend_pid()")
-    with closing(connect_inside(database_url)) as outside:
+    with closing(connect_to_schema(database_url)) as outside:
         outside.run("SELECT pg_terminate_backend(:process, 5000)", process=process)
     assert record(database, upload())
 
@@ -374,7 +374,7 @@ def test_a_restarted_server_is_found_again_and_a_stopped_one_is_a_passing_fault(
     ):
         claim = database.claim(upload())
         server.close()
-        with pytest.raises(Unreachable, match="does not answer"):
+        with pytest.raises(DatabaseUnavailable, match="does not answer"):
             database.record(analysis(upload()), upload(), claim.holder)
         server.start()
         assert database.record(analysis(upload()), upload(), claim.holder)
@@ -385,7 +385,7 @@ def test_a_restarted_server_is_found_again_and_a_stopped_one_is_a_passing_fault(
 
 def test_a_failed_check_of_the_schema_is_not_remembered(empty_database: str) -> None:
     with (
-        closing(connect_inside(empty_database)) as outside,
+        closing(connect_to_schema(empty_database)) as outside,
         closing(Database(Settings(database_url=empty_database))) as database,
     ):
         outside.run(f"CREATE SCHEMA {SCHEMA}; {mark(SCHEMA)}; CREATE VIEW {SCHEMA}.uploads AS SELECT 1")
@@ -401,7 +401,7 @@ def test_a_cold_start_waits_for_another_that_repairs_longer_than_for_any_answer(
 ) -> None:
     monkeypatch.setattr(connection, "NETWORK_S", 0.2)
     starting = Database(Settings(database_url=database_url, database_timeout_s=0.2))
-    with closing(connect_inside(database_url)) as outside, ThreadPoolExecutor(1) as pool:
+    with closing(connect_to_schema(database_url)) as outside, ThreadPoolExecutor(1) as pool:
         outside.run("ALTER TABLE uploads ALTER size DROP DEFAULT")
         outside.run(f"BEGIN; SELECT pg_advisory_xact_lock({repair.LOCK})")
         started = pool.submit(starting.prepare)
@@ -413,10 +413,10 @@ def test_a_cold_start_waits_for_another_that_repairs_longer_than_for_any_answer(
 
 def test_a_wait_is_bounded_by_the_setting(database_url: str) -> None:
     settings = Settings(database_url=database_url, database_timeout_s=0.2)
-    with closing(Database(settings)) as database, closing(connect_inside(database_url)) as outside:
+    with closing(Database(settings)) as database, closing(connect_to_schema(database_url)) as outside:
         database.query("SELECT 1")
         outside.run("BEGIN; LOCK TABLE uploads")
-        with pytest.raises(Unreachable, match="57014"):
+        with pytest.raises(DatabaseUnavailable, match="57014"):
             database.claim(upload())
         outside.run("ROLLBACK")
         assert database.claim(upload()).state == "claimed"

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from dropcap import database_url
-from dropcap.database.connection import Unreachable, connect
+from dropcap.database.connection import DatabaseUnavailable, connect
 from dropcap.database.repository import Database
 from dropcap.errors import SettingsError
 from dropcap.settings import Settings
@@ -199,7 +199,7 @@ def test_another_host_in_an_option_is_the_one_that_is_asked(database_url: str, p
     away = database_url.replace("127.0.0.1", "db.invalid")
     with closing(connect(f"{away}?host=127.0.0.1")) as connection:
         assert connection.run("SELECT 1") == [[1]]
-    with pytest.raises(Unreachable, match="PostgreSQL does not answer"):
+    with pytest.raises(DatabaseUnavailable, match="PostgreSQL does not answer"):
         Database(Settings(database_url=f"{database_url}?host={ELSEWHERE}")).prepare()
 
 
@@ -218,7 +218,7 @@ def test_client_certificates_and_passwords_of_keys_are_used(
         url = (
             database_url.replace(f"127.0.0.1:{postgres.port}", f"{ELSEWHERE}:{port}") + f"?sslrootcert={pem}"
         )
-        with pytest.raises(Unreachable):
+        with pytest.raises(DatabaseUnavailable):
             Database(Settings(database_url=url)).prepare()
         with closing(Database(Settings(database_url=f"{url}&sslcert={pem}&sslkey={pem}"))) as database:
             assert database.query("SELECT 1") == [[1]]
@@ -234,7 +234,7 @@ def test_a_required_channel_binding_that_is_not_offered_ends_the_connection(
         )
         with closing(Database(Settings(database_url=url))) as database:
             assert database.query("SELECT 1") == [[1]]
-        with pytest.raises(Unreachable, match="channel binding"):
+        with pytest.raises(DatabaseUnavailable, match="channel binding"):
             Database(Settings(database_url=f"{url}&channel_binding=require")).prepare()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dropcap.database.leases import Run
-from dropcap.database.repository import Database, Unreachable, connect, connect_inside
+from dropcap.database.repository import Database, DatabaseUnavailable, connect, connect_to_schema
 from dropcap.database.schema import repair
 from dropcap.errors import Rejected, SettingsError
 from dropcap.settings import Settings
@@ -56,7 +56,7 @@ def test_two_slow_requests_of_the_gallery_run_side_by_side(start: Start, databas
     """Both stand before a table that is locked; with one connection, the second would wait for the first."""
     app = start()
     app.gallery.get("/gallery/?user=ana")
-    with closing(connect_inside(database_url)) as outside, ThreadPoolExecutor(2) as pool:
+    with closing(connect_to_schema(database_url)) as outside, ThreadPoolExecutor(2) as pool:
         outside.run("BEGIN; LOCK TABLE analyses")
         answers = [pool.submit(app.gallery.get, "/gallery/progress?user=ana") for _ in range(2)]
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'analyses'::regclass"
@@ -118,7 +118,7 @@ def test_a_refusal_inside_a_transaction_keeps_the_connection_and_changes_nothing
 def test_what_postgresql_refuses_keeps_the_connection(database: Database) -> None:
     before = database.query(PID)
     for wrong, values in (("SELECT 1 / 0", {}), ("SELECT CAST(:x AS int)", {"x": "x"}), ("SELEC", {})):
-        with pytest.raises(Unreachable, match="PostgreSQL refused"):
+        with pytest.raises(DatabaseUnavailable, match="PostgreSQL refused"):
             database.query(wrong, **values)
     assert database.query(PID) == before
 
@@ -164,7 +164,7 @@ def test_who_waits_too_long_for_a_connection_is_told_so(database_url: str) -> No
         other = pool.submit(database.transaction, work)
         taken.wait(20)
         began = time.monotonic()
-        with pytest.raises(Unreachable, match=r"No connection to PostgreSQL was free for 0\.3 s"):
+        with pytest.raises(DatabaseUnavailable, match=r"No connection to PostgreSQL was free for 0\.3 s"):
             database.query("SELECT 1")
         assert time.monotonic() - began < 10
         over.set()

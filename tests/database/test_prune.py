@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dropcap.database import prune
-from dropcap.database.repository import Database, connect_inside
+from dropcap.database.repository import Database, connect_to_schema
 from dropcap.settings import Settings
 from infra.cloud import CloudError
 from infra.cloud.config import Config
@@ -223,7 +223,7 @@ def test_each_rule_finds_its_rows_by_an_index(database: Database) -> None:
         "INSERT INTO spending (day) SELECT current_date - n FROM generate_series(1, 300) AS n RETURNING 1"
     )
     given = {"most": prune.BATCH, **prune.days(Settings())}
-    with closing(connect_inside(database.settings.database_url)) as outside:
+    with closing(connect_to_schema(database.settings.database_url)) as outside:
         outside.run("ANALYZE")
 
     def work(run: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dropcap.database import progress, rollup
-from dropcap.database.repository import Database, Unreachable, connect_inside
+from dropcap.database.repository import Database, DatabaseUnavailable, connect_to_schema
 from dropcap.gallery import edits
 from dropcap.settings import Settings
 from tests.database.test_database import RACERS, race, record, upload
@@ -269,7 +269,7 @@ def test_counting_that_takes_too_long_says_so_and_the_next_look_goes_on(
         clock = count(step=1000)
         slow.setattr("dropcap.database.repository.time", SimpleNamespace(monotonic=lambda: next(clock)))
         for counted in (10, 20):
-            with pytest.raises(Unreachable, match="still being counted"):
+            with pytest.raises(DatabaseUnavailable, match="still being counted"):
                 progress.stats(database, "ana")
             assert totals(database) == [["ana", counted]]
     assert progress.stats(database, "ana")["pictures_analyzed"] == 35
@@ -295,7 +295,7 @@ def test_a_row_that_another_revision_is_just_recording_is_not_missed(
     database: Database, database_url: str
 ) -> None:
     add(database, "ana", 0)
-    with closing(connect_inside(database_url)) as outside:
+    with closing(connect_to_schema(database_url)) as outside:
         outside.run("BEGIN")
         outside.run(
             "INSERT INTO analyses (id, user_id, analyzed_at, result) "
@@ -323,7 +323,7 @@ def test_deleting_writes_and_reads_no_more_where_there_are_more_pictures(databas
         "INSERT INTO analyses (id, user_id, analyzed_at, result) SELECT gen_random_uuid(), "
         "'u' || n, now(), '{}' FROM generate_series(1, 2000) AS n RETURNING 1"
     )
-    with closing(connect_inside(database.settings.database_url)) as outside:
+    with closing(connect_to_schema(database.settings.database_url)) as outside:
         outside.run("VACUUM ANALYZE")
     touched = {
         user: [work_of_deleting(database, user, nth) for nth in (0, 50, 100)] for user in ("few", "many")

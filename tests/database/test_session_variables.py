@@ -16,7 +16,7 @@ from dropcap.database import search
 from dropcap.database.connection import connect
 from dropcap.database.leases import Row
 from dropcap.database.repository import Database
-from dropcap.database.response_cache import Place
+from dropcap.database.response_cache import CacheEntry
 from dropcap.domain.answer import Answer, Tokens
 from dropcap.errors import SchemaError
 from dropcap.gallery import wall
@@ -153,10 +153,10 @@ def asked(app: App) -> dict[str, Any]:
     found["unfinished"] = database.query(reconcile.UNFINISHED, bucket="uploads", rows=10)
     ids = [str(row[0]) for row in database.query("SELECT id FROM uploads ORDER BY id")]
     found["known"] = sorted(database.query(reconcile.KNOWN, ids=ids))
-    place = Place("ab" * 32, "prompt", "model", "asker")
-    assert place.take(database, uuid.UUID(int=1), 10, 0) is None
-    place.keep(database, Answer("Ärger", "STOP", "", "1", tokens=Tokens(1, 2)), START)
-    found["answer"] = place.take(database, uuid.UUID(int=1), 10, 0)
+    entry = CacheEntry("ab" * 32, "prompt", "model", "asker")
+    assert entry.get_or_acquire(database, uuid.UUID(int=1), 10, 0) is None
+    entry.store(database, Answer("Ärger", "STOP", "", "1", tokens=Tokens(1, 2)), START)
+    found["answer"] = entry.get_or_acquire(database, uuid.UUID(int=1), 10, 0)
     chosen = {"user": "", "since": START, "all": True, "model": "", "prompt": "", "language": ""}
     found["redescribe"] = database.query(redescribe.COUNT, after=uuid.UUID(int=0), batch=10, **chosen)
     found["swept"] = app.sweep()

@@ -92,16 +92,16 @@ def test_money_is_put_aside_before_a_request_and_what_is_not_used_of_it_comes_ba
     database_url: str, gemini_url: str
 ) -> None:
     with instances(8, **usual(database_url, gemini_url, daily_money=0.1)) as services:
-        most = daily_usage.most(services[0].settings)
+        most = daily_usage.highest_cost(services[0].settings)
         assert 4 * most < 100_000 < 5 * most
 
-        def reserve(each: Services) -> daily_usage.Reserved | None:
+        def reserve(each: Services) -> daily_usage.Reservation | None:
             return daily_usage.reserve(each.database, each.settings)
 
         with ThreadPoolExecutor(8) as pool:
             reserved = [each for each in pool.map(reserve, services) if each]
         assert len(reserved) == 4
-        daily_usage.settle(services[0].database, reserved[0], 228, 260, 60)
+        daily_usage.record_usage(services[0].database, reserved[0], 228, 260, 60)
         assert [reserve(each) is None for each in services[:2]] == [False, True]
         assert services[0].database.query("SELECT micro_usd, input_tokens, output_tokens FROM spending") == [
             [228 + 4 * most, 260, 60]
@@ -127,7 +127,7 @@ def test_a_request_of_which_nobody_knows_what_it_cost_counts_as_the_dearest(
             brake = Brake(services, uuid.uuid4(), "")
             with pytest.raises(Unavailable):
                 brake.describe(jpeg(), "en")
-            most = daily_usage.most(services.settings)
+            most = daily_usage.highest_cost(services.settings)
             assert brake.usage(0).usd == (most / 1e6 if spent else 0)
             kept += most if spent else 0
             assert services.database.query("SELECT micro_usd FROM spending") == [[kept]]

@@ -160,7 +160,7 @@ def test_it_is_kept_nowhere_and_the_picture_is_described_when_gemini_answers(
     [[calls, micro_usd, tokens]] = rows("SELECT calls, micro_usd, input_tokens FROM spending")
     cost = (2 * 258 * 0.3, 2 * 500)
     if model == "fault-ok-error":  # nobody knows
-        cost = (2 * daily_usage.most(app.services.settings),) * 2
+        cost = (2 * daily_usage.highest_cost(app.services.settings),) * 2
     assert calls == 2
     assert cost[0] <= micro_usd <= cost[1]
     assert tokens == (0 if model == "fault-ok-error" else 2 * 258)

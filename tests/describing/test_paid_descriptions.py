@@ -9,7 +9,7 @@ import pytest
 from dropcap import deferred
 from dropcap.database import search
 from dropcap.database.repository import Database
-from dropcap.database.response_cache import Place
+from dropcap.database.response_cache import CacheEntry
 from dropcap.describing.gemini import Describer
 from dropcap.domain.analysis import Published
 from dropcap.domain.answer import Answer
@@ -45,7 +45,7 @@ def key_of(app: App) -> str:
 STEPS: list[tuple[Any, str, int]] = [
     (Buckets, "read_published", 1),
     (Describer, "ask", 1),
-    (Place, "keep", 2),
+    (CacheEntry, "store", 2),
     (deferred, "_store", 1),
     (search, "forget", 1),
 ]
@@ -135,18 +135,18 @@ def test_an_answer_is_kept_also_where_its_lease_ran_out_but_not_beside_another_o
     database: Database,
 ) -> None:
     at = dt.datetime(2026, 11, 30, tzinfo=dt.UTC)
-    late, other = (Place("sha", "prompt", "model") for _ in range(2))
+    late, other = (CacheEntry("sha", "prompt", "model") for _ in range(2))
     answers = [Answer(text, "STOP", "", "v") for text in ("late", "other")]
-    assert late.take(database, uuid.uuid4(), 0, 0) is None
-    assert other.take(database, uuid.uuid4(), 60, 0) is None
-    late.keep(database, answers[0], at)
-    other.keep(database, answers[1], at)
-    other.give_up(database)
-    known = late.take(database, uuid.uuid4(), 60, 0)
+    assert late.get_or_acquire(database, uuid.uuid4(), 0, 0) is None
+    assert other.get_or_acquire(database, uuid.uuid4(), 60, 0) is None
+    late.store(database, answers[0], at)
+    other.store(database, answers[1], at)
+    other.release(database)
+    known = late.get_or_acquire(database, uuid.uuid4(), 60, 0)
     assert known
     assert known[0].text == "late"
-    late.forget(database, at)
-    late.keep(database, answers[0], at)  # whoever deleted the picture took it along
+    late.delete(database, at)
+    late.store(database, answers[0], at)  # whoever deleted the picture took it along
     assert database.query("SELECT count(*) FROM answers") == [[0]]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from dropcap.database.connection import Unreachable, connect_inside
+from dropcap.database.connection import DatabaseUnavailable, connect_to_schema
 from dropcap.gallery.archive import Archive
 from tests.support.app import App, Start, rows, small_png
 
@@ -167,9 +167,9 @@ def test_a_failure_on_the_way_breaks_the_download(start: Start, database_url: st
     record(PAGES, **(published(app, bytes(1000)) if kind == "zip" else {}))
     parts = export(app, kind, buffered=False).iter_encoded()
     next(parts)
-    with closing(connect_inside(database_url)) as other:
+    with closing(connect_to_schema(database_url)) as other:
         other.run("BEGIN; LOCK TABLE analyses IN ACCESS EXCLUSIVE MODE")
-        with pytest.raises(Unreachable):
+        with pytest.raises(DatabaseUnavailable):
             list(parts)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dropcap.database import search
-from dropcap.database.repository import Database, connect_inside
+from dropcap.database.repository import Database, connect_to_schema
 from dropcap.database.schema.tables import TABLES
 from dropcap.gallery import wall
 from dropcap.gallery.wall import Filters
@@ -255,7 +255,7 @@ def test_a_user_whose_words_were_lost_is_indexed_anew(
     ids = [add(database, f"an apple {name}", day=-day) for day, name in enumerate(("pie", "tree", "cake"))]
     assert found(database, "apple") == ids
     before = vocabulary(database)
-    with closing(connect_inside(database_url)) as outside:
+    with closing(connect_to_schema(database_url)) as outside:
         outside.run(lost)
     monkeypatch.setattr(search, "BATCH", 2)
     assert found(database, "apple") == ids

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from dropcap.database.repository import connect_inside
+from dropcap.database.repository import connect_to_schema
 from dropcap.settings import Settings
 from infra.local.surroundings import Surroundings
 from tests.memory.uploads import Sample
@@ -40,12 +40,12 @@ class Outside(Surroundings):
 
     def let_leases_run_out(self) -> None:
         """What a killed instance held is free again, as it would be in a while."""
-        with closing(connect_inside(self.database_url)) as connection:
+        with closing(connect_to_schema(self.database_url)) as connection:
             connection.run("UPDATE uploads SET lease_until = now()")
 
     def fate(self, sample: Sample) -> Fate:
         """What became of an upload, by the database's word and by what lies in the buckets."""
-        with closing(connect_inside(self.database_url)) as connection:
+        with closing(connect_to_schema(self.database_url)) as connection:
             rows = connection.run(ROWS, name=sample.name) or []
         if [row[1] for row in rows] != ["done"]:
             return Fate("lost", why=f"in the database it is {[row[1] for row in rows] or 'unknown'}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from dropcap.database.repository import connect_inside
+from dropcap.database.repository import connect_to_schema
 from dropcap.domain.upload import Upload, posted
 from dropcap.storage.buckets import Buckets
 from infra.local.ports import free_port
@@ -233,7 +233,7 @@ def test_a_database_that_is_busy_as_a_stage_begins_is_a_passing_fault(
 ) -> None:
     app = start(DATABASE_TIMEOUT_S="0.2")
     upload, read = app.upload("ana/a.png", small_png()), Buckets.read
-    with closing(connect_inside(os.environ["DATABASE_URL"])) as other:
+    with closing(connect_to_schema(os.environ["DATABASE_URL"])) as other:
 
         def read_meanwhile(buckets: Buckets, of: Upload) -> bytes:
             other.run("BEGIN; LOCK TABLE uploads")

@@ -97,7 +97,7 @@ def test_an_outage_is_one_line_of_the_log_without_a_stack_trace(
         assert app.deliver(upload) == HTTPStatus.INTERNAL_SERVER_ERROR
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     [error] = [line for line in lines if line["severity"] == "ERROR"]
-    assert (error["message"], error["error"]) == ("request failed", "Unreachable")
+    assert (error["message"], error["error"]) == ("request failed", "DatabaseUnavailable")
     assert error["upload"] == str(upload.id)
     assert "PostgreSQL does not answer" in error["problem"]
     assert not any("stack_trace" in line for line in lines)

@@ -1,4 +1,4 @@
-"""A consumer is told of every outcome: once as far as it can tell, whoever dies or is away."""
+"""Every outcome is delivered to the consumer, effectively once, despite crashes and outages."""
 
 import base64
 import datetime as dt
@@ -22,14 +22,14 @@ import requests
 from cloudevents.http import from_http
 from google.auth.exceptions import DefaultCredentialsError
 
-from dropcap.database.connection import Unreachable
+from dropcap.database.connection import DatabaseUnavailable
 from dropcap.database.prune import prune
 from dropcap.database.repository import Database
 from dropcap.domain.outcome import Outcome
 from dropcap.errors import Rejected
-from dropcap.outbox.dispatcher import Teller
+from dropcap.outbox.dispatcher import Dispatcher
 from dropcap.outbox.event import Event
-from dropcap.outbox.publishers import Unsent, Webhook, signed
+from dropcap.outbox.publishers import PublishError, Webhook, signed
 from dropcap.pipeline import rows_of
 from dropcap.settings import Settings
 from infra.local.process import START_S, Process
@@ -215,7 +215,7 @@ def test_there_is_no_outcome_without_its_event_and_no_event_without_its_outcome(
     good = analysis(of)
     impossible = replace(good, picture=replace(good.picture, width=-1))
     written = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM receipts)"
-    with pytest.raises(Unreachable):
+    with pytest.raises(DatabaseUnavailable):
         database.record(impossible, of, claim.holder, rows_of(Outcome(of, impossible), claim.holder, chosen))
     assert not database.record(good, of, "another", rows_of(Outcome(of, good), "another", chosen))
     assert rows(written) == [[0, 0]]
@@ -273,7 +273,7 @@ def test_two_who_send_at_once_send_each_event_once(database_url: str, settings: 
 
         def send(_: int) -> int:
             with closing(Database(chosen)) as own:
-                return Teller(chosen, own).sweep(time.monotonic() + 30)["told"]
+                return Dispatcher(chosen, own).dispatch_due(time.monotonic() + 30)["told"]
 
         with ThreadPoolExecutor(2) as pool:
             assert sum(pool.map(send, range(2))) == 12
@@ -304,31 +304,35 @@ def test_what_nobody_took_comes_again_later_and_later_and_is_given_up_in_the_end
     with Listener(status, wait_s) as listener:
         timeout_s = 0.5 if wait_s else 10
         chosen = replace(settings, events=f"http://{listener.host}/a", events_timeout_s=timeout_s)
-        teller = Teller(chosen, database)
+        dispatcher = Dispatcher(chosen, database)
         reject(database, settings)
-        assert teller.sweep(time.monotonic() + 5) == {"told": 0, "untold": 1}
+        assert dispatcher.dispatch_due(time.monotonic() + 5) == {"told": 0, "untold": 1}
         assert 50 < later()[0] < 95
-        assert teller.sweep(time.monotonic() + 5) == {"told": 0, "untold": 0}  # it is not due
+        assert dispatcher.dispatch_due(time.monotonic() + 5) == {"told": 0, "untold": 0}  # it is not due
         rows("UPDATE events SET next_at = now(), attempts = 5")
-        teller.sweep(time.monotonic() + 5)
+        dispatcher.dispatch_due(time.monotonic() + 5)
         assert 60 * 2**5 - 10 < later()[0] < 60 * 2**5 * 1.5 + 5
         rows("UPDATE events SET next_at = now(), at = now() - interval '8 days'")
-        teller.sweep(time.monotonic() + 5)
+        dispatcher.dispatch_due(time.monotonic() + 5)
         assert later() == [None, 7, None]
     assert {told.path for told in listener.told} == {"/a"}  # nowhere else
     logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     said = [(each["severity"], each["message"]) for each in logged if "problem" in each]
-    assert said == [("WARNING", "not told"), ("WARNING", "not told"), ("ERROR", "given up telling")]
+    assert said == [
+        ("WARNING", "event not delivered"),
+        ("WARNING", "event not delivered"),
+        ("ERROR", "event dead-lettered"),
+    ]
     assert {each["problem"] for each in logged if "problem" in each} == {problem}
 
 
 def test_nobody_is_told_before_the_source_is_gone(database: Database, settings: Settings) -> None:
     with Listener() as listener:
-        teller = Teller(replace(settings, events=f"http://{listener.host}"), database)
+        dispatcher = Dispatcher(replace(settings, events=f"http://{listener.host}"), database)
         reject(database, settings, gone=False)
-        assert teller.sweep(time.monotonic() + 5) == {"told": 0, "untold": 0}
+        assert dispatcher.dispatch_due(time.monotonic() + 5) == {"told": 0, "untold": 0}
         database.finish(upload("ana/1.png"))
-        assert teller.sweep(time.monotonic() + 5) == {"told": 1, "untold": 0}
+        assert dispatcher.dispatch_due(time.monotonic() + 5) == {"told": 1, "untold": 0}
 
 
 def test_whose_sender_dies_at_the_last_try_is_given_up_at_another_and_the_log_says_so(
@@ -340,17 +344,17 @@ def test_whose_sender_dies_at_the_last_try_is_given_up_at_another_and_the_log_sa
     def failing(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr(Webhook, "send", failing)
-    teller = Teller(replace(settings, events="http://127.0.0.1:1"), database)
+    monkeypatch.setattr(Webhook, "publish", failing)
+    dispatcher = Dispatcher(replace(settings, events="http://127.0.0.1:1"), database)
     reject(database, settings)
     rows("UPDATE events SET at = now() - interval '8 days'")
     failure: BaseException = SystemExit()
     with pytest.raises(SystemExit):
-        teller.sweep(time.monotonic() + 5)
+        dispatcher.dispatch_due(time.monotonic() + 5)
     rows("UPDATE events SET next_at = now() WHERE next_at < 'infinity'")
-    failure = Unsent("HTTP 500")
-    teller.sweep(time.monotonic() + 5)
-    assert "given up telling" in capsys.readouterr().out
+    failure = PublishError("HTTP 500")
+    dispatcher.dispatch_due(time.monotonic() + 5)
+    assert "event dead-lettered" in capsys.readouterr().out
     assert rows("SELECT attempts, next_at = 'infinity' FROM events") == [[2, True]]
 
 
@@ -359,15 +363,15 @@ def test_what_was_deleted_and_posted_again_meanwhile_is_told_as_well(
 ) -> None:
     sent = list[uuid.UUID]()
 
-    def send(_: Webhook, events: Sequence[Event]) -> None:
+    def publish(_: Webhook, events: Sequence[Event]) -> None:
         if not sent:
             rows("UPDATE events SET id = gen_random_uuid(), next_at = now()")
         sent.extend(each.id for each in events)
 
-    monkeypatch.setattr(Webhook, "send", send)
-    teller = Teller(replace(settings, events="http://127.0.0.1:1"), database)
+    monkeypatch.setattr(Webhook, "publish", publish)
+    dispatcher = Dispatcher(replace(settings, events="http://127.0.0.1:1"), database)
     reject(database, settings)
-    teller.sweep(time.monotonic() + 5)
+    dispatcher.dispatch_due(time.monotonic() + 5)
     assert len({*sent}) == 2
     assert rows("SELECT id = :id, sent_at IS NULL FROM events", id=str(sent[-1])) == [[True, False]]
 
@@ -386,9 +390,9 @@ def test_uploads_do_not_wait_for_a_consumer_that_is_away(start: Start) -> None:
 
 def test_what_was_told_is_forgotten_after_some_days(database: Database, settings: Settings) -> None:
     with Listener() as listener:
-        teller = Teller(replace(settings, events=f"http://{listener.host}"), database)
+        dispatcher = Dispatcher(replace(settings, events=f"http://{listener.host}"), database)
         reject(database, settings)
-        teller.sweep(time.monotonic() + 5)
+        dispatcher.dispatch_due(time.monotonic() + 5)
         rows("UPDATE events SET sent_at = now() - interval '6 days'")
         prune(database, settings, 0)
         assert rows("SELECT count(*) FROM events") == [[1]]

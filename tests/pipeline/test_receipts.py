@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dropcap.database.connection import connect_inside
+from dropcap.database.connection import connect_to_schema
 from tests.gallery.test_edits import OWN, delete
 from tests.gallery.test_export import export, table
 from tests.pipeline.test_healing import lease_runs_out
@@ -110,7 +110,7 @@ def test_receipts_are_exported_without_a_look_at_pictures_and_not_while_the_data
     app = start(RECEIPTS="1", DATABASE_TIMEOUT_S="0.3")
     for name in ("a", "b"):
         app.deliver(app.upload(f"ana/{name}.png", LETTER))
-    with closing(connect_inside(os.environ["DATABASE_URL"])) as other:
+    with closing(connect_to_schema(os.environ["DATABASE_URL"])) as other:
         other.run("BEGIN; LOCK TABLE analyses IN ACCESS EXCLUSIVE MODE")
         assert len(receipts(app)) == 2
         other.run("LOCK TABLE receipts IN ACCESS EXCLUSIVE MODE")

@@ -19,7 +19,7 @@ import yaml
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
-from dropcap.database.repository import connect_inside
+from dropcap.database.repository import connect_to_schema
 from infra.local.ports import free_port
 from infra.local.process import Process
 from tests.support.app import CAPTION, NAME, PICTURE, ROOT
@@ -135,7 +135,7 @@ def test_what_is_deployed_is_enough_to_caption_a_picture_as_the_page_says(
         for number, words in enumerate(events):
             told = put(settings, f"ana/{number}-{NAME}")
             assert send(words, address, told).status_code == 200
-    with closing(connect_inside(settings["DATABASE_URL"])) as database:
+    with closing(connect_to_schema(settings["DATABASE_URL"])) as database:
         assert database.run("SELECT user_id, caption FROM analyses") == [["ana", CAPTION]] * 2
     assert list(client.list_blobs(settings["UPLOADS_BUCKET"])) == []
     assert len(list(client.list_blobs(settings["PICTURES_BUCKET"]))) == 6

@@ -9,7 +9,7 @@ import pytest
 from pg8000.native import Connection
 
 from dropcap.database.progress import stats
-from dropcap.database.repository import Database, connect, connect_inside
+from dropcap.database.repository import Database, connect, connect_to_schema
 from dropcap.database.schema import ownership
 from dropcap.errors import SchemaError, SettingsError
 from dropcap.settings import SCHEMA, Settings
@@ -110,7 +110,7 @@ def test_any_plain_name_will_do(empty_database: str, outside: Connection, name: 
     given = Settings.read({"DATABASE_URL": empty_database, "DATABASE_SCHEMA": name})
     with closing(Database(given)) as database:
         assert stats(database, "ana")["pictures_analyzed"] == 0
-    with closing(connect_inside(empty_database, name)) as inside:
+    with closing(connect_to_schema(empty_database, name)) as inside:
         assert inside.run("SELECT count(*) FROM uploads") == [[0]]
     assert tables(outside, name) == sorted(NAMES)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pg8000.native import Connection, DatabaseError
 
-from dropcap.database.repository import connect, connect_inside
+from dropcap.database.repository import connect, connect_to_schema
 from dropcap.database.schema import repair
 from dropcap.database.schema.tables import TABLES
 from dropcap.errors import SchemaError
@@ -295,7 +295,7 @@ def test_ten_cold_starts_at_once_change_an_empty_and_an_old_database_once(
     # The mark of the schema; that achievements wait for the old web app's, and that they do no longer.
     once = {"CREATE SCHEMA": 1, "COMMENT": 3, "CREATE TABLE": len(TABLES), "CREATE INDEX": indexes}
     assert made == {empty_database: once, old: once}
-    with closing(connect_inside(old)) as outside:
+    with closing(connect_to_schema(old)) as outside:
         assert outside.run("SELECT count(*) FROM achievements") == [[4]]
     with closing(connect(postgres.url)) as outside:
         outside.run(f"DROP DATABASE {old.rsplit('/', 1)[1]} WITH (FORCE)")

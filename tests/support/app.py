@@ -144,7 +144,7 @@ Start = Callable[..., App]
 
 def rows(query: str, **values: object) -> list[list[Any]]:
     """What the database says, asked beside the product."""
-    with closing(repository.connect_inside(os.environ["DATABASE_URL"])) as connection:
+    with closing(repository.connect_to_schema(os.environ["DATABASE_URL"])) as connection:
         return list(connection.run(query, **values) or ())
 
 

@@ -112,7 +112,7 @@ def _of_call(call: ast.Call, names: Mapping[str, ast.expr]) -> Iterator[tuple[st
         yield from ((code, text) for code in _texts(arguments[1], {}) for text in _texts(arguments[2], {}))
     elif called == "_bad_json":
         yield from (("bad_json", text) for text in _texts(arguments[0], names))
-    elif called.removeprefix("schema.") == "Fault":
+    elif called.removeprefix("schema.") == "Difference":
         parts = [_texts(argument, names) for argument in arguments[:3]]
         yield from (("", f"{where} {found}; it should {wanted}") for where, found, wanted in product(*parts))
     elif called.startswith("logs.") and called.removeprefix("logs.") in LOGS:

@@ -24,7 +24,7 @@ from google.cloud.storage import Client
 from PIL import Image
 from playwright.sync_api import Browser, FloatRect, Page, Playwright, sync_playwright
 
-from dropcap.database.repository import connect_inside
+from dropcap.database.repository import connect_to_schema
 from infra.local import StackError
 from infra.local.stack import Stack
 from infra.local.storage import ROOT
@@ -145,7 +145,7 @@ def _fill(stack: Stack, pictures: int) -> None:
 
 
 def _ask(stack: Stack, sql: str, **values: object) -> list[list[Any]]:
-    with closing(connect_inside(stack.database_url)) as connection:
+    with closing(connect_to_schema(stack.database_url)) as connection:
         return list(connection.run(sql, **values) or ())
 
 

@@ -1,4 +1,4 @@
-"""The way to PostgreSQL: its address, TLS, and what goes wrong on it."""
+"""Connect to PostgreSQL: address, TLS, login, and the translation of its errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,24 +12,24 @@ from dropcap.settings import SCHEMA
 
 # cloud.google.com/sql/docs/postgres/iam-logins: an access token with this scope is the password.
 LOGIN_SCOPE = "https://www.googleapis.com/auth/sqlservice.login"
-# Set at the start of each transaction: database and login may have other defaults, and a pooler mixes
-# sessions.
+# Set at the start of each transaction, because the database and the login may have other defaults and a
+# pooler shares sessions.
 LOCALS = "".join(f"SET LOCAL {name} = '{value}'; " for name, value in database_url.SESSION.items())
-NETWORK_S = 5.0  # how much later than the server we give up: its own answer says more than a timeout
+NETWORK_S = 5.0  # wait this much longer than the server does: its error says more than a timeout
 
 
-class Unreachable(Passing):
+class DatabaseUnavailable(Passing):
     """Transient error: PostgreSQL did not answer as expected. The message is one line without the address."""
 
 
 def connect(url: str, timeout_s: float = 10.0) -> Connection:
-    """Return a connection to the database of `url`. database_url.py has libpq's options; two are our own.
+    """Return a connection to the database of `url`, with libpq's options (database_url.py) and two of ours.
 
     `?iam=true` logs in with the service account's access token (Cloud SQL). `?role=name` switches to that
-    role, so that all functions own what one of them creates (behind a pooler, set the login's own role). Any
-    host but this machine is reached only by TLS, with certificate and host name verified. Raises
-    SettingsError for an invalid address, Unreachable if there is no token or no required channel binding,
-    else what pg8000 raises.
+    role, so that all functions own what one of them creates (behind a pooler, set the login's own role).
+    Other hosts are reached only over TLS, with certificate and host name verified. Raises SettingsError for
+    an invalid address, DatabaseUnavailable without an access token or a required channel binding, and
+    pg8000's own errors otherwise.
     """
     address = database_url.read(url)
     longest_s = timeout_s + NETWORK_S
@@ -49,7 +49,7 @@ def connect(url: str, timeout_s: float = 10.0) -> Connection:
     try:
         connection._usock.settimeout(longest_s)
         if address.channel_binding == "require" and not _bound(connection):
-            raise Unreachable("PostgreSQL offers no channel binding, which DATABASE_URL requires.")
+            raise DatabaseUnavailable("PostgreSQL offers no channel binding, which DATABASE_URL requires.")
         if address.role:
             connection.run(f"SET ROLE {identifier(address.role)}")
     except BaseException:
@@ -63,24 +63,24 @@ def _bound(connection: Connection) -> bool:
     return str(getattr(getattr(connection, "auth", None), "mechanism_name", "")).endswith("-PLUS")
 
 
-def inside(schema: str) -> str:
-    """Return a search_path by which statements find the tables of `schema` without its name.
+def search_path(schema: str) -> str:
+    """Return the `search_path` assignment for unqualified names of tables in `schema`.
 
-    Without pg_temp at the end, a temporary table of the session would hide ours.
+    pg_temp is last: if it were left out, a temporary table of the session would hide ours.
     """
     return f"search_path = {identifier(schema)}, pg_temp"
 
 
-def connect_inside(url: str, schema: str = SCHEMA, timeout_s: float = 10.0) -> Connection:
-    """Return a connection whose session stays in `schema`: for tools and tests, which use no pooler."""
+def connect_to_schema(url: str, schema: str = SCHEMA, timeout_s: float = 10.0) -> Connection:
+    """Return a connection whose session uses `schema`: for tools and tests, which use no pooler."""
     connection = connect(url, timeout_s)
-    connection.run(f"SET {inside(schema)}")
+    connection.run(f"SET {search_path(schema)}")
     return connection
 
 
 def _access_token(timeout_s: float) -> str:
-    """The service account's, from where Google's clients find it: on Cloud Run, its metadata server."""
-    import google.auth  # here: whoever logs in with a password needs none of it
+    """Return the service account's access token from the default credentials (Cloud Run: metadata server)."""
+    import google.auth  # imported here: password logins do not need it
     from google.auth.exceptions import GoogleAuthError
     from google.auth.transport.requests import Request
 
@@ -88,19 +88,23 @@ def _access_token(timeout_s: float) -> str:
         credentials, _ = google.auth.default(scopes=[LOGIN_SCOPE])
         credentials.refresh(partial(Request(), timeout=timeout_s))
     except GoogleAuthError as failed:
-        raise Unreachable(f"There is no access token to log in to PostgreSQL with: {failed}") from failed
+        raise DatabaseUnavailable(
+            f"There is no access token to log in to PostgreSQL with: {failed}"
+        ) from failed
     return str(credentials.token)
 
 
 @contextmanager
-def foreign_errors() -> Iterator[None]:
-    """What pg8000 and the network raise, as Unreachable."""
+def translated_errors() -> Iterator[None]:
+    """Raise errors of pg8000 and of the network as DatabaseUnavailable."""
     try:
         yield
     except DatabaseError as refused:
-        raise Unreachable(f"PostgreSQL refused ({refused.args[0]['C']}): {refused.args[0]['M']}") from refused
+        raise DatabaseUnavailable(
+            f"PostgreSQL refused ({refused.args[0]['C']}): {refused.args[0]['M']}"
+        ) from refused
     except (InterfaceError, OSError) as lost:
         kind = type(lost.__cause__ or lost).__name__
-        raise Unreachable(
+        raise DatabaseUnavailable(
             f"PostgreSQL does not answer: {kind if lost.__cause__ else f'{kind}: {lost}'}"
         ) from lost

@@ -1,14 +1,14 @@
-"""What a day costs: a row a day of TIME_ZONE, in which each request to Gemini is reserved before it is made.
+"""Gemini budget: one row per day of TIME_ZONE, in which each request is reserved before it is made.
 
-    reserve    one statement, so that however many ask at one time, no more get through than the cap allows:
-               PostgreSQL lets them change the row one after the other, and each looks at it anew. The money
-               reserved is the most that a request can cost
-    settle     gives back what was not used of it. Whoever dies in between gives back nothing: what may have
-               been spent counts as spent
-    tally      what a picture took beside Gemini, in the transaction that records it, as its last statement,
-               as everybody waits for this row
+    reserve          A single statement, so concurrent workers can't exceed the cap: PostgreSQL serializes
+                     updates of the row and checks the condition again for each. A reservation is the highest
+                     cost that a request can have.
+    record_usage     Returns the unused part of a reservation. A worker that crashes before returns nothing,
+                     because the money may have been spent.
+    count_picture    Other usage of a picture, as the last statement of the transaction that records it,
+                     because it locks the row for all workers.
 
-Nothing is kept here while there is neither DAILY_CALLS nor DAILY_MONEY: the log and each result tell then.
+Without DAILY_CALLS and DAILY_MONEY nothing is stored here; usage is in the log and in each result.
 """
 
 import datetime as dt
@@ -21,23 +21,27 @@ from dropcap.database.transactions import Transactions
 from dropcap.domain.analysis import Usage
 from dropcap.settings import MOST_INPUT_TOKENS, MOST_OUTPUT_TOKENS, Settings
 
-DAYS = 30  # of a report, beside today
+REPORT_DAYS = 30  # before today
+# Reserve one request and its highest cost, unless that exceeds a cap (0: no cap).
 RESERVE = """
 INSERT INTO spending AS s (day, calls, micro_usd) VALUES (current_date, 1, :most)
 ON CONFLICT (day) DO UPDATE SET calls = s.calls + 1, micro_usd = s.micro_usd + excluded.micro_usd
 WHERE (:calls = 0 OR s.calls < :calls) AND (:money = 0 OR s.micro_usd + excluded.micro_usd <= :money)
 RETURNING day
 """
-SETTLE = """
+# Return the unused part of a reservation, and return what the day has cost so far.
+RECORD_USAGE = """
 UPDATE spending SET micro_usd = micro_usd - :unused, input_tokens = input_tokens + :input,
   output_tokens = output_tokens + :output
 WHERE day = :day RETURNING micro_usd
 """
-TALLY = """
+# Add a picture's other usage.
+COUNT_PICTURE = """
 INSERT INTO spending AS s (day, pictures, reused, gb_ms) VALUES (current_date, :pictures, :reused, :gb_ms)
 ON CONFLICT (day) DO UPDATE SET pictures = s.pictures + excluded.pictures,
   reused = s.reused + excluded.reused, gb_ms = s.gb_ms + excluded.gb_ms
 """
+# Usage of the last :days days, newest first.
 REPORT = """
 SELECT day, pictures, calls, reused, input_tokens, output_tokens, micro_usd, gb_ms
 FROM spending WHERE day >= current_date - CAST(:days AS int) ORDER BY day DESC
@@ -45,58 +49,59 @@ FROM spending WHERE day >= current_date - CAST(:days AS int) ORDER BY day DESC
 
 
 @dataclass(frozen=True, slots=True)
-class Reserved:
-    """One request's place in a day, and the millionths of a US$ that are put aside for it."""
+class Reservation:
+    """A request counted for a day, and the micro-US$ reserved for it."""
 
     day: dt.date
     micro_usd: int
 
 
-def most(settings: Settings) -> int:
-    """The most that one request can cost, in millionths of a US$."""
+def highest_cost(settings: Settings) -> int:
+    """Return the highest cost of one request, in micro-US$."""
     return round(settings.usd(MOST_INPUT_TOKENS, MOST_OUTPUT_TOKENS) * 1e6)
 
 
-def reserve(database: Transactions, settings: Settings) -> Reserved | None:
-    """Room for one request today; None where a cap is reached. May reserve twice, never none."""
-    money = round(settings.daily_money * 1e6)
-    rows = database.query(RESERVE, most=most(settings), calls=settings.daily_calls, money=money)
-    return Reserved(rows[0][0], most(settings)) if rows else None
+def reserve(database: Transactions, settings: Settings) -> Reservation | None:
+    """Reserve one request today, or return None if a cap is reached. A retry may reserve twice."""
+    cost, money = highest_cost(settings), round(settings.daily_money * 1e6)
+    rows = database.query(RESERVE, most=cost, calls=settings.daily_calls, money=money)
+    return Reservation(rows[0][0], cost) if rows else None
 
 
-def settle(
-    database: Transactions, reserved: Reserved, micro_usd: int, input_tokens: int, output_tokens: int
+def record_usage(
+    database: Transactions, reservation: Reservation, micro_usd: int, input_tokens: int, output_tokens: int
 ) -> float | None:
-    """Give back what was not used, once at most: where it isn't known whether it was, it was.
+    """Replace a reservation by the actual usage, at most once; return what the day has cost so far, in US$.
 
-    What is spent on that day so far, US$, where that is known.
+    After a lost connection it returns None, and the reservation stays: the commit may have succeeded.
     """
-    begun = False
+    attempted = False
 
     def work(run: Run) -> list[list[int]]:
-        nonlocal begun
-        if begun:  # the connection was lost, perhaps at the commit
+        nonlocal attempted
+        if attempted:  # the connection was lost, perhaps during the commit
             return []
-        begun = True
-        unused = reserved.micro_usd - micro_usd
-        return run(SETTLE, day=reserved.day, unused=unused, input=input_tokens, output=output_tokens)
+        attempted = True
+        unused = reservation.micro_usd - micro_usd
+        return run(RECORD_USAGE, day=reservation.day, unused=unused, input=input_tokens, output=output_tokens)
 
     rows = database.transaction(work)
     return rows[0][0] / 1e6 if rows else None
 
 
-def tally(run: Run, usage: Usage, pictures: int = 1) -> None:
-    """Count a picture, and its GB-seconds, on the day on which it is recorded."""
-    run(TALLY, pictures=pictures, reused=int(usage.reused), gb_ms=round(usage.gb_seconds * 1000))
+def count_picture(run: Run, usage: Usage, pictures: int = 1) -> None:
+    """Add a picture and its GB-seconds to the day on which it is recorded."""
+    gb_ms = round(usage.gb_seconds * 1000)
+    run(COUNT_PICTURE, pictures=pictures, reused=int(usage.reused), gb_ms=gb_ms)
 
 
 def report(database: Transactions, settings: Settings) -> Mapping[str, Any]:
-    """Today and the 30 days before, the newest first, ready for JSON; and the caps."""
+    """Return the caps, and the usage of today and the 30 days before, newest first, ready for JSON."""
     names = ("pictures", "calls", "reused", "input_tokens", "output_tokens")
     days = [
         {"day": day.isoformat()}
         | dict(zip(names, counts, strict=True))
         | {"usd": micro_usd / 1e6 if settings.prices else None, "gb_seconds": gb_ms / 1000}
-        for day, *counts, micro_usd, gb_ms in database.query(REPORT, days=DAYS)
+        for day, *counts, micro_usd, gb_ms in database.query(REPORT, days=REPORT_DAYS)
     ]
     return {"daily_calls": settings.daily_calls, "daily_money": settings.daily_money, "days": days}

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 from pg8000.native import Connection, InterfaceError
 
-from dropcap.database.connection import Unreachable
+from dropcap.database.connection import DatabaseUnavailable
 
 
 class Pool:
@@ -25,9 +25,9 @@ class Pool:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for a slot, which allows one connection. Raises Unreachable if all stay in use."""
+        """Wait for a slot, which allows one connection. Raises DatabaseUnavailable if all stay in use."""
         if not self._turns.acquire(timeout=self._wait_s):
-            raise Unreachable(f"No connection to PostgreSQL was free for {self._wait_s:g} s.")
+            raise DatabaseUnavailable(f"No connection to PostgreSQL was free for {self._wait_s:g} s.")
         try:
             yield
         finally:

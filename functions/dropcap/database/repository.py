@@ -9,9 +9,9 @@ from typing import Any
 from pg8000.native import DatabaseError
 
 from dropcap.database import daily_usage, leases, progress, receipts, rollup
-from dropcap.database.connection import Unreachable as Unreachable
+from dropcap.database.connection import DatabaseUnavailable as DatabaseUnavailable
 from dropcap.database.connection import connect as connect
-from dropcap.database.connection import connect_inside as connect_inside
+from dropcap.database.connection import connect_to_schema as connect_to_schema
 from dropcap.database.leases import Claim as Claim
 from dropcap.database.leases import Row, Run
 from dropcap.database.transactions import NO_SUCH_ZONE, Transactions
@@ -81,7 +81,7 @@ class Database(Transactions):
             if analysis.describe_later:
                 run("UPDATE analyses SET describe_after = now() WHERE id = :id", id=upload.id)
             if self.settings.brake and analysis.usage and not known:
-                daily_usage.tally(run, analysis.usage)
+                daily_usage.count_picture(run, analysis.usage)
             return True
 
         return self.transaction(work)
@@ -89,7 +89,7 @@ class Database(Transactions):
     def count(self, user: str) -> None:
         """Count what of the user's pictures is not counted yet (rollup.py); achievements follow.
 
-        Raises Unreachable where it takes longer than the setting; the next call goes on from there.
+        Raises DatabaseUnavailable where it takes longer than the setting; the next call goes on from there.
         """
         ends = time.monotonic() + self.settings.database_timeout_s
 
@@ -102,7 +102,7 @@ class Database(Transactions):
 
         while not self.transaction(work):
             if time.monotonic() > ends:
-                raise Unreachable("The user's pictures are still being counted: ask again.")
+                raise DatabaseUnavailable("The user's pictures are still being counted: ask again.")
 
     def reject(self, upload: Upload, holder: str, code: str, reason: str, rows: Sequence[Row] = ()) -> bool:
         """Store why the upload can't be used. False, and nothing is changed, where the claim is another's."""

@@ -1,4 +1,4 @@
-# ruff: noqa: S608  what is put into the SQL is this file's own
+# ruff: noqa: S608  the SQL is composed of this module's constants
 """Response cache for Gemini: identical bytes are described, and paid for, once.
 
 The key is the SHA-256 of the source, the hash of prompt and language, and the model; with SAFETY also the
@@ -22,7 +22,8 @@ from dropcap.domain.records import read
 
 POLL_S = 0.5
 KEY = "sha256 = :sha256 AND prompt = :prompt AND model = :model"
-TAKE = """
+# Acquire the lease on an entry without a response, unless another worker holds it.
+ACQUIRE = """
 INSERT INTO answers AS a (sha256, prompt, model, upload_id, asker, lease_until)
 VALUES (:sha256, :prompt, :model, :upload, :asker, now() + make_interval(secs => :lease))
 ON CONFLICT (sha256, prompt, model) DO UPDATE
@@ -31,32 +32,34 @@ WHERE a.answer IS NULL AND (a.lease_until <= now() OR a.asker = excluded.asker)
 RETURNING 1
 """
 READ = f"SELECT answer, asked_at FROM answers WHERE {KEY} AND answer IS NOT NULL"
-KEEP = f"""
+STORE = f"""
 UPDATE answers SET answer = :answer, asked_at = :at WHERE {KEY} AND answer IS NULL RETURNING 1
 """
-FORGET = f"DELETE FROM answers WHERE {KEY} AND asked_at = :at RETURNING 1"
-GIVE_UP = f"DELETE FROM answers WHERE {KEY} AND asker = :asker AND answer IS NULL RETURNING 1"
+DELETE = f"DELETE FROM answers WHERE {KEY} AND asked_at = :at RETURNING 1"
+RELEASE = f"DELETE FROM answers WHERE {KEY} AND asker = :asker AND answer IS NULL RETURNING 1"
 
-Known = tuple[Answer, dt.datetime]
-"""An answer, and the instant of it."""
+Cached = tuple[Answer, dt.datetime]
+"""A cached response, and when Gemini gave it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the answer to one question about some bytes belongs; `asker` is our token."""
+class CacheEntry:
+    """The cache entry for one prompt about some bytes. `lease_token` identifies this worker's lease."""
 
     sha256: str
     prompt: str
     model: str
-    asker: str = field(default_factory=lambda: uuid.uuid4().hex)
+    lease_token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def take(self, database: Transactions, upload: uuid.UUID, lease_s: float, wait_s: float) -> Known | None:
-        """The answer that is known; None where it is ours to ask, for `lease_s` seconds.
+    def get_or_acquire(
+        self, database: Transactions, upload: uuid.UUID, lease_s: float, wait_s: float
+    ) -> Cached | None:
+        """Return the cached response, or None after acquiring the lease, for `lease_s` seconds, to ask.
 
-        Raises TimeoutError where somebody else has been asking for more than `wait_s` seconds.
+        Raises TimeoutError if another worker has held the lease for more than `wait_s` seconds.
         """
         ends = time.monotonic() + wait_s
-        while not database.query(TAKE, **self._key, asker=self.asker, upload=upload, lease=lease_s):
+        while not database.query(ACQUIRE, **self._key, asker=self.lease_token, upload=upload, lease=lease_s):
             for answer, at in database.query(READ, **self._key):
                 return read(Answer, answer), at
             if time.monotonic() > ends:
@@ -64,17 +67,17 @@ class Place:
             time.sleep(POLL_S)
         return None
 
-    def keep(self, database: Transactions, answer: Answer, at: dt.datetime) -> None:
-        """Store the answer, even if the lease has expired: it has been paid for."""
-        database.query(KEEP, **self._key, answer=asdict(answer), at=at)
+    def store(self, database: Transactions, answer: Answer, at: dt.datetime) -> None:
+        """Store the response, even if the lease has expired: it has been paid for."""
+        database.query(STORE, **self._key, answer=asdict(answer), at=at)
 
-    def forget(self, database: Transactions, at: dt.datetime) -> None:
-        """Delete the answer stored at this instant."""
-        database.query(FORGET, **self._key, at=at)
+    def delete(self, database: Transactions, at: dt.datetime) -> None:
+        """Delete the response that was given at this instant."""
+        database.query(DELETE, **self._key, at=at)
 
-    def give_up(self, database: Transactions) -> None:
-        """Let somebody else ask."""
-        database.query(GIVE_UP, **self._key, asker=self.asker)
+    def release(self, database: Transactions) -> None:
+        """Release the lease, so that another worker can ask."""
+        database.query(RELEASE, **self._key, asker=self.lease_token)
 
     @property
     def _key(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pg8000.native import Connection, DatabaseError, InterfaceError, literal
 
 from dropcap.database import pool
-from dropcap.database.connection import LOCALS, Unreachable, connect, foreign_errors, inside
+from dropcap.database.connection import LOCALS, DatabaseUnavailable, connect, search_path, translated_errors
 from dropcap.database.leases import Run
 from dropcap.database.pool import Pool
 from dropcap.database.schema import repair
@@ -33,7 +33,7 @@ class Transactions:
     """Transactions for any number of threads, on the database of `settings.database_url`.
 
     The first connection of a process checks and repairs the schema. Every method may raise SchemaError,
-    SettingsError and, for all other problems, Unreachable.
+    SettingsError and, for all other problems, DatabaseUnavailable.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -51,7 +51,7 @@ class Transactions:
         The web server forks its workers after this: two of them on one connection would read each other's
         answers. Each worker checks again when it connects.
         """
-        with foreign_errors(), self._pool.turn():
+        with translated_errors(), self._pool.turn():
             connection, _ = self._pool.take()
             try:
                 self._check(connection)
@@ -70,7 +70,7 @@ class Transactions:
 
     def transaction(self, work: Callable[[Run], T]) -> T:
         """Run `work`, commit, return its result; retry once if the connection died or the schema changed."""
-        with foreign_errors(), self._pool.turn():
+        with translated_errors(), self._pool.turn():
             connection, used_before = self._pool.take()
             try:
                 return self._attempt(connection, work)
@@ -131,7 +131,7 @@ class Transactions:
                 f"BEGIN ISOLATION LEVEL READ COMMITTED; {LOCALS}SET LOCAL statement_timeout = {wait}; "
                 f"SET LOCAL idle_in_transaction_session_timeout = {wait}; "  # an instance may be suspended
                 f"SET LOCAL TimeZone = {literal(self.settings.time_zone)}; "
-                f"SET LOCAL {inside(self.settings.database_schema)}"
+                f"SET LOCAL {search_path(self.settings.database_schema)}"
             )
         except DatabaseError as refused:
             if refused.args[0]["C"] != NO_SUCH_ZONE:
@@ -147,7 +147,7 @@ class Transactions:
         if self._checked:
             return
         if not self._checking.acquire(timeout=timeout):
-            raise Unreachable("The schema is still being checked: try again.")
+            raise DatabaseUnavailable("The schema is still being checked: try again.")
         try:
             if not self._checked:
                 repair.check(

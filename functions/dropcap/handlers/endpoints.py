@@ -143,7 +143,7 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
             logs.write(
                 "WARNING", "the source could not be deleted", upload=str(upload.id), problem=str(stays)
             )
-        except pipeline.Busy as busy:
+        except pipeline.LeaseHeld as busy:
             logs.write("INFO", str(busy))
             raise Rejected(
                 "being_analyzed",

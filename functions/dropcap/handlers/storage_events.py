@@ -34,7 +34,7 @@ def receive(request: flask.Request, services: Services) -> flask.Response:
 
 def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) -> None:
     """Process the object of a storage event; raise only if redelivery can help."""
-    from dropcap.pipeline import Busy, process
+    from dropcap.pipeline import LeaseHeld, process
 
     settings = services.settings
     if kind != FINALIZED:  # deleted, archived or changed: there is nothing new to read
@@ -59,7 +59,7 @@ def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) 
         return
     try:
         process(upload, services)
-    except Busy as busy:
+    except LeaseHeld as busy:
         logs.write("INFO", str(busy))
         flask.abort(HTTPStatus.SERVICE_UNAVAILABLE)
     except Undeletable as stays:  # acknowledged: all else is done, and the sweep retries with backoff

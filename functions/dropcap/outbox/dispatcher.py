@@ -1,15 +1,17 @@
-# ruff: noqa: S608  what is put into the SQL is this file's own
-"""Telling a consumer what became of each upload: one CloudEvent for each outcome.
+# ruff: noqa: S608  the SQL is composed of this module's constants
+"""Transactional outbox: deliver one CloudEvent for each outcome of an upload.
 
-    row      the event is written by the very statement that commits the outcome (outcome.py), so that there
-             is never one without the other
-    tell     when the source is gone, the upload's event is sent; where that fails, nothing else does
-    sweep    sends what is unsent and due, if the source is gone, and forgets what was sent long ago
+    row             The event is written by the statement that commits the outcome, so neither exists without
+                    the other.
+    dispatch        Once the source is disposed of, the upload's event is published. A failure does not fail
+                    the upload.
+    dispatch_due    The sweep publishes pending events whose source is disposed of. `prune.py` deletes
+                    delivered events after EVENTS_DAYS.
 
-An event may be sent more than once, when an answer is lost or a sender dies, and always with the same id: who
-remembers ids acts once. Whoever takes an event to send it puts it off in the same statement, so that two
-never send the same one at once, and one that nobody took is due again later and later. When a try after
-EVENTS_DAYS has failed it is given up: `next_at` is infinity, and the row stays.
+Delivery is at least once: a lost response or a crash repeats an event, always with the same id, by which
+consumers deduplicate. Selecting an event also postpones it, in the same statement, so that two dispatchers
+never publish it at the same time. Retries use exponential backoff with jitter. An event whose retry fails
+after EVENTS_DAYS is dead-lettered: its `next_at` becomes infinity, and the row stays.
 """
 
 import time
@@ -20,21 +22,22 @@ from functools import cached_property
 from typing import Any
 
 from dropcap import logs
-from dropcap.database.connection import Unreachable
+from dropcap.database.connection import DatabaseUnavailable
 from dropcap.database.leases import Row
 from dropcap.database.repository import Database
 from dropcap.domain import texts
 from dropcap.domain.outcome import Outcome
 from dropcap.domain.upload import Upload
 from dropcap.outbox.event import Event
-from dropcap.outbox.publishers import Sender, Unsent, sender
+from dropcap.outbox.publishers import Publisher, PublishError, create
 from dropcap.settings import Settings
 
-FIRST_S = 60  # until the second try, which is more than EVENTS_TIMEOUT_S
-LONGEST_S = 3600  # between later ones
-REST_S = 60.0  # after a failure, in which uploads do not wait for a consumer that is away
-PATIENCE = 3  # failures in a row after which a sweep leaves the rest to the next
-TAKE = """
+BACKOFF_S = 60  # before the first retry; longer than EVENTS_TIMEOUT_S
+MAX_BACKOFF_S = 3600
+PAUSE_S = 60.0  # after a failure, uploads do not wait for a consumer that is down
+MAX_FAILURES = 3  # in a row, after which a sweep leaves the rest to the next one
+# Select due events, of one upload or of all, and postpone them.
+TAKE_DUE = """
 WITH due AS (
   SELECT upload_id, type FROM events AS e
   WHERE sent_at IS NULL AND next_at <= now() AND (CAST(:upload AS uuid) IS NULL OR upload_id = :upload)
@@ -43,24 +46,25 @@ WITH due AS (
 )
 UPDATE events AS e SET attempts = attempts + 1,
   next_at = now() + make_interval(
-    secs => least(:longest, :first * 2 ^ least(attempts, 20)) * (1 + random() / 2))
+    secs => least(:max_backoff, :backoff * 2 ^ least(attempts, 20)) * (1 + random() / 2))
 FROM due WHERE (e.upload_id, e.type) = (due.upload_id, due.type)
 RETURNING e.upload_id, e.type, e.id, e.at, e.data, e.attempts, e.at < now() - make_interval(days => :days)
 """
-# By their ids, too: a picture that was posted, deleted and posted again has another event in that row.
+# The id is compared too: after a posted picture is deleted and posted again, its row holds another event.
 THESE = """
 (upload_id, type, id) IN (
-  SELECT * FROM unnest(CAST(:uploads AS uuid[]), CAST(:kinds AS text[]), CAST(:ids AS uuid[])))
+  SELECT * FROM unnest(CAST(:uploads AS uuid[]), CAST(:event_types AS text[]), CAST(:ids AS uuid[])))
 RETURNING 1
 """
-SENT = f"UPDATE events SET sent_at = now() WHERE {THESE}"
-GIVEN_UP = f"UPDATE events SET next_at = 'infinity' WHERE {THESE}"
+MARK_SENT = f"UPDATE events SET sent_at = now() WHERE {THESE}"
+DEAD_LETTER = f"UPDATE events SET next_at = 'infinity' WHERE {THESE}"
 
 
-def row(outcome: Outcome, holder: str, pictures_bucket: str) -> Row:
-    """The event of an outcome. Its id is the same however often this outcome comes about.
+def row(outcome: Outcome, lease_token: str, pictures_bucket: str) -> Row:
+    """Return the event of an outcome, with the same id however often this outcome is committed.
 
-    Only what was posted can come again when its user has deleted it: then `holder` is another.
+    A posted picture can be posted again after its user has deleted it. The lease token, which is new then,
+    makes that a different event.
     """
     upload, analysis, rejection = outcome.upload, outcome.analysis, outcome.rejection
     data: dict[str, Any] = {"id": str(upload.id), "user": upload.user, **upload.to_json()}
@@ -70,69 +74,77 @@ def row(outcome: Outcome, holder: str, pictures_bucket: str) -> Row:
         data["pictures"] = [{"bucket": pictures_bucket} | asdict(each) for each in analysis.pictures]
     if rejection:
         data |= {"code": rejection.code, "problem": rejection.problem, "remedy": rejection.remedy}
-    name = outcome.word if upload.in_bucket else f"{outcome.word} {holder}"
+    name = outcome.word if upload.in_bucket else f"{outcome.word} {lease_token}"
     values = {"upload_id": upload.id, "type": outcome.word, "user_id": upload.user, "data": data}
     return Row("events", "upload_id, type", values | {"id": uuid.uuid5(upload.id, name)})
 
 
-class Teller:
-    """Sends events to whom EVENTS names, and remembers for a while when that is in vain."""
+class Dispatcher:
+    """Publishes events to the consumer in EVENTS; after a failure, uploads skip dispatching for PAUSE_S."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
-        self._rests_until = 0.0
+        self._paused_until = 0.0
 
     @cached_property
-    def _sender(self) -> Sender:
-        return sender(self._settings)
+    def _publisher(self) -> Publisher:
+        return create(self._settings)
 
-    def tell(self, upload: Upload) -> None:
-        """Send what is due of an upload. Where that fails the log says so, and the sweep goes on."""
-        if time.monotonic() < self._rests_until:
+    def dispatch(self, upload: Upload) -> None:
+        """Publish an upload's due event. A failure is logged, and left to the sweep."""
+        if time.monotonic() < self._paused_until:
             return
         try:
-            self._send(1, upload.id)
-        except Unreachable as failed:
-            logs.write("WARNING", "not told", upload=str(upload.id), problem=str(failed))
+            self._publish(1, upload.id)
+        except DatabaseUnavailable as failed:
+            logs.write("WARNING", "event not delivered", upload=str(upload.id), problem=str(failed))
 
-    def sweep(self, ends: float) -> dict[str, int]:
-        """Send what is due until the instant `ends` of the monotonic clock: how many were `told` and not."""
-        told = untold = in_vain = 0
-        while in_vain < PATIENCE:
-            sent, unsent = self._send(self._sender.at_once)
-            told, untold = told + sent, untold + unsent
-            in_vain = in_vain + 1 if unsent else 0
+    def dispatch_due(self, ends: float) -> dict[str, int]:
+        """Publish all due events until the monotonic clock reaches `ends`.
+
+        Returns the number of events that were delivered (`told`) and not delivered (`untold`).
+        """
+        delivered = undelivered = failures = 0
+        while failures < MAX_FAILURES:
+            sent, unsent = self._publish(self._publisher.batch_size)
+            delivered, undelivered = delivered + sent, undelivered + unsent
+            failures = failures + 1 if unsent else 0
             if sent + unsent == 0 or time.monotonic() > ends:
                 break
-        return {"told": told, "untold": untold}
+        return {"told": delivered, "untold": undelivered}
 
-    def _send(self, most: int, upload: uuid.UUID | None = None) -> tuple[int, int]:
-        """Send some that are due, of this upload or of any: how many were sent, and how many in vain."""
-        bounds = {"days": self._settings.events_days, "first": FIRST_S, "longest": LONGEST_S}
-        events = [Event(*row) for row in self._database.query(TAKE, upload=upload, most=most, **bounds)]
+    def _publish(self, most: int, upload: uuid.UUID | None = None) -> tuple[int, int]:
+        """Publish one batch of due events, of this upload or of any; return the numbers sent and not sent."""
+        bounds = {"days": self._settings.events_days, "backoff": BACKOFF_S, "max_backoff": MAX_BACKOFF_S}
+        events = [Event(*row) for row in self._database.query(TAKE_DUE, upload=upload, most=most, **bounds)]
         if not events:
             return 0, 0
         try:
-            self._sender.send(events)
-        except Unsent as failed:
-            self._rests_until = time.monotonic() + REST_S
-            self._say(events, str(failed))  # first: who dies here tries it once more, and says so then
-            self._note(GIVEN_UP, [each for each in events if each.given_up])
+            self._publisher.publish(events)
+        except PublishError as failed:
+            self._paused_until = time.monotonic() + PAUSE_S
+            # Log before dead-lettering: if this process dies in between, the next try logs it again.
+            self._log(events, str(failed))
+            self._update(DEAD_LETTER, [event for event in events if event.last_try])
             return 0, len(events)
-        self._rests_until = 0.0
-        self._note(SENT, events)
+        self._paused_until = 0.0
+        self._update(MARK_SENT, events)
         return len(events), 0
 
-    def _note(self, sql: str, events: Sequence[Event]) -> None:
+    def _update(self, sql: str, events: Sequence[Event]) -> None:
         if events:
-            ids = {"uploads": [str(each.upload) for each in events], "ids": [str(each.id) for each in events]}
-            self._database.query(sql, kinds=[each.type for each in events], **ids)
+            self._database.query(
+                sql,
+                uploads=[str(event.upload) for event in events],
+                event_types=[event.type for event in events],
+                ids=[str(event.id) for event in events],
+            )
 
-    def _say(self, events: Sequence[Event], problem: str) -> None:
-        for each in events:
-            facts = {"upload": str(each.upload), "event": each.type, "attempts": each.attempts}
-            if each.given_up:
-                logs.write("ERROR", "given up telling", **facts, problem=problem)
+    def _log(self, events: Sequence[Event], problem: str) -> None:
+        for event in events:
+            facts = {"upload": str(event.upload), "event": event.type, "attempts": event.attempts}
+            if event.last_try:
+                logs.write("ERROR", "event dead-lettered", **facts, problem=problem)
             else:
-                logs.write("WARNING", "not told", **facts, problem=problem)
+                logs.write("WARNING", "event not delivered", **facts, problem=problem)

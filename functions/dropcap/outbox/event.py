@@ -1,4 +1,4 @@
-"""An event of the outbox: one row of `events`, and the CloudEvent that it becomes."""
+"""An event of the outbox: a row of `events`, and its attributes as a CloudEvent."""
 
 import datetime as dt
 import re
@@ -10,14 +10,14 @@ from typing import Any
 from dropcap.domain.records import read
 
 TYPE = "dev.dropcap.upload."
-LONGEST = 1024  # bytes of an attribute: cloud.google.com/pubsub/quotas#resource_limits
-# What no attribute of a CloudEvent may hold: github.com/cloudevents/spec, type system, String
+MAX_SUBJECT = 1024  # bytes of an attribute: cloud.google.com/pubsub/quotas#resource_limits
+# Characters that a CloudEvent attribute must not contain: github.com/cloudevents/spec, type system, String
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One row; `given_up` where this is the last try."""
+    """A row of `events`; `last_try` if it is dead-lettered when this attempt fails."""
 
     upload: uuid.UUID
     type: str
@@ -25,16 +25,16 @@ class Event:
     at: dt.datetime
     data: Mapping[str, Any]
     attempts: int
-    given_up: bool
+    last_try: bool
 
     @property
     def attributes(self) -> dict[str, str]:
-        """The context attributes of a CloudEvent, all but the specversion.
+        """Return the context attributes of the CloudEvent, without specversion.
 
-        One that Pub/Sub refuses would hold up all that are sent with it.
+        The subject is sanitized: if Pub/Sub refused one attribute, the whole batch would fail.
         """
         name = CONTROL.sub("\ufffd", read(str, self.data.get("name")))
-        subject = name.encode()[:LONGEST].decode(errors="ignore")
+        subject = name.encode()[:MAX_SUBJECT].decode(errors="ignore")
         return {
             "id": str(self.id),
             "type": f"{TYPE}{self.type}",

@@ -1,8 +1,8 @@
-"""The two ways to tell of events: a webhook that is signed, and a topic of Pub/Sub.
+"""Publish CloudEvents to a signed webhook or to a Pub/Sub topic.
 
-A webhook gets each event as a CloudEvent in structured mode (application/cloudevents+json), signed as
-standardwebhooks.com says. A topic gets them in binary mode: the data as the message, the rest as attributes
-(github.com/cloudevents/spec, Pub/Sub protocol binding), many in one request.
+A webhook receives one event per request in structured mode (application/cloudevents+json), signed according
+to standardwebhooks.com. A topic receives batches in binary mode: the data is the message, the other
+attributes are message attributes (github.com/cloudevents/spec, Pub/Sub protocol binding).
 """
 
 import base64
@@ -24,44 +24,43 @@ if TYPE_CHECKING:
     import requests
 
 CONNECT_S = 5.0
-MOST_READ = 65_536  # bytes of an answer, which says nothing but its status
+MAX_READ = 65_536  # bytes of a response body, of which only the status matters
 PUBSUB = "https://pubsub.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/pubsub"
 
 
-class Unsent(Exception):
-    """What was to be told was not taken. One line, without address or secret."""
+class PublishError(Exception):
+    """The consumer did not accept the events. The message is one line, without address or secret."""
 
 
-class Sender(Protocol):
-    at_once: ClassVar[int]
+class Publisher(Protocol):
+    batch_size: ClassVar[int]
 
-    def send(self, events: Sequence[Event]) -> None:
-        """Send `at_once` events at most, all or none. Raises Unsent."""
+    def publish(self, events: Sequence[Event]) -> None:
+        """Publish at most `batch_size` events, all or none. Raises PublishError."""
 
 
-def sender(settings: Settings) -> Sender:
-    """The one that EVENTS asks for."""
+def create(settings: Settings) -> Publisher:
+    """Return the publisher for EVENTS: an http(s) URL is a webhook, anything else a topic."""
     return Webhook(settings) if settings.events.startswith("http") else Topic(settings)
 
 
 class Webhook:
-    at_once: ClassVar[int] = 1
+    batch_size: ClassVar[int] = 1
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        words = (word.removeprefix("whsec_") for word in settings.events_secret)
-        self._keys = [base64.b64decode(word) for word in words]
+        self._keys = [base64.b64decode(secret.removeprefix("whsec_")) for secret in settings.events_secret]
 
     @cached_property
     def _session(self) -> "requests.Session":
         import requests
 
         session = requests.Session()
-        session.auth = lambda request: request  # or a .netrc would have its say
+        session.auth = lambda request: request  # ignore credentials in .netrc
         return session
 
-    def send(self, events: Sequence[Event]) -> None:
+    def publish(self, events: Sequence[Event]) -> None:
         from cloudevents.conversion import to_structured
         from cloudevents.http import CloudEvent
 
@@ -73,7 +72,7 @@ class Webhook:
 
 
 def signed(keys: Sequence[bytes], id: str, at: int, body: bytes) -> dict[str, str]:
-    """The headers that prove who sent it and when, `at` in seconds since 1970: one signature by each key."""
+    """Return the Standard Webhooks headers, with one signature per key; `at` is in seconds since 1970."""
     text = f"{id}.{at}.".encode() + body
     digests = [base64.b64encode(hmac.digest(key, text, hashlib.sha256)).decode() for key in keys]
     signatures = " ".join(f"v1,{digest}" for digest in digests)
@@ -81,7 +80,7 @@ def signed(keys: Sequence[bytes], id: str, at: int, body: bytes) -> dict[str, st
 
 
 class Topic:
-    at_once: ClassVar[int] = 100
+    batch_size: ClassVar[int] = 100
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -98,14 +97,14 @@ class Topic:
         credentials = AnonymousCredentials() if self._emulated else google.auth.default(scopes=[SCOPE])[0]
         return AuthorizedSession(credentials)
 
-    def send(self, events: Sequence[Event]) -> None:
+    def publish(self, events: Sequence[Event]) -> None:
         messages = [_message(event) for event in events]
         headers = {"content-type": "application/json"}
         body = json.dumps({"messages": messages}).encode()
         _post(lambda: self._session, self._url, body, headers, self._settings.events_timeout_s)
 
 
-def _message(event: "Event") -> dict[str, object]:
+def _message(event: Event) -> dict[str, object]:
     attributes = {
         f"ce-{name}": value for name, value in event.attributes.items() if name != "datacontenttype"
     }
@@ -121,9 +120,9 @@ def _post(
     headers: Mapping[str, str],
     seconds: float,
 ) -> None:
-    """POST it, follow nothing, and be content with any 2xx. Raises Unsent, after `seconds` at the latest.
+    """POST the body without following redirects. Raises PublishError unless the status is 2xx.
 
-    To have the session may take time, and fail, too: it looks for credentials.
+    `seconds` limits the whole call, including `session`, which looks up credentials and may fail or hang.
     """
     from google.auth.exceptions import GoogleAuthError
     from requests import Timeout
@@ -133,16 +132,16 @@ def _post(
         wait = (min(CONNECT_S, seconds), seconds)
         with session().post(
             url, body, headers=headers, timeout=wait, allow_redirects=False, stream=True
-        ) as answer:
-            with suppress(HTTPError, OSError):  # a connection whose answer was read to its end is used again
-                answer.raw.read(MOST_READ)
-            return answer.status_code
+        ) as response:
+            with suppress(HTTPError, OSError):  # reading to the end lets the connection be reused
+                response.raw.read(MAX_READ)
+            return response.status_code
 
     try:
         status = within(seconds, call)
     except (TimeoutError, Timeout) as late:
-        raise Unsent(f"no answer within {seconds:g} s") from late
+        raise PublishError(f"no answer within {seconds:g} s") from late
     except (OSError, GoogleAuthError) as failed:  # requests' errors are OSErrors
-        raise Unsent(type(failed).__name__) from failed
+        raise PublishError(type(failed).__name__) from failed
     if not 200 <= status < 300:
-        raise Unsent(f"HTTP {status}")
+        raise PublishError(f"HTTP {status}")

@@ -14,7 +14,7 @@ from google.cloud.storage import Client
 from PIL import Image
 from playwright.sync_api import Page
 
-from dropcap.database.repository import connect_inside
+from dropcap.database.repository import connect_to_schema
 from dropcap.domain.analysis import Source
 from tests.support.browser.browser import Guest
 
@@ -81,7 +81,7 @@ def hang(guest: Guest, *cards: dict[str, Any], published: bool = True) -> list[s
             "timings": dict.fromkeys(MEMORY, 0.5),
         }
         rows.append(usual | card | {"result": result | card.get("result", {})})
-    with closing(connect_inside(guest.site.database_url)) as connection:
+    with closing(connect_to_schema(guest.site.database_url)) as connection:
         connection.run(INSERT, user=guest.user, rows=json.dumps(rows))
         connection.run(UPLOAD, user=guest.user)
     return [row["id"] for row in rows]
@@ -102,7 +102,7 @@ def _published(guest: Guest, width: int) -> dict[str, Any]:
 def reject(guest: Guest, name: str) -> str:
     """An upload of the guest's that was refused; its id."""
     id = str(uuid.uuid4())
-    with closing(connect_inside(guest.site.database_url)) as connection:
+    with closing(connect_to_schema(guest.site.database_url)) as connection:
         connection.run(REJECT, id=id, name=f"{guest.user}/{name}", user=guest.user)
     return id
 
@@ -110,7 +110,7 @@ def reject(guest: Guest, name: str) -> str:
 def claim(guest: Guest, name: str, stage: str, id: str = "") -> str:
     """An upload of the guest's that somebody works on, or its next stage; its id."""
     id = id or str(uuid.uuid4())
-    with closing(connect_inside(guest.site.database_url)) as connection:
+    with closing(connect_to_schema(guest.site.database_url)) as connection:
         connection.run(CLAIM, id=id, name=f"{guest.user}/{name}", user=guest.user, stage=stage)
     return id
 

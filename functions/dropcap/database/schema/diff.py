@@ -71,7 +71,7 @@ FROM (SELECT) AS one LEFT JOIN pg_namespace n ON n.nspname = {literal(schema)}
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Difference:
     """One difference, and the SQL that repairs it; empty if the repair would be risky.
 
     `by_hand`: SQL for a person to run where Dropcap may not. `empties`: the derived table, if any, that must
@@ -92,42 +92,42 @@ class Fault:
         return f"{self.where} {self.found}; it should {self.wanted}"
 
 
-def find(connection: Connection, schema: str, bounds: str) -> list[Fault]:
+def find(connection: Connection, schema: str, bounds: str) -> list[Difference]:
     """Return all differences in `schema`, by one query; `bounds` is SQL that precedes it.
 
-    The list is empty if all is well. A fault of the schema itself is returned alone.
+    The list is empty if all is well. A difference of the schema itself is returned alone.
     """
     found = connection.run(bounds + snapshot(schema))[0][0]
     if found["encoding"] != "UTF8":  # LATIN1 can't store every caption, SQL_ASCII does not check its bytes
         remedy = "have UTF8: make another with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
-        return [Fault("The database", f"has the encoding {found['encoding']}", remedy)]
+        return [Difference("The database", f"has the encoding {found['encoding']}", remedy)]
     if found["read_only"]:
-        return [Fault("The database", "is read-only", "accept writes")]
+        return [Difference("The database", "is read-only", "accept writes")]
     name, role, tables = found["schema"], found["role"], found["tables"] or {}
     where = f"Schema {name}"
     if not found["exists"]:
         made = f"CREATE SCHEMA {name} AUTHORIZATION {role}"
-        return [Fault(where, MISSING, "exist", (made, ownership.mark(name)), "INFO", by_hand=made)]
+        return [Difference(where, MISSING, "exist", (made, ownership.mark(name)), "INFO", by_hand=made)]
     if not found["ours"]:
         others, by_hand = ownership.others(connection, schema, name)
         if others:
-            return [Fault(where, f"holds {others}", "be Dropcap's alone", by_hand=by_hand)]
+            return [Difference(where, f"holds {others}", "be Dropcap's alone", by_hand=by_hand)]
         give = f"ALTER SCHEMA {name} OWNER TO {role}"
         marked = (ownership.mark(name),)
-        return [Fault(where, "is not marked as Dropcap's", "be marked", marked, "INFO", by_hand=give)]
+        return [Difference(where, "is not marked as Dropcap's", "be marked", marked, "INFO", by_hand=give)]
     if not found["usable"]:
         grant = f"GRANT USAGE, CREATE ON SCHEMA {name} TO {role}"
-        return [Fault(where, "does not allow us USAGE", "allow it", by_hand=grant)]
+        return [Difference(where, "does not allow us USAGE", "allow it", by_hand=grant)]
     if found["beside"] and RESULTS in tables:
-        _tell_of_others(ownership.tables(connection, found["beside"]), name)
+        _log_duplicates(ownership.tables(connection, found["beside"]), name)
     return [
-        replace(fault, repair=(*_emptied(name, fault.empties, tables), *fault.repair))
+        replace(difference, repair=(*_emptied(name, difference.empties, tables), *difference.repair))
         for table in TABLES
-        for fault in _table_faults(table, tables.get(table.name), name, role)
+        for difference in _table_differences(table, tables.get(table.name), name, role)
     ]
 
 
-def _tell_of_others(beside: list[ownership.Found], schema: str) -> None:
+def _log_duplicates(beside: list[ownership.Found], schema: str) -> None:
     """Log that an older revision may have gone on elsewhere, after the tables were moved."""
     for table in beside:
         if table.proof and table.name == RESULTS:
@@ -143,22 +143,26 @@ def _emptied(schema: str, name: str, tables: dict[str, Any]) -> tuple[str, ...]:
     return (f"TRUNCATE {schema}.{name}",) if found and found["kind"] in TABLE_KINDS else ()
 
 
-def _table_faults(table: Table, found: dict[str, Any] | None, schema: str, role: str) -> Iterator[Fault]:
+def _table_differences(
+    table: Table, found: dict[str, Any] | None, schema: str, role: str
+) -> Iterator[Difference]:
     name = f"{schema}.{table.name}"
     if found is None:
         made, grant = _creation(name, table), f"GRANT CREATE ON SCHEMA {schema} TO {role}"
-        yield Fault(f"Table {name}", MISSING, "exist", made, "INFO", empties=table.derived, by_hand=grant)
+        yield Difference(
+            f"Table {name}", MISSING, "exist", made, "INFO", empties=table.derived, by_hand=grant
+        )
         return
     if found["kind"] not in TABLE_KINDS:
-        yield Fault(name, f"is {KINDS.get(found['kind'], 'no table')}", "be a table")
+        yield Difference(name, f"is {KINDS.get(found['kind'], 'no table')}", "be a table")
         return
     if found["lacks"]:
         needed = ", ".join(found["lacks"])
         grant = f"GRANT {needed} ON {name} TO {role}"
-        yield Fault(f"Table {name}", f"does not allow us {needed}", "allow it", by_hand=grant)
+        yield Difference(f"Table {name}", f"does not allow us {needed}", "allow it", by_hand=grant)
         return
     if found["awaits"]:
-        yield Fault(f"Table {name}", WAITS, "have them", severity="INFO")
+        yield Difference(f"Table {name}", WAITS, "have them", severity="INFO")
     columns, indexes = found["columns"] or {}, found["indexes"] or []
     constraints = found["constraints"] or []
     alter = f"ALTER TABLE {name}"
@@ -172,19 +176,23 @@ def _table_faults(table: Table, found: dict[str, Any] | None, schema: str, role:
             drop = f"{alter} DROP CONSTRAINT {identifier(rule['name'])}"
             where = f"Column {name}.{', '.join(rule['columns'])}"
             wanted = "take values of its own" if foreign else "be unique at once"
-            yield Fault(where, f"has the constraint {rule['text']}", wanted, by_hand=drop)
+            yield Difference(where, f"has the constraint {rule['text']}", wanted, by_hand=drop)
 
     for column in table.columns:
         if column.name not in columns:
-            faults = iter((_missing_column(name, column, columns.keys()),))
+            differences = iter((_missing_column(name, column, columns.keys()),))
         else:
-            faults = _column_faults(name, column, columns[column.name])
-        yield from (_made_anew(name, table, column, fault) for fault in faults) if table.derived else faults
+            differences = _column_differences(name, column, columns[column.name])
+        yield from (
+            (_made_anew(name, table, column, difference) for difference in differences)
+            if table.derived
+            else differences
+        )
     for other in columns.keys() - ours:
         known = columns[other]
         if known["not_null"] and known["default"] is None and not known["identity"] and not known["made"]:
             drop = f"{alter} ALTER COLUMN {identifier(other)} DROP NOT NULL"
-            yield Fault(
+            yield Difference(
                 f"Column {name}.{other}",
                 "is not ours, NOT NULL and without default",
                 "not refuse our rows",
@@ -198,19 +206,21 @@ def _table_faults(table: Table, found: dict[str, Any] | None, schema: str, role:
         kind = "UNIQUE" if any(index["primary"] for index in whole) else "PRIMARY KEY"
         key = f"({', '.join(table.key)})"
         add = (*((f"TRUNCATE {name}",) if table.derived else ()), f"{alter} ADD {kind} {key}")
-        yield Fault(f"Table {name}", f"has no key {key}", f"be unique by {key}", add, empties=table.derived)
+        yield Difference(
+            f"Table {name}", f"has no key {key}", f"be unique by {key}", add, empties=table.derived
+        )
     for index in table.indexes:
         if not any(_does(found, index) for found in indexes):
             create = f"CREATE INDEX {_on(name, index)}"
             lacks = f"has no index {create.partition(name)[2].strip()}"
-            yield Fault(f"Table {name}", lacks, "have one", (create,), slow=True)
+            yield Difference(f"Table {name}", lacks, "have one", (create,), slow=True)
     for rule_name, text in table.checks:
         if not any(rule["name"] == rule_name and ours.issuperset(rule["columns"]) for rule in constraints):
             add = (
                 f"{alter} DROP CONSTRAINT IF EXISTS {rule_name}",  # one that is there but was never validated
                 f"{alter} ADD CONSTRAINT {rule_name} CHECK ({text})",
             )
-            yield Fault(f"Table {name}", f"lacks the check {rule_name}", f"hold to {text}", add)
+            yield Difference(f"Table {name}", f"lacks the check {rule_name}", f"hold to {text}", add)
 
 
 def _creation(name: str, table: Table) -> tuple[str, ...]:
@@ -242,50 +252,50 @@ def _definition(column: Column) -> str:
     return f"{column.name} {column.type}{default}{'' if column.null else ' NOT NULL'}"
 
 
-def _missing_column(name: str, column: Column, present: AbstractSet[str]) -> Fault:
+def _missing_column(name: str, column: Column, present: AbstractSet[str]) -> Difference:
     """Added as declared, with what the rows had, where other columns still tell it."""
     add = f"ALTER TABLE {name} ADD COLUMN "
     wanted = f"be there: {_definition(column)}"
     if not (column.fill and present >= set(column.source)):
         there = add + _definition(column)
-        return Fault(f"Column {name}.{column.name}", MISSING, wanted, (there,), empties=column.empties)
+        return Difference(f"Column {name}.{column.name}", MISSING, wanted, (there,), empties=column.empties)
     if not column.source:  # the rows that there are get it from the catalogue
         there = add + _definition(replace(column, default=column.fill))
-        return Fault(f"Column {name}.{column.name}", MISSING, wanted, (there,), empties=column.empties)
+        return Difference(f"Column {name}.{column.name}", MISSING, wanted, (there,), empties=column.empties)
     value = f"coalesce({column.fill}, {column.default})" if column.default else column.fill
     repair = (f"{add}{column.name} {column.type}", f"UPDATE {name} SET {column.name} = {value}")
-    return Fault(f"Column {name}.{column.name}", MISSING, wanted, repair)
+    return Difference(f"Column {name}.{column.name}", MISSING, wanted, repair)
 
 
-def _made_anew(name: str, table: Table, column: Column, fault: Fault) -> Fault:
-    """The fault of a derived table's column, mended by emptying the table where nothing better is known."""
-    if fault.repair and fault.found not in (MISSING, NULLABLE):
-        return fault
+def _made_anew(name: str, table: Table, column: Column, difference: Difference) -> Difference:
+    """Return the difference of a derived table's column; the last resort is to empty the table."""
+    if difference.repair and difference.found not in (MISSING, NULLABLE):
+        return difference
     alter = f"ALTER TABLE {name}"
     drop, add = f"DROP COLUMN IF EXISTS {column.name}", f"ADD COLUMN {_definition(column)}"
-    return replace(fault, repair=(f"TRUNCATE {name}", f"{alter} {drop}, {add}"), empties=table.derived)
+    return replace(difference, repair=(f"TRUNCATE {name}", f"{alter} {drop}, {add}"), empties=table.derived)
 
 
-def _column_faults(name: str, column: Column, found: dict[str, Any]) -> Iterator[Fault]:
+def _column_differences(name: str, column: Column, found: dict[str, Any]) -> Iterator[Difference]:
     where = f"Column {name}.{column.name}"
     alter = f"ALTER TABLE {name} ALTER COLUMN {column.name}"
     if found["made"] or found["identity"] == "a":
-        yield Fault(where, "is generated", f"be {column.type} and take our values")
+        yield Difference(where, "is generated", f"be {column.type} and take our values")
         return
     if found["type"] != column.type:
         bare = _bare(found["type"])
         how = "" if bare == column.type else WIDER.get(column.type, {}).get(bare)
         using = f"{column.name}{how or f'::{column.type}'}"
         widen = (f"{alter} DROP DEFAULT", f"{alter} TYPE {column.type} USING {using}")
-        yield Fault(where, f"is {found['type']}", f"be {column.type}", widen if how is not None else ())
+        yield Difference(where, f"is {found['type']}", f"be {column.type}", widen if how is not None else ())
         return  # its default is judged when it has its type
     if column.default and found["default"] != column.default:
         is_ = f"has the default {found['default']}" if found["default"] else "has no default"
-        yield Fault(where, is_, f"have {column.default}", (f"{alter} SET DEFAULT {column.default}",))
+        yield Difference(where, is_, f"have {column.default}", (f"{alter} SET DEFAULT {column.default}",))
     if found["not_null"] and column.null:
-        yield Fault(where, "is NOT NULL", "allow NULL", (f"{alter} DROP NOT NULL",))
+        yield Difference(where, "is NOT NULL", "allow NULL", (f"{alter} DROP NOT NULL",))
     if not column.null and not found["not_null"]:
-        yield Fault(where, NULLABLE, "be NOT NULL", (f"{alter} SET NOT NULL",))
+        yield Difference(where, NULLABLE, "be NOT NULL", (f"{alter} SET NOT NULL",))
 
 
 def _bare(type_: str) -> str:

@@ -9,7 +9,7 @@ from itertools import groupby
 from pg8000.native import Connection, literal
 
 from dropcap.database.schema import ownership
-from dropcap.database.schema.diff import Fault
+from dropcap.database.schema.diff import Difference
 from dropcap.database.schema.ownership import Found
 from dropcap.database.schema.tables import TABLES
 
@@ -25,8 +25,8 @@ FROM pg_namespace n WHERE n.nspname = {schema} AND obj_description(n.oid, 'pg_na
 ROOM = "SELECT to_regclass({view}) IS NULL, has_schema_privilege(to_regnamespace({schema}), 'CREATE')"
 
 
-def moves(connection: Connection, schema: str, home: str | None) -> list[Fault]:
-    """Return a fault, with the SQL that moves it, for each of our tables outside `schema`, or one for all.
+def moves(connection: Connection, schema: str, home: str | None) -> list[Difference]:
+    """Return a difference, with its repair, for each of our tables outside `schema`, or one for all.
 
     `home` is the first schema on the session's own search_path. The list is empty if there is nothing to
     move, or the schema does not exist yet.
@@ -42,16 +42,16 @@ def moves(connection: Connection, schema: str, home: str | None) -> list[Fault]:
     for tables in groups:
         if stopped := _stopped(tables, groups, name, role):
             return [stopped]
-    return [fault for tables in groups for fault in _moved(connection, tables, name)]
+    return [difference for tables in groups for difference in _moved(connection, tables, name)]
 
 
-def _stopped(tables: list[Found], groups: list[list[Found]], name: str, role: str) -> Fault | None:
-    """Return the fault that a person must resolve before any of these tables is moved."""
+def _stopped(tables: list[Found], groups: list[list[Found]], name: str, role: str) -> Difference | None:
+    """Return the difference that a person must resolve before any of these tables is moved."""
     made = f"CREATE SCHEMA IF NOT EXISTS {name} AUTHORIZATION {role}; {ownership.mark(name)}"
     ours = "; ".join(_move(table, name) for table in tables if table.ours)
     for table in tables:
         if table.strange:
-            return Fault(
+            return Difference(
                 f"Table {table}",
                 "is beside tables of Dropcap, but matches none of its versions",
                 "be moved, or left alone, by a person",
@@ -60,7 +60,7 @@ def _stopped(tables: list[Found], groups: list[list[Found]], name: str, role: st
             )
         twins = [each for group in groups for each in group if each.name == table.name and each is not table]
         if table.proof and twins:
-            return Fault(
+            return Difference(
                 f"Table {table}",
                 f"is Dropcap's, as is {twins[0]}",
                 "be the only one of the two",
@@ -69,7 +69,7 @@ def _stopped(tables: list[Found], groups: list[list[Found]], name: str, role: st
     return None
 
 
-def _moved(connection: Connection, tables: list[Found], name: str) -> list[Fault]:
+def _moved(connection: Connection, tables: list[Found], name: str) -> list[Difference]:
     moved = [table for table in tables if table.ours]
     repairs: list[tuple[str, ...]] = [(_move(table, name),) for table in moved]
     home, sign = moved[0].schema, f"{moved[0].schema}.{SIGNPOST}"
@@ -81,7 +81,8 @@ def _moved(connection: Connection, tables: list[Found], name: str) -> list[Fault
         repairs[-1] += (f"CREATE VIEW {sign} AS SELECT {said} AS note", f"COMMENT ON VIEW {sign} IS {said}")
     found, wanted = "is Dropcap's, but outside its schema", f"be in {name}"
     return [
-        Fault(f"Table {table}", found, wanted, repair) for table, repair in zip(moved, repairs, strict=True)
+        Difference(f"Table {table}", found, wanted, repair)
+        for table, repair in zip(moved, repairs, strict=True)
     ]
 
 

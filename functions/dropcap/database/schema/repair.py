@@ -31,7 +31,7 @@ from pg8000.native import Connection, DatabaseError
 from dropcap import logs
 from dropcap.database.connection import LOCALS
 from dropcap.database.schema import diff, legacy, relocation
-from dropcap.database.schema.diff import Fault
+from dropcap.database.schema.diff import Difference
 from dropcap.errors import SchemaError
 
 LOCK = 0x44726F70636170  # "Dropcap": the advisory lock of whoever repairs
@@ -41,7 +41,7 @@ ROUNDS = (
 )
 EMPTY = "TRUNCATE "
 IN_USE = ("0A000", "2BP01")  # SQLSTATE: a foreign key or a view of others depends on it
-# SQLSTATEs of faults that pass: network, deadlock, no resources, a lock that is held, a restart, a full disk
+# SQLSTATEs of transient errors: network, deadlock, no resources, a lock that is held, a restart, a full disk
 PASSING = ("08", "40", "53", "55", "57P", "58")
 
 
@@ -79,7 +79,7 @@ def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> boo
         f"{LOCALS}SET LOCAL statement_timeout = {longest}; "
         f"SET LOCAL idle_in_transaction_session_timeout = {longest}; SELECT pg_advisory_xact_lock({LOCK})"
     )
-    mended: list[Fault] = []
+    mended: list[Difference] = []
     try:
         connection.run(f"BEGIN ISOLATION LEVEL READ COMMITTED; {wait}; {bounds}")
         [[home]] = connection.run("SELECT current_schema()")  # earlier versions kept their tables there
@@ -89,37 +89,41 @@ def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> boo
             if not found or (slow and mended and mended[0] not in found):
                 break
             mended += found[:1] if slow else found
-            for fault in found[:1] if slow else found:
-                _mend(connection, fault)
+            for difference in found[:1] if slow else found:
+                _mend(connection, difference)
         else:
             raise SchemaError(f"{found[0]}, which the repair did not achieve.")
-        for fault in () if slow else waits:
+        for difference in () if slow else waits:
             places = {home or "public", "public"} - {schema}
-            if copied := legacy.copy(connection, fault.where.removeprefix("Table "), places):
-                mended.append(replace(fault, found=f"lacks {copied}"))
+            if copied := legacy.copy(connection, difference.where.removeprefix("Table "), places):
+                mended.append(replace(difference, found=f"lacks {copied}"))
         connection.run("COMMIT")
     except (DatabaseError, SchemaError):
         connection.run("ROLLBACK")
         raise
-    for fault in mended:
-        emptied = [statement.removeprefix(EMPTY) for statement in fault.repair if statement.startswith(EMPTY)]
+    for difference in mended:
+        emptied = [
+            statement.removeprefix(EMPTY) for statement in difference.repair if statement.startswith(EMPTY)
+        ]
         anew = f"; emptied, to be rebuilt: {', '.join(emptied)}" if emptied else ""
-        logs.write("WARNING" if emptied else fault.severity, f"schema changed, as {fault}{anew}")
+        logs.write("WARNING" if emptied else difference.severity, f"schema changed, as {difference}{anew}")
     return bool(mended)
 
 
-def _split(found: list[Fault], slow: bool) -> tuple[list[Fault], list[Fault]]:
-    """Return the faults that wait for the old web app's rows, and those to repair now."""
-    waits = [fault for fault in found if fault.found == diff.WAITS]
-    return waits, [fault for fault in found if fault not in waits and (slow or not fault.slow)]
+def _split(found: list[Difference], slow: bool) -> tuple[list[Difference], list[Difference]]:
+    """Return the differences that wait for the old web app's rows, and those to repair now."""
+    waits = [difference for difference in found if difference.found == diff.WAITS]
+    return waits, [
+        difference for difference in found if difference not in waits and (slow or not difference.slow)
+    ]
 
 
-def _mend(connection: Connection, fault: Fault) -> None:
-    if not fault.repair and fault.by_hand:
-        raise SchemaError(f"{fault}. Dropcap does not change that itself: {fault.by_hand}")
-    if not fault.repair:
-        raise SchemaError(f"{fault}. No safe repair is known: please change it by hand.")
-    for statement in fault.repair:
+def _mend(connection: Connection, difference: Difference) -> None:
+    if not difference.repair and difference.by_hand:
+        raise SchemaError(f"{difference}. Dropcap does not change that itself: {difference.by_hand}")
+    if not difference.repair:
+        raise SchemaError(f"{difference}. No safe repair is known: please change it by hand.")
+    for statement in difference.repair:
         try:
             connection.run(statement)
         except DatabaseError as refused:
@@ -128,8 +132,8 @@ def _mend(connection: Connection, fault: Fault) -> None:
                 raise
             if code in IN_USE:  # names the dependants; other details may quote values of rows
                 said = " ".join(f"{said}: {refused.args[0].get('D', '')}".split())
-            by_hand = statement.replace("INDEX", "INDEX CONCURRENTLY", 1) if fault.slow else statement
-            by_hand = fault.by_hand or by_hand
+            by_hand = statement.replace("INDEX", "INDEX CONCURRENTLY", 1) if difference.slow else statement
+            by_hand = difference.by_hand or by_hand
             raise SchemaError(
-                f"{fault}. PostgreSQL refused the repair ({said}): {' '.join(by_hand.split())}"
+                f"{difference}. PostgreSQL refused the repair ({said}): {' '.join(by_hand.split())}"
             ) from refused

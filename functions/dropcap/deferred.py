@@ -32,10 +32,10 @@ from dropcap.domain import consistency, texts
 from dropcap.domain.analysis import Analysis, Caption, Description, Published, Source, Usage, Verdict
 from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
-from dropcap.errors import Passing, Rejected
+from dropcap.errors import Rejected, TransientError
 from dropcap.imaging import decoding
-from dropcap.pipeline import one_at_a_time
 from dropcap.runtime import memory
+from dropcap.runtime.watchdog import Watchdog
 from dropcap.services import Services
 from dropcap.settings import Settings
 from dropcap.storage.gcs import NotStored, expected
@@ -106,7 +106,7 @@ class Due:
         return read(Upload, self.result.get("upload"))
 
 
-class NotTakenBack(Passing):
+class NotTakenBack(TransientError):
     """Transient error: an unsafe picture is still published. Unlike a description, this is never given up."""
 
 
@@ -117,7 +117,7 @@ def describe(services: Services, ends: float) -> Mapping[str, int]:
     """
     done, failures = Counter[str](), 0
     while time.monotonic() < ends and failures < FAILURES:
-        with one_at_a_time:  # before the lease, which begins with the work
+        with memory.heavy_work_lock:  # before the lease, which begins with the work
             rows = services.database.query(TAKE, lease=lease_s(services.settings))
             if not rows:
                 break
@@ -161,24 +161,24 @@ def _describe(due: Due, brake: Brake, services: Services) -> bool:
         _unpublish(due, services)
         _note(due, {"describe_later": False}, services, over=True)
         return False
-    watch = memory.Watch(str(due.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
-    with watch.stage("read what is published"):
+    watchdog = Watchdog(str(due.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
+    with watchdog.stage("read what is published"):
         largest, data = _largest(due, known, services)
         moves = settings.safety != "off" and _moves(known, services)
         with decoding.opened(data, settings, services.make_room) as source:
             jpeg = source.for_gemini(settings).data
-    with watch.stage("describe later"):
+    with watchdog.stage("describe later"):
         try:
             description = brake.describe(jpeg, known.named_language or settings.language)
         except Unavailable as unavailable:
             _check_safety(due, largest, unavailable.verdict, services)
             raise
-    with watch.stage("record the description"):
+    with watchdog.stage("record the description"):
         _check_safety(due, largest, description.safety, services)
         if moves:
             description = replace(description, safety=Verdict(moderation.UNKNOWN))
         memory.release()
-        usage = brake.usage(sum(watch.timings.values()))
+        usage = brake.usage(sum(watchdog.timings.values()))
         if not _store(due, known, description, usage, services):
             services.database.query(FORGET, id=due.id)
             return False
@@ -324,7 +324,7 @@ def _sum(before: Usage | None, more: Usage) -> Usage:
 def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> bool:
     """Note why; for good where it is the picture's fault, or at the last try. Whether it may be another's."""
     known = isinstance(problem, Unavailable | Rejected)
-    fault = isinstance(problem, Rejected) or (isinstance(problem, Unavailable) and not problem.later)
+    fault = isinstance(problem, Unavailable | Rejected) and not problem.retryable
     answered = isinstance(problem, Unavailable) and problem.answered
     more = UNFIT - 1 if answered else 0
     over = fault or (due.tries + more >= TRIES and not isinstance(problem, NotTakenBack))

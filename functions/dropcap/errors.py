@@ -1,13 +1,26 @@
-"""What can go wrong, and who must act.
+"""Dropcap's errors. The message of each is one line; it is logged without a stack trace.
 
     DropcapError
-    ├── Rejected        permanent: quarantine the input, record the reason, acknowledge; over HTTP also a
-    │                   request that the caller may not make, or one above a limit
-    ├── SettingsError   the operator must change a setting; the function does not start
-    └── SchemaError     the operator must change the database; the function does not start
+    ├── Rejected              permanent: quarantine the input, record the reason and acknowledge; over HTTP
+    │                         also a request that is not allowed or exceeds a limit
+    ├── SettingsError         permanent: the operator must change a setting; the function does not start
+    ├── SchemaError           permanent: the operator must change the database; the function does not start
+    ├── TooLong               permanent: the body of a request is too large
+    └── TransientError        transient: a retry may succeed, so the platform redelivers the event
+        ├── DatabaseUnavailable   PostgreSQL did not answer as expected
+        ├── KeysUnreachable       the public keys of the ID tokens' issuer could not be fetched
+        ├── LeaseHeld             another delivery holds the lease
+        ├── ModelError            the captioning model can't be loaded or can't run
+        ├── NotDecoded            this instance could not decode the picture
+        ├── NotStored             an object is missing or not as written
+        ├── NotTakenBack          an unsafe picture is still published
+        ├── PublishError          an event was not delivered
+        ├── Stalled               the client stopped reading or sending
+        ├── Unavailable           Gemini did not describe the picture
+        └── Undeletable           the bucket refuses a deletion
 
-Everything else is transient: the platform redelivers the event. A Passing error is expected, and its message
-is one line.
+An error of one package is defined there. `retryable` says whether it is transient. All other exceptions
+(a full disk, a missing library, a bug) are transient too; they are logged with their stack trace.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,26 +28,30 @@ from http import HTTPStatus
 
 
 class DropcapError(Exception):
-    """The root of all errors that Dropcap raises on purpose."""
+    """Base class of all errors that Dropcap raises on purpose."""
+
+    retryable = False
 
 
-class Passing(Exception):
-    """Transient error of database, network or storage: logged in one line, without a stack trace."""
+class TransientError(DropcapError):
+    """Transient error: the same input may succeed later."""
+
+    retryable = True
 
 
 class SettingsError(DropcapError):
-    """One line that names the variable, its value and what is allowed."""
+    """Permanent error: a setting is not allowed. Names the variable, its value and what is allowed."""
 
 
 class SchemaError(DropcapError):
-    """One line that names table, column, what is and what should be."""
+    """Permanent error: the schema can't be used. Names the table, the column and the difference."""
 
 
 class Rejected(DropcapError):
-    """An input that no repetition can make work.
+    """Permanent error: retrying the same input cannot succeed.
 
-    `code` is a stable word for programs (`not_a_picture`), `problem` one sentence for people,
-    `remedy` what they can do, `status` the HTTP status that `analyze` answers, with `headers`.
+    `code` is a stable identifier for programs (`not_a_picture`), `problem` one sentence for people, and
+    `remedy` what they can do. `analyze` answers with the HTTP `status` and `headers`.
     """
 
     def __init__(
@@ -54,24 +71,24 @@ class Rejected(DropcapError):
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and each error that it was raised from or while handling."""
+    """Yield an error and its chain of causes: what it was raised from, or during whose handling."""
     seen: set[int] = set()
-    each: BaseException | None = error
-    while each and id(each) not in seen:
-        seen.add(id(each))
-        yield each
-        each = each.__cause__ or each.__context__
+    current: BaseException | None = error
+    while current and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
 
 
 def cause(error: BaseException) -> str:
-    """Return the causes of an error, each with type and message; empty if it has none.
+    """Return the causes of an error as text, each with type and message; empty if it has none.
 
-    An error raised `from None` hides the causes behind it, which may quote a secret.
+    The chain ends at an error raised `from None`: the causes behind it may contain a secret.
     """
     found = []
-    for each in causes(error):
-        if each is not error:
-            found.append(f"{type(each).__name__}: {each}")
-        if each.__suppress_context__ and not each.__cause__:
+    for link in causes(error):
+        if link is not error:
+            found.append(f"{type(link).__name__}: {link}")
+        if link.__suppress_context__ and not link.__cause__:
             break
     return "; ".join(found)[:1000]

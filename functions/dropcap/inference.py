@@ -14,7 +14,7 @@ from dropcap.describing.response import Unavailable
 from dropcap.domain import consistency, texts
 from dropcap.domain.analysis import Agreement, Caption, Description, Source, Verdict
 from dropcap.domain.upload import Upload
-from dropcap.runtime.timeouts import begin
+from dropcap.runtime.timeouts import submit
 from dropcap.services import Services
 
 
@@ -39,7 +39,7 @@ def look(upload: Upload, for_gemini: bytes, for_blip: Image, services: Services,
     description = caption = model_error = verdict = None
     later = False
     language = upload.language or settings.language
-    asked = begin(lambda: brake.describe(for_gemini, language), "describe")
+    asked = submit(lambda: brake.describe(for_gemini, language), "describe")
     try:
         captioner = services.captioner
         caption = captioner.caption(for_blip, prompt=settings.caption_prompt, beams=settings.caption_beams)
@@ -68,7 +68,7 @@ def look(upload: Upload, for_gemini: bytes, for_blip: Image, services: Services,
         if settings.gemini_api_key:  # without one, BLIP alone is what was chosen
             problem = str(unavailable)
             logs.write("WARNING", "not described by Gemini", upload=str(upload.id), problem=problem)
-            later = unavailable.later
+            later = unavailable.retryable
         sources["gemini"] = Source(False, settings.gemini_model, problem=str(unavailable))
     if model_error and (settings.blip == "required" or description is None):
         raise model_error

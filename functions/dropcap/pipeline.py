@@ -2,7 +2,6 @@
 
 import datetime as dt
 import hashlib
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
@@ -18,18 +17,16 @@ from dropcap.domain.analysis import Analysis, PictureFacts, Published
 from dropcap.domain.outcome import Outcome
 from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
-from dropcap.errors import Passing, Rejected, cause
+from dropcap.errors import Rejected, TransientError, cause
 from dropcap.imaging import decoding
 from dropcap.outbox import dispatcher
 from dropcap.runtime import memory
+from dropcap.runtime.watchdog import Watchdog
 from dropcap.services import Services
 from dropcap.settings import Settings
 
-# One heavy picture at a time: two would need twice the memory that an instance has.
-one_at_a_time = threading.RLock()
 
-
-class LeaseHeld(Passing):
+class LeaseHeld(TransientError):
     """Another delivery holds the lease: redeliver, in case that one is killed."""
 
 
@@ -43,9 +40,9 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
     errors are transient, including the database's: the lease is released, and the next delivery continues.
     """
     database, settings = services.database, services.settings
-    watch = memory.Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
-    with logs.about(upload.id), one_at_a_time:
-        with watch.stage("claim"):
+    watchdog = Watchdog(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
+    with logs.about(upload.id), memory.heavy_work_lock:
+        with watchdog.stage("claim"):
             before = services.buckets.published(upload)  # first: what a later holder publishes is not in it
             claim = database.claim(upload)
         if claim.state == "busy":
@@ -61,9 +58,9 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
             return
         decided = True
         if claim.state == "claimed":
-            watch.begins = lambda stage: _keep(claim, upload, services, stage)
+            watchdog.on_stage = lambda stage: _keep(claim, upload, services, stage)
             try:
-                decided = _decide(claim, upload, services, watch, posted, before)
+                decided = _decide(claim, upload, services, watchdog, posted, before)
             except LeaseHeld:
                 erasure.withdraw(upload, services)
                 raise
@@ -73,11 +70,11 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
                     give_back(upload, claim.holder)
                 raise
         if decided:
-            with watch.stage("delete the source"):
+            with watchdog.stage("delete the source"):
                 _finish(upload, services)
         if settings.events:
-            watch.begins = lambda stage: None  # the upload is done, and nobody's claim
-            with watch.stage("tell"):
+            watchdog.on_stage = lambda stage: None  # the upload is done, and nobody's claim
+            with watchdog.stage("tell"):
                 services.dispatcher.dispatch(upload)
 
 
@@ -95,7 +92,7 @@ def _decide(
     claim: Claim,
     upload: Upload,
     services: Services,
-    watch: memory.Watch,
+    watchdog: Watchdog,
     posted: bytes | None,
     before: Mapping[str, int],
 ) -> bool:
@@ -104,13 +101,13 @@ def _decide(
     data = None
     try:
         _check_deaths(claim, upload, settings.max_deaths)
-        with watch.stage("read"):
+        with watchdog.stage("read"):
             if posted is None and not upload.in_bucket:
                 raise leases.not_finished()
             data = buckets.read(upload) if posted is None else posted
-        analysis = analyze(data, upload, services, watch, before)
+        analysis = analyze(data, upload, services, watchdog, before)
         data = None
-        with watch.stage("record"):
+        with watchdog.stage("record"):
             rows = rows_of(Outcome(upload, analysis), claim.holder, settings)
             held = database.record(analysis, upload, claim.holder, rows)
     except Rejected as rejection:
@@ -131,7 +128,7 @@ def _decide(
             if not database.hold(upload, claim.holder, *reason, moderation.AGAIN_S, rows):
                 raise _lost(upload) from rejection
             return False
-        with watch.stage("quarantine"):
+        with watchdog.stage("quarantine"):
             buckets.quarantine(upload, rejection)
         held = database.reject(upload, claim.holder, *reason, rows)
     if not held:
@@ -171,7 +168,7 @@ def analyze(
     data: bytes,
     upload: Upload,
     services: Services,
-    watch: memory.Watch,
+    watchdog: Watchdog,
     before: Mapping[str, int] | None = None,
 ) -> Analysis:
     """From bytes to analysis: open, resize, describe beside caption, and publish where it is kept.
@@ -180,22 +177,22 @@ def analyze(
     Raises Rejected where the bytes are no picture that can be taken.
     """
     settings = services.settings
-    with logs.about(upload.id), one_at_a_time:
-        with watch.stage("open"):
+    with logs.about(upload.id), memory.heavy_work_lock:
+        with watchdog.stage("open"):
             source = decoding.opened(data, settings, services.make_room)
         with source:
-            with watch.stage("resize"):
+            with watchdog.stage("resize"):
                 for_gemini = source.for_gemini(settings).data
                 for_blip = source.fitted(decoding.BLIP_SIDE)
             brake = Brake(services, upload.id, "" if before is None else source.facts.sha256)
-            with watch.stage("describe and caption"):
+            with watchdog.stage("describe and caption"):
                 seen = inference.look(upload, for_gemini, for_blip, services, brake)
             verdict = moderation.check(seen.verdict, settings)
             said = texts.select(seen.description, seen.caption)
             embedded = texts.select(seen.description, texts.trusted(seen.caption))
             agreement = inference.agreement(upload, seen)
             del for_gemini, for_blip
-            with watch.stage("publish"):
+            with watchdog.stage("publish"):
                 published: tuple[Published, ...] = ()
                 if before and settings.safety != "off":
                     # Left by a delivery that crashed, perhaps with other settings: it is unknown what was
@@ -205,7 +202,7 @@ def analyze(
                 if before is not None:
                     published = renditions.publish(source, data, embedded, upload, services, before)
         memory.release()
-        usage = brake.usage(sum(watch.timings.values()))
+        usage = brake.usage(sum(watchdog.timings.values()))
         rss_mb = round(memory.rss_mb(), 1)
         facts = {"sources": inference.facts(seen.sources), **brake.facts(usage)}
         logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=rss_mb, **facts)
@@ -232,8 +229,8 @@ def analyze(
         provenance=texts.provenance(seen.description, seen.caption, at, settings.caption_prompt),
         describe_later=seen.later and bool(published),
         usage=usage,
-        memory=dict(watch.memory),
-        timings=dict(watch.timings),
+        memory=dict(watchdog.memory),
+        timings=dict(watchdog.timings),
     )
 
 

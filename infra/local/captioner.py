@@ -16,7 +16,7 @@ import requests
 from rich.console import Console
 
 from dropcap.captioning.blip import Card, ModelError
-from dropcap.runtime.timeouts import within
+from dropcap.runtime.timeouts import run_with_timeout
 from dropcap.settings import MODEL_FOLDER
 from infra.local import StackError
 from infra.local.storage import ROOT
@@ -73,7 +73,7 @@ def hub_answers() -> bool:
         return False
     url = f"{os.environ.get('HF_ENDPOINT', HUB).rstrip('/')}/{ASKED}"
     with suppress(requests.RequestException, TimeoutError):
-        return within(HUB_S, lambda: requests.head(url, timeout=HUB_S)).ok
+        return run_with_timeout(HUB_S, lambda: requests.head(url, timeout=HUB_S)).ok
     return False
 
 

@@ -26,7 +26,7 @@ import main
 from dropcap import pipeline
 from dropcap.database.repository import Database
 from dropcap.describing import gemini
-from dropcap.runtime.memory import Watch
+from dropcap.runtime.watchdog import Watchdog
 from dropcap.storage.buckets import Buckets
 
 FOLDER = Path(os.environ["CHAOS_FOLDER"])
@@ -95,14 +95,14 @@ def _request(self: requests.Session, method: str, *args: Any, **kwargs: Any) -> 
 
 
 def _watch_stages() -> None:
-    original = Watch.stage
+    original = Watchdog.stage
 
     @contextmanager
-    def stage(self: Watch, name: str) -> Iterator[None]:
+    def stage(self: Watchdog, name: str) -> Iterator[None]:
         with named(name), original(self, name):
             yield
 
-    Watch.stage = stage  # type: ignore[method-assign]
+    Watchdog.stage = stage  # type: ignore[method-assign]
 
 
 def _count_anew() -> None:

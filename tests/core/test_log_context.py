@@ -92,9 +92,9 @@ def test_a_thread_has_a_copy_of_the_context_and_none_of_the_next_request(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with logs.about("first"):
-        begun: Future[None] = timeouts.begin(lambda: logs.write("INFO", "one"), "test")
+        begun: Future[None] = timeouts.submit(lambda: logs.write("INFO", "one"), "test")
         begun.result()
-        timeouts.within(5, lambda: logs.write("INFO", "two"))
+        timeouts.run_with_timeout(5, lambda: logs.write("INFO", "two"))
     logs.write("INFO", "three")
     assert [line.get("upload") for line in lines(capfd.readouterr().out)] == ["first", "first", None]
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from dropcap import deferred, pipeline
+from dropcap import deferred
 from dropcap.domain.analysis import Published
 from dropcap.domain.upload import Upload
+from dropcap.runtime.memory import heavy_work_lock
 from dropcap.storage.buckets import Buckets
 from tests.describing.test_deferred import DONE, DOWN, ONCE, UP, its_time_comes, redescribe, result
 from tests.support.app import App, Start, rows, small_png
@@ -160,7 +161,7 @@ def test_nothing_is_taken_before_its_turn_has_come(start: Start) -> None:
     app = app.restarted(GEMINI_MODEL=UP)
     due = "SELECT count(*) FROM analyses WHERE describe_after <= now()"
     waiting = threading.Thread(target=deferred.describe, args=(app.services, float("inf")))
-    with pipeline.one_at_a_time:
+    with heavy_work_lock:
         waiting.start()
         waiting.join(0.5)
         assert waiting.is_alive()

@@ -55,7 +55,7 @@ def test_it_takes_the_remaining_tries_and_is_then_put_off(
     told = refusal(settings, model)
     assert told.problem.startswith(UNFIT[model])
     assert told.problem.endswith(", after 2 tries")
-    assert told.later
+    assert told.retryable
     assert told.answer is None
     if model not in ("fault-page", "fault-nested"):
         assert told.answered
@@ -78,7 +78,7 @@ def test_each_reason_to_stop_means_the_same_over_both_packages(
     verdicts = ("SAFETY", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT")
     told = refusal(settings, f"fault-finish-{reason}", gemini_attempts=1, safety="low")
     final = reason in verdicts
-    assert (told.again, told.later, told.answered, told.answer is not None) == (
+    assert (told.again, told.retryable, told.answered, told.answer is not None) == (
         not final,
         not final,
         True,
@@ -98,7 +98,7 @@ def test_each_reason_to_block_a_picture_is_final_over_both_packages(
     assert BlockedReason(reason)
     told = refusal(settings, f"fault-blocked-{reason}", safety="low")
     assert told.problem == f"Gemini blocked the picture ({reason})"
-    assert (told.again, told.later) == (False, False)
+    assert (told.again, told.retryable) == (False, False)
     assert told.verdict
     assert told.verdict.blocked is (reason != "OTHER")
     assert len(calls(stand_in, settings)) == 1
@@ -132,9 +132,9 @@ def test_ratings_above_safety_are_a_verdict_also_without_an_answer(
 ) -> None:
     told = refusal(settings, "fault-ratedmalformed-HIGH", safety="low")
     assert told.verdict
-    assert (told.verdict.rated, told.later, told.answer) == ("high", False, None)
+    assert (told.verdict.rated, told.retryable, told.answer) == ("high", False, None)
     assert len(calls(stand_in, settings)) == 1
-    assert refusal(settings, "fault-ratedmalformed-LOW", safety="low").later
+    assert refusal(settings, "fault-ratedmalformed-LOW", safety="low").retryable
     assert len(calls(stand_in, settings)) == 3
 
 

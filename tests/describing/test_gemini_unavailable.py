@@ -38,7 +38,7 @@ def test_a_refusal_that_is_not_the_pictures_fault_is_not_repeated_at_once_but_on
     stand_in: GeminiStandIn, settings: dict[str, Any], model: str, problem: str
 ) -> None:
     told = refusal(settings, model)
-    assert (told.problem, told.later, told.answered, told.unpaid) == (problem, True, False, True)
+    assert (told.problem, told.retryable, told.answered, told.unpaid) == (problem, True, False, True)
     assert len(calls(stand_in, settings)) == 1
 
 
@@ -56,7 +56,7 @@ def test_what_is_the_pictures_fault_is_told_and_never_repeated(
     stand_in: GeminiStandIn, settings: dict[str, Any], model: str, problem: str, unpaid: bool
 ) -> None:
     told = refusal(settings, model)
-    assert (told.problem, told.later, told.answered, told.unpaid) == (problem, False, True, unpaid)
+    assert (told.problem, told.retryable, told.answered, told.unpaid) == (problem, False, True, unpaid)
     assert len(calls(stand_in, settings)) == 1
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from dropcap.domain.upload import Upload
-from dropcap.runtime.memory import Watch
+from dropcap.runtime.watchdog import Watchdog
 from infra.local.postgres import Postgres
 from tests.chaos.proxy import Fault, Proxy
 from tests.pipeline.test_healing import lease_runs_out
@@ -36,10 +36,10 @@ def away(url: str) -> Iterator[tuple[str, Proxy]]:
 
 def at(monkeypatch: pytest.MonkeyPatch, proxy: Proxy, stage: str, begun: bool) -> None:
     """The database is away from here on: before the stage has begun, or as soon as it has."""
-    original = Watch.stage
+    original = Watchdog.stage
 
     @contextmanager
-    def watched(watch: Watch, name: str) -> Iterator[None]:
+    def watched(watch: Watchdog, name: str) -> Iterator[None]:
         if name == stage and not begun:
             proxy.set(Fault("refuse"))
         with original(watch, name):
@@ -47,7 +47,7 @@ def at(monkeypatch: pytest.MonkeyPatch, proxy: Proxy, stage: str, begun: bool) -
                 proxy.set(Fault("refuse"))
             yield
 
-    monkeypatch.setattr(Watch, "stage", watched)
+    monkeypatch.setattr(Watchdog, "stage", watched)
 
 
 def interrupted(app: App, upload: Upload, proxy: Proxy, stage: str, begun: bool) -> None:
@@ -129,10 +129,10 @@ def test_a_server_that_is_stopped_at_the_end_of_three_deliveries_costs_no_pictur
     with Postgres(tmp_path / "postgres", options=options) as server:
         app = start(**QUICK, DATABASE_URL=server.url)
         upload = app.upload("ana/a.png", small_png())
-        original = Watch.stage
+        original = Watchdog.stage
 
         @contextmanager
-        def stage(watch: Watch, name: str) -> Iterator[None]:
+        def stage(watch: Watchdog, name: str) -> Iterator[None]:
             if name == "record":
                 server.close()
             with original(watch, name):
@@ -140,7 +140,7 @@ def test_a_server_that_is_stopped_at_the_end_of_three_deliveries_costs_no_pictur
 
         for _ in range(OUTAGES):
             with monkeypatch.context() as stopping:
-                stopping.setattr(Watch, "stage", stage)
+                stopping.setattr(Watchdog, "stage", stage)
                 assert app.deliver(upload) == HTTPStatus.INTERNAL_SERVER_ERROR
             server.start()
             server.wait()

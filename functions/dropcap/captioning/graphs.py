@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dropcap.errors import DropcapError
+from dropcap.errors import TransientError
 from dropcap.runtime import memory
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ Step = Callable[[Ids, Sequence[int] | None], Floats]
 """(ids (B, L), which rows of the last call they continue) -> logits (B, vocabulary) of the last position."""
 
 
-class ModelError(DropcapError):
+class ModelError(TransientError):
     """The model can't be loaded or can't run; the message names the file and the remedy."""
 
 

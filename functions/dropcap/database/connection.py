@@ -7,7 +7,7 @@ from functools import partial
 from pg8000.native import Connection, DatabaseError, InterfaceError, identifier
 
 from dropcap import database_url
-from dropcap.errors import Passing
+from dropcap.errors import TransientError
 from dropcap.settings import SCHEMA
 
 # cloud.google.com/sql/docs/postgres/iam-logins: an access token with this scope is the password.
@@ -18,7 +18,7 @@ LOCALS = "".join(f"SET LOCAL {name} = '{value}'; " for name, value in database_u
 NETWORK_S = 5.0  # wait this much longer than the server does: its error says more than a timeout
 
 
-class DatabaseUnavailable(Passing):
+class DatabaseUnavailable(TransientError):
     """Transient error: PostgreSQL did not answer as expected. The message is one line without the address."""
 
 

@@ -28,7 +28,7 @@ from dropcap.describing.response import Unavailable, checked
 from dropcap.describing.token_usage import FREE, Meter
 from dropcap.domain.analysis import ENGLISH, Description
 from dropcap.domain.answer import Answer, Tokens
-from dropcap.runtime.timeouts import within
+from dropcap.runtime.timeouts import run_with_timeout
 from dropcap.settings import Settings
 
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")  # nothing that a header, a repr or a JSON text would escape
@@ -76,7 +76,7 @@ class Describer:
             description = checked(answer, settings.gemini_model, language, judged=settings.safety != "off")
         except Unavailable as unfit:
             if unfit.verdict and moderation.unsafe(unfit.verdict, settings):
-                unfit.again = unfit.later = False
+                unfit.again = unfit.retryable = False
             raise
         return replace(description, prompt=self.prompt, at=at.isoformat())
 
@@ -139,7 +139,7 @@ class Describer:
         """Make one attempt. Only this method translates the packages' errors into ours."""
         timeout = self._settings.gemini_timeout_s
         try:
-            return within(timeout, lambda: sdk.ask(jpeg, request))
+            return run_with_timeout(timeout, lambda: sdk.ask(jpeg, request))
         except TimeoutError as error:
             raise too_slow(timeout) from self._safe(error)
         # No closed list here either: google-api-core raises AttributeError over an error body that is
@@ -196,7 +196,9 @@ def refused(code: int | None, response: Any) -> Unavailable:
     delays += filter(None, [response.headers.get("Retry-After")])
     said = " ".join([f"HTTP {code}", *filter(None, map(word, words))])
     if code == 400 and BAD_PICTURE.search(message):
-        return Unavailable(f"Gemini can't read the picture ({said})", unpaid=True, answered=True, later=False)
+        return Unavailable(
+            f"Gemini can't read the picture ({said})", unpaid=True, answered=True, retryable=False
+        )
     problem = f"Gemini's quota is used up ({said})" if code == 429 else f"Gemini refused ({said})"
     wait_s = max(map(_seconds, delays), default=0.0)
     return Unavailable(problem, again=code in RETRIED, wait_s=wait_s, unpaid=code in UNPAID)

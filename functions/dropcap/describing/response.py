@@ -12,7 +12,7 @@ from dropcap.describing import moderation
 from dropcap.domain import texts
 from dropcap.domain.analysis import ENGLISH, Description, Verdict
 from dropcap.domain.answer import Answer
-from dropcap.errors import DropcapError
+from dropcap.errors import TransientError
 
 MAX_ANSWER = 32_768  # characters of JSON: all fields at their limits with every character escaped
 MAX_CAPTION, MAX_DESCRIPTION, MAX_ALT_TEXT, MAX_TEXT, MAX_TAGS, MAX_TAG = 100, 1000, 150, 2000, 20, 40
@@ -25,14 +25,14 @@ UNWANTED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u
 FENCE = re.compile(r"\s*```\w*\s*(.*?)(```\s*)?", re.DOTALL)
 
 
-class Unavailable(DropcapError):
+class Unavailable(TransientError):
     """Gemini did not describe this picture.
 
     `problem` is one line for the record, without the key, and without text from the server except status
     words. `again`: a retry may help; `wait_s` is the wait that the server asked for. `unpaid`: Google does
-    not charge for it. `answered`: Gemini is available, and answered this request. `later`: the picture is not
-    the cause, so a later try may work. `verdict` is the safety verdict of an answer without words; `answer`
-    is one that blocks the picture, and may be cached like a description.
+    not charge for it. `answered`: Gemini is available, and answered this request. `retryable`: the picture is
+    not the cause, so a later try may work. `verdict` is the safety verdict of an answer without words;
+    `answer` is one that blocks the picture, and may be cached like a description.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Unavailable(DropcapError):
         wait_s: float = 0.0,
         unpaid: bool = False,
         answered: bool = False,
-        later: bool = True,
+        retryable: bool = True,
     ) -> None:
         super().__init__(problem)
         self.verdict: Verdict | None = None
@@ -53,7 +53,7 @@ class Unavailable(DropcapError):
         self.wait_s = wait_s
         self.unpaid = unpaid
         self.answered = answered
-        self.later = later
+        self.retryable = retryable
 
     def ending(self, text: str) -> "Unavailable":
         """Append this text to the problem, and return the error."""
@@ -90,10 +90,10 @@ def checked(answer: Answer, model: str, language: str = ENGLISH, *, judged: bool
 def _fields(answer: Answer) -> dict[str, Any]:
     """Return the fields of a valid answer."""
     if answer.blocked:
-        raise Unavailable(f"Gemini blocked the picture ({answer.blocked})", answered=True, later=False)
+        raise Unavailable(f"Gemini blocked the picture ({answer.blocked})", answered=True, retryable=False)
     if answer.finish not in ("STOP", ""):
         stopped = Unfit(f"Gemini stopped early ({answer.finish})")
-        stopped.again = stopped.later = answer.finish not in moderation.BLOCKED
+        stopped.again = stopped.retryable = answer.finish not in moderation.BLOCKED
         raise stopped
     if not answer.text:
         raise Unfit("Gemini's answer is empty")

@@ -10,9 +10,9 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from dropcap import logs
 from dropcap.domain.upload import ANONYMOUS, Upload, is_user, owner, posted
-from dropcap.errors import DropcapError, Passing, Rejected, cause
+from dropcap.errors import DropcapError, Rejected, cause
 from dropcap.http import bodies, origin
-from dropcap.runtime.memory import Watch
+from dropcap.runtime.watchdog import Watchdog
 from dropcap.services import Services
 from dropcap.storage import content_encoding
 
@@ -93,7 +93,7 @@ def guarded(
             HTTPStatus(refused.code or 400), "bad_request", "The request can't be read.", "Check its form."
         )
     except Exception as failed:  # the edge: whatever failed is logged, and the client may try again
-        if isinstance(failed, Passing | DropcapError):
+        if isinstance(failed, DropcapError):
             log_expected(failed)
         else:
             logs.exception("request failed", failed)
@@ -166,9 +166,9 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
 
         proofs = receipts.of(services.database, [upload.id])
         return recorded | ({"receipt": proofs[upload.id]} if upload.id in proofs else {})
-    watch = Watch(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
+    watchdog = Watchdog(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
     data = services.buckets.read(upload) if data is None else data
-    return pipeline.analyze(data, upload, services, watch).to_json()
+    return pipeline.analyze(data, upload, services, watchdog).to_json()
 
 
 def _asked(

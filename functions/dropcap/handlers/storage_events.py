@@ -8,7 +8,7 @@ import flask
 
 from dropcap import logs
 from dropcap.domain.upload import FINALIZED, from_event
-from dropcap.errors import DropcapError, Passing, Rejected
+from dropcap.errors import DropcapError, Rejected
 from dropcap.handlers import endpoints
 from dropcap.http import bodies, origin
 from dropcap.services import Services
@@ -64,7 +64,7 @@ def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) 
         flask.abort(HTTPStatus.SERVICE_UNAVAILABLE)
     except Undeletable as stays:  # acknowledged: all else is done, and the sweep retries with backoff
         logs.write("WARNING", "the source could not be deleted", upload=str(upload.id), problem=str(stays))
-    except (Passing, DropcapError) as failed:
+    except DropcapError as failed:
         with logs.about(upload.id):
             endpoints.log_expected(failed)
         flask.abort(HTTPStatus.INTERNAL_SERVER_ERROR)

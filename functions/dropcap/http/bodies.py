@@ -16,7 +16,7 @@ import flask
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from dropcap.errors import Rejected
+from dropcap.errors import DropcapError, Rejected
 
 # The names of a bucket and an object take up to 1,300 bytes. A storage event has up to 8 KiB of custom
 # metadata (cloud.google.com/storage/quotas#objects, 2026-11) and repeats the object's name six times.
@@ -45,7 +45,7 @@ class Event:
     data: Mapping[str, Any]
 
 
-class TooLong(ValueError):
+class TooLong(DropcapError, ValueError):
     """The body is too large."""
 
 

@@ -21,7 +21,7 @@ from google.auth.transport.requests import Request
 
 from dropcap import logs
 from dropcap.domain.upload import ANONYMOUS, is_user
-from dropcap.errors import Rejected
+from dropcap.errors import Rejected, TransientError
 from dropcap.http.bodies import parse
 from dropcap.settings import OAUTH_CLIENT, Settings
 
@@ -47,7 +47,7 @@ LONGEST_KEPT_S = 86_400  # whatever Cache-Control says: a key that was withdrawn
 ASKED_AGAIN_S = 60  # soonest for a key id that is not known: anybody can invent one
 
 
-class KeysUnreachable(Exception):
+class KeysUnreachable(TransientError):
     """The issuer's public keys can't be had: a passing fault, in which nobody is let in or called a liar."""
 
 

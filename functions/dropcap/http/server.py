@@ -22,6 +22,7 @@ import flask
 from gunicorn import config, util
 from gunicorn.workers import gthread
 
+from dropcap.errors import TransientError
 from dropcap.http.bodies import LARGEST_JSON, MOST_DROPPED
 
 HEAD_S = 10.0  # time limit until a connection is ready for a thread
@@ -50,7 +51,7 @@ def prepare() -> None:
     flask.current_app.config["MAX_CONTENT_LENGTH"] = LARGEST_JSON
 
 
-class Stalled(TimeoutError):
+class Stalled(TransientError, TimeoutError):
     """The client stopped reading or sending. gunicorn treats it like a disconnect, and logs nothing."""
 
     def __init__(self) -> None:

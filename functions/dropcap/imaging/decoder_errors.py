@@ -20,8 +20,8 @@ from typing import Any
 from PIL import Image, features
 
 from dropcap import logs
-from dropcap.errors import Passing, Rejected, causes
-from dropcap.runtime.timeouts import begin
+from dropcap.errors import Rejected, TransientError, causes
+from dropcap.runtime.timeouts import submit
 
 # Modules without which Pillow says that a picture can't be identified, or that a decoder is not available.
 LIBRARIES = {"JPEG": "jpg", "PNG": "zlib", "TIFF": "libtiff", "WEBP": "webp", "AVIF": "avif"}
@@ -34,7 +34,7 @@ LOUD = ("PIL", "pyvips")  # loggers of the decoding libraries
 MOST_LINES, LONGEST_LINE = 5, 200  # logged for one picture
 
 
-class NotDecoded(Passing):
+class NotDecoded(TransientError):
     """Transient error: this instance could not decode a picture; its bytes are not the cause."""
 
 
@@ -116,7 +116,7 @@ def _shortage(kind: str, need_mb: float) -> str:
     try:
         mmap.mmap(-1, int(max(need_mb, LEAST_MB) * 1e6)).close()  # address space only
         os.close(os.open(os.devnull, os.O_RDONLY))
-        begin(lambda: None, "probe").result()
+        submit(lambda: None, "probe").result()
     except (OSError, RuntimeError, MemoryError) as none_left:
         return f"{type(none_left).__name__}: {none_left}"
     return ""

@@ -16,8 +16,9 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from dropcap.errors import TransientError
 from dropcap.outbox.event import Event
-from dropcap.runtime.timeouts import within
+from dropcap.runtime.timeouts import run_with_timeout
 from dropcap.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ PUBSUB = "https://pubsub.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/pubsub"
 
 
-class PublishError(Exception):
+class PublishError(TransientError):
     """The consumer did not accept the events. The message is one line, without address or secret."""
 
 
@@ -138,7 +139,7 @@ def _post(
             return response.status_code
 
     try:
-        status = within(seconds, call)
+        status = run_with_timeout(seconds, call)
     except (TimeoutError, Timeout) as late:
         raise PublishError(f"no answer within {seconds:g} s") from late
     except (OSError, GoogleAuthError) as failed:  # requests' errors are OSErrors

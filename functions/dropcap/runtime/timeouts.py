@@ -1,4 +1,7 @@
-"""Run a call in its own thread with a total time limit: packages only limit each wait for bytes."""
+"""Run a call in a thread of its own, with a limit on its total time.
+
+Packages only limit each wait for bytes.
+"""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def begin(call: Callable[[], T], name: str) -> Future[T]:
+def submit(call: Callable[[], T], name: str) -> Future[T]:
     """Start a call in a daemon thread, in a copy of this context: its log lines have trace and upload."""
     future: Future[T] = Future()
 
@@ -23,10 +26,10 @@ def begin(call: Callable[[], T], name: str) -> Future[T]:
     return future
 
 
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """Return or raise what `call` does; raise TimeoutError after `seconds`.
+def run_with_timeout(seconds: float, call: Callable[[], T]) -> T:
+    """Return the result of `call`, or raise its error; raise TimeoutError after `seconds`.
 
-    Without the limit, a server that sends a byte now and then could block a picture for ever, and so could a
-    DNS lookup. A late call keeps running; it ends with its own timeouts or with the process.
+    Without the limit, a server that sends a byte now and then, or a DNS lookup, could block a picture for
+    ever. A call that is late keeps running; it ends with its own timeouts or with the process.
     """
-    return begin(call, "within").result(seconds)
+    return submit(call, "run_with_timeout").result(seconds)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from dropcap import logs
 from dropcap.domain.analysis import Published
 from dropcap.domain.upload import LONGEST_NAME, Upload
-from dropcap.errors import Passing, Rejected
+from dropcap.errors import Rejected, TransientError
 from dropcap.storage import metadata
 from dropcap.storage.gcs import Gcs, NotStored
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 GONE = "gone"  # code for a source that was deleted or replaced before it was read
 
 
-class Undeletable(Passing):
+class Undeletable(TransientError):
     """Transient error: the bucket refuses a deletion. The sweep retries it; a redelivery would not help."""
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dropcap.errors import DropcapError, Passing
-from dropcap.runtime.timeouts import within
+from dropcap.errors import DropcapError, TransientError
+from dropcap.runtime.timeouts import run_with_timeout
 from dropcap.settings import Settings
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ T = TypeVar("T")
 CONNECT_S = 5
 
 
-class NotStored(Passing):
+class NotStored(TransientError):
     """Transient error: an object is missing or not as written. The source stays, the event is redelivered."""
 
 
@@ -24,7 +24,7 @@ def expected(failed: BaseException) -> str:
     """Return in one line what failed, where database, network or storage did; empty: its trace says more."""
     from google.api_core.exceptions import GoogleAPIError
 
-    if not isinstance(failed, Passing | DropcapError | GoogleAPIError | OSError):
+    if not isinstance(failed, DropcapError | GoogleAPIError | OSError):
         return ""
     return f"{type(failed).__name__}: {failed}".splitlines()[0]
 
@@ -57,7 +57,7 @@ class Gcs:
 
         seconds = self.settings.storage_timeout_s
         options |= {"timeout": (CONNECT_S, seconds), "retry": DEFAULT_RETRY.with_timeout(seconds)}
-        return within(seconds, lambda: call(**options))
+        return run_with_timeout(seconds, lambda: call(**options))
 
     def _found(self, blob: "Blob", **conditions: int) -> "Blob | None":
         from google.api_core.exceptions import NotFound, PreconditionFailed

@@ -1,0 +1,62 @@
+"""Limit and log the time of each stage of a picture, and log its memory."""
+
+import faulthandler
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from dropcap import logs
+from dropcap.runtime.memory import container_mb, rss_mb
+
+STDERR = 2  # sys.stderr may have no file behind it
+
+
+class Watchdog:
+    """Watchdog of one picture: logs memory and time of each stage, and ends the process if one hangs.
+
+    The process ends, with the stack of each thread on stderr, if a stage takes longer than `stage_s` seconds,
+    or the picture longer than `total_s` since its first stage. An instance handles one picture at a time, so
+    no other work is lost. A request that waits for `heavy_work_lock` must not be in a stage. `on_stage` is
+    called with the name of each stage before it starts; if it raises, the stage does not run.
+    """
+
+    def __init__(self, upload_id: str, warning_mb: int, stage_s: float, total_s: float) -> None:
+        self.upload_id = upload_id
+        self.warning_mb = warning_mb
+        self.stage_s = stage_s
+        self.total_s = total_s
+        self.deadline = math.inf
+        self.on_stage: Callable[[str], None] = lambda name: None
+        self.memory: dict[str, float] = {}
+        self.timings: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Run a stage within its time limit, then log its time and the resident memory at its end."""
+        started = time.perf_counter()
+        if not self.timings:
+            self.deadline = time.monotonic() + self.total_s
+        # A Python timer or signal handler would wait for the GIL, which a decoder that hangs may hold.
+        limit_s = max(0.001, min(self.stage_s, self.deadline - time.monotonic()))
+        stderr = os.dup(STDERR)  # decoders may have replaced it when the time is up
+        faulthandler.dump_traceback_later(limit_s, exit=True, file=stderr)
+        try:
+            self.on_stage(name)
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            os.close(stderr)
+            self.timings[name] = round(time.perf_counter() - started, 4)
+            used = self.memory[name] = round(rss_mb(), 1)
+            high = used > self.warning_mb
+            logs.write(
+                "WARNING" if high else "INFO",
+                f"{name}: memory {used:.0f} MB is above {self.warning_mb} MB" if high else name,
+                upload=self.upload_id,
+                stage=name,
+                seconds=self.timings[name],
+                rss_mb=used,
+                container_mb=container_mb(),
+            )

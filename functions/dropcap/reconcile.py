@@ -30,11 +30,12 @@ from typing import Any
 
 from dropcap import erasure, logs
 from dropcap.database.connection import DatabaseUnavailable
+from dropcap.database.leases import LeaseHeld
 from dropcap.database.prune import prune
 from dropcap.describing import moderation
 from dropcap.domain.upload import Upload
 from dropcap.errors import Rejected
-from dropcap.pipeline import LeaseHeld, process
+from dropcap.pipeline import process
 from dropcap.services import Services
 from dropcap.storage.disposal import Undeletable
 from dropcap.storage.gcs import NotStored, expected

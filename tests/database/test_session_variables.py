@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pg8000.native import Connection, identifier, literal
 
-from dropcap import reconcile, redescribe
+from dropcap import reconcile
 from dropcap.database import search
 from dropcap.database.connection import connect
 from dropcap.database.leases import Row
@@ -20,6 +20,7 @@ from dropcap.database.response_cache import CacheEntry
 from dropcap.domain.answer import Answer, Tokens
 from dropcap.errors import SchemaError
 from dropcap.gallery import wall
+from dropcap.handlers import redescribe
 from dropcap.settings import Settings
 from infra.local.postgres import Postgres
 from tests.conftest import _new_database

@@ -30,7 +30,7 @@ from dropcap.errors import Rejected
 from dropcap.outbox.dispatcher import Dispatcher
 from dropcap.outbox.event import Event
 from dropcap.outbox.publishers import PublishError, Webhook, signed
-from dropcap.pipeline import rows_of
+from dropcap.outcomes import rows_of
 from dropcap.settings import Settings
 from infra.local.process import START_S, Process
 from tests.database.test_database import analysis, upload

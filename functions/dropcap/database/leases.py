@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from dropcap import logs
 from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
-from dropcap.errors import Rejected
+from dropcap.errors import Rejected, TransientError
 
 Run = Callable[..., list[list[Any]]]
 
@@ -92,6 +93,33 @@ class Row:
     @property
     def parameters(self) -> dict[str, Any]:
         return {f"{self.table}_{name}": value for name, value in self.values.items()}
+
+
+class LeaseHeld(TransientError):
+    """Another delivery holds the lease: redeliver, in case that one is killed."""
+
+
+def lost(upload: Upload) -> LeaseHeld:
+    """Return the error of a delivery whose lease expired, and which another delivery took over."""
+    return LeaseHeld(f"The claim on upload {upload.id} ran out and another delivery took it.")
+
+
+def check_crashes(claim: Claim, upload: Upload, most: int) -> None:
+    """Raise Rejected if an upload crashed `most` instances, so that it crashes no other one."""
+    if not claim.deaths:
+        return
+    problem = "At this upload the instance died, or hung and was ended, at: "
+    problem += "; ".join(map(str, claim.deaths)) + "."
+    times, stage = len(claim.deaths), claim.deaths[-1].stage
+    logs.write("WARNING", problem, upload=str(upload.id), deaths=times, stage=stage)
+    if times < most:
+        return
+    raise Rejected(
+        "took_the_instance_down",
+        problem,
+        "Look into the function's log at these times; a smaller file, or another format, may work.",
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    )
 
 
 def not_finished() -> Rejected:

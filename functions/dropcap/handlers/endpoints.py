@@ -131,6 +131,8 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
     described; a stored one says so itself, and where a user is given or signed in, only that user's is found.
     """
     from dropcap import pipeline
+    from dropcap.analyze import analyze as analyze_bytes
+    from dropcap.database.leases import LeaseHeld
     from dropcap.describing import moderation  # loads Pillow and NumPy: not for get_progress_stats
     from dropcap.storage import disposal
 
@@ -143,7 +145,7 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
             logs.write(
                 "WARNING", "the source could not be deleted", upload=str(upload.id), problem=str(stays)
             )
-        except pipeline.LeaseHeld as busy:
+        except LeaseHeld as busy:
             logs.write("INFO", str(busy))
             raise Rejected(
                 "being_analyzed",
@@ -168,7 +170,7 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
         return recorded | ({"receipt": proofs[upload.id]} if upload.id in proofs else {})
     watchdog = Watchdog(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
     data = services.buckets.read(upload) if data is None else data
-    return pipeline.analyze(data, upload, services, watchdog).to_json()
+    return analyze_bytes(data, upload, services, watchdog).to_json()
 
 
 def _asked(
@@ -217,7 +219,7 @@ def sweep(request: flask.Request, services: Services, _: str | None) -> Mapping[
     JSON `{"redescribe": {...}}` marks what is to be described anew instead, for the sweeps that follow.
     """
     if request.mimetype == "application/json":
-        from dropcap.redescribe import asked
+        from dropcap.handlers.redescribe import asked
 
         return asked(bodies.json_object(request).get("redescribe"), services)
     from dropcap.reconcile import sweep

@@ -34,7 +34,8 @@ def receive(request: flask.Request, services: Services) -> flask.Response:
 
 def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) -> None:
     """Process the object of a storage event; raise only if redelivery can help."""
-    from dropcap.pipeline import LeaseHeld, process
+    from dropcap.database.leases import LeaseHeld
+    from dropcap.pipeline import process
 
     settings = services.settings
     if kind != FINALIZED:  # deleted, archived or changed: there is nothing new to read

@@ -26,6 +26,9 @@ DROP_S = 0.02  # an encoder reads about 10 MB in this time
 # Held while a picture is decoded, resized and captioned: two at once need twice the memory of an instance.
 heavy_work_lock = threading.RLock()
 
+# One heavy picture at a time: two would need twice the memory that an instance has.
+heavy_work_lock = threading.RLock()
+
 
 @cache
 def cgroup_files() -> tuple[Path, Path] | None:

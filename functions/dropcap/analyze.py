@@ -1,0 +1,85 @@
+"""From bytes to analysis: decode, resize, describe beside caption, publish the renditions."""
+
+import datetime as dt
+from collections.abc import Mapping
+
+from dropcap import erasure, inference, logs, renditions
+from dropcap.budget import Brake
+from dropcap.describing import moderation
+from dropcap.domain import texts
+from dropcap.domain.analysis import Analysis, Published
+from dropcap.domain.upload import Upload
+from dropcap.imaging import decoding
+from dropcap.runtime import memory
+from dropcap.runtime.watchdog import Watchdog
+from dropcap.services import Services
+
+
+def analyze(
+    data: bytes,
+    upload: Upload,
+    services: Services,
+    watchdog: Watchdog,
+    before: Mapping[str, int] | None = None,
+) -> Analysis:
+    """Analyze the bytes of an upload, and publish its renditions if it is kept.
+
+    `before` are the renditions that earlier deliveries published, by generation; None for a picture that is
+    not kept. Raises Rejected if the bytes are not a picture that can be processed.
+    """
+    settings = services.settings
+    with logs.about(upload.id), memory.heavy_work_lock:
+        with watchdog.stage("open"):
+            source = decoding.opened(data, settings, services.make_room)
+        with source:
+            with watchdog.stage("resize"):
+                for_gemini = source.for_gemini(settings).data
+                for_blip = source.fitted(decoding.BLIP_SIDE)
+            brake = Brake(services, upload.id, "" if before is None else source.facts.sha256)
+            with watchdog.stage("describe and caption"):
+                seen = inference.look(upload, for_gemini, for_blip, services, brake)
+            verdict = moderation.check(seen.verdict, settings)
+            said = texts.select(seen.description, seen.caption)
+            embedded = texts.select(seen.description, texts.trusted(seen.caption))
+            agreement = inference.agreement(upload, seen)
+            del for_gemini, for_blip
+            with watchdog.stage("publish"):
+                published: tuple[Published, ...] = ()
+                if before and settings.safety != "off":
+                    # A delivery that crashed, perhaps with other settings, left them: which picture its
+                    # verdict was of is unknown.
+                    erasure.unpublish(upload, services.buckets, before)
+                    before = {}
+                if before is not None:
+                    published = renditions.publish(source, data, embedded, upload, services, before)
+        memory.release()
+        usage = brake.usage(sum(watchdog.timings.values()))
+        rss_mb = round(memory.rss_mb(), 1)
+        facts = {"sources": inference.facts(seen.sources), **brake.facts(usage)}
+        logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=rss_mb, **facts)
+    at = dt.datetime.now(dt.UTC)
+    return Analysis(
+        id=upload.id,
+        upload=upload.to_json(),
+        user=upload.user,
+        analyzed_at=at,
+        time_zone=upload.time_zone,
+        picture=source.facts,
+        caption=said.caption,
+        description=said.description,
+        alt_text=said.alt_text,
+        tags=said.tags,
+        text=said.text,
+        sources=seen.sources,
+        pictures=published,
+        agreement=agreement,
+        language=said.language,
+        named_language=upload.language,
+        captions=texts.captions(seen.description, seen.caption),
+        safety=verdict,
+        provenance=texts.provenance(seen.description, seen.caption, at, settings.caption_prompt),
+        describe_later=seen.later and bool(published),
+        usage=usage,
+        memory=dict(watchdog.memory),
+        timings=dict(watchdog.timings),
+    )

@@ -1,0 +1,95 @@
+"""Commit the outcome of an upload: record, hold or reject it; then dispose of its source."""
+
+import hashlib
+from collections.abc import Mapping
+
+from dropcap import erasure, logs
+from dropcap.database import leases, receipts
+from dropcap.database.leases import Claim, Row
+from dropcap.describing import moderation
+from dropcap.domain.analysis import Analysis, PictureFacts, Published
+from dropcap.domain.outcome import Outcome
+from dropcap.domain.records import read
+from dropcap.domain.upload import Upload
+from dropcap.errors import Rejected, cause
+from dropcap.outbox import dispatcher
+from dropcap.runtime.watchdog import Watchdog
+from dropcap.services import Services
+from dropcap.settings import Settings
+
+
+def record(analysis: Analysis, upload: Upload, claim: Claim, services: Services) -> None:
+    """Record the analysis of an upload. Raises LeaseHeld where the lease is lost."""
+    rows = rows_of(Outcome(upload, analysis), claim.holder, services.settings)
+    if not services.database.record(analysis, upload, claim.holder, rows):
+        raise leases.lost(upload)
+
+
+def reject(
+    rejection: Rejected,
+    upload: Upload,
+    claim: Claim,
+    services: Services,
+    watchdog: Watchdog,
+    data: bytes | None,
+    before: Mapping[str, int],
+) -> bool:
+    """Quarantine the source and record the rejection; or hold an upload without a verdict on its safety.
+
+    Returns False if it is held. `data` are its bytes, None where they were not read, and `before` is what was
+    published of it before. Raises the rejection of a posted picture, and LeaseHeld if the lease is lost.
+    """
+    database, buckets, settings = services.database, services.buckets, services.settings
+    if rejection.code in moderation.HOLDS or not upload.in_bucket:
+        # Published by a delivery that had another verdict, or that crashed.
+        erasure.unpublish(upload, buckets, before)
+    if not upload.in_bucket:
+        raise rejection
+    logs.write("WARNING", str(rejection), upload=str(upload.id), code=rejection.code, cause=cause(rejection))
+    sha256 = hashlib.sha256(data).hexdigest() if data is not None and settings.receipts else ""
+    new = claim.age_s < moderation.LONGEST_S or not claim.reason  # days of other faults are no hold
+    waits = rejection.code == moderation.NO_VERDICT and new
+    outcome = Outcome(upload, rejection=rejection, sha256=sha256, waits=waits)
+    rows = rows_of(outcome, claim.holder, settings)
+    reason = (rejection.code, str(rejection))
+    if waits:
+        if not database.hold(upload, claim.holder, *reason, moderation.AGAIN_S, rows):
+            raise leases.lost(upload) from rejection
+        return False
+    with watchdog.stage("quarantine"):
+        buckets.quarantine(upload, rejection)
+    if not database.reject(upload, claim.holder, *reason, rows):
+        raise leases.lost(upload) from rejection
+    return True
+
+
+def rows_of(outcome: Outcome, holder: str, settings: Settings) -> tuple[Row, ...]:
+    """Return the rows that are written in the outcome's own statement: its receipt and its event."""
+    rows = []
+    if settings.receipts:
+        rows.append(receipts.row(outcome))
+    if settings.events:
+        rows.append(dispatcher.row(outcome, holder, settings.pictures_bucket))
+    return tuple(rows)
+
+
+def dispose(upload: Upload, services: Services) -> None:
+    """Dispose of the source of an upload whose outcome is committed, once each output is stored."""
+    fate = "never stored"
+    if upload.in_bucket:
+        fate = "gone"
+        recorded = services.database.analysis(upload.id)
+        stored = True
+        if recorded:
+            services.buckets.check(read(tuple[Published, ...], recorded.get("pictures")))
+        else:
+            stored = services.buckets.quarantined(upload)
+            erasure.unpublish(upload, services.buckets)  # by a delivery that crashed before it could reject
+        pages = read(PictureFacts, recorded.get("picture")).pages if recorded else 1
+        if stored and pages > 1 and services.settings.source == "delete":
+            fate = "kept"  # the other pages are not published
+            problem = f"It has {pages:,} pages, and only the largest is published."
+            logs.write("WARNING", "the source is kept", upload=str(upload.id), problem=problem)
+        elif stored:
+            fate = services.buckets.dispose(upload, analyzed=recorded is not None)
+    services.database.finish(upload, fate)

@@ -14,7 +14,8 @@ import certifi
 import pytest
 from pg8000.native import Connection
 
-from dropcap.database.repository import Database, connect
+from dropcap.database.connection import connect
+from dropcap.database.transactions import Database
 from dropcap.settings import Settings
 from infra.local.gemini import GeminiStandIn
 from infra.local.postgres import SEED, Postgres

@@ -25,7 +25,7 @@ from typing import Any
 from dropcap import erasure, logs
 from dropcap.budget import SPARE_S, Brake, OverBudget
 from dropcap.database import daily_usage, receipts, search
-from dropcap.database.leases import Run
+from dropcap.database.transactions import Executor
 from dropcap.describing import moderation
 from dropcap.describing.response import Unavailable
 from dropcap.domain import consistency, texts
@@ -235,7 +235,7 @@ def _check_safety(due: Due, largest: Published, verdict: Verdict | None, service
             if moved:
                 services.database.query(receipts.MOVED, id=due.id)
             _unpublish(due, services)
-        elif services.database.analysis(due.id) is None:  # whoever deleted it could not find the copy
+        elif services.analyses.result(due.id) is None:  # whoever deleted it could not find the copy
             services.buckets.forget_quarantined(due.upload, largest)
         raise
 
@@ -294,7 +294,7 @@ def _store(due: Due, known: Analysis, description: Description, usage: Usage, se
     if settings.safety != "off":
         changes["safety"] = asdict(description.safety or Verdict(moderation.UNKNOWN))
 
-    def work(run: Run) -> bool:
+    def work(run: Executor) -> bool:
         search.forget(run, due.user, due.id)  # first, as all do: it waits for nobody who waits for the row
         columns = {name: changes[name] for name in ("caption", "description", "alt_text", "text")}
         rows = run(

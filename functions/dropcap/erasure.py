@@ -20,10 +20,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dropcap.database import receipts
-from dropcap.database.leases import Run
+from dropcap.database.transactions import Executor
 from dropcap.domain.analysis import Published
 from dropcap.domain.records import read
-from dropcap.domain.upload import Upload
+from dropcap.domain.upload import Upload, UploadState
 from dropcap.services import Services
 from dropcap.storage import aliases
 from dropcap.storage.buckets import Buckets
@@ -31,7 +31,6 @@ from dropcap.storage.buckets import Buckets
 if TYPE_CHECKING:
     from google.cloud.storage import Blob
 
-STATE = "deleted"  # of an upload's row while something is stored; and, from then on, its reason
 STANDS = (
     "SELECT u.state, a.result->'pictures' FROM uploads u LEFT JOIN analyses a USING (id) WHERE u.id = :id"
 )
@@ -62,12 +61,12 @@ def unpublish(upload: Upload, buckets: Buckets, known: Mapping[str, int] | None 
 def withdraw(upload: Upload, services: Services) -> None:
     """Delete what is published of an upload beside what is recorded, unless somebody is at work on it.
 
-    For one who has lost the claim, and has published since: what others have rejected, held or deleted
+    For a worker that has lost its lease, and has published since: what others have rejected, held or deleted
     meanwhile they could not see.
     """
-    known = services.buckets.published(upload)  # first: what a later holder publishes is not in it
+    known = services.buckets.published(upload)  # first: what a later worker publishes is not in it
     [[state, pictures]] = services.database.query(STANDS, id=upload.id) or [["", None]]
-    if state != "claimed":
+    if state != UploadState.LEASED:
         named = {each.object for each in read(tuple[Published, ...], pictures)}
         unpublish(upload, services.buckets, {name: known[name] for name in known.keys() - named})
 
@@ -98,7 +97,7 @@ def _stored(bucket: str, upload: Upload, buckets: Buckets) -> "list[Blob]":
 
 
 def _forget(upload: Upload, services: Services) -> dict[str, Any] | None:
-    def work(run: Run) -> list[list[Any]]:
+    def work(run: Executor) -> list[list[Any]]:
         run(
             "UPDATE uploads SET state = 'done', finished_at = now(), source_kept = false, "
             "bucket = '', name = '', generation = 0, size = 0 "
@@ -106,7 +105,7 @@ def _forget(upload: Upload, services: Services) -> dict[str, Any] | None:
             if upload.in_bucket
             else "DELETE FROM uploads WHERE id = :id AND state = :deleted RETURNING id",
             id=upload.id,
-            deleted=STATE,
+            deleted=UploadState.DELETED.value,
         )
         return run(receipts.DELETE, id=upload.id)
 

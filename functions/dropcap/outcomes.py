@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from dropcap import erasure, logs
 from dropcap.database import leases, receipts
-from dropcap.database.leases import Claim, Row
+from dropcap.database.leases import Lease
+from dropcap.database.outcome_rows import OutcomeRow
 from dropcap.describing import moderation
 from dropcap.domain.analysis import Analysis, PictureFacts, Published
 from dropcap.domain.outcome import Outcome
@@ -18,17 +19,17 @@ from dropcap.services import Services
 from dropcap.settings import Settings
 
 
-def record(analysis: Analysis, upload: Upload, claim: Claim, services: Services) -> None:
+def record(analysis: Analysis, upload: Upload, lease: Lease, services: Services) -> None:
     """Record the analysis of an upload. Raises LeaseHeld where the lease is lost."""
-    rows = rows_of(Outcome(upload, analysis), claim.holder, services.settings)
-    if not services.database.record(analysis, upload, claim.holder, rows):
+    rows = rows_of(Outcome(upload, analysis), lease.token, services.settings)
+    if not services.analyses.record(analysis, upload, lease.token, rows):
         raise leases.lost(upload)
 
 
 def reject(
     rejection: Rejected,
     upload: Upload,
-    claim: Claim,
+    lease: Lease,
     services: Services,
     watchdog: Watchdog,
     data: bytes | None,
@@ -39,7 +40,7 @@ def reject(
     Returns False if it is held. `data` are its bytes, None where they were not read, and `before` is what was
     published of it before. Raises the rejection of a posted picture, and LeaseHeld if the lease is lost.
     """
-    database, buckets, settings = services.database, services.buckets, services.settings
+    buckets, settings = services.buckets, services.settings
     if rejection.code in moderation.HOLDS or not upload.in_bucket:
         # Published by a delivery that had another verdict, or that crashed.
         erasure.unpublish(upload, buckets, before)
@@ -47,29 +48,29 @@ def reject(
         raise rejection
     logs.write("WARNING", str(rejection), upload=str(upload.id), code=rejection.code, cause=cause(rejection))
     sha256 = hashlib.sha256(data).hexdigest() if data is not None and settings.receipts else ""
-    new = claim.age_s < moderation.LONGEST_S or not claim.reason  # days of other faults are no hold
+    new = lease.age_s < moderation.LONGEST_S or not lease.reason  # days of other faults are no hold
     waits = rejection.code == moderation.NO_VERDICT and new
     outcome = Outcome(upload, rejection=rejection, sha256=sha256, waits=waits)
-    rows = rows_of(outcome, claim.holder, settings)
+    rows = rows_of(outcome, lease.token, settings)
     reason = (rejection.code, str(rejection))
     if waits:
-        if not database.hold(upload, claim.holder, *reason, moderation.AGAIN_S, rows):
+        if not services.leases.hold(upload, lease.token, *reason, moderation.AGAIN_S, rows):
             raise leases.lost(upload) from rejection
         return False
     with watchdog.stage("quarantine"):
         buckets.quarantine(upload, rejection)
-    if not database.reject(upload, claim.holder, *reason, rows):
+    if not services.leases.reject(upload, lease.token, *reason, rows):
         raise leases.lost(upload) from rejection
     return True
 
 
-def rows_of(outcome: Outcome, holder: str, settings: Settings) -> tuple[Row, ...]:
+def rows_of(outcome: Outcome, lease_token: str, settings: Settings) -> tuple[OutcomeRow, ...]:
     """Return the rows that are written in the outcome's own statement: its receipt and its event."""
     rows = []
     if settings.receipts:
         rows.append(receipts.row(outcome))
     if settings.events:
-        rows.append(dispatcher.row(outcome, holder, settings.pictures_bucket))
+        rows.append(dispatcher.row(outcome, lease_token, settings.pictures_bucket))
     return tuple(rows)
 
 
@@ -78,7 +79,7 @@ def dispose(upload: Upload, services: Services) -> None:
     fate = "never stored"
     if upload.in_bucket:
         fate = "gone"
-        recorded = services.database.analysis(upload.id)
+        recorded = services.analyses.result(upload.id)
         stored = True
         if recorded:
             services.buckets.check(read(tuple[Published, ...], recorded.get("pictures")))
@@ -92,4 +93,4 @@ def dispose(upload: Upload, services: Services) -> None:
             logs.write("WARNING", "the source is kept", upload=str(upload.id), problem=problem)
         elif stored:
             fate = services.buckets.dispose(upload, analyzed=recorded is not None)
-    services.database.finish(upload, fate)
+    services.leases.finish(upload, fate)

@@ -18,9 +18,8 @@ from dropcap import erasure, logs, outcomes
 from dropcap.analyze import analyze
 from dropcap.database import leases
 from dropcap.database.connection import DatabaseUnavailable
-from dropcap.database.leases import Claim, LeaseHeld
-from dropcap.describing import moderation
-from dropcap.domain.upload import Upload
+from dropcap.database.leases import Lease, LeaseHeld
+from dropcap.domain.upload import Upload, UploadState
 from dropcap.errors import Rejected
 from dropcap.runtime import memory
 from dropcap.runtime.watchdog import Watchdog
@@ -37,23 +36,24 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
     picture, also if an earlier request did not finish it and its bytes are missing now. All other errors are
     transient, those of the database included: the lease is released, and the next delivery continues.
     """
-    database, settings = services.database, services.settings
+    settings = services.settings
     watchdog = Watchdog(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
     with logs.about(upload.id), memory.heavy_work_lock:
         with watchdog.stage("claim"):
             # Listed before the lease is acquired: it holds nothing that a later delivery publishes.
             before = services.buckets.published(upload)
-            claim = database.claim(upload)
-        if claim.state == "busy":
+            lease = services.leases.acquire(upload)
+        if lease.state is UploadState.BUSY:
             raise LeaseHeld(f"Upload {upload.id} is being analyzed by another delivery.")
-        if claim.state in ("done", moderation.HELD):
+        if lease.state in (UploadState.DONE, UploadState.HELD):
             return
-        if claim.state == erasure.STATE:
+        if lease.state is UploadState.DELETED:
             erasure.finish(upload, services)
             if posted is not None:  # a concurrent deletion may not be finished
                 raise LeaseHeld(f"Upload {upload.id} was being deleted.")
             return
-        if claim.state == "claimed" and not _work(claim, upload, services, watchdog, posted, before):
+        leased = lease.state is UploadState.LEASED
+        if leased and not _work(lease, upload, services, watchdog, posted, before):
             _dispatch(upload, services, watchdog)
             return
         with watchdog.stage("delete the source"):
@@ -62,7 +62,7 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
 
 
 def _work(
-    claim: Claim,
+    lease: Lease,
     upload: Upload,
     services: Services,
     watchdog: Watchdog,
@@ -75,14 +75,14 @@ def _work(
     """
 
     def heartbeat(stage: str) -> None:
-        if not services.database.mark(upload, claim.holder, stage, memory.rss_mb()):
+        if not services.leases.heartbeat(upload, lease.token, stage, memory.rss_mb()):
             raise leases.lost(upload)
 
     watchdog.on_stage = heartbeat
     data = None
     try:
         try:
-            leases.check_crashes(claim, upload, services.settings.max_deaths)
+            leases.check_crashes(lease, upload, services.settings.max_deaths)
             with watchdog.stage("read"):
                 if posted is None and not upload.in_bucket:
                     raise leases.not_finished()
@@ -90,16 +90,16 @@ def _work(
             analysis = analyze(data, upload, services, watchdog, before)
             data = None  # frees its memory
             with watchdog.stage("record"):
-                outcomes.record(analysis, upload, claim, services)
+                outcomes.record(analysis, upload, lease, services)
         except Rejected as rejection:
-            return outcomes.reject(rejection, upload, claim, services, watchdog, data, before)
+            return outcomes.reject(rejection, upload, lease, services, watchdog, data, before)
     except LeaseHeld:
         erasure.withdraw(upload, services)
         raise
     except BaseException as failed:
-        give_back = services.database.forget if isinstance(failed, Rejected) else services.database.release
+        give_up = services.leases.discard if isinstance(failed, Rejected) else services.leases.release
         with suppress(DatabaseUnavailable):  # the lease then expires
-            give_back(upload, claim.holder)
+            give_up(upload, lease.token)
         raise
     return True
 

@@ -28,12 +28,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from dropcap import erasure, logs
+from dropcap import logs
 from dropcap.database.connection import DatabaseUnavailable
 from dropcap.database.leases import LeaseHeld
 from dropcap.database.prune import prune
-from dropcap.describing import moderation
-from dropcap.domain.upload import Upload
+from dropcap.domain.upload import Upload, UploadState
 from dropcap.errors import Rejected
 from dropcap.pipeline import process
 from dropcap.services import Services
@@ -135,15 +134,15 @@ def _unfinished(
     passed_over = {
         upload.id
         for state, upload in rows
-        if upload.in_bucket and state != erasure.STATE and not _wanted(upload, services)
+        if upload.in_bucket and state != UploadState.DELETED and not _wanted(upload, services)
     }
     if passed_over:
         database.query(PASSED_OVER, ids=[str(each) for each in passed_over])
     rows = [(state, upload) for state, upload in rows if upload.id not in passed_over]
     return {
-        "rows": [[upload for state, upload in rows if state != moderation.HELD]],
+        "rows": [[upload for state, upload in rows if state != UploadState.HELD]],
         "objects": _without_row(services, min_age_s),
-        "held": [[upload for state, upload in rows if state == moderation.HELD]],
+        "held": [[upload for state, upload in rows if state == UploadState.HELD]],
     }
 
 
@@ -166,7 +165,7 @@ def _finish(upload: Upload, services: Services, outcomes: Counter[str]) -> str:
     """Finish one upload and return its outcome; a failure must not keep the sweep from the others."""
     try:
         process(services.buckets.current(upload) if upload.in_bucket else upload, services)
-        [[code]] = services.database.query(CODE, id=upload.id) or [[erasure.STATE]]
+        [[code]] = services.database.query(CODE, id=upload.id) or [[UploadState.DELETED]]
     except LeaseHeld:
         return "left"
     except Rejected as ended:  # a posted picture, whose bytes are not kept
@@ -175,9 +174,9 @@ def _finish(upload: Upload, services: Services, outcomes: Counter[str]) -> str:
     except Exception as problem:  # whatever it was, it is logged and counted
         outcomes["stuck"] += _failed(upload, problem, services) == REPORTED
         return "failed"
-    if code == moderation.HELD:
+    if code == UploadState.HELD:
         return "left"
-    return "done" if code in ("", "gone", erasure.STATE) else "quarantined"
+    return "done" if code in ("", "gone", UploadState.DELETED) else "quarantined"
 
 
 def _failed(upload: Upload, problem: Exception, services: Services) -> int:

@@ -9,8 +9,10 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from dropcap import logs
+from dropcap.database.analyses import Analyses
 from dropcap.database.connection import DatabaseUnavailable
-from dropcap.database.repository import Database
+from dropcap.database.leases import Leases
+from dropcap.database.transactions import Database
 from dropcap.errors import SchemaError, SettingsError
 from dropcap.runtime import memory
 from dropcap.settings import Settings
@@ -32,6 +34,14 @@ class Services:
 
     settings: Settings
     database: Database
+
+    @cached_property
+    def leases(self) -> Leases:
+        return Leases(self.database)
+
+    @cached_property
+    def analyses(self) -> Analyses:
+        return Analyses(self.database)
 
     @cached_property
     def tokens(self) -> "Tokens":

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pg8000.native import DatabaseError, InterfaceError
 
-from dropcap.database.repository import connect_to_schema
+from dropcap.database.connection import connect_to_schema
 from dropcap.domain.analysis import Analysis
 from dropcap.domain.records import read
 from dropcap.settings import SCHEMA

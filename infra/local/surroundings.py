@@ -9,7 +9,7 @@ from typing import Any
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database
 from dropcap.settings import SCHEMA, Settings
 from infra.local import Part
 from infra.local.gemini import GeminiStandIn

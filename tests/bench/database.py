@@ -24,8 +24,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dropcap.database import progress
-from dropcap.database.repository import Database, connect_to_schema
+from dropcap.database.connection import connect_to_schema
 from dropcap.database.schema import repair
+from dropcap.database.transactions import Database
 from dropcap.settings import SCHEMA, Settings
 from infra.local import StackError
 from infra.local.postgres import Postgres
@@ -93,7 +94,7 @@ def _first_looks(url: str, analyses: int, console: Console) -> Report:
         first = {}
         for name in (*names, *ordinary):
             first[name] = _seconds(partial(progress.stats, database, name))
-            database.query(progress.update_achievements(), user=name, known=sorted(progress.RULES))
+            database.query(progress.achievements_update(), user=name, known=sorted(progress.RULES))
             bar.advance(task)
     return {name: first[name] for name in names} | {"ordinary": spread([first[name] for name in ordinary])}
 

@@ -12,7 +12,7 @@ from itertools import accumulate
 from pg8000.native import Connection
 
 from dropcap.database import search
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database
 from dropcap.gallery import wall
 from dropcap.gallery.wall import Filters
 from infra.local.storage import ROOT

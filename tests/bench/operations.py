@@ -15,8 +15,10 @@ from pg8000.native import Connection
 
 from dropcap import reconcile
 from dropcap.database import progress, prune
-from dropcap.database.repository import Database
+from dropcap.database.analyses import Analyses
+from dropcap.database.leases import Leases
 from dropcap.database.schema import diff
+from dropcap.database.transactions import Database
 from dropcap.domain.analysis import Analysis, PictureFacts, Source
 from dropcap.domain.upload import Upload
 from dropcap.settings import SCHEMA, Settings
@@ -125,20 +127,20 @@ class Picture:
 
     def claim(self, database: Database) -> None:
         self.upload = _upload(self.user)
-        self.holder = database.claim(self.upload).holder
+        self.holder = Leases(database).acquire(self.upload).token
 
     def mark(self, database: Database) -> None:
-        assert database.mark(self.upload, self.holder, "open", 100)
+        assert Leases(database).heartbeat(self.upload, self.holder, "open", 100)
 
     def record(self, database: Database) -> None:
-        assert database.record(analysis_of(self.upload), self.upload, self.holder)
+        assert Analyses(database).record(analysis_of(self.upload), self.upload, self.holder)
 
     def claim_and_record(self, database: Database) -> None:
         self.claim(database)
         self.record(database)
 
     def finish(self, database: Database) -> None:
-        database.finish(self.upload)
+        Leases(database).finish(self.upload)
 
     def stats(self, database: Database) -> None:
         progress.stats(database, self.user)

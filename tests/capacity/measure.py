@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from dropcap.database.repository import connect_to_schema
+from dropcap.database.connection import connect_to_schema
 from dropcap.settings import Settings
 from infra.local.events import cloud_event, post
 from infra.local.ports import free_port

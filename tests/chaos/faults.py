@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pg8000.native import DatabaseError, InterfaceError
 
-from dropcap.database.repository import connect
+from dropcap.database.connection import connect
 from tests.chaos.proxy import Fault, Proxy
 from tests.chaos.report import Scene
 from tests.chaos.world import BOUNDS, LEASE_S, TIMEOUT_S, Function, Sent
@@ -39,7 +39,7 @@ GEMINI = (
     "fault-finish-RECITATION", "fault-cut-text", "fault-fenced", "fault-talkative", "fault-image",
     "fault-key",
 )  # fmt: skip
-MID_RECORD = "record > Database.record > COMMIT, before"
+MID_RECORD = "record > Analyses.record > COMMIT, before"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ database, of each SQL statement and of each HTTP request. They are found by wrap
 new stage has its points without a word here. Files in CHAOS_FOLDER, if they exist, control it:
 
     passed      the name of each point that is passed is added to it
-    at          a signal and a point: `9 record > Database.record > COMMIT, before`; done once
+    at          a signal and a point: `9 record > Analyses.record > COMMIT, before`; done once
 """
 
 import functools
@@ -24,7 +24,9 @@ from pg8000.native import Connection
 
 import main
 from dropcap import pipeline
-from dropcap.database.repository import Database
+from dropcap.database.analyses import Analyses
+from dropcap.database.leases import Leases
+from dropcap.database.transactions import Database
 from dropcap.describing import gemini
 from dropcap.runtime.watchdog import Watchdog
 from dropcap.storage.buckets import Buckets
@@ -119,7 +121,7 @@ def _count_anew() -> None:
 # Loaded before the web server forks, so that the process after a killed one is ready at once.
 for module in ("google.cloud.storage", gemini.ADAPTERS[main.SERVICES.settings.gemini_sdk]):
     importlib.import_module(module)
-for part in (Buckets, Database):
+for part in (Buckets, Database, Leases, Analyses):
     for each, _ in inspect.getmembers(part, inspect.isfunction):
         if not each.startswith("_") and each not in WAYS:
             wrap(part, each, functools.partial(lambda name, *_, **__: name, f"{part.__name__}.{each}"))

@@ -16,7 +16,7 @@ from unittest import mock
 from pg8000.native import Connection, DatabaseError
 
 from dropcap import logs
-from dropcap.database.repository import connect
+from dropcap.database.connection import connect
 from dropcap.database.schema import repair
 from dropcap.database.schema.tables import TABLES, Column, Table
 from dropcap.errors import SchemaError
@@ -60,7 +60,7 @@ CREATE EVENT TRIGGER note ON ddl_command_end EXECUTE FUNCTION note();
 """
 COLD_START = """
 import sys
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database
 from dropcap.settings import Settings
 print("ready", flush=True)
 for url in sys.stdin.readline().split():

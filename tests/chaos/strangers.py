@@ -15,10 +15,13 @@ from pg8000.native import Connection, DatabaseError
 
 from dropcap import logs
 from dropcap.database import search
+from dropcap.database.analyses import Analyses
+from dropcap.database.connection import connect, connect_to_schema
+from dropcap.database.leases import Leases
 from dropcap.database.progress import stats
-from dropcap.database.repository import Database, connect, connect_to_schema
 from dropcap.database.schema.legacy import INSTANTS, NAMES
 from dropcap.database.schema.tables import ACHIEVEMENTS, TABLES
+from dropcap.database.transactions import Database
 from dropcap.domain.upload import Upload
 from dropcap.errors import SchemaError
 from dropcap.settings import SCHEMA, Settings
@@ -150,9 +153,9 @@ def _work(url: str) -> list[str]:
     with closing(Database(Settings(database_url=url, database_timeout_s=5))) as database:
         database.prepare()
         before = stats(database, user)["pictures_analyzed"]
-        holder = database.claim(upload).holder
-        recorded = database.record(analysis_of(upload), upload, holder)
-        database.finish(upload)
+        holder = Leases(database).acquire(upload).token
+        recorded = Analyses(database).record(analysis_of(upload), upload, holder)
+        Leases(database).finish(upload)
         while database.transaction(lambda run: search.index(run, user))[1]:
             pass
         asked = search.query(database.query, user, "golden", "").text

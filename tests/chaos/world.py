@@ -20,7 +20,7 @@ import psutil
 from pg8000.native import Connection
 from PIL import Image
 
-from dropcap.database.repository import connect_to_schema
+from dropcap.database.connection import connect_to_schema
 from dropcap.describing import moderation
 from dropcap.domain.upload import Upload, from_event
 from dropcap.settings import Settings

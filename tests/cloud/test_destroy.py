@@ -11,7 +11,7 @@ import pytest
 
 from dropcap import inference
 from dropcap.captioning.blip import Card
-from dropcap.database import repository
+from dropcap.database import connection
 from dropcap.domain.analysis import Source
 from dropcap.domain.upload import Upload
 from dropcap.settings import MODEL_FOLDER, Settings
@@ -289,7 +289,7 @@ def test_the_rights_in_the_database_make_every_table_everyones(
 ) -> None:
     users = [f"dropcap-{name}@p-{uuid.uuid4().hex[:8]}.iam" for name in ("on-upload", "sweep")]
     here = f"DATABASE {urlsplit(empty_database).path[1:]}"
-    with closing(repository.connect(empty_database)) as admin:
+    with closing(connection.connect(empty_database)) as admin:
         for user in users:
             admin.run(f'CREATE ROLE "{user}" LOGIN')
         for _ in range(2):  # it can be run again

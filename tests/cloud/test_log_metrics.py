@@ -143,8 +143,8 @@ def test_a_death_counts_by_its_stage_whether_or_not_it_is_the_last(start: Start,
     app = start(MAX_DEATHS="2")
     upload = app.upload("ana/a.png", b"no picture")
     for _ in range(2):
-        claim = app.services.database.claim(upload)
-        assert app.services.database.mark(upload, claim.holder, "open", 512)
+        lease = app.services.leases.acquire(upload)
+        assert app.services.leases.heartbeat(upload, lease.token, "open", 512)
         lease_runs_out()
     assert app.deliver(upload) == HTTPStatus.OK
     found = written()
@@ -202,7 +202,7 @@ def test_a_sweep_counts_with_what_it_found_and_says_whether_it_came_to_its_end(
     found = written()
     assert (found["swept"], found["sweep_found"]) == ([({"severity": "INFO"}, 1)], [({}, 0)])
     app = app.restarted(SWEEP_S="0")
-    app.services.database.claim(app.upload("ana/a.png", small_png()))
+    app.services.leases.acquire(app.upload("ana/a.png", small_png()))
     lease_runs_out()
     app.sweep()
     found = written()

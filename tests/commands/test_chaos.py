@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 
-from dropcap.database.repository import connect
+from dropcap.database.connection import connect
 from dropcap.describing import moderation
 from infra.local.gemini import GeminiStandIn
 from tests.chaos import __main__ as chaos
@@ -275,7 +275,7 @@ def test_the_picture_of_another_upload_of_the_name_is_the_wrong_one(
 
 
 def test_a_point_at_which_it_should_die_is_reached_once(world: World, function: Function, sent: Sent) -> None:
-    function.order(9, "record > Database.record > COMMIT, before")
+    function.order(9, "record > Analyses.record > COMMIT, before")
     upload = world.upload()
     assert world.deliver(function, upload) == "broken off"
     assert function.called_off()

@@ -25,7 +25,9 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 from rich.console import Console
 
-from dropcap.database.repository import Database, connect_to_schema
+from dropcap.database.connection import connect_to_schema
+from dropcap.database.leases import Leases
+from dropcap.database.transactions import Database
 from dropcap.domain.analysis import Source
 from dropcap.domain.upload import Upload
 from dropcap.errors import SettingsError
@@ -424,7 +426,7 @@ def test_make_sweep_finishes_what_lies_unfinished_and_says_so_in_a_line(
     stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with closing(Database(Settings(database_url=stack.database_url, lease_s=1))) as database:
-        database.claim(Upload("dropcap-uploads", "ana/gone.png", 1, 12))
+        Leases(database).acquire(Upload("dropcap-uploads", "ana/gone.png", 1, 12))
         while database.query("SELECT 1 FROM uploads WHERE lease_until > now() AND state = 'claimed'"):
             time.sleep(0.1)
     assert sweep(["--state", str(stack.state)]) == 0

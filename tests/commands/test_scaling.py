@@ -15,8 +15,9 @@ import pytest
 from google.auth.transport.requests import AuthorizedSession
 
 from dropcap.database.connection import connect
-from dropcap.database.repository import Database
+from dropcap.database.leases import Leases
 from dropcap.database.schema.tables import TABLES
+from dropcap.database.transactions import Database
 from dropcap.describing import gemini
 from dropcap.describing.response import Unavailable
 from dropcap.domain.answer import Answer
@@ -161,10 +162,10 @@ def test_a_pooler_in_transaction_mode_does_no_harm(
 
     monkeypatch.setattr(connection, "execute_simple", listen)
     upload = Upload("uploads", "ana/1.jpg", 1, 1)
-    holder = database.claim(upload).holder
-    assert database.mark(upload, holder, "read", 1.0)
-    assert database.reject(upload, holder, "code", "reason")
-    database.finish(upload)
+    holder = Leases(database).acquire(upload).token
+    assert Leases(database).heartbeat(upload, holder, "read", 1.0)
+    assert Leases(database).reject(upload, holder, "code", "reason")
+    Leases(database).finish(upload)
     sets = [part for sql in said for part in sql.split(";") if "SET " in part and "UPDATE" not in part]
     assert sets
     assert all(part.strip().startswith("SET LOCAL ") for part in sets)
@@ -192,9 +193,11 @@ def test_uploads_and_analyses_may_be_partitioned_by_the_hash_of_their_id(empty_d
                 )
     with closing(Database(Settings(database_url=empty_database))) as database:
         database.prepare()
-        claims = [database.claim(Upload("uploads", f"ana/{index}.jpg", 1, 1)) for index in range(20)]
-        assert {claim.state for claim in claims} == {"claimed"}
-        assert database.claim(Upload("uploads", "ana/1.jpg", 1, 1)).state == "busy"
+        acquired = [
+            Leases(database).acquire(Upload("uploads", f"ana/{index}.jpg", 1, 1)) for index in range(20)
+        ]
+        assert {lease.state for lease in acquired} == {"claimed"}
+        assert Leases(database).acquire(Upload("uploads", "ana/1.jpg", 1, 1)).state == "busy"
         [[kind]] = database.query("SELECT relkind::text FROM pg_class WHERE relname = 'uploads'")
         [[used]] = database.query("SELECT count(DISTINCT tableoid) FROM uploads")
     assert (kind, used) == ("p", 4)

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pg8000.native import literal
 
 from dropcap.database.connection import LOGIN_SCOPE, DatabaseUnavailable, connect
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database
 from dropcap.errors import SettingsError
 from dropcap.settings import Settings
 from infra.local.postgres import Postgres
@@ -101,7 +101,8 @@ def member(postgres: Postgres) -> Iterator[None]:
 
 
 WHO = """
-from dropcap.database.repository import Database, DatabaseUnavailable
+from dropcap.database.connection import DatabaseUnavailable
+from dropcap.database.transactions import Database
 from dropcap.settings import Settings
 try:
     print(*Database(Settings.read()).query("SELECT session_user, current_user")[0])

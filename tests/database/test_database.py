@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 
 from dropcap.database import connection
+from dropcap.database.analyses import Analyses
+from dropcap.database.connection import DatabaseUnavailable, connect_to_schema
+from dropcap.database.leases import Lease, Leases
 from dropcap.database.progress import stats
-from dropcap.database.repository import Claim, Database, DatabaseUnavailable, connect_to_schema
 from dropcap.database.schema import repair
 from dropcap.database.schema.ownership import mark
+from dropcap.database.transactions import Database
 from dropcap.domain.analysis import Analysis, PictureFacts, Source
-from dropcap.domain.upload import Upload
+from dropcap.domain.upload import Upload, UploadState
 from dropcap.errors import SchemaError, SettingsError
 from dropcap.settings import SCHEMA, Settings
 from infra.local.postgres import Postgres
@@ -52,7 +55,7 @@ def analysis(of: Upload, **others: Any) -> Analysis:
 
 
 def record(database: Database, of: Upload, **others: Any) -> bool:
-    return database.record(analysis(of, **others), of, database.claim(of).holder)
+    return Analyses(database).record(analysis(of, **others), of, Leases(database).acquire(of).token)
 
 
 def expire(database: Database, of: Upload) -> None:
@@ -74,128 +77,128 @@ def race(url: str, work: Callable[[Database, int], Any]) -> list[Any]:
 
 
 def test_a_new_upload_is_claimed_once(database: Database) -> None:
-    first, second = database.claim(upload()), database.claim(upload())
-    assert (first.state, first.attempts, bool(first.holder)) == ("claimed", 1, True)
-    assert second == Claim("busy", "", 1, "")
+    first, second = Leases(database).acquire(upload()), Leases(database).acquire(upload())
+    assert (first.state, first.attempts, bool(first.token)) == ("claimed", 1, True)
+    assert second == Lease(UploadState.BUSY, "", 1, "")
 
 
 def test_another_generation_is_another_upload(database: Database) -> None:
-    assert database.claim(upload(generation=1)).state == "claimed"
-    assert database.claim(upload(generation=2)).state == "claimed"
+    assert Leases(database).acquire(upload(generation=1)).state == "claimed"
+    assert Leases(database).acquire(upload(generation=2)).state == "claimed"
 
 
 def test_a_race_for_a_claim_has_one_winner(database_url: str) -> None:
-    states = race(database_url, lambda database, _: database.claim(upload()).state)
+    states = race(database_url, lambda database, _: Leases(database).acquire(upload()).state)
     assert sorted(states) == ["busy"] * (RACERS - 1) + ["claimed"]
 
 
 def test_a_race_for_an_expired_claim_has_one_winner(database: Database, database_url: str) -> None:
-    database.claim(upload())
+    Leases(database).acquire(upload())
     expire(database, upload())
-    claims = race(database_url, lambda racer, _: racer.claim(upload()))
-    assert sorted(claim.state for claim in claims) == ["busy"] * (RACERS - 1) + ["claimed"]
-    assert {claim.attempts for claim in claims} == {2}
+    acquired = race(database_url, lambda racer, _: Leases(racer).acquire(upload()))
+    assert sorted(lease.state for lease in acquired) == ["busy"] * (RACERS - 1) + ["claimed"]
+    assert {lease.attempts for lease in acquired} == {2}
 
 
 def test_whoever_lost_the_claim_can_write_nothing(database: Database) -> None:
-    late = database.claim(upload())
+    late = Leases(database).acquire(upload())
     expire(database, upload())
-    present = database.claim(upload())
+    present = Leases(database).acquire(upload())
     assert present.attempts == 2
-    assert not database.record(analysis(upload()), upload(), late.holder)
-    assert not database.reject(upload(), late.holder, "not_a_picture", "It is no picture.")
-    database.release(upload(), late.holder)
-    database.forget(upload(), late.holder)
-    assert database.claim(upload()).state == "busy"
-    assert database.analysis(upload().id) is None
-    assert database.record(analysis(upload()), upload(), present.holder)
+    assert not Analyses(database).record(analysis(upload()), upload(), late.token)
+    assert not Leases(database).reject(upload(), late.token, "not_a_picture", "It is no picture.")
+    Leases(database).release(upload(), late.token)
+    Leases(database).discard(upload(), late.token)
+    assert Leases(database).acquire(upload()).state == "busy"
+    assert Analyses(database).result(upload().id) is None
+    assert Analyses(database).record(analysis(upload()), upload(), present.token)
 
 
 def test_an_expired_claim_that_nobody_took_over_still_counts(database: Database) -> None:
-    claim = database.claim(upload())
+    lease = Leases(database).acquire(upload())
     expire(database, upload())
-    assert database.record(analysis(upload()), upload(), claim.holder)
+    assert Analyses(database).record(analysis(upload()), upload(), lease.token)
 
 
 def test_who_never_had_a_claim_can_write_nothing(database: Database) -> None:
-    database.claim(upload())
-    database.release(upload(), "")
+    Leases(database).acquire(upload())
+    Leases(database).release(upload(), "")
     for holder in ("", "somebody"):
-        assert not database.record(analysis(upload()), upload(), holder)
+        assert not Analyses(database).record(analysis(upload()), upload(), holder)
 
 
 def test_a_claim_given_back_can_be_taken_at_once(database: Database) -> None:
-    claim = database.claim(upload())
-    database.release(upload(), claim.holder)
-    again = database.claim(upload())
+    lease = Leases(database).acquire(upload())
+    Leases(database).release(upload(), lease.token)
+    again = Leases(database).acquire(upload())
     assert (again.state, again.attempts) == ("claimed", 2)
-    assert not database.record(analysis(upload()), upload(), claim.holder)
+    assert not Analyses(database).record(analysis(upload()), upload(), lease.token)
 
 
 def test_a_claim_is_forgotten_but_for_its_deaths(database: Database) -> None:
-    database.forget(upload(), database.claim(upload()).holder)
-    claim = database.claim(upload())
-    assert claim.attempts == 1
-    database.mark(upload(), claim.holder, "open", 100)
+    Leases(database).discard(upload(), Leases(database).acquire(upload()).token)
+    lease = Leases(database).acquire(upload())
+    assert lease.attempts == 1
+    Leases(database).heartbeat(upload(), lease.token, "open", 100)
     expire(database, upload())
     for attempts in (2, 3):
-        claim = database.claim(upload())
-        assert (claim.attempts, len(claim.deaths)) == (attempts, 1)
-        database.forget(upload(), claim.holder)
+        lease = Leases(database).acquire(upload())
+        assert (lease.attempts, len(lease.crashes)) == (attempts, 1)
+        Leases(database).discard(upload(), lease.token)
 
 
 def test_a_holder_that_died_or_hung_is_known_by_its_last_stage(database: Database) -> None:
-    claim = database.claim(upload())
-    assert database.mark(upload(), claim.holder, "resize", 123.4)
+    lease = Leases(database).acquire(upload())
+    assert Leases(database).heartbeat(upload(), lease.token, "resize", 123.4)
     [[began]] = database.query("SELECT date_trunc('second', stage_at) FROM uploads")
     expire(database, upload())
-    [death] = database.claim(upload()).deaths
+    [death] = Leases(database).acquire(upload()).crashes
     assert (death.stage, death.rss_mb, dt.datetime.fromisoformat(death.at)) == ("resize", 123, began)
     expire(database, upload())
-    again = database.claim(upload())  # a claim alone is nothing that takes an instance down
-    assert [each.stage for each in again.deaths] == ["resize"]
-    database.mark(upload(), again.holder, "publish", 100)
+    again = Leases(database).acquire(upload())  # a claim alone is nothing that takes an instance down
+    assert [each.stage for each in again.crashes] == ["resize"]
+    Leases(database).heartbeat(upload(), again.token, "publish", 100)
     expire(database, upload())
-    assert [each.stage for each in database.claim(upload()).deaths] == ["resize", "publish"]
+    assert [each.stage for each in Leases(database).acquire(upload()).crashes] == ["resize", "publish"]
 
 
 @pytest.mark.parametrize("stage", ["claim", "read", "record", "quarantine", "delete the source", "tell"])
 def test_whoever_waited_for_database_or_network_has_not_died(database: Database, stage: str) -> None:
-    database.mark(upload(), database.claim(upload()).holder, stage, 100)
+    Leases(database).heartbeat(upload(), Leases(database).acquire(upload()).token, stage, 100)
     expire(database, upload())
-    assert database.claim(upload()).deaths == ()
+    assert Leases(database).acquire(upload()).crashes == ()
 
 
 def test_a_claim_given_back_is_no_death(database: Database) -> None:
     for _ in range(5):
-        claim = database.claim(upload())
-        database.mark(upload(), claim.holder, "open", 100)
-        database.release(upload(), claim.holder)
+        lease = Leases(database).acquire(upload())
+        Leases(database).heartbeat(upload(), lease.token, "open", 100)
+        Leases(database).release(upload(), lease.token)
     expire(database, upload())
-    assert database.claim(upload()).deaths == ()
+    assert Leases(database).acquire(upload()).crashes == ()
 
 
 def test_a_racer_that_comes_too_late_counts_no_death(database: Database, database_url: str) -> None:
-    database.mark(upload(), database.claim(upload()).holder, "open", 100)
+    Leases(database).heartbeat(upload(), Leases(database).acquire(upload()).token, "open", 100)
     expire(database, upload())
-    claims = race(database_url, lambda racer, _: racer.claim(upload()))
-    assert sorted(len(claim.deaths) for claim in claims) == [0] * (RACERS - 1) + [1]
+    acquired = race(database_url, lambda racer, _: Leases(racer).acquire(upload()))
+    assert sorted(len(lease.crashes) for lease in acquired) == [0] * (RACERS - 1) + [1]
 
 
 def test_each_stage_begins_the_lease_anew(database: Database) -> None:
-    claim = database.claim(upload())
+    lease = Leases(database).acquire(upload())
     expire(database, upload())
-    assert database.mark(upload(), claim.holder, "open", 100)
+    assert Leases(database).heartbeat(upload(), lease.token, "open", 100)
     [[left]] = database.query("SELECT extract(epoch FROM lease_until - stage_at)::int FROM uploads")
     assert left == Settings().lease_s
-    assert database.claim(upload()).state == "busy"
+    assert Leases(database).acquire(upload()).state == "busy"
 
 
 def test_whoever_lost_the_claim_is_told_at_the_next_stage(database: Database) -> None:
-    late = database.claim(upload())
+    late = Leases(database).acquire(upload())
     expire(database, upload())
-    database.claim(upload())
-    assert not database.mark(upload(), late.holder, "resize", 100)
+    Leases(database).acquire(upload())
+    assert not Leases(database).heartbeat(upload(), late.token, "resize", 100)
     assert database.query("SELECT stage FROM uploads") == [["claim"]]
 
 
@@ -219,66 +222,66 @@ def test_the_code_of_before_claims_on_this_schema_and_both_heed_each_other(datab
         return database.query(CLAIM_OF_BEFORE, id=upload().id, holder=holder)
 
     assert before("first") == [["claimed", "first", 1, ""]]
-    assert database.claim(upload()).state == "busy"
+    assert Leases(database).acquire(upload()).state == "busy"
     expire(database, upload())
-    ours = database.claim(upload())
-    assert (ours.state, ours.deaths) == ("claimed", ())  # nobody knows at what stage that one was
-    assert before("second") == [["claimed", ours.holder, 2, ""]]
+    ours = Leases(database).acquire(upload())
+    assert (ours.state, ours.crashes) == ("claimed", ())  # nobody knows at what stage that one was
+    assert before("second") == [["claimed", ours.token, 2, ""]]
     expire(database, upload())
     assert before("third") == [["claimed", "third", 3, ""]]
-    assert not database.mark(upload(), ours.holder, "open", 100)
+    assert not Leases(database).heartbeat(upload(), ours.token, "open", 100)
 
 
 def test_the_lease_is_as_long_as_the_setting_by_the_databases_clock(database: Database) -> None:
-    database.claim(upload())
+    Leases(database).acquire(upload())
     [[lease]] = database.query("SELECT extract(epoch FROM lease_until - created_at)::int FROM uploads")
     assert lease == Settings().lease_s
 
 
 def test_an_upload_goes_from_claimed_to_recorded_to_done(database: Database) -> None:
-    claim = database.claim(upload())
-    database.finish(upload())
-    assert database.claim(upload()).state == "busy"
-    assert database.record(analysis(upload()), upload(), claim.holder)
-    assert database.claim(upload()) == Claim("recorded", "", 1, "")
-    database.finish(upload())
-    assert database.claim(upload()) == Claim("done", "", 1, "")
+    lease = Leases(database).acquire(upload())
+    Leases(database).finish(upload())
+    assert Leases(database).acquire(upload()).state == "busy"
+    assert Analyses(database).record(analysis(upload()), upload(), lease.token)
+    assert Leases(database).acquire(upload()) == Lease(UploadState.RECORDED, "", 1, "")
+    Leases(database).finish(upload())
+    assert Leases(database).acquire(upload()) == Lease(UploadState.DONE, "", 1, "")
 
 
 def test_a_rejected_upload_keeps_its_reason(database: Database) -> None:
-    claim = database.claim(upload())
-    assert database.reject(upload(), claim.holder, "not_a_picture", "It is no picture.")
-    assert database.claim(upload()) == Claim("rejected", "", 1, "It is no picture.")
-    database.finish(upload())
-    assert database.claim(upload()) == Claim("done", "", 1, "It is no picture.")
+    lease = Leases(database).acquire(upload())
+    assert Leases(database).reject(upload(), lease.token, "not_a_picture", "It is no picture.")
+    assert Leases(database).acquire(upload()) == Lease(UploadState.REJECTED, "", 1, "It is no picture.")
+    Leases(database).finish(upload())
+    assert Leases(database).acquire(upload()) == Lease(UploadState.DONE, "", 1, "It is no picture.")
     assert database.query("SELECT reason_code FROM uploads") == [["not_a_picture"]]
-    assert not database.record(analysis(upload()), upload(), claim.holder)
+    assert not Analyses(database).record(analysis(upload()), upload(), lease.token)
 
 
 def test_a_result_is_read_as_it_was_recorded(database: Database) -> None:
     of = upload(metadata={"tz": "Europe/Madrid"})
     assert record(database, of)
-    assert database.analysis(of.id) == json.loads(json.dumps(analysis(of).to_json()))
-    assert database.analysis(uuid.uuid4()) is None
+    assert Analyses(database).result(of.id) == json.loads(json.dumps(analysis(of).to_json()))
+    assert Analyses(database).result(uuid.uuid4()) is None
 
 
 def test_a_result_recorded_twice_is_there_once(database: Database) -> None:
-    claim = database.claim(upload())
+    lease = Leases(database).acquire(upload())
     for _ in range(2):
-        assert database.record(analysis(upload()), upload(), claim.holder)
+        assert Analyses(database).record(analysis(upload()), upload(), lease.token)
     assert database.query("SELECT count(*) FROM analyses") == [[1]]
     assert stats(database, "ana")["pictures_analyzed"] == 1
     assert database.query("SELECT user_id, achievement_name FROM achievements") == [["ana", "first_picture"]]
 
 
 def test_a_result_that_cant_be_stored_leaves_no_trace(database: Database) -> None:
-    claim = database.claim(upload())
+    lease = Leases(database).acquire(upload())
     impossible = analysis(upload(), picture=PictureFacts("PNG", 12, -1, 4, "pillow"))
     with pytest.raises(DatabaseUnavailable, match="analyses_picture"):
-        database.record(impossible, upload(), claim.holder)
+        Analyses(database).record(impossible, upload(), lease.token)
     assert database.query("SELECT state FROM uploads") == [["claimed"]]
     assert database.query("SELECT count(*) FROM achievements") == [[0]]
-    assert database.record(analysis(upload()), upload(), claim.holder)
+    assert Analyses(database).record(analysis(upload()), upload(), lease.token)
 
 
 def test_results_of_one_user_recorded_at_once_are_all_counted(database: Database, database_url: str) -> None:
@@ -302,7 +305,7 @@ def test_hostile_text_is_stored_or_replaced_but_never_run(database: Database, te
     assert record(database, of, caption=text, tags=(text,), text=text, upload={"name": text})
     plain = re.sub("[\x00\ud800]", "\ufffd", text)
     assert database.query("SELECT caption, tags FROM analyses") == [[plain, [plain]]]
-    result = database.analysis(of.id)
+    result = Analyses(database).result(of.id)
     assert result is not None
     assert (result["text"], result["upload"]["name"]) == (plain, plain)
     assert database.query("SELECT name FROM uploads") == [[of.name.replace("\x00", "\ufffd")]]
@@ -320,7 +323,7 @@ def test_a_zone_in_the_setting_that_postgresql_does_not_know_is_named(database_u
         closing(Database(settings)) as database,
         pytest.raises(SettingsError, match="TIME_ZONE='Mars/Olympus_Mons'"),
     ):
-        database.claim(upload())
+        Leases(database).acquire(upload())
 
 
 @pytest.mark.parametrize(
@@ -356,7 +359,7 @@ def test_code_from_before_a_later_schema_still_works(database_url: str) -> None:
         )
     with closing(Database(Settings(database_url=database_url))) as older:
         assert record(older, upload())
-        older.finish(upload())
+        Leases(older).finish(upload())
         assert stats(older, "ana")["pictures_analyzed"] == 1
 
 
@@ -372,15 +375,15 @@ def test_a_restarted_server_is_found_again_and_a_stopped_one_is_a_passing_fault(
         Postgres(tmp_path) as server,
         closing(Database(Settings(database_url=server.database("restarted")))) as database,
     ):
-        claim = database.claim(upload())
+        lease = Leases(database).acquire(upload())
         server.close()
         with pytest.raises(DatabaseUnavailable, match="does not answer"):
-            database.record(analysis(upload()), upload(), claim.holder)
+            Analyses(database).record(analysis(upload()), upload(), lease.token)
         server.start()
-        assert database.record(analysis(upload()), upload(), claim.holder)
+        assert Analyses(database).record(analysis(upload()), upload(), lease.token)
         server.close()
         server.start()
-        assert database.claim(upload()).state == "recorded"
+        assert Leases(database).acquire(upload()).state == "recorded"
 
 
 def test_a_failed_check_of_the_schema_is_not_remembered(empty_database: str) -> None:
@@ -391,7 +394,7 @@ def test_a_failed_check_of_the_schema_is_not_remembered(empty_database: str) -> 
         outside.run(f"CREATE SCHEMA {SCHEMA}; {mark(SCHEMA)}; CREATE VIEW {SCHEMA}.uploads AS SELECT 1")
         for _ in range(2):
             with pytest.raises(SchemaError, match="uploads is a view"):
-                database.claim(upload())
+                Leases(database).acquire(upload())
         outside.run("DROP VIEW uploads")
         assert record(database, upload())
 
@@ -417,6 +420,6 @@ def test_a_wait_is_bounded_by_the_setting(database_url: str) -> None:
         database.query("SELECT 1")
         outside.run("BEGIN; LOCK TABLE uploads")
         with pytest.raises(DatabaseUnavailable, match="57014"):
-            database.claim(upload())
+            Leases(database).acquire(upload())
         outside.run("ROLLBACK")
-        assert database.claim(upload()).state == "claimed"
+        assert Leases(database).acquire(upload()).state == "claimed"

@@ -12,7 +12,7 @@ import pytest
 
 from dropcap import database_url
 from dropcap.database.connection import DatabaseUnavailable, connect
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database
 from dropcap.errors import SettingsError
 from dropcap.settings import Settings
 from infra.local.postgres import Postgres

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from dropcap.database.leases import Run
-from dropcap.database.repository import Database, DatabaseUnavailable, connect, connect_to_schema
+from dropcap.database.connection import DatabaseUnavailable, connect, connect_to_schema
 from dropcap.database.schema import repair
+from dropcap.database.transactions import Database, Executor
 from dropcap.errors import Rejected, SettingsError
 from dropcap.settings import Settings
 from tests.database.test_database import RACERS, record, upload
@@ -43,7 +43,7 @@ def test_what_two_threads_ask_runs_side_by_side(database: Database) -> None:
     """Each waits in the database for the other, which would never come if they took turns."""
     meet = threading.Barrier(2, timeout=20)
 
-    def work(run: Run) -> list[list[Any]]:
+    def work(run: Executor) -> list[list[Any]]:
         pid = run(PID)
         meet.wait()
         return pid
@@ -104,7 +104,7 @@ def test_a_refusal_inside_a_transaction_keeps_the_connection_and_changes_nothing
 ) -> None:
     before = database.query(PID)
 
-    def work(run: Run) -> None:
+    def work(run: Executor) -> None:
         run("INSERT INTO achievements (user_id, achievement_name) VALUES ('ana', 'x')")
         raise refusal
 
@@ -156,7 +156,7 @@ def test_who_waits_too_long_for_a_connection_is_told_so(database_url: str) -> No
     with closing(Database(settings)) as database, ThreadPoolExecutor(1) as pool:
         database.query("SELECT 1")
 
-        def work(run: Run) -> list[list[Any]]:
+        def work(run: Executor) -> list[list[Any]]:
             taken.set()
             over.wait(20)
             return []

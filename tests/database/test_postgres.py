@@ -11,7 +11,7 @@ import psutil
 import pytest
 from pg8000.native import DatabaseError
 
-from dropcap.database.repository import connect
+from dropcap.database.connection import connect
 from infra.local import StackError
 from infra.local.postgres import Postgres
 

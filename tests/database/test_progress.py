@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dropcap.database import progress
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database
 from dropcap.settings import Settings
 
 ZONES = (None, "UTC", "Pacific/Auckland", "Pacific/Honolulu", "America/New_York", "Asia/Kolkata")
@@ -160,7 +160,7 @@ def test_stored_achievements_follow_the_rules_and_spare_the_old_apps(database: D
     rules = {"first_picture": progress.pictures(1), "two_pictures": progress.pictures(2)}
 
     def stored() -> list[list[object]]:
-        database.query(progress.update_achievements(rules), user="ana", known=sorted(rules))
+        database.query(progress.achievements_update(rules), user="ana", known=sorted(rules))
         return database.query("SELECT achievement_name FROM achievements WHERE user_id = 'ana' ORDER BY 1")
 
     assert stored() == [["Collector"], ["first_picture"]]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from dropcap.database import prune
-from dropcap.database.repository import Database, connect_to_schema
+from dropcap.database.connection import connect_to_schema
+from dropcap.database.transactions import Database
 from dropcap.settings import Settings
 from infra.cloud import CloudError
 from infra.cloud.config import Config

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dropcap.database import progress, rollup
-from dropcap.database.repository import Database, DatabaseUnavailable, connect_to_schema
+from dropcap.database.connection import DatabaseUnavailable, connect_to_schema
+from dropcap.database.transactions import Database
 from dropcap.gallery import edits
 from dropcap.settings import Settings
 from tests.database.test_database import RACERS, race, record, upload
@@ -204,7 +205,7 @@ def test_a_question_that_finds_all_counted_is_one_query(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(database, "ana", 0)
-    monkeypatch.setattr(Database, "count", lambda *_: pytest.fail("it counts"))
+    monkeypatch.setattr(progress, "count_pictures", lambda *_: pytest.fail("it counts"))
     for user in ("ana", "nobody"):
         progress.stats(database, user)
     assert totals(database) == [["ana", 1]]
@@ -267,7 +268,7 @@ def test_counting_that_takes_too_long_says_so_and_the_next_look_goes_on(
         insert(database, "ana", n, counted="true")
     with monkeypatch.context() as slow:
         clock = count(step=1000)
-        slow.setattr("dropcap.database.repository.time", SimpleNamespace(monotonic=lambda: next(clock)))
+        slow.setattr("dropcap.database.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
         for counted in (10, 20):
             with pytest.raises(DatabaseUnavailable, match="still being counted"):
                 progress.stats(database, "ana")

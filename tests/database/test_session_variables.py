@@ -13,10 +13,12 @@ from pg8000.native import Connection, identifier, literal
 
 from dropcap import reconcile
 from dropcap.database import search
+from dropcap.database.analyses import Analyses
 from dropcap.database.connection import connect
-from dropcap.database.leases import Row
-from dropcap.database.repository import Database
+from dropcap.database.leases import Leases
+from dropcap.database.outcome_rows import OutcomeRow
 from dropcap.database.response_cache import CacheEntry
+from dropcap.database.transactions import Database
 from dropcap.domain.answer import Answer, Tokens
 from dropcap.errors import SchemaError
 from dropcap.gallery import wall
@@ -103,7 +105,7 @@ def fill(database: Database) -> None:
     words = ("Ärger am Fluß", "a \\crown\\ 'of' $1", "東京の空", "crown", "naïve café", "\N{CROWN}")
     for number, (zone, caption) in enumerate(zip(zones, words, strict=True)):
         each = upload(f"ana/{number} ü.png", metadata={})
-        holder = database.claim(each).holder
+        holder = Leases(database).acquire(each).token
         receipt = {
             "id": each.id,
             "user_id": "ana",
@@ -121,17 +123,19 @@ def fill(database: Database) -> None:
             memory={"open": 100 + 1 / 3, "resize": 1e-5},
             timings={"open": 0.1 + 0.2},
         )
-        assert database.record(found, each, holder, [Row("receipts", "id", receipt)])
-        database.finish(each, "deleted")
+        assert Analyses(database).record(found, each, holder, [OutcomeRow("receipts", "id", receipt)])
+        Leases(database).finish(each, "deleted")
     died = upload("ana/died.png")
-    holder = database.claim(died).holder
+    holder = Leases(database).acquire(died).token
     database.query(
         "UPDATE uploads SET stage_at = :at WHERE holder = :holder RETURNING 1", at=START, holder=holder
     )
     expire(database, died)
     rejected = upload("ana/ü \\' rejected.png")
-    database.reject(rejected, database.claim(rejected).holder, "not_a_picture", "Ärger \\ 'x'")
-    database.finish(rejected)
+    Leases(database).reject(
+        rejected, Leases(database).acquire(rejected).token, "not_a_picture", "Ärger \\ 'x'"
+    )
+    Leases(database).finish(rejected)
     database.query("UPDATE uploads SET created_at = :at WHERE reason_code <> '' RETURNING 1", at=START)
     database.query("UPDATE receipts SET source_gone_at = :at RETURNING 1", at=START)
 
@@ -140,7 +144,7 @@ def asked(app: App) -> dict[str, Any]:
     """What is answered and stored, by what was asked."""
     database = app.services.database
     fill(database)
-    found: dict[str, Any] = {"deaths": database.claim(upload("ana/died.png")).deaths}
+    found: dict[str, Any] = {"deaths": Leases(database).acquire(upload("ana/died.png")).crashes}
     database.query("UPDATE uploads SET stage_at = :at WHERE state = 'claimed' RETURNING 1", at=START)
     for path in PAGES:
         answer = app.gallery.get(f"{path}{'&' if '?' in path else '?'}user=ana")
@@ -203,7 +207,10 @@ def test_the_time_that_a_statement_may_take_is_the_settings(hostile_url: str) ->
 
 
 def test_nobody_gives_up_a_wait_for_a_row_because_of_it(hostile_url: str) -> None:
-    assert sorted(race(hostile_url, lambda racer, _: racer.claim(upload()).state))[-2:] == ["busy", "claimed"]
+    assert sorted(race(hostile_url, lambda racer, _: Leases(racer).acquire(upload()).state))[-2:] == [
+        "busy",
+        "claimed",
+    ]
 
 
 def test_a_database_that_is_read_only_is_refused(hostile_url: str, administrator: Connection) -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from dropcap.budget import Brake, OverBudget
 from dropcap.database import daily_usage
-from dropcap.database.repository import Database
+from dropcap.database.analyses import Analyses
+from dropcap.database.transactions import Database
 from dropcap.describing import prompt
 from dropcap.describing.response import Unavailable
 from dropcap.domain.upload import language_tag
@@ -180,13 +181,13 @@ def test_the_same_bytes_are_paid_for_once_also_where_an_instance_dies_before_it_
     app = start(**OTHERS, DAILY_CALLS="100", GEMINI_API_KEY=key)
     first = app.upload("ana/a.png", small_png())
     with monkeypatch.context() as dying:
-        dying.setattr(Database, "record", None)
+        dying.setattr(Analyses, "record", None)
         assert app.deliver(first) == HTTPStatus.INTERNAL_SERVER_ERROR
     assert app.deliver(first) == HTTPStatus.OK
     again = app.upload("bob/b.png", small_png())
     assert app.deliver(again) == HTTPStatus.OK
     assert requests_of(gemini_url, key) == 1
-    one, other = (app.services.database.analysis(each.id) or {} for each in (first, again))
+    one, other = (app.services.analyses.result(each.id) or {} for each in (first, again))
     assert one["description"] == other["description"] != ""
     assert one["provenance"]["gemini"] == other["provenance"]["gemini"]
     assert (other["usage"]["calls"], other["usage"]["reused"]) == (0, True)
@@ -216,7 +217,7 @@ def test_over_the_cap_blip_stands_alone_and_the_rest_comes_on_another_day(
     late = app.upload("ana/b.png", blue.getvalue())
     assert app.deliver(late) == HTTPStatus.OK
     assert app.sweep() == {"complete": True}
-    result = app.services.database.analysis(late.id) or {}
+    result = app.services.analyses.result(late.id) or {}
     assert result["sources"]["gemini"]["problem"] == str(
         OverBudget("the day's budget for Gemini is spent (DAILY_CALLS, DAILY_MONEY)")
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dropcap import deferred, erasure
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database
 from dropcap.domain.analysis import Published
 from dropcap.domain.upload import Upload
 from dropcap.services import Services
@@ -24,7 +24,7 @@ DONE = {"complete": True}
 
 
 def result(app: App, id: uuid.UUID) -> dict[str, Any]:
-    return dict(app.services.database.analysis(id) or {})
+    return dict(app.services.analyses.result(id) or {})
 
 
 def not_described(start: Start, **settings: str) -> tuple[App, Upload]:

@@ -7,7 +7,7 @@ import pytest
 import requests
 from PIL import Image, ImageSequence
 
-from dropcap.database.repository import Database
+from dropcap.database.analyses import Analyses
 from tests.imaging.test_animation import encoded
 from tests.support.app import App, Start, rows
 
@@ -63,7 +63,7 @@ def test_what_a_delivery_that_died_had_published_unjudged_is_public_no_longer(
     app = start(**MOVES)
     upload = app.upload("ana/a.gif", animation("GIF", 3))
     with monkeypatch.context() as dying:
-        dying.setattr(Database, "record", None)
+        dying.setattr(Analyses, "record", None)
         assert app.deliver(upload) == 500
     assert any(map(shows_red, published_frames(app)))
     app = app.restarted(**SEES_RED, SIZES="20", FORMAT="jpeg", LAYOUT="id")
@@ -102,7 +102,7 @@ def test_one_frame_is_no_verdict_on_an_animation_that_was_published_before(start
     answer = app.sweeper.post("/", json={"redescribe": {"mark": True}})
     assert answer.get_json()["pictures"] == 3
     assert app.sweep() == {"described": 2, "not_described": 1, "complete": True}
-    levels = [(app.services.database.analysis(each.id) or {})["safety"]["level"] for each in (moving, still)]
+    levels = [(app.services.analyses.result(each.id) or {})["safety"]["level"] for each in (moving, still)]
     assert levels == ["unknown", "none"]
     assert not any(str(unsafe.id) in name for name in app.objects(app.pictures))
 

@@ -191,14 +191,14 @@ def test_after_three_days_without_a_verdict_it_is_quarantined(start: Start) -> N
 def test_one_that_failed_for_days_for_other_reasons_is_held_before_it_is_quarantined(start: Start) -> None:
     app = start(SAFETY="low", **UNREACHABLE)
     upload = app.upload("ana/a.png", small_png())
-    failed = app.services.database.claim(upload)
-    app.services.database.release(upload, failed.holder)
+    failed = app.services.leases.acquire(upload)
+    app.services.leases.release(upload, failed.token)
     rows("UPDATE uploads SET created_at = now() - interval '3 days'")
     assert app.deliver(upload) == 200
     assert rows(ROW) == [["held", "held_no_verdict", 2, []]]
     lease_runs_out()
-    once_more = app.services.database.claim(upload)  # what then fails otherwise was held all the same
-    app.services.database.release(upload, once_more.holder)
+    once_more = app.services.leases.acquire(upload)  # what then fails otherwise was held all the same
+    app.services.leases.release(upload, once_more.token)
     assert app.sweep() == {"found": 1, "quarantined": 1, "complete": True}
 
 

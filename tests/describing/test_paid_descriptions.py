@@ -8,8 +8,8 @@ import pytest
 
 from dropcap import deferred
 from dropcap.database import search
-from dropcap.database.repository import Database
 from dropcap.database.response_cache import CacheEntry
+from dropcap.database.transactions import Database
 from dropcap.describing.gemini import Describer
 from dropcap.domain.analysis import Published
 from dropcap.domain.answer import Answer

@@ -20,6 +20,7 @@ from flask.testing import FlaskClient
 from google.auth import crypt
 from werkzeug.test import TestResponse
 
+from dropcap.database.leases import Leases
 from dropcap.domain.analysis import Published
 from dropcap.domain.upload import Upload
 from dropcap.gallery.app import OPEN, ROUTES
@@ -72,7 +73,7 @@ def kept(app: App, user: str, name: str = "x.png", **others: Any) -> Upload:
         "pictures": (Published("200", file, 200, 100, len(data), "image/webp", checksum),),
     }
     assert record(app.services.database, of, **facts | others)
-    app.services.database.finish(of)
+    app.services.leases.finish(of)
     return of
 
 
@@ -142,7 +143,9 @@ def test_why_anothers_upload_was_rejected_is_not_told(app: App, ana: Person, bob
     database = app.services.database
     for user in ("ana", "bob"):
         of = upload(f"{user}/bad.png")
-        assert database.reject(of, database.claim(of).holder, "not_a_picture", f"{WORDS[user]} is no picture")
+        assert Leases(database).reject(
+            of, Leases(database).acquire(of).token, "not_a_picture", f"{WORDS[user]} is no picture"
+        )
     for state in ("rejected", "working", "captioned"):
         assert WORDS["bob"] not in ana.get("/", state=state).text
     assert "heronry is no picture" in ana.get("/", state="rejected").text

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from dropcap.database import progress
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database
 from dropcap.gallery.charts import WEEKS
 from dropcap.gallery.progress_page import Next, Stats, next_ones
 from tests.database.test_progress import add, at

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from dropcap.database import search
-from dropcap.database.repository import Database, connect_to_schema
+from dropcap.database.connection import connect_to_schema
 from dropcap.database.schema.tables import TABLES
+from dropcap.database.transactions import Database
 from dropcap.gallery import wall
 from dropcap.gallery.wall import Filters
 from tests.database.test_database import race, record, upload

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from dropcap.database import search
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database
 from dropcap.gallery import wall
 from dropcap.gallery.wall import Filters
 from tests.gallery.test_search import add, corrected, delete, found, vocabulary

@@ -217,14 +217,14 @@ def test_the_sessions_address_is_kept_by_nobody(start: Start, capfd: pytest.Capt
 def test_what_is_in_work_tells_its_stage_and_who_died_at_it(start: Start) -> None:
     app = start()
     upload = drop(app)
-    claim = app.services.database.claim(upload)
-    app.services.database.mark(upload, claim.holder, "open", 210.4)
+    lease = app.services.leases.acquire(upload)
+    app.services.leases.heartbeat(upload, lease.token, "open", 210.4)
     told = status(app, upload)
     assert (told["state"], told["stage"], told["rss_mb"], told["deaths"]) == ("working", "open", 210, 0)
     assert (told["stages"], told["finished"], told["attempts"]) == ([], False, 1)
     rows("UPDATE uploads SET lease_until = now() - interval '1 s' RETURNING id")
     assert status(app, upload)["deaths"] == 1
-    app.services.database.claim(upload)
+    app.services.leases.acquire(upload)
     told = status(app, upload)
     assert (told["state"], told["attempts"], told["deaths"]) == ("working", 2, 1)
 

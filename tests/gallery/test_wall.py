@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from dropcap.database.repository import Database
+from dropcap.database.leases import Leases
+from dropcap.database.transactions import Database
 from dropcap.domain.analysis import PictureFacts, Published, Source
 from dropcap.errors import Rejected
 from dropcap.gallery import charts, wall
@@ -32,7 +33,7 @@ def add(database: Database, user: str = "ana", minutes: int = 0, **others: Any) 
 
 def reject(database: Database, name: str) -> uuid.UUID:
     of = upload(name)
-    database.reject(of, database.claim(of).holder, "not_a_picture", "It is no picture.")
+    Leases(database).reject(of, Leases(database).acquire(of).token, "not_a_picture", "It is no picture.")
     return of.id
 
 
@@ -145,7 +146,7 @@ def test_thousands_that_were_rejected_or_are_others_cost_a_visit_little(
     database: Database, database_url: str
 ) -> None:
     of = upload("ana/held.png")
-    database.hold(of, database.claim(of).holder, "held_no_verdict", "None yet.", 3600)
+    Leases(database).hold(of, Leases(database).acquire(of).token, "held_no_verdict", "None yet.", 3600)
     database.query("UPDATE uploads SET created_at = now() - interval '70 hours' RETURNING 1")
     with closing(Bench(database_url, rounds=2)) as bench:
 
@@ -168,8 +169,8 @@ def test_thousands_that_were_rejected_or_are_others_cost_a_visit_little(
 def test_what_is_in_work_or_was_rejected_today_is_shown_above_the_wall(database: Database) -> None:
     add(database)
     working = upload("ana/a/new.png")
-    claim = database.claim(working)
-    database.mark(working, claim.holder, "open", 120.4)
+    lease = Leases(database).acquire(working)
+    Leases(database).heartbeat(working, lease.token, "open", 120.4)
     bad, old = reject(database, "ana/b/bad.txt"), reject(database, "ana/old.txt")
     database.query(
         "UPDATE uploads SET created_at = now() - interval '25 hours' WHERE id = :id RETURNING id", id=old
@@ -183,14 +184,14 @@ def test_what_is_in_work_or_was_rejected_today_is_shown_above_the_wall(database:
     assert (rejected.name, rejected.state) == ("bad.txt", "rejected")
     assert (rejected.code, rejected.reason) == ("not_a_picture", "It is no picture.")
     assert wall.page(database, "ana", Filters(words="crown")).pending == ()
-    database.finish(upload("ana/b/bad.txt"))
+    Leases(database).finish(upload("ana/b/bad.txt"))
     assert [each.id for each in wall.page(database, "ana", Filters()).pending] == [working.id, bad]
 
 
 def test_uploads_in_work_and_rejected_ones_are_paged_like_pictures(database: Database) -> None:
     rejected = [reject(database, f"ana/{number}.txt") for number in range(3)]
     working = upload("ana/new.png")
-    database.claim(working)
+    Leases(database).acquire(working)
     first = wall.page(database, "ana", Filters(state="rejected"), size=2)
     then = wall.page(database, "ana", Filters(state="rejected", after=first.next), size=2)
     assert [each.id for each in (*first.pending, *then.pending)] == rejected[::-1]
@@ -203,7 +204,7 @@ def test_uploads_in_work_and_rejected_ones_are_paged_like_pictures(database: Dat
 def test_others_pictures_and_uploads_are_as_if_they_did_not_exist(database: Database) -> None:
     theirs, bad = add(database, "bo"), reject(database, "bo/bad.txt")
     working = upload("bo/new.png")
-    database.claim(working)
+    Leases(database).acquire(working)
     assert wall.page(database, "ana", Filters()) == wall.page(database, "nobody", Filters())
     for id in (theirs, bad, working.id, uuid.uuid4()):
         assert wall.card(database, "ana", id) is None

@@ -91,7 +91,7 @@ def test_who_posts_the_same_bytes_again_succeeds_exactly_once(failed: App, swept
 
 def test_what_is_in_work_is_shown_so_and_ended_when_its_lease_is_over(start: Start) -> None:
     app = start(**QUICK)
-    app.services.database.claim(UPLOAD)
+    app.services.leases.acquire(UPLOAD)
     assert app.sweep() == {"complete": True}
     assert "pending working" in wall(app)
     assert problem(delete(app), 409)["code"] == "still_in_work"
@@ -102,8 +102,8 @@ def test_what_is_in_work_is_shown_so_and_ended_when_its_lease_is_over(start: Sta
 
 def test_one_that_took_its_instance_down_is_remembered_and_its_user_can_delete_it(start: Start) -> None:
     app = start(**QUICK)
-    claim = app.services.database.claim(UPLOAD)
-    app.services.database.mark(UPLOAD, claim.holder, "open", 321)
+    lease = app.services.leases.acquire(UPLOAD)
+    app.services.leases.heartbeat(UPLOAD, lease.token, "open", 321)
     lease_runs_out()
     assert app.sweep() == {"found": 1, "done": 1, "complete": True}
     assert app.sweep() == {"complete": True}
@@ -117,7 +117,7 @@ def test_while_somebody_else_is_at_work_it_is_asked_for_later_and_nothing_is_an_
     start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = start(**QUICK)
-    app.services.database.claim(UPLOAD)
+    app.services.leases.acquire(UPLOAD)
     capfd.readouterr()
     answer = post(app)
     assert problem(answer, 409)["code"] == "being_analyzed"
@@ -147,8 +147,8 @@ def test_who_posts_it_while_it_is_being_deleted_is_to_come_again_and_then_succee
 
 def test_a_rejected_one_leaves_nothing_of_what_one_who_died_had_published(start: Start) -> None:
     app = start(**QUICK, MAX_DEATHS="1")
-    claim = app.services.database.claim(UPLOAD)
-    app.services.database.mark(UPLOAD, claim.holder, "publish", 321)
+    lease = app.services.leases.acquire(UPLOAD)
+    app.services.leases.heartbeat(UPLOAD, lease.token, "publish", 321)
     app.storage.bucket(app.pictures).blob(f"{UPLOAD.id}/40.webp").upload_from_string(b"half")
     lease_runs_out()
     assert problem(post(app), 422)["code"] == "took_the_instance_down"

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 import pytest
 
 from dropcap.database import rate_limit
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database
 from dropcap.errors import Rejected
 from dropcap.settings import Settings
 from tests.support.app import App, Start, problem, rows, small_png

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from dropcap.database.repository import connect_to_schema
+from dropcap.database.connection import connect_to_schema
 from dropcap.settings import Settings
 from infra.local.surroundings import Surroundings
 from tests.memory.uploads import Sample

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from dropcap.database.repository import connect_to_schema
+from dropcap.database.connection import connect_to_schema
 from dropcap.domain.upload import Upload, posted
 from dropcap.storage.buckets import Buckets
 from infra.local.ports import free_port
@@ -190,8 +190,8 @@ def test_a_posted_picture_that_killed_its_instance_is_refused_with_what_is_known
     data = small_png()
     upload = posted(data, "ana", "")
     for stage in ("open", "resize"):
-        claim = app.services.database.claim(upload)
-        app.services.database.mark(upload, claim.holder, stage, 321)
+        lease = app.services.leases.acquire(upload)
+        app.services.leases.heartbeat(upload, lease.token, stage, 321)
         lease_runs_out()
     for _ in range(2):
         answer = app.analyze(data=data, query_string={"keep": "true", "user": "ana"})
@@ -219,7 +219,7 @@ def test_who_lost_the_claim_stops_at_the_next_stage(start: Start, monkeypatch: p
 
     def slowly(buckets: Buckets, of: Upload) -> bytes:
         lease_runs_out()
-        assert app.services.database.claim(of).state == "claimed"  # another's
+        assert app.services.leases.acquire(of).state == "claimed"  # another's
         return read(buckets, of)
 
     monkeypatch.setattr(Buckets, "read", slowly)

@@ -96,10 +96,10 @@ def test_every_stored_object_may_have_keys_that_nobody_knows_here(start: Start) 
     letter = app.upload("ana/letter.png", b"Dear diary")
     assert app.deliver(letter) == 200
     killed = app.upload("ana/killed.png", picture("white"))
-    claim = app.services.database.claim(killed)
-    app.services.database.mark(killed, claim.holder, "open", 321)
+    lease = app.services.leases.acquire(killed)
+    app.services.leases.heartbeat(killed, lease.token, "open", 321)
     lease_runs_out()
-    app.services.database.claim(killed)
+    app.services.leases.acquire(killed)
     lease_runs_out()
     answer = app.analyze(data=picture("black"), query_string={"keep": "true", "user": "ana"})
     posted = answer.get_json()["id"]
@@ -180,7 +180,7 @@ def test_the_card_of_a_model_may_tell_more(tmp_path: Path) -> None:
 
 KINDS = (
     *(analysis.Analysis, analysis.Verdict, analysis.Provenance, analysis.Usage, analysis.Agreement),
-    *(leases.Death, Answer, Upload, Published, Source, PictureFacts, Tokens),
+    *(leases.Crash, Answer, Upload, Published, Source, PictureFacts, Tokens),
 )
 
 

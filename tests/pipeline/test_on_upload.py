@@ -101,7 +101,7 @@ def test_a_redelivered_event_changes_nothing(start: Start) -> None:
 def test_a_delivery_while_another_holds_the_claim_is_sent_again_and_not_acknowledged(start: Start) -> None:
     app = start()
     upload = app.upload("ana/a.png", small_png())
-    app.services.database.claim(upload)
+    app.services.leases.acquire(upload)
     assert app.deliver(upload) == 503
     assert "ana/a.png" in app.objects(app.uploads)
 

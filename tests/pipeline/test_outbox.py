@@ -22,9 +22,11 @@ import requests
 from cloudevents.http import from_http
 from google.auth.exceptions import DefaultCredentialsError
 
+from dropcap.database.analyses import Analyses
 from dropcap.database.connection import DatabaseUnavailable
+from dropcap.database.leases import Leases
 from dropcap.database.prune import prune
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database
 from dropcap.domain.outcome import Outcome
 from dropcap.errors import Rejected
 from dropcap.outbox.dispatcher import Dispatcher
@@ -199,28 +201,32 @@ def settings(database_url: str) -> Settings:
 def reject(database: Database, settings: Settings, number: int = 1, gone: bool = True) -> None:
     """An upload is rejected, and nobody told yet."""
     of = upload(f"ana/{number}.png")
-    holder = database.claim(of).holder
+    holder = Leases(database).acquire(of).token
     made = rows_of(Outcome(of, rejection=BAD), holder, replace(settings, events="https://example.com"))
-    assert database.reject(of, holder, BAD.code, str(BAD), made)
+    assert Leases(database).reject(of, holder, BAD.code, str(BAD), made)
     if gone:
-        database.finish(of)
+        Leases(database).finish(of)
 
 
 def test_there_is_no_outcome_without_its_event_and_no_event_without_its_outcome(
     database: Database, settings: Settings
 ) -> None:
     of = upload()
-    claim = database.claim(of)
+    lease = Leases(database).acquire(of)
     chosen = replace(settings, events=TOPIC, receipts=1)
     good = analysis(of)
     impossible = replace(good, picture=replace(good.picture, width=-1))
     written = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM receipts)"
     with pytest.raises(DatabaseUnavailable):
-        database.record(impossible, of, claim.holder, rows_of(Outcome(of, impossible), claim.holder, chosen))
-    assert not database.record(good, of, "another", rows_of(Outcome(of, good), "another", chosen))
+        Analyses(database).record(
+            impossible, of, lease.token, rows_of(Outcome(of, impossible), lease.token, chosen)
+        )
+    assert not Analyses(database).record(good, of, "another", rows_of(Outcome(of, good), "another", chosen))
     assert rows(written) == [[0, 0]]
     for _ in range(2):  # an answer that was lost
-        assert database.record(good, of, claim.holder, rows_of(Outcome(of, good), claim.holder, chosen))
+        assert Analyses(database).record(
+            good, of, lease.token, rows_of(Outcome(of, good), lease.token, chosen)
+        )
     assert rows(written) == [[1, 1]]
 
 
@@ -331,7 +337,7 @@ def test_nobody_is_told_before_the_source_is_gone(database: Database, settings: 
         dispatcher = Dispatcher(replace(settings, events=f"http://{listener.host}"), database)
         reject(database, settings, gone=False)
         assert dispatcher.dispatch_due(time.monotonic() + 5) == {"told": 0, "untold": 0}
-        database.finish(upload("ana/1.png"))
+        Leases(database).finish(upload("ana/1.png"))
         assert dispatcher.dispatch_due(time.monotonic() + 5) == {"told": 1, "untold": 0}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dropcap import pipeline, reconcile
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database
 from dropcap.domain.upload import Upload, posted
 from dropcap.services import Services
 from dropcap.storage import buckets
@@ -45,7 +45,7 @@ def test_a_younger_object_than_the_lease_is_left_to_its_event(start: Start) -> N
 def test_a_killed_upload_is_finished_when_its_lease_has_run_out_and_not_before(start: Start) -> None:
     app = start()
     upload = app.upload("ana/a.png", small_png(), tz="Europe/Madrid")
-    app.services.database.claim(upload)
+    app.services.leases.acquire(upload)
     assert app.sweep() == NOTHING
     lease_runs_out()
     assert app.sweep() == ONE_DONE
@@ -71,7 +71,7 @@ def test_a_source_that_was_recorded_but_never_disposed_of_is_finished(start: Sta
 def test_a_claim_whose_source_went_away_is_closed(start: Start) -> None:
     app = start()
     upload = app.upload("ana/a.png", small_png())
-    app.services.database.claim(upload)
+    app.services.leases.acquire(upload)
     lease_runs_out()
     app.objects(app.uploads)["ana/a.png"].delete()
     assert app.sweep() == ONE_DONE
@@ -82,7 +82,7 @@ def test_a_claim_whose_source_went_away_is_closed(start: Start) -> None:
 def test_a_claim_whose_source_was_replaced_is_closed_and_the_newer_upload_analyzed(start: Start) -> None:
     app = start()
     older = app.upload("ana/a.png", small_png())
-    app.services.database.claim(older)
+    app.services.leases.acquire(older)
     lease_runs_out()
     newer = app.upload("ana/a.png", small_png())
     assert app.sweep() == {"found": 2, "done": 2, "complete": True}
@@ -94,7 +94,7 @@ def test_of_a_posted_picture_what_is_recorded_is_finished_and_the_rest_ended(sta
     app = start()
     app.analyze(data=small_png(), query_string={"keep": "true", "user": "ana"})
     rows("UPDATE uploads SET state = 'recorded'")
-    app.services.database.claim(posted(PICTURE, "ana", ""))
+    app.services.leases.acquire(posted(PICTURE, "ana", ""))
     lease_runs_out()
     assert app.sweep() == {"found": 2, "done": 2, "complete": True}
     assert rows("SELECT state FROM uploads") == [["done"]]
@@ -118,8 +118,8 @@ def test_no_failure_of_one_keeps_the_others_waiting(start: Start) -> None:
 def test_what_took_instances_down_is_quarantined_by_a_sweep_too(start: Start) -> None:
     app = start(MAX_DEATHS="1")
     upload = app.upload("ana/a.png", small_png())
-    claim = app.services.database.claim(upload)
-    app.services.database.mark(upload, claim.holder, "open", 321)
+    lease = app.services.leases.acquire(upload)
+    app.services.leases.heartbeat(upload, lease.token, "open", 321)
     lease_runs_out()
     assert app.sweep() == {"found": 1, "quarantined": 1, "complete": True}
     assert len(app.objects(app.quarantine)) == 1
@@ -155,7 +155,7 @@ def test_wherever_it_begins_every_object_is_seen_once(start: Start, monkeypatch:
     app = start()
     names = [f"{user}/{number}.png" for user in ("ana", "bob", "zoé") for number in range(2)]
     for name in names:
-        app.services.database.claim(Upload(app.uploads, name, 1, 1))  # any of these may be where it begins
+        app.services.leases.acquire(Upload(app.uploads, name, 1, 1))  # any of these may be where it begins
         app.upload(name, small_png())
     assert app.sweep() == {"found": len(names), "done": len(names), "complete": True}
 
@@ -171,7 +171,7 @@ def test_names_that_are_not_chosen_are_left_alone(start: Start) -> None:
 def test_when_its_time_is_over_a_sweep_begins_no_other_and_says_so(start: Start) -> None:
     app = start(SWEEP_S="0")
     for name in ("ana/a.png", "ana/b.png"):
-        app.services.database.claim(app.upload(name, small_png()))
+        app.services.leases.acquire(app.upload(name, small_png()))
     lease_runs_out()
     assert app.sweep() == {"found": 2, "left": 2}
     assert rows("SELECT DISTINCT state FROM uploads") == [["claimed"]]
@@ -190,7 +190,7 @@ def test_what_is_held_keeps_nothing_else_waiting_while_gemini_is_away(
     held = [f"ana/{number}.png" for number in range(5)]
     for name in held:
         assert app.deliver(app.upload(name, small_png())) == HTTPStatus.OK
-    app.services.database.claim(app.upload("ana/crashed.png", b"no picture"))
+    app.services.leases.acquire(app.upload("ana/crashed.png", b"no picture"))
     rows("UPDATE uploads SET lease_until = now() - CASE state WHEN 'held' THEN interval '1 s' ELSE '0 s' END")
     app.upload("ana/orphan.png", b"no picture")
     assert app.sweep() == {"found": 7, "quarantined": 2, "left": 5, "complete": True}
@@ -245,7 +245,7 @@ def test_a_listing_without_end_keeps_no_sweep_from_what_is_held_and_what_is_to_b
 ) -> None:
     app = due_for_a_description(start)
     held = app.upload("ana/held.png", small_png())
-    app.services.database.claim(held)
+    app.services.leases.acquire(held)
     rows("UPDATE uploads SET state = 'held', holder = NULL WHERE id = :id", id=held.id)
     lease_runs_out()
 
@@ -264,7 +264,7 @@ def test_rows_that_take_all_the_time_keep_no_sweep_from_the_rest(
     app = due_for_a_description(start)
     slow = [app.upload(f"ana/slow-{number}.png", small_png()) for number in range(30)]
     for each in slow:
-        app.services.database.claim(each)
+        app.services.leases.acquire(each)
     lease_runs_out()
     orphan = app.upload("ana/orphan.png", small_png())
 

@@ -19,7 +19,7 @@ import yaml
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
-from dropcap.database.repository import connect_to_schema
+from dropcap.database.connection import connect_to_schema
 from infra.local.ports import free_port
 from infra.local.process import Process
 from tests.support.app import CAPTION, NAME, PICTURE, ROOT

@@ -9,8 +9,9 @@ from contextlib import closing
 import pytest
 from pg8000.native import Connection
 
+from dropcap.database.connection import connect
 from dropcap.database.progress import stats
-from dropcap.database.repository import Database, connect
+from dropcap.database.transactions import Database
 from dropcap.settings import Settings
 
 ANCESTORS = {

@@ -7,9 +7,10 @@ from contextlib import closing, contextmanager
 import pytest
 from pg8000.native import Connection, DatabaseError, identifier
 
+from dropcap.database.connection import connect
 from dropcap.database.progress import stats
-from dropcap.database.repository import Database, connect
 from dropcap.database.schema.legacy import INSTANTS, NAMES
+from dropcap.database.transactions import Database
 from dropcap.settings import Settings
 from tests.support.installations import contents, installed, start
 from tests.support.pages import DOCS

@@ -8,9 +8,10 @@ from contextlib import closing, suppress
 import pytest
 from pg8000.native import Connection
 
+from dropcap.database.connection import connect, connect_to_schema
 from dropcap.database.progress import stats
-from dropcap.database.repository import Database, connect, connect_to_schema
 from dropcap.database.schema import ownership
+from dropcap.database.transactions import Database
 from dropcap.errors import SchemaError, SettingsError
 from dropcap.settings import SCHEMA, Settings
 from tests.support.installations import NAMES, refused, start, tables

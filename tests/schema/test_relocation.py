@@ -10,8 +10,8 @@ from contextlib import closing
 import pytest
 from pg8000.native import Connection
 
+from dropcap.database.connection import connect
 from dropcap.database.progress import stats
-from dropcap.database.repository import connect
 from dropcap.database.schema import diff, ownership
 from dropcap.settings import SCHEMA
 from tests.schema.test_revisions import git

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pg8000.native import Connection, DatabaseError
 
-from dropcap.database.repository import connect, connect_to_schema
+from dropcap.database.connection import connect, connect_to_schema
 from dropcap.database.schema import repair
 from dropcap.database.schema.tables import TABLES
 from dropcap.errors import SchemaError
@@ -243,7 +243,7 @@ def test_a_new_column_that_is_the_same_for_all_rows_rewrites_none(sound: Connect
 
 COLD_START = """
 import sys
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database
 from dropcap.settings import Settings
 print("ready", flush=True)
 for url in sys.stdin.readline().split():

@@ -2,20 +2,21 @@
 """Whatever was done to our tables is repaired without losing a row, or refused with what is to be done."""
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from pg8000.native import Connection
 
-from dropcap.database import rollup, search
+from dropcap.database import search
 from dropcap.database.progress import stats
 from dropcap.database.schema.tables import INSTANT, TABLES, Column, Index, Table
+from dropcap.database.transactions import Database, Executor
 from dropcap.errors import SchemaError
-from dropcap.settings import SCHEMA
+from dropcap.settings import SCHEMA, Settings
 from tests.support.schemas import ID, RESULT, ROWS, check, copied, shape
 
 DERIVED = {table.name for table in TABLES if table.derived}
@@ -167,17 +168,21 @@ def table_damages(table: Table) -> Iterator[Damage]:
         yield Damage(f"{name} against {rule}", broken, (name, rule, text))
 
 
-@dataclass(frozen=True)
-class Here:
-    """The product's questions, asked on a connection as it is."""
+T = TypeVar("T")
 
-    connection: Connection
+
+class Here(Database):
+    """The product's queries, on a connection as it is."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(Settings())
+        self.connection = connection
 
     def query(self, sql: str, **values: Any) -> list[list[Any]]:
         return list(self.connection.run(sql, **values) or ())
 
-    def count(self, user: str) -> None:
-        assert rollup.count(self.query, user)
+    def transaction(self, work: Callable[[Executor], T]) -> T:
+        return work(self.query)
 
 
 def contents(connection: Connection) -> dict[str, dict[str, object]]:

@@ -161,7 +161,7 @@ def test_more_failing_rows_than_a_sweep_takes_do_not_keep_the_others_waiting(
 ) -> None:
     app = start(**QUICK)
     other = app.upload("zoe/killed.png", small_png())
-    app.services.database.claim(other)
+    app.services.leases.acquire(other)
     lease_runs_out()
     gone = [Upload(app.uploads, f"ana/gone-{number}.png", number, 1) for number in range(1, MANY + 1)]
     rows(

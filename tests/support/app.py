@@ -20,7 +20,7 @@ from PIL import Image
 from werkzeug.test import TestResponse
 
 from dropcap import services
-from dropcap.database import repository
+from dropcap.database.connection import connect_to_schema
 from dropcap.domain.upload import Upload
 
 # Without gcloud, what needs it is skipped by name; in CI it must not be, and fails.
@@ -144,7 +144,7 @@ Start = Callable[..., App]
 
 def rows(query: str, **values: object) -> list[list[Any]]:
     """What the database says, asked beside the product."""
-    with closing(repository.connect_to_schema(os.environ["DATABASE_URL"])) as connection:
+    with closing(connect_to_schema(os.environ["DATABASE_URL"])) as connection:
         return list(connection.run(query, **values) or ())
 
 

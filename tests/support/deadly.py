@@ -15,7 +15,7 @@ from typing import Any
 
 import google.cloud.storage  # noqa: F401  before the web server forks: no death has it loaded anew
 
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database
 from dropcap.describing import gemini
 from dropcap.imaging import decoding
 from dropcap.storage.buckets import Buckets

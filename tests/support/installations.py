@@ -4,8 +4,8 @@
 import pytest
 from pg8000.native import Connection
 
-from dropcap.database.repository import Database
 from dropcap.database.schema.tables import TABLES
+from dropcap.database.transactions import Database
 from dropcap.errors import SchemaError
 from dropcap.settings import SCHEMA, Settings
 from tests.support.schemas import ROWS

@@ -5,8 +5,8 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
-from dropcap.database.progress import Queries
 from dropcap.database.schema.tables import UNNAMED
+from dropcap.database.transactions import Database
 
 
 def pictures(number: int) -> str:
@@ -67,7 +67,7 @@ earned AS (
 
 
 def stats(
-    database: Queries, user: str, now: dt.datetime | None = None, rules: Mapping[str, str] = RULES
+    database: Database, user: str, now: dt.datetime | None = None, rules: Mapping[str, str] = RULES
 ) -> dict[str, Any]:
     """What `dropcap.database.progress.stats` gives."""
     sql = f"""

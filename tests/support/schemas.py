@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pg8000.native import Connection, literal
 
-from dropcap.database.repository import connect
+from dropcap.database.connection import connect
 from dropcap.database.schema import repair
 from dropcap.database.schema.ownership import mark
 from dropcap.database.schema.tables import TABLES

@@ -24,7 +24,7 @@ from google.cloud.storage import Client
 from PIL import Image
 from playwright.sync_api import Browser, FloatRect, Page, Playwright, sync_playwright
 
-from dropcap.database.repository import connect_to_schema
+from dropcap.database.connection import connect_to_schema
 from infra.local import StackError
 from infra.local.stack import Stack
 from infra.local.storage import ROOT

@@ -16,8 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dropcap.database.leases import Run
-from dropcap.database.transactions import Transactions
+from dropcap.database.transactions import Database, Executor
 from dropcap.domain.analysis import Usage
 from dropcap.settings import MOST_INPUT_TOKENS, MOST_OUTPUT_TOKENS, Settings
 
@@ -61,7 +60,7 @@ def highest_cost(settings: Settings) -> int:
     return round(settings.usd(MOST_INPUT_TOKENS, MOST_OUTPUT_TOKENS) * 1e6)
 
 
-def reserve(database: Transactions, settings: Settings) -> Reservation | None:
+def reserve(database: Database, settings: Settings) -> Reservation | None:
     """Reserve one request today, or return None if a cap is reached. A retry may reserve twice."""
     cost, money = highest_cost(settings), round(settings.daily_money * 1e6)
     rows = database.query(RESERVE, most=cost, calls=settings.daily_calls, money=money)
@@ -69,7 +68,7 @@ def reserve(database: Transactions, settings: Settings) -> Reservation | None:
 
 
 def record_usage(
-    database: Transactions, reservation: Reservation, micro_usd: int, input_tokens: int, output_tokens: int
+    database: Database, reservation: Reservation, micro_usd: int, input_tokens: int, output_tokens: int
 ) -> float | None:
     """Replace a reservation by the actual usage, at most once; return what the day has cost so far, in US$.
 
@@ -77,7 +76,7 @@ def record_usage(
     """
     attempted = False
 
-    def work(run: Run) -> list[list[int]]:
+    def work(run: Executor) -> list[list[int]]:
         nonlocal attempted
         if attempted:  # the connection was lost, perhaps during the commit
             return []
@@ -89,13 +88,13 @@ def record_usage(
     return rows[0][0] / 1e6 if rows else None
 
 
-def count_picture(run: Run, usage: Usage, pictures: int = 1) -> None:
+def count_picture(run: Executor, usage: Usage, pictures: int = 1) -> None:
     """Add a picture and its GB-seconds to the day on which it is recorded."""
     gb_ms = round(usage.gb_seconds * 1000)
     run(COUNT_PICTURE, pictures=pictures, reused=int(usage.reused), gb_ms=gb_ms)
 
 
-def report(database: Transactions, settings: Settings) -> Mapping[str, Any]:
+def report(database: Database, settings: Settings) -> Mapping[str, Any]:
     """Return the caps, and the usage of today and the 30 days before, newest first, ready for JSON."""
     names = ("pictures", "calls", "reused", "input_tokens", "output_tokens")
     days = [

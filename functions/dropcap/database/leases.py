@@ -1,41 +1,128 @@
-# ruff: noqa: S608  what is put into the SQL is this project's own; values are parameters
-"""Claims: a lease on an upload, and the crashes of earlier holders.
+# ruff: noqa: S608  the SQL is composed of this module's constants; values are parameters
+"""Leases on uploads: at most one worker processes an upload, and another takes over after a crash.
 
-Each stage sends a heartbeat that renews the lease. Holders release the lease on success and on transient
-errors. If a lease expires in one of HEAVY_STAGES, which decode, caption or encode, its holder crashed, or
-hung and was ended: the next holder adds that to `deaths`. In any other stage a holder waits for the database
-or the network, so the picture is not the cause.
+Each upload, one generation of an object or one posted picture, has a row in `uploads`. Its event may be
+delivered several times, at once or later, so a worker needs the upload's lease:
 
-A holder that can't release its lease because the database is unreachable does so before its next claim
-(repository.py). One case remains: an instance that hits an outage in a heavy stage, and claims no other
-upload before its lease expires and another worker takes over, is counted as one death.
+    acquire     Insert the row, or take over a lease that has expired or was released. Of any number of
+                concurrent workers one succeeds. It gets a random lease token, and LEASE_S seconds by the
+                database's clock. The others see `busy`, raise LeaseHeld and are redelivered later.
+    heartbeat   Sent at the start of each stage of the pipeline. It renews the lease, and stores the stage
+                and the resident memory.
+    outcome     `Analyses.record`, `reject` or `hold` commits the outcome. These statements, too, compare the
+                lease token (fencing): a worker whose lease was taken over changes nothing.
+    finish      After the source is disposed of, the upload is done.
+    release     After a transient error, so that the retry need not wait until the lease expires.
 
-Each function works in the caller's transaction (transactions.py), through the `run` that it is given.
+Crash counting: a worker that crashed or hung sends no heartbeat, so its lease expires, and the next delivery
+or sweep acquires it. If it expired in one of HEAVY_STAGES, which decode, caption or encode, the upload is
+likely the cause: `acquire` appends the stage to the column `deaths`, and the pipeline rejects the upload at
+MAX_DEATHS. In any other stage the worker was waiting for the database or the network, which does not count.
+
+While the database is unavailable, a worker can't release its lease. It does so before it acquires the next
+one. If it acquires none before the lease expires and another worker takes over, an outage in a heavy stage
+is counted as a crash.
+
+Generations: an upload's id is derived from bucket, name and generation (domain/upload.py), so a replaced
+object is another upload with a lease of its own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 from dropcap import logs
+from dropcap.database import receipts
+from dropcap.database.outcome_rows import OutcomeRow, update_with_rows
+from dropcap.database.transactions import Database, Executor
 from dropcap.domain.records import read
-from dropcap.domain.upload import Upload
+from dropcap.domain.upload import Upload, UploadState
 from dropcap.errors import Rejected, TransientError
-
-Run = Callable[..., list[list[Any]]]
 
 HEAVY_STAGES = ("open", "resize", "describe and caption", "publish")  # each may crash an instance
 _HEAVY = ", ".join(f"'{stage}'" for stage in HEAVY_STAGES)
-# For a row `u` whose lease has expired: whether its holder counts as crashed.
-DIED = f"(u.holder IS NOT NULL AND u.stage IN ({_HEAVY}))"
-# For the row of a posted picture: nobody works on it, and only a client that posts it again has its bytes.
-ABANDONED = "(state = 'claimed' AND bucket = '' AND lease_until <= now())"
+# For a row `u` whose lease has expired: whether its worker counts as crashed.
+CRASHED = f"(u.holder IS NOT NULL AND u.stage IN ({_HEAVY}))"
+# The row of a posted picture without a worker: only a client that posts it again has its bytes.
+ABANDONED = f"(state = '{UploadState.LEASED}' AND bucket = '' AND lease_until <= now())"
+# The outcome is committed, and the source is still to be disposed of.
+COMMITTED = f"state IN ('{UploadState.RECORDED}', '{UploadState.REJECTED}')"
+
+# Insert the row, or take over a free lease and count the crash; otherwise return the row unchanged.
+ACQUIRE = f"""
+INSERT INTO uploads AS u (id, bucket, name, generation, user_id, size, content_type,
+                          holder, lease_until, stage, stage_at)
+VALUES (:id, :bucket, :name, :generation, :user, :size, :content_type,
+        :token, now() + make_interval(secs => :lease_s), 'claim', now())
+ON CONFLICT (id) DO UPDATE
+SET (state, reason_code, reason,
+     attempts, holder, lease_until, stage, stage_at, rss_mb, deaths) = (
+  SELECT '{UploadState.LEASED}', '', u.reason, u.attempts + 1, excluded.holder, excluded.lease_until,
+         excluded.stage, excluded.stage_at, excluded.rss_mb,
+         CASE WHEN {CRASHED} THEN u.deaths || jsonb_build_object(
+           'stage', u.stage, 'at', date_trunc('second', u.stage_at), 'rss_mb', u.rss_mb)
+         ELSE u.deaths END
+  WHERE u.state IN ('{UploadState.LEASED}', '{UploadState.HELD}') AND u.lease_until <= now()
+  UNION ALL
+  SELECT u.state, u.reason_code, u.reason,
+         u.attempts, u.holder, u.lease_until, u.stage, u.stage_at, u.rss_mb, u.deaths
+  WHERE u.state NOT IN ('{UploadState.LEASED}', '{UploadState.HELD}') OR u.lease_until > now()
+)
+RETURNING state, holder, attempts, reason, deaths,
+          CAST(extract(epoch FROM now() - created_at) AS float8)
+"""
+# Renew the lease at the start of a stage.
+HEARTBEAT = """
+UPDATE uploads SET stage = :stage, stage_at = now(), rss_mb = :rss_mb,
+  lease_until = now() + make_interval(secs => :lease_s)
+WHERE id = :id AND holder = :token RETURNING id
+"""
+# Commit the outcome of the lease's worker. The row stays locked until the transaction ends.
+COMMIT_OUTCOME = f"""
+UPDATE uploads SET state = :state, reason_code = :code, reason = :reason
+WHERE id = :id AND holder = :token AND state IN ('{UploadState.LEASED}', :state) RETURNING id
+"""
+# Give up the lease, and let nobody acquire it for :retry_s seconds.
+HOLD = f"""
+UPDATE uploads SET state = '{UploadState.HELD}', holder = NULL, reason_code = :code, reason = :reason,
+  stage = 'held', stage_at = now(), rss_mb = 0, lease_until = now() + make_interval(secs => :retry_s)
+WHERE id = :id AND holder = :token AND state = '{UploadState.LEASED}' RETURNING id
+"""
+# Give up the lease, so that it can be acquired at once.
+RELEASE = f"""
+UPDATE uploads SET holder = NULL, lease_until = now()
+WHERE id = :id AND holder = :token AND state = '{UploadState.LEASED}' RETURNING id
+"""
+# Delete the row and its cached response, but keep a row that counts crashes.
+DISCARD = f"""
+WITH ours AS (
+  SELECT id, deaths FROM uploads
+  WHERE id = :id AND holder = :token AND state = '{UploadState.LEASED}' FOR UPDATE
+), discarded AS (
+  DELETE FROM uploads AS u USING ours WHERE u.id = ours.id AND ours.deaths = '[]'
+), released AS (
+  UPDATE uploads AS u SET holder = NULL, lease_until = now()
+  FROM ours WHERE u.id = ours.id AND ours.deaths <> '[]'
+)
+DELETE FROM answers AS a USING ours WHERE a.upload_id = ours.id RETURNING 1
+"""
+# Mark the upload as done after its source was disposed of.
+FINISH = f"""
+UPDATE uploads SET state = '{UploadState.DONE}', finished_at = now(),
+  source_kept = CASE WHEN CAST(:fate AS text) <> '' THEN CAST(:fate AS text) = 'kept' END
+WHERE id = :id AND {COMMITTED} RETURNING id
+"""
+
+
+class LeaseHeld(TransientError):
+    """Transient error: another worker holds the lease. Redeliver, in case that one crashes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
-    """The last that is known of a holder: the stage that it began, when (ISO 8601), and resident MB then."""
+class Crash:
+    """A crashed worker's last heartbeat: the stage that began, when (ISO 8601), and resident MB then."""
 
     stage: str
     at: str
@@ -46,73 +133,142 @@ class Death:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """How an upload stands. `state` is one of
+class Lease:
+    """The result of `acquire`: the lease if `state` is LEASED, otherwise why it was not acquired.
 
-    claimed     ours now, with `holder` as our token: process it; it was held before if it has a `reason`
-    busy        another's, whose lease has not run out: come back later
-    recorded    the result is stored: dispose of the source
-    rejected    the rejection is stored, with its `reason`: dispose of the source
-    held        without a verdict on its safety, for the `reason`: leave the source; see moderation.py
-    deleted     by its user, and not yet all that is stored of it: see erasure.py
-    done        nothing is left to do
+    `token` is empty without a lease. `reason` is that of a rejection, or of the hold before this lease.
     """
 
-    state: str
-    holder: str
+    state: UploadState
+    token: str
     attempts: int
     reason: str
-    deaths: tuple[Death, ...] = ()
-    age_s: float = 0.0  # since the first claim
+    crashes: tuple[Crash, ...] = ()
+    age_s: float = 0.0  # since the upload was first acquired
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What is written with an outcome, in its very statement: `values` by column, `key` as the table has it.
+class Leases:
+    """The leases of this process. Methods raise DatabaseUnavailable, as `Database` does."""
 
-    A row that is there already stays, or is `replaced`, with the defaults of the columns that are `anew`.
-    """
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # Leases by token that could not be released while the database was unavailable.
+        self._unreleased: dict[str, Upload] = {}
 
-    table: str
-    key: str
-    values: Mapping[str, Any]
-    replaced: bool = False
-    anew: Sequence[str] = ()
+    def acquire(self, upload: Upload) -> Lease:
+        """Acquire the upload's lease for LEASE_S seconds, or return why that is not possible."""
+        with suppress(KeyError):  # raised by popitem when the dictionary is empty, also by another thread
+            while True:
+                token, unreleased = self._unreleased.popitem()
+                self.release(unreleased, token)
+        token = uuid.uuid4().hex  # one for all retries of the transaction: an earlier one may have committed
+        with self._released_later(upload, token):  # the response may be lost
+            [[state, present, attempts, reason, deaths, age_s]] = self._database.query(
+                ACQUIRE,
+                id=upload.id,
+                bucket=upload.bucket,
+                name=upload.name,
+                generation=upload.generation,
+                user=upload.user,
+                size=upload.size,
+                content_type=upload.content_type,
+                token=token,
+                lease_s=self._database.settings.lease_s,
+            )
+        if state != UploadState.LEASED:
+            return Lease(UploadState(state), "", attempts, reason)
+        if present != token:
+            return Lease(UploadState.BUSY, "", attempts, reason)
+        return Lease(UploadState.LEASED, token, attempts, reason, read(tuple[Crash, ...], deaths), age_s)
 
-    @property
-    def sql(self) -> str:
-        """A part of a WITH, after `moved`; its parameters are named for table and column."""
-        names, given = ", ".join(self.values), ", ".join(f":{name}" for name in self.parameters)
-        kept = ", ".join(f"{name} = excluded.{name}" for name in (*self.values, *self.anew))
-        then = f"UPDATE SET {kept}" if self.replaced else "NOTHING"
-        return (
-            f", its_{self.table} AS (INSERT INTO {self.table} ({names}) SELECT {given} FROM moved "
-            f"ON CONFLICT ({self.key}) DO {then})"
+    def heartbeat(self, upload: Upload, token: str, stage: str, rss_mb: float) -> bool:
+        """Renew the lease as `stage` begins. Returns False, and changes nothing, if the lease was lost."""
+        lease_s, rounded = self._database.settings.lease_s, round(rss_mb)
+        return bool(
+            self._database.query(
+                HEARTBEAT, id=upload.id, token=token, stage=stage, rss_mb=rounded, lease_s=lease_s
+            )
         )
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {f"{self.table}_{name}": value for name, value in self.values.items()}
+    def reject(
+        self, upload: Upload, token: str, code: str, reason: str, rows: Sequence[OutcomeRow] = ()
+    ) -> bool:
+        """Commit a rejection and `rows`. Returns False, and changes nothing, if the lease was lost."""
+        return self._database.transaction(
+            lambda execute: commit_outcome(
+                execute, upload, token, UploadState.REJECTED, rows, code=code, reason=reason
+            )
+        )
+
+    def hold(
+        self,
+        upload: Upload,
+        token: str,
+        code: str,
+        reason: str,
+        retry_s: int,
+        rows: Sequence[OutcomeRow] = (),
+    ) -> bool:
+        """Hold the upload for `retry_s` seconds, and commit `rows`. Returns False if the lease was lost."""
+        values = {"id": upload.id, "token": token, "code": code, "reason": reason, "retry_s": retry_s}
+        return self._database.transaction(lambda execute: update_with_rows(execute, HOLD, rows, **values))
+
+    def release(self, upload: Upload, token: str) -> None:
+        """Release the lease after a transient error, or before the next `acquire` if that fails now."""
+        with self._released_later(upload, token):
+            self._database.query(RELEASE, id=upload.id, token=token)
+
+    def discard(self, upload: Upload, token: str) -> None:
+        """Give up the lease on a posted picture that is rejected, and keep nothing of it but its crashes."""
+        with self._released_later(upload, token):
+            self._database.query(DISCARD, id=upload.id, token=token)
+
+    def finish(self, upload: Upload, fate: str = "") -> None:
+        """Mark an upload as done after its source was disposed of. The reason of a rejection stays.
+
+        `fate` is what became of the source (receipts.py); empty if it is not known.
+        """
+        sql = receipts.completed(FINISH) if self._database.settings.receipts else FINISH
+        self._database.query(sql, id=upload.id, fate=fate)
+
+    @contextmanager
+    def _released_later(self, upload: Upload, token: str) -> Iterator[None]:
+        """Release the lease before the next `acquire` if the block fails."""
+        try:
+            yield
+        except BaseException:
+            self._unreleased[token] = upload
+            raise
 
 
-class LeaseHeld(TransientError):
-    """Another delivery holds the lease: redeliver, in case that one is killed."""
+def commit_outcome(
+    execute: Executor,
+    upload: Upload,
+    token: str,
+    state: UploadState,
+    rows: Sequence[OutcomeRow],
+    code: str = "",
+    reason: str = "",
+) -> bool:
+    """Move a leased upload to `state`, and insert `rows`. Returns False if the lease was lost."""
+    values = {"id": upload.id, "token": token, "state": state.value, "code": code, "reason": reason}
+    return update_with_rows(execute, COMMIT_OUTCOME, rows, **values)
 
 
 def lost(upload: Upload) -> LeaseHeld:
-    """Return the error of a delivery whose lease expired, and which another delivery took over."""
-    return LeaseHeld(f"The claim on upload {upload.id} ran out and another delivery took it.")
+    """Return the error of a worker whose lease expired and was acquired by another."""
+    return LeaseHeld(f"The lease on upload {upload.id} expired, and another delivery acquired it.")
 
 
-def check_crashes(claim: Claim, upload: Upload, most: int) -> None:
-    """Raise Rejected if an upload crashed `most` instances, so that it crashes no other one."""
-    if not claim.deaths:
+def check_crashes(lease: Lease, upload: Upload, most: int) -> None:
+    """Log the crashes of an upload's earlier workers, and raise Rejected if there are `most` or more."""
+    if not lease.crashes:
         return
     problem = "At this upload the instance died, or hung and was ended, at: "
-    problem += "; ".join(map(str, claim.deaths)) + "."
-    times, stage = len(claim.deaths), claim.deaths[-1].stage
-    logs.write("WARNING", problem, upload=str(upload.id), deaths=times, stage=stage)
-    if times < most:
+    problem += "; ".join(map(str, lease.crashes)) + "."
+    count, stage = len(lease.crashes), lease.crashes[-1].stage
+    logs.write("WARNING", problem, upload=str(upload.id), deaths=count, stage=stage)
+    if count < most:
         return
     raise Rejected(
         "took_the_instance_down",
@@ -123,127 +279,10 @@ def check_crashes(claim: Claim, upload: Upload, most: int) -> None:
 
 
 def not_finished() -> Rejected:
-    """Return the rejection of a posted picture that hit a transient fault and was not posted again."""
+    """Return the rejection of a posted picture that hit a transient error and was not posted again."""
     return Rejected(
         "not_finished",
         "The posted picture was not finished, and its bytes are no longer there.",
         "Post it again.",
         HTTPStatus.GONE,
     )
-
-
-def take(run: Run, upload: Upload, holder: str, lease_s: int) -> Claim:
-    """Take the upload for `lease_s` seconds by the database's clock, if nobody has it: one wins.
-
-    What is held is had again when its lease has run out. `holder` is a token of the caller's own.
-    """
-    [[state, present, attempts, reason, deaths, age]] = run(
-        f"""
-        INSERT INTO uploads AS u (id, bucket, name, generation, user_id, size, content_type,
-                                  holder, lease_until, stage, stage_at)
-        VALUES (:id, :bucket, :name, :generation, :user, :size, :content_type,
-                :holder, now() + make_interval(secs => :lease), 'claim', now())
-        ON CONFLICT (id) DO UPDATE
-        SET (state, reason_code, reason,
-             attempts, holder, lease_until, stage, stage_at, rss_mb, deaths) = (
-          SELECT 'claimed', '', u.reason, u.attempts + 1, excluded.holder, excluded.lease_until,
-                 excluded.stage, excluded.stage_at, excluded.rss_mb,
-                 CASE WHEN {DIED} THEN u.deaths || jsonb_build_object(
-                   'stage', u.stage, 'at', date_trunc('second', u.stage_at), 'rss_mb', u.rss_mb)
-                 ELSE u.deaths END
-          WHERE u.state IN ('claimed', 'held') AND u.lease_until <= now()
-          UNION ALL
-          SELECT u.state, u.reason_code, u.reason,
-                 u.attempts, u.holder, u.lease_until, u.stage, u.stage_at, u.rss_mb, u.deaths
-          WHERE u.state NOT IN ('claimed', 'held') OR u.lease_until > now()
-        )
-        RETURNING state, holder, attempts, reason, deaths,
-                  CAST(extract(epoch FROM now() - created_at) AS float8)
-        """,
-        id=upload.id,
-        bucket=upload.bucket,
-        name=upload.name,
-        generation=upload.generation,
-        user=upload.user,
-        size=upload.size,
-        content_type=upload.content_type,
-        holder=holder,
-        lease=lease_s,
-    )
-    if state != "claimed":
-        return Claim(state, "", attempts, reason)
-    if present != holder:
-        return Claim("busy", "", attempts, reason)
-    return Claim("claimed", holder, attempts, reason, read(tuple[Death, ...], deaths), age)
-
-
-def mark(run: Run, upload: Upload, holder: str, stage: str, rss_mb: float, lease_s: int) -> bool:
-    """Say what stage begins, and renew the lease; False, changing nothing, where the claim is another's."""
-    return bool(
-        run(
-            "UPDATE uploads SET stage = :stage, stage_at = now(), rss_mb = :rss_mb, "
-            "lease_until = now() + make_interval(secs => :lease) "
-            "WHERE id = :id AND holder = :holder RETURNING id",
-            id=upload.id,
-            holder=holder,
-            stage=stage,
-            rss_mb=round(rss_mb),
-            lease=lease_s,
-        )
-    )
-
-
-def release(run: Run, upload: Upload, holder: str) -> None:
-    """Release the lease after a transient fault, so that the next delivery can start at once."""
-    run(
-        "UPDATE uploads SET holder = NULL, lease_until = now() "
-        "WHERE id = :id AND holder = :holder AND state = 'claimed'",
-        id=upload.id,
-        holder=holder,
-    )
-
-
-def move(
-    run: Run,
-    upload: Upload,
-    holder: str,
-    state: str,
-    code: str = "",
-    reason: str = "",
-    rows: Sequence[Row] = (),
-) -> bool:
-    """Change the state of a claim that is still the holder's; the row stays locked until the commit.
-
-    `rows` come into being with it, at no further round trip.
-    """
-    moved = (
-        "UPDATE uploads SET state = :state, reason_code = :code, reason = :reason "
-        "WHERE id = :id AND holder = :holder AND state IN ('claimed', :state) RETURNING id"
-    )
-    return _with(rows, run, moved, id=upload.id, holder=holder, state=state, code=code, reason=reason)
-
-
-def hold(
-    run: Run,
-    upload: Upload,
-    holder: str,
-    code: str,
-    reason: str,
-    again_s: int,
-    rows: Sequence[Row] = (),
-) -> bool:
-    """Give a claim back that nobody gets for `again_s` seconds; False, and no change, if it is another's."""
-    held = (
-        "UPDATE uploads SET state = 'held', holder = NULL, reason_code = :code, reason = :reason, "
-        "stage = 'held', stage_at = now(), rss_mb = 0, "
-        "lease_until = now() + make_interval(secs => :again) "
-        "WHERE id = :id AND holder = :holder AND state = 'claimed' RETURNING id"
-    )
-    return _with(rows, run, held, id=upload.id, holder=holder, code=code, reason=reason, again=again_s)
-
-
-def _with(rows: Sequence[Row], run: Run, moved: str, **values: Any) -> bool:
-    """Whether the statement `moved` changed a row; then its `rows` are there as well."""
-    values |= {name: value for row in rows for name, value in row.parameters.items()}
-    written = "".join(row.sql for row in rows)
-    return bool(run(f"WITH moved AS ({moved}){written} SELECT id FROM moved", **values))

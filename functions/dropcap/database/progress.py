@@ -8,27 +8,18 @@ changed rule shows at once.
 """
 
 import datetime as dt
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from dropcap.database.leases import Run
+from dropcap.database import rollup
+from dropcap.database.connection import DatabaseUnavailable
 from dropcap.database.rollup import COMPLETE, ZONE
 from dropcap.database.schema.tables import UNNAMED
+from dropcap.database.transactions import Database, Executor
 
 PICTURES, DAYS = "pictures", "days in a row"
-
-
-class Queries(Protocol):
-    """What runs a query; `database.Database` does."""
-
-    def query(self, sql: str, **values: Any) -> list[list[Any]]: ...
-
-
-class Sums(Queries, Protocol):
-    """What sees to it, besides, that all of a user's pictures are counted."""
-
-    def count(self, user: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +93,7 @@ earned AS (
 """
 
 
-def update_achievements(rules: Mapping[str, Rule] = RULES) -> str:
+def achievements_update(rules: Mapping[str, Rule] = RULES) -> str:
     """The statement that brings the stored achievements of `:user` in line with the rules in `:known`.
 
     Names that no rule knows stay: they come from the old web app.
@@ -120,13 +111,32 @@ ON CONFLICT (user_id, achievement_name) DO UPDATE SET earned_at = excluded.earne
 """
 
 
-def achieve(run: Run, user: str) -> None:
-    """Bring the user's stored achievements in line with RULES, once all pictures are counted."""
-    run(update_achievements(), user=user, known=sorted(RULES))
+def update_achievements(execute: Executor, user: str) -> None:
+    """Bring the user's stored achievements in line with RULES. Call it when all pictures are counted."""
+    execute(achievements_update(), user=user, known=sorted(RULES))
+
+
+def count_pictures(database: Database, user: str) -> None:
+    """Count the user's pictures that are not counted yet (rollup.py), and update the achievements.
+
+    Raises DatabaseUnavailable after DATABASE_TIMEOUT_S; the next call continues from there.
+    """
+    ends = time.monotonic() + database.settings.database_timeout_s
+
+    def work(execute: Executor) -> bool:
+        rollup.lock(execute, user)
+        complete = rollup.count(execute, user)
+        if complete:
+            update_achievements(execute, user)
+        return complete
+
+    while not database.transaction(work):
+        if time.monotonic() > ends:
+            raise DatabaseUnavailable("The user's pictures are still being counted: ask again.")
 
 
 def stats(
-    database: Sums, user: str, now: dt.datetime | None = None, rules: Mapping[str, Rule] = RULES
+    database: Database, user: str, now: dt.datetime | None = None, rules: Mapping[str, Rule] = RULES
 ) -> dict[str, Any]:
     """The progress of a user, ready for JSON; zeros, an empty list and None for one who is unknown.
 
@@ -166,11 +176,11 @@ SELECT coalesce((SELECT complete FROM totals), NOT EXISTS (SELECT FROM latest)),
         [[complete, progress]] = database.query(sql, user=user, now=now, known=known, unnamed=UNNAMED)
         if complete:
             return dict(progress)
-        database.count(user)
+        count_pictures(database, user)
 
 
 def days(
-    database: Queries, user: str, weeks: int, now: dt.datetime | None = None
+    database: Database, user: str, weeks: int, now: dt.datetime | None = None
 ) -> tuple[dt.date, dict[dt.date, int]]:
     """Today where the user is, and how many pictures the user has on each day that has any.
 

@@ -19,8 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dropcap import logs
+from dropcap.database.leases import COMMITTED
 from dropcap.database.schema.tables import TABLES
-from dropcap.database.transactions import Transactions
+from dropcap.database.transactions import Database
 from dropcap.settings import Settings
 
 BATCH, ROUNDS = 1000, 10  # rows in one statement, and statements for each rule in one sweep
@@ -60,7 +61,7 @@ RULES = (
         "events",
         "at",
         f"sent_at IS NULL AND at < {_before('CAST(:told AS int) + CAST(:kept AS int)')} "
-        "AND NOT EXISTS (SELECT FROM uploads WHERE id = upload_id AND state IN ('recorded', 'rejected'))",
+        f"AND NOT EXISTS (SELECT FROM uploads WHERE id = upload_id AND {COMMITTED})",
     ),
     Rule("answers", "asked_at", f"asked_at < {_before(':kept')} AND lease_until < now()"),
     Rule("spending", "day", "day < current_date - CAST(:kept AS int)"),
@@ -79,7 +80,7 @@ def days(settings: Settings) -> Mapping[str, int]:
     return {"kept": settings.retention_days, "told": settings.events_days}
 
 
-def prune(database: Transactions, settings: Settings, ends: float) -> None:
+def prune(database: Database, settings: Settings, ends: float) -> None:
     """Delete expired rows until the monotonic clock reaches `ends`, and log how many."""
     gone = dict.fromkeys((rule.table for rule in RULES), 0)
     for _ in range(ROUNDS):

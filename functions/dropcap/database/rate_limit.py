@@ -6,13 +6,13 @@ What is sent to `analyze` counts, and where users sign in what they drop on the 
 import time
 from http import HTTPStatus
 
-from dropcap.database.progress import Queries
+from dropcap.database.transactions import Database
 from dropcap.errors import Rejected
 
 HOUR_S = 3600
 
 
-def count(database: Queries, user: str, most: int) -> None:
+def count(database: Database, user: str, most: int) -> None:
     """Count one more picture of the user in this hour of UTC, by the database's clock. 0 sets no bound.
 
     One row a user, which the statement locks: of any number at once exactly `most` pass. Raises

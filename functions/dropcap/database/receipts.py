@@ -29,8 +29,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dropcap.database.leases import Row
-from dropcap.database.transactions import Transactions
+from dropcap.database.outcome_rows import OutcomeRow
+from dropcap.database.transactions import Database
 from dropcap.domain.outcome import Outcome
 
 FUNCTIONS = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ MOVED = "UPDATE receipts SET source_fate = 'quarantined' WHERE id = :id AND sour
 DELETE = f"DELETE FROM receipts WHERE id = :id RETURNING {', '.join(COLUMNS)}, now()"  # noqa: S608
 
 
-def row(outcome: Outcome) -> Row:
+def row(outcome: Outcome) -> OutcomeRow:
     """The receipt of an outcome whose source is still there."""
     upload, analysis, rejection = outcome.upload, outcome.analysis, outcome.rejection
     facts = ("label", "object", "bytes", "content_type", "md5")
@@ -58,7 +58,7 @@ def row(outcome: Outcome) -> Row:
         for name, each in (analysis.sources if analysis else {}).items()
         if each.answered
     }
-    return Row(
+    return OutcomeRow(
         "receipts",
         "id",
         {
@@ -72,8 +72,8 @@ def row(outcome: Outcome) -> Row:
             "code": {"revision": os.environ.get("K_REVISION", ""), "sha256": code()},
             "models": models,
         },
-        replaced=True,  # what was held is analyzed later
-        anew=("recorded_at",),
+        replace=True,  # what was held is analyzed later
+        reset=("recorded_at",),
     )
 
 
@@ -98,7 +98,7 @@ def completed(done: str) -> str:
     )
 
 
-def of(database: Transactions, ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, dict[str, Any]]:
+def of(database: Database, ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, dict[str, Any]]:
     """The receipts of some uploads as JSON, by id; none, without a query, where RECEIPTS says so."""
     if not database.settings.receipts:
         return {}
@@ -107,7 +107,7 @@ def of(database: Transactions, ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, dict
     return {row[0]: to_json(row) for row in rows}
 
 
-def all_of(database: Transactions, user: str) -> Iterator[dict[str, Any]]:
+def all_of(database: Database, user: str) -> Iterator[dict[str, Any]]:
     """All receipts of a user as JSON, the oldest first; the first of them are read at once."""
     sql = f"{SELECT} WHERE user_id = :user AND (recorded_at, id) > (:at, CAST(:id AS uuid)) {IN_ORDER}"
 

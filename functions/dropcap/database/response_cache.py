@@ -16,7 +16,7 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dropcap.database.transactions import Transactions
+from dropcap.database.transactions import Database
 from dropcap.domain.answer import Answer
 from dropcap.domain.records import read
 
@@ -52,7 +52,7 @@ class CacheEntry:
     lease_token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def get_or_acquire(
-        self, database: Transactions, upload: uuid.UUID, lease_s: float, wait_s: float
+        self, database: Database, upload: uuid.UUID, lease_s: float, wait_s: float
     ) -> Cached | None:
         """Return the cached response, or None after acquiring the lease, for `lease_s` seconds, to ask.
 
@@ -67,15 +67,15 @@ class CacheEntry:
             time.sleep(POLL_S)
         return None
 
-    def store(self, database: Transactions, answer: Answer, at: dt.datetime) -> None:
+    def store(self, database: Database, answer: Answer, at: dt.datetime) -> None:
         """Store the response, even if the lease has expired: it has been paid for."""
         database.query(STORE, **self._key, answer=asdict(answer), at=at)
 
-    def delete(self, database: Transactions, at: dt.datetime) -> None:
+    def delete(self, database: Database, at: dt.datetime) -> None:
         """Delete the response that was given at this instant."""
         database.query(DELETE, **self._key, at=at)
 
-    def release(self, database: Transactions) -> None:
+    def release(self, database: Database) -> None:
         """Release the lease, so that another worker can ask."""
         database.query(RELEASE, **self._key, asker=self.lease_token)
 

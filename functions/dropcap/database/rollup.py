@@ -29,7 +29,7 @@ Each function works in the caller's transaction (transactions.py), through the `
 import datetime as dt
 from typing import Any
 
-from dropcap.database.leases import Run
+from dropcap.database.transactions import Executor
 
 USERS = 0x44726F70  # "Drop": the class of the advisory locks on users
 BATCH = 10_000  # pictures counted in one transaction: 0.1 s where they are in memory
@@ -202,12 +202,12 @@ COUNT_ANEW = "DELETE FROM progress_totals WHERE user_id = :user"
 NOBODY = f"{COUNT_ANEW} AND NOT EXISTS (SELECT FROM analyses WHERE user_id = :user) RETURNING 1"
 
 
-def lock(run: Run, user: str) -> None:
+def lock(run: Executor, user: str) -> None:
     """Let nobody else record or count for the user until the end of the transaction."""
     run("SELECT pg_advisory_xact_lock(:class, hashtext(:user))", **{"class": USERS}, user=user)
 
 
-def record(run: Run, user: str, **analysis: Any) -> bool:
+def record(run: Executor, user: str, **analysis: Any) -> bool:
     """Store an analysis, unless it is there, and count it. Needs the user's lock.
 
     False where not all of the user's pictures are counted yet: some more are at each call.
@@ -217,7 +217,7 @@ def record(run: Run, user: str, **analysis: Any) -> bool:
     return complete
 
 
-def forget(run: Run, user: str, at: dt.datetime, zone: str | None, counted: bool) -> bool:
+def forget(run: Executor, user: str, at: dt.datetime, zone: str | None, counted: bool) -> bool:
     """Subtract a picture that was just deleted; return whether all other pictures are counted.
 
     Needs the user's lock. The cost depends on the picture's day and its run of days, not on the number of
@@ -228,7 +228,7 @@ def forget(run: Run, user: str, at: dt.datetime, zone: str | None, counted: bool
     return bool(run(NOBODY, user=user)) or _complete(run, user)
 
 
-def _take_out(run: Run, user: str, at: dt.datetime, zone: str | None) -> bool:
+def _take_out(run: Executor, user: str, at: dt.datetime, zone: str | None) -> bool:
     """Return False if the hour's next picture is not among BATCH, or the counts are inconsistent."""
     for day, hour, setting in run(LESS, user=user, at=at, zone=zone):
         counted = {"user": user, "at": at, "zone": setting}
@@ -255,7 +255,7 @@ def _take_out(run: Run, user: str, at: dt.datetime, zone: str | None) -> bool:
     return True
 
 
-def count(run: Run, user: str) -> bool:
+def count(run: Executor, user: str) -> bool:
     """Count what of the user's pictures is not counted, BATCH at most of each kind; whether that was all.
 
     Needs the user's lock.
@@ -270,11 +270,11 @@ def count(run: Run, user: str) -> bool:
     return _complete(run, user)
 
 
-def _complete(run: Run, user: str) -> bool:
+def _complete(run: Executor, user: str) -> bool:
     return run(f"SELECT {COMPLETE} FROM progress_totals WHERE user_id = :user", user=user) == [[True]]
 
 
-def _add(run: Run, statement: str, user: str, **values: Any) -> None:
+def _add(run: Executor, statement: str, user: str, **values: Any) -> None:
     [[day]] = run(statement, user=user, **values)
     if day is not None:
         run(PLACE, user=user, day=day)

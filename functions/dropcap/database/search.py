@@ -25,9 +25,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dropcap.database.leases import Run
 from dropcap.database.search_tokens import FOLDED, LETTERS, LEXEMES, PARSE, UNSPACED
-from dropcap.database.transactions import Transactions
+from dropcap.database.transactions import Database, Executor
 
 VERSION = 2  # of the rules that split texts into words
 USERS = 0x53656172  # "Sear": the class of the advisory locks on users, beside that of rollup.py
@@ -158,7 +157,7 @@ class Query:
     corrected: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def refresh(database: Transactions, user: str, seconds: float) -> int:
+def refresh(database: Database, user: str, seconds: float) -> int:
     """Index what is not searchable yet, for about so many seconds; how many pictures are left.
 
     Where another request of the user's does it already, this one does not wait.
@@ -170,7 +169,7 @@ def refresh(database: Transactions, user: str, seconds: float) -> int:
             return left
 
 
-def index(run: Run, user: str) -> tuple[int, bool]:
+def index(run: Executor, user: str) -> tuple[int, bool]:
     """Index BATCH pictures at most; how many are left, and whether the next step is ours to do."""
     lock = {"class": USERS}
     [[ours]] = run("SELECT pg_try_advisory_xact_lock(:class, hashtext(:user))", **lock, user=user)
@@ -188,13 +187,13 @@ def index(run: Run, user: str) -> tuple[int, bool]:
     return max(0, left - BATCH), left > BATCH
 
 
-def forget(run: Run, user: str, id: uuid.UUID) -> None:
+def forget(run: Executor, user: str, id: uuid.UUID) -> None:
     """Take a picture out of the search, in the transaction that then changes or deletes its row."""
     run("SELECT pg_advisory_xact_lock(:class, hashtext(:user))", **{"class": USERS}, user=user)
     run(FORGET, user=user, id=id)
 
 
-def tags(run: Run, user: str, most: int) -> list[tuple[str, int]]:
+def tags(run: Executor, user: str, most: int) -> list[tuple[str, int]]:
     """The user's tags and how many indexed pictures have them, the most frequent first."""
     rows = run(
         "SELECT word, pictures FROM vocabulary WHERE user_id = :user AND tag "
@@ -205,7 +204,7 @@ def tags(run: Run, user: str, most: int) -> list[tuple[str, int]]:
     return [(word, pictures) for word, pictures in rows]
 
 
-def query(run: Run, user: str, words: str, tag: str) -> Query:
+def query(run: Executor, user: str, words: str, tag: str) -> Query:
     """What finds the user's pictures that have all the words and the tag, where these are given."""
     parts, corrected = [_quoted(f"@{user}")], {}
     if words:
@@ -226,7 +225,7 @@ def query(run: Run, user: str, words: str, tag: str) -> Query:
     return Query(" & ".join(f"({part})" for part in parts), corrected)
 
 
-def _alike(run: Run, user: str, word: str) -> tuple[tuple[str, ...], bool]:
+def _alike(run: Executor, user: str, word: str) -> tuple[tuple[str, ...], bool]:
     """The user's words that are looked for, and whether any of them begins with the word."""
     if len(word) > LONGEST_WORD or re.search("[0-9]", word):
         return (), True
@@ -262,7 +261,7 @@ def _alike(run: Run, user: str, word: str) -> tuple[tuple[str, ...], bool]:
 
 
 def newest(
-    run: Run, user: str, query: str, size: int, conditions: str, values: Mapping[str, Any]
+    run: Executor, user: str, query: str, size: int, conditions: str, values: Mapping[str, Any]
 ) -> list[uuid.UUID]:
     """The ids of the newest of the user's pictures that the tsquery finds, and the `conditions` allow."""
     given = dict(user=user, query=query, size=size, **values)

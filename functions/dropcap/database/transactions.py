@@ -1,4 +1,4 @@
-"""Transactions on PostgreSQL, over connections that the threads of a process share.
+"""Database on PostgreSQL, over connections that the threads of a process share.
 
 Every change is one idempotent transaction, so an operation is retried once if the connection has died since
 its last use. All session variables are set for one transaction, so that it works through a pooler.
@@ -16,7 +16,6 @@ from pg8000.native import Connection, DatabaseError, InterfaceError, literal
 
 from dropcap.database import pool
 from dropcap.database.connection import LOCALS, DatabaseUnavailable, connect, search_path, translated_errors
-from dropcap.database.leases import Run
 from dropcap.database.pool import Pool
 from dropcap.database.schema import repair
 from dropcap.errors import SettingsError
@@ -27,10 +26,12 @@ NO_SUCH_ZONE = "22023"  # SQLSTATE invalid_parameter_value
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # characters that str allows and PostgreSQL's text does not
 
 T = TypeVar("T")
+Executor = Callable[..., list[list[Any]]]
+"""Executes one SQL statement in the current transaction, with named parameters, and returns its rows."""
 
 
-class Transactions:
-    """Transactions for any number of threads, on the database of `settings.database_url`.
+class Database:
+    """Database for any number of threads, on the database of `settings.database_url`.
 
     The first connection of a process checks and repairs the schema. Every method may raise SchemaError,
     SettingsError and, for all other problems, DatabaseUnavailable.
@@ -68,7 +69,7 @@ class Transactions:
         """Run one statement in its own transaction, and return its rows; it may run twice."""
         return self.transaction(lambda run: run(sql, **values))
 
-    def transaction(self, work: Callable[[Run], T]) -> T:
+    def transaction(self, work: Callable[[Executor], T]) -> T:
         """Run `work`, commit, return its result; retry once if the connection died or the schema changed."""
         with translated_errors(), self._pool.turn():
             connection, used_before = self._pool.take()
@@ -87,7 +88,7 @@ class Transactions:
             connection, _ = self._pool.take()
             return self._attempt(connection, work)
 
-    def _attempt(self, connection: Connection, work: Callable[[Run], T]) -> T:
+    def _attempt(self, connection: Connection, work: Callable[[Executor], T]) -> T:
         """Run `work` once. Keep the connection after an error, unless an answer may be incomplete."""
         answered = kept = False
 
@@ -124,7 +125,7 @@ class Transactions:
                 pool.close(connection)
         return result
 
-    def _begin(self, run: Run) -> None:
+    def _begin(self, run: Executor) -> None:
         wait = max(1, round(self.settings.database_timeout_s * 1000))
         try:
             run(

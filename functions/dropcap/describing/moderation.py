@@ -45,7 +45,6 @@ PROBABILITIES = {"NEGLIGIBLE": "none", "LOW": "low", "MEDIUM": "medium", "HIGH":
 UNKNOWN = "unknown"
 LONGEST_REASON = 200  # characters
 
-HELD = "held"  # the state of an upload that waits for a verdict
 UNSAFE, NO_VERDICT = HOLDS = ("held_unsafe", "held_no_verdict")
 AGAIN_S = 3600
 LONGEST_S = 3 * 86_400

@@ -5,6 +5,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from http import HTTPStatus
 from typing import Any
@@ -23,6 +24,18 @@ LONGEST_NAME = 1024  # bytes of an object's name: cloud.google.com/storage/docs/
 USER_NAME = re.compile(r"(?!\.\.?\Z)[^\x00-\x1f\x7f/\ud800-\udfff]{1,128}")
 # BCP 47: language, script, region. No variants: subtags of eight letters could be words to a model.
 LANGUAGE = re.compile(r"([a-z]{2,3})(-[a-z]{4})?(-[a-z]{2}|-[0-9]{3})?", re.ASCII | re.IGNORECASE)
+
+
+class UploadState(StrEnum):
+    """The states of an upload, as stored in `uploads.state`."""
+
+    LEASED = "claimed"  # a worker has its lease, or had it when the lease expired or was released
+    HELD = "held"  # waits for a verdict on its safety; the source stays (describing/moderation.py)
+    RECORDED = "recorded"  # the analysis is committed; the source is to be disposed of
+    REJECTED = "rejected"  # the rejection is committed; the source is to be disposed of
+    DELETED = "deleted"  # deleted by its user; what is stored of it is to be erased (erasure.py)
+    DONE = "done"  # nothing is left to do
+    BUSY = "busy"  # never stored: another worker has the lease
 
 
 @dataclass(frozen=True, slots=True)

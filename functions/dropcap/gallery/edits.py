@@ -10,10 +10,10 @@ import flask
 
 from dropcap import erasure
 from dropcap.database import progress, rollup, search
-from dropcap.database.leases import ABANDONED, Run
-from dropcap.describing.moderation import HELD
+from dropcap.database.leases import ABANDONED
+from dropcap.database.transactions import Executor
 from dropcap.describing.response import UNWANTED
-from dropcap.domain.upload import Upload
+from dropcap.domain.upload import Upload, UploadState
 from dropcap.errors import Rejected
 from dropcap.gallery import pages
 from dropcap.gallery.request import Visit, no_such_picture, redirect
@@ -36,8 +36,8 @@ RETURNING coalesce(own_caption, a.caption), coalesce(own_alt_text, a.alt_text), 
 """
 # Locked, so that whoever works on it is done before, or finds it deleted.
 UPLOAD = f"""
-SELECT CASE WHEN {ABANDONED} THEN '{HELD}' ELSE state END,
-       CASE WHEN {ABANDONED} THEN '{HELD}' ELSE reason_code END, bucket, name, generation, size
+SELECT CASE WHEN {ABANDONED} THEN '{UploadState.HELD}' ELSE state END,
+       CASE WHEN {ABANDONED} THEN '{UploadState.HELD}' ELSE reason_code END, bucket, name, generation, size
 FROM uploads WHERE id = CAST(:id AS uuid) FOR UPDATE
 """
 # What Gemini said of these bytes goes along, whoever asked (response_cache.py).
@@ -67,7 +67,7 @@ def edit(visit: Visit, picture: uuid.UUID) -> flask.Response:
     form = bodies.once(visit.request.form)
     given = {field: _text(form.get(field), field) for field in LONGEST}
 
-    def work(run: Run) -> list[list[object]]:
+    def work(run: Executor) -> list[list[object]]:
         search.forget(run, visit.user, picture)
         return run(EDIT, user=visit.user, id=picture, **given)
 
@@ -114,16 +114,16 @@ def delete(visit: Visit, picture: uuid.UUID) -> flask.Response:
     return pages.page(visit, "deleted.html", receipt=receipt)
 
 
-def _take_out(run: Run, user: str, id: uuid.UUID) -> Upload:
+def _take_out(run: Executor, user: str, id: uuid.UUID) -> Upload:
     """Make nobody's what is the user's, so that nothing shows or counts it."""
     for state, code, *where in run(UPLOAD, id=id):
         upload = Upload(*where)
-        tombstone = (state, code) == ("done", erasure.STATE)
+        tombstone = (state, code) == (UploadState.DONE, UploadState.DELETED)
         if upload.user != user or tombstone:
             break
-        if state == erasure.STATE:
+        if state == UploadState.DELETED:
             return upload
-        if state not in ("done", HELD):
+        if state not in (UploadState.DONE, UploadState.HELD):
             raise Rejected(
                 "still_in_work",
                 "The picture is still being worked on.",
@@ -131,13 +131,13 @@ def _take_out(run: Run, user: str, id: uuid.UUID) -> Upload:
                 HTTPStatus.CONFLICT,
                 {"Retry-After": str(LATER_S)},
             )
-        run(NOBODYS, id=id, deleted=erasure.STATE)
+        run(NOBODYS, id=id, deleted=UploadState.DELETED.value)
         run(UNTOLD, id=id)
         if not code:
             rollup.lock(run, user)
             search.forget(run, user, id)
             for gone in run(DELETE, user=user, id=id):
                 if rollup.forget(run, user, *gone):  # else achievements follow once the others are counted
-                    progress.achieve(run, user)
+                    progress.update_achievements(run, user)
         return upload
     raise no_such_picture()

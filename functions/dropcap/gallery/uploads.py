@@ -23,7 +23,7 @@ import flask
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from dropcap.database import rate_limit
-from dropcap.database.leases import DIED
+from dropcap.database.leases import CRASHED
 from dropcap.domain.records import read
 from dropcap.domain.upload import INT64, Upload, is_object, owner
 from dropcap.errors import Rejected
@@ -44,7 +44,7 @@ MOST_ASKED = 100  # uploads in one question
 STATUS = f"""
 SELECT u.id, u.state, u.stage, u.stage_at, u.rss_mb, u.attempts, u.reason_code, u.reason, a.id IS NOT NULL,
        jsonb_array_length(u.deaths)
-         + (u.state = 'claimed' AND u.lease_until <= now() AND {DIED})::int,  -- not counted yet
+         + (u.state = 'claimed' AND u.lease_until <= now() AND {CRASHED})::int,  -- not counted yet
        coalesce(a.result->'timings', '{{}}'), coalesce(a.result->'memory', '{{}}')
 FROM uploads u LEFT JOIN analyses a ON a.id = u.id AND a.user_id = u.user_id
 WHERE u.user_id = :user AND u.id = ANY (CAST(:ids AS uuid[]))

@@ -12,8 +12,7 @@ from typing import Any
 import flask
 
 from dropcap.database import receipts, search, search_tokens
-from dropcap.database.leases import Run
-from dropcap.database.repository import Database
+from dropcap.database.transactions import Database, Executor
 from dropcap.errors import Rejected
 from dropcap.gallery import pages
 from dropcap.gallery.cards import COLUMNS, UPLOADS, Card, Pending, StageMemory, card_of, nth, pending_of
@@ -144,7 +143,7 @@ def page(database: Database, user: str, filters: Filters, size: int = SIZE) -> P
     searched = bool(filters.words or filters.tag)
     unindexed = search.refresh(database, user, SEARCH_S if searched else GLANCE_S)
 
-    def work(run: Run) -> Page:
+    def work(run: Executor) -> Page:
         conditions, values = _bounds(filters, "analyzed_at")
         corrected: Mapping[str, tuple[str, ...]] = {}
         if searched:
@@ -159,7 +158,7 @@ def page(database: Database, user: str, filters: Filters, size: int = SIZE) -> P
     return database.transaction(work)
 
 
-def _news(run: Run, user: str) -> tuple[Pending, ...]:
+def _news(run: Executor, user: str) -> tuple[Pending, ...]:
     working = _uploads(run, user, Filters(state="working"), NEWS)
     rejected = _uploads(run, user, Filters(state="rejected"), NEWS, RECENT)
     return (*working, *rejected)
@@ -214,7 +213,7 @@ def memory(database: Database, user: str, pictures: int = 50) -> tuple[StageMemo
     return tuple(StageMemory(*row) for row in sorted(rows, key=lambda row: nth(row[0])))
 
 
-def _uploads(run: Run, user: str, filters: Filters, size: int, more: str = "true") -> list[Pending]:
+def _uploads(run: Executor, user: str, filters: Filters, size: int, more: str = "true") -> list[Pending]:
     conditions, values = _bounds(filters, "created_at")
     wanted = f"{UPLOADS} AND {IN_STATE[filters.state]} AND {more} {conditions}"
     rows = run(f"{wanted} ORDER BY created_at DESC, id DESC LIMIT :size", user=user, size=size, **values)

@@ -9,6 +9,7 @@ import flask
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from dropcap import logs
+from dropcap.database.leases import LeaseHeld
 from dropcap.domain.upload import ANONYMOUS, Upload, is_user, owner, posted
 from dropcap.errors import DropcapError, Rejected, cause
 from dropcap.http import bodies, origin
@@ -132,7 +133,6 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
     """
     from dropcap import pipeline
     from dropcap.analyze import analyze as analyze_bytes
-    from dropcap.database.leases import LeaseHeld
     from dropcap.describing import moderation  # loads Pillow and NumPy: not for get_progress_stats
     from dropcap.storage import disposal
 
@@ -154,7 +154,7 @@ def analyze(request: flask.Request, services: Services, caller: str | None) -> M
                 HTTPStatus.CONFLICT,
                 {"Retry-After": str(RETRY_AFTER_S)},
             ) from busy
-        recorded = services.database.analysis(upload.id)
+        recorded = services.analyses.result(upload.id)
         if recorded is None and services.database.query(HELD, id=upload.id):
             raise moderation.no_verdict()
         if recorded is None:

@@ -23,8 +23,9 @@ from typing import Any
 
 from dropcap import logs
 from dropcap.database.connection import DatabaseUnavailable
-from dropcap.database.leases import Row
-from dropcap.database.repository import Database
+from dropcap.database.leases import COMMITTED
+from dropcap.database.outcome_rows import OutcomeRow
+from dropcap.database.transactions import Database
 from dropcap.domain import texts
 from dropcap.domain.outcome import Outcome
 from dropcap.domain.upload import Upload
@@ -37,11 +38,11 @@ MAX_BACKOFF_S = 3600
 PAUSE_S = 60.0  # after a failure, uploads do not wait for a consumer that is down
 MAX_FAILURES = 3  # in a row, after which a sweep leaves the rest to the next one
 # Select due events, of one upload or of all, and postpone them.
-TAKE_DUE = """
+TAKE_DUE = f"""
 WITH due AS (
   SELECT upload_id, type FROM events AS e
   WHERE sent_at IS NULL AND next_at <= now() AND (CAST(:upload AS uuid) IS NULL OR upload_id = :upload)
-    AND NOT EXISTS (SELECT FROM uploads WHERE id = e.upload_id AND state IN ('recorded', 'rejected'))
+    AND NOT EXISTS (SELECT FROM uploads WHERE id = e.upload_id AND {COMMITTED})
   ORDER BY next_at LIMIT :most FOR UPDATE SKIP LOCKED
 )
 UPDATE events AS e SET attempts = attempts + 1,
@@ -60,7 +61,7 @@ MARK_SENT = f"UPDATE events SET sent_at = now() WHERE {THESE}"
 DEAD_LETTER = f"UPDATE events SET next_at = 'infinity' WHERE {THESE}"
 
 
-def row(outcome: Outcome, lease_token: str, pictures_bucket: str) -> Row:
+def row(outcome: Outcome, lease_token: str, pictures_bucket: str) -> OutcomeRow:
     """Return the event of an outcome, with the same id however often this outcome is committed.
 
     A posted picture can be posted again after its user has deleted it. The lease token, which is new then,
@@ -76,7 +77,7 @@ def row(outcome: Outcome, lease_token: str, pictures_bucket: str) -> Row:
         data |= {"code": rejection.code, "problem": rejection.problem, "remedy": rejection.remedy}
     name = outcome.word if upload.in_bucket else f"{outcome.word} {lease_token}"
     values = {"upload_id": upload.id, "type": outcome.word, "user_id": upload.user, "data": data}
-    return Row("events", "upload_id, type", values | {"id": uuid.uuid5(upload.id, name)})
+    return OutcomeRow("events", "upload_id, type", values | {"id": uuid.uuid5(upload.id, name)})
 
 
 class Dispatcher:

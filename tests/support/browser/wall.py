@@ -14,7 +14,7 @@ from google.cloud.storage import Client
 from PIL import Image
 from playwright.sync_api import Page
 
-from dropcap.database.repository import connect_to_schema
+from dropcap.database.connection import connect_to_schema
 from dropcap.domain.analysis import Source
 from tests.support.browser.browser import Guest
 

@@ -66,7 +66,7 @@ class Table:
     derived: str = ""
 
 
-# In the order in which a transaction of `repository.py` locks them, so that a repair can't deadlock with one.
+# In the order in which `Analyses.record` locks them, so that a repair can't deadlock with it.
 TABLES = (
     Table(
         "uploads",

@@ -20,12 +20,12 @@ def analyze(
     upload: Upload,
     services: Services,
     watchdog: Watchdog,
-    before: Mapping[str, int] | None = None,
+    existing: Mapping[str, int] | None = None,
 ) -> Analysis:
     """Analyze the bytes of an upload, and publish its renditions if it is kept.
 
-    `before` are the renditions that earlier deliveries published, by generation; None for a picture that is
-    not kept. Raises Rejected if the bytes are not a picture that can be processed.
+    `existing` are the renditions of earlier deliveries, generations by object name; None for a picture that
+    is not kept. Raises Rejected if the bytes are not a picture that can be processed.
     """
     settings = services.settings
     with logs.about(upload.id), memory.heavy_work_lock:
@@ -35,7 +35,7 @@ def analyze(
             with watchdog.stage("resize"):
                 for_gemini = source.for_gemini(settings).data
                 for_blip = source.fitted(decoding.BLIP_SIDE)
-            brake = Brake(services, upload.id, "" if before is None else source.facts.sha256)
+            brake = Brake(services, upload.id, "" if existing is None else source.facts.sha256)
             with watchdog.stage("describe and caption"):
                 seen = inference.look(upload, for_gemini, for_blip, services, brake)
             verdict = moderation.check(seen.verdict, settings)
@@ -45,13 +45,13 @@ def analyze(
             del for_gemini, for_blip
             with watchdog.stage("publish"):
                 published: tuple[Published, ...] = ()
-                if before and settings.safety != "off":
-                    # A delivery that crashed, perhaps with other settings, left them: which picture its
-                    # verdict was of is unknown.
-                    erasure.unpublish(upload, services.buckets, before)
-                    before = {}
-                if before is not None:
-                    published = renditions.publish(source, data, embedded, upload, services, before)
+                if existing and settings.safety != "off":
+                    # A crashed delivery left them, perhaps with other settings: it is unknown which picture its
+                    # verdict was about.
+                    erasure.unpublish(upload, services.buckets, existing)
+                    existing = {}
+                if existing is not None:
+                    published = renditions.publish(source, data, embedded, upload, services, existing)
         memory.release()
         usage = brake.usage(sum(watchdog.timings.values()))
         rss_mb = round(memory.rss_mb(), 1)

@@ -20,7 +20,7 @@ from dropcap.settings import Settings
 
 
 def record(analysis: Analysis, upload: Upload, lease: Lease, services: Services) -> None:
-    """Record the analysis of an upload. Raises LeaseHeld where the lease is lost."""
+    """Record the analysis of an upload. Raises LeaseHeld if the lease is lost."""
     rows = rows_of(Outcome(upload, analysis), lease.token, services.settings)
     if not services.analyses.record(analysis, upload, lease.token, rows):
         raise leases.lost(upload)
@@ -33,17 +33,17 @@ def reject(
     services: Services,
     watchdog: Watchdog,
     data: bytes | None,
-    before: Mapping[str, int],
+    existing: Mapping[str, int],
 ) -> bool:
     """Quarantine the source and record the rejection; or hold an upload without a verdict on its safety.
 
-    Returns False if it is held. `data` are its bytes, None where they were not read, and `before` is what was
-    published of it before. Raises the rejection of a posted picture, and LeaseHeld if the lease is lost.
+    Returns False if it is held. `data` is its body, None if it was not read; `existing` are the renditions of
+    earlier deliveries. Raises the rejection of a posted picture, and LeaseHeld if the lease is lost.
     """
     buckets, settings = services.buckets, services.settings
     if rejection.code in moderation.HOLDS or not upload.in_bucket:
         # Published by a delivery that had another verdict, or that crashed.
-        erasure.unpublish(upload, buckets, before)
+        erasure.unpublish(upload, buckets, existing)
     if not upload.in_bucket:
         raise rejection
     logs.write("WARNING", str(rejection), upload=str(upload.id), code=rejection.code, cause=cause(rejection))

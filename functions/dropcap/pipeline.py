@@ -41,7 +41,7 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
     with logs.about(upload.id), memory.heavy_work_lock:
         with watchdog.stage("claim"):
             # Listed before the lease is acquired: it holds nothing that a later delivery publishes.
-            before = services.buckets.published(upload)
+            existing = services.buckets.published(upload)
             lease = services.leases.acquire(upload)
         if lease.state is UploadState.BUSY:
             raise LeaseHeld(f"Upload {upload.id} is being analyzed by another delivery.")
@@ -52,12 +52,12 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
             if posted is not None:  # a concurrent deletion may not be finished
                 raise LeaseHeld(f"Upload {upload.id} was being deleted.")
             return
-        leased = lease.state is UploadState.LEASED
-        if leased and not _work(lease, upload, services, watchdog, posted, before):
-            _dispatch(upload, services, watchdog)
-            return
-        with watchdog.stage("delete the source"):
-            outcomes.dispose(upload, services)
+        decided = True  # also where an earlier delivery committed the outcome, and crashed after it
+        if lease.state is UploadState.LEASED:
+            decided = _work(lease, upload, services, watchdog, posted, existing)
+        if decided:
+            with watchdog.stage("delete the source"):
+                outcomes.dispose(upload, services)
         _dispatch(upload, services, watchdog)
 
 
@@ -67,11 +67,12 @@ def _work(
     services: Services,
     watchdog: Watchdog,
     posted: bytes | None,
-    before: Mapping[str, int],
+    existing: Mapping[str, int],
 ) -> bool:
-    """Analyze an upload under its lease, and commit the outcome; return False if it is held.
+    """Analyze an upload under its lease, and commit the outcome. Return False if the upload is held.
 
-    Each stage sends a heartbeat, so that a crash in it is known. Raises LeaseHeld where the lease is lost.
+    Each stage sends a heartbeat, which renews the lease and tells the next delivery of a crash. `existing` are
+    the renditions of earlier deliveries: generations by object name. Raises LeaseHeld if the lease is lost.
     """
 
     def heartbeat(stage: str) -> None:
@@ -87,12 +88,12 @@ def _work(
                 if posted is None and not upload.in_bucket:
                     raise leases.not_finished()
                 data = services.buckets.read(upload) if posted is None else posted
-            analysis = analyze(data, upload, services, watchdog, before)
+            analysis = analyze(data, upload, services, watchdog, existing)
             data = None  # frees its memory
             with watchdog.stage("record"):
                 outcomes.record(analysis, upload, lease, services)
         except Rejected as rejection:
-            return outcomes.reject(rejection, upload, lease, services, watchdog, data, before)
+            return outcomes.reject(rejection, upload, lease, services, watchdog, data, existing)
     except LeaseHeld:
         erasure.withdraw(upload, services)
         raise

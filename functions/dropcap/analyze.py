@@ -46,8 +46,8 @@ def analyze(
             with watchdog.stage("publish"):
                 published: tuple[Published, ...] = ()
                 if existing and settings.safety != "off":
-                    # A crashed delivery left them, perhaps with other settings: it is unknown which picture its
-                    # verdict was about.
+                    # A crashed delivery left them, perhaps with other settings. It is unknown which picture
+                    # its verdict was about.
                     erasure.unpublish(upload, services.buckets, existing)
                     existing = {}
                 if existing is not None:

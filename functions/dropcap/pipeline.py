@@ -71,8 +71,9 @@ def _work(
 ) -> bool:
     """Analyze an upload under its lease, and commit the outcome. Return False if the upload is held.
 
-    Each stage sends a heartbeat, which renews the lease and tells the next delivery of a crash. `existing` are
-    the renditions of earlier deliveries: generations by object name. Raises LeaseHeld if the lease is lost.
+    Each stage sends a heartbeat, which renews the lease and tells the next delivery where a crash happened.
+    `existing` are the renditions of earlier deliveries: generations by object name. Raises LeaseHeld if the
+    lease is lost.
     """
 
     def heartbeat(stage: str) -> None:

@@ -4,10 +4,10 @@ import datetime as dt
 from collections.abc import Mapping
 
 from dropcap import erasure, inference, logs, renditions
-from dropcap.budget import Brake
+from dropcap.budget import GeminiBudget
 from dropcap.describing import moderation
 from dropcap.domain import texts
-from dropcap.domain.analysis import Analysis, Published
+from dropcap.domain.analysis import Analysis, Rendition
 from dropcap.domain.upload import Upload
 from dropcap.imaging import decoding
 from dropcap.runtime import memory
@@ -35,16 +35,16 @@ def analyze(
             with watchdog.stage("resize"):
                 for_gemini = source.for_gemini(settings).data
                 for_blip = source.fitted(decoding.BLIP_SIDE)
-            brake = Brake(services, upload.id, "" if existing is None else source.facts.sha256)
+            budget = GeminiBudget(services, upload.id, "" if existing is None else source.facts.sha256)
             with watchdog.stage("describe and caption"):
-                seen = inference.look(upload, for_gemini, for_blip, services, brake)
-            verdict = moderation.check(seen.verdict, settings)
-            said = texts.select(seen.description, seen.caption)
-            embedded = texts.select(seen.description, texts.trusted(seen.caption))
-            agreement = inference.agreement(upload, seen)
+                outputs = inference.run_models(upload, for_gemini, for_blip, services, budget)
+            verdict = moderation.check(outputs.verdict, settings)
+            said = texts.select(outputs.description, outputs.caption)
+            embedded = texts.select(outputs.description, texts.trusted(outputs.caption))
+            agreement = inference.check_consistency(upload, outputs)
             del for_gemini, for_blip
             with watchdog.stage("publish"):
-                published: tuple[Published, ...] = ()
+                published: tuple[Rendition, ...] = ()
                 if existing and settings.safety != "off":
                     # A crashed delivery left them, perhaps with other settings. It is unknown which picture
                     # its verdict was about.
@@ -53,9 +53,9 @@ def analyze(
                 if existing is not None:
                     published = renditions.publish(source, data, embedded, upload, services, existing)
         memory.release()
-        usage = brake.usage(sum(watchdog.timings.values()))
+        usage = budget.usage(sum(watchdog.timings.values()))
         rss_mb = round(memory.rss_mb(), 1)
-        facts = {"sources": inference.facts(seen.sources), **brake.facts(usage)}
+        facts = {"sources": inference.log_fields(outputs.sources), **budget.log_fields(usage)}
         logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=rss_mb, **facts)
     at = dt.datetime.now(dt.UTC)
     return Analysis(
@@ -70,15 +70,15 @@ def analyze(
         alt_text=said.alt_text,
         tags=said.tags,
         text=said.text,
-        sources=seen.sources,
+        sources=outputs.sources,
         pictures=published,
         agreement=agreement,
         language=said.language,
         named_language=upload.language,
-        captions=texts.captions(seen.description, seen.caption),
+        captions=texts.captions(outputs.description, outputs.caption),
         safety=verdict,
-        provenance=texts.provenance(seen.description, seen.caption, at, settings.caption_prompt),
-        describe_later=seen.later and bool(published),
+        provenance=texts.provenance(outputs.description, outputs.caption, at, settings.caption_prompt),
+        describe_later=outputs.pending and bool(published),
         usage=usage,
         memory=dict(watchdog.memory),
         timings=dict(watchdog.timings),

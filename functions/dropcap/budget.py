@@ -13,21 +13,21 @@ from typing import Any
 from dropcap.database import daily_usage
 from dropcap.database.connection import DatabaseUnavailable
 from dropcap.database.response_cache import CacheEntry
-from dropcap.describing.response import Unavailable
+from dropcap.describing.response import NotDescribed
 from dropcap.domain.analysis import Description, Usage
-from dropcap.domain.answer import Tokens
+from dropcap.domain.gemini_response import Tokens
 from dropcap.runtime import memory
 from dropcap.services import Services
 
 SPARE_S = 10  # of a lease, beyond the longest that Gemini may take
 
 
-class OverBudget(Unavailable):
+class BudgetExhausted(NotDescribed):
     """The day's cap is reached: no request was made."""
 
 
-class Brake:
-    """Of one picture; a meter.Meter. `sha256` is of its bytes, empty where nothing may be kept of it."""
+class GeminiBudget:
+    """A token_usage.RequestBudget for one picture. `sha256` is of its bytes; empty: nothing is cached."""
 
     def __init__(self, services: Services, upload: uuid.UUID, sha256: str) -> None:
         self._services, self._settings = services, services.settings
@@ -39,10 +39,10 @@ class Brake:
     def describe(self, jpeg: bytes, language: str) -> Description:
         """Gemini's description in this language, or what it said of the same bytes before.
 
-        Raises Unavailable.
+        Raises NotDescribed.
         """
         services, settings, describer = self._services, self._settings, self._services.describer
-        if not (settings.brake and self._sha256 and settings.gemini_api_key):
+        if not (settings.has_budget and self._sha256 and settings.gemini_api_key):
             return describer.describe(jpeg, language, self)
         asked = f"{describer.prompt} {language}"
         if settings.safety != "off":
@@ -57,21 +57,21 @@ class Brake:
                 answer, at = known
                 self._reused = True
                 try:
-                    return describer.checked(answer, language, at)
-                except Unavailable as unfit:
-                    if unfit.answer:
+                    return describer.parse(answer, language, at)
+                except NotDescribed as unfit:
+                    if unfit.response:
                         raise
                 self._reused = False
                 entry.delete(services.database, at)  # an earlier release stored invalid answers
         except TimeoutError as busy:
-            raise Unavailable("another upload of the same bytes is being described") from busy
+            raise NotDescribed("another upload of the same bytes is being described") from busy
         kept, at = None, dt.datetime.now(dt.UTC)
         try:
             kept, description = describer.ask(jpeg, language, self)
             at = dt.datetime.fromisoformat(description.at)
             return description
-        except Unavailable as unavailable:
-            kept = unavailable.answer
+        except NotDescribed as unavailable:
+            kept = unavailable.response
             raise
         finally:
             with suppress(DatabaseUnavailable):  # the answer is paid for; the lease expires by itself
@@ -81,14 +81,14 @@ class Brake:
                     entry.release(services.database)
 
     def reserve(self) -> None:
-        """Reserve a request in the day's budget. Raises OverBudget and DatabaseUnavailable."""
-        if self._settings.brake:
+        """Reserve a request in the day's budget. Raises BudgetExhausted and DatabaseUnavailable."""
+        if self._settings.has_budget:
             self._reserved = daily_usage.reserve(self._services.database, self._settings)
             if not self._reserved:
-                raise OverBudget("the day's budget for Gemini is spent (DAILY_CALLS, DAILY_MONEY)")
+                raise BudgetExhausted("the day's budget for Gemini is spent (DAILY_CALLS, DAILY_MONEY)")
         self._calls += 1
 
-    def settle(self, tokens: Tokens | None) -> None:
+    def record_usage(self, tokens: Tokens | None) -> None:
         """Count what it cost: where nobody knows, the most that it can have cost."""
         settings = self._settings
         used = tokens or Tokens()
@@ -112,7 +112,7 @@ class Brake:
             reused=self._reused,
         )
 
-    def facts(self, usage: Usage) -> Mapping[str, Any]:
+    def log_fields(self, usage: Usage) -> Mapping[str, Any]:
         """What a log line tells of it, and of the day; what is not known is left out."""
         known = {
             "tokens": usage.input_tokens + usage.output_tokens,

@@ -23,13 +23,13 @@ from http import HTTPStatus
 from typing import Any
 
 from dropcap import erasure, logs
-from dropcap.budget import SPARE_S, Brake, OverBudget
+from dropcap.budget import SPARE_S, BudgetExhausted, GeminiBudget
 from dropcap.database import daily_usage, receipts, search
 from dropcap.database.transactions import Executor
 from dropcap.describing import moderation
-from dropcap.describing.response import Unavailable
+from dropcap.describing.response import NotDescribed
 from dropcap.domain import consistency, texts
-from dropcap.domain.analysis import Analysis, Caption, Description, Published, Source, Usage, Verdict
+from dropcap.domain.analysis import Analysis, Caption, Description, Rendition, Source, Usage, Verdict
 from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
 from dropcap.errors import Rejected, TransientError
@@ -106,7 +106,7 @@ class Due:
         return read(Upload, self.result.get("upload"))
 
 
-class NotTakenBack(TransientError):
+class StillPublished(TransientError):
     """Transient error: an unsafe picture is still published. Unlike a description, this is never given up."""
 
 
@@ -122,16 +122,16 @@ def describe(services: Services, ends: float) -> Mapping[str, int]:
             if not rows:
                 break
             due = Due(*rows[0])
-            brake = Brake(services, due.id, due.known.picture.sha256)
+            budget = GeminiBudget(services, due.id, due.known.picture.sha256)
             try:
                 with logs.about(due.id):
-                    done["described"] += _describe(due, brake, services)
-            except OverBudget:
+                    done["described"] += _describe(due, budget, services)
+            except BudgetExhausted:
                 services.database.query(NOT_TRIED, id=due.id, until=due.until)
                 break
             except Exception as problem:  # a failure must not keep the sweep from the others
                 done["not_described"] += 1
-                failures += _failed(due, problem, brake.usage(0), services)
+                failures += _failed(due, problem, budget.usage(0), services)
     return done
 
 
@@ -144,7 +144,7 @@ def lease_s(settings: Settings) -> float:
     return max(settings.gemini_s + 2 * settings.lease_s, settings.timeout_s + SPARE_S)
 
 
-def _describe(due: Due, brake: Brake, services: Services) -> bool:
+def _describe(due: Due, budget: GeminiBudget, services: Services) -> bool:
     """False where the picture is gone, or its description is no longer wanted."""
     settings, known = services.settings, due.known
     named = any(each.object for each in known.pictures)
@@ -169,8 +169,8 @@ def _describe(due: Due, brake: Brake, services: Services) -> bool:
             jpeg = source.for_gemini(settings).data
     with watchdog.stage("describe later"):
         try:
-            description = brake.describe(jpeg, known.named_language or settings.language)
-        except Unavailable as unavailable:
+            description = budget.describe(jpeg, known.named_language or settings.language)
+        except NotDescribed as unavailable:
             _check_safety(due, largest, unavailable.verdict, services)
             raise
     with watchdog.stage("record the description"):
@@ -178,15 +178,15 @@ def _describe(due: Due, brake: Brake, services: Services) -> bool:
         if moves:
             description = replace(description, safety=Verdict(moderation.UNKNOWN))
         memory.release()
-        usage = brake.usage(sum(watchdog.timings.values()))
+        usage = budget.usage(sum(watchdog.timings.values()))
         if not _store(due, known, description, usage, services):
             services.database.query(FORGET, id=due.id)
             return False
-    logs.write("INFO", "described later", upload=str(due.id), **brake.facts(usage))
+    logs.write("INFO", "described later", upload=str(due.id), **budget.log_fields(usage))
     return True
 
 
-def _largest(due: Due, known: Analysis, services: Services) -> tuple[Published, bytes]:
+def _largest(due: Due, known: Analysis, services: Services) -> tuple[Rendition, bytes]:
     """Return the largest published picture that is still stored, and its bytes.
 
     Raises Rejected if all of them have been deleted or replaced.
@@ -217,7 +217,7 @@ def _moves(known: Analysis, services: Services) -> bool:
     return False
 
 
-def _check_safety(due: Due, largest: Published, verdict: Verdict | None, services: Services) -> None:
+def _check_safety(due: Due, largest: Rendition, verdict: Verdict | None, services: Services) -> None:
     """Take back what is published of a picture that is above SAFETY, and raise Rejected.
 
     What has no verdict, even now, stays as it is.
@@ -230,7 +230,7 @@ def _check_safety(due: Due, largest: Published, verdict: Verdict | None, service
         try:
             moved = services.buckets.quarantine_published(due.upload, largest, rejection)
         except Exception as failed:
-            raise _not_taken_back(failed) from failed
+            raise _still_published(failed) from failed
         if _note(due, {"pictures": [], "safety": asdict(verdict) if verdict else None}, services):
             if moved:
                 services.database.query(receipts.MOVED, id=due.id)
@@ -240,15 +240,17 @@ def _check_safety(due: Due, largest: Published, verdict: Verdict | None, service
         raise
 
 
-def _not_taken_back(failed: Exception) -> NotTakenBack:
-    return NotTakenBack(f"An unsafe picture is still published: {expected(failed) or type(failed).__name__}")
+def _still_published(failed: Exception) -> StillPublished:
+    return StillPublished(
+        f"An unsafe picture is still published: {expected(failed) or type(failed).__name__}"
+    )
 
 
 def _unpublish(due: Due, services: Services) -> None:
     try:
         erasure.unpublish(due.upload, services.buckets)
     except Exception as failed:
-        raise _not_taken_back(failed) from failed
+        raise _still_published(failed) from failed
 
 
 def _note(
@@ -300,7 +302,7 @@ def _store(due: Due, known: Analysis, description: Description, usage: Usage, se
         rows = run(
             DESCRIBED, id=due.id, until=due.until, tags=list(description.tags), result=changes, **columns
         )
-        if rows and settings.brake:
+        if rows and settings.has_budget:
             daily_usage.count_picture(run, usage, pictures=0)
         return rows == [[None]]
 
@@ -323,15 +325,15 @@ def _sum(before: Usage | None, more: Usage) -> Usage:
 
 def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> bool:
     """Note why; for good where it is the picture's fault, or at the last try. Whether it may be another's."""
-    known = isinstance(problem, Unavailable | Rejected)
-    fault = isinstance(problem, Unavailable | Rejected) and not problem.retryable
-    answered = isinstance(problem, Unavailable) and problem.answered
+    known = isinstance(problem, NotDescribed | Rejected)
+    fault = isinstance(problem, NotDescribed | Rejected) and not problem.retryable
+    answered = isinstance(problem, NotDescribed) and problem.answered
     more = UNFIT - 1 if answered else 0
-    over = fault or (due.tries + more >= TRIES and not isinstance(problem, NotTakenBack))
+    over = fault or (due.tries + more >= TRIES and not isinstance(problem, StillPublished))
     if known:
         logs.write("WARNING", "not described by Gemini", upload=str(due.id), problem=str(problem))
     elif line := expected(problem):
-        severity = "ERROR" if isinstance(problem, NotTakenBack) else "WARNING"
+        severity = "ERROR" if isinstance(problem, StillPublished) else "WARNING"
         logs.write(severity, "not described by the sweep", upload=str(due.id), problem=line)
     else:
         logs.exception("not described by the sweep", problem, upload=str(due.id))
@@ -342,4 +344,4 @@ def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> b
         changes |= {"sources": _sources(due, source)}
     if not _note(due, changes, services, over=over, again=True, more=more):
         services.database.query(FORGET, id=due.id)
-    return not (fault or answered or isinstance(problem, NotTakenBack))
+    return not (fault or answered or isinstance(problem, StillPublished))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from dropcap.database import receipts
 from dropcap.database.transactions import Executor
-from dropcap.domain.analysis import Published
+from dropcap.domain.analysis import Rendition
 from dropcap.domain.records import read
 from dropcap.domain.upload import Upload, UploadState
 from dropcap.services import Services
@@ -67,7 +67,7 @@ def withdraw(upload: Upload, services: Services) -> None:
     known = services.buckets.published(upload)  # first: what a later worker publishes is not in it
     [[state, pictures]] = services.database.query(STANDS, id=upload.id) or [["", None]]
     if state != UploadState.LEASED:
-        named = {each.object for each in read(tuple[Published, ...], pictures)}
+        named = {each.object for each in read(tuple[Rendition, ...], pictures)}
         unpublish(upload, services.buckets, {name: known[name] for name in known.keys() - named})
 
 

@@ -12,11 +12,11 @@
         ├── LeaseHeld             another delivery holds the lease
         ├── ModelError            the captioning model can't be loaded or can't run
         ├── NotDecoded            this instance could not decode the picture
+        ├── NotDescribed          Gemini did not describe the picture
         ├── NotStored             an object is missing or not as written
-        ├── NotTakenBack          an unsafe picture is still published
         ├── PublishError          an event was not delivered
         ├── Stalled               the client stopped reading or sending
-        ├── Unavailable           Gemini did not describe the picture
+        ├── StillPublished        an unsafe picture is still published
         └── Undeletable           the bucket refuses a deletion
 
 An error of one package is defined there. `retryable` says whether it is transient. All other exceptions

@@ -8,9 +8,9 @@ from typing import Any
 from PIL.Image import Image
 
 from dropcap import logs
-from dropcap.budget import Brake
+from dropcap.budget import GeminiBudget
 from dropcap.captioning import blip
-from dropcap.describing.response import Unavailable
+from dropcap.describing.response import NotDescribed
 from dropcap.domain import consistency, texts
 from dropcap.domain.analysis import Agreement, Caption, Description, Source, Verdict
 from dropcap.domain.upload import Upload
@@ -19,17 +19,19 @@ from dropcap.services import Services
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What the models say, and why one says nothing. `later`: Gemini may do so on another day."""
+class ModelOutputs:
+    """What the models say, and why one says nothing. `pending`: Gemini may do so on another day."""
 
     description: Description | None
     caption: Caption | None
     sources: Mapping[str, Source]
     verdict: Verdict | None
-    later: bool
+    pending: bool
 
 
-def look(upload: Upload, for_gemini: bytes, for_blip: Image, services: Services, brake: Brake) -> Seen:
+def run_models(
+    upload: Upload, for_gemini: bytes, for_blip: Image, services: Services, budget: GeminiBudget
+) -> ModelOutputs:
     """Ask both at once, as one waits for the network and the other for the CPU.
 
     Raises blip.ModelError where BLIP fails and is required, or Gemini failed too.
@@ -37,9 +39,9 @@ def look(upload: Upload, for_gemini: bytes, for_blip: Image, services: Services,
     settings = services.settings
     sources = {}
     description = caption = model_error = verdict = None
-    later = False
+    pending = False
     language = upload.language or settings.language
-    asked = submit(lambda: brake.describe(for_gemini, language), "describe")
+    asked = submit(lambda: budget.describe(for_gemini, language), "describe")
     try:
         captioner = services.captioner
         caption = captioner.caption(for_blip, prompt=settings.caption_prompt, beams=settings.caption_beams)
@@ -63,19 +65,19 @@ def look(upload: Upload, for_gemini: bytes, for_blip: Image, services: Services,
         description = asked.result()
         verdict = description.safety
         sources["gemini"] = Source(True, description.model, description.version)
-    except Unavailable as unavailable:
+    except NotDescribed as unavailable:
         verdict = unavailable.verdict
         if settings.gemini_api_key:  # without one, BLIP alone is what was chosen
             problem = str(unavailable)
             logs.write("WARNING", "not described by Gemini", upload=str(upload.id), problem=problem)
-            later = unavailable.retryable
+            pending = unavailable.retryable
         sources["gemini"] = Source(False, settings.gemini_model, problem=str(unavailable))
     if model_error and (settings.blip == "required" or description is None):
         raise model_error
-    return Seen(description, caption, sources, verdict, later)
+    return ModelOutputs(description, caption, sources, verdict, pending)
 
 
-def facts(sources: Mapping[str, Source]) -> dict[str, dict[str, Any]]:
+def log_fields(sources: Mapping[str, Source]) -> dict[str, dict[str, Any]]:
     """Return which models answered, for the log; what is empty is left out."""
     return {
         name: {"answered": source.answered} | {key: value for key, value in asdict(source).items() if value}
@@ -83,12 +85,12 @@ def facts(sources: Mapping[str, Source]) -> dict[str, dict[str, Any]]:
     }
 
 
-def agreement(upload: Upload, seen: Seen) -> Agreement | None:
+def check_consistency(upload: Upload, outputs: ModelOutputs) -> Agreement | None:
     """Return how far the two models agree; None where one of them gave no words that can be trusted."""
-    caption = texts.trusted(seen.caption)
-    if not (seen.description and caption):
+    caption = texts.trusted(outputs.caption)
+    if not (outputs.description and caption):
         return None
-    agreement = consistency.compare(caption.text, seen.description)
+    agreement = consistency.compare(caption.text, outputs.description)
     if agreement.contradicts:
         found = [f"{about}: {said} or {shown}" for about, said, shown in agreement.contradictions]
         logs.write("WARNING", "the two models contradict each other", upload=str(upload.id), found=found)

@@ -8,7 +8,7 @@ from dropcap.database import leases, receipts
 from dropcap.database.leases import Lease
 from dropcap.database.outcome_rows import OutcomeRow
 from dropcap.describing import moderation
-from dropcap.domain.analysis import Analysis, PictureFacts, Published
+from dropcap.domain.analysis import Analysis, PictureFacts, Rendition
 from dropcap.domain.outcome import Outcome
 from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
@@ -82,7 +82,7 @@ def dispose(upload: Upload, services: Services) -> None:
         recorded = services.analyses.result(upload.id)
         stored = True
         if recorded:
-            services.buckets.check(read(tuple[Published, ...], recorded.get("pictures")))
+            services.buckets.check(read(tuple[Rendition, ...], recorded.get("pictures")))
         else:
             stored = services.buckets.quarantined(upload)
             erasure.unpublish(upload, services.buckets)  # by a delivery that crashed before it could reject

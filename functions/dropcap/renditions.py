@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from dropcap.domain import naming, texts
-from dropcap.domain.analysis import Published
+from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
 from dropcap.imaging import decoding, xmp
 from dropcap.services import Services
@@ -17,7 +17,7 @@ def publish(
     upload: Upload,
     services: Services,
     before: Mapping[str, int],
-) -> tuple[Published, ...]:
+) -> tuple[Rendition, ...]:
     """Write each size of the settings; every label exists, even if the source is smaller.
 
     `data` are the source's bytes, which only animations need again; `embedded` are the words for the files;

@@ -481,7 +481,7 @@ class Settings:
         return (2 * self.gemini_attempts - 1) * self.gemini_timeout_s
 
     @property
-    def brake(self) -> bool:
+    def has_budget(self) -> bool:
         """Whether there is a cap: without one, nothing is counted in the database."""
         return bool(self.daily_calls or self.daily_money)
 

@@ -147,7 +147,7 @@ class Function(threading.Thread):
 
 def logged(**sources: Source) -> Any:
     """The log's entries after an analysis in which the models answered so."""
-    return [{"jsonPayload": {"message": "analyzed", "sources": inference.facts(sources)}}]
+    return [{"jsonPayload": {"message": "analyzed", "sources": inference.log_fields(sources)}}]
 
 
 DEMO = Source(True, "dropcap-scenes", "5f2c", demo=True, notice=Card.read(MODEL_FOLDER).notice)

@@ -19,8 +19,8 @@ from dropcap.database.leases import Leases
 from dropcap.database.schema.tables import TABLES
 from dropcap.database.transactions import Database
 from dropcap.describing import gemini
-from dropcap.describing.response import Unavailable
-from dropcap.domain.answer import Answer
+from dropcap.describing.response import NotDescribed
+from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.domain.upload import Upload
 from dropcap.settings import Settings
 from infra import cost
@@ -210,18 +210,18 @@ def test_a_refusal_holds_an_instance_for_at_most_the_timeout_before_each_attempt
     slept: list[float] = []
 
     class Refusing:
-        def ask(self, jpeg: bytes, request: str) -> Answer:
+        def ask(self, jpeg: bytes, request: str) -> GeminiResponse:
             raise OSError
 
-        def unavailable(self, error: Exception) -> Unavailable:
-            return Unavailable("", again=True, wait_s=wait_s)
+        def translate_error(self, error: Exception) -> NotDescribed:
+            return NotDescribed("", retry_now=True, retry_after_s=wait_s)
 
     settings = Settings(gemini_api_key="any")
     describer = gemini.Describer(settings)
     monkeypatch.setattr(describer, "_load", Refusing)
     monkeypatch.setattr("dropcap.describing.gemini.time.sleep", slept.append)
     monkeypatch.setattr("dropcap.describing.gemini.random.uniform", lambda low, high: high)
-    with pytest.raises(Unavailable):
+    with pytest.raises(NotDescribed):
         describer.describe(b"")
     assert sum(slept) == pytest.approx(slept_s)
     assert all(each <= settings.gemini_timeout_s for each in slept)

@@ -5,7 +5,7 @@ import builtins
 import re
 
 from dropcap import errors
-from dropcap.describing.response import Unavailable
+from dropcap.describing.response import NotDescribed
 from dropcap.errors import DropcapError, Rejected, SchemaError, SettingsError, TransientError
 from tests.support.app import ROOT
 
@@ -46,5 +46,5 @@ def test_an_error_says_whether_a_retry_may_succeed() -> None:
 
 
 def test_a_picture_that_gemini_blocks_is_not_retried() -> None:
-    assert Unavailable("no answer").retryable
-    assert not Unavailable("blocked", retryable=False).retryable
+    assert NotDescribed("no answer").retryable
+    assert not NotDescribed("blocked", retryable=False).retryable

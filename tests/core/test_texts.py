@@ -13,7 +13,7 @@ import pytest
 from dropcap.describing import response
 from dropcap.domain import texts
 from dropcap.domain.analysis import Caption, Description
-from dropcap.domain.answer import Answer
+from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.domain.texts import Texts
 from dropcap.domain.upload import language_tag
 from dropcap.imaging import decoding, xmp
@@ -50,7 +50,7 @@ def exiftool(*files: Path) -> list[dict[str, Any]]:
 
 def answer(**fields: Any) -> Description:
     usual = {"description": "A dog runs.", "alt_text": "A dog", "tags": [], "text": "", "caption": "Dog"}
-    return response.checked(Answer(json.dumps(usual | fields), "STOP", "", "v"), "m")
+    return response.parse(GeminiResponse(json.dumps(usual | fields), "STOP", "", "v"), "m")
 
 
 @pytest.mark.parametrize(

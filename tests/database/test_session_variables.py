@@ -19,7 +19,7 @@ from dropcap.database.leases import Leases
 from dropcap.database.outcome_rows import OutcomeRow
 from dropcap.database.response_cache import CacheEntry
 from dropcap.database.transactions import Database
-from dropcap.domain.answer import Answer, Tokens
+from dropcap.domain.gemini_response import GeminiResponse, Tokens
 from dropcap.errors import SchemaError
 from dropcap.gallery import wall
 from dropcap.handlers import redescribe
@@ -160,7 +160,7 @@ def asked(app: App) -> dict[str, Any]:
     found["known"] = sorted(database.query(reconcile.KNOWN, ids=ids))
     entry = CacheEntry("ab" * 32, "prompt", "model", "asker")
     assert entry.get_or_acquire(database, uuid.UUID(int=1), 10, 0) is None
-    entry.store(database, Answer("Ärger", "STOP", "", "1", tokens=Tokens(1, 2)), START)
+    entry.store(database, GeminiResponse("Ärger", "STOP", "", "1", tokens=Tokens(1, 2)), START)
     found["answer"] = entry.get_or_acquire(database, uuid.UUID(int=1), 10, 0)
     chosen = {"user": "", "since": START, "all": True, "model": "", "prompt": "", "language": ""}
     found["redescribe"] = database.query(redescribe.COUNT, after=uuid.UUID(int=0), batch=10, **chosen)

@@ -13,12 +13,12 @@ import pytest
 import requests
 from PIL import Image
 
-from dropcap.budget import Brake, OverBudget
+from dropcap.budget import BudgetExhausted, GeminiBudget
 from dropcap.database import daily_usage
 from dropcap.database.analyses import Analyses
 from dropcap.database.transactions import Database
 from dropcap.describing import prompt
-from dropcap.describing.response import Unavailable
+from dropcap.describing.response import NotDescribed
 from dropcap.domain.upload import language_tag
 from dropcap.errors import SettingsError
 from dropcap.services import Services
@@ -56,8 +56,8 @@ def instances(number: int, **settings: Any) -> Iterator[list[Services]]:
 
 def described(services: Services, sha256: str) -> str:
     try:
-        return Brake(services, uuid.uuid4(), sha256).describe(jpeg(), "en").description
-    except Unavailable as unavailable:
+        return GeminiBudget(services, uuid.uuid4(), sha256).describe(jpeg(), "en").description
+    except NotDescribed as unavailable:
         return str(unavailable)
 
 
@@ -125,11 +125,11 @@ def test_a_request_of_which_nobody_knows_what_it_cost_counts_as_the_dearest(
     kept = 0
     for case, spent in cases:
         with instances(1, **settings | prices | case) as [services]:
-            brake = Brake(services, uuid.uuid4(), "")
-            with pytest.raises(Unavailable):
-                brake.describe(jpeg(), "en")
+            budget = GeminiBudget(services, uuid.uuid4(), "")
+            with pytest.raises(NotDescribed):
+                budget.describe(jpeg(), "en")
             most = daily_usage.highest_cost(services.settings)
-            assert brake.usage(0).usd == (most / 1e6 if spent else 0)
+            assert budget.usage(0).usd == (most / 1e6 if spent else 0)
             kept += most if spent else 0
             assert services.database.query("SELECT micro_usd FROM spending") == [[kept]]
 
@@ -219,7 +219,7 @@ def test_over_the_cap_blip_stands_alone_and_the_rest_comes_on_another_day(
     assert app.sweep() == {"complete": True}
     result = app.services.analyses.result(late.id) or {}
     assert result["sources"]["gemini"]["problem"] == str(
-        OverBudget("the day's budget for Gemini is spent (DAILY_CALLS, DAILY_MONEY)")
+        BudgetExhausted("the day's budget for Gemini is spent (DAILY_CALLS, DAILY_MONEY)")
     )
     assert result["alt_text"] == result["caption"] != ""
     assert rows("SELECT describe_tries FROM analyses WHERE describe_after IS NOT NULL") == [[0]]

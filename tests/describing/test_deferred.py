@@ -11,7 +11,7 @@ import pytest
 
 from dropcap import deferred, erasure
 from dropcap.database.transactions import Database
-from dropcap.domain.analysis import Published
+from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
 from dropcap.services import Services
 from dropcap.storage.buckets import Buckets
@@ -117,7 +117,7 @@ def test_a_picture_that_is_deleted_meanwhile_stays_deleted(
     app = app.restarted(GEMINI_MODEL=UP)
     read = Buckets.read_published
 
-    def deleted(buckets: Buckets, published: Published) -> bytes:
+    def deleted(buckets: Buckets, published: Rendition) -> bytes:
         data = read(buckets, published)
         in_gallery(app, f"{upload.id}/delete")
         return data
@@ -290,7 +290,7 @@ def test_an_answer_is_kept_where_the_picture_is_and_only_its_turn_has_passed(
     app = app.restarted(GEMINI_MODEL=UP)
     read = Buckets.read_published
 
-    def marked(buckets: Buckets, published: Published) -> bytes:
+    def marked(buckets: Buckets, published: Rendition) -> bytes:
         monkeypatch.setattr(Buckets, "read_published", read)
         redescribe(app, mark=True)
         return read(buckets, published)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dropcap import deferred
-from dropcap.domain.analysis import Published
+from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
 from dropcap.runtime.memory import heavy_work_lock
 from dropcap.storage.buckets import Buckets
@@ -140,7 +140,7 @@ def test_a_lease_is_longer_than_gemini_and_a_picture_may_take_and_the_next_try_i
     app = app.restarted(**slow, TIMEOUT_S=str(timeout_s), GEMINI_MODEL="fault-malformed")
     leases: list[list[float]] = []
 
-    def watched(_: Buckets, published: Published) -> bytes:
+    def watched(_: Buckets, published: Rendition) -> bytes:
         leases.extend(rows("SELECT extract(epoch FROM describe_after - now())::float8 FROM analyses"))
         raise TimeoutError(published.object)
 

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from dropcap.describing import moderation, prompt, response
-from dropcap.describing.response import Unavailable
+from dropcap.describing.response import NotDescribed
 from dropcap.describing.token_usage import tokens
 from dropcap.domain.analysis import Verdict
-from dropcap.domain.answer import Answer, Tokens
+from dropcap.domain.gemini_response import GeminiResponse, Tokens
 from infra.local.gemini import GeminiStandIn
 from tests.support.app import ROOT
 from tests.support.children import fresh_python
@@ -54,14 +54,14 @@ def test_the_stand_in_never_passes_for_gemini(settings: dict[str, Any]) -> None:
 def test_each_request_is_metered_tries_that_fail_and_thoughts_included(settings: dict[str, Any]) -> None:
     told: list[Any] = []
 
-    class Meter:
+    class Recorder:
         def reserve(self) -> None:
             told.append("may I")
 
-        def settle(self, used: Tokens | None) -> None:
+        def record_usage(self, used: Tokens | None) -> None:
             told.append(used)
 
-    describer(settings, "fault-once-503").describe(jpeg(), "en", Meter())
+    describer(settings, "fault-once-503").describe(jpeg(), "en", Recorder())
     asked, free, again, (read, written) = told
     assert (asked, free, again) == ("may I", Tokens(0, 0), "may I")
     assert read >= 258
@@ -121,8 +121,8 @@ JSON = st.recursive(
 )
 def test_whatever_it_answers_becomes_a_bounded_description_or_unavailable(fields: dict[str, Any]) -> None:
     try:
-        found = response.checked(Answer(json.dumps(fields), "STOP", "", "v"), "m")
-    except Unavailable:
+        found = response.parse(GeminiResponse(json.dumps(fields), "STOP", "", "v"), "m")
+    except NotDescribed:
         return
     texts = (found.description, found.alt_text, found.text, *found.tags)
     for text, limit in zip(texts, (1000, 150, 2000, *(40,) * 20), strict=False):
@@ -237,7 +237,7 @@ def test_the_key_is_in_no_error_no_log_and_no_repr(
     caplog.set_level("DEBUG")
     key = settings["gemini_api_key"]
     one = describer(settings, model)
-    with pytest.raises(Unavailable) as raised:
+    with pytest.raises(NotDescribed) as raised:
         one.describe(jpeg())
     printed = capfd.readouterr()
     for text in (*map(str, traceback.format_exception(raised.value)), repr(one), repr(raised.value)):
@@ -272,13 +272,13 @@ def after_a_picture(settings: dict[str, Any], question: str) -> str:
 import gc, io, sys
 from PIL import Image
 from dropcap.describing.gemini import Describer
-from dropcap.describing.response import Unavailable
+from dropcap.describing.response import NotDescribed
 from dropcap.settings import Settings
 file = io.BytesIO()
 Image.new("RGB", (8, 8)).save(file, "JPEG")
 try:
     Describer(Settings(**{settings!r})).describe(file.getvalue())
-except Unavailable as told:
+except NotDescribed as told:
     assert told.problem == "GEMINI_API_KEY is not set", told
 {question}
 """)
@@ -331,11 +331,11 @@ def test_a_package_that_is_missing_is_told(settings: dict[str, Any]) -> None:
 import sys
 sys.modules["google.generativeai"] = sys.modules["google.genai"] = None
 from dropcap.describing.gemini import Describer
-from dropcap.describing.response import Unavailable
+from dropcap.describing.response import NotDescribed
 from dropcap.settings import Settings
 try:
     Describer(Settings(**{settings!r})).describe(b"")
-except Unavailable as told:
+except NotDescribed as told:
     print(told)
 """)
     assert told.startswith(f"{settings['gemini_sdk']} can't be used (")

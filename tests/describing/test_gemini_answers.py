@@ -8,8 +8,8 @@ from google.genai.types import BlockedReason, FinishReason
 
 from dropcap.database import daily_usage
 from dropcap.describing import gemini, moderation, prompt
-from dropcap.describing.response import checked
-from dropcap.domain.answer import Answer
+from dropcap.describing.response import parse
+from dropcap.domain.gemini_response import GeminiResponse
 from infra.local.gemini import GeminiStandIn
 from infra.local.gemini_faults import FINISH_REASONS
 from tests.describing.test_budget import requests_of
@@ -56,7 +56,7 @@ def test_it_takes_the_remaining_tries_and_is_then_put_off(
     assert told.problem.startswith(UNFIT[model])
     assert told.problem.endswith(", after 2 tries")
     assert told.retryable
-    assert told.answer is None
+    assert told.response is None
     if model not in ("fault-page", "fault-nested"):
         assert told.answered
     assert len(calls(stand_in, settings)) == 2
@@ -78,7 +78,7 @@ def test_each_reason_to_stop_means_the_same_over_both_packages(
     verdicts = ("SAFETY", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT")
     told = refusal(settings, f"fault-finish-{reason}", gemini_attempts=1, safety="low")
     final = reason in verdicts
-    assert (told.again, told.retryable, told.answered, told.answer is not None) == (
+    assert (told.retry_now, told.retryable, told.answered, told.response is not None) == (
         not final,
         not final,
         True,
@@ -98,7 +98,7 @@ def test_each_reason_to_block_a_picture_is_final_over_both_packages(
     assert BlockedReason(reason)
     told = refusal(settings, f"fault-blocked-{reason}", safety="low")
     assert told.problem == f"Gemini blocked the picture ({reason})"
-    assert (told.again, told.retryable) == (False, False)
+    assert (told.retry_now, told.retryable) == (False, False)
     assert told.verdict
     assert told.verdict.blocked is (reason != "OTHER")
     assert len(calls(stand_in, settings)) == 1
@@ -113,8 +113,8 @@ def test_a_fence_around_an_answer_costs_nothing(stand_in: GeminiStandIn, setting
 @pytest.mark.parametrize("begin", ["```json\n", "```\n", "```JSON ", "\n```json\n\n"])
 def test_a_fence_of_any_form_is_taken_off(settings: dict[str, Any], begin: str, end: str) -> None:
     text = '{"description": "A ``` b.", "alt_text": "```", "tags": [], "text": ""}'
-    answer = Answer(begin + text + end, "STOP", "", "v")
-    assert checked(answer, "m").description == "A ``` b."
+    answer = GeminiResponse(begin + text + end, "STOP", "", "v")
+    assert parse(answer, "m").description == "A ``` b."
 
 
 def test_the_next_request_says_what_is_wanted_and_the_first_does_not(
@@ -132,7 +132,7 @@ def test_ratings_above_safety_are_a_verdict_also_without_an_answer(
 ) -> None:
     told = refusal(settings, "fault-ratedmalformed-HIGH", safety="low")
     assert told.verdict
-    assert (told.verdict.rated, told.retryable, told.answer) == ("high", False, None)
+    assert (told.verdict.rated, told.retryable, told.response) == ("high", False, None)
     assert len(calls(stand_in, settings)) == 1
     assert refusal(settings, "fault-ratedmalformed-LOW", safety="low").retryable
     assert len(calls(stand_in, settings)) == 3

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from dropcap.describing import gemini
-from dropcap.describing.response import Unavailable
+from dropcap.describing.response import NotDescribed
 from dropcap.settings import Settings
 from infra.local.gemini import GeminiStandIn
 from tests.support.describing import calls, describer, jpeg, refusal
@@ -38,12 +38,12 @@ def test_a_refusal_that_is_not_the_pictures_fault_is_not_repeated_at_once_but_on
     stand_in: GeminiStandIn, settings: dict[str, Any], model: str, problem: str
 ) -> None:
     told = refusal(settings, model)
-    assert (told.problem, told.retryable, told.answered, told.unpaid) == (problem, True, False, True)
+    assert (told.problem, told.retryable, told.answered, told.unbilled) == (problem, True, False, True)
     assert len(calls(stand_in, settings)) == 1
 
 
 @pytest.mark.parametrize(
-    ("model", "problem", "unpaid"),
+    ("model", "problem", "unbilled"),
     [
         ("fault-image", "Gemini can't read the picture (HTTP 400 INVALID_ARGUMENT)", True),
         ("fault-invalid-image", "Gemini can't read the picture (HTTP 400 INVALID_ARGUMENT)", True),
@@ -53,10 +53,10 @@ def test_a_refusal_that_is_not_the_pictures_fault_is_not_repeated_at_once_but_on
     ],
 )
 def test_what_is_the_pictures_fault_is_told_and_never_repeated(
-    stand_in: GeminiStandIn, settings: dict[str, Any], model: str, problem: str, unpaid: bool
+    stand_in: GeminiStandIn, settings: dict[str, Any], model: str, problem: str, unbilled: bool
 ) -> None:
     told = refusal(settings, model)
-    assert (told.problem, told.retryable, told.answered, told.unpaid) == (problem, False, True, unpaid)
+    assert (told.problem, told.retryable, told.answered, told.unbilled) == (problem, False, True, unbilled)
     assert len(calls(stand_in, settings)) == 1
 
 
@@ -147,18 +147,18 @@ def test_a_pause_longer_than_a_try_is_not_waited_for(
 def test_a_pause_that_makes_no_sense_is_none(delay: str, seconds: float) -> None:
     response = requests.Response()
     response.headers["Retry-After"] = delay
-    assert gemini.refused(503, response).wait_s == seconds
+    assert gemini.http_error(503, response).retry_after_s == seconds
 
 
 def test_a_pause_may_be_a_date() -> None:
     response = requests.Response()
     response.headers["Retry-After"] = email.utils.formatdate(time.time() + 3600, usegmt=True)
-    assert 3500 < gemini.refused(503, response).wait_s <= 3600
+    assert 3500 < gemini.http_error(503, response).retry_after_s <= 3600
 
 
 def test_a_gateway_that_gave_up_waiting_does_not_know_whether_it_is_paid() -> None:
     statuses = (400, 401, 403, 404, 418, 429, 500, 502, 503, 504)
-    paid = [status for status in statuses if not gemini.refused(status, requests.Response()).unpaid]
+    paid = [status for status in statuses if not gemini.http_error(status, requests.Response()).unbilled]
     assert paid == [418, 502, 504]
 
 
@@ -171,13 +171,15 @@ def errors_of(module: Any, *ignored: type[BaseException]) -> list[type[Exception
 
 
 @functools.cache
-def adapter(sdk: str) -> gemini.Sdk:
-    made: gemini.Sdk = importlib.import_module(gemini.ADAPTERS[sdk]).Adapter(Settings(gemini_sdk=sdk), "key")
+def adapter(sdk: str) -> gemini.GeminiClient:
+    made: gemini.GeminiClient = importlib.import_module(gemini.ADAPTERS[sdk]).Adapter(
+        Settings(gemini_sdk=sdk), "key"
+    )
     return made
 
 
-def mapped(sdk: str, error: Exception) -> Unavailable:
-    return adapter(sdk).unavailable(error)
+def mapped(sdk: str, error: Exception) -> NotDescribed:
+    return adapter(sdk).translate_error(error)
 
 
 @pytest.mark.parametrize("kind", errors_of(google.api_core.exceptions), ids=lambda kind: kind.__name__)
@@ -185,7 +187,7 @@ def test_every_error_of_google_api_core_becomes_unavailable(kind: Any) -> None:
     told_by_status = issubclass(kind, google.api_core.exceptions.GoogleAPICallError)
     error = kind("x", response=requests.Response()) if told_by_status else kind.__new__(kind)
     told = mapped("google-generativeai", error)
-    assert told.again is (getattr(kind, "code", None) in {429, 500, 502, 503, 504})
+    assert told.retry_now is (getattr(kind, "code", None) in {429, 500, 502, 503, 504})
 
 
 @pytest.mark.parametrize("kind", errors_of(requests.exceptions), ids=lambda kind: kind.__name__)
@@ -195,16 +197,16 @@ def test_every_error_of_requests_becomes_unavailable_and_those_of_the_network_ar
     unreadable = (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)
     passing = (requests.ConnectionError, requests.Timeout, *unreadable)
     error = kind.__new__(kind)
-    assert mapped("google-generativeai", error).again is issubclass(kind, passing)
+    assert mapped("google-generativeai", error).retry_now is issubclass(kind, passing)
 
 
 @pytest.mark.parametrize("kind", errors_of(google.genai.errors), ids=lambda kind: kind.__name__)
 def test_every_error_of_google_genai_becomes_unavailable(kind: type[Exception]) -> None:
     if issubclass(kind, google.genai.errors.APIError):
         told = mapped("google-genai", kind(503, {}, httpx2.Response(503)))
-        assert (told.problem, told.again) == ("Gemini refused (HTTP 503)", True)
+        assert (told.problem, told.retry_now) == ("Gemini refused (HTTP 503)", True)
     else:
-        assert mapped("google-genai", kind("x")).again is issubclass(kind, ValueError)  # it can't be read
+        assert mapped("google-genai", kind("x")).retry_now is issubclass(kind, ValueError)  # it can't be read
 
 
 @pytest.mark.parametrize("kind", errors_of(httpx2), ids=lambda kind: kind.__name__)
@@ -213,4 +215,4 @@ def test_every_error_of_httpx_becomes_unavailable_and_those_of_the_network_are_t
 ) -> None:
     error = kind.__new__(kind)
     passing = (httpx2.TransportError, httpx2.DecodingError)
-    assert mapped("google-genai", error).again is issubclass(kind, passing)
+    assert mapped("google-genai", error).retry_now is issubclass(kind, passing)

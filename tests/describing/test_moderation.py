@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dropcap.describing import moderation
-from dropcap.domain.analysis import Published, Verdict
+from dropcap.domain.analysis import Rendition, Verdict
 from dropcap.errors import Rejected, SettingsError
 from dropcap.settings import Settings
 from dropcap.storage.buckets import Buckets
@@ -245,7 +245,7 @@ def test_who_goes_on_when_another_has_found_it_unfit_leaves_nothing_published(
     upload = app.upload("ana/a.png", small_png())
     publish = Buckets.publish
 
-    def halted(self: Buckets, *given: Any) -> Published:
+    def halted(self: Buckets, *given: Any) -> Rendition:
         monkeypatch.setattr(Buckets, "publish", publish)
         lease_runs_out()
         assert app.restarted(GEMINI_MODEL=found).deliver(upload) == 200

@@ -11,8 +11,8 @@ from dropcap.database import search
 from dropcap.database.response_cache import CacheEntry
 from dropcap.database.transactions import Database
 from dropcap.describing.gemini import Describer
-from dropcap.domain.analysis import Published
-from dropcap.domain.answer import Answer
+from dropcap.domain.analysis import Rendition
+from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.storage.buckets import Buckets
 from tests.describing.test_budget import new_key, requests_of
 from tests.describing.test_deferred import DONE, its_time_comes, redescribe, result
@@ -90,7 +90,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     """While the first picture is being described, somebody else changes its row."""
     read = Buckets.read_published
 
-    def changed(self: Buckets, published: Published) -> bytes:
+    def changed(self: Buckets, published: Rendition) -> bytes:
         monkeypatch.setattr(Buckets, "read_published", read)
         rows(f"UPDATE analyses SET {change}")  # noqa: S608
         return read(self, published)
@@ -136,7 +136,7 @@ def test_an_answer_is_kept_also_where_its_lease_ran_out_but_not_beside_another_o
 ) -> None:
     at = dt.datetime(2026, 11, 30, tzinfo=dt.UTC)
     late, other = (CacheEntry("sha", "prompt", "model") for _ in range(2))
-    answers = [Answer(text, "STOP", "", "v") for text in ("late", "other")]
+    answers = [GeminiResponse(text, "STOP", "", "v") for text in ("late", "other")]
     assert late.get_or_acquire(database, uuid.uuid4(), 0, 0) is None
     assert other.get_or_acquire(database, uuid.uuid4(), 60, 0) is None
     late.store(database, answers[0], at)

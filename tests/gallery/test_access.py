@@ -21,7 +21,7 @@ from google.auth import crypt
 from werkzeug.test import TestResponse
 
 from dropcap.database.leases import Leases
-from dropcap.domain.analysis import Published
+from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
 from dropcap.gallery.app import OPEN, ROUTES
 from dropcap.gallery.session import COOKIE, USERS
@@ -70,7 +70,7 @@ def kept(app: App, user: str, name: str = "x.png", **others: Any) -> Upload:
         "alt_text": word,
         "tags": (word, "bird"),
         "text": word.upper(),
-        "pictures": (Published("200", file, 200, 100, len(data), "image/webp", checksum),),
+        "pictures": (Rendition("200", file, 200, 100, len(data), "image/webp", checksum),),
     }
     assert record(app.services.database, of, **facts | others)
     app.services.leases.finish(of)

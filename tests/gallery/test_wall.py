@@ -9,7 +9,7 @@ import pytest
 
 from dropcap.database.leases import Leases
 from dropcap.database.transactions import Database
-from dropcap.domain.analysis import PictureFacts, Published, Source
+from dropcap.domain.analysis import PictureFacts, Rendition, Source
 from dropcap.errors import Rejected
 from dropcap.gallery import charts, wall
 from dropcap.gallery.cards import Card
@@ -21,7 +21,7 @@ from tests.support.app import Start, small_png
 
 START = dt.datetime(2026, 3, 5, tzinfo=dt.UTC)
 SIZES = tuple(
-    Published(str(side), f"x/{side}.webp", side, side // 2, 9, "image/webp", "") for side in (200, 1600, 800)
+    Rendition(str(side), f"x/{side}.webp", side, side // 2, 9, "image/webp", "") for side in (200, 1600, 800)
 )
 
 
@@ -282,7 +282,7 @@ def test_a_picture_and_an_upload_that_was_rejected_are_served(start: Start) -> N
 def test_of_several_formats_the_first_is_shown() -> None:
     sizes = [(900, 600), (300, 200), (300, 200)]
     given = [
-        Published(str(width), f"x/{width}.{kind}", width, height, 9, f"image/{kind}", "")
+        Rendition(str(width), f"x/{width}.{kind}", width, height, 9, f"image/{kind}", "")
         for width, height in sizes
         for kind in ("webp", "jpeg")
     ]

@@ -9,7 +9,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from dropcap import erasure
-from dropcap.domain.analysis import Published
+from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import posted
 from dropcap.storage.buckets import Buckets
 from dropcap.storage.gcs import NotStored
@@ -41,7 +41,7 @@ def failed(start: Start) -> App:
     app = start(**QUICK)
     publish, calls = Buckets.publish, []
 
-    def at_the_second(*arguments: Any) -> Published:
+    def at_the_second(*arguments: Any) -> Rendition:
         calls.append(arguments)
         if len(calls) == 2:
             raise NotStored("The bucket is away.")

@@ -18,8 +18,8 @@ from rich.console import Console
 from dropcap.captioning.blip import Card
 from dropcap.database import leases
 from dropcap.domain import analysis
-from dropcap.domain.analysis import Analysis, PictureFacts, Published, Source
-from dropcap.domain.answer import Answer, Tokens
+from dropcap.domain.analysis import Analysis, PictureFacts, Rendition, Source
+from dropcap.domain.gemini_response import GeminiResponse, Tokens
 from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
 from dropcap.settings import MODEL_FOLDER
@@ -180,7 +180,7 @@ def test_the_card_of_a_model_may_tell_more(tmp_path: Path) -> None:
 
 KINDS = (
     *(analysis.Analysis, analysis.Verdict, analysis.Provenance, analysis.Usage, analysis.Agreement),
-    *(leases.Crash, Answer, Upload, Published, Source, PictureFacts, Tokens),
+    *(leases.Crash, GeminiResponse, Upload, Rendition, Source, PictureFacts, Tokens),
 )
 
 
@@ -208,7 +208,7 @@ def test_what_is_missing_or_of_another_type_has_its_default_and_the_rest_is_kept
     assert known.analyzed_at == dt.datetime(2026, 1, 31, 11, tzinfo=dt.UTC)
     assert (known.caption, known.description, known.tags) == ("a dog", "", ("dog", "key"))
     assert known.sources == {"blip": Source(True)}
-    assert known.pictures == (Published("200", "x", 200, 0, 0, "", ""),)
+    assert known.pictures == (Rendition("200", "x", 200, 0, 0, "", ""),)
     assert known.agreement == analysis.Agreement(1, (("thing", "dog", "cat"),), False)
     assert known.usage == analysis.Usage(usd=0.5)
     assert known.memory == {"open": 12.5, "claim": 3}
@@ -229,7 +229,7 @@ def test_what_was_stored_comes_back_as_it_was() -> None:
         tags=("d",),
         text="e",
         sources={"blip": Source(True, "m", "v", "", -0.5, True, True, "a demonstration")},
-        pictures=(Published("200", "o", 1, 2, 3, "image/webp", "md5"),),
+        pictures=(Rendition("200", "o", 1, 2, 3, "image/webp", "md5"),),
         agreement=analysis.Agreement(None, (("thing", "x", "y"),), True),
         captions={"blip": "a"},
         safety=analysis.Verdict("low", ("other",), "r"),
@@ -240,5 +240,5 @@ def test_what_was_stored_comes_back_as_it_was() -> None:
         timings={"open": 1.0},
     )
     assert read(Analysis, json.loads(json.dumps(whole.to_json()))) == whole
-    answer = Answer("t", "STOP", "", "v", (("HARM", "LOW"),), Tokens(1, 2))
-    assert read(Answer, json.loads(json.dumps(asdict(answer)))) == answer
+    answer = GeminiResponse("t", "STOP", "", "v", (("HARM", "LOW"),), Tokens(1, 2))
+    assert read(GeminiResponse, json.loads(json.dumps(asdict(answer)))) == answer

@@ -14,7 +14,7 @@ from google.cloud.storage import Blob
 from PIL import Image
 
 from dropcap import logs
-from dropcap.domain.analysis import Published
+from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
 from dropcap.storage.buckets import Buckets
 from tests.chaos.proxy import Fault, Proxy
@@ -113,7 +113,7 @@ def test_an_instance_whose_lease_ran_out_replaces_no_picture_of_the_one_that_too
     upload = app.upload(f"ana/{NAME}", PICTURE)
     publish = Buckets.publish
 
-    def late(*arguments: Any) -> Published:
+    def late(*arguments: Any) -> Rendition:
         monkeypatch.undo()
         rows("UPDATE uploads SET lease_until = now()")
         assert app.restarted(QUALITY="30").deliver(upload) == 200  # another deploy: other bytes

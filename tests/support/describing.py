@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dropcap.describing.gemini import Describer
-from dropcap.describing.response import Unavailable
+from dropcap.describing.response import NotDescribed
 from dropcap.settings import Settings
 from infra.local.gemini import Call, GeminiStandIn
 
@@ -48,9 +48,9 @@ def describer(settings: dict[str, Any], model: str = "gemini-3.5-flash-lite", **
     return Describer(Settings(**settings | {"gemini_model": model} | others))
 
 
-def refusal(settings: dict[str, Any], model: str, **others: Any) -> Unavailable:
+def refusal(settings: dict[str, Any], model: str, **others: Any) -> NotDescribed:
     """How Gemini's absence is told where this model is asked."""
-    with pytest.raises(Unavailable) as raised:
+    with pytest.raises(NotDescribed) as raised:
         describer(settings, model, **others).describe(jpeg())
     return raised.value
 

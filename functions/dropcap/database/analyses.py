@@ -30,7 +30,7 @@ class Analyses:
 
         Idempotent. Returns False, and changes nothing, if the lease with this token was lost.
         """
-        limited = self._database.settings.brake
+        limited = self._database.settings.has_budget
 
         def work(execute: Executor) -> bool:
             if not commit_outcome(execute, upload, token, UploadState.RECORDED, rows):

@@ -5,7 +5,7 @@ The key is the SHA-256 of the source, the hash of prompt and language, and the m
 SHA-256 of the picture that Gemini sees, because a verdict holds only for that one. The first worker takes a
 lease, asks Gemini, and stores the answer at once, so that it survives a crash. Other workers wait for the
 lease for a while, then continue without a description, and the sweep describes the picture later. A blocked
-picture counts as an answer and is stored; an invalid answer (response.Unfit) is not.
+picture counts as an answer and is stored; an invalid answer (response.InvalidResponse) is not.
 
 Deleting a picture with these bytes also deletes the answer (gallery/changes.py).
 """
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dropcap.database.transactions import Database
-from dropcap.domain.answer import Answer
+from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.domain.records import read
 
 POLL_S = 0.5
@@ -38,7 +38,7 @@ UPDATE answers SET answer = :answer, asked_at = :at WHERE {KEY} AND answer IS NU
 DELETE = f"DELETE FROM answers WHERE {KEY} AND asked_at = :at RETURNING 1"
 RELEASE = f"DELETE FROM answers WHERE {KEY} AND asker = :asker AND answer IS NULL RETURNING 1"
 
-Cached = tuple[Answer, dt.datetime]
+Cached = tuple[GeminiResponse, dt.datetime]
 """A cached response, and when Gemini gave it."""
 
 
@@ -61,13 +61,13 @@ class CacheEntry:
         ends = time.monotonic() + wait_s
         while not database.query(ACQUIRE, **self._key, asker=self.lease_token, upload=upload, lease=lease_s):
             for answer, at in database.query(READ, **self._key):
-                return read(Answer, answer), at
+                return read(GeminiResponse, answer), at
             if time.monotonic() > ends:
                 raise TimeoutError
             time.sleep(POLL_S)
         return None
 
-    def store(self, database: Database, answer: Answer, at: dt.datetime) -> None:
+    def store(self, database: Database, answer: GeminiResponse, at: dt.datetime) -> None:
         """Store the response, even if the lease has expired: it has been paid for."""
         database.query(STORE, **self._key, answer=asdict(answer), at=at)
 

@@ -9,15 +9,15 @@ from google.genai import types
 from google.genai.errors import APIError
 
 from dropcap.describing import gemini, prompt, token_usage
-from dropcap.describing.response import Unavailable
-from dropcap.domain.answer import Answer
+from dropcap.describing.response import NotDescribed
+from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.settings import Settings
 
 SHORTEST_DEADLINE_S = 10  # Google refuses a shorter X-Server-Timeout with 400 (livekit/agents #3723)
 
 
 class Adapter:
-    """A gemini.Sdk. Without `retry_options` the package tries once."""
+    """A gemini.GeminiClient. Without `retry_options` the package tries once."""
 
     def __init__(self, settings: Settings, key: str) -> None:
         self._timeout = settings.gemini_timeout_s
@@ -41,7 +41,7 @@ class Adapter:
             ),
         )
 
-    def ask(self, jpeg: bytes, request: str) -> Answer:
+    def ask(self, jpeg: bytes, request: str) -> GeminiResponse:
         picture = types.Part.from_bytes(data=jpeg, mime_type="image/jpeg")
         response = self._client.models.generate_content(
             model=self._model,
@@ -51,25 +51,25 @@ class Adapter:
         candidate = next(iter(response.candidates or ()), None)
         parts = candidate.content.parts if candidate and candidate.content else None
         feedback = response.prompt_feedback
-        return Answer(
+        return GeminiResponse(
             text="".join(part.text or "" for part in parts or () if not part.thought),
-            finish=gemini.word(candidate.finish_reason) if candidate else "",
-            blocked=gemini.word(feedback.block_reason) if feedback else "",
+            finish=gemini.enum_name(candidate.finish_reason) if candidate else "",
+            blocked=gemini.enum_name(feedback.block_reason) if feedback else "",
             version=response.model_version or "",
-            ratings=gemini.ratings(
+            ratings=gemini.safety_ratings(
                 candidate.safety_ratings if candidate else None, feedback.safety_ratings if feedback else None
             ),
             tokens=token_usage.tokens(response.usage_metadata),
         )
 
-    def unavailable(self, error: Exception) -> Unavailable:
+    def translate_error(self, error: Exception) -> NotDescribed:
         if isinstance(error, APIError):
-            return gemini.refused(error.code, error.response)
+            return gemini.http_error(error.code, error.response)
         if isinstance(error, httpx2.TimeoutException):
-            return gemini.too_slow(self._timeout)
+            return gemini.timeout_error(self._timeout)
         if isinstance(error, httpx2.TransportError):
-            return gemini.unreachable(error, connected=not isinstance(error, httpx2.ConnectError))
+            return gemini.connection_error(error, connected=not isinstance(error, httpx2.ConnectError))
         # Raised for an unreadable answer: ValueError by json and pydantic, the others by the package's own
         # code.
-        again = isinstance(error, ValueError | AttributeError | RecursionError | httpx2.DecodingError)
-        return gemini.unreadable(error, again=again)
+        retry_now = isinstance(error, ValueError | AttributeError | RecursionError | httpx2.DecodingError)
+        return gemini.parse_error(error, retry_now=retry_now)

@@ -10,8 +10,8 @@ from urllib3.exceptions import NewConnectionError
 
 from dropcap import logs
 from dropcap.describing import gemini, prompt, token_usage
-from dropcap.describing.response import Unavailable
-from dropcap.domain.answer import Answer
+from dropcap.describing.response import NotDescribed
+from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.settings import Settings
 
 with warnings.catch_warnings():  # it warns at import that its support has ended, in eight lines: ENDED is one
@@ -38,11 +38,11 @@ NEWER = {
 
 
 def _reason(finish: Any) -> str:
-    return NEWER.get(int(finish)) or gemini.word(finish)
+    return NEWER.get(int(finish)) or gemini.enum_name(finish)
 
 
 class Adapter:
-    """A gemini.Sdk."""
+    """A gemini.GeminiClient."""
 
     def __init__(self, settings: Settings, key: str) -> None:
         logs.once("WARNING", ENDED)
@@ -65,31 +65,31 @@ class Adapter:
         client.transport._session._max_refresh_attempts = 0
         self._model._client = client
 
-    def ask(self, jpeg: bytes, request: str) -> Answer:
+    def ask(self, jpeg: bytes, request: str) -> GeminiResponse:
         response = self._model.generate_content(
             [{"mime_type": "image/jpeg", "data": jpeg}, request],
             request_options=RequestOptions(timeout=self._timeout, retry=None),  # gemini.py counts the tries
         )
         candidate = next(iter(response.candidates), None)
-        return Answer(
+        return GeminiResponse(
             text="".join(part.text for part in candidate.content.parts) if candidate else "",
             finish=_reason(candidate.finish_reason) if candidate else "",
-            blocked=gemini.word(response.prompt_feedback.block_reason),
+            blocked=gemini.enum_name(response.prompt_feedback.block_reason),
             version=response.model_version,
-            ratings=gemini.ratings(
+            ratings=gemini.safety_ratings(
                 candidate.safety_ratings if candidate else None, response.prompt_feedback.safety_ratings
             ),
             tokens=token_usage.tokens(response.usage_metadata),
         )
 
-    def unavailable(self, error: Exception) -> Unavailable:
+    def translate_error(self, error: Exception) -> NotDescribed:
         if isinstance(error, GoogleAPICallError):
-            return gemini.refused(error.code, error.response)
+            return gemini.http_error(error.code, error.response)
         if isinstance(error, requests.Timeout):
-            return gemini.too_slow(self._timeout)
+            return gemini.timeout_error(self._timeout)
         if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
             reasons = (getattr(cause, "reason", None) for cause in error.args)
             refused = any(isinstance(reason, NewConnectionError) for reason in reasons)
-            return gemini.unreachable(error, connected=not refused)
-        again = isinstance(error, json_format.ParseError | requests.exceptions.ContentDecodingError)
-        return gemini.unreadable(error, again=again)
+            return gemini.connection_error(error, connected=not refused)
+        retry_now = isinstance(error, json_format.ParseError | requests.exceptions.ContentDecodingError)
+        return gemini.parse_error(error, retry_now=retry_now)

@@ -1,7 +1,8 @@
 """Validate Gemini's answers: return a Description, or the reason why there is none.
 
 Everything in an answer is data. It is limited and validated here, and stays untrusted: HTML pages escape it,
-and prompts mark it as content. An invalid answer (Unfit) is retried, at once and later, and never cached.
+and prompts mark it as content. An invalid answer (InvalidResponse) is retried, at once and later, and never
+cached.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Any
 from dropcap.describing import moderation
 from dropcap.domain import texts
 from dropcap.domain.analysis import ENGLISH, Description, Verdict
-from dropcap.domain.answer import Answer
+from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.errors import TransientError
 
 MAX_ANSWER = 32_768  # characters of JSON: all fields at their limits with every character escaped
@@ -25,102 +26,104 @@ UNWANTED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u
 FENCE = re.compile(r"\s*```\w*\s*(.*?)(```\s*)?", re.DOTALL)
 
 
-class Unavailable(TransientError):
+class NotDescribed(TransientError):
     """Gemini did not describe this picture.
 
     `problem` is one line for the record, without the key, and without text from the server except status
-    words. `again`: a retry may help; `wait_s` is the wait that the server asked for. `unpaid`: Google does
-    not charge for it. `answered`: Gemini is available, and answered this request. `retryable`: the picture is
-    not the cause, so a later try may work. `verdict` is the safety verdict of an answer without words;
-    `answer` is one that blocks the picture, and may be cached like a description.
+    words. `retry_now`: a retry may help; `retry_after_s` is the wait that the server asked for. `unbilled`:
+    Google does not charge for it. `answered`: Gemini is available, and answered this request. `retryable`:
+    the picture is not the cause, so a later try may work. `verdict` is the safety verdict of an answer
+    without words; `response` is one that blocks the picture, and may be cached like a description.
     """
 
     def __init__(
         self,
         problem: str,
         *,
-        again: bool = False,
-        wait_s: float = 0.0,
-        unpaid: bool = False,
+        retry_now: bool = False,
+        retry_after_s: float = 0.0,
+        unbilled: bool = False,
         answered: bool = False,
         retryable: bool = True,
     ) -> None:
         super().__init__(problem)
         self.verdict: Verdict | None = None
-        self.answer: Answer | None = None
+        self.response: GeminiResponse | None = None
         self.problem = problem
-        self.again = again
-        self.wait_s = wait_s
-        self.unpaid = unpaid
+        self.retry_now = retry_now
+        self.retry_after_s = retry_after_s
+        self.unbilled = unbilled
         self.answered = answered
         self.retryable = retryable
 
-    def ending(self, text: str) -> "Unavailable":
+    def append(self, text: str) -> "NotDescribed":
         """Append this text to the problem, and return the error."""
         self.problem += text
         self.args = (self.problem,)
         return self
 
 
-class Unfit(Unavailable):
+class InvalidResponse(NotDescribed):
     """An invalid answer. The same request may well get a valid one: empty answers with STOP are intermittent
     (google-gemini/deprecated-generative-ai-python #744, 2025-08-18; BerriAI/litellm #24442, 2026-03-23), and
     so does RECITATION (google/generative-ai-docs #257, 2024-06-21, and #518, 2024-09-19)."""
 
     def __init__(self, problem: str) -> None:
-        super().__init__(problem, again=True, answered=True)
+        super().__init__(problem, retry_now=True, answered=True)
 
 
-def checked(answer: Answer, model: str, language: str = ENGLISH, *, judged: bool = False) -> Description:
+def parse(
+    answer: GeminiResponse, model: str, language: str = ENGLISH, *, judged: bool = False
+) -> Description:
     """Return the answer as a Description. Unknown fields are dropped; if `judged`, a verdict is required.
 
-    Raises Unavailable with the problem, and with the safety verdict if there is one.
+    Raises NotDescribed with the problem, and with the safety verdict if there is one.
     """
     try:
         description = _described(_fields(answer), answer, model, language)
         if judged and description.safety and description.safety.level == moderation.UNKNOWN:
-            raise Unfit("Gemini's answer is malformed: it has no safety level")
+            raise InvalidResponse("Gemini's answer is malformed: it has no safety level")
         return description
-    except Unavailable as failed:
+    except NotDescribed as failed:
         failed.verdict = moderation.read(None, answer.ratings, answer.blocked or answer.finish)
-        failed.answer = answer if failed.verdict.blocked else None
+        failed.response = answer if failed.verdict.blocked else None
         raise
 
 
-def _fields(answer: Answer) -> dict[str, Any]:
+def _fields(answer: GeminiResponse) -> dict[str, Any]:
     """Return the fields of a valid answer."""
     if answer.blocked:
-        raise Unavailable(f"Gemini blocked the picture ({answer.blocked})", answered=True, retryable=False)
+        raise NotDescribed(f"Gemini blocked the picture ({answer.blocked})", answered=True, retryable=False)
     if answer.finish not in ("STOP", ""):
-        stopped = Unfit(f"Gemini stopped early ({answer.finish})")
-        stopped.again = stopped.retryable = answer.finish not in moderation.BLOCKED
+        stopped = InvalidResponse(f"Gemini stopped early ({answer.finish})")
+        stopped.retry_now = stopped.retryable = answer.finish not in moderation.BLOCKED
         raise stopped
     if not answer.text:
-        raise Unfit("Gemini's answer is empty")
+        raise InvalidResponse("Gemini's answer is empty")
     if len(answer.text) > MAX_ANSWER:
-        raise Unfit(f"Gemini's answer is malformed: {len(answer.text)} characters are too many")
+        raise InvalidResponse(f"Gemini's answer is malformed: {len(answer.text)} characters are too many")
     fenced = FENCE.fullmatch(answer.text)
     try:
         fields = json.loads(fenced[1] if fenced else answer.text)
     except (ValueError, RecursionError) as wrong:
-        raise Unfit("Gemini's answer is malformed: it is not JSON") from wrong
+        raise InvalidResponse("Gemini's answer is malformed: it is not JSON") from wrong
     if not isinstance(fields, dict):
-        raise Unfit("Gemini's answer is malformed: it is not an object")
+        raise InvalidResponse("Gemini's answer is malformed: it is not an object")
     return fields
 
 
-def _described(fields: dict[str, Any], answer: Answer, model: str, language: str) -> Description:
+def _described(fields: dict[str, Any], answer: GeminiResponse, model: str, language: str) -> Description:
     for name in ("description", "alt_text", "text"):
         if not isinstance(fields.get(name), str):
-            raise Unfit(f"Gemini's answer is malformed: {name} is not a text")
+            raise InvalidResponse(f"Gemini's answer is malformed: {name} is not a text")
     tags = fields.get("tags")
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise Unfit("Gemini's answer is malformed: tags is not a list of texts")
+        raise InvalidResponse("Gemini's answer is malformed: tags is not a list of texts")
     description = _line(fields["description"], MAX_DESCRIPTION)
     alt_text = _cut(texts.without_preamble(_line(fields["alt_text"], 2 * MAX_ALT_TEXT)), MAX_ALT_TEXT)
     caption = fields.get("caption")  # optional: the rest is used without it
     if not description or not alt_text:
-        raise Unfit("Gemini's answer is malformed: description or alt_text is empty")
+        raise InvalidResponse("Gemini's answer is malformed: description or alt_text is empty")
     lines = (" ".join(line.split()) for line in UNWANTED.sub(" ", fields["text"]).split("\n"))
     return Description(
         description=description,

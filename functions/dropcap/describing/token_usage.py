@@ -2,28 +2,28 @@
 
 from typing import Any, Protocol
 
-from dropcap.domain.answer import Tokens
+from dropcap.domain.gemini_response import Tokens
 
 
-class Meter(Protocol):
+class RequestBudget(Protocol):
     """Who is told of each request, tries that fail included; budget.py has the one that counts."""
 
     def reserve(self) -> None:
-        """Reserve the budget for a request. Raises response.Unavailable if it may not be made."""
+        """Reserve the budget for a request. Raises response.NotDescribed if it may not be made."""
 
-    def settle(self, tokens: Tokens | None) -> None:
+    def record_usage(self, tokens: Tokens | None) -> None:
         """After it; None where nobody knows what it cost."""
 
 
-class Free:
-    """The Meter that does not care."""
+class NoBudget:
+    """The RequestBudget that does not care."""
 
     def reserve(self) -> None: ...
 
-    def settle(self, tokens: Tokens | None) -> None: ...
+    def record_usage(self, tokens: Tokens | None) -> None: ...
 
 
-FREE = Free()
+UNLIMITED = NoBudget()
 
 
 def tokens(usage: Any) -> Tokens | None:

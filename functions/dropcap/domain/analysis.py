@@ -146,7 +146,7 @@ class PictureFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class Rendition:
     """One resized picture in the pictures bucket; `object` is empty where nothing was kept."""
 
     label: str
@@ -177,7 +177,7 @@ class Analysis:
     tags: tuple[str, ...]
     text: str
     sources: Mapping[str, Source]
-    pictures: tuple[Published, ...]
+    pictures: tuple[Rendition, ...]
     agreement: Agreement | None = None  # None where only one model answered
     language: str = ENGLISH  # of the words, as a BCP 47 tag
     captions: Mapping[str, str] = field(default_factory=dict)  # each model's own, of those that answered

@@ -9,7 +9,7 @@ from typing import Any
 
 from dropcap.database.leases import ABANDONED, not_finished
 from dropcap.domain import texts
-from dropcap.domain.analysis import ENGLISH, Agreement, PictureFacts, Provenance, Published, Source
+from dropcap.domain.analysis import ENGLISH, Agreement, PictureFacts, Provenance, Rendition, Source
 from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
 
@@ -50,7 +50,7 @@ class Card:
     edited_at: dt.datetime | None
     tags: tuple[str, ...]
     text: str
-    pictures: tuple[Published, ...]
+    pictures: tuple[Rendition, ...]
     picture: PictureFacts
     memory: Mapping[str, float]
     timings: Mapping[str, float]
@@ -116,7 +116,7 @@ def card_of(*row: Any) -> Card:
         agreement = None
         if "alt_text" in provenance.get("blip", NOBODY).texts:
             alt_text = ""
-    published = read(tuple[Published, ...], result.get("pictures"))
+    published = read(tuple[Rendition, ...], result.get("pictures"))
     upload = read(Upload, result.get("upload"))
     return Card(
         id=id,

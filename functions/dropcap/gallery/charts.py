@@ -15,7 +15,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from dropcap.database.progress import DAYS, PICTURES, RULES
-from dropcap.domain.analysis import Published, Source
+from dropcap.domain.analysis import Rendition, Source
 from dropcap.gallery import storage
 from dropcap.gallery.assets import FOLDER
 from dropcap.gallery.cards import Card, StageMemory
@@ -171,7 +171,7 @@ def _level(count: int, most: int) -> int:
     return math.ceil(LEVELS * math.log1p(count) / math.log1p(most)) if count else 0
 
 
-def distinct(pictures: Iterable[Published]) -> list[Published]:
+def distinct(pictures: Iterable[Rendition]) -> list[Rendition]:
     """The published pictures, largest first, without those that are no larger than the next one.
 
     Of a source that is smaller than a size, all larger sizes are the same picture. Of several formats the
@@ -187,11 +187,11 @@ def srcset(visit: Visit, card: Card) -> str:
     return ", ".join(f"{address(visit, card, each)} {each.width}w" for each in distinct(card.pictures))
 
 
-def address(visit: Visit, card: Card, picture: Published) -> str:
+def address(visit: Visit, card: Card, picture: Rendition) -> str:
     return visit.link(f"/image/{card.id}/{picture.label}")
 
 
-def middle(card: Card) -> Published | None:
+def middle(card: Card) -> Rendition | None:
     """The published picture for a browser that knows no srcset: the smallest of at least 600 px, if any."""
     given = distinct(card.pictures)
     return next((each for each in reversed(given) if max(each.width, each.height) >= 600), None) or (
@@ -210,7 +210,7 @@ def alt(card: Card) -> str:
     return card.alternative or card.name or "A picture without a description"
 
 
-def published(settings: Settings, picture: Published) -> str:
+def published(settings: Settings, picture: Rendition) -> str:
     """The address of a published picture for an app, outside of the gallery."""
     base = settings.pictures_url or f"{storage.address()}/{settings.pictures_bucket}"
     return f"{base.rstrip('/')}/{quote(picture.object)}"

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from dropcap import logs
-from dropcap.domain.analysis import Published
+from dropcap.domain.analysis import Rendition
 from dropcap.domain.naming import COPIES, OWNER
 from dropcap.domain.upload import Upload, is_object
 from dropcap.storage.buckets import Buckets
@@ -38,7 +38,7 @@ def _owner(upload: Upload) -> str:
     return f"{upload.generation:019d} {upload.id}"  # in the order of time also as text
 
 
-def place(buckets: Buckets, upload: Upload, picture: Published, names: list[str]) -> None:
+def place(buckets: Buckets, upload: Upload, picture: Rendition, names: list[str]) -> None:
     """Copy a published picture to these names, but for those that a newer upload has.
 
     Raises NotStored where another delivery is at it; that is a passing fault.

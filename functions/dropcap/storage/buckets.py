@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from dropcap.domain.analysis import Published
+from dropcap.domain.analysis import Rendition
 from dropcap.domain.temporary_names import is_temporary
 from dropcap.domain.upload import Upload, is_object, owner
 from dropcap.errors import Rejected
@@ -129,7 +129,7 @@ class Buckets(Kept):
         size: tuple[int, int],
         before: Mapping[str, int],
         marks: Mapping[str, str] = NO_MARKS,
-    ) -> Published:
+    ) -> Rendition:
         """Write one resized picture, `size` = (width, height) px; the same upload gives the same name.
 
         Its metadata are the upload's, with `marks` of our own; where both are too much, the marks alone.
@@ -152,16 +152,16 @@ class Buckets(Kept):
             if not self._found(blob):
                 raise
         checksum = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-        published = Published(label, name, *size, len(data), content_type, checksum)
+        published = Rendition(label, name, *size, len(data), content_type, checksum)
         self._check(published, blob)
         return published
 
     @staticmethod
-    def _check(expected: Published, blob: "Blob") -> None:
+    def _check(expected: Rendition, blob: "Blob") -> None:
         if (blob.size, blob.md5_hash) != (expected.bytes, expected.md5):
             raise NotStored(f"{expected.object} is not stored as it was written.")
 
-    def check(self, published: tuple[Published, ...]) -> None:
+    def check(self, published: tuple[Rendition, ...]) -> None:
         """Raise NotStored unless there is at least one output and each one is stored as it was written.
 
         A peer deleted sources that had no output at all (firebase/extensions #3007).
@@ -178,7 +178,7 @@ class Buckets(Kept):
                 raise NotStored(f"{expected.object} is no longer stored.") from missing
             self._check(expected, blob)
 
-    def read_published(self, published: Published) -> bytes:
+    def read_published(self, published: Rendition) -> bytes:
         """The bytes of a published picture, as it was written. Raises NotStored."""
         self.check((published,))
         blob = self.blob(self.settings.pictures_bucket, published.object)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dropcap import logs
-from dropcap.domain.analysis import Published
+from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import LONGEST_NAME, Upload
 from dropcap.errors import Rejected, TransientError
 from dropcap.storage import metadata
@@ -32,7 +32,7 @@ class Kept(Gcs):
             facts = metadata.reason(rejection) | metadata.source(upload)
             self._copy(self._source(upload), self.settings.quarantine_bucket, _kept_as(upload), facts)
 
-    def quarantine_published(self, upload: Upload, published: Published, rejection: Rejected) -> bool:
+    def quarantine_published(self, upload: Upload, published: Rendition, rejection: Rejected) -> bool:
         """Copy a published picture to quarantine, under its own name, if the upload's source is gone.
 
         An archived original moves from the archive to quarantine; returns whether it is only there now. If a
@@ -56,7 +56,7 @@ class Kept(Gcs):
                 return False
         return self._kept(upload, self.settings.quarantine_bucket)
 
-    def forget_quarantined(self, upload: Upload, published: Published) -> None:
+    def forget_quarantined(self, upload: Upload, published: Rendition) -> None:
         """Delete that copy from quarantine for good."""
         for name in (published.object, _kept_as(upload)):
             if copy := self._found(self.blob(self.settings.quarantine_bucket, name)):

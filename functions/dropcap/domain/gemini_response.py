@@ -12,7 +12,7 @@ class Tokens(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GeminiResponse:
     """The answer of either package: the text, the finish reason, the block reason, and the model.
 
     `ratings` are the probabilities that Google's own filter gives (`NEGLIGIBLE` to `HIGH`), by category;

@@ -1,4 +1,4 @@
-# `make help` lists what there is. Settings may be given on the command line: make run PORT=8090 SIZES=800,200
+# `make help` lists the targets. Give settings on the command line: make run PORT=8090 SIZES=800,200
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
 USE = run sweep model model-archive redescribe import
@@ -9,29 +9,29 @@ DEVELOP = test lint lock audit train evaluate prove estimates bench bench-databa
 PORT ?= 8080
 STATE ?= .dropcap
 MODEL ?= Salesforce/blip-image-captioning-base
-# One more than there are processors, as many tests wait.
+# One more than there are processors, because many tests wait for servers.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 RUN = .venv/bin/python
 DEV = .venv-dev/bin/python
 EXPORT = .venv-model/bin/python
-# A variable as one word for a shell, whatever its characters; make expands nothing in it, nor for what it starts.
+# A variable as one shell word. Make neither expands its value nor exports it.
 quoted = '$(subst ','\'',$(value $(1)))'
 unexport MODEL ARCHIVE COCO PICTURES PHOTOGRAPHS EXTENSION
 NAMED = $(call quoted,MODEL)
-# What is ready needs no PyTorch: an address, an archive, a folder with its card.
+# A ready model (an address, an archive, or a folder with a card) is installed without PyTorch.
 READY = $(shell case $(NAMED) in (*://* | *.tar | *.tar?sha256=*) echo 1 ;; \
     (*) if [ -f $(NAMED) ] || [ -f $(NAMED)/model.json ]; then echo 1; fi ;; esac)
-# Anything else that is not a checkpoint ends before PyTorch is downloaded.
+# Fails for anything that is not a checkpoint either, before PyTorch is downloaded.
 CHECKPOINT = case $(NAMED) in ('' | random-base) ;; \
     (*) [ -f $(NAMED)/config.json ] || printf '%s' $(NAMED) | grep -Eq '^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+(@[A-Za-z0-9._/-]+)?$$' ;; esac
 LOCK = $(DEV) -m uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
     --custom-compile-command 'make lock'
-# Of redescribe, which is for make run as well, only with PROJECT.
+# redescribe changes a deployment only with PROJECT; without it, what make run started.
 CLOUD = $(DEPLOY) $(if $(PROJECT),redescribe)
 ifneq ($(filter $(CLOUD),$(MAKECMDGOALS)),)
 -include settings.mk
 endif
-# In the environment it is gettext's, too, which Ubuntu sets to en_US:en and the like: no setting of ours.
+# gettext uses the same variable, and Ubuntu sets it to values like en_US:en: ignore those.
 ifeq ($(origin LANGUAGE),environment)
 ifneq ($(findstring _,$(LANGUAGE))$(findstring :,$(LANGUAGE)),)
 unexport LANGUAGE
@@ -39,7 +39,7 @@ endif
 endif
 export PYTHONPATH = functions
 export ORT_DISABLE_TELEMETRY = 1
-# A word of google-api-core about Python versions, said at each start.
+# google-api-core prints a notice about Python versions at each start.
 export PYTHONWARNINGS = ignore::FutureWarning:google.api_core._python_version_support
 
 # Prints the targets by group. Variables, after the bar, begin a line; no line is wider than 80 columns.
@@ -88,8 +88,8 @@ lint: .venv-dev/installed ## check style, types and imports
 	@$(DEV) -m mypy
 	@.venv-dev/bin/lint-imports
 
-# The wheel has the same bytes each time: fixed times in it, and the locked setuptools. Without the package pkgconfig
-# pyvips compiles nothing.
+# The wheel is reproducible: its timestamps are fixed, and setuptools is locked. Without the package pkgconfig, pyvips
+# compiles nothing.
 lock: .venv-dev/installed ## renew each requirements.txt that has a requirements.in, with hashes
 	@rm -f functions/wheels/*.whl
 	@SOURCE_DATE_EPOCH=315532800 $(DEV) -m pip wheel --quiet --disable-pip-version-check --no-cache-dir --no-deps \

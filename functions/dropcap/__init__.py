@@ -1,1 +1,1 @@
-"""Dropcap: drop a picture into a bucket, get a caption. The story is told in `pipeline.py`."""
+"""Dropcap: drop a picture into a bucket, get a caption. Start reading at `pipeline.py`."""

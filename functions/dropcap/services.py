@@ -1,4 +1,4 @@
-"""The parts that the functions share, made once an instance and only when first needed."""
+"""Composition root: the services that the functions share, each created once per instance, on first use."""
 
 import gc
 import os
@@ -17,10 +17,10 @@ from dropcap.errors import SchemaError, SettingsError
 from dropcap.runtime import memory
 from dropcap.settings import Settings
 
-# Functions whose instances caption almost all pictures; a sweep captions one only now and then.
+# The functions that caption almost all pictures; `sweep` and `gallery` rarely or never load the model.
 CAPTION = ("on_upload", "analyze")
 
-if TYPE_CHECKING:  # each is imported by the function that needs it: get_progress_stats needs tokens at most
+if TYPE_CHECKING:  # imported when first needed: get_progress_stats needs none but Tokens
     from dropcap.captioning.blip import Captioner
     from dropcap.describing.gemini import Describer
     from dropcap.http.id_tokens import Tokens
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # each is imported by the function that needs it: get_progres
 
 @dataclass
 class Services:
-    """Settings and database at once, the heavy parts later; a part that fails is tried again next time."""
+    """Settings and database, and the other services on first use. One that fails is created again later."""
 
     settings: Settings
     database: Database
@@ -74,7 +74,7 @@ class Services:
         return blip.load(self.settings.model_folder, self.settings.caption_threads)
 
     def make_room(self) -> None:
-        """Let the captioner go, for a picture that needs its memory: the next caption loads it again."""
+        """Unload the captioner for a picture that needs its memory. The next caption loads it again."""
         from dropcap.captioning import blip
 
         if blip.unload():
@@ -85,10 +85,10 @@ class Services:
 
 @cache
 def start() -> Services:
-    """The cold start: settings and schema are checked before the first request.
+    """Return the services of this instance, after checking settings and schema, before the first request.
 
-    A wrong setting or a schema that can't be repaired ends the process with one line that says why. A
-    database that does not answer yet is no reason to stop: the first request checks again.
+    An invalid setting, or a schema that can't be repaired, ends the process with one line that gives the
+    reason. If the database is unavailable, the first request checks the schema.
     """
     logs.guard()
     memory.use_one_heap()
@@ -97,18 +97,18 @@ def start() -> Services:
         settings.check_start()
         database = Database(settings)
         database.prepare()
-    except (SettingsError, SchemaError) as wrong:
-        logs.write("CRITICAL", str(wrong), error=type(wrong).__name__)
+    except (SettingsError, SchemaError) as error:
+        logs.write("CRITICAL", str(error), error=type(error).__name__)
         sys.exit(1)
-    except DatabaseUnavailable as passing:
-        logs.write("WARNING", f"{passing} The first request checks the schema.")
+    except DatabaseUnavailable as error:
+        logs.write("WARNING", f"{error} The first request checks the schema.")
     if os.environ.get("FUNCTION_TARGET") in CAPTION:
         _warn_of_demonstration(settings)
     return Services(settings, database)
 
 
 def _warn_of_demonstration(settings: Settings) -> None:
-    """Log the notice of a demonstration model. Its card is read, but no weights and no ONNX Runtime."""
+    """Log the notice of a demonstration model. Reads the card, and loads neither weights nor ONNX Runtime."""
     from dropcap.captioning import blip
 
     with suppress(blip.ModelError):  # logged with the first picture, which needs the model

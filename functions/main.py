@@ -1,9 +1,13 @@
-"""The entry points that Google Cloud calls; what they do is told in `dropcap/pipeline.py`."""
+"""The entry points that Google Cloud calls. `dropcap/pipeline.py` tells what happens to a picture."""
 
 import flask
 import functions_framework
 
-from dropcap.handlers import endpoints, storage_events
+from dropcap.handlers import storage_events
+from dropcap.handlers.analyze import analyze_picture
+from dropcap.handlers.dispatch import respond
+from dropcap.handlers.progress import get_progress
+from dropcap.handlers.reconcile import reconcile_uploads
 from dropcap.http import server
 from dropcap.services import start
 
@@ -19,25 +23,25 @@ def on_upload(request: flask.Request) -> flask.Response:
 
 @functions_framework.http
 def analyze(request: flask.Request) -> flask.Response:
-    """POST a picture, or say which object of the uploads bucket; the answer is its analysis."""
-    return endpoints.respond(request, "POST", endpoints.analyze, SERVICES)
+    """Return the analysis of a picture: POST the picture, or name an object of the uploads bucket."""
+    return respond(request, "POST", analyze_picture, SERVICES)
 
 
 @functions_framework.http
 def get_progress_stats(request: flask.Request) -> flask.Response:
-    """GET a user's uploads, streaks and achievements: ?user=ana."""
-    return endpoints.respond(request, "GET", endpoints.progress, SERVICES)
+    """Return a user's uploads, streaks and achievements: GET ?user=ana."""
+    return respond(request, "GET", get_progress, SERVICES)
 
 
 @functions_framework.http
 def sweep(request: flask.Request) -> flask.Response:
-    """POST by a schedule: what no delivery has finished is finished; the answer counts it."""
-    return endpoints.respond(request, "POST", endpoints.sweep, SERVICES, operators=True)
+    """Finish the uploads that no delivery finished, and return their number: POST, on a schedule."""
+    return respond(request, "POST", reconcile_uploads, SERVICES, operators=True)
 
 
 @functions_framework.http
 def gallery(request: flask.Request) -> flask.Response:
-    """The page to drop pictures on, to find them again, and to see how one is doing."""
-    from dropcap.gallery.app import respond  # templates, which the other functions do without
+    """Serve the page to drop pictures on, find them again, and follow one's progress."""
+    from dropcap.gallery import app  # loads templates, which the other functions do without
 
-    return respond(request, SERVICES)
+    return app.respond(request, SERVICES)

@@ -73,7 +73,7 @@ def test_no_message_is_explained_twice() -> None:
     [
         ("gone", "The upload was deleted or replaced before it was read.", "buckets.py"),
         ("bad_json", "… is missing or no text.", "bodies.py"),  # through a helper
-        ("no_user", "user is not a name.", "endpoints.py"),  # the other branch
+        ("no_user", "user is not a name.", "bodies.py"),  # the other branch
         ("", "Table … is missing; it should exist", "diff.py"),  # in parts
         ("", "Gemini's quota is used up (…)", "gemini.py"),  # through a name
         ("", "swept", "reconcile.py"),  # a warning at times

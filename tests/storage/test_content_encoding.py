@@ -13,9 +13,9 @@ from google.cloud.storage import Blob
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dropcap.domain.content_encoding import MEMBERS, OTHERS, refuse, unpacked
 from dropcap.domain.upload import Upload
 from dropcap.errors import Rejected
-from dropcap.storage.content_encoding import MEMBERS, OTHERS, refuse, unpacked
 from tests.pipeline.test_receipts import receipts
 from tests.support.app import App, Start, problem, rows, small_png
 

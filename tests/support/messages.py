@@ -108,7 +108,7 @@ def _of_call(call: ast.Call, names: Mapping[str, ast.expr]) -> Iterator[tuple[st
     if called == "Rejected":
         [code] = _texts(arguments[0], names)
         yield from ((code, text) for text in _texts(arguments[1], names))
-    elif called == "tell":  # over HTTP, without a Rejected
+    elif called == "render":  # over HTTP, without a Rejected
         yield from ((code, text) for code in _texts(arguments[1], {}) for text in _texts(arguments[2], {}))
     elif called == "_bad_json":
         yield from (("bad_json", text) for text in _texts(arguments[0], names))

@@ -16,8 +16,7 @@ from werkzeug.routing import Map, Rule
 from dropcap.errors import Rejected
 from dropcap.gallery import pages, session, storage
 from dropcap.gallery.request import BASE, Visit, redirect
-from dropcap.handlers import endpoints
-from dropcap.http import bodies, origin
+from dropcap.http import bodies, origin, problems
 from dropcap.services import Services
 
 Handler = Callable[..., flask.Response]
@@ -88,12 +87,12 @@ def respond(request: flask.Request, services: Services) -> flask.Response:
 
     def tell(status: HTTPStatus, code: str, problem: str, remedy: str) -> flask.Response:
         if visit.json:
-            return endpoints.problem(status, code, problem, remedy)
+            return problems.problem(status, code, problem, remedy)
         if status == HTTPStatus.UNAUTHORIZED:
             return session.page(visit)
         return pages.page(visit, "error.html", status, code=code, problem=problem, remedy=remedy)
 
-    return _sealed(visit, endpoints.unread(endpoints.guarded(request, services, work, tell)))
+    return _sealed(visit, problems.streamed(problems.handle(request, services.settings.max_mb, work, tell)))
 
 
 def _route(visit: Visit) -> tuple[str, Mapping[str, Any]]:
@@ -105,7 +104,7 @@ def _route(visit: Visit) -> tuple[str, Mapping[str, Any]]:
     try:
         endpoint, given = ROUTES.bind("gallery").match(visit.path.removeprefix(BASE), request.method)
     except MethodNotAllowed as refused:
-        raise endpoints.wrong_method(request, *sorted(refused.valid_methods or ())) from None
+        raise problems.wrong_method(request, *sorted(refused.valid_methods or ())) from None
     return endpoint, given
 
 

@@ -33,7 +33,6 @@ import flask
 from dropcap.errors import Rejected
 from dropcap.gallery import pages
 from dropcap.gallery.request import BASE, Visit, redirect
-from dropcap.handlers import endpoints
 from dropcap.http import bodies
 from dropcap.settings import OAUTH_CLIENT
 
@@ -75,7 +74,7 @@ def known(visit: Visit) -> Visit:
         caller = visit.services.tokens.user(request.headers.get("Authorization", cookie))
     elif not by_address(visit):
         caller = visit.services.tokens.check(request.headers.get(ASSERTION, "")).user
-    user = endpoints.user_of(request.args, caller, None)
+    user = bodies.user(request.args, caller, None)
     return replace(visit, user=user, signed_in=caller is not None)
 
 

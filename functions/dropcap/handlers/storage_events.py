@@ -9,8 +9,7 @@ import flask
 from dropcap import logs
 from dropcap.domain.upload import FINALIZED, from_event
 from dropcap.errors import DropcapError, Rejected
-from dropcap.handlers import endpoints
-from dropcap.http import bodies, origin
+from dropcap.http import bodies, origin, problems
 from dropcap.services import Services
 from dropcap.storage.disposal import Undeletable
 
@@ -24,12 +23,12 @@ def receive(request: flask.Request, services: Services) -> flask.Response:
         origin.check(request, services.settings)
         event = bodies.event(request)
     except Rejected as refused:
-        return endpoints.problem(refused.status, refused.code, refused.problem, refused.remedy)
+        return problems.problem(refused.status, refused.code, refused.problem, refused.remedy)
     except ValueError as wrong:
         logs.write("ERROR", f"Ignored: the body {wrong}.")
     else:
         handle_event(event.type, event.data, services)
-    return endpoints.unread(flask.Response("OK"))
+    return problems.streamed(flask.Response("OK"))
 
 
 def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) -> None:
@@ -67,5 +66,5 @@ def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) 
         logs.write("WARNING", "the source could not be deleted", upload=str(upload.id), problem=str(stays))
     except DropcapError as failed:
         with logs.about(upload.id):
-            endpoints.log_expected(failed)
+            problems.log_expected(failed)
         flask.abort(HTTPStatus.INTERNAL_SERVER_ERROR)

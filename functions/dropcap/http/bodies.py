@@ -16,6 +16,7 @@ import flask
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from dropcap.domain.upload import is_user
 from dropcap.errors import DropcapError, Rejected
 
 # The names of a bucket and an object take up to 1,300 bytes. A storage event has up to 8 KiB of custom
@@ -30,6 +31,7 @@ MOST_PARTS = 50  # of a multipart form: one file and up to six parameters
 MULTIPART = 1_000_000  # bytes of a form besides the picture
 NAME_AN_OBJECT = 'Send {"bucket": "...", "name": "..."}, or the picture itself with its own content type.'
 ONE_FILE = "Send exactly one picture, with a file name: curl -F picture=@photo.jpg."
+TRUE = frozenset({"1", "true", "yes"})
 STRUCTURED = "application/cloudevents+json"
 ATTRIBUTES = ("specversion", "id", "source", "type")  # github.com/cloudevents/spec, 1.0.2: the required ones
 # Match whole strings, because brackets in them do not count. An unterminated string matches to the end, so
@@ -185,6 +187,34 @@ def once(*given: MultiDict[str, str], several: frozenset[str] = frozenset()) -> 
                 )
             options[name] = texts[0]
     return options
+
+
+def is_true(value: object) -> bool:
+    """Return whether an option is set: 1, true or yes, in any case."""
+    return str(value).lower() in TRUE
+
+
+def user(options: Mapping[str, Any], caller: str | None, default: str | None) -> str:
+    """Return the `user` of the options, else the signed-in caller, else `default`.
+
+    Raises Rejected if it is not a valid name, or not the caller's.
+    """
+    user = options.get("user", caller or default)
+    if caller and user != caller:
+        raise Rejected(
+            "not_you",
+            "`user` is not who the ID token says.",
+            "Leave it out: the user is always that of the token.",
+            HTTPStatus.FORBIDDEN,
+        )
+    if not isinstance(user, str) or not is_user(user):
+        raise Rejected(
+            "no_user",
+            "`user` is missing." if not user else "`user` is not a name.",
+            "Say whose it is: ?user=ana, at most 128 characters, none of them a slash or control character.",
+            HTTPStatus.BAD_REQUEST,
+        )
+    return user
 
 
 def form(request: flask.Request, most: int) -> tuple[dict[str, str], FileStorage]:

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from dropcap.domain import content_encoding
 from dropcap.domain.analysis import Rendition
 from dropcap.domain.temporary_names import is_temporary
 from dropcap.domain.upload import Upload, is_object, owner
 from dropcap.errors import Rejected
 from dropcap.settings import Settings
-from dropcap.storage import content_encoding, metadata
+from dropcap.storage import metadata
 from dropcap.storage.disposal import GONE, Kept
 from dropcap.storage.gcs import NotStored
 

@@ -14,6 +14,7 @@ import certifi
 import pytest
 from pg8000.native import Connection
 
+from dropcap import logs
 from dropcap.database.connection import connect
 from dropcap.database.transactions import Database
 from dropcap.settings import Settings
@@ -40,6 +41,7 @@ ROOM = 2**30  # bytes: a server of a test worker takes less than 200 MB
 # What the tests start: 0.3 s less each (sitecustomize.py), and nobody compiles what another has compiled.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(QUICK), os.environ.get("PYTHONPATH"))))
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+logs.configure()  # as the functions do at their start
 
 
 @pytest.hookimpl(wrapper=True)

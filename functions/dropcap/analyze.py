@@ -1,6 +1,7 @@
 """From bytes to analysis: decode, resize, describe beside caption, publish the renditions."""
 
 import datetime as dt
+import logging
 from collections.abc import Mapping
 
 from dropcap import erasure, inference, logs, renditions
@@ -13,6 +14,8 @@ from dropcap.imaging import decoding
 from dropcap.runtime import memory
 from dropcap.runtime.watchdog import Watchdog
 from dropcap.services import Services
+
+logger = logging.getLogger(__name__)
 
 
 def analyze(
@@ -28,7 +31,7 @@ def analyze(
     is not kept. Raises Rejected if the bytes are not a picture that can be processed.
     """
     settings = services.settings
-    with logs.about(upload.id), memory.heavy_work_lock:
+    with logs.bind_upload(upload.id), memory.heavy_work_lock:
         with watchdog.stage("open"):
             source = decoding.opened(data, settings, services.make_room)
         with source:
@@ -56,7 +59,7 @@ def analyze(
         usage = budget.usage(sum(watchdog.timings.values()))
         rss_mb = round(memory.rss_mb(), 1)
         facts = {"sources": inference.log_fields(outputs.sources), **budget.log_fields(usage)}
-        logs.write("INFO", "analyzed", upload=str(upload.id), rss_mb=rss_mb, **facts)
+        logger.info("analyzed", extra={"event": "picture_analyzed", "rss_mb": rss_mb, **facts})
     at = dt.datetime.now(dt.UTC)
     return Analysis(
         id=upload.id,

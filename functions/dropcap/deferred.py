@@ -13,6 +13,7 @@ list no pictures, and the pictures are deleted. A crash in between leaves a pend
 """
 
 import datetime as dt
+import logging
 import time
 import uuid
 from collections import Counter
@@ -39,6 +40,8 @@ from dropcap.runtime.watchdog import Watchdog
 from dropcap.services import Services
 from dropcap.settings import Settings
 from dropcap.storage.gcs import NotStored, expected
+
+logger = logging.getLogger(__name__)
 
 FIRST_S, LONGEST_S = 300, 86_400  # until the next try, which doubles: the sweep comes every ten minutes
 TRIES = 15  # in 6.8 days
@@ -123,15 +126,15 @@ def describe(services: Services, ends: float) -> Mapping[str, int]:
                 break
             due = Due(*rows[0])
             budget = GeminiBudget(services, due.id, due.known.picture.sha256)
-            try:
-                with logs.about(due.id):
+            with logs.bind_upload(due.id):
+                try:
                     done["described"] += _describe(due, budget, services)
-            except BudgetExhausted:
-                services.database.query(NOT_TRIED, id=due.id, until=due.until)
-                break
-            except Exception as problem:  # a failure must not keep the sweep from the others
-                done["not_described"] += 1
-                failures += _failed(due, problem, budget.usage(0), services)
+                except BudgetExhausted:
+                    services.database.query(NOT_TRIED, id=due.id, until=due.until)
+                    break
+                except Exception as problem:  # a failure must not keep the sweep from the others
+                    done["not_described"] += 1
+                    failures += _failed(due, problem, budget.usage(0), services)
     return done
 
 
@@ -161,7 +164,7 @@ def _describe(due: Due, budget: GeminiBudget, services: Services) -> bool:
         _unpublish(due, services)
         _note(due, {"describe_later": False}, services, over=True)
         return False
-    watchdog = Watchdog(str(due.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
+    watchdog = Watchdog(settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
     with watchdog.stage("read what is published"):
         largest, data = _largest(due, known, services)
         moves = settings.safety != "off" and _moves(known, services)
@@ -182,7 +185,7 @@ def _describe(due: Due, budget: GeminiBudget, services: Services) -> bool:
         if not _store(due, known, description, usage, services):
             services.database.query(FORGET, id=due.id)
             return False
-    logs.write("INFO", "described later", upload=str(due.id), **budget.log_fields(usage))
+    logger.info("described later", extra={"event": "picture_described", **budget.log_fields(usage)})
     return True
 
 
@@ -331,12 +334,15 @@ def _failed(due: Due, problem: Exception, usage: Usage, services: Services) -> b
     more = UNFIT - 1 if answered else 0
     over = fault or (due.tries + more >= TRIES and not isinstance(problem, StillPublished))
     if known:
-        logs.write("WARNING", "not described by Gemini", upload=str(due.id), problem=str(problem))
+        facts = {"event": "gemini_unavailable", "problem": str(problem)}
+        logger.warning("not described by Gemini", extra=facts)
     elif line := expected(problem):
-        severity = "ERROR" if isinstance(problem, StillPublished) else "WARNING"
-        logs.write(severity, "not described by the sweep", upload=str(due.id), problem=line)
+        level = logging.ERROR if isinstance(problem, StillPublished) else logging.WARNING
+        facts = {"event": "deferred_description_failed", "problem": line}
+        logger.log(level, "not described by the sweep", extra=facts)
     else:
-        logs.exception("not described by the sweep", problem, upload=str(due.id))
+        facts = {"event": "deferred_description_failed"}
+        logger.error("not described by the sweep", exc_info=problem, extra=facts)
     why = str(problem) if known else f"The sweep failed ({type(problem).__name__})"
     changes: dict[str, Any] = {"describe_later": not over, "usage": asdict(_sum(due.known.usage, usage))}
     if not due.known.sources.get("gemini", Source(False)).answered:  # else the earlier answer still counts

@@ -1,5 +1,6 @@
 """Both models look at a picture, side by side, and what one says is held against the other's words."""
 
+import logging
 from collections.abc import Mapping
 from concurrent.futures import wait
 from dataclasses import asdict, dataclass
@@ -16,6 +17,8 @@ from dropcap.domain.analysis import Agreement, Caption, Description, Source, Ver
 from dropcap.domain.upload import Upload
 from dropcap.runtime.timeouts import submit
 from dropcap.services import Services
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ def run_models(
         )
     except blip.ModelError as failed:
         model_error = failed
-        logs.once("ERROR", str(failed))
+        logs.once(logger, logging.ERROR, str(failed), "captioner_failed")
         sources["blip"] = Source(False, problem=str(failed))
     finally:
         wait([asked])
@@ -69,7 +72,9 @@ def run_models(
         verdict = unavailable.verdict
         if settings.gemini_api_key:  # without one, BLIP alone is what was chosen
             problem = str(unavailable)
-            logs.write("WARNING", "not described by Gemini", upload=str(upload.id), problem=problem)
+            logger.warning(
+                "not described by Gemini", extra={"event": "gemini_unavailable", "problem": problem}
+            )
             pending = unavailable.retryable
         sources["gemini"] = Source(False, settings.gemini_model, problem=str(unavailable))
     if model_error and (settings.blip == "required" or description is None):
@@ -93,5 +98,7 @@ def check_consistency(upload: Upload, outputs: ModelOutputs) -> Agreement | None
     agreement = consistency.compare(caption.text, outputs.description)
     if agreement.contradicts:
         found = [f"{about}: {said} or {shown}" for about, said, shown in agreement.contradictions]
-        logs.write("WARNING", "the two models contradict each other", upload=str(upload.id), found=found)
+        logger.warning(
+            "the two models contradict each other", extra={"event": "models_contradict", "found": found}
+        )
     return agreement

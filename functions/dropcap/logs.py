@@ -1,5 +1,9 @@
 """Structured logs: one JSON object a line with Cloud Logging's field names; readable at a terminal.
 
+Each module logs with `logging.getLogger(__name__)`. `extra` holds the `event`, a stable id by which metrics
+and alerts select lines, and more fields: names, numbers and texts, but no keys, URLs or pictures. Trace and
+upload are bound once, and are then in each line, also of packages and other threads.
+
 https://cloud.google.com/logging/docs/structured-logging names the fields that Cloud Logging understands.
 """
 
@@ -15,25 +19,27 @@ from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
-# What follows the "?" of an address. Clients quote whole addresses in their errors, and that of an upload of
-# more than 8 MB or a signed one opens what it names to whoever reads it.
+PACKAGE = "dropcap"
+# The query of a URL. Clients quote URLs in their errors, and the query of a signed URL, or of an upload of
+# more than 8 MB, grants access to the object.
 QUERY = re.compile(r"\?[\w.$%-]+=[^\s\"'<>\\]*")
 COLOURS = {"INFO": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31;1"}
-# Each thread that we start gets a copy of the context (deadline.begin).
+STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime"}  # a record's attributes without `extra`
+# A thread gets a copy of its starter's context (timeouts.submit).
 _trace: ContextVar[str] = ContextVar("trace", default="")
 _upload: ContextVar[str] = ContextVar("upload", default="")
 
 
-def follow(traceparent: str) -> None:
-    """Tie this request's log lines to its trace, a W3C `traceparent`, as Cloud Logging groups them."""
+def bind_trace(traceparent: str) -> None:
+    """Add a request's trace, a W3C `traceparent`, to its log lines, by which Cloud Logging groups them."""
     parts = traceparent.split("-")
     project = os.environ.get("GOOGLE_CLOUD_PROJECT", "")
     _trace.set(f"projects/{project}/traces/{parts[1]}" if project and len(parts) == 4 else "")
 
 
 @contextmanager
-def about(upload: object) -> Iterator[None]:
-    """Add the id of an upload to all log lines within the block, including those of packages."""
+def bind_upload(upload: object) -> Iterator[None]:
+    """Add an upload's id to all log lines within the block, including those of packages."""
     before = _upload.set(str(upload))
     try:
         yield
@@ -41,64 +47,62 @@ def about(upload: object) -> Iterator[None]:
         _upload.reset(before)
 
 
-def write(severity: str, message: str, **facts: Any) -> None:
-    """One log line on stdout. Facts must be names, numbers and words: never keys, addresses or pictures."""
-    if _upload.get():
-        facts = {"upload": _upload.get()} | facts
-    if sys.stdout.isatty():
-        details = " ".join(f"{key}={value}" for key, value in facts.items() if value not in (None, ""))
-        line = _safe(f"{message} {details}")
-        print(f"\x1b[{COLOURS.get(severity, '0')}m{severity:7} {line}\x1b[0m", flush=True)
-        return
-    entry = {"severity": severity, "message": message} | facts
-    if _trace.get():
-        entry["logging.googleapis.com/trace"] = _trace.get()
-    print(_safe(json.dumps(entry, default=str)), flush=True)
-
-
 @cache
-def once(severity: str, message: str) -> None:
-    """One log line for what will come again with every picture, the first time in this process."""
-    write(severity, message)
+def once(logger: logging.Logger, level: int, message: str, event: str) -> None:
+    """Log a line that would be repeated for every picture, but only once in this process."""
+    logger.log(level, message, extra={"event": event})
 
 
-def exception(message: str, error: BaseException, **facts: Any) -> None:
-    """An error with its stack trace: for the log alone, never for a client."""
-    write(
-        "ERROR",
-        message,
-        error=type(error).__name__,
-        stack_trace="".join(traceback.format_exception(error)),
-        **facts,
-    )
-
-
-def guard() -> None:
-    """Format the log lines of packages like ours: with trace and upload, without queries of addresses.
-
-    That includes Flask's line for each error that a function raises.
-    """
+def configure() -> None:
+    """Write log lines to stdout: ours from INFO, those of packages from WARNING, with Python's warnings."""
     logging.setLogRecordFactory(_Record)
     logging.captureWarnings(True)
-    root = logging.getLogger()
-    if not any(isinstance(handler, _Handler) for handler in root.handlers):
-        root.addHandler(_Handler(logging.WARNING))
+    ours = logging.getLogger(PACKAGE)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False  # the framework may give the root logger more handlers
+    for logger, level in ((ours, logging.INFO), (logging.getLogger(), logging.WARNING)):
+        if not any(isinstance(handler, _Handler) for handler in logger.handlers):
+            logger.addHandler(_Handler(level))
 
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        stack = {"stack_trace": record.exc_text} if record.exc_text else {}
-        write(record.levelname, record.getMessage(), logger=record.name, **stack)
+        try:
+            print(_safe(_line(record)), flush=True)  # the framework replaces sys.stdout during requests
+        except Exception:
+            self.handleError(record)
 
 
 class _Record(logging.LogRecord):
-    def __init__(self, *args: Any, **facts: Any) -> None:
-        super().__init__(*args, **facts)
-        if self.exc_info and self.exc_info[1]:  # a formatter takes the text where there is one
+    """A record without the queries of URLs, for the handlers of packages, too."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.exc_info and self.exc_info[1]:  # formatters use the text if there is one
             self.exc_text = _safe("".join(traceback.format_exception(self.exc_info[1])))
 
     def getMessage(self) -> str:
         return _safe(super().getMessage())
+
+
+def _line(record: logging.LogRecord) -> str:
+    fields: dict[str, Any] = {"upload": _upload.get()} if _upload.get() else {}
+    if record.name.startswith(f"{PACKAGE}."):
+        fields |= {name: value for name, value in vars(record).items() if name not in STANDARD}
+    else:
+        fields["logger"] = record.name
+    if record.exc_info and record.exc_info[0]:
+        fields |= {"error": record.exc_info[0].__name__, "stack_trace": record.exc_text}
+    event = fields.pop("event", None)
+    if sys.stdout.isatty():
+        details = " ".join(f"{name}={value}" for name, value in fields.items() if value not in (None, ""))
+        colour = COLOURS.get(record.levelname, "0")
+        return f"\x1b[{colour}m{record.levelname:7} {record.getMessage()} {details}\x1b[0m"
+    entry = {"severity": record.levelname} | ({"event": event} if event else {})
+    entry |= {"message": record.getMessage()} | fields
+    if _trace.get():
+        entry["logging.googleapis.com/trace"] = _trace.get()
+    return json.dumps(entry, default=str)
 
 
 def _safe(text: str) -> str:

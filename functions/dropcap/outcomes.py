@@ -1,9 +1,10 @@
 """Commit the outcome of an upload: record, hold or reject it; then dispose of its source."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 
-from dropcap import erasure, logs
+from dropcap import erasure
 from dropcap.database import leases, receipts
 from dropcap.database.leases import Lease
 from dropcap.database.outcome_rows import OutcomeRow
@@ -17,6 +18,8 @@ from dropcap.outbox import dispatcher
 from dropcap.runtime.watchdog import Watchdog
 from dropcap.services import Services
 from dropcap.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def record(analysis: Analysis, upload: Upload, lease: Lease, services: Services) -> None:
@@ -46,7 +49,9 @@ def reject(
         erasure.unpublish(upload, buckets, existing)
     if not upload.in_bucket:
         raise rejection
-    logs.write("WARNING", str(rejection), upload=str(upload.id), code=rejection.code, cause=cause(rejection))
+    logger.warning(
+        str(rejection), extra={"event": "upload_rejected", "code": rejection.code, "cause": cause(rejection)}
+    )
     sha256 = hashlib.sha256(data).hexdigest() if data is not None and settings.receipts else ""
     new = lease.age_s < moderation.LONGEST_S or not lease.reason  # days of other faults are no hold
     waits = rejection.code == moderation.NO_VERDICT and new
@@ -90,7 +95,7 @@ def dispose(upload: Upload, services: Services) -> None:
         if stored and pages > 1 and services.settings.source == "delete":
             fate = "kept"  # the other pages are not published
             problem = f"It has {pages:,} pages, and only the largest is published."
-            logs.write("WARNING", "the source is kept", upload=str(upload.id), problem=problem)
+            logger.warning("the source is kept", extra={"event": "source_kept", "problem": problem})
         elif stored:
             fate = services.buckets.dispose(upload, analyzed=recorded is not None)
     services.leases.finish(upload, fate)

@@ -37,8 +37,8 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
     transient, those of the database included: the lease is released, and the next delivery continues.
     """
     settings = services.settings
-    watchdog = Watchdog(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
-    with logs.about(upload.id), memory.heavy_work_lock:
+    watchdog = Watchdog(settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
+    with logs.bind_upload(upload.id), memory.heavy_work_lock:
         with watchdog.stage("claim"):
             # Listed before the lease is acquired: it holds nothing that a later delivery publishes.
             existing = services.buckets.published(upload)

@@ -21,6 +21,7 @@ other sweeps. With a key for Gemini, the sweep finally describes pictures whose 
 """
 
 import datetime as dt
+import logging
 import time
 import uuid
 from collections import Counter
@@ -28,7 +29,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from dropcap import logs
 from dropcap.database.connection import DatabaseUnavailable
 from dropcap.database.leases import LeaseHeld
 from dropcap.database.prune import prune
@@ -38,6 +38,8 @@ from dropcap.pipeline import process
 from dropcap.services import Services
 from dropcap.storage.disposal import Undeletable
 from dropcap.storage.gcs import NotStored, expected
+
+logger = logging.getLogger(__name__)
 
 ROWS = 1000  # at most in one sweep
 # The part of SWEEP_S after which a kind starts no other upload: after a quarter for events (_tell), and
@@ -111,7 +113,11 @@ def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
 
         outcomes.update(deferred.describe(services, ends))
     prune(services.database, services.settings, ends)
-    logs.write("INFO" if complete and not outcomes["failed"] else "WARNING", "swept", **outcomes, **told)
+    logger.log(
+        logging.INFO if complete and not outcomes["failed"] else logging.WARNING,
+        "swept",
+        extra={"event": "reconcile_finished", **outcomes, **told},
+    )
     return {**outcomes, **told, "complete": complete}
 
 
@@ -169,7 +175,7 @@ def _finish(upload: Upload, services: Services, outcomes: Counter[str]) -> str:
     except LeaseHeld:
         return "left"
     except Rejected as ended:  # a posted picture, whose bytes are not kept
-        logs.write("INFO", str(ended), upload=str(upload.id))
+        logger.info(str(ended), extra={"event": "posted_picture_removed", "upload": str(upload.id)})
         return "done"
     except Exception as problem:  # whatever it was, it is logged and counted
         outcomes["stuck"] += _failed(upload, problem, services) == REPORTED
@@ -187,7 +193,7 @@ def _failed(upload: Upload, problem: Exception, services: Services) -> int:
     with suppress(DatabaseUnavailable):  # the next sweep tries it again
         [[tries]] = services.database.query(FAILED, id=upload.id) or [[1]]
     why = expected(problem)
-    facts = {"upload": str(upload.id), "name": upload.name, "tries": tries}
+    facts = {"upload": str(upload.id), "object": upload.name, "tries": tries}
     facts["problem"] = why or type(problem).__name__
     if tries >= REPORTED:
         remedy = "Its log lines say what happened before."
@@ -198,9 +204,13 @@ def _failed(upload: Upload, problem: Exception, services: Services) -> int:
             )
         elif isinstance(problem, NotStored):
             remedy = "Restore the published files while the bucket's soft delete still has them."
-        logs.write("ERROR", "the sweep can't finish an upload", **facts, remedy=remedy)
+        logger.error(
+            "the sweep can't finish an upload", extra={"event": "upload_stuck", **facts, "remedy": remedy}
+        )
     elif why:
-        logs.write("WARNING", "not finished by the sweep", **facts)
+        logger.warning("not finished by the sweep", extra={"event": "upload_not_finished", **facts})
     else:
-        logs.exception("not finished by the sweep", problem, **facts)
+        logger.error(
+            "not finished by the sweep", exc_info=problem, extra={"event": "upload_not_finished", **facts}
+        )
     return int(tries)

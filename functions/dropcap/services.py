@@ -1,6 +1,7 @@
 """Composition root: the services that the functions share, each created once per instance, on first use."""
 
 import gc
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -16,6 +17,8 @@ from dropcap.database.transactions import Database
 from dropcap.errors import SchemaError, SettingsError
 from dropcap.runtime import memory
 from dropcap.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 # The functions that caption almost all pictures; `sweep` and `gallery` rarely or never load the model.
 CAPTION = ("on_upload", "analyze")
@@ -80,7 +83,10 @@ class Services:
         if blip.unload():
             gc.unfreeze()  # the captioner may have been loaded before the first release
             memory.release()
-            logs.write("INFO", "BLIP made room for a picture", rss_mb=round(memory.rss_mb(), 1))
+            logger.info(
+                "BLIP made room for a picture",
+                extra={"event": "captioner_unloaded", "rss_mb": round(memory.rss_mb(), 1)},
+            )
 
 
 @cache
@@ -90,7 +96,7 @@ def start() -> Services:
     An invalid setting, or a schema that can't be repaired, ends the process with one line that gives the
     reason. If the database is unavailable, the first request checks the schema.
     """
-    logs.guard()
+    logs.configure()
     memory.use_one_heap()
     try:
         settings = Settings.read()
@@ -98,10 +104,12 @@ def start() -> Services:
         database = Database(settings)
         database.prepare()
     except (SettingsError, SchemaError) as error:
-        logs.write("CRITICAL", str(error), error=type(error).__name__)
+        logger.critical(str(error), extra={"event": "setup_refused", "error": type(error).__name__})
         sys.exit(1)
     except DatabaseUnavailable as error:
-        logs.write("WARNING", f"{error} The first request checks the schema.")
+        logger.warning(
+            f"{error} The first request checks the schema.", extra={"event": "database_unavailable"}
+        )
     if os.environ.get("FUNCTION_TARGET") in CAPTION:
         _warn_of_demonstration(settings)
     return Services(settings, database)
@@ -113,4 +121,4 @@ def _warn_of_demonstration(settings: Settings) -> None:
 
     with suppress(blip.ModelError):  # logged with the first picture, which needs the model
         if notice := blip.Card.read(settings.model_folder).notice:
-            logs.write("WARNING", notice)
+            logger.warning(notice, extra={"event": "demonstration_model_used"})

@@ -9,6 +9,7 @@ from typing import Any
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
+from dropcap import logs
 from dropcap.database.transactions import Database
 from dropcap.settings import SCHEMA, Settings
 from infra.local import Part
@@ -43,6 +44,7 @@ class Surroundings(Part):
         self.database_url = self.postgres.database("dropcap")
         database = Database(Settings(database_url=self.database_url))
         with closing(database), (self.logs / "schema.log").open("w") as log, redirect_stdout(log):
+            logs.configure()
             database.prepare()  # a new instance finds its tables, as nearly all do
         self.gemini = self._exit.enter_context(GeminiStandIn())
         self.environment = {

@@ -5,6 +5,7 @@ A damaged schema is repaired without losing a row, or refused with one line that
 be.
 """
 
+import logging
 import random
 import subprocess
 import sys
@@ -15,7 +16,6 @@ from unittest import mock
 
 from pg8000.native import Connection, DatabaseError
 
-from dropcap import logs
 from dropcap.database.connection import connect
 from dropcap.database.schema import repair
 from dropcap.database.schema.tables import TABLES, Column, Table
@@ -72,7 +72,7 @@ def damaged(scene: Scene, damages: int) -> None:
     """So many damaged schemas, one after the other."""
     chance, outcomes = scene.world.chance, {"repaired": 0, "refused": 0}
     scene.total(damages)
-    quiet = mock.patch.object(logs, "write")  # what was repaired, of every one of them
+    quiet = mock.patch.object(logging.Logger, "handle")  # what was repaired, of every one of them
     with quiet, closing(connect(scene.world.database_url)) as connection:
         connection.run("CREATE ROLE stranger; CREATE SCHEMA elsewhere")
         for number in range(damages):

@@ -6,6 +6,7 @@ Not a byte of the other apps may change, neither in rows nor in the catalogue, a
 
 import datetime as dt
 import json
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -13,7 +14,6 @@ from unittest import mock
 
 from pg8000.native import Connection, DatabaseError
 
-from dropcap import logs
 from dropcap.database import search
 from dropcap.database.analyses import Analyses
 from dropcap.database.connection import connect, connect_to_schema
@@ -68,7 +68,7 @@ def foreign(scene: Scene, databases: int) -> None:
             done = list(_others(outside, chance))
             before = seen(outside)
             try:
-                with mock.patch.object(logs, "write"), closing(connect(url)) as holder:
+                with mock.patch.object(logging.Logger, "handle"), closing(connect(url)) as holder:
                     _hold(holder, done)
                     earned = _work(url)
                     _damage(url, chance)

@@ -164,7 +164,7 @@ def test_verify_drops_a_picture_and_says_what_came_of_it(there: Deployment) -> N
     assert "\nGemini answered: gemini-x, version x-001\n" in ran.out
     [published] = re.findall(r"-pictures/([0-9a-f-]{36})/800\.webp", ran.out)
     [asked] = [each.body["filter"] for each in there.plane.requests if each.path.endswith("entries:list")]
-    assert f'jsonPayload.message="analyzed" AND jsonPayload.upload="{published}"' in asked
+    assert f'{verify.ANALYZED} AND jsonPayload.upload="{published}"' in asked
     assert "It works: 3 pictures published after" in ran.out
     assert "/800.webp" in ran.out
     assert "/gallery/ is shut to strangers (HTTP 403)." in ran.out

@@ -9,15 +9,20 @@ from typing import Any
 
 import pytest
 
-from infra.cloud.monitoring import Values, metrics
+from infra.cloud.monitoring import Values, alerts, metrics
 from tests.pipeline.test_healing import DIED, instance, lease_runs_out
 from tests.support.app import App, Start, rows, small_png
+from tests.support.messages import log_events
 
 PROJECT = "my-project"
-METRICS = metrics(Values(PROJECT, "europe-west1"))
+VALUES = Values(PROJECT, "europe-west1")
+METRICS = metrics(VALUES)
 SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL")
 FUNCTION = {"type": "cloud_run_revision", "labels": {"service_name": "dropcap-on-upload"}}
 STAGES = {"claim", "read", "open", "resize", "describe and caption", "publish", "record", "delete the source"}
+
+# An event id, and the comparisons that find the same lines of revisions from before event ids.
+OLDER = re.compile(r'\((jsonPayload\.event="\w+") OR .+\)')
 
 Entry = dict[str, Any]
 Point = tuple[dict[str, str], float]
@@ -47,25 +52,41 @@ def field(found: Entry, path: str) -> Any:
 
 
 def matches(found: Entry, query: str) -> bool:
-    """The part of the Logging query language that the metrics use: comparisons joined by AND."""
-    for comparison in query.split(" AND "):
-        parsed = re.fullmatch(r"([\w.\"@]+?)(=~|>=|=|:)(.+)", comparison)
-        assert parsed, comparison
-        path, operator, word = parsed.groups()
-        value, wanted = field(found, path), json.loads(word) if word.startswith('"') else word
-        if operator == ">=":
-            assert path == "severity"
-            holds = SEVERITIES.index(value) >= SEVERITIES.index(wanted)
-        elif operator == ":":
-            assert wanted == "*"
-            holds = value is not None
-        elif operator == "=~":
-            holds = value is not None and bool(re.search(wanted, str(value)))
+    """Return whether an entry matches a filter: comparisons, parentheses, and OR, which binds before AND."""
+    if len(parts := split(query, " AND ")) > 1:
+        return all(matches(found, part) for part in parts)
+    if len(parts := split(query, " OR ")) > 1:
+        return any(matches(found, part) for part in parts)
+    return matches(found, query[1:-1]) if query.startswith("(") else compares(found, query)
+
+
+def split(query: str, word: str) -> list[str]:
+    """Return the parts of a filter between the words that are outside of parentheses and quotes."""
+    parts, depth = [""], 0
+    for piece in re.findall(rf'"(?:[^"\\]|\\.)*"|{word}|.', query):
+        depth += (piece == "(") - (piece == ")")
+        if piece == word and not depth:
+            parts.append("")
         else:
-            holds = value == wanted
-        if not holds:
-            return False
-    return True
+            parts[-1] += piece
+    return parts
+
+
+def compares(found: Entry, comparison: str) -> bool:
+    """Return whether an entry matches one comparison of the Logging query language."""
+    parsed = re.fullmatch(r"([\w.\"@]+?)(=~|>=|=|:)(.+)", comparison)
+    assert parsed, comparison
+    path, operator, word = parsed.groups()
+    value, wanted = field(found, path), json.loads(word) if word.startswith('"') else word
+    if operator == ">=":
+        assert path == "severity"
+        return SEVERITIES.index(value) >= SEVERITIES.index(wanted)
+    if operator == ":":
+        assert wanted == "*"
+        return value is not None
+    if operator == "=~":
+        return value is not None and bool(re.search(wanted, str(value)))
+    return bool(value == wanted)
 
 
 def extracted(found: Entry, extractor: str) -> Any:
@@ -81,12 +102,15 @@ def extracted(found: Entry, extractor: str) -> Any:
     return hit[1] if hit else None
 
 
-def counted(*entries: Entry) -> dict[str, list[Point]]:
-    """What each metric takes from these entries, without those that take nothing."""
+def counted(*entries: Entry, older: bool = False) -> dict[str, list[Point]]:
+    """Return what each metric takes from these entries, without those that take nothing.
+
+    Only with `older` do filters keep the parts for revisions from before event ids.
+    """
     points: dict[str, list[Point]] = defaultdict(list)
     for found in entries:
         for name, metric in METRICS.items():
-            if matches(found, metric["filter"]):
+            if matches(found, metric["filter"] if older else OLDER.sub(r"\1", metric["filter"])):
                 labels = {
                     key: extracted(found, how) for key, how in metric.get("labelExtractors", {}).items()
                 }
@@ -219,6 +243,30 @@ def test_an_upload_that_fails_in_the_sweep_is_an_error_with_its_type(
     assert written()["errors"] == [({"error": "ZeroDivisionError"}, 1)]
 
 
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ({"message": "analyzed", "upload": "a", "usd": 0.1}, "analyzed picture_usd"),
+        ({"severity": "WARNING", "message": "It died.", "deaths": 1, "stage": "open"}, "deaths"),
+        ({"message": "not described by Gemini", "problem": "none"}, "gemini_unavailable"),
+        ({"severity": "WARNING", "message": "a", "stage": "open", "rss_mb": 9}, "memory_mb memory_warnings"),
+        ({"message": "It is none.", "upload": "a", "code": "not_a_picture"}, "quarantined"),
+        ({"severity": "CRITICAL", "message": "no", "error": "SchemaError"}, "setup_refused"),
+        ({"message": "swept", "found": 0}, "swept sweep_found"),
+    ],
+)
+def test_a_line_of_a_revision_from_before_event_ids_still_counts(line: Entry, names: str) -> None:
+    assert set(counted(entry(json.dumps(line)), older=True)) == set(names.split())
+
+
+def test_metrics_and_alerts_select_lines_by_event_ids_that_the_functions_write() -> None:
+    filters = [OLDER.sub(r"\1", metric["filter"]) for metric in METRICS.values()]
+    commands = [policy["documentation"]["content"] for policy in alerts(VALUES).values()]
+    text = "\n".join([*filters, *commands])
+    assert not re.findall(r"jsonPayload\.message[=:]", text)
+    assert set(re.findall(r'jsonPayload\.event="(\w+)"', text)) <= set(log_events())
+
+
 # The platform's own lines, as people quote them from their logs: no page of Google's lists them.
 @pytest.mark.parametrize(
     ("text", "cause"),
@@ -263,5 +311,5 @@ def test_a_call_of_the_sweep_counts_where_it_failed() -> None:
 def test_what_other_services_write_does_not_count() -> None:
     other = {"type": "cloud_run_revision", "labels": {"service_name": "shop"}}
     line = json.dumps({"severity": "ERROR", "message": "analyzed", "upload": "1", "code": "a", "stage": "b"})
-    assert counted(entry(line)).keys() == {"analyzed", "quarantined", "errors"}
-    assert counted(entry(line, resource=other)) == {}
+    assert counted(entry(line), older=True).keys() == {"analyzed", "quarantined", "errors"}
+    assert counted(entry(line, resource=other), older=True) == {}

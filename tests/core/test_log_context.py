@@ -14,9 +14,11 @@ from dropcap.runtime import timeouts
 from dropcap.storage.buckets import Buckets
 from tests.describing.test_deferred import redescribe
 from tests.support.app import EVENT, ROOT, Start, event_of, rows, small_png
+from tests.support.messages import log_events
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE = "projects/dropcap/traces/0af7651916cd43dd8448eb211c80319c"
+LOGGER = logging.getLogger("dropcap.test")
 RETRIED = {"SIZES": "200", "GEMINI_ATTEMPTS": "2", "GEMINI_MODEL": "fault-empty"}
 
 
@@ -91,11 +93,11 @@ def test_what_a_function_raises_is_one_structured_line_with_its_trace(
 def test_a_thread_has_a_copy_of_the_context_and_none_of_the_next_request(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with logs.about("first"):
-        begun: Future[None] = timeouts.submit(lambda: logs.write("INFO", "one"), "test")
+    with logs.bind_upload("first"):
+        begun: Future[None] = timeouts.submit(lambda: LOGGER.info("one"), "test")
         begun.result()
-        timeouts.run_with_timeout(5, lambda: logs.write("INFO", "two"))
-    logs.write("INFO", "three")
+        timeouts.run_with_timeout(5, lambda: LOGGER.info("two"))
+    LOGGER.info("three")
     assert [line.get("upload") for line in lines(capfd.readouterr().out)] == ["first", "first", None]
 
 
@@ -118,3 +120,23 @@ def test_a_cause_that_an_error_was_raised_without_is_in_no_log() -> None:
     with pytest.raises(ValueError, match="wrong") as wrong:
         raised()
     assert errors.cause(wrong.value) == "LookupError: refused"
+
+
+def test_every_log_line_has_an_event_id_in_snake_case() -> None:
+    found = log_events()
+    assert {"picture_analyzed", "memory_above_warning", "event_type_ignored"} <= set(found)
+    assert [place for event, place in found.items() if not re.fullmatch(r"[a-z]+(_[a-z]+)+", event)] == []
+
+
+FOUND = {"found": [1]}
+
+
+def test_the_fields_of_a_line_and_which_win(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.bind_trace("")
+    with logs.bind_upload("bound"):
+        LOGGER.warning("100 %", extra={"event": "test_event", "upload": "own", **FOUND})
+        logging.getLogger("package").warning("its own", extra={"upload": "a package's"})
+    ours, theirs = lines(capsys.readouterr().out)
+    own = {"event": "test_event", "message": "100 %", "upload": "own", **FOUND}
+    assert ours == {"severity": "WARNING", **own}
+    assert theirs == {"severity": "WARNING", "message": "its own", "upload": "bound", "logger": "package"}

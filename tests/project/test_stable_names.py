@@ -47,10 +47,10 @@ def columns() -> Iterator[str]:
 
 
 def log_events() -> Iterator[str]:
-    """Yield the messages and fields of log lines that the metrics and alerts read."""
+    """Yield the event ids and fields of log lines that the metrics and alerts read."""
     for file in (ROOT / "infra" / "cloud" / "monitoring").glob("*.toml"):
         text = file.read_text()
-        yield from re.findall(r'jsonPayload\.message="([^"]+)"', text)
+        yield from re.findall(r'jsonPayload\.event="(\w+)"', text)
         yield from re.findall(r"jsonPayload\.(\w+)", text)
 
 

@@ -131,7 +131,7 @@ def test_what_a_hold_keeps_is_tried_ever_more_rarely_then_reported_and_finished_
         message = "the sweep can't finish an upload" if reported else "not finished by the sweep"
         [line] = logged(capfd, message)
         assert line["severity"] == ("ERROR" if reported else "WARNING")
-        assert (line["upload"], line["name"], line["tries"]) == (str(upload.id), "ana/a.png", tries)
+        assert (line["upload"], line["object"], line["tries"]) == (str(upload.id), "ana/a.png", tries)
         assert HELD.format("Temporary") in line["problem"]
         assert "stack_trace" not in line
         assert ("SOURCE=keep" in line.get("remedy", "")) == reported

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import TypeGuard
 
 from tests.support.app import ROOT
 
@@ -27,7 +28,8 @@ SOURCES = (
 SILENT = ("infra/local/rules.py", "infra/local/gemini_faults.py")
 SCRIPT = ROOT / "infra" / "environment.sh"
 VARIES = "…"
-LOGS = ("write", "once", "exception")
+LINE = r"logger\.(debug|info|warning|error|exception|critical|log)"
+LOGS = {"logger.warning": 0, "logger.error": 0, "logger.critical": 0, "logger.log": 1, "logs.once": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,38 @@ def _constants() -> Mapping[str, ast.expr]:
     return {name: next(iter(values.values())) for name, values in found.items() if len(values) == 1}
 
 
+def log_events() -> dict[str, str]:
+    """Return the event ids of the functions' log lines, each with its place; "" for a line without one."""
+    found = {}
+    for path in {*(ROOT / "functions").rglob("*.py")} - {ROOT / "functions" / "dropcap" / "logs.py"}:
+        for function in ast.walk(_tree(path)):
+            if isinstance(function, ast.FunctionDef):
+                names = _assigned(list(ast.walk(function)))
+                for call in filter(_logs, ast.walk(function)):
+                    for event in _events(call, names):
+                        found[event] = f"{path.name}:{call.lineno}"
+    return found
+
+
+def _logs(node: ast.AST) -> TypeGuard[ast.Call]:
+    called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+    return called == "logs.once" or bool(re.fullmatch(LINE, called))
+
+
+def _events(call: ast.Call, names: Mapping[str, ast.expr]) -> list[str]:
+    """Return the event ids that this call may log."""
+    extra = next((each.value for each in call.keywords if each.arg == "extra"), None)
+    if ast.unparse(call.func) == "logs.once":
+        return _texts(call.args[3], names)
+    if isinstance(extra, ast.Name):
+        extra = names.get(extra.id)
+    if isinstance(extra, ast.Dict):
+        for key, value in zip(extra.keys, extra.values, strict=True):
+            if isinstance(key, ast.Constant) and key.value == "event":
+                return _texts(value, names)
+    return [""]
+
+
 def _said_by_the_script() -> Iterator[str]:
     script = re.sub(r"\$\([^)]*\)|\$\w+", VARIES, SCRIPT.read_text())
     for arguments in re.findall(r'\bfail ("[^"]*"(?: *(?:\\\n *)?"[^"]*")*)', script):
@@ -115,10 +149,8 @@ def _of_call(call: ast.Call, names: Mapping[str, ast.expr]) -> Iterator[tuple[st
     elif called.removeprefix("schema.") == "Difference":
         parts = [_texts(argument, names) for argument in arguments[:3]]
         yield from (("", f"{where} {found}; it should {wanted}") for where, found, wanted in product(*parts))
-    elif called.startswith("logs.") and called.removeprefix("logs.") in LOGS:
-        message = arguments[0] if called == "logs.exception" else arguments[1]
-        if called == "logs.exception" or _texts(arguments[0], {}) != ["INFO"]:
-            yield from (("", text) for text in _texts(message, names))
+    elif called in LOGS:
+        yield from (("", text) for text in _texts(arguments[LOGS[called]], names))
     elif called.endswith(".ending"):  # of a problem that is told already
         yield from (("", VARIES + text) for text in _texts(arguments[0], {}))
     elif arguments and (called in _errors() or _complains(call)):

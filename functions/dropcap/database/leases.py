@@ -27,19 +27,21 @@ Generations: an upload's id is derived from bucket, name and generation (domain/
 object is another upload with a lease of its own.
 """
 
+import logging
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from dropcap import logs
 from dropcap.database import receipts
 from dropcap.database.outcome_rows import OutcomeRow, update_with_rows
 from dropcap.database.transactions import Database, Executor
 from dropcap.domain.records import read
 from dropcap.domain.upload import Upload, UploadState
 from dropcap.errors import Rejected, TransientError
+
+logger = logging.getLogger(__name__)
 
 HEAVY_STAGES = ("open", "resize", "describe and caption", "publish")  # each may crash an instance
 _HEAVY = ", ".join(f"'{stage}'" for stage in HEAVY_STAGES)
@@ -267,7 +269,10 @@ def check_crashes(lease: Lease, upload: Upload, most: int) -> None:
     problem = "At this upload the instance died, or hung and was ended, at: "
     problem += "; ".join(map(str, lease.crashes)) + "."
     count, stage = len(lease.crashes), lease.crashes[-1].stage
-    logs.write("WARNING", problem, upload=str(upload.id), deaths=count, stage=stage)
+    logger.warning(
+        problem,
+        extra={"event": "instance_crashed", "upload": str(upload.id), "deaths": count, "stage": stage},
+    )
     if count < most:
         return
     raise Rejected(

@@ -14,15 +14,17 @@
 Analyses and receipts belong to the user: they are deleted with the picture.
 """
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dropcap import logs
 from dropcap.database.leases import COMMITTED
 from dropcap.database.schema.tables import TABLES
 from dropcap.database.transactions import Database
 from dropcap.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 BATCH, ROUNDS = 1000, 10  # rows in one statement, and statements for each rule in one sweep
 
@@ -90,4 +92,4 @@ def prune(database: Database, settings: Settings, ends: float) -> None:
         if max(counts) < BATCH or time.monotonic() > ends:
             break
     if any(gone.values()):
-        logs.write("INFO", "pruned", **gone)
+        logger.info("pruned", extra={"event": "rows_pruned", **gone})

@@ -13,6 +13,7 @@ time and money. What still fails is deferred (deferred.py).
 import datetime as dt
 import email.utils
 import importlib
+import logging
 import math
 import random
 import re
@@ -22,7 +23,6 @@ import traceback
 from dataclasses import replace
 from typing import Any, Protocol
 
-from dropcap import logs
 from dropcap.describing import moderation, prompt
 from dropcap.describing.response import NotDescribed, parse
 from dropcap.describing.token_usage import UNLIMITED, RequestBudget
@@ -30,6 +30,8 @@ from dropcap.domain.analysis import ENGLISH, Description
 from dropcap.domain.gemini_response import GeminiResponse, Tokens
 from dropcap.runtime.timeouts import run_with_timeout
 from dropcap.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")  # nothing that a header, a repr or a JSON text would escape
 RETRIED = frozenset({429, 500, 502, 503, 504})
@@ -121,7 +123,15 @@ class Describer:
             if attempt == attempts:
                 tries = "1 try" if attempts == 1 else f"{attempts} tries"
                 raise failed.append(f", after {tries}")
-            logs.write("WARNING", failed.problem, stage="describe", attempt=attempt, attempts=attempts)
+            logger.warning(
+                failed.problem,
+                extra={
+                    "event": "gemini_attempt_failed",
+                    "stage": "describe",
+                    "attempt": attempt,
+                    "attempts": attempts,
+                },
+            )
             # Full jitter spreads instances that failed together
             # (aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter).
             backoff = random.uniform(0, FIRST_BACKOFF_S * 2 ** (attempt - 1))  # noqa: S311  no secret

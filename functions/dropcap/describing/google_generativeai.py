@@ -1,5 +1,6 @@
 """Gemini over google-generativeai 0.8.6, the last release, over REST: its gRPC channel costs 18 MB more."""
 
+import logging
 import warnings
 from typing import Any
 
@@ -13,6 +14,8 @@ from dropcap.describing import gemini, prompt, token_usage
 from dropcap.describing.response import NotDescribed
 from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 with warnings.catch_warnings():  # it warns at import that its support has ended, in eight lines: ENDED is one
     warnings.simplefilter("ignore", FutureWarning)
@@ -45,7 +48,7 @@ class Adapter:
     """A gemini.GeminiClient."""
 
     def __init__(self, settings: Settings, key: str) -> None:
-        logs.once("WARNING", ENDED)
+        logs.once(logger, logging.WARNING, ENDED, "gemini_sdk_unsupported")
         self._timeout = settings.gemini_timeout_s
         self._model = GenerativeModel(
             settings.gemini_model,

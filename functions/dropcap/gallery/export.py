@@ -9,6 +9,7 @@ import csv
 import datetime as dt
 import io
 import json
+import logging
 import unicodedata
 import uuid
 import zlib
@@ -22,7 +23,6 @@ from zoneinfo import ZoneInfo
 
 import flask
 
-from dropcap import logs
 from dropcap.database import receipts
 from dropcap.errors import Rejected
 from dropcap.gallery import storage, wall
@@ -30,6 +30,8 @@ from dropcap.gallery.archive import Archive
 from dropcap.gallery.cards import Card
 from dropcap.gallery.request import Visit, stream
 from dropcap.http.server import THREADS
+
+logger = logging.getLogger(__name__)
 
 # A slow download occupies a thread for long, so exports get half of the threads.
 PLACES = BoundedSemaphore(max(1, THREADS // 2))
@@ -129,7 +131,7 @@ def _sent(parts: Iterable[bytes]) -> Iterator[bytes]:
                 yield bytes(waiting)
                 waiting.clear()
     except Exception as failed:
-        logs.exception("an export broke off", failed)
+        logger.error("an export broke off", exc_info=failed, extra={"event": "export_failed"})
         raise
     yield bytes(waiting)
 

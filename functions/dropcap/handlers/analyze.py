@@ -1,5 +1,6 @@
 """Answer `analyze`: a posted picture, or an object of the uploads bucket."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -7,7 +8,6 @@ from typing import Any
 
 import flask
 
-from dropcap import logs
 from dropcap.database.leases import LeaseHeld
 from dropcap.domain.upload import ANONYMOUS, Upload, owner, posted
 from dropcap.errors import Rejected
@@ -15,6 +15,8 @@ from dropcap.http import bodies
 from dropcap.http.problems import RETRY_AFTER_S
 from dropcap.runtime.watchdog import Watchdog
 from dropcap.services import Services
+
+logger = logging.getLogger(__name__)
 
 HELD = "SELECT 1 FROM uploads WHERE id = :id AND state = 'held'"
 
@@ -42,7 +44,7 @@ def analyze_picture(request: flask.Request, services: Services, caller: str | No
     if asked.keep:
         return _kept_analysis(asked, services)
     settings, upload = services.settings, asked.upload
-    watchdog = Watchdog(str(upload.id), settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
+    watchdog = Watchdog(settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
     data = services.buckets.read(upload) if asked.data is None else asked.data
     return analyze(data, upload, services, watchdog).to_json()
 
@@ -58,9 +60,12 @@ def _kept_analysis(asked: AnalyzeRequest, services: Services) -> Mapping[str, An
     try:
         pipeline.process(upload, services, asked.data)
     except disposal.Undeletable as stays:
-        logs.write("WARNING", "the source could not be deleted", upload=str(upload.id), problem=str(stays))
+        logger.warning(
+            "the source could not be deleted",
+            extra={"event": "source_not_deleted", "upload": str(upload.id), "problem": str(stays)},
+        )
     except LeaseHeld as busy:
-        logs.write("INFO", str(busy))
+        logger.info(str(busy), extra={"event": "lease_held"})
         raise Rejected(
             "being_analyzed",
             "The picture is being analyzed by another request or delivery.",

@@ -6,15 +6,17 @@ words.
 """
 
 import datetime as dt
+import logging
 import time
 import uuid
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from dropcap import logs
 from dropcap.errors import Rejected
 from dropcap.services import Services
+
+logger = logging.getLogger(__name__)
 
 BATCH = 1000  # rows that one statement of `redescribe` scans: 16 ms to count, 200 ms to mark
 # Batches follow the key across all users, so that each statement reads the same number of rows.
@@ -74,7 +76,10 @@ def asked(wanted: Any, services: Services) -> Mapping[str, Any]:
         )
     chosen = {"user": wanted.get("owner", ""), "since": since, "all": wanted.get("all", False)}
     answer = redescribe(services, chosen, after, mark=wanted.get("mark", False))
-    logs.write("INFO", "to be described anew", **answer, token=wanted.get("token", ""))
+    logger.info(
+        "to be described anew",
+        extra={"event": "redescribe_requested", **answer, "token": wanted.get("token", "")},
+    )
     return answer
 
 

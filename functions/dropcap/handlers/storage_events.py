@@ -1,5 +1,6 @@
 """Receive storage events: process their objects, and acknowledge bodies that are not events."""
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -13,19 +14,21 @@ from dropcap.http import bodies, origin, problems
 from dropcap.services import Services
 from dropcap.storage.disposal import Undeletable
 
+logger = logging.getLogger(__name__)
+
 
 def receive(request: flask.Request, services: Services) -> flask.Response:
     """Process the event in a request. Other bodies are acknowledged, or they would be redelivered."""
     if request.method != "POST":
         flask.abort(HTTPStatus.METHOD_NOT_ALLOWED)
-    logs.follow(request.headers.get("traceparent", ""))
+    logs.bind_trace(request.headers.get("traceparent", ""))
     try:
         origin.check(request, services.settings)
         event = bodies.event(request)
     except Rejected as refused:
         return problems.problem(refused.status, refused.code, refused.problem, refused.remedy)
     except ValueError as wrong:
-        logs.write("ERROR", f"Ignored: the body {wrong}.")
+        logger.error(f"Ignored: the body {wrong}.", extra={"event": "event_invalid"})
     else:
         handle_event(event.type, event.data, services)
     return problems.streamed(flask.Response("OK"))
@@ -38,16 +41,24 @@ def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) 
 
     settings = services.settings
     if kind != FINALIZED:  # deleted, archived or changed: there is nothing new to read
-        logs.once("WARNING", f"Ignored: the trigger must be for {FINALIZED} alone.")
+        logs.once(
+            logger,
+            logging.WARNING,
+            f"Ignored: the trigger must be for {FINALIZED} alone.",
+            "event_type_ignored",
+        )
         return
     try:
         upload = from_event(data or {})
     except Rejected as rejection:
-        logs.write("ERROR", str(rejection))  # acknowledged: a redelivery would be no better
+        logger.error(
+            str(rejection), extra={"event": "event_invalid"}
+        )  # acknowledged: a redelivery would be no better
         return
     if upload.bucket != settings.uploads_bucket:
-        logs.write(
-            "WARNING", f"Ignored: the trigger must watch {settings.uploads_bucket}.", bucket=upload.bucket
+        logger.warning(
+            f"Ignored: the trigger must watch {settings.uploads_bucket}.",
+            extra={"event": "event_bucket_ignored", "bucket": upload.bucket},
         )
         return
     if not upload.wanted(settings.include, settings.exclude):
@@ -55,16 +66,19 @@ def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) 
             "Ignored: empty, a folder, made by Resize Images, a tool's temporary object, or not chosen by "
             "INCLUDE and EXCLUDE."
         )
-        logs.write("INFO", ignored, name=upload.name)
+        logger.info(ignored, extra={"event": "object_ignored", "object": upload.name})
         return
     try:
         process(upload, services)
     except LeaseHeld as busy:
-        logs.write("INFO", str(busy))
+        logger.info(str(busy), extra={"event": "lease_held"})
         flask.abort(HTTPStatus.SERVICE_UNAVAILABLE)
     except Undeletable as stays:  # acknowledged: all else is done, and the sweep retries with backoff
-        logs.write("WARNING", "the source could not be deleted", upload=str(upload.id), problem=str(stays))
+        logger.warning(
+            "the source could not be deleted",
+            extra={"event": "source_not_deleted", "upload": str(upload.id), "problem": str(stays)},
+        )
     except DropcapError as failed:
-        with logs.about(upload.id):
+        with logs.bind_upload(upload.id):
             problems.log_expected(failed)
         flask.abort(HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -48,7 +48,10 @@ class Event:
 
 
 class TooLong(DropcapError, ValueError):
-    """The body is too large."""
+    """Permanent error: the body of a request is larger than `most` bytes."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"is larger than {most // 1024} KiB")
 
 
 def parse(data: bytes) -> dict[str, Any]:
@@ -97,7 +100,7 @@ def read(request: flask.Request, most: int = LARGEST_JSON) -> dict[str, Any]:
         data += part
     if len(data) > most:
         _check_depth(data.decode(errors="replace"))
-        raise TooLong(f"is larger than {most // 1024} KiB")
+        raise TooLong(most)
     return parse(data)
 
 

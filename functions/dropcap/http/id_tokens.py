@@ -8,6 +8,7 @@ have the same. It is also the folder of that user's uploads, as `request.auth.ui
 
 import base64
 import json
+import logging
 import re
 import threading
 import time
@@ -19,11 +20,12 @@ from google.auth import jwt
 from google.auth.exceptions import GoogleAuthError, TransportError
 from google.auth.transport.requests import Request
 
-from dropcap import logs
 from dropcap.domain.upload import ANONYMOUS, is_user
 from dropcap.errors import Rejected, TransientError
 from dropcap.http.bodies import parse
 from dropcap.settings import OAUTH_CLIENT, Settings
+
+logger = logging.getLogger(__name__)
 
 # developers.google.com/identity/gsi/web/guides/verify-google-id-token
 GOOGLE = frozenset({"accounts.google.com", "https://accounts.google.com"})
@@ -118,7 +120,10 @@ class Tokens:
         # TypeError: a claim of a type that google-auth did not expect.
         except (GoogleAuthError, ValueError, TypeError) as wrong:
             if token:
-                logs.write("INFO", "An ID token was refused", error=type(wrong).__name__)
+                logger.info(
+                    "An ID token was refused",
+                    extra={"event": "id_token_refused", "error": type(wrong).__name__},
+                )
             if IAP in self._issuers:
                 raise Rejected(
                     "not_signed_in",

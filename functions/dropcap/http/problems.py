@@ -1,6 +1,7 @@
 """Answer requests: every failure becomes `application/problem+json` (RFC 9457), never a stack trace."""
 
 import json
+import logging
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -9,8 +10,10 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from dropcap import logs
 from dropcap.domain import content_encoding
-from dropcap.errors import DropcapError, Rejected, cause
+from dropcap.errors import DropcapError, Rejected, SchemaError, SettingsError, cause
 from dropcap.http import bodies
+
+logger = logging.getLogger(__name__)
 
 Render = Callable[[HTTPStatus, str, str, str], flask.Response]  # status, code, problem, remedy
 RETRY_AFTER_S = 10
@@ -42,7 +45,7 @@ def handle(
     The handler runs with this request's trace in the log and a limit of LARGEST_JSON for the body, which
     handlers that accept more raise.
     """
-    logs.follow(request.headers.get("traceparent", ""))
+    logs.bind_trace(request.headers.get("traceparent", ""))
     request.max_content_length = bodies.LARGEST_JSON
     try:
         bodies.check_query(request)
@@ -50,7 +53,10 @@ def handle(
         return handler()
     except Rejected as rejection:
         if rejection.code in LOGGED_CODES:
-            logs.write("INFO", str(rejection), code=rejection.code, cause=cause(rejection))
+            logger.info(
+                str(rejection),
+                extra={"event": "request_rejected", "code": rejection.code, "cause": cause(rejection)},
+            )
         response = render(rejection.status, rejection.code, rejection.problem, rejection.remedy)
         response.headers.update(rejection.headers)
         return response
@@ -69,7 +75,7 @@ def handle(
         if isinstance(failed, DropcapError):
             log_expected(failed)
         else:
-            logs.exception("request failed", failed)
+            logger.error("request failed", exc_info=failed, extra={"event": "request_failed"})
         response = render(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "try_again",
@@ -82,7 +88,9 @@ def handle(
 
 def log_expected(failed: Exception) -> None:
     """Log in one line why a request failed; a stack trace would add nothing."""
-    logs.write("ERROR", "request failed", error=type(failed).__name__, problem=str(failed))
+    event = "setup_refused" if isinstance(failed, SettingsError | SchemaError) else "request_failed"
+    facts = {"event": event, "error": type(failed).__name__, "problem": str(failed)}
+    logger.error("request failed", extra=facts)
 
 
 def wrong_method(request: flask.Request, *allowed: str) -> Rejected:

@@ -6,17 +6,19 @@ everything else that can't move. Import it only where something is to move.
 """
 
 import io
+import logging
 from collections.abc import Callable
 
 from PIL import Image
 
-from dropcap import logs
 from dropcap.domain.analysis import PictureFacts
 from dropcap.domain.naming import Side
 from dropcap.imaging import colour, decoder_errors, decoding, rasters
 from dropcap.imaging.headers import properties
 from dropcap.runtime import memory
 from dropcap.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 MOVING = frozenset({"GIF", "WEBP"})  # sources that may move, as Pillow calls them
 MOST_FRAMES = 1000  # a minute and a half at the 12 frames a second that most GIFs have
@@ -169,4 +171,7 @@ def _loops(image: Image.Image) -> int:
 
 
 def _stands_still(why: str) -> None:
-    logs.write("WARNING", "the animation is published as its first frame", problem=why)
+    logger.warning(
+        "the animation is published as its first frame",
+        extra={"event": "animation_not_published", "problem": why},
+    )

@@ -5,14 +5,16 @@ of an AVIF or HEIF. Their precedence, and the conversion of HDR to SDR, follow C
 """
 
 import io
+import logging
 import struct
 from functools import cache
 
 from PIL import Image, ImageCms
 
-from dropcap import logs
 from dropcap.imaging.colour_spaces import CURVES, PRIMARIES, SRGB, SRGB_PRIMARIES, VIDEO, Colours
 from dropcap.imaging.headers import nclx
+
+logger = logging.getLogger(__name__)
 
 SRGB_GAMMA, NEAR = 0.45455, 0.0228  # Chromium treats a lone gAMA of 0.4327 to 0.4773 as sRGB
 LEAST_AREA = 0.01  # of the primaries' parallelogram in x and y (sRGB: 0.22); with less there is no matrix
@@ -90,7 +92,9 @@ def _usable(profile: bytes | None, header: Image.Image) -> bytes | None:
 
 
 def _ignored(why: str) -> None:
-    logs.write("INFO", "the picture's colour profile is ignored", problem=why)
+    logger.info(
+        "the picture's colour profile is ignored", extra={"event": "colour_profile_ignored", "problem": why}
+    )
 
 
 def _chunks(data: bytes) -> dict[bytes, bytes]:

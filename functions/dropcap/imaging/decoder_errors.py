@@ -19,9 +19,10 @@ from typing import Any
 
 from PIL import Image, features
 
-from dropcap import logs
 from dropcap.errors import Rejected, TransientError, causes
 from dropcap.runtime.timeouts import submit
+
+logger = logging.getLogger(__name__)
 
 # Modules without which Pillow says that a picture can't be identified, or that a decoder is not available.
 LIBRARIES = {"JPEG": "jpg", "PNG": "zlib", "TIFF": "libtiff", "WEBP": "webp", "AVIF": "avif"}
@@ -167,12 +168,14 @@ def quiet(kind: str) -> Iterator[None]:
                 for line in written:
                     said.note(line.decode(errors="replace"))
             if said.times:
-                logs.write(
-                    "INFO",
+                logger.info(
                     "decoders reported problems in the file",
-                    kind=kind,
-                    said=said.lines,
-                    times=said.times,
+                    extra={
+                        "event": "decoder_problems",
+                        "kind": kind,
+                        "said": said.lines,
+                        "times": said.times,
+                    },
                 )
 
 

@@ -14,6 +14,7 @@ never publish it at the same time. Retries use exponential backoff with jitter. 
 after EVENTS_DAYS is dead-lettered: its `next_at` becomes infinity, and the row stays.
 """
 
+import logging
 import time
 import uuid
 from collections.abc import Sequence
@@ -21,7 +22,6 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
-from dropcap import logs
 from dropcap.database.connection import DatabaseUnavailable
 from dropcap.database.leases import COMMITTED
 from dropcap.database.outcome_rows import OutcomeRow
@@ -32,6 +32,8 @@ from dropcap.domain.upload import Upload
 from dropcap.outbox.event import Event
 from dropcap.outbox.publishers import Publisher, PublishError, create
 from dropcap.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 BACKOFF_S = 60  # before the first retry; longer than EVENTS_TIMEOUT_S
 MAX_BACKOFF_S = 3600
@@ -99,7 +101,10 @@ class Dispatcher:
         try:
             self._publish(1, upload.id)
         except DatabaseUnavailable as failed:
-            logs.write("WARNING", "event not delivered", upload=str(upload.id), problem=str(failed))
+            logger.warning(
+                "event not delivered",
+                extra={"event": "event_not_delivered", "upload": str(upload.id), "problem": str(failed)},
+            )
 
     def dispatch_due(self, ends: float) -> dict[str, int]:
         """Publish all due events until the monotonic clock reaches `ends`.
@@ -144,8 +149,12 @@ class Dispatcher:
 
     def _log(self, events: Sequence[Event], problem: str) -> None:
         for event in events:
-            facts = {"upload": str(event.upload), "event": event.type, "attempts": event.attempts}
+            facts = {"upload": str(event.upload), "event_type": event.type, "attempts": event.attempts}
             if event.last_try:
-                logs.write("ERROR", "event dead-lettered", **facts, problem=problem)
+                logger.error(
+                    "event dead-lettered", extra={"event": "event_dead_lettered", **facts, "problem": problem}
+                )
             else:
-                logs.write("WARNING", "event not delivered", **facts, problem=problem)
+                logger.warning(
+                    "event not delivered", extra={"event": "event_not_delivered", **facts, "problem": problem}
+                )

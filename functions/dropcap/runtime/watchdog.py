@@ -1,14 +1,16 @@
 """Limit and log the time of each stage of a picture, and log its memory."""
 
 import faulthandler
+import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dropcap import logs
 from dropcap.runtime.memory import container_mb, rss_mb
+
+logger = logging.getLogger(__name__)
 
 STDERR = 2  # sys.stderr may have no file behind it
 
@@ -22,8 +24,7 @@ class Watchdog:
     called with the name of each stage before it starts; if it raises, the stage does not run.
     """
 
-    def __init__(self, upload_id: str, warning_mb: int, stage_s: float, total_s: float) -> None:
-        self.upload_id = upload_id
+    def __init__(self, warning_mb: int, stage_s: float, total_s: float) -> None:
         self.warning_mb = warning_mb
         self.stage_s = stage_s
         self.total_s = total_s
@@ -50,13 +51,14 @@ class Watchdog:
             os.close(stderr)
             self.timings[name] = round(time.perf_counter() - started, 4)
             used = self.memory[name] = round(rss_mb(), 1)
-            high = used > self.warning_mb
-            logs.write(
-                "WARNING" if high else "INFO",
-                f"{name}: memory {used:.0f} MB is above {self.warning_mb} MB" if high else name,
-                upload=self.upload_id,
-                stage=name,
-                seconds=self.timings[name],
-                rss_mb=used,
-                container_mb=container_mb(),
-            )
+            facts = {
+                "stage": name,
+                "seconds": self.timings[name],
+                "rss_mb": used,
+                "container_mb": container_mb(),
+            }
+            if used > self.warning_mb:
+                text = f"{name}: memory {used:.0f} MB is above {self.warning_mb} MB"
+                logger.warning(text, extra={"event": "memory_above_warning", **facts})
+            else:
+                logger.info(name, extra={"event": "stage_finished", **facts})

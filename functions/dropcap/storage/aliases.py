@@ -11,16 +11,18 @@ name, and what is erased with an upload are its own copies alone.
 """
 
 import json
+import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from dropcap import logs
 from dropcap.domain.analysis import Rendition
 from dropcap.domain.naming import COPIES, OWNER
 from dropcap.domain.upload import Upload, is_object
 from dropcap.storage.buckets import Buckets
 from dropcap.storage.gcs import NotStored
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob
@@ -85,7 +87,10 @@ def _place(buckets: Buckets, upload: Upload, source: "Blob", name: str) -> None:
                 continue
             owner = (there.metadata or {}).get(OWNER, "")
             if owner > _owner(upload):
-                logs.write("INFO", "a newer upload has the name", upload=str(upload.id), object=name)
+                logger.info(
+                    "a newer upload has the name",
+                    extra={"event": "alias_superseded", "upload": str(upload.id), "object": name},
+                )
                 return
             if owner == _owner(upload) and there.md5_hash == source.md5_hash:
                 return

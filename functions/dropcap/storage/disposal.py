@@ -1,14 +1,16 @@
 """Dispose of sources: copy them to quarantine or archive, and delete them last."""
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dropcap import logs
 from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import LONGEST_NAME, Upload
 from dropcap.errors import Rejected, TransientError
 from dropcap.storage import metadata
 from dropcap.storage.gcs import Gcs, NotStored
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob
@@ -50,8 +52,9 @@ class Kept(Gcs):
                 self.delete(original)
             except Undeletable as stays:
                 problem = str(stays)
-                logs.write(
-                    "ERROR", "an unsafe original stays in the archive", upload=str(upload.id), problem=problem
+                logger.error(
+                    "an unsafe original stays in the archive",
+                    extra={"event": "unsafe_original_kept", "upload": str(upload.id), "problem": problem},
                 )
                 return False
         return self._kept(upload, self.settings.quarantine_bucket)

@@ -22,6 +22,8 @@ from infra.cloud.source import ROOT
 
 SAMPLE = ROOT / "infra" / "samples" / "garden.jpg"
 POLL_S = 2.0
+# The message is that of revisions from before event ids, which make rollback may have brought back.
+ANALYZED = '(jsonPayload.event="picture_analyzed" OR jsonPayload.message="analyzed")'
 LOG_S = 60.0  # longest wait for a log line, which usually takes seconds
 
 
@@ -67,7 +69,7 @@ def verify(console: Console, config: Config, cloud: Cloud) -> None:
 def answers(config: Config, gcloud: Gcloud, upload: Upload) -> list[str]:
     """Return which captioner answered, and whether Gemini did, by the log line of the analysis."""
     try:
-        query = f'jsonPayload.message="analyzed" AND jsonPayload.upload="{upload.id}"'
+        query = f'{ANALYZED} AND jsonPayload.upload="{upload.id}"'
         payload = after.await_payload(gcloud, query, LOG_S)
     except CloudError as refused:
         return [f"The log, which says which models answered, can't be read: {refused}"]

@@ -1,6 +1,7 @@
 # ruff: noqa: S608  what is put into the SQL are the names in tables.py and, quoted, in the catalogue
 """What in a real database differs from `tables.py`, and the SQL that mends it; `repair.py` runs that."""
 
+import logging
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from pg8000.native import Connection, identifier, literal
 from dropcap import logs
 from dropcap.database.schema import ownership
 from dropcap.database.schema.tables import ACHIEVEMENTS, TABLES, WIDER, Column, Index, Table
+
+logger = logging.getLogger(__name__)
 
 MISSING, NULLABLE = "is missing", "allows NULL"
 RESULTS = "analyses"
@@ -83,7 +86,7 @@ class Difference:
     found: str
     wanted: str
     repair: tuple[str, ...] = ()
-    severity: str = "WARNING"
+    level: int = logging.WARNING
     empties: str = ""
     slow: bool = False
     by_hand: str = ""
@@ -107,14 +110,14 @@ def find(connection: Connection, schema: str, bounds: str) -> list[Difference]:
     where = f"Schema {name}"
     if not found["exists"]:
         made = f"CREATE SCHEMA {name} AUTHORIZATION {role}"
-        return [Difference(where, MISSING, "exist", (made, ownership.mark(name)), "INFO", by_hand=made)]
+        return [Difference(where, MISSING, "exist", (made, ownership.mark(name)), logging.INFO, by_hand=made)]
     if not found["ours"]:
         others, by_hand = ownership.others(connection, schema, name)
         if others:
             return [Difference(where, f"holds {others}", "be Dropcap's alone", by_hand=by_hand)]
         give = f"ALTER SCHEMA {name} OWNER TO {role}"
-        marked = (ownership.mark(name),)
-        return [Difference(where, "is not marked as Dropcap's", "be marked", marked, "INFO", by_hand=give)]
+        state, marked = "is not marked as Dropcap's", (ownership.mark(name),)
+        return [Difference(where, state, "be marked", marked, logging.INFO, by_hand=give)]
     if not found["usable"]:
         grant = f"GRANT USAGE, CREATE ON SCHEMA {name} TO {role}"
         return [Difference(where, "does not allow us USAGE", "allow it", by_hand=grant)]
@@ -132,9 +135,11 @@ def _log_duplicates(beside: list[ownership.Found], schema: str) -> None:
     for table in beside:
         if table.proof and table.name == RESULTS:
             logs.once(
-                "WARNING",
+                logger,
+                logging.WARNING,
                 f"Table {table} is Dropcap's and so is {schema}.{table.name}, which alone is used: results "
                 "of an older revision, or of another installation.",
+                "duplicate_tables_found",
             )
 
 
@@ -150,7 +155,7 @@ def _table_differences(
     if found is None:
         made, grant = _creation(name, table), f"GRANT CREATE ON SCHEMA {schema} TO {role}"
         yield Difference(
-            f"Table {name}", MISSING, "exist", made, "INFO", empties=table.derived, by_hand=grant
+            f"Table {name}", MISSING, "exist", made, logging.INFO, empties=table.derived, by_hand=grant
         )
         return
     if found["kind"] not in TABLE_KINDS:
@@ -162,7 +167,7 @@ def _table_differences(
         yield Difference(f"Table {name}", f"does not allow us {needed}", "allow it", by_hand=grant)
         return
     if found["awaits"]:
-        yield Difference(f"Table {name}", WAITS, "have them", severity="INFO")
+        yield Difference(f"Table {name}", WAITS, "have them", level=logging.INFO)
     columns, indexes = found["columns"] or {}, found["indexes"] or []
     constraints = found["constraints"] or []
     alter = f"ALTER TABLE {name}"

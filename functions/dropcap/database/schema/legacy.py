@@ -1,12 +1,14 @@
 # ruff: noqa: S608  what is put into the SQL are names from the catalogue, quoted
 """Copy the old web app's achievements into ours, once; their table is only read."""
 
+import logging
 from collections.abc import Iterable, Mapping
 
 from pg8000.native import Connection, DatabaseError, identifier, literal
 
-from dropcap import logs
 from dropcap.database.schema.tables import ACHIEVEMENTS, INSTANT, UNNAMED, WIDER
+
+logger = logging.getLogger(__name__)
 
 # Columns that may hold names and dates, best first; the first of each is the name that Dropcap uses.
 NAMES = (
@@ -47,11 +49,11 @@ def copy(connection: Connection, ours: str, schemas: Iterable[str]) -> str:
     except DatabaseError as refused:
         connection.run("ROLLBACK TO SAVEPOINT copied")
         source = sources[0][0] if sources else ours
-        logs.write(
-            "WARNING",
+        logger.warning(
             f"The achievements in {source} can't be copied into {ours} now ({refused.args[0]['M']}), so the "
             f"next cold start tries again: GRANT SELECT ON {source} to our user, or, to do without them, "
             f"COMMENT ON TABLE {ours} IS NULL.",
+            extra={"event": "legacy_copy_refused"},
         )
         return ""
     return told

@@ -22,17 +22,19 @@ own transaction. Meanwhile others can read that table, but writes wait for DATAB
 redelivered. If that is too long, create the index before the deployment, with CREATE INDEX CONCURRENTLY.
 """
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 
 from pg8000.native import Connection, DatabaseError
 
-from dropcap import logs
 from dropcap.database.connection import LOCALS
 from dropcap.database.schema import diff, legacy, relocation
 from dropcap.database.schema.diff import Difference
 from dropcap.errors import SchemaError
+
+logger = logging.getLogger(__name__)
 
 LOCK = 0x44726F70636170  # "Dropcap": the advisory lock of whoever repairs
 REPAIR_S = 200.0  # a cold start has 240 s on Cloud Run: cloud.google.com/run/docs/container-contract
@@ -106,7 +108,8 @@ def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> boo
             statement.removeprefix(EMPTY) for statement in difference.repair if statement.startswith(EMPTY)
         ]
         anew = f"; emptied, to be rebuilt: {', '.join(emptied)}" if emptied else ""
-        logs.write("WARNING" if emptied else difference.severity, f"schema changed, as {difference}{anew}")
+        level = logging.WARNING if emptied else difference.level
+        logger.log(level, f"schema changed, as {difference}{anew}", extra={"event": "schema_changed"})
     return bool(mended)
 
 

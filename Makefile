@@ -105,7 +105,7 @@ audit: .venv-dev/installed ## look for known vulnerabilities in what is deployed
 
 train: .venv-model/installed ## train the small BLIP from nothing, export and evaluate it (two hours)
 	@$(EXPORT) -m model_export train
-	@cp build/checkpoint/scenes.safetensors model_export/
+	@cp build/checkpoint/scenes.safetensors model_export/training/
 	@$(EXPORT) -m model_export export --bits 4 --check 1000
 	@$(EXPORT) -m model_export evaluate
 

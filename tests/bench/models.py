@@ -28,9 +28,9 @@ def prepare(build: Path, rivals_python: Path) -> dict[str, Path]:
 
 def _make(folders: list[Path], work: Path, rivals_python: Path) -> None:
     """Export as the function has it, and with attention in plain ONNX, which OpenVINO can read."""
-    from model_export.checkpoint import RANDOM, load
-    from model_export.export import assemble, write_graphs
-    from model_export.recipes import plain_attention
+    from model_export.conversion.checkpoint import RANDOM, load
+    from model_export.conversion.export import assemble, write_graphs
+    from model_export.experiments.recipes import plain_attention
 
     source = load(RANDOM, work)
     graphs, plain = work / "graphs", work / "plain"

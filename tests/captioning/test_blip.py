@@ -147,7 +147,7 @@ def test_nothing_of_a_picture_stays_in_memory(shipped: blip.Captioner) -> None:
 
 def trained_checkpoint(target: Path, _: int) -> Path:
     """The weights that the shipped model was made from."""
-    from model_export.train import SHIPPED, unpack
+    from model_export.training.train import SHIPPED, unpack
 
     return unpack(SHIPPED, target)
 
@@ -166,8 +166,8 @@ def test_fp32_captions_equal_transformers_token_for_token(
 ) -> None:
     import torch
 
-    from model_export.checkpoint import load
-    from model_export.export import export
+    from model_export.conversion.checkpoint import load
+    from model_export.conversion.export import export
 
     checkpoint = make(tmp_path / "checkpoint", seed)
     export(str(checkpoint), tmp_path / "model")
@@ -242,7 +242,7 @@ TEXTS = [
 @needs_pytorch
 @pytest.mark.parametrize("text", TEXTS)
 def test_words_are_split_as_the_reference_tokenizer_splits_them(shipped: blip.Captioner, text: str) -> None:
-    from model_export.train import tokenizer
+    from model_export.training.train import tokenizer
 
     reference = tokenizer()(text, add_special_tokens=False, split_special_tokens=True)
     assert shipped.tokenizer.encode(text) == reference["input_ids"]
@@ -250,7 +250,7 @@ def test_words_are_split_as_the_reference_tokenizer_splits_them(shipped: blip.Ca
 
 @needs_pytorch
 def test_words_are_joined_as_the_reference_tokenizer_joins_them(shipped: blip.Captioner) -> None:
-    from model_export.train import tokenizer
+    from model_export.training.train import tokenizer
 
     reference = tokenizer()
     for ids in np.random.default_rng(0).integers(0, 30524, size=(50, 20)).tolist():

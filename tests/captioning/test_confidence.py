@@ -14,8 +14,9 @@ from PIL import Image
 from dropcap.captioning import blip, novelty
 from dropcap.captioning.generation import Generated
 from dropcap.settings import MODEL_FOLDER
-from model_export import confidence, datasets
 from model_export.__main__ import main
+from model_export.datasets import captioned
+from model_export.metrics import confidence
 from tests.support.app import ROOT
 
 PHOTOGRAPHS = ROOT / "tests" / "photographs"
@@ -48,7 +49,7 @@ def test_photographs_are_rejected(shipped: blip.Captioner) -> None:
 
 
 def test_scenes_are_not_rejected(shipped: blip.Captioner) -> None:
-    scenes = [datasets.product_copy(datasets.various(UNSEEN + i)[1]) for i in range(30)]
+    scenes = [captioned.product_copy(captioned.various(UNSEEN + i)[1]) for i in range(30)]
     assert sum(shipped.caption(scene).low_confidence for scene in scenes) <= 1
 
 
@@ -56,7 +57,7 @@ def test_scenes_are_not_rejected(shipped: blip.Captioner) -> None:
 @pytest.mark.parametrize("prompt", ["", confidence.PROMPT])
 def test_one_threshold_serves_prompt_and_beams(shipped: blip.Captioner, prompt: str, beams: int) -> None:
     for path in SAMPLES.glob("*.[jpw]*g*"):
-        sample = datasets.product_copy(path.read_bytes())
+        sample = captioned.product_copy(path.read_bytes())
         assert not shipped.caption(sample, prompt=prompt, beams=beams).low_confidence, path.name
     for path in PHOTOGRAPHS.glob("[ac]*.jpg"):
         with Image.open(path) as photograph:
@@ -109,7 +110,7 @@ def test_a_caption_that_looped_is_cut_and_of_low_confidence(
 ) -> None:
     ids = shipped.tokenizer.encode(said)
     monkeypatch.setattr(blip, "greedy", lambda *_: Generated(ids, [0.0] * len(ids)))
-    caption = shipped.caption(datasets.product_copy((SAMPLES / "garden.jpg").read_bytes()))
+    caption = shipped.caption(captioned.product_copy((SAMPLES / "garden.jpg").read_bytes()))
     assert (caption.text, caption.low_confidence) == (shown, True)
 
 

@@ -243,7 +243,7 @@ def test_more_false_alarms_than_promised_fail_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flagged = Agreement(0.0, (("thing", "dog", "cat"),), True)
-    monkeypatch.setattr("model_export.consistency.compare", lambda caption, description: flagged)
+    monkeypatch.setattr("model_export.evaluation.consistency.compare", lambda caption, description: flagged)
     assert main(["consistency", "--tuning", "--report", str(tmp_path / "report.json")]) == 1
     logging.disable(logging.NOTSET)
     assert "false alarms: 100.00%, more than 1%" in capsys.readouterr().err

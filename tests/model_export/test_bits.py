@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_export.datasets import upload
+from model_export.datasets.captioned import upload
 from tests.support.models.checkpoints import needs_pytorch, random_checkpoint
 
 pytestmark = needs_pytorch
@@ -18,11 +18,11 @@ pytestmark = needs_pytorch
 def measured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, weights: Path, examples: Path
 ) -> dict[str, Any]:
-    from model_export import bits
+    from model_export.experiments import rounding
 
-    few = (bits.Way(8, 32, "symmetric"), bits.Way(4, 32, "symmetric"))
-    monkeypatch.setattr(bits, "WAYS", few)
-    bits.measure(str(weights), examples, tmp_path / "bits.json")
+    few = (rounding.Way(8, 32, "symmetric"), rounding.Way(4, 32, "symmetric"))
+    monkeypatch.setattr(rounding, "WAYS", few)
+    rounding.measure(str(weights), examples, tmp_path / "bits.json")
     found: dict[str, Any] = json.loads((tmp_path / "bits.json").read_text())
     eight, four = (found["ways"][str(way)] for way in few)
     for name, error in eight["errors"].items():
@@ -56,7 +56,7 @@ def test_a_captioner_is_measured_on_what_it_says_of_pictures(
 def test_a_text_encoder_is_measured_on_sentences(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from transformers import BertConfig, BertModel
 
-    from model_export.train import tokenizer
+    from model_export.training.train import tokenizer
 
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1}
     BertModel(BertConfig(vocab_size=30524, **shape)).save_pretrained(tmp_path / "bert")
@@ -84,7 +84,7 @@ def written(file: Path, variables: dict[str, Any]) -> Path:
 
 
 def test_variables_of_ctranslate2_are_read_by_name(tmp_path: Path) -> None:
-    from model_export.trained import ctranslate2
+    from model_export.experiments.trained_models import ctranslate2
 
     matrix = [[0.5, -1.0, 2.0], [0.25, 3.0, -4.0]]
     file = written(tmp_path / "model.bin", {"decoder/embeddings/weight": matrix, "encoder/beta": [1.5]})
@@ -134,8 +134,8 @@ def speaker(folder: Path) -> Path:
 def test_whisper_is_measured_on_speech(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch
 
-    from model_export.bits import PARTS
-    from model_export.trained import ctranslate2, part, read
+    from model_export.experiments.rounding import PARTS
+    from model_export.experiments.trained_models import ctranslate2, part, read
 
     folder = speaker(tmp_path / "whisper")
     (tmp_path / "speech").mkdir()

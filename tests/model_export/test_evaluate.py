@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model_export import datasets, fidelity
 from model_export.__main__ import main
-from model_export.evaluate import Thresholds, bounds, figures, misses
+from model_export.datasets import captioned
+from model_export.evaluation.evaluate import Thresholds, bounds, figures, misses
+from model_export.metrics import fidelity
 from tests.support.app import ROOT
 from tests.support.models.checkpoints import needs_pytorch, random_checkpoint
 
@@ -202,8 +203,8 @@ def test_drift_is_measured_over_the_likeliest_tokens() -> None:
 @pytest.mark.parametrize("beams", [1, 3])
 def test_logits_are_those_that_led_to_the_caption(beams: int) -> None:
     probe = fidelity.Probe(SHIPPED)
-    sample, data = datasets.upload(0)
-    with datasets.shown(sample, data) as image:
+    sample, data = captioned.upload(0)
+    with captioned.shown(sample, data) as image:
         assert probe.caption(image, beams=beams).text == sample.references[0]
     logits = probe.logits(probe.ids)
     assert logits.shape == (len(probe.ids) - 1, 30524)
@@ -214,7 +215,7 @@ def test_a_caption_counts_in_each_group_of_its_picture() -> None:
     drift = fidelity.drift(np.eye(1, 12, dtype=np.float32), np.eye(1, 12, dtype=np.float32))
 
     def pair(is_: str, first: str, second: str, *groups: str) -> fidelity.Pair:
-        sample = datasets.Sample("one", (is_,), ("all", *groups))
+        sample = captioned.Sample("one", (is_,), ("all", *groups))
         return fidelity.Pair(sample, first, second, first == second, drift)
 
     pairs = [pair("a", "a", "a", "small"), pair("b", "b", "x", "large"), pair("c", "y", "y", "small")]
@@ -284,7 +285,7 @@ def coco(tmp_path: Path) -> Path:
     (tmp_path / "pictures").mkdir()
     images, annotations = [], []
     for index in range(3):
-        sample, data = datasets.upload(index)
+        sample, data = captioned.upload(index)
         (tmp_path / "pictures" / f"{index}.jpg").write_bytes(data)
         images.append({"id": 10 + index, "file_name": f"{index}.jpg", "license": 4})
         if index != 1:  # that one has no captions
@@ -405,7 +406,7 @@ def test_there_must_be_a_picture(evaluate: Evaluate) -> None:
 
 
 def test_a_held_out_scene_is_an_upload() -> None:
-    sample, data = datasets.upload(0)
-    with datasets.shown(sample, data) as image:
+    sample, data = captioned.upload(0)
+    with captioned.shown(sample, data) as image:
         assert isinstance(image, Image.Image)
         assert max(image.size) == 400

@@ -25,7 +25,7 @@ NEEDED = {
 FETCH = """
 import json, sys
 import model_export, huggingface_hub  # as transformers does before
-from model_export import hub
+from model_export.conversion import hub
 name, revision, sha256, refuse = json.loads(sys.argv[1])
 if sha256:
     hub.KNOWN[name] = hub.Known(revision, {"pytorch_model.bin": sha256})
@@ -203,6 +203,6 @@ def test_a_proxy_is_asked(hub: Hub, tmp_path: Path) -> None:
     ],
 )
 def test_safetensors_are_preferred_and_of_two_copies_one_is_taken(files: list[str], taken: list[str]) -> None:
-    from model_export.hub import weights
+    from model_export.conversion.hub import weights
 
     assert weights(files) == taken

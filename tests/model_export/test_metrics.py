@@ -10,13 +10,13 @@ pytestmark = needs_pytorch
 
 
 def test_words_are_in_lower_case_and_without_punctuation() -> None:
-    from model_export.metrics import words
+    from model_export.metrics.caption_scores import words
 
     assert words(' "A man\'s  T-shirt", in Café №5.') == "a man s t shirt in café 5"
 
 
 def test_bleu_is_the_geometric_mean_of_four_precisions_times_the_brevity_penalty() -> None:
-    from model_export.metrics import bleu
+    from model_export.metrics.caption_scores import bleu
 
     said = ["a man rides a horse", "a dog on a couch"]
     people = [["A man rides a horse.", "Someone on a horse"], ["The dog lies on a couch."]]
@@ -27,7 +27,7 @@ def test_bleu_is_the_geometric_mean_of_four_precisions_times_the_brevity_penalty
 
 
 def test_bleu_takes_the_closest_of_any_number_of_references() -> None:
-    from model_export.metrics import bleu
+    from model_export.metrics.caption_scores import bleu
 
     people = [["a b c d"], ["something else", "a cat on a mat"]]
     assert bleu(["a b c d", "a cat on a mat"], people) == pytest.approx(100)
@@ -43,20 +43,20 @@ def test_bleu_takes_the_closest_of_any_number_of_references() -> None:
     ],
 )
 def test_cider_is_ten_times_the_mean_cosine_of_weighted_n_grams(said: str, score: float) -> None:
-    from model_export.metrics import cider
+    from model_export.metrics.caption_scores import cider
 
     # All words are of one picture of two, so all weigh the same; the second picture is described wrongly.
     assert cider([said, "blue"], [["Red dog."], ["green bird"]]) == pytest.approx(100 * score / 2)
 
 
 def test_words_that_every_picture_shows_count_for_nothing_in_cider() -> None:
-    from model_export.metrics import cider
+    from model_export.metrics.caption_scores import cider
 
     assert cider(["a lake", "a hill"], [["a"], ["a"]]) == 0
 
 
 def test_a_caption_without_words_is_worth_nothing() -> None:
-    from model_export.metrics import bleu, cider
+    from model_export.metrics.caption_scores import bleu, cider
 
     assert bleu(["", ""], [["a b c d"], ["e f g h"]]) == 0
     assert cider(["", ""], [["a b c d"], ["e f g h"]]) == 0

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dropcap.captioning import blip
 from model_export.__main__ import main
-from model_export.licence import SCENES, of
+from model_export.conversion.licence import SCENES, of
 from tests.support.app import ROOT
 from tests.support.models.checkpoints import as_on_the_hub, needs_pytorch, random_checkpoint
 from tests.support.models.hub import COMMIT, serving
@@ -150,7 +150,7 @@ class Touches:
 def test_weights_that_train_makes_have_the_licence_of_the_repository(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    from model_export.checkpoint import load
+    from model_export.conversion.checkpoint import load
 
     trained = Path(shutil.copytree(checkpoint, tmp_path / "trained"))
     assert load(str(trained), tmp_path).about["licence"] == "NOASSERTION"
@@ -276,7 +276,7 @@ def test_a_disk_that_fills_up_on_the_way_leaves_the_old_model(
     export: Export, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if another program took the room after it was checked.
-    monkeypatch.setattr("model_export.export.DISK_BYTES", 0)
+    monkeypatch.setattr("model_export.conversion.export.DISK_BYTES", 0)
     with small_disk(tmp_path / "disk", 10):
         old = tmp_path / "disk" / "model"
         old.mkdir()
@@ -312,9 +312,9 @@ def test_only_a_model_that_knows_the_scenes_must_say_of_them_what_fp32_says(
         (checkpoint / "recipe.json").write_text(
             '{"name": "trained", "source": "a command", "knows": {"things": ["dog"]}}'
         )
-    monkeypatch.setattr("model_export.fidelity.agreement", lambda pairs: agreement)
-    monkeypatch.setattr("model_export.confidence.FITTED", 4)
-    monkeypatch.setattr("model_export.confidence.TUNED", 2)
+    monkeypatch.setattr("model_export.metrics.fidelity.agreement", lambda pairs: agreement)
+    monkeypatch.setattr("model_export.metrics.confidence.FITTED", 4)
+    monkeypatch.setattr("model_export.metrics.confidence.TUNED", 2)
     assert export(old, str(checkpoint), "--check", "2")[0] == status
     if status:
         assert unchanged(old)
@@ -329,7 +329,7 @@ def test_only_a_model_that_knows_the_scenes_must_say_of_them_what_fp32_says(
 def test_what_models_need_is_reckoned_as_it_was_measured() -> None:
     from transformers import BlipConfig
 
-    from model_export.checkpoint import memory_mb
+    from model_export.conversion.checkpoint import memory_mb
 
     large = {
         "hidden_size": 1024,

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from dropcap.captioning.blip import Captioner, Card, ModelError
-from model_export import download
-from model_export.ready import InstallError, archive, install, swap
+from model_export.install import download
+from model_export.install.model_folder import InstallError, archive, install, swap
 from tests.support.app import ROOT
 from tests.support.models.installing import unchanged
 
@@ -133,7 +133,7 @@ def test_a_model_that_can_not_be_loaded_is_an_error_of_the_model_for_the_functio
 def test_an_archive_lies_where_it_should_whatever_its_model_is_called(
     model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("model_export.ready.ROOT", tmp_path / "a" / "b")
+    monkeypatch.setattr("model_export.install.model_folder.ROOT", tmp_path / "a" / "b")
     path, _ = archive(model({"name": "../up", "revision": "../../evil"}))
     assert path.parent == tmp_path / "a" / "b" / "build"
 
@@ -340,7 +340,7 @@ def test_a_stopped_download_leaves_the_old_model_and_no_folder(
         go_on.wait(60)
 
     code = (
-        "import runpy, signal; from pathlib import Path; from model_export import download\n"
+        "import runpy, signal; from pathlib import Path; from model_export.install import download\n"
         # As at a terminal: what runs in the background of a shell, or under nohup, ignores these.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from dropcap.captioning.blip import Captioner, ModelError
-from model_export import download
-from model_export.ready import InstallError, archive, install
+from model_export.install import download
+from model_export.install.model_folder import InstallError, archive, install
 from tests.support.app import ROOT
 from tests.support.models.checkpoints import needs_pytorch
 from tests.support.models.installing import unchanged
@@ -286,8 +286,8 @@ def test_a_source_that_is_none_is_one_line_with_a_remedy(old: Path, tmp_path: Pa
 
 @needs_pytorch
 def test_the_licence_of_the_model_that_ships_is_that_of_what_train_makes_and_names_no_captions() -> None:
-    from model_export.export import revision
-    from model_export.licence import SCENES
+    from model_export.conversion.export import revision
+    from model_export.conversion.licence import SCENES
 
     assert (SHIPPED / "LICENSE").read_bytes() == SCENES.read_bytes()
     assert CARD["licence"] == "Apache-2.0"

@@ -172,7 +172,7 @@ def test_what_is_not_the_hub_or_does_not_let_one_in_is_one_line(
 ) -> None:
     from huggingface_hub import HfApi
 
-    from model_export import hub
+    from model_export.conversion import hub
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Odd) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -255,7 +255,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_a_checkpoint_that_can_not_be_is_one_line_with_its_name(
     tiny: Path, tmp_path: Path, kind: str
 ) -> None:
-    from model_export.checkpoint import ExportError, load
+    from model_export.conversion.checkpoint import ExportError, load
 
     folder = Path(shutil.copytree(tiny, tmp_path / "broken"))
     change, says = BROKEN[kind]
@@ -269,7 +269,7 @@ def test_a_checkpoint_that_can_not_be_is_one_line_with_its_name(
 @needs_pytorch
 @pytest.mark.parametrize("name", ["./nosuch", "nosuch", "a/b/c", "x" * 3000])
 def test_a_name_that_is_no_checkpoint_is_one_line(tmp_path: Path, name: str) -> None:
-    from model_export.checkpoint import ExportError, load
+    from model_export.conversion.checkpoint import ExportError, load
 
     with pytest.raises(
         ExportError, match=r"^no checkpoint in .*: name a repository of the hub, or a checkpoint's"

@@ -18,8 +18,8 @@ Matrix = NDArray[np.float32]
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of random weights, and its two graphs in fp32 in `graphs`."""
-    from model_export.checkpoint import load
-    from model_export.export import write_graphs
+    from model_export.conversion.checkpoint import load
+    from model_export.conversion.export import write_graphs
 
     folder = tmp_path_factory.mktemp("raw")
     (folder / "graphs").mkdir()
@@ -81,7 +81,7 @@ def nearest(matrix: Matrix, weights: dict[str, Matrix]) -> str:
 
 @pytest.mark.parametrize("bits", ["4", "mixed", "8"])
 def test_each_matrix_of_the_decoder_has_the_bits_that_are_asked(raw: Path, tmp_path: Path, bits: str) -> None:
-    from model_export.quantize import RECIPES, quantize
+    from model_export.conversion.quantize import RECIPES, quantize
 
     (tmp_path / "out").mkdir()
     quantize(raw / "graphs", tmp_path / "out", RECIPES[bits])
@@ -118,7 +118,7 @@ def test_each_matrix_of_the_decoder_has_the_bits_that_are_asked(raw: Path, tmp_p
 def test_the_product_with_rounded_weights_is_near_the_exact_one(number: int) -> None:
     import torch
 
-    from model_export.bits import WAYS, kernel
+    from model_export.experiments.rounding import WAYS, kernel
 
     assert len(WAYS) == 19
     way = WAYS[number]
@@ -143,7 +143,7 @@ def test_a_word_is_looked_up_in_the_rounded_table(raw: Path, tmp_path: Path, bit
     import onnx
     from onnx import helper
 
-    from model_export.quantize import RECIPES, quantize
+    from model_export.conversion.quantize import RECIPES, quantize
 
     (tmp_path / "out").mkdir()
     quantize(raw / "graphs", tmp_path / "out", RECIPES[bits])

@@ -16,7 +16,7 @@ NOTICE = (ROOT / "NOTICE").read_text()
 # SHA-256 of https://www.apache.org/licenses/LICENSE-2.0.txt
 APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
 THIRD_PARTY = (".data", ".gif", ".heic", ".jpg", ".onnx", ".png", ".safetensors", ".txt", ".webp", ".whl")
-OWN = ("requirements.txt", "infra/pip.txt", "model_export/LICENSE.scenes.txt")
+OWN = ("requirements.txt", "infra/pip.txt", "model_export/conversion/LICENSE.scenes.txt")
 
 
 def tracked() -> list[str]:

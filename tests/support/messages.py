@@ -20,7 +20,7 @@ SOURCES = (
     "infra/local/*.py",
     "infra/cloud/**/*.py",
     "infra/*.py",
-    "model_export/*.py",
+    "model_export/**/*.py",
     "tests/memory/limit.py",
     "tests/support/chromium.py",
     "tests/support/screenshots.py",

@@ -28,7 +28,7 @@ from dropcap.database.connection import connect_to_schema
 from infra.local import StackError
 from infra.local.stack import Stack
 from infra.local.storage import ROOT
-from model_export import scenes
+from model_export.datasets import scenes
 from tests.support import chromium, no_demo
 
 USER = "ana"

@@ -81,7 +81,7 @@ def use_one_heap() -> None:
     glibc gives each thread a heap of its own, which keeps what is freed: after 15 pictures on four threads,
     the process held 300 MB instead of 140 MB (`make prove`). A mapped allocation returns to the system as a
     whole. By default glibc raises its threshold for mapping to the largest block freed so far, up to 32 MB,
-    and the resulting fragmentation raised BLIP-base's peak by 9 MB (`model_export.measure`).
+    and the resulting fragmentation raised BLIP-base's peak by 9 MB (`model_export.experiments.measure`).
     """
     _glibc("mallopt", M_ARENA_MAX, 1)
     _glibc("mallopt", M_MMAP_THRESHOLD, MAPPED_BYTES)

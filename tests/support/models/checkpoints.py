@@ -31,7 +31,7 @@ def random_checkpoint(target: Path, seed: int) -> Path:
     import torch
     from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
 
-    from model_export.train import tokenizer
+    from model_export.training.train import tokenizer
 
     torch.manual_seed(seed)
     shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}

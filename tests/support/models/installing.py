@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture
 def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where models are downloaded to."""
-    monkeypatch.setattr("model_export.download.DOWNLOADS", tmp_path / "downloads")
+    monkeypatch.setattr("model_export.install.download.DOWNLOADS", tmp_path / "downloads")
     return tmp_path / "downloads"
 
 

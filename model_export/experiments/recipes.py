@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from .measure import TOKENS
-from .quantize import RECIPES, SYMMETRIC, Recipe
+from ..conversion.quantize import RECIPES, SYMMETRIC, Recipe
+from . import measure
 
 SHIPPED = Recipe()
 
@@ -66,11 +66,11 @@ def compare(checkpoint: str, runs: int, report: Path, scenes: int) -> None:
         folders = _folders(checkpoint, Path(work))
         for trial in track(TRIALS, "trying"):
             folder = folders(trial)
-            child = [sys.executable, "-m", "model_export.measure", str(folder), trial.without, str(runs)]
-            done = subprocess.run(child, capture_output=True, text=True, check=True)
+            command = [sys.executable, "-m", measure.__name__, str(folder), trial.without, str(runs)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
             results[trial.name] = json.loads(done.stdout.splitlines()[-1])
             if scenes and not trial.without:
-                from .export import compare as against
+                from ..conversion.export import compare as against
 
                 fp32 = folders(Trial("fp32", None))
                 results[trial.name] |= against(fp32, folder, scenes)
@@ -80,8 +80,8 @@ def compare(checkpoint: str, runs: int, report: Path, scenes: int) -> None:
 
 def _folders(checkpoint: str, work: Path) -> Callable[[Trial], Path]:
     """A function that makes the model folder of a trial, once for all trials that share it."""
-    from .checkpoint import load
-    from .export import assemble, write_graphs
+    from ..conversion.checkpoint import load
+    from ..conversion.export import assemble, write_graphs
 
     source = load(checkpoint, work)
     made: dict[tuple[str, bool], Path] = {}
@@ -105,7 +105,7 @@ def _folders(checkpoint: str, work: Path) -> Callable[[Trial], Path]:
 
 def plain_attention() -> AbstractContextManager[Any]:
     """Meanwhile the encoder's attention is exported in plain ONNX, not as ONNX Runtime's own operator."""
-    from .onnx_config import FusedAttention
+    from ..conversion.onnx_config import FusedAttention
 
     return mock.patch.object(FusedAttention, "apply", _plain)
 
@@ -119,7 +119,7 @@ def _plain(query: Any, key: Any, value: Any, heads: int) -> Any:
 
 def _show(results: dict[str, dict[str, float]]) -> None:
     agreement = any("agrees_with_fp32" in result for result in results.values())
-    columns = ["tried", "files MB", "rest MB", "peak MB", "encoder s", f"{TOKENS} tokens s"]
+    columns = ["tried", "files MB", "rest MB", "peak MB", "encoder s", f"{measure.TOKENS} tokens s"]
     table = Table(*columns, *(["same as fp32"] if agreement else []))
     for name, result in results.items():
         sizes = (f"{result[key]:,.0f}" for key in ("file_mb", "rest_mb", "peak_mb"))

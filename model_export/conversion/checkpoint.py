@@ -15,10 +15,10 @@ from transformers.utils import logging as transformers_logging
 
 from dropcap.settings import Settings
 
+from ..install.model_folder import is_file
+from ..training.train import RECIPE, SHIPPED, TIED, tokenizer, unpack
 from . import hub, licence
 from .hub import ExportError as ExportError
-from .ready import is_file
-from .train import RECIPE, SHIPPED, TIED, tokenizer, unpack
 
 RANDOM = "random-base"  # BLIP-base's shapes and bytes, to measure memory and speed without a download
 ARCHITECTURE = "BlipForConditionalGeneration"
@@ -79,10 +79,10 @@ def _accept(folder: Path, name: str) -> None:
 
 
 def memory_mb(config: BlipConfig, bits: str = "8") -> float:
-    """Return about what the function takes at its peak with a model of these shapes, quantized, MB.
+    """Estimate the function's peak memory in MB with a quantized model of these shapes.
 
-    `python -m model_export.measure` found 376 MB of BLIP-base with a decoder of 8 bits; with 4 bits 360
-    MB, and 367 of -large, as the encoder's weights are let go once they are read.
+    `python -m model_export.experiments.measure` found 376 MB for BLIP-base with an 8-bit decoder,
+    and with 4 bits 360 MB, and 367 for -large, because the encoder's weights are released once they are read.
     """
     vision, text = config.vision_config, config.text_config
     with torch.device("meta"):

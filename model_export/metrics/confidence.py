@@ -26,7 +26,7 @@ from dropcap.captioning.blip import Captioner
 from dropcap.captioning.graphs import Floats
 from dropcap.errors import Rejected
 
-from .datasets import Dataset, EvaluateError, product_copy, shown, varied
+from ..datasets.captioned import Dataset, EvaluateError, product_copy, shown, varied
 
 KNOWN = "known.data"
 FITTED, TUNED = 1200, 800  # scenes that the distance is fitted to, and others that the threshold is chosen on

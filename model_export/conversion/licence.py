@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-LICENCE_FILE = "LICENSE"
 SOURCES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 NONE = "NOASSERTION"  # SPDX: no licence is stated
 OURS = "Apache-2.0"  # of the weights that `train` makes: the repository's own licence

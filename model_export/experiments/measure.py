@@ -1,4 +1,6 @@
-"""What a model folder costs, measured in this process: python -m model_export.measure FOLDER [WITHOUT [RUNS]]
+"""Measure the memory and time of a model folder in this process.
+
+Usage: python -m model_export.experiments.measure FOLDER [WITHOUT [RUNS]]
 
 The process imports what the function imports, and nothing of the exporter, so that its memory is the
 function's. `WITHOUT` undoes one setting of dropcap/captioning/graphs.py, to show what it is worth.

@@ -16,7 +16,7 @@ from dropcap.captioning.blip import Captioner
 from dropcap.captioning.generation import Generated
 from dropcap.captioning.graphs import Cross, Floats
 
-from .datasets import Dataset, Sample, shown
+from ..datasets.captioned import Dataset, Sample, shown
 
 LIKELIEST = 10  # tokens whose logits are compared: most of the vocabulary never comes near being said
 

@@ -29,15 +29,14 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from .checkpoint import ExportError, load
-from .datasets import EvaluateError, held_out, product_copy, shown
+from ..conversion.checkpoint import ExportError, load
+from ..datasets.captioned import PAIRS, EvaluateError, held_out, product_copy, shown
 
 EXAMPLES = 40  # pictures, or sentences
 TOKENS = 120  # of a caption or a transcript
 RATE = 16_000  # samples a second that Whisper listens to
 WINDOW_S = 30
 HALF = np.dtype("<f2")
-PAIRS = Path(__file__).with_name("pairs.json")
 
 SELF, CROSS, FORWARD = "self-attention", "cross-attention", "feed-forward"
 VOCABULARY, EMBEDDING = "vocabulary", "embedding"

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from dropcap.captioning.blip import Card
 
-from . import fidelity
-from .datasets import Dataset, EvaluateError
-from .fidelity import Pair
+from ..datasets.captioned import Dataset, EvaluateError
+from ..metrics import fidelity
+from ..metrics.fidelity import Pair
 
 LOSE_CIDER = 1.0  # points, of photographs
 SHOWN = 10  # pictures whose captions are printed; all are in the report
@@ -63,7 +63,7 @@ def evaluate(
     empty what the model's card names. `asked` are thresholds that differ from `bounds`. Raises EvaluateError,
     ExportError and ModelError.
     """
-    from .export import export
+    from ..conversion.export import export
 
     card = _card(model)
     report.parent.mkdir(parents=True, exist_ok=True)
@@ -102,8 +102,8 @@ def compare_bits(
     Returns a line for each threshold that each misses; all else is as for `evaluate`. The card of `model`
     names the checkpoint where none is given.
     """
-    from .export import export
-    from .quantize import RECIPES
+    from ..conversion.export import export
+    from ..conversion.quantize import RECIPES
 
     card = _card(model)
     source = checkpoint or ("" if "knows" in card else card["source"])
@@ -166,7 +166,7 @@ def _show_bits(
 
 def figures(pairs: Sequence[Pair], exact: bool) -> dict[str, Any]:
     """The report's figures; `exact`: whether each picture has one right caption, which the models can say."""
-    from . import metrics
+    from ..metrics import caption_scores
 
     references = [pair.sample.references for pair in pairs]
     said = {"fp32": [pair.first for pair in pairs], "quantized": [pair.second for pair in pairs]}
@@ -175,8 +175,8 @@ def figures(pairs: Sequence[Pair], exact: bool) -> dict[str, Any]:
         "pictures": len(pairs),
         "agreement": fidelity.agreement(pairs),
         "logits": fidelity.summary(pairs),
-        "bleu4": {name: metrics.bleu(texts, references) for name, texts in said.items()},
-        "cider": {name: metrics.cider(texts, references) for name, texts in said.items()},
+        "bleu4": {name: caption_scores.bleu(texts, references) for name, texts in said.items()},
+        "cider": {name: caption_scores.cider(texts, references) for name, texts in said.items()},
         "exact": _exact(pairs) if exact else None,
         "groups": {
             group: _exact([pair for pair in pairs if group in pair.sample.groups]) for group in groups

@@ -22,9 +22,8 @@ from dropcap.captioning.blip import Captioner
 from dropcap.domain.analysis import Description
 from dropcap.domain.consistency import compare
 
-from . import datasets, scenes
+from ..datasets import captioned, scenes
 
-PAIRS = Path(__file__).with_name("pairs.json")
 TRUE, MAX_FALSE_ALARMS = "true", 0.01
 SYNONYMS = {
     "rabbit": "bunny", "car": "automobile", "bicycle": "bike", "train": "locomotive", "airplane": "jet plane",
@@ -98,8 +97,8 @@ def evaluate(
 
 def _scenes(captioner: Captioner, count: int, seed: int) -> Iterator[Case]:
     """Of each scene the true description, and one with another colour, number and thing."""
-    for index, (sample, data) in enumerate(datasets.held_out(count).samples()):
-        caption = captioner.caption(datasets.shown(sample, data)).text
+    for index, (sample, data) in enumerate(captioned.held_out(count).samples()):
+        caption = captioner.caption(captioned.shown(sample, data)).text
         scene, rng = scenes.held_out(index), np.random.default_rng((seed, index))
         things = {thing.name: 1 for thing in scene.things}
         name = str(rng.choice(list(things)))
@@ -133,7 +132,7 @@ def _counted(name: str, number: int) -> str:
 
 def _pairs(part: str) -> Iterator[Case]:
     """Each pair as it is, and with the words of its `altered` replaced."""
-    for pair in json.loads(PAIRS.read_text(encoding="utf-8"))[part]:
+    for pair in json.loads(captioned.PAIRS.read_text(encoding="utf-8"))[part]:
         texts = [pair["description"], pair["alt_text"], *pair["tags"]]
         yield Case(pair["caption"], _of(texts), TRUE)
         for old, new in pair["altered"]:

@@ -18,11 +18,12 @@ from transformers import BlipForConditionalGeneration
 from dropcap.captioning.blip import Captioner
 from dropcap.runtime import memory
 
-from . import confidence, datasets, fidelity, licence
+from ..datasets import captioned
+from ..install.model_folder import LICENCE_FILE, swap
+from ..metrics import confidence, fidelity
 from .checkpoint import RANDOM, Checkpoint, ExportError, load, resize
 from .onnx_config import TASK, Decoder, Encoder
 from .quantize import Recipe, optimise, quantize
-from .ready import swap
 
 GRAPHS = ("encoder.onnx", "decoder.onnx")
 DISK_BYTES = 12  # for each parameter, at the worst moment: fp32 as exported and as optimised, the quantized
@@ -53,7 +54,7 @@ def write_vocabulary(processor: Any, folder: Path) -> None:
 
 def revision(files: dict[str, dict[str, Any]]) -> str:
     """What names the captions that these files make: neither the licence nor what is known makes any."""
-    none = {licence.LICENCE_FILE, confidence.KNOWN}
+    none = {LICENCE_FILE, confidence.KNOWN}
     makers = {name: file for name, file in files.items() if name not in none}
     return hashlib.sha256(json.dumps(makers).encode()).hexdigest()[:12]
 
@@ -149,7 +150,7 @@ def assemble(raw: Path, folder: Path, recipe: Recipe | None, source: Checkpoint)
         for name in GRAPHS:
             optimise(raw / name, folder / name)
     write_vocabulary(source.processor, folder)
-    (folder / licence.LICENCE_FILE).write_text(source.licence, encoding="utf-8")
+    (folder / LICENCE_FILE).write_text(source.licence, encoding="utf-8")
     write_card(folder, recipe, source)
 
 
@@ -174,7 +175,7 @@ def _room(out: Path) -> Iterator[None]:
 
 def compare(fp32: Path, small: Path, count: int) -> dict[str, Any]:
     """How often both say the same about held-out scenes, token for token, and how often that is right."""
-    pairs = fidelity.compare(fp32, small, datasets.held_out(count))
+    pairs = fidelity.compare(fp32, small, captioned.held_out(count))
     right = sum(pair.second in pair.sample.references for pair in pairs)
     return {
         "held_out_scenes": count,

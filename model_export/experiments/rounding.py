@@ -23,8 +23,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from .quantize import ASYMMETRIC, HQQ, K_QUANT, SYMMETRIC, blockwise
-from .trained import CROSS, EMBEDDING, FORWARD, SELF, VOCABULARY, Trained, part, read
+from ..conversion.quantize import ASYMMETRIC, HQQ, K_QUANT, SYMMETRIC, blockwise
+from .trained_models import CROSS, EMBEDDING, FORWARD, SELF, VOCABULARY, Trained, part, read
 
 Weights = dict[str, Tensor]
 """Matrices, (outputs, inputs), by their path in the model."""

@@ -23,12 +23,12 @@ from PIL import Image
 from dropcap.captioning.blip import Captioner, Card
 from dropcap.captioning.graphs import REMEDY, ModelError
 
-from . import ROOT
+from .. import ROOT
 from .download import CHUNK, MAX_BYTES, download
 from .download import InstallError as InstallError
-from .licence import LICENCE_FILE
 
 CARD = "model.json"
+LICENCE_FILE = "LICENSE"
 MAX_CARD_BYTES = 1_000_000
 MAX_FILES = 32
 MAX_WHY = 300  # characters of what a library says about a file

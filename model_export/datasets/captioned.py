@@ -22,6 +22,7 @@ from dropcap.settings import Settings
 
 from . import scenes
 
+PAIRS = Path(__file__).with_name("pairs.json")  # captions and descriptions of photographs, written by hand
 FEW = 32  # scenes, which are drawn before worker processes have started
 
 

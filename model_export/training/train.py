@@ -21,7 +21,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
 
-from . import ROOT, scenes
+from .. import ROOT
+from ..datasets import scenes
 
 SIZE, PATCH, WIDTH = 128, 16, 192
 VOCABULARY, PAD, SEP, DEC = 30524, 0, 102, 30522  # as in Salesforce/blip-image-captioning-base
@@ -144,7 +145,7 @@ class Validation:
     """Scenes of their own seeds, drawn large: tells how training goes without touching the held-out ones."""
 
     def __init__(self, words: BertTokenizerFast, ids: list[int], count: int) -> None:
-        from .datasets import product_copy
+        from ..datasets.captioned import product_copy
 
         drawn = [scenes.random_scene(np.random.default_rng((2, i))) for i in range(count)]
         files = (scenes.encode(scenes.draw(scene), quality=90) for scene in drawn)

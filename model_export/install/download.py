@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import ROOT
+from .. import ROOT
 
 DOWNLOADS = ROOT / "build" / "downloads"
 MAX_BYTES = 4_000_000_000  # of all files of a model; BLIP-large in fp32 has 1.9 GB

@@ -1,0 +1,1 @@
+"""Convert a BLIP checkpoint into a quantized ONNX model folder."""

@@ -1,0 +1,1 @@
+"""Pictures with captions: drawn scenes, the sample pictures, and COCO annotations."""

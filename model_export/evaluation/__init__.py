@@ -1,0 +1,1 @@
+"""Evaluate a model folder against its fp32 original, and the consistency check."""

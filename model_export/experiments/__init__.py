@@ -1,0 +1,1 @@
+"""Compare quantization recipes: rounding error, memory and speed."""

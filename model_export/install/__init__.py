@@ -1,0 +1,1 @@
+"""Pack, download and install model folders. Needs no PyTorch."""

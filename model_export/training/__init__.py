@@ -1,0 +1,1 @@
+"""Train the small BLIP model on drawn scenes."""

@@ -77,7 +77,7 @@ run: .venv/installed ## start everything on this machine and drop pictures | MOD
 	    $(if $(filter command,$(origin MODEL)),--model=$(NAMED)) $(if $(SVG),--svg $(SVG)) $(if $(ONCE),--once) -- $(PICTURES)
 
 sweep: .venv/installed ## finish what no event finished in the stack of make run | STATE=.dropcap
-	@$(RUN) -m infra.local.sweep --state $(STATE)
+	@$(RUN) -m infra.local.reconcile --state $(STATE)
 
 test: .venv-dev/installed .venv-model/installed ## run all tests, in parallel | JOBS=3
 	@$(DEV) -m pytest -n $(JOBS) --dist worksteal
@@ -161,7 +161,7 @@ samples: .venv-dev/installed ## draw the sample pictures
 	@$(DEV) -m model_export samples
 
 screenshots: .venv-dev/installed ## photograph the gallery into build/screenshots | SCREENSHOTS="--write"
-	@$(DEV) -m tests.support.screenshots $(SCREENSHOTS)
+	@$(DEV) -m tests.support.browser.screenshots $(SCREENSHOTS)
 
 import: .venv/installed ## take over the settings of Firebase's Resize Images | EXTENSION=extensions/NAME.env PROJECT=my-project FORCE=1
 	@$(RUN) -m infra.resize_images $(if $(PROJECT),--project $(call quoted,PROJECT)) $(if $(FORCE),--force) $(call quoted,EXTENSION)

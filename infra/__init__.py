@@ -1,1 +1,6 @@
-"""Where Dropcap runs: Google Cloud by gcloud, or the local stack."""
+"""Deploy Dropcap to Google Cloud (cloud/), or run all of it on one machine (local/)."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+"""The repository."""

@@ -67,8 +67,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 1 with the reason in one line on stderr."""
     import requests  # which the commands of the cloud, who share what is above, do without; so have these
 
-    from infra.local.storage import ROOT
-    from infra.local.sweep import TIMEOUT_S, running
+    from infra import ROOT
+    from infra.local.reconcile import TIMEOUT_S, running
 
     parser = argparse.ArgumentParser(prog="make redescribe", description=__doc__)
     parser.add_argument("--state", type=Path, default=ROOT / ".dropcap", help="folder of the run (.dropcap)")

@@ -18,23 +18,23 @@ from dropcap import logs
 from dropcap.database.connection import connect
 from dropcap.database.transactions import Database
 from dropcap.settings import Settings
-from infra.local.gemini import GeminiStandIn
 from infra.local.postgres import SEED, Postgres
-from infra.local.storage import Storage
+from infra.local.storage.server import Storage
 from tests.memory.limit import NoLimit, kernel_limit
-from tests.support import no_demo as no_demonstration
 from tests.support.app import NO_GCLOUD, App, app
 from tests.support.browser.browser import chromium, guest, site, visitor  # noqa: F401  fixtures
 from tests.support.children import QUICK
 from tests.support.cloud.control_plane import ControlPlane
 from tests.support.cloud.deployment import FIRST, Deployment, load, once, save
 from tests.support.cloud.warm_gcloud import WarmGcloud
+from tests.support.database.schemas import outside, sound  # noqa: F401  fixtures
 from tests.support.describing import settings, stand_in  # noqa: F401  fixtures
 from tests.support.events import functions  # noqa: F401  a fixture
+from tests.support.gemini_faults import FaultyGemini
 from tests.support.issuer import Issuer
+from tests.support.models import no_demo as no_demonstration
 from tests.support.models.checkpoints import pytorch  # noqa: F401  a fixture
 from tests.support.models.installing import downloads, old  # noqa: F401  fixtures
-from tests.support.schemas import outside, sound  # noqa: F401  fixtures
 
 MODULES = 50  # imported by one test: worth a look at all objects
 ROOM = 2**30  # bytes: a server of a test worker takes less than 200 MB
@@ -154,7 +154,7 @@ def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def gemini_url() -> Iterator[str]:
     """One stand-in for Gemini for each test worker."""
-    with GeminiStandIn() as server:
+    with FaultyGemini() as server:
         yield server.url
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from infra import ROOT
 from infra.cloud import CloudError
 from infra.cloud.config import Config
 
-ROOT = Path(__file__).parent.parent.parent
 FOLDER = "functions"
 WORKSPACE = "/workspace/"  # where that folder is in an instance
 

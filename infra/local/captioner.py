@@ -18,8 +18,8 @@ from rich.console import Console
 from dropcap.captioning.blip import Card, ModelError
 from dropcap.runtime.timeouts import run_with_timeout
 from dropcap.settings import MODEL_FOLDER
+from infra import ROOT
 from infra.local import StackError
-from infra.local.storage import ROOT
 
 # huggingface_hub 0.36 asks this, too, before it downloads: constants.py and file_download.py, 2026-11-30.
 HUB = "https://huggingface.co"

@@ -9,7 +9,6 @@ import random
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -84,17 +83,3 @@ def cloud_event(resource: Mapping[str, Any]) -> tuple[dict[str, str], bytes]:
         "content-type": "application/json",
     }
     return headers, json.dumps(data).encode()
-
-
-def post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> str:
-    """One delivery: answered, busy, refused, late, or broken off."""
-    import requests  # the gate, which starts with every stack, does without
-
-    try:
-        status = requests.post(url, body, headers=dict(headers), timeout=timeout_s).status_code
-    except requests.Timeout:
-        return "late"
-    except requests.ConnectionError:
-        return "broken off"
-    named = {HTTPStatus.OK: "answered", HTTPStatus.SERVICE_UNAVAILABLE: "busy"}
-    return named.get(HTTPStatus(status), "refused")

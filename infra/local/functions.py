@@ -11,7 +11,6 @@ On Google Cloud each is a service of its own; here they share a port. Settings c
 
 import argparse
 from collections.abc import Iterable
-from pathlib import Path
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Flask
@@ -19,7 +18,9 @@ from functions_framework import create_app
 from functions_framework._http import create_server
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-SOURCE = str(Path(__file__).parent.parent.parent / "functions" / "main.py")
+from infra import ROOT
+
+SOURCE = str(ROOT / "functions" / "main.py")
 STOP_S = 3  # how long a picture under way may take when the stack ends; its source stays for the next start
 
 

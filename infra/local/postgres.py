@@ -18,8 +18,7 @@ from urllib.parse import quote
 from pg8000.native import Connection, DatabaseError, InterfaceError, identifier
 
 from infra.local import Part, StackError
-from infra.local.ports import free_port
-from infra.local.process import last_line, run_until_eof
+from infra.local.process import free_port, last_line, run_until_eof
 
 USER = "postgres"
 START_S = 60.0  # recovery after a kill takes seconds, on a busy machine more

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -85,6 +86,19 @@ class Process(Part):
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def free_port(port: int = 0, meant_for: str = "the stack", remedy: str = "choose another port") -> int:
+    """Return `port`, or a free one for 0. Raises StackError if it is in use."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise StackError(
+                f"Port {port}, meant for {meant_for}, is in use: stop the program that uses it, or {remedy}."
+            ) from error
+        return int(probe.getsockname()[1])
 
 
 def framework(

@@ -18,11 +18,11 @@ from rich.console import Console
 from dropcap.domain.upload import Upload
 from dropcap.errors import SettingsError
 from dropcap.settings import MODEL_FOLDER
+from infra import ROOT
 from infra.local import StackError, captioner, show
 from infra.local.process import last_line
 from infra.local.results import Outcome, Results
 from infra.local.stack import Stack
-from infra.local.storage import ROOT
 
 SAMPLES = ROOT / "infra" / "samples"
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".avif"})

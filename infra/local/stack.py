@@ -15,11 +15,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from dropcap.settings import Settings
+from infra import ROOT
 from infra.local import Part, StackError
-from infra.local.ports import free_port
 from infra.local.postgres import Postgres
-from infra.local.process import Process
-from infra.local.storage import ROOT, Storage
+from infra.local.process import Process, free_port
+from infra.local.storage.server import Storage
 
 NEXT_PORTS = 50
 ENDING_S = 5.0  # how long the parts of a run that was killed may hold its port

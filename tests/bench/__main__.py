@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from infra import ROOT
 from infra.local import StackError
-from infra.local.storage import ROOT
 from tests.bench import chart, deployed
 from tests.bench.models import prepare
 from tests.bench.workers import Failed, Way, figures

@@ -28,9 +28,9 @@ from dropcap.database.connection import connect_to_schema
 from dropcap.database.schema import repair
 from dropcap.database.transactions import Database
 from dropcap.settings import SCHEMA, Settings
+from infra import ROOT
 from infra.local import StackError
 from infra.local.postgres import Postgres
-from infra.local.storage import ROOT
 from tests.bench import gallery, rows
 from tests.bench.operations import Bench, operations, spread
 

@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra import ROOT
 from infra.cost import GIB_S, REQUEST, VCPU_S
-from infra.local.storage import ROOT
 from tests.bench.workers import Failed
 from tests.memory.instance import Platform
 from tests.memory.outside import Outside

@@ -15,7 +15,7 @@ from dropcap.database import search
 from dropcap.database.transactions import Database
 from dropcap.gallery import wall
 from dropcap.gallery.wall import Filters
-from infra.local.storage import ROOT
+from infra import ROOT
 from tests.bench.operations import Bench, Figure
 
 USER = "gallery"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from infra.local.storage import ROOT
+from infra import ROOT
 
 NAIVE = ROOT / "build" / "naive"  # of tests/memory: fp32 weights for transformers
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from infra.local.gemini import GeminiStandIn
+from infra.local.gemini.server import GeminiStandIn
 
 SDKS = ("google-genai", "google-generativeai")
 WHOLE = """

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from infra.local.storage import ROOT
+from infra import ROOT
 
 Way = Sequence[str | Path]
 """The Python, the module and its arguments."""

@@ -7,9 +7,9 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 
+from infra import ROOT
 from infra.cost import GIB_S, REQUEST, VCPU_S
 from infra.local import StackError
-from infra.local.storage import ROOT
 from tests.capacity import limits, measure
 from tests.capacity.limits import INPUTS, MEASURED, seconds
 

@@ -14,11 +14,10 @@ import psutil
 
 from dropcap.database.connection import connect_to_schema
 from dropcap.settings import Settings
-from infra.local.events import cloud_event, post
-from infra.local.ports import free_port
-from infra.local.process import Process, framework
-from infra.local.storage import ROOT
-from infra.local.surroundings import Surroundings
+from infra import ROOT
+from infra.local.events import cloud_event
+from infra.local.process import Process, framework, free_port
+from tests.support.backing_services import BackingServices, post_event
 
 SAMPLES = sorted(path for path in (ROOT / "infra" / "samples").iterdir() if path.suffix != ".json")
 COUNT = 66
@@ -51,7 +50,7 @@ def database() -> dict[str, float]:
     """Return a picture's transactions, s within them and s of PostgreSQL's CPU. Raises StackError."""
     with (
         TemporaryDirectory(prefix="dropcap-capacity-") as folder,
-        Surroundings(Path(folder), Settings()) as around,
+        BackingServices(Path(folder), Settings()) as around,
     ):
         before, port = _used(around), free_port()
         path = f"{ROOT / 'functions'}:{ROOT}"
@@ -62,12 +61,12 @@ def database() -> dict[str, float]:
             for index in range(COUNT):
                 sample = SAMPLES[index % len(SAMPLES)]
                 event = cloud_event(around.put(f"user{index % 50}/{index}{sample.suffix}", sample))
-                post(url, *event, timeout_s=60)
+                post_event(url, *event, timeout_s=60)
         after = _used(around)  # its connection is closed, so that all it did is counted
     return {name: round((after[name] - before[name]) / COUNT, 5) for name in before}
 
 
-def _used(around: Surroundings) -> dict[str, float]:
+def _used(around: BackingServices) -> dict[str, float]:
     """Return PostgreSQL's totals so far."""
     time.sleep(1.0)  # until the statistics have what has just ended
     with closing(connect_to_schema(around.database_url)) as connection:

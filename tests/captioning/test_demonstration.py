@@ -17,8 +17,8 @@ from dropcap.domain.analysis import Caption, Description, Provenance, Source
 from dropcap.imaging import xmp
 from dropcap.settings import MODEL_FOLDER
 from tests.gallery.test_export import export, table, unpacked
-from tests.support import no_demo as no_demonstration
 from tests.support.app import CAPTION, MAIN, NAME, PICTURE, App, Start, rows
+from tests.support.models import no_demo as no_demonstration
 
 NOTICE = Card.read(MODEL_FOLDER).notice
 DEMO = {"MODEL_FOLDER": str(MODEL_FOLDER), "EVENTS": "projects/dropcap/topics/done"}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from infra.local.storage import ROOT
+from infra import ROOT
 from tests.chaos import duplicates, faults, kills, report, schemas, strangers, zombies
 from tests.chaos.report import Play
 from tests.chaos.world import NO_VERDICT, UNSAFE

@@ -21,7 +21,7 @@ from dropcap.database.schema import repair
 from dropcap.database.schema.tables import TABLES, Column, Table
 from dropcap.errors import SchemaError
 from dropcap.settings import SCHEMA
-from infra.local.storage import ROOT
+from infra import ROOT
 from tests.chaos.report import Scene
 
 MOST = 4  # damages of one schema

@@ -14,7 +14,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from infra.local.storage import ROOT
+from infra import ROOT
 from tests.chaos import report
 from tests.chaos.report import Scene
 from tests.chaos.world import Function

@@ -24,12 +24,11 @@ from dropcap.database.connection import connect_to_schema
 from dropcap.describing import moderation
 from dropcap.domain.upload import Upload, from_event
 from dropcap.settings import Settings
+from infra import ROOT
 from infra.local import Part, StackError
-from infra.local.events import cloud_event, post
-from infra.local.ports import free_port
-from infra.local.process import Process, framework
-from infra.local.storage import ROOT
-from infra.local.surroundings import Surroundings
+from infra.local.events import cloud_event
+from infra.local.process import Process, framework, free_port
+from tests.support.backing_services import BackingServices, post_event
 
 KILLABLE = Path(__file__).with_name("killable.py")
 ARCHIVE = "dropcap-archive"
@@ -82,7 +81,7 @@ class Sent:
         return f"{self.upload.name}#{self.upload.generation}"
 
 
-class World(Surroundings):
+class World(BackingServices):
     """Surroundings with nothing in them yet. What is drawn by chance follows from `seed`.
 
     `variables` are of every function in it, and what the promises are judged by.
@@ -153,7 +152,7 @@ class World(Surroundings):
         """One delivery, in the words of `events.post`."""
         with self._lock:
             self.deliveries += 1
-        return post(function.url, *cloud_event(sent.resource), TIMEOUT_S)
+        return post_event(function.url, *cloud_event(sent.resource), TIMEOUT_S)
 
 
 class Function(Part):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from infra import ROOT
 from infra.cloud import CloudError, source
 from infra.cloud.__main__ import COMMANDS, TABLES, main
 from infra.cloud.config import SETTINGS, Config
@@ -432,7 +433,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 def test_no_command_begins_with_loading_what_only_some_need() -> None:
     """requests, which took a third of the start."""
     loads = "import sys, infra.cloud.__main__; sys.exit('requests' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", loads], cwd=source.ROOT, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", loads], cwd=ROOT, check=False).returncode == 0
 
 
 NO_CLOUD = {
@@ -468,7 +469,7 @@ def test_what_runs_already_is_no_less_operated_with_the_demonstration_model(
 
 
 def test_the_model_that_is_deployed_is_the_one_that_is_looked_at(tmp_path: Path) -> None:
-    card = json.loads((source.ROOT / "functions" / "model" / "model.json").read_text())
+    card = json.loads((ROOT / "functions" / "model" / "model.json").read_text())
 
     def check(**variables: str) -> None:
         source.check_model(Config.read(USUAL | {"DEMO_MODEL": ""} | variables), tmp_path)

@@ -17,7 +17,7 @@ import requests
 
 from dropcap.database.connection import connect
 from dropcap.describing import moderation
-from infra.local.gemini import GeminiStandIn
+from infra.local.gemini.server import GeminiStandIn
 from tests.chaos import __main__ as chaos
 from tests.chaos import schemas, soak, strangers
 from tests.chaos.promises import Broken, broken, tally

@@ -32,13 +32,13 @@ from dropcap.domain.analysis import Source
 from dropcap.domain.upload import Upload
 from dropcap.errors import SettingsError
 from dropcap.settings import Settings
+from infra import ROOT
 from infra.local import StackError, show
-from infra.local.ports import free_port
+from infra.local.process import free_port
+from infra.local.reconcile import main as sweep
 from infra.local.results import Outcome, Results
 from infra.local.run import Failed, Run
 from infra.local.stack import Stack
-from infra.local.storage import ROOT
-from infra.local.sweep import main as sweep
 from infra.redescribe import main as redescribe
 from tests.support.app import EXPECTED, hear_ctrl_c
 from tests.support.children import FUNCTIONS, python_path

@@ -13,8 +13,7 @@ import requests
 from PIL import Image
 
 from dropcap.runtime import memory
-from infra.local.ports import free_port
-from infra.local.process import Process
+from infra.local.process import Process, free_port
 from tests.memory.limit import kernel_limit
 from tests.support.app import EVENT, EXPECTED, ROOT, SAMPLES, Start, event_of, rows, small_png
 from tests.support.children import FUNCTIONS, python_path

@@ -19,10 +19,9 @@ from google.cloud.storage import Client
 from PIL import Image
 
 from dropcap.domain.upload import Upload
+from infra import ROOT
 from infra.local import StackError
-from infra.local.ports import free_port
-from infra.local.process import Process
-from infra.local.storage import ROOT
+from infra.local.process import Process, free_port
 from tests.support.app import EVENT, PICTURE, event_of
 from tests.support.children import FUNCTIONS, python_path
 from tests.support.issuer import Issuer

@@ -17,8 +17,8 @@ from dropcap.errors import SettingsError
 from dropcap.settings import Settings
 from infra.local.postgres import Postgres
 from tests.database.test_connection import ELSEWHERE, certificate, tls_front
-from tests.support import libpq
 from tests.support.app import ROOT
+from tests.support.database import libpq
 
 PASSWORD = "hunter2"  # noqa: S105  no one's
 URL = f"postgresql://ana:{PASSWORD}@db.example.com/photos"

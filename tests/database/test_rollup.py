@@ -19,7 +19,7 @@ from dropcap.database.transactions import Database
 from dropcap.gallery import edits
 from dropcap.settings import Settings
 from tests.database.test_database import RACERS, race, record, upload
-from tests.support import plain_progress as plain
+from tests.support.database import plain_progress as plain
 
 START = dt.datetime(2026, 3, 5, tzinfo=dt.UTC)
 ZONES = (None, "UTC", "Pacific/Auckland", "Pacific/Honolulu", "America/New_York", "Asia/Kolkata")

@@ -10,13 +10,12 @@ from dropcap.database import daily_usage
 from dropcap.describing import gemini, moderation, prompt
 from dropcap.describing.response import parse
 from dropcap.domain.gemini_response import GeminiResponse
-from infra.local.gemini import GeminiStandIn
-from infra.local.gemini_faults import FINISH_REASONS
 from tests.describing.test_budget import requests_of
 from tests.describing.test_deferred import DONE, its_time_comes, redescribe, result
 from tests.support.app import Start, rows, small_png
 from tests.support.describing import calls, describer, refusal
 from tests.support.describing import jpeg as picture
+from tests.support.gemini_faults import FINISH_REASONS, FaultyGemini
 
 # What came, and what is said of it.
 UNFIT = {
@@ -50,7 +49,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("model", UNFIT)
 def test_it_takes_the_remaining_tries_and_is_then_put_off(
-    stand_in: GeminiStandIn, settings: dict[str, Any], model: str
+    stand_in: FaultyGemini, settings: dict[str, Any], model: str
 ) -> None:
     told = refusal(settings, model)
     assert told.problem.startswith(UNFIT[model])
@@ -64,7 +63,7 @@ def test_it_takes_the_remaining_tries_and_is_then_put_off(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_that_comes_once_costs_a_try_and_no_description(
-    stand_in: GeminiStandIn, settings: dict[str, Any], kind: str
+    stand_in: FaultyGemini, settings: dict[str, Any], kind: str
 ) -> None:
     assert "red" in describer(settings, f"fault-once-{kind}").describe(picture()).description
     assert len(calls(stand_in, settings)) == 2
@@ -73,7 +72,7 @@ def test_one_that_comes_once_costs_a_try_and_no_description(
 # SAFETY and its like are verdicts on the picture; all others, of any name, are no answer.
 @pytest.mark.parametrize("reason", [each.value for each in FinishReason if each.name != "STOP"])
 def test_each_reason_to_stop_means_the_same_over_both_packages(
-    stand_in: GeminiStandIn, settings: dict[str, Any], reason: str
+    stand_in: FaultyGemini, settings: dict[str, Any], reason: str
 ) -> None:
     verdicts = ("SAFETY", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT")
     told = refusal(settings, f"fault-finish-{reason}", gemini_attempts=1, safety="low")
@@ -93,7 +92,7 @@ def test_each_reason_to_stop_means_the_same_over_both_packages(
 
 @pytest.mark.parametrize("reason", ["SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY"])
 def test_each_reason_to_block_a_picture_is_final_over_both_packages(
-    stand_in: GeminiStandIn, settings: dict[str, Any], reason: str
+    stand_in: FaultyGemini, settings: dict[str, Any], reason: str
 ) -> None:
     assert BlockedReason(reason)
     told = refusal(settings, f"fault-blocked-{reason}", safety="low")
@@ -104,7 +103,7 @@ def test_each_reason_to_block_a_picture_is_final_over_both_packages(
     assert len(calls(stand_in, settings)) == 1
 
 
-def test_a_fence_around_an_answer_costs_nothing(stand_in: GeminiStandIn, settings: dict[str, Any]) -> None:
+def test_a_fence_around_an_answer_costs_nothing(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
     assert "red" in describer(settings, "fault-fenced").describe(picture()).description
     assert len(calls(stand_in, settings)) == 1
 
@@ -118,7 +117,7 @@ def test_a_fence_of_any_form_is_taken_off(settings: dict[str, Any], begin: str, 
 
 
 def test_the_next_request_says_what_is_wanted_and_the_first_does_not(
-    stand_in: GeminiStandIn, settings: dict[str, Any]
+    stand_in: FaultyGemini, settings: dict[str, Any]
 ) -> None:
     assert "red" in describer(settings, "fault-talkative").describe(picture()).description
     first, second = (call.body["contents"][0]["parts"][1]["text"] for call in calls(stand_in, settings))
@@ -128,7 +127,7 @@ def test_the_next_request_says_what_is_wanted_and_the_first_does_not(
 
 
 def test_ratings_above_safety_are_a_verdict_also_without_an_answer(
-    stand_in: GeminiStandIn, settings: dict[str, Any]
+    stand_in: FaultyGemini, settings: dict[str, Any]
 ) -> None:
     told = refusal(settings, "fault-ratedmalformed-HIGH", safety="low")
     assert told.verdict

@@ -15,8 +15,8 @@ import requests
 from dropcap.describing import gemini
 from dropcap.describing.response import NotDescribed
 from dropcap.settings import Settings
-from infra.local.gemini import GeminiStandIn
 from tests.support.describing import calls, describer, jpeg, refusal
+from tests.support.gemini_faults import FaultyGemini
 
 # Why it did not answer
 
@@ -35,7 +35,7 @@ from tests.support.describing import calls, describer, jpeg, refusal
     ],
 )
 def test_a_refusal_that_is_not_the_pictures_fault_is_not_repeated_at_once_but_on_another_day(
-    stand_in: GeminiStandIn, settings: dict[str, Any], model: str, problem: str
+    stand_in: FaultyGemini, settings: dict[str, Any], model: str, problem: str
 ) -> None:
     told = refusal(settings, model)
     assert (told.problem, told.retryable, told.answered, told.unbilled) == (problem, True, False, True)
@@ -53,7 +53,7 @@ def test_a_refusal_that_is_not_the_pictures_fault_is_not_repeated_at_once_but_on
     ],
 )
 def test_what_is_the_pictures_fault_is_told_and_never_repeated(
-    stand_in: GeminiStandIn, settings: dict[str, Any], model: str, problem: str, unbilled: bool
+    stand_in: FaultyGemini, settings: dict[str, Any], model: str, problem: str, unbilled: bool
 ) -> None:
     told = refusal(settings, model)
     assert (told.problem, told.retryable, told.answered, told.unbilled) == (problem, False, True, unbilled)
@@ -71,32 +71,32 @@ def test_what_is_the_pictures_fault_is_told_and_never_repeated(
     ],
 )
 def test_a_passing_fault_is_tried_again_as_often_as_the_setting_says(
-    stand_in: GeminiStandIn, settings: dict[str, Any], model: str, problem: str
+    stand_in: FaultyGemini, settings: dict[str, Any], model: str, problem: str
 ) -> None:
     assert refusal(settings, model).problem == problem
     assert len(calls(stand_in, settings)) == 2
 
 
-def test_one_try_means_one_request(stand_in: GeminiStandIn, settings: dict[str, Any]) -> None:
+def test_one_try_means_one_request(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
     assert refusal(settings, "fault-503", gemini_attempts=1).problem.endswith(", after 1 try")
     assert len(calls(stand_in, settings)) == 1
 
 
-def test_a_fault_that_passes_costs_nothing(stand_in: GeminiStandIn, settings: dict[str, Any]) -> None:
+def test_a_fault_that_passes_costs_nothing(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
     assert "red" in describer(settings, "fault-once-503").describe(jpeg()).description
     assert len(calls(stand_in, settings)) == 2
 
 
 @pytest.mark.parametrize("model", ["fault-slow", "fault-drip"])
 def test_each_try_has_one_deadline_from_its_first_byte_to_its_last(
-    stand_in: GeminiStandIn, settings: dict[str, Any], model: str
+    stand_in: FaultyGemini, settings: dict[str, Any], model: str
 ) -> None:
     told = refusal(settings, model, gemini_timeout_s=0.5)
     assert told.problem == "Gemini did not answer within 0.5 s, after 2 tries"
     assert len(calls(stand_in, settings)) == 2
 
 
-def test_a_connection_that_breaks_is_tried_again(stand_in: GeminiStandIn, settings: dict[str, Any]) -> None:
+def test_a_connection_that_breaks_is_tried_again(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
     told = refusal(settings, "fault-cut")
     assert told.problem.startswith("Gemini could not be reached (")
     assert told.problem.endswith("), after 2 tries")
@@ -108,7 +108,7 @@ def test_a_timeout_below_googles_shortest_deadline_is_allowed(settings: dict[str
 
 
 def test_a_server_that_is_not_there_is_told(settings: dict[str, Any]) -> None:
-    with GeminiStandIn() as gone:
+    with FaultyGemini() as gone:
         pass
     told = refusal(settings, "gemini-3.5-flash-lite", gemini_endpoint=gone.url)
     assert told.problem.startswith("Gemini could not be reached (")
@@ -123,7 +123,7 @@ def test_an_error_that_is_none_of_googles_is_told(settings: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("how", ["after-0.8", "info-0.8", "date-2"])
 def test_a_pause_that_the_server_asks_for_is_kept(
-    stand_in: GeminiStandIn, settings: dict[str, Any], how: str
+    stand_in: FaultyGemini, settings: dict[str, Any], how: str
 ) -> None:
     describer(settings, f"fault-once-429-{how}").describe(jpeg())
     first, second = calls(stand_in, settings)
@@ -132,7 +132,7 @@ def test_a_pause_that_the_server_asks_for_is_kept(
 
 @pytest.mark.parametrize("how", ["after-3600", "info-3600"])
 def test_a_pause_longer_than_a_try_is_not_waited_for(
-    stand_in: GeminiStandIn, settings: dict[str, Any], how: str
+    stand_in: FaultyGemini, settings: dict[str, Any], how: str
 ) -> None:
     told = refusal(settings, f"fault-429-{how}")
     said = "Gemini's quota is used up (HTTP 429 RESOURCE_EXHAUSTED); it asks to wait 3600 s"

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import requests
 
-from infra.local.ports import free_port
-from infra.local.process import Process, framework
+from infra.local.process import Process, framework, free_port
 from tests.gallery.test_uploads import PAGE, drop
 from tests.memory.peak import peak_mb
 from tests.support.app import EXPECTED, MAIN, ROOT, SAMPLES, Start

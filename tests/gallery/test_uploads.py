@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 
 from dropcap.domain.upload import Upload, is_object
 from dropcap.gallery.uploads import LARGEST_HEAD, LONGEST_FILE, file_name
-from infra.local.rules import check_path
+from infra.local.storage.preconditions import check_path
 from tests.support.app import PICTURE, App, Start, problem, rows, small_png
 from tests.support.images.pictures import FORMATS, encoded, png, quadrants
 from tests.support.issuer import Issuer

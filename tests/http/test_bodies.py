@@ -15,8 +15,7 @@ import requests
 from werkzeug.datastructures import MultiDict
 
 from dropcap.http import bodies
-from infra.local.ports import free_port
-from infra.local.process import Process
+from infra.local.process import Process, free_port
 from tests.memory.limit import kernel_limit
 from tests.support.app import EVENT, ROOT, App, Start, event_of, problem, rows, small_png
 from tests.support.children import FUNCTIONS, python_path

@@ -13,8 +13,7 @@ import pytest
 import requests
 
 from dropcap.http import server
-from infra.local.ports import free_port
-from infra.local.process import Process, framework
+from infra.local.process import Process, framework, free_port
 from tests.database.test_database import record, upload
 from tests.support.app import MAIN, ROOT, Start, rows
 

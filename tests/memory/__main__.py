@@ -15,8 +15,8 @@ from rich.progress import track
 
 from dropcap.captioning.blip import Card, ModelError
 from dropcap.errors import SettingsError
+from infra import ROOT
 from infra.local import StackError
-from infra.local.storage import ROOT
 from tests.memory import report
 from tests.memory.instance import DELIVERIES, Platform
 from tests.memory.limit import NoLimit, kernel_limit

@@ -16,13 +16,13 @@ from typing import Any, Self
 
 import psutil
 
+from infra import ROOT
 from infra.local import StackError
-from infra.local.events import cloud_event, post
-from infra.local.ports import free_port
-from infra.local.process import Process, framework
-from infra.local.storage import ROOT
+from infra.local.events import cloud_event
+from infra.local.process import Process, framework, free_port
 from tests.memory.limit import NO_LIMIT, kernel_limit
 from tests.memory.peak import peak_mb
+from tests.support.backing_services import post_event
 
 DELIVERIES = 3
 AGAIN_S = 1.5  # before the next delivery
@@ -98,13 +98,13 @@ class Instance:
         self._exit.close()
 
     def post(self, headers: Mapping[str, str], body: bytes, timeout_s: float) -> str:
-        """One delivery, in the words of `events.post`."""
+        """One delivery, in the words of `post_event`."""
         self.anonymous_mb = self.rss_mb = 0.0
         for pid in self._pids():
             with suppress(OSError):  # a process that has ended, or not ours
                 Path(f"/proc/{pid}/clear_refs").write_text(RESET_PEAK)
         try:
-            return post(self.url, headers, body, timeout_s)
+            return post_event(self.url, headers, body, timeout_s)
         finally:
             self._measure()
 

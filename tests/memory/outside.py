@@ -9,8 +9,8 @@ from uuid import UUID
 
 from dropcap.database.connection import connect_to_schema
 from dropcap.settings import Settings
-from infra.local.surroundings import Surroundings
 from tests.memory.uploads import Sample
+from tests.support.backing_services import BackingServices
 
 ROWS = """
 SELECT u.id, u.state, u.reason_code, u.reason, a.result
@@ -28,7 +28,7 @@ class Fate:
     decoder: str = ""
 
 
-class Outside(Surroundings):
+class Outside(BackingServices):
     """The parts around a function, with new data; `environment` is how the function finds them."""
 
     def __init__(self, logs: Path) -> None:

@@ -16,8 +16,7 @@ import requests
 from dropcap.database.connection import connect_to_schema
 from dropcap.domain.upload import Upload, posted
 from dropcap.storage.buckets import Buckets
-from infra.local.ports import free_port
-from infra.local.process import Process
+from infra.local.process import Process, free_port
 from tests.memory.limit import Limit, kernel_limit
 from tests.support.app import EVENT, ROOT, Start, event_of, problem, rows, small_png
 from tests.support.children import FUNCTIONS, python_path

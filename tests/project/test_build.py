@@ -20,8 +20,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
 from dropcap.database.connection import connect_to_schema
-from infra.local.ports import free_port
-from infra.local.process import Process
+from infra.local.process import Process, free_port
 from tests.support.app import CAPTION, NAME, PICTURE, ROOT
 from tests.support.pages import DOCS, blocks, commands
 

@@ -12,7 +12,7 @@ from dropcap.database.progress import stats
 from dropcap.database.schema.legacy import INSTANTS, NAMES
 from dropcap.database.transactions import Database
 from dropcap.settings import Settings
-from tests.support.installations import contents, installed, start
+from tests.support.database.installations import contents, installed, start
 from tests.support.pages import DOCS
 
 PAGE = (DOCS / "migrating.md").read_text()

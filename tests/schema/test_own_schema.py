@@ -14,8 +14,8 @@ from dropcap.database.schema import ownership
 from dropcap.database.transactions import Database
 from dropcap.errors import SchemaError, SettingsError
 from dropcap.settings import SCHEMA, Settings
-from tests.support.installations import NAMES, refused, start, tables
-from tests.support.schemas import ROWS
+from tests.support.database.installations import NAMES, refused, start, tables
+from tests.support.database.schemas import ROWS
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from dropcap.database.progress import stats
 from dropcap.database.schema import diff, ownership
 from dropcap.settings import SCHEMA
 from tests.schema.test_revisions import git
-from tests.support import released
-from tests.support.installations import NAMES, contents, installed, refused, start, tables
+from tests.support.database import released
+from tests.support.database.installations import NAMES, contents, installed, refused, start, tables
 
 FOREIGN = "CREATE TABLE public.documents (id serial, body text); INSERT INTO documents VALUES (1, 'x')"
 

@@ -25,11 +25,10 @@ from dropcap.database.schema.tables import TABLES
 from dropcap.domain.upload import Upload
 from dropcap.settings import SCHEMA
 from infra.local import StackError
-from infra.local.ports import free_port
-from infra.local.process import Process, framework
-from tests.support import released
+from infra.local.process import Process, framework, free_port
 from tests.support.app import EVENT, ROOT, App, Start, event_of, rows, small_png
 from tests.support.children import python_path
+from tests.support.database import released
 from tests.support.pages import DOCS
 
 TABLES_FILE, SETTINGS_FILE = (f"functions/dropcap/{name}.py" for name in ("tables", "settings"))

@@ -19,7 +19,7 @@ from dropcap.database.schema.tables import TABLES
 from dropcap.errors import SchemaError
 from infra.local.postgres import Postgres
 from tests.schema.test_legacy import ANCESTORS
-from tests.support.schemas import ID, ROWS, check
+from tests.support.database.schemas import ID, ROWS, check
 
 
 def test_a_sound_schema_costs_one_query(sound: Connection, postgres: Postgres) -> None:

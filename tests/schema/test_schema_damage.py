@@ -17,7 +17,7 @@ from dropcap.database.schema.tables import INSTANT, TABLES, Column, Index, Table
 from dropcap.database.transactions import Database, Executor
 from dropcap.errors import SchemaError
 from dropcap.settings import SCHEMA, Settings
-from tests.support.schemas import ID, RESULT, ROWS, check, copied, shape
+from tests.support.database.schemas import ID, RESULT, ROWS, check, copied, shape
 
 DERIVED = {table.name for table in TABLES if table.derived}
 NOW = dt.datetime(2026, 2, 3, 12, tzinfo=dt.UTC)

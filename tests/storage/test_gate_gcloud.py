@@ -11,7 +11,7 @@ import pytest
 from google.cloud.storage import Bucket
 
 from dropcap.domain.upload import Upload
-from infra.local.storage import Storage
+from infra.local.storage.server import Storage
 from tests.support.events import WATCHED, Functions, client_of
 
 MIB = 1024 * 1024

@@ -10,9 +10,9 @@ import requests
 from google.api_core.exceptions import PreconditionFailed
 from google.cloud.storage import Blob, Client
 
-from infra.local.rules import Expected, Refused
-from infra.local.sessions import MOST, QUANTUM, Session, Sessions
-from infra.local.storage import Storage
+from infra.local.storage.preconditions import Expected, Refused
+from infra.local.storage.server import Storage
+from infra.local.storage.sessions import MOST, QUANTUM, Session, Sessions
 from tests.support.events import WAIT_S, WATCHED, Functions, client_of
 
 PAGE = "http://localhost:8080"

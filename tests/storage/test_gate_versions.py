@@ -8,7 +8,7 @@ import requests
 from google.api_core.exceptions import NotFound, PreconditionFailed
 from google.cloud.storage import Blob, Bucket, Client
 
-from infra.local.storage import Storage
+from infra.local.storage.server import Storage
 from tests.support.events import WAIT_S, client_of
 
 

@@ -12,21 +12,20 @@ from PIL import Image
 from dropcap.describing.gemini import Describer
 from dropcap.describing.response import NotDescribed
 from dropcap.settings import Settings
-from infra.local.gemini import Call, GeminiStandIn
+from infra.local.gemini.server import Call
+from tests.support.gemini_faults import FaultyGemini
 
 SDKS = ("google-generativeai", "google-genai")
 
 
 @pytest.fixture(scope="module")
-def stand_in() -> Iterator[GeminiStandIn]:
-    with GeminiStandIn() as server:
+def stand_in() -> Iterator[FaultyGemini]:
+    with FaultyGemini() as server:
         yield server
 
 
 @pytest.fixture(params=SDKS)
-def settings(
-    request: pytest.FixtureRequest, stand_in: GeminiStandIn, few_certificates: str
-) -> dict[str, Any]:
+def settings(request: pytest.FixtureRequest, stand_in: FaultyGemini, few_certificates: str) -> dict[str, Any]:
     """Settings for one of the packages, with a key that no other test uses."""
     os.environ["SSL_CERT_FILE"] = few_certificates
     return {
@@ -55,5 +54,5 @@ def refusal(settings: dict[str, Any], model: str, **others: Any) -> NotDescribed
     return raised.value
 
 
-def calls(stand_in: GeminiStandIn, settings: dict[str, Any]) -> list[Call]:
+def calls(stand_in: FaultyGemini, settings: dict[str, Any]) -> list[Call]:
     return [call for call in stand_in.calls if call.key == settings["gemini_api_key"]]

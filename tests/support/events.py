@@ -11,7 +11,7 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
-from infra.local.storage import Storage
+from infra.local.storage.server import Storage
 
 WATCHED = "uploads"  # the bucket whose events are sent
 WAIT_S = 20

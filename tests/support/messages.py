@@ -17,15 +17,15 @@ from tests.support.app import ROOT
 # What answers in a part's place speaks to programs, and what measures is for who develops.
 SOURCES = (
     "functions/**/*.py",
-    "infra/local/*.py",
+    "infra/local/**/*.py",
     "infra/cloud/**/*.py",
     "infra/*.py",
     "model_export/**/*.py",
     "tests/memory/limit.py",
-    "tests/support/chromium.py",
-    "tests/support/screenshots.py",
+    "tests/support/browser/chromium.py",
+    "tests/support/browser/screenshots.py",
 )
-SILENT = ("infra/local/rules.py", "infra/local/gemini_faults.py")
+SILENT = ("infra/local/storage/preconditions.py", "infra/local/gemini/errors.py")
 SCRIPT = ROOT / "infra" / "environment.sh"
 VARIES = "…"
 LINE = r"logger\.(debug|info|warning|error|exception|critical|log)"

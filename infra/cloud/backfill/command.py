@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dropcap.domain.upload import Upload
-from infra import cost
+from infra import ROOT, cost
 from infra.cloud import CloudError
 from infra.cloud.backfill.backlog import Journal, State, enqueue, listing
 from infra.cloud.backfill.estimate import (
@@ -45,7 +45,6 @@ from infra.cloud.config import QUEUE, Config
 from infra.cloud.gcloud import refusals
 from infra.cloud.gcloud.login import credentials
 from infra.cloud.inventory import Cloud
-from infra.local.storage import ROOT
 
 COUNT = 1_000_000  # objects that are counted before the question: three minutes and half a cent
 RETENTION_S = 28 * 86_400  # Cloud Tasks drops what is 31 days old: cloud.google.com/tasks/docs/quotas

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra import ROOT
 from infra.cloud import CloudError
 from infra.cloud.config import SECRETS
 from infra.cloud.gcloud import refusals
-from infra.cloud.source import ROOT
 
 PAUSE_S = (1.0, 30.0)  # before a second try, and the longest before a later one: each doubles the last
 HIDDEN = {*SECRETS, "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS"}  # make puts its command line into these

@@ -12,13 +12,13 @@ from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
 from dropcap.settings import Settings
 from dropcap.storage import metadata
+from infra import ROOT
 from infra.cloud import CloudError
 from infra.cloud.config import Config
 from infra.cloud.gcloud.command import Gcloud
 from infra.cloud.inventory import Cloud
 from infra.cloud.operations import after, gallery
 from infra.cloud.resources import functions
-from infra.cloud.source import ROOT
 
 SAMPLE = ROOT / "infra" / "samples" / "garden.jpg"
 POLL_S = 2.0

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Reque
 
 from dropcap.settings import Settings
 from infra.local.stack import Stack
-from tests.support.chromium import MISSING, found, launched
+from tests.support.browser.chromium import MISSING, found, launched
 
 WAIT_MS = 60_000  # for what takes a second where nothing else runs
 INSTALL_S = 200

@@ -16,7 +16,7 @@ from dropcap.database.schema.tables import ACHIEVEMENTS, TABLES, Table
 
 MARK = "Owned by Dropcap"  # a schema's comment begins with it
 AWAITS = "Rows of the old web app are still to be copied"  # the comment of `achievements`: legacy.py
-# Fingerprints of all versions without a schema, by table; written by tests/support/released.py.
+# Fingerprints of all versions without a schema, by table; written by tests/support/database/released.py.
 RELEASED = Path(__file__).with_name("released.json")
 
 SHAPES = """

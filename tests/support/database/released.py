@@ -1,6 +1,6 @@
 """Print, as JSON, the fingerprints of the tables of all versions without a schema of their own.
 
-    PYTHONPATH=functions python -m tests.support.released > functions/dropcap/database/schema/released.json
+    PYTHONPATH=functions python -m tests.support.database.released > released.json
 
 It needs the whole history of the repository. All later versions have a schema, so the file is complete.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dropcap.database.schema import ownership
 from dropcap.database.schema.tables import Table
-from infra.local.storage import ROOT
+from infra import ROOT
 
 LAST = "0d28d606343d6b124c9596fd61479a5392d3576a"  # the last commit that found its tables by search_path
 DECLARED_IN = "functions/dropcap/tables.py"  # as it was called then

@@ -34,9 +34,8 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from infra.local.answers import HOP_BY_HOP, error, headers_of, layout_of
 from infra.local.events import Events
-from infra.local.operations import (
+from infra.local.storage.operations import (
     LAYOUT,
     SIZE,
     XML_OBJECT,
@@ -46,10 +45,11 @@ from infra.local.operations import (
     session_of,
     understand,
 )
-from infra.local.retention import Retention
-from infra.local.rules import PRECONDITIONS, PREFIXES, Expected, Refused, check_path
-from infra.local.sessions import ALLOWED, CANCELLED, Session, Sessions
-from infra.local.versions import Versions
+from infra.local.storage.preconditions import PRECONDITIONS, PREFIXES, Expected, Refused, check_path
+from infra.local.storage.responses import HOP_BY_HOP, error, headers_of, layout_of
+from infra.local.storage.retention import Retention
+from infra.local.storage.sessions import ALLOWED, CANCELLED, Session, Sessions
+from infra.local.storage.versions import Versions
 
 GENERATIONS = {"generation", "sourceGeneration"}  # which the server only tracks for objects in memory
 CHECKED_HERE = {prefix + each for prefix in PREFIXES for each in PRECONDITIONS}
@@ -293,7 +293,7 @@ async def serve(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m infra.local.gate",
+        prog="python -m infra.local.storage.gate",
         description="Cloud Storage's preconditions and events in front of fake-gcs-server.",
     )
     parser.add_argument("--port", type=int, required=True, help="port of 127.0.0.1 that clients use")

@@ -15,7 +15,7 @@ from tempfile import SpooledTemporaryFile
 import aiohttp
 from aiohttp import web
 
-from infra.local.rules import Expected, Refused
+from infra.local.storage.preconditions import Expected, Refused
 
 CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(\d{1,19}|\*)")
 QUANTUM = 256 * 1024  # bytes: of an upload that is not complete, a multiple of it is kept

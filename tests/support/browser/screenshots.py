@@ -25,11 +25,12 @@ from PIL import Image
 from playwright.sync_api import Browser, FloatRect, Page, Playwright, sync_playwright
 
 from dropcap.database.connection import connect_to_schema
+from infra import ROOT
 from infra.local import StackError
 from infra.local.stack import Stack
-from infra.local.storage import ROOT
 from model_export.datasets import scenes
-from tests.support import chromium, no_demo
+from tests.support.browser import chromium
+from tests.support.models import no_demo
 
 USER = "ana"
 SAMPLES = ROOT / "infra" / "samples"

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from infra.local.rules import Expected, Refused
+from infra.local.storage.preconditions import Expected, Refused
 
 NAME = r"([^/]+)"
 OBJECT = re.compile(rf"/(?:download/)?storage/v1/b/{NAME}/o/{NAME}")

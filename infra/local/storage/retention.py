@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from infra.local.operations import Operation
-from infra.local.rules import Expected, Refused
+from infra.local.storage.operations import Operation
+from infra.local.storage.preconditions import Expected, Refused
 
 HOLDS = {"temporaryHold": "Temporary", "eventBasedHold": "Event-Based"}
 

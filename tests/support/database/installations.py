@@ -8,7 +8,7 @@ from dropcap.database.schema.tables import TABLES
 from dropcap.database.transactions import Database
 from dropcap.errors import SchemaError
 from dropcap.settings import SCHEMA, Settings
-from tests.support.schemas import ROWS
+from tests.support.database.schemas import ROWS
 
 NAMES = [table.name for table in TABLES]
 TABLES_IN = "SELECT tablename FROM pg_tables WHERE schemaname = '{}' ORDER BY 1"

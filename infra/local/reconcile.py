@@ -8,8 +8,8 @@ from pathlib import Path
 
 import requests
 
+from infra import ROOT
 from infra.local import StackError
-from infra.local.storage import ROOT
 
 TIMEOUT_S = 3600  # a sweep ends by itself, SWEEP_S and a picture later
 

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import requests
 
+from infra import ROOT
 from infra.local import Part, StackError
-from infra.local.ports import free_port
-from infra.local.process import Process
+from infra.local.process import Process, free_port
 
 ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
-ROOT = Path(__file__).parent.parent.parent
 
 
 class Storage(Part):
     """A storage server at `url` with Cloud Storage's preconditions, and events for the buckets in `watch`.
 
     Objects are files in `folder`, kept between runs, or in memory without a folder. Events are posted to
-    `events_to`. Port 0 takes any free one; `options` go to the gate (`python -m infra.local.gate --help`).
+    `events_to`. Port 0 takes any free one; `options` go to the gate, whose
+    `--help` lists them.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Storage(Part):
         server = [str(_program()), "-scheme", "http", "-host", "127.0.0.1", "-port", str(behind)]
         # the public host tells the XML API's paths
         server += ["-public-host", f"127.0.0.1:{self.port}", "-log-level", "warn"]
-        gate = [sys.executable, "-m", "infra.local.gate", "--port", str(self.port), *self.options]
+        gate = [sys.executable, "-m", "infra.local.storage.gate", "--port", str(self.port), *self.options]
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
             server += ["-backend", "filesystem", "-filesystem-root", str(self.folder)]

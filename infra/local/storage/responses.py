@@ -7,8 +7,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from infra.local.operations import XML_OBJECT, path_of
-from infra.local.rules import Refused
+from infra.local.storage.operations import XML_OBJECT, path_of
+from infra.local.storage.preconditions import Refused
 
 # Hop-by-hop headers (RFC 9110, 7.6.1); the length is set with the body.
 HOP_BY_HOP = frozenset(

@@ -1,0 +1,1 @@
+"""Databases, schemas and reference queries for tests."""

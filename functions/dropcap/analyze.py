@@ -44,7 +44,7 @@ def analyze(
             verdict = moderation.check(outputs.verdict, settings)
             said = texts.select(outputs.description, outputs.caption)
             embedded = texts.select(outputs.description, texts.trusted(outputs.caption))
-            agreement = inference.check_consistency(upload, outputs)
+            agreement = inference.check_consistency(outputs)
             del for_gemini, for_blip
             with watchdog.stage("publish"):
                 published: tuple[Rendition, ...] = ()

@@ -1,6 +1,6 @@
-"""The budget brake: what one picture asks of Gemini, within the day's cap, and what all of it costs.
+"""Gemini budget: describe one picture within the day's cap, and account for what it costs.
 
-With neither DAILY_CALLS nor DAILY_MONEY it counts in memory alone: no query, no wait.
+Without DAILY_CALLS and DAILY_MONEY, usage is counted in memory only: no query, no wait.
 """
 
 import datetime as dt
@@ -23,85 +23,100 @@ SPARE_S = 10  # of a lease, beyond the longest that Gemini may take
 
 
 class BudgetExhausted(NotDescribed):
-    """The day's cap is reached: no request was made."""
+    """Transient error: the day's cap is reached, and no request was made."""
 
 
 class GeminiBudget:
-    """A token_usage.RequestBudget for one picture. `sha256` is of its bytes; empty: nothing is cached."""
+    """The budget and the usage of one picture; a token_usage.RequestBudget.
+
+    `sha256` is the digest of the upload's bytes, the key of the response cache. If it is empty, nothing is
+    cached, because the picture is not kept.
+    """
 
     def __init__(self, services: Services, upload: uuid.UUID, sha256: str) -> None:
         self._services, self._settings = services, services.settings
         self._upload, self._sha256 = upload, sha256
-        self._reserved: daily_usage.Reservation | None = None
+        self._reservation: daily_usage.Reservation | None = None
         self._calls, self._tokens, self._micro_usd, self._reused = 0, Tokens(), 0, False
-        self._spent: float | None = None  # of the day, by all, US$
+        self._day_usd: float | None = None  # what all pictures have cost today
 
     def describe(self, jpeg: bytes, language: str) -> Description:
-        """Gemini's description in this language, or what it said of the same bytes before.
+        """Return Gemini's description in `language`, from the response cache if the bytes are known.
 
         Raises NotDescribed.
         """
         services, settings, describer = self._services, self._settings, self._services.describer
         if not (settings.has_budget and self._sha256 and settings.gemini_api_key):
             return describer.describe(jpeg, language, self)
-        asked = f"{describer.prompt} {language}"
+        prompt = f"{describer.prompt} {language}"
         if settings.safety != "off":
             # A verdict holds only for the picture that Gemini saw, not for another size, frame or page.
-            asked += f" {hashlib.sha256(jpeg).hexdigest()}"
-        entry = CacheEntry(self._sha256, asked, settings.gemini_model)
-        wait_s = min(settings.gemini_timeout_s, (settings.lease_s - settings.gemini_s) / 2)
+            prompt += f" {hashlib.sha256(jpeg).hexdigest()}"
+        entry = CacheEntry(self._sha256, prompt, settings.gemini_model)
+        if cached := self._cached(entry, language):
+            return cached
+        response, at = None, dt.datetime.now(dt.UTC)
         try:
-            while known := entry.get_or_acquire(
-                services.database, self._upload, settings.gemini_s + SPARE_S, wait_s
-            ):
-                answer, at = known
-                self._reused = True
-                try:
-                    return describer.parse(answer, language, at)
-                except NotDescribed as unfit:
-                    if unfit.response:
-                        raise
-                self._reused = False
-                entry.delete(services.database, at)  # an earlier release stored invalid answers
-        except TimeoutError as busy:
-            raise NotDescribed("another upload of the same bytes is being described") from busy
-        kept, at = None, dt.datetime.now(dt.UTC)
-        try:
-            kept, description = describer.ask(jpeg, language, self)
+            response, description = describer.ask(jpeg, language, self)
             at = dt.datetime.fromisoformat(description.at)
             return description
-        except NotDescribed as unavailable:
-            kept = unavailable.response
+        except NotDescribed as error:
+            response = error.response
             raise
         finally:
-            with suppress(DatabaseUnavailable):  # the answer is paid for; the lease expires by itself
-                if kept:
-                    entry.store(services.database, kept, at)
+            with suppress(DatabaseUnavailable):  # the response is paid for; the lease expires by itself
+                if response:
+                    entry.store(services.database, response, at)
                 else:
                     entry.release(services.database)
+
+    def _cached(self, entry: CacheEntry, language: str) -> Description | None:
+        """Return the description in the cache, or None after acquiring the lease on its entry.
+
+        Raises NotDescribed if the cached response blocks the picture, or another worker keeps the lease.
+        """
+        services, settings = self._services, self._settings
+        lease_s = settings.gemini_s + SPARE_S
+        wait_s = min(settings.gemini_timeout_s, (settings.lease_s - settings.gemini_s) / 2)
+        try:
+            while cached := entry.get_or_acquire(services.database, self._upload, lease_s, wait_s):
+                response, at = cached
+                self._reused = True
+                try:
+                    return services.describer.parse(response, language, at)
+                except NotDescribed as error:
+                    if error.response:
+                        raise
+                self._reused = False
+                entry.delete(services.database, at)  # an earlier release stored invalid responses
+        except TimeoutError as error:
+            raise NotDescribed("another upload of the same bytes is being described") from error
+        return None
 
     def reserve(self) -> None:
         """Reserve a request in the day's budget. Raises BudgetExhausted and DatabaseUnavailable."""
         if self._settings.has_budget:
-            self._reserved = daily_usage.reserve(self._services.database, self._settings)
-            if not self._reserved:
+            self._reservation = daily_usage.reserve(self._services.database, self._settings)
+            if not self._reservation:
                 raise BudgetExhausted("the day's budget for Gemini is spent (DAILY_CALLS, DAILY_MONEY)")
         self._calls += 1
 
     def record_usage(self, tokens: Tokens | None) -> None:
-        """Count what it cost: where nobody knows, the most that it can have cost."""
+        """Record what the request cost, or the highest cost possible if `tokens` is None."""
         settings = self._settings
         used = tokens or Tokens()
-        most = daily_usage.highest_cost(settings)
-        cost = most if tokens is None else round(settings.usd(*used) * 1e6)
+        highest = daily_usage.highest_cost(settings)
+        cost = highest if tokens is None else round(settings.usd(*used) * 1e6)
         self._micro_usd += cost
         self._tokens = Tokens(self._tokens.input + used.input, self._tokens.output + used.output)
-        if self._reserved and (cost != most or any(used)):
-            with suppress(DatabaseUnavailable):  # what is reserved then stays spent
-                self._spent = daily_usage.record_usage(self._services.database, self._reserved, cost, *used)
+        if self._reservation and (cost != highest or any(used)):
+            with suppress(DatabaseUnavailable):  # the reservation then counts as spent
+                self._day_usd = daily_usage.record_usage(
+                    self._services.database, self._reservation, cost, *used
+                )
 
     def usage(self, seconds: float) -> Usage:
-        """What the picture cost, of which stages took so many seconds until now."""
+        """Return what the picture has cost, if its stages took so many `seconds` until now."""
         limit_gb = memory.limit_mb(self._settings.memory_limit_mb) / 1000
         return Usage(
             calls=self._calls,
@@ -113,11 +128,11 @@ class GeminiBudget:
         )
 
     def log_fields(self, usage: Usage) -> Mapping[str, Any]:
-        """What a log line tells of it, and of the day; what is not known is left out."""
-        known = {
+        """Return the known costs of the picture, and of the day, as fields of a log line."""
+        fields = {
             "tokens": usage.input_tokens + usage.output_tokens,
             "gb_seconds": usage.gb_seconds,
             "usd": usage.usd,
-            "spent_usd": self._spent if self._settings.prices else None,
+            "spent_usd": self._day_usd if self._settings.prices else None,
         }
-        return {name: value for name, value in known.items() if value is not None}
+        return {name: value for name, value in fields.items() if value is not None}

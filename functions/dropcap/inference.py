@@ -1,4 +1,4 @@
-"""Both models look at a picture, side by side, and what one says is held against the other's words."""
+"""Run both models on a picture concurrently, and check whether their outputs are consistent."""
 
 import logging
 from collections.abc import Mapping
@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ModelOutputs:
-    """What the models say, and why one says nothing. `pending`: Gemini may do so on another day."""
+    """Outputs of both models, with the source of each, or the reason why it has none.
+
+    `pending`: Gemini may describe the picture later.
+    """
 
     description: Description | None
     caption: Caption | None
@@ -35,16 +38,16 @@ class ModelOutputs:
 def run_models(
     upload: Upload, for_gemini: bytes, for_blip: Image, services: Services, budget: GeminiBudget
 ) -> ModelOutputs:
-    """Ask both at once, as one waits for the network and the other for the CPU.
+    """Return the outputs of Gemini, which waits for the network, and of BLIP, which uses the CPU meanwhile.
 
-    Raises blip.ModelError where BLIP fails and is required, or Gemini failed too.
+    Raises blip.ModelError if BLIP fails and is required, or if Gemini fails too.
     """
     settings = services.settings
     sources = {}
     description = caption = model_error = verdict = None
     pending = False
     language = upload.language or settings.language
-    asked = submit(lambda: budget.describe(for_gemini, language), "describe")
+    request = submit(lambda: budget.describe(for_gemini, language), "describe")
     try:
         captioner = services.captioner
         caption = captioner.caption(for_blip, prompt=settings.caption_prompt, beams=settings.caption_beams)
@@ -58,47 +61,48 @@ def run_models(
             notice=captioner.card.notice,
             removed=caption.removed,
         )
-    except blip.ModelError as failed:
-        model_error = failed
-        logs.once(logger, logging.ERROR, str(failed), "captioner_failed")
-        sources["blip"] = Source(False, problem=str(failed))
+    except blip.ModelError as error:
+        model_error = error
+        logs.once(logger, logging.ERROR, str(error), "captioner_failed")
+        sources["blip"] = Source(False, problem=str(error))
     finally:
-        wait([asked])
+        wait([request])
     try:
-        description = asked.result()
+        description = request.result()
         verdict = description.safety
         sources["gemini"] = Source(True, description.model, description.version)
-    except NotDescribed as unavailable:
-        verdict = unavailable.verdict
-        if settings.gemini_api_key:  # without one, BLIP alone is what was chosen
-            problem = str(unavailable)
-            logger.warning(
-                "not described by Gemini", extra={"event": "gemini_unavailable", "problem": problem}
-            )
-            pending = unavailable.retryable
-        sources["gemini"] = Source(False, settings.gemini_model, problem=str(unavailable))
+    except NotDescribed as error:
+        verdict = error.verdict
+        if settings.gemini_api_key:  # without a key, only BLIP is wanted
+            problem = str(error)
+            fields = {"event": "gemini_unavailable", "problem": problem}
+            logger.warning("not described by Gemini", extra=fields)
+            pending = error.retryable
+        sources["gemini"] = Source(False, settings.gemini_model, problem=str(error))
     if model_error and (settings.blip == "required" or description is None):
         raise model_error
     return ModelOutputs(description, caption, sources, verdict, pending)
 
 
 def log_fields(sources: Mapping[str, Source]) -> dict[str, dict[str, Any]]:
-    """Return which models answered, for the log; what is empty is left out."""
+    """Return which models answered, as a field of a log line, without empty values."""
     return {
         name: {"answered": source.answered} | {key: value for key, value in asdict(source).items() if value}
         for name, source in sources.items()
     }
 
 
-def check_consistency(upload: Upload, outputs: ModelOutputs) -> Agreement | None:
-    """Return how far the two models agree; None where one of them gave no words that can be trusted."""
+def check_consistency(outputs: ModelOutputs) -> Agreement | None:
+    """Return how far the two models agree; None if one of them has no text that can be trusted.
+
+    Logs a warning if they contradict each other.
+    """
     caption = texts.trusted(outputs.caption)
     if not (outputs.description and caption):
         return None
     agreement = consistency.compare(caption.text, outputs.description)
     if agreement.contradicts:
-        found = [f"{about}: {said} or {shown}" for about, said, shown in agreement.contradictions]
-        logger.warning(
-            "the two models contradict each other", extra={"event": "models_contradict", "found": found}
-        )
+        found = [f"{about}: {claim} or {rival}" for about, claim, rival in agreement.contradictions]
+        fields = {"event": "models_contradict", "found": found}
+        logger.warning("the two models contradict each other", extra=fields)
     return agreement

@@ -53,13 +53,13 @@ def reject(
         str(rejection), extra={"event": "upload_rejected", "code": rejection.code, "cause": cause(rejection)}
     )
     sha256 = hashlib.sha256(data).hexdigest() if data is not None and settings.receipts else ""
-    new = lease.age_s < moderation.LONGEST_S or not lease.reason  # days of other faults are no hold
+    new = lease.age_s < moderation.MAX_HOLD_S or not lease.reason  # days of other faults are no hold
     waits = rejection.code == moderation.NO_VERDICT and new
     outcome = Outcome(upload, rejection=rejection, sha256=sha256, waits=waits)
     rows = rows_of(outcome, lease.token, settings)
     reason = (rejection.code, str(rejection))
     if waits:
-        if not services.leases.hold(upload, lease.token, *reason, moderation.AGAIN_S, rows):
+        if not services.leases.hold(upload, lease.token, *reason, moderation.RETRY_S, rows):
             raise leases.lost(upload) from rejection
         return False
     with watchdog.stage("quarantine"):

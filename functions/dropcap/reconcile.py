@@ -17,7 +17,7 @@ time, because any may exceed one sweep: a bucket that keeps a million sources ta
 A sweep that finds nothing costs three queries and a listing, with one query for each page of objects, no
 matter how many of them are done and kept. Leases coordinate the work: a sweep may run beside deliveries and
 other sweeps. With a key for Gemini, the sweep finally describes pictures whose description was deferred
-(deferred.py), which costs one query if there are none.
+(deferred/worker.py), which costs one query if there are none.
 """
 
 import datetime as dt
@@ -109,9 +109,9 @@ def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
                 break
     ends = begun + seconds
     if services.settings.gemini_api_key:
-        from dropcap import deferred
+        from dropcap.deferred.worker import describe_pending
 
-        outcomes.update(deferred.describe(services, ends))
+        outcomes.update(describe_pending(services, ends))
     prune(services.database, services.settings, ends)
     logger.log(
         logging.INFO if complete and not outcomes["failed"] else logging.WARNING,

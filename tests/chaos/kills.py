@@ -27,7 +27,7 @@ def held(scene: Scene, only: int | None = None) -> None:
     """A kill at each point while there is no verdict on safety; an hour later there is one."""
     world = scene.world
     at_every_point(scene, settings=NO_VERDICT, only=only)
-    world.later(moderation.AGAIN_S)
+    world.later(moderation.RETRY_S)
     with world.function("an hour later") as function:
         for sent in world.sent:
             sent.code = ""

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from dropcap import deferred, erasure
+from dropcap import erasure
 from dropcap.database.transactions import Database
+from dropcap.deferred.worker import MAX_FAILURES, MAX_TRIES, describe_pending
 from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
 from dropcap.services import Services
@@ -91,7 +92,7 @@ def test_while_gemini_is_down_blips_caption_is_there_at_once_and_the_rest_comes_
 def test_it_is_tried_ever_more_rarely_and_given_up_after_a_week(start: Start) -> None:
     app, upload = not_described(start)
     waited = []
-    for _ in range(deferred.TRIES):
+    for _ in range(MAX_TRIES):
         its_time_comes()
         assert app.sweep() == DONE | {"not_described": 1}
         waited += rows("SELECT extract(epoch FROM describe_after - now())::int FROM analyses")
@@ -135,7 +136,7 @@ def test_two_sweeps_at_once_describe_no_picture_twice(start: Start) -> None:
     settings = app.services.settings
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
         sweeps = [Services(settings, stack.enter_context(closing(Database(settings)))) for _ in range(2)]
-        done = list(pool.map(lambda each: deferred.describe(each, float("inf")), sweeps))
+        done = list(pool.map(lambda each: describe_pending(each, float("inf")), sweeps))
     assert sum(each["described"] for each in done) == 4
     assert rows("SELECT (result->'usage'->>'calls')::int FROM analyses") == [[2]] * 4  # one had failed
 
@@ -221,7 +222,7 @@ def test_what_is_unsafe_is_taken_back_whatever_breaks_off_and_however_often(
         (erasure, "unpublish", 0),
     ]
     for owner, part, shown in parts:
-        rows(f"UPDATE analyses SET describe_after = now(), describe_tries = {deferred.TRIES}")  # noqa: S608
+        rows(f"UPDATE analyses SET describe_after = now(), describe_tries = {MAX_TRIES}")  # noqa: S608
         with monkeypatch.context() as breaking:
             breaking.setattr(owner, part, broken)
             assert app.sweep() == DONE | {"not_described": 1}
@@ -274,13 +275,13 @@ def test_nothing_is_taken_back_before_the_upload_is_done(
 
 def test_a_sweep_stops_where_gemini_fails_and_goes_on_where_the_pictures_do(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL=DOWN)
-    for number in range(deferred.FAILURES + 1):
+    for number in range(MAX_FAILURES + 1):
         app.deliver(app.upload(f"ana/{number}.png", small_png()))
-    assert app.sweep() == DONE | {"not_described": deferred.FAILURES}
+    assert app.sweep() == DONE | {"not_described": MAX_FAILURES}
     for settings in ({"GEMINI_MODEL": "fault-malformed"}, {"GEMINI_MODEL": "fault-blocked", "SAFETY": "low"}):
         app = app.restarted(**settings)
-        assert redescribe(app, all=True, mark=True)["pictures"] == deferred.FAILURES + 1
-        assert app.sweep() == DONE | {"not_described": deferred.FAILURES + 1}
+        assert redescribe(app, all=True, mark=True)["pictures"] == MAX_FAILURES + 1
+        assert app.sweep() == DONE | {"not_described": MAX_FAILURES + 1}
 
 
 def test_an_answer_is_kept_where_the_picture_is_and_only_its_turn_has_passed(

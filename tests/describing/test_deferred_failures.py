@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from dropcap import deferred
+from dropcap.deferred.rows import FIRST_DELAY_S
+from dropcap.deferred.worker import MAX_FAILURES, describe_pending
 from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
 from dropcap.runtime.memory import heavy_work_lock
@@ -78,7 +79,7 @@ FAULTS = (
 
 def test_pictures_that_can_never_be_described_do_not_keep_the_others_waiting(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL=DOWN)
-    assert len(FAULTS) > 2 * deferred.FAILURES
+    assert len(FAULTS) > 2 * MAX_FAILURES
     lost = [not_described(app, str(number)) for number in range(len(FAULTS))]
     whole = not_described(app, "whole")
     for upload, fault in zip(lost, FAULTS, strict=True):
@@ -151,7 +152,7 @@ def test_a_lease_is_longer_than_gemini_and_a_picture_may_take_and_the_next_try_i
     assert lease > gemini_s + stage_s
     assert lease > timeout_s
     [[after]] = rows("SELECT extract(epoch FROM describe_after - now())::float8 FROM analyses")
-    assert 0 < after <= deferred.FIRST_S
+    assert 0 < after <= FIRST_DELAY_S
     assert result(app, upload.id)["describe_later"]
 
 
@@ -160,7 +161,7 @@ def test_nothing_is_taken_before_its_turn_has_come(start: Start) -> None:
     not_described(app, "a")
     app = app.restarted(GEMINI_MODEL=UP)
     due = "SELECT count(*) FROM analyses WHERE describe_after <= now()"
-    waiting = threading.Thread(target=deferred.describe, args=(app.services, float("inf")))
+    waiting = threading.Thread(target=describe_pending, args=(app.services, float("inf")))
     with heavy_work_lock:
         waiting.start()
         waiting.join(0.5)
@@ -174,16 +175,16 @@ def test_what_can_not_be_taken_back_does_not_keep_the_others_waiting(
     start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = start(**ONCE)
-    for number in range(deferred.FAILURES + 1):
+    for number in range(MAX_FAILURES + 1):
         app.deliver(app.upload(f"ana/{number}.png", small_png()))
     app = app.restarted(GEMINI_MODEL="fault-unsafe-high", SAFETY="low", QUARANTINE_BUCKET="not-there")
-    assert redescribe(app, mark=True)["pictures"] == deferred.FAILURES + 1
+    assert redescribe(app, mark=True)["pictures"] == MAX_FAILURES + 1
     capfd.readouterr()
-    assert app.sweep() == DONE | {"not_described": deferred.FAILURES + 1}
-    assert rows("SELECT count(*) FROM analyses WHERE describe_after > now()") == [[deferred.FAILURES + 1]]
+    assert app.sweep() == DONE | {"not_described": MAX_FAILURES + 1}
+    assert rows("SELECT count(*) FROM analyses WHERE describe_after > now()") == [[MAX_FAILURES + 1]]
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     errors = [line for line in lines if line["severity"] == "ERROR"]
-    assert len(errors) == deferred.FAILURES + 1
+    assert len(errors) == MAX_FAILURES + 1
     for line in errors:
         assert "not-there: does it exist?" in line["problem"]
         assert "stack_trace" not in line

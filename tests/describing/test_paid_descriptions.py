@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from dropcap import deferred
 from dropcap.database import search
 from dropcap.database.response_cache import CacheEntry
 from dropcap.database.transactions import Database
+from dropcap.deferred import rows as pending_rows
 from dropcap.describing.gemini import Describer
 from dropcap.domain.analysis import Rendition
 from dropcap.domain.gemini_response import GeminiResponse
@@ -46,7 +46,7 @@ STEPS: list[tuple[Any, str, int]] = [
     (Buckets, "read_published", 1),
     (Describer, "ask", 1),
     (CacheEntry, "store", 2),
-    (deferred, "_store", 1),
+    (pending_rows, "store", 1),
     (search, "forget", 1),
 ]
 

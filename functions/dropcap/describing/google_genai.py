@@ -1,4 +1,4 @@
-"""Gemini over google-genai, the package that follows google-generativeai."""
+"""Adapter to Gemini for google-genai, the successor of google-generativeai."""
 
 import math
 import ssl
@@ -13,11 +13,11 @@ from dropcap.describing.response import NotDescribed
 from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.settings import Settings
 
-SHORTEST_DEADLINE_S = 10  # Google refuses a shorter X-Server-Timeout with 400 (livekit/agents #3723)
+SHORTEST_DEADLINE_S = 10  # Google answers a shorter X-Server-Timeout with 400 (livekit/agents #3723)
 
 
 class Adapter:
-    """A gemini.GeminiClient. Without `retry_options` the package tries once."""
+    """A gemini.GeminiClient. The package does not retry, because it has no `retry_options`."""
 
     def __init__(self, settings: Settings, key: str) -> None:
         self._timeout = settings.gemini_timeout_s
@@ -30,12 +30,12 @@ class Adapter:
         )
         self._client = genai.Client(
             api_key=key,
-            vertexai=False,  # whatever GOOGLE_GENAI_USE_VERTEXAI says: the key is one of the Gemini API
+            vertexai=False,  # overrides GOOGLE_GENAI_USE_VERTEXAI: the key is one of the Gemini API
             http_options=types.HttpOptions(
                 base_url=settings.gemini_endpoint or None,
-                api_version="v1beta",  # its default, v1, knows neither system instruction nor schema
+                api_version="v1beta",  # the default, v1, has neither system instruction nor schema
                 timeout=math.ceil(self._timeout * 1000),
-                # We never call asyncio's: it trusts nobody, which saves loading all certificates twice more.
+                # The asyncio client is not used: an empty context saves loading all certificates twice more.
                 async_client_args={"ssl": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)},
                 headers={"X-Server-Timeout": str(max(SHORTEST_DEADLINE_S, math.ceil(self._timeout)))},
             ),
@@ -69,7 +69,6 @@ class Adapter:
             return gemini.timeout_error(self._timeout)
         if isinstance(error, httpx2.TransportError):
             return gemini.connection_error(error, connected=not isinstance(error, httpx2.ConnectError))
-        # Raised for an unreadable answer: ValueError by json and pydantic, the others by the package's own
-        # code.
+        # An unreadable response: json and pydantic raise ValueError, the package's own code the others.
         retry_now = isinstance(error, ValueError | AttributeError | RecursionError | httpx2.DecodingError)
         return gemini.parse_error(error, retry_now=retry_now)

@@ -1,4 +1,4 @@
-"""Gemini over google-generativeai 0.8.6, the last release, over REST: its gRPC channel costs 18 MB more."""
+"""Adapter to Gemini for google-generativeai 0.8.6, the last release. It uses REST: gRPC takes 18 MB more."""
 
 import logging
 import warnings
@@ -15,22 +15,22 @@ from dropcap.describing.response import NotDescribed
 from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.settings import Settings
 
-logger = logging.getLogger(__name__)
-
-with warnings.catch_warnings():  # it warns at import that its support has ended, in eight lines: ENDED is one
+with warnings.catch_warnings():  # its own warning about the end of support has eight lines
     warnings.simplefilter("ignore", FutureWarning)
     from google.ai.generativelanguage import GenerativeServiceClient
     from google.generativeai.generative_models import GenerativeModel
     from google.generativeai.types import RequestOptions
 
-ENDED = (
+logger = logging.getLogger(__name__)
+
+SUPPORT_ENDED = (
     "GEMINI_SDK=google-generativeai selects a package whose support ended on 2025-11-30: "
     "unset GEMINI_SDK to use google-genai."
 )
 
-# Finish reasons that this package does not know, and returns as numbers: google-ai-generativelanguage
-# 0.12.1 (2026), generative_service.py. Of these, IMAGE_PROHIBITED_CONTENT is a verdict.
-NEWER = {
+# Finish reasons that this package does not know and returns as numbers: google-ai-generativelanguage 0.12.1
+# (2026), generative_service.py. Of these, IMAGE_PROHIBITED_CONTENT is a verdict.
+NEWER_FINISH_REASONS = {
     12: "UNEXPECTED_TOOL_CALL",
     13: "TOO_MANY_TOOL_CALLS",
     14: "IMAGE_PROHIBITED_CONTENT",
@@ -40,15 +40,15 @@ NEWER = {
 }
 
 
-def _reason(finish: Any) -> str:
-    return NEWER.get(int(finish)) or gemini.enum_name(finish)
+def _finish_reason(finish: Any) -> str:
+    return NEWER_FINISH_REASONS.get(int(finish)) or gemini.enum_name(finish)
 
 
 class Adapter:
     """A gemini.GeminiClient."""
 
     def __init__(self, settings: Settings, key: str) -> None:
-        logs.once(logger, logging.WARNING, ENDED, "gemini_sdk_unsupported")
+        logs.once(logger, logging.WARNING, SUPPORT_ENDED, "gemini_sdk_unsupported")
         self._timeout = settings.gemini_timeout_s
         self._model = GenerativeModel(
             settings.gemini_model,
@@ -61,9 +61,9 @@ class Adapter:
         )
         endpoint = settings.gemini_endpoint.rstrip("/")
         options = {"api_key": key} | ({"api_endpoint": endpoint} if endpoint else {})
-        # The two private names of this module, in packages that have no later release. The public
-        # genai.configure sets key and address for the whole process, whoever asks next. And after 401
-        # google-auth refreshes credentials and asks again, twice: a key can't be refreshed.
+        # These two private names are safe to use: the packages have no later release. The public
+        # genai.configure sets key and address for the whole process. After 401, google-auth would refresh the
+        # credentials and retry twice, but a key can't be refreshed.
         client: Any = GenerativeServiceClient(client_options=options, transport="rest")
         client.transport._session._max_refresh_attempts = 0
         self._model._client = client
@@ -71,12 +71,12 @@ class Adapter:
     def ask(self, jpeg: bytes, request: str) -> GeminiResponse:
         response = self._model.generate_content(
             [{"mime_type": "image/jpeg", "data": jpeg}, request],
-            request_options=RequestOptions(timeout=self._timeout, retry=None),  # gemini.py counts the tries
+            request_options=RequestOptions(timeout=self._timeout, retry=None),  # gemini.py retries
         )
         candidate = next(iter(response.candidates), None)
         return GeminiResponse(
             text="".join(part.text for part in candidate.content.parts) if candidate else "",
-            finish=_reason(candidate.finish_reason) if candidate else "",
+            finish=_finish_reason(candidate.finish_reason) if candidate else "",
             blocked=gemini.enum_name(response.prompt_feedback.block_reason),
             version=response.model_version,
             ratings=gemini.safety_ratings(

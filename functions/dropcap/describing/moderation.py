@@ -1,12 +1,12 @@
-"""Safety that fails closed: what is above SAFETY is not published, and no verdict is never a good one.
+"""Moderation, which fails closed: a picture above SAFETY is not published, nor is one without a verdict.
 
-    read     what one answer of Gemini's says: its own words, held against the ratings of Google's filter
-    check    whether the picture may be published
+    read     Return the verdict of one response: the model's own, and the ratings of Google's filter.
+    check    Decide whether the picture may be published.
 
-A picture above the level is rejected: it is quarantined with the reason. One without a verdict is held, where
-SAFETY_UNKNOWN says so: its source stays where it is, private, nothing is published, and the sweep has it
-tried again every hour, until it is three days old; then it is quarantined as well, if it was held before. A
-text in the picture can try to talk the model into a verdict, so it is a filter, no proof (SECURITY.md).
+A picture above the level is rejected: it is quarantined with the reason. A picture without a verdict is held
+if SAFETY_UNKNOWN=hold: its source stays private, nothing is published, and the sweep tries it again every
+hour until it is three days old. Then it is quarantined as well, if it was held before. Text in a picture can
+try to talk the model into a verdict, so this is a filter and not a proof (SECURITY.md).
 """
 
 from collections.abc import Iterable
@@ -39,48 +39,48 @@ INSTRUCTION = """
   children (partial nudity, blood, weapons in use, drugs, insults); high, for nobody unwarned (nudity, sex,
   gore, cruelty, hatred, self-harm, crime, a minor in any sexual way).
   categories: those that the level is for. reason: at most 15 words, in English."""
-# Why Google's filter gave no answer, where the picture is the reason: ai.google.dev/api/generate-content
+# Reasons of Google's filter to block a response because of the picture: ai.google.dev/api/generate-content
 BLOCKED = frozenset({"SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT"})
 PROBABILITIES = {"NEGLIGIBLE": "none", "LOW": "low", "MEDIUM": "medium", "HIGH": "high"}
 UNKNOWN = "unknown"
 LONGEST_REASON = 200  # characters
 
 UNSAFE, NO_VERDICT = HOLDS = ("held_unsafe", "held_no_verdict")
-AGAIN_S = 3600
-LONGEST_S = 3 * 86_400
+RETRY_S = 3600
+MAX_HOLD_S = 3 * 86_400  # since the upload
 
 
 def read(field: Any, ratings: Iterable[tuple[str, str]], finish: str) -> Verdict:
-    """The verdict of one answer: of its field `safety`, whatever that is, and of Google's filter.
+    """Return the stricter of two verdicts: the one in the field `safety`, and that of Google's filter.
 
-    `finish` is why the filter, or the model, stopped. A field that is not as the schema has it is unknown.
+    `finish` is why the filter, or the model, stopped. A field that does not match the schema is unknown.
     """
     if finish in BLOCKED:
         return Verdict("high", reason=f"Gemini blocked the picture ({finish}).", rated="high", blocked=True)
-    rated = max((PROBABILITIES.get(each, "") for _, each in ratings), key=_rank, default="")
+    rated = max((PROBABILITIES.get(probability, "") for _, probability in ratings), key=_rank, default="")
     if not isinstance(field, dict) or field.get("level") not in LEVELS:
         return Verdict(UNKNOWN, rated=rated)
     listed, reason = field.get("categories"), field.get("reason")
-    named = tuple(each for each in CATEGORIES if isinstance(listed, list) and each in listed)
-    said = " ".join(reason.split())[:LONGEST_REASON] if isinstance(reason, str) else ""
-    said = said if said.isprintable() else ""  # which control characters and direction marks are not
-    return Verdict(max(field["level"], rated, key=_rank), named, said, rated)
+    categories = tuple(name for name in CATEGORIES if isinstance(listed, list) and name in listed)
+    text = " ".join(reason.split())[:LONGEST_REASON] if isinstance(reason, str) else ""
+    text = text if text.isprintable() else ""  # no control characters, no direction marks
+    return Verdict(max(field["level"], rated, key=_rank), categories, text, rated)
 
 
 def check(verdict: Verdict | None, settings: Settings) -> Verdict | None:
-    """The verdict on a picture that may be published; None where SAFETY=off, which asks for none.
+    """Return the verdict on a picture that may be published; None if SAFETY=off, which asks for none.
 
-    Raises Rejected: `held_unsafe` for ever, `held_no_verdict` until there is one.
+    Raises Rejected: `held_unsafe` is permanent, `held_no_verdict` lasts until there is a verdict.
     """
     if settings.safety == "off":
         return None
     verdict = verdict or Verdict(UNKNOWN)
     if unsafe(verdict, settings):
         worst = _worst(verdict)
-        found = f"{worst} ({', '.join(verdict.categories)})" if verdict.categories else worst
+        level = f"{worst} ({', '.join(verdict.categories)})" if verdict.categories else worst
         raise Rejected(
             UNSAFE,
-            f"The picture is held: its safety level is {found}, and {settings.safety} at most is published "
+            f"The picture is held: its safety level is {level}, and {settings.safety} at most is published "
             f"({verdict.reason.rstrip('.') or 'by the ratings of Gemini'}).",
             "If the verdict is wrong, raise SAFETY and upload it again.",
             HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -101,16 +101,16 @@ def _worst(verdict: Verdict) -> str:
 
 
 def no_verdict() -> Rejected:
-    """Why a picture is held: nobody can say yet whether it is safe."""
+    """Return the rejection of a picture that has no verdict yet."""
     return Rejected(
         NO_VERDICT,
         "The picture is held, as there is no verdict on its safety.",
         "An upload is tried again every hour for three days; send a posted picture again later.",
         HTTPStatus.SERVICE_UNAVAILABLE,
-        {"Retry-After": str(AGAIN_S)},
+        {"Retry-After": str(RETRY_S)},
     )
 
 
 def _rank(level: str) -> int:
-    """0 for none, and for no level at all."""
+    """Return the severity of a level; 0 for `none` and for anything that is not a level."""
     return LEVELS.index(level) if level in LEVELS else 0

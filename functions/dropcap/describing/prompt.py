@@ -1,7 +1,7 @@
-"""What Gemini is asked: the instruction, the request beside the picture, and the schema of the answer.
+"""The prompt: the system instruction, the request beside the picture, and the schema of the response.
 
-Whatever is changed here changes the hash that each description has with it: `make redescribe` finds by it
-what was described by another prompt.
+A change of the prompt changes its hash, which is stored with each description. `make redescribe` uses the
+hash to find pictures that another prompt described.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ Write in English unless you are asked for another language, but transcribe text 
 - tags: up to 20 lower-case words or short terms, the most telling first.
 - text: all legible text in the picture, line by line; empty where there is none."""
 REQUEST = "Describe this picture."
-# Prevents fences, words around the JSON, MAX_TOKENS and RECITATION. It is not part of the hash.
+# For a retry: prevents fences, text around the JSON, MAX_TOKENS and RECITATION. Not part of the hash.
 HINT = (
     " Answer with one complete JSON object alone, without Markdown around it. Be brief, use your own words,"
     " and of a long text transcribe only the beginning."
@@ -40,17 +40,17 @@ SCHEMA: dict[str, Any] = {
     },
     "required": ["caption", "description", "alt_text", "tags", "text"],
 }
-# An answer needs about 1,500; a thinking model's thoughts count as well.
+# A response needs about 1,500; the thoughts of a thinking model count as well.
 MAX_OUTPUT_TOKENS = MOST_OUTPUT_TOKENS
 
 
 def instruction(settings: Settings) -> str:
-    """The system instruction; of safety there is a word where a verdict is wanted."""
+    """Return the system instruction, which asks for a safety verdict unless SAFETY=off."""
     return SYSTEM_INSTRUCTION + (moderation.INSTRUCTION if settings.safety != "off" else "")
 
 
 def schema(settings: Settings) -> dict[str, Any]:
-    """The schema of an answer; the same."""
+    """Return the schema of a response, which has a safety verdict unless SAFETY=off."""
     if settings.safety == "off":
         return SCHEMA
     properties = {**SCHEMA["properties"], moderation.FIELD: moderation.SCHEMA}
@@ -58,12 +58,12 @@ def schema(settings: Settings) -> dict[str, Any]:
 
 
 def request(language: str, *, hint: bool = False) -> str:
-    """Return the prompt, with a `hint` if the last answer was invalid."""
-    other = f" Write in the language of the BCP 47 tag {language}."
-    return REQUEST + (other if language != ENGLISH else "") + (HINT if hint else "")
+    """Return the prompt, with a `hint` if the last response was invalid."""
+    in_language = f" Write in the language of the BCP 47 tag {language}." if language != ENGLISH else ""
+    return REQUEST + in_language + (HINT if hint else "")
 
 
 def digest(settings: Settings) -> str:
-    """The hash of all that is asked, but for the picture, the language and the model."""
-    asked = json.dumps([instruction(settings), REQUEST, schema(settings), MAX_OUTPUT_TOKENS])
-    return hashlib.sha256(asked.encode()).hexdigest()[:12]
+    """Return the hash of the whole prompt, without picture, language and model."""
+    prompt = json.dumps([instruction(settings), REQUEST, schema(settings), MAX_OUTPUT_TOKENS])
+    return hashlib.sha256(prompt.encode()).hexdigest()[:12]

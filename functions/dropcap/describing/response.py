@@ -1,8 +1,7 @@
-"""Validate Gemini's answers: return a Description, or the reason why there is none.
+"""Validate Gemini's responses: return a Description, or raise the reason why there is none.
 
-Everything in an answer is data. It is limited and validated here, and stays untrusted: HTML pages escape it,
-and prompts mark it as content. An invalid answer (InvalidResponse) is retried, at once and later, and never
-cached.
+Everything in a response is data. It is validated and limited here, and stays untrusted: HTML pages escape it,
+and prompts mark it as content. An invalid response is retried, now and by the sweep, and never cached.
 """
 
 import json
@@ -15,7 +14,7 @@ from dropcap.domain.analysis import ENGLISH, Description, Verdict
 from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.errors import TransientError
 
-MAX_ANSWER = 32_768  # characters of JSON: all fields at their limits with every character escaped
+MAX_RESPONSE = 32_768  # characters of JSON: all fields at their limits with every character escaped
 MAX_CAPTION, MAX_DESCRIPTION, MAX_ALT_TEXT, MAX_TEXT, MAX_TAGS, MAX_TAG = 100, 1000, 150, 2000, 20, 40
 # Control characters (PostgreSQL refuses NUL), lone surrogates (not UTF-8), and bidirectional control
 # characters, which can make a text look different from its content (CVE-2021-42574).
@@ -27,13 +26,17 @@ FENCE = re.compile(r"\s*```\w*\s*(.*?)(```\s*)?", re.DOTALL)
 
 
 class NotDescribed(TransientError):
-    """Gemini did not describe this picture.
+    """Gemini did not describe the picture.
 
-    `problem` is one line for the record, without the key, and without text from the server except status
-    words. `retry_now`: a retry may help; `retry_after_s` is the wait that the server asked for. `unbilled`:
-    Google does not charge for it. `answered`: Gemini is available, and answered this request. `retryable`:
-    the picture is not the cause, so a later try may work. `verdict` is the safety verdict of an answer
-    without words; `response` is one that blocks the picture, and may be cached like a description.
+    `problem` is one line for the record, without the key and without text from the server except its status
+    codes.
+
+    retry_now      an immediate retry may succeed, after `retry_after_s` if the server asks for a pause
+    retryable      a later try may succeed, because the picture is not the cause
+    unbilled       Google does not charge for the request
+    answered       Gemini is available and answered the request
+    verdict        the safety verdict of a response without a description
+    response       a response that blocks the picture, which is cached like a description
     """
 
     def __init__(
@@ -64,47 +67,50 @@ class NotDescribed(TransientError):
 
 
 class InvalidResponse(NotDescribed):
-    """An invalid answer. The same request may well get a valid one: empty answers with STOP are intermittent
-    (google-gemini/deprecated-generative-ai-python #744, 2025-08-18; BerriAI/litellm #24442, 2026-03-23), and
-    so does RECITATION (google/generative-ai-docs #257, 2024-06-21, and #518, 2024-09-19)."""
+    """An invalid response, for which the next one may be valid.
+
+    Empty responses with STOP are intermittent (google-gemini/deprecated-generative-ai-python #744,
+    2025-08-18; BerriAI/litellm #24442, 2026-03-23), and so is RECITATION (google/generative-ai-docs #257,
+    2024-06-21, and #518, 2024-09-19).
+    """
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem, retry_now=True, answered=True)
 
 
 def parse(
-    answer: GeminiResponse, model: str, language: str = ENGLISH, *, judged: bool = False
+    response: GeminiResponse, model: str, language: str = ENGLISH, *, judged: bool = False
 ) -> Description:
-    """Return the answer as a Description. Unknown fields are dropped; if `judged`, a verdict is required.
+    """Return the response as a Description, without unknown fields; if `judged`, a verdict is required.
 
     Raises NotDescribed with the problem, and with the safety verdict if there is one.
     """
     try:
-        description = _described(_fields(answer), answer, model, language)
+        description = _described(_fields(response), response, model, language)
         if judged and description.safety and description.safety.level == moderation.UNKNOWN:
             raise InvalidResponse("Gemini's answer is malformed: it has no safety level")
         return description
     except NotDescribed as failed:
-        failed.verdict = moderation.read(None, answer.ratings, answer.blocked or answer.finish)
-        failed.response = answer if failed.verdict.blocked else None
+        failed.verdict = moderation.read(None, response.ratings, response.blocked or response.finish)
+        failed.response = response if failed.verdict.blocked else None
         raise
 
 
-def _fields(answer: GeminiResponse) -> dict[str, Any]:
-    """Return the fields of a valid answer."""
-    if answer.blocked:
-        raise NotDescribed(f"Gemini blocked the picture ({answer.blocked})", answered=True, retryable=False)
-    if answer.finish not in ("STOP", ""):
-        stopped = InvalidResponse(f"Gemini stopped early ({answer.finish})")
-        stopped.retry_now = stopped.retryable = answer.finish not in moderation.BLOCKED
+def _fields(response: GeminiResponse) -> dict[str, Any]:
+    """Return the fields of a valid response."""
+    if response.blocked:
+        raise NotDescribed(f"Gemini blocked the picture ({response.blocked})", answered=True, retryable=False)
+    if response.finish not in ("STOP", ""):
+        stopped = InvalidResponse(f"Gemini stopped early ({response.finish})")
+        stopped.retry_now = stopped.retryable = response.finish not in moderation.BLOCKED
         raise stopped
-    if not answer.text:
+    if not response.text:
         raise InvalidResponse("Gemini's answer is empty")
-    if len(answer.text) > MAX_ANSWER:
-        raise InvalidResponse(f"Gemini's answer is malformed: {len(answer.text)} characters are too many")
-    fenced = FENCE.fullmatch(answer.text)
+    if len(response.text) > MAX_RESPONSE:
+        raise InvalidResponse(f"Gemini's answer is malformed: {len(response.text)} characters are too many")
+    fenced = FENCE.fullmatch(response.text)
     try:
-        fields = json.loads(fenced[1] if fenced else answer.text)
+        fields = json.loads(fenced[1] if fenced else response.text)
     except (ValueError, RecursionError) as wrong:
         raise InvalidResponse("Gemini's answer is malformed: it is not JSON") from wrong
     if not isinstance(fields, dict):
@@ -112,7 +118,7 @@ def _fields(answer: GeminiResponse) -> dict[str, Any]:
     return fields
 
 
-def _described(fields: dict[str, Any], answer: GeminiResponse, model: str, language: str) -> Description:
+def _described(fields: dict[str, Any], response: GeminiResponse, model: str, language: str) -> Description:
     for name in ("description", "alt_text", "text"):
         if not isinstance(fields.get(name), str):
             raise InvalidResponse(f"Gemini's answer is malformed: {name} is not a text")
@@ -131,10 +137,10 @@ def _described(fields: dict[str, Any], answer: GeminiResponse, model: str, langu
         tags=tuple(dict.fromkeys(filter(None, (_line(tag, MAX_TAG) for tag in tags))))[:MAX_TAGS],
         text=_cut("\n".join(filter(None, lines)), MAX_TEXT),
         model=model,
-        version=_line(answer.version, 100),
+        version=_line(response.version, 100),
         caption=_line(caption, MAX_CAPTION) if isinstance(caption, str) else "",
         language=language,
-        safety=moderation.read(fields.get(moderation.FIELD), answer.ratings, answer.finish),
+        safety=moderation.read(fields.get(moderation.FIELD), response.ratings, response.finish),
     )
 
 

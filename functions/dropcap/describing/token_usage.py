@@ -1,4 +1,4 @@
-"""What a request to Gemini is paid by, and who is told of each."""
+"""Token usage of a request to Gemini, and the budget that each request needs."""
 
 from typing import Any, Protocol
 
@@ -6,17 +6,17 @@ from dropcap.domain.gemini_response import Tokens
 
 
 class RequestBudget(Protocol):
-    """Who is told of each request, tries that fail included; budget.py has the one that counts."""
+    """Is asked before each request, and told what it used, retries included. See budget.GeminiBudget."""
 
     def reserve(self) -> None:
-        """Reserve the budget for a request. Raises response.NotDescribed if it may not be made."""
+        """Reserve the budget for one request. Raises response.NotDescribed if it must not be made."""
 
     def record_usage(self, tokens: Tokens | None) -> None:
-        """After it; None where nobody knows what it cost."""
+        """Record what the request used; None if that is unknown."""
 
 
 class NoBudget:
-    """The RequestBudget that does not care."""
+    """A RequestBudget without a cap, which records nothing."""
 
     def reserve(self) -> None: ...
 
@@ -27,8 +27,11 @@ UNLIMITED = NoBudget()
 
 
 def tokens(usage: Any) -> Tokens | None:
-    """From `usageMetadata`, whose total has the thoughts, which the older package does not know."""
+    """Return the tokens in `usageMetadata`, or None if it has no total.
+
+    Thoughts are part of the total only: google-generativeai does not know their own field.
+    """
     if usage is None or not usage.total_token_count:
         return None
-    read = usage.prompt_token_count or 0
-    return Tokens(read, max(usage.total_token_count - read, usage.candidates_token_count or 0))
+    prompt = usage.prompt_token_count or 0
+    return Tokens(prompt, max(usage.total_token_count - prompt, usage.candidates_token_count or 0))

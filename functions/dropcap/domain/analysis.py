@@ -127,6 +127,17 @@ class Usage:
     gb_seconds: float = 0.0
     reused: bool = False
 
+    def __add__(self, later: "Usage") -> "Usage":
+        """Return the total. `usd` is None if the `later` one is, and `reused` is the later one's."""
+        return Usage(
+            self.calls + later.calls,
+            self.input_tokens + later.input_tokens,
+            self.output_tokens + later.output_tokens,
+            None if later.usd is None else round((self.usd or 0) + later.usd, 6),
+            round(self.gb_seconds + later.gb_seconds, 3),
+            later.reused,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PictureFacts:

@@ -1,11 +1,11 @@
-"""Gemini's answer, as either of its packages gives it, and what it is paid by."""
+"""Gemini's response, independent of the Python package that received it."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 class Tokens(NamedTuple):
-    """What a request is paid by; `output` counts thoughts as well."""
+    """Billed tokens of a request; `output` includes thoughts."""
 
     input: int = 0
     output: int = 0
@@ -13,10 +13,10 @@ class Tokens(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GeminiResponse:
-    """The answer of either package: the text, the finish reason, the block reason, and the model.
+    """Text, finish reason, block reason (`blocked`) and model version of a response.
 
-    `ratings` are the probabilities that Google's own filter gives (`NEGLIGIBLE` to `HIGH`), by category;
-    `tokens` is None if unknown.
+    `ratings` are the probabilities of Google's own filter (`NEGLIGIBLE` to `HIGH`) by category. `tokens` is
+    None if unknown. Stored as JSON in the response cache.
     """
 
     text: str

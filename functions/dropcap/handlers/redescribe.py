@@ -1,8 +1,8 @@
 # ruff: noqa: S608  what is put into the SQL is this file's own
 """Count or mark pictures to be described again: those described by another prompt or model, or not at all.
 
-Nothing else is requested again. The sweep describes marked pictures (deferred.py); until then they keep their
-words.
+Nothing else is requested again. The sweep describes marked pictures (deferred/worker.py); until then their
+texts stay.
 """
 
 import datetime as dt

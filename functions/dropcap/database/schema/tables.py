@@ -222,7 +222,7 @@ TABLES = (
             Column("edited_at", INSTANT, null=True),
             # Whether it has its document; a revision that makes none leaves it false.
             Column("searchable", "boolean", "false", empties=VOCABULARY),
-            # From when on the sweep asks Gemini for it, and how often that has failed; see deferred.py.
+            # From when on the sweep asks Gemini for it, and how often that has failed; see deferred/rows.py.
             Column("describe_after", INSTANT, null=True),
             Column("describe_tries", "bigint", "0"),
         ),

@@ -27,7 +27,7 @@ from infra import cost
 from tests.support.app import Start, problem, rows, small_png
 from tests.support.issuer import Issuer
 
-SPENDING = {"spending": "1"}
+WITH_USAGE = {"spending": "1"}
 OTHERS = {"SIZES": "200", "GEMINI_ATTEMPTS": "1"}
 
 
@@ -192,7 +192,7 @@ def test_the_same_bytes_are_paid_for_once_also_where_an_instance_dies_before_it_
     assert one["provenance"]["gemini"] == other["provenance"]["gemini"]
     assert (other["usage"]["calls"], other["usage"]["reused"]) == (0, True)
     assert other["usage"]["gb_seconds"] > 0
-    [today] = app.progress.get("/", query_string=SPENDING).get_json()["days"]
+    [today] = app.progress.get("/", query_string=WITH_USAGE).get_json()["days"]
     assert (today["calls"], today["pictures"], today["reused"]) == (1, 2, 2)
     assert today["usd"] == pytest.approx((258 * 0.3 + today["output_tokens"] * 2.5) / 1e6, abs=1e-6)
 
@@ -237,10 +237,10 @@ def test_without_a_cap_nothing_is_counted_in_the_database(start: Start) -> None:
 
 def test_what_all_pictures_cost_is_told_to_operators_alone(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings, OPERATORS="olga")
-    assert problem(app.progress.get("/", query_string=SPENDING), 401)
-    refused = app.progress.get("/", query_string=SPENDING, headers=issuer.signed_in("ana"))
+    assert problem(app.progress.get("/", query_string=WITH_USAGE), 401)
+    refused = app.progress.get("/", query_string=WITH_USAGE, headers=issuer.signed_in("ana"))
     assert problem(refused, 403)["code"] == "operators_only"
-    told = app.progress.get("/", query_string=SPENDING, headers=issuer.signed_in("olga"))
+    told = app.progress.get("/", query_string=WITH_USAGE, headers=issuer.signed_in("olga"))
     assert told.get_json() == {"daily_calls": 0, "daily_money": 0.0, "days": []}
 
 

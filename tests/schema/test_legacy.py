@@ -14,7 +14,7 @@ from dropcap.database.progress import stats
 from dropcap.database.transactions import Database
 from dropcap.settings import Settings
 
-ANCESTORS = {
+LEGACY = {
     "as it was": """
         CREATE TABLE achievements (id serial PRIMARY KEY, user_id integer, name varchar(80) NOT NULL,
                                    earned_at timestamp DEFAULT now());
@@ -42,12 +42,12 @@ ANCESTORS = {
 }
 
 
-@pytest.mark.parametrize("ancestor", ANCESTORS.values(), ids=ANCESTORS)
+@pytest.mark.parametrize("legacy", LEGACY.values(), ids=LEGACY)
 def test_the_old_web_apps_achievements_are_kept_and_progress_works_right_after(
-    empty_database: str, ancestor: str
+    empty_database: str, legacy: str
 ) -> None:
     with closing(connect(empty_database)) as outside:
-        outside.run(ancestor)
+        outside.run(legacy)
     with closing(Database(Settings(database_url=empty_database))) as database:
         earned = stats(database, "1")["achievements"]
         assert [each["achievement_name"] for each in earned] == ["Collector", "Collector (2)", "Starter"]
@@ -95,11 +95,11 @@ FROM pg_class c WHERE c.oid = 'public.achievements'::regclass
 """
 
 
-@pytest.mark.parametrize("ancestor", ANCESTORS.values(), ids=ANCESTORS)
+@pytest.mark.parametrize("legacy", LEGACY.values(), ids=LEGACY)
 def test_the_old_table_stays_as_it_is_and_is_read_once(
-    empty_database: str, outside: Connection, ancestor: str, capsys: pytest.CaptureFixture[str]
+    empty_database: str, outside: Connection, legacy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outside.run(ancestor)
+    outside.run(legacy)
     before = outside.run(ALL)
     start(empty_database)
     assert "lacks 4 rows of public.achievements" in capsys.readouterr().out
@@ -221,7 +221,7 @@ def test_what_can_not_be_read_is_said_stops_no_start_and_is_copied_once_it_can(
 def test_a_locked_table_is_waited_for_as_long_as_for_any_other_and_copied_later(
     empty_database: str, outside: Connection
 ) -> None:
-    outside.run(ANCESTORS["as it was"])
+    outside.run(LEGACY["as it was"])
     with closing(connect(empty_database)) as holder:
         holder.run("BEGIN; LOCK TABLE achievements IN ACCESS EXCLUSIVE MODE")
         start(empty_database, timeout_s=0.4)
@@ -237,7 +237,7 @@ def test_a_locked_table_is_waited_for_as_long_as_for_any_other_and_copied_later(
 def test_a_person_may_have_them_left(
     outside: Connection, guest: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outside.run(ANCESTORS["as it was"])
+    outside.run(LEGACY["as it was"])
     start(guest[1])
     [statement] = re.findall(r"COMMENT ON TABLE \S+ IS NULL", capsys.readouterr().out)
     outside.run(statement)

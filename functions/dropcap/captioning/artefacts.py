@@ -37,8 +37,8 @@ def without_artefacts(caption: str) -> tuple[str, tuple[str, ...]]:
             continue
         gone.append(bare)
         before = kept[-1].lower() if kept else ""
-        looking = ["-", "looking"] if words[:1] == ["-"] else ["looking"]
-        after = words[len(looking) :] if words[: len(looking)] == looking else []
+        filler = ["-", "looking"] if words[:1] == ["-"] else ["looking"]
+        after = words[len(filler) :] if words[: len(filler)] == filler else []
         if after and not _AFTER_A_NOUN.fullmatch(after[0]):
             words = after  # "araful looking street"
         elif ending or not words or _AFTER_A_NOUN.fullmatch(words[0]):

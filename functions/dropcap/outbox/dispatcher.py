@@ -113,10 +113,10 @@ class Dispatcher:
         """
         delivered = undelivered = failures = 0
         while failures < MAX_FAILURES:
-            sent, unsent = self._publish(self._publisher.batch_size)
-            delivered, undelivered = delivered + sent, undelivered + unsent
-            failures = failures + 1 if unsent else 0
-            if sent + unsent == 0 or time.monotonic() > ends:
+            sent, failed = self._publish(self._publisher.batch_size)
+            delivered, undelivered = delivered + sent, undelivered + failed
+            failures = failures + 1 if failed else 0
+            if sent + failed == 0 or time.monotonic() > ends:
                 break
         return {"told": delivered, "untold": undelivered}
 

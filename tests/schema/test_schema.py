@@ -18,7 +18,7 @@ from dropcap.database.schema import repair
 from dropcap.database.schema.tables import TABLES
 from dropcap.errors import SchemaError
 from infra.local.postgres import Postgres
-from tests.schema.test_legacy import ANCESTORS
+from tests.schema.test_legacy import LEGACY
 from tests.support.database.schemas import ID, ROWS, check
 
 
@@ -263,7 +263,7 @@ def test_ten_cold_starts_at_once_change_an_empty_and_an_old_database_once(
     """
     for url in (empty_database, old):
         with closing(connect(url)) as outside:
-            outside.run(ANCESTORS["as it was"] if url == old else "SELECT 1")
+            outside.run(LEGACY["as it was"] if url == old else "SELECT 1")
             outside.run(count)
     functions = Path(repair.__file__).parents[3]
     starts = [

@@ -47,7 +47,7 @@ PUBSUB, LOGS = _google("pubsub", "2026-09-20"), _google("stackdriver", "2026-09-
 SCHEDULER, ALERTS = _google("scheduler", "undated"), _google("stackdriver", "2026-10-10")
 GEMINI = "ai.google.dev/gemini-api/docs/pricing", "2026-10-07"
 PRICED_MODEL = "gemini-3.5-flash-lite"
-INPUT_USD, OUTPUT_USD = settings.PRICES[PRICED_MODEL]  # of which the budget brake reckons as well
+INPUT_USD, OUTPUT_USD = settings.PRICES[PRICED_MODEL]  # the prices of the daily budget
 
 PRICES = {
     "vcpu": Price("Cloud Run, CPU", VCPU_S, "vCPU-second", 180_000, *RUN),

@@ -1,4 +1,4 @@
-"""What a picture becomes on its way through the pipeline: frozen records, JSON only at the edge."""
+"""Records of an analysis: outputs of the models, provenance, usage, renditions. All are frozen."""
 
 import datetime as dt
 import uuid
@@ -6,21 +6,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-ENGLISH = "en"  # BLIP's language, and Gemini's where no other is asked for
+ENGLISH = "en"  # BLIP's language, and the default of Gemini
 NOTICE = (
     "demonstration captioner: knows {things} drawn objects; "
     "`make model` installs BLIP-base (1 GB download, about 5 minutes)"
-)  # of a demonstration model
+)  # shown with the caption of a demonstration model
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What BLIP says: at most one line of text. `version` is the model card's revision.
+    """BLIP's caption: at most one line of text. `version` is the revision in the model card.
 
-    `confidence` is the mean log-probability of its tokens (0 is certain), of a model that can tell less the
-    distance of the picture from those it knows (blip.Confidence); None where it was not measured.
-    `low_confidence`: it is below the threshold of the model card. `demo`: a demonstration model's.
-    `removed`: words that mean nothing and were left out of the text (artefacts.py).
+    confidence        mean log-probability of the tokens (0 is certain), for some models less the distance of
+                      the picture from those that the model knows (blip.Confidence); None: not measured
+    low_confidence    the confidence is below the threshold in the model card
+    demo              a demonstration model wrote it
+    removed           meaningless words that were removed from the text (artefacts.py)
     """
 
     text: str
@@ -34,10 +35,10 @@ class Caption:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How fit a picture is to be shown: `level` is none, low, medium, high (moderation.py), or unknown.
+    """The safety verdict on a picture: `level` is none, low, medium, high (moderation.py), or unknown.
 
-    It is the stricter one of what the model says of it (`categories`, `reason`) and of what the ratings of
-    Google's own filter say (`rated`, empty without any). `blocked`: that filter gave no answer because of it.
+    The level is the stricter one of the model's own (with `categories` and `reason`) and of the ratings of
+    Google's filter (`rated`, empty if there are none). `blocked`: that filter blocked the response.
     """
 
     level: str
@@ -49,10 +50,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What Gemini says in `language`, already checked against its schema and bounded in length.
+    """Gemini's texts in `language`, validated against the schema and limited in length.
 
-    `safety` is read where it was asked for. `prompt` is the hash of what was asked, `at` when it was
-    answered, ISO 8601.
+    `safety` is None unless a verdict was requested. `prompt` is the hash of the prompt, and `at` the time of
+    the response, ISO 8601.
     """
 
     description: str
@@ -69,12 +70,12 @@ class Description:
 
 
 Finding = tuple[str, str, str]
-"""What it is about (thing, number, colour, place), what the caption says, and what the description says."""
+"""The aspect (thing, number, colour, place), what the caption says, and what the description says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far the two models agree: `score` is 0 to 1, or None where there is no verdict."""
+    """How far the two models agree: `score` is 0 to 1, or None if it can't be compared."""
 
     score: float | None
     contradictions: tuple[Finding, ...]
@@ -83,10 +84,10 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Whether a model answered; `problem` says why it did not.
+    """Whether a model answered, and if not, the `problem`.
 
-    The rest is BLIP's: `confidence`, `low_confidence`, `demo` and `removed` as in Caption, and the `notice`
-    of a demonstration model.
+    Only BLIP has `confidence`, `low_confidence`, `demo` and `removed`, as in Caption, and the `notice` of a
+    demonstration model.
     """
 
     answered: bool
@@ -102,7 +103,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Whose the texts are: the model, the hash of what it was asked (empty: nothing), and when, ISO 8601."""
+    """The model that wrote the `texts`, the hash of its prompt (empty: none), and the time, ISO 8601."""
 
     texts: tuple[str, ...]
     model: str
@@ -115,9 +116,10 @@ class Provenance:
 class Usage:
     """What a picture cost.
 
-    `calls` are requests to Gemini, those that failed too; `usd` is by the prices of the settings, None where
-    they are not known. `gb_seconds`: the memory limit, 10^9 bytes, times the seconds of all stages until it
-    is recorded. `reused`: the same bytes had been described before, so that Gemini was not asked.
+    calls         requests to Gemini, including failed ones
+    usd           cost at the prices in the settings; None if the prices are unknown
+    gb_seconds    memory limit (GB of 10^9 bytes) times the seconds of all stages before the record
+    reused        the description came from the response cache
     """
 
     calls: int = 0
@@ -141,10 +143,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class PictureFacts:
-    """The source as people see it: `width` and `height` in px after EXIF orientation.
+    """Facts about the source; `width` and `height` are in px after EXIF orientation.
 
-    `sha256` is that of the source's bytes, in hexadecimal; it is empty in records written before the field
-    existed. `pages` counts the full pages of a TIFF, reduced copies excluded; the largest is published.
+    `sha256` is of the source's bytes, hexadecimal; empty in records from before the field existed. `pages`
+    counts the full pages of a TIFF, reduced copies excluded; the largest is published.
     """
 
     format: str
@@ -158,7 +160,7 @@ class PictureFacts:
 
 @dataclass(frozen=True, slots=True)
 class Rendition:
-    """One resized picture in the pictures bucket; `object` is empty where nothing was kept."""
+    """One resized picture in the pictures bucket; `object` is empty if the picture was not kept."""
 
     label: str
     object: str
@@ -166,14 +168,14 @@ class Rendition:
     height: int
     bytes: int
     content_type: str
-    md5: str  # base64, as Cloud Storage gives it
+    md5: str  # base64, as in Cloud Storage
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """The result for one upload: recorded in PostgreSQL, answered as JSON.
+    """The result of one upload, which is stored in PostgreSQL and returned as JSON.
 
-    `memory` is the resident set in MB at the end of each stage, `timings` seconds by stage.
+    `memory` is the resident set in MB at the end of each stage, `timings` the seconds of each stage.
     """
 
     id: uuid.UUID
@@ -189,17 +191,17 @@ class Analysis:
     text: str
     sources: Mapping[str, Source]
     pictures: tuple[Rendition, ...]
-    agreement: Agreement | None = None  # None where only one model answered
-    language: str = ENGLISH  # of the words, as a BCP 47 tag
-    captions: Mapping[str, str] = field(default_factory=dict)  # each model's own, of those that answered
-    safety: Verdict | None = None  # None where SAFETY=off
-    named_language: str | None = None  # that the upload named; None: that of the settings was asked for
-    provenance: Mapping[str, Provenance] = field(default_factory=dict)  # by who: blip, gemini
-    describe_later: bool = False  # Gemini did not answer, and is asked again by the sweep
+    agreement: Agreement | None = None  # None if only one model answered
+    language: str = ENGLISH  # of the texts, as a BCP 47 tag
+    captions: Mapping[str, str] = field(default_factory=dict)  # the caption of each model that answered
+    safety: Verdict | None = None  # None if SAFETY=off
+    named_language: str | None = None  # in the upload's metadata; None: LANGUAGE applies
+    provenance: Mapping[str, Provenance] = field(default_factory=dict)  # by model: blip, gemini
+    describe_later: bool = False  # the sweep will describe the picture
     usage: Usage | None = None
     memory: Mapping[str, float] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; instants in ISO 8601 with their offset."""
+        """Return the analysis in plain JSON types; times are in ISO 8601 with their offset."""
         return asdict(self) | {"id": str(self.id), "analyzed_at": self.analyzed_at.isoformat()}

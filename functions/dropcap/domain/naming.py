@@ -1,16 +1,17 @@
-"""Names of what is published: of sizes, of formats, and of the copies that lie where an app looks for them.
+"""Names of renditions and their aliases, and the settings SIZES, FORMAT and LAYOUT that determine them.
 
-The pictures of an upload are `<id>/<label>.<kind>`, where nobody else writes. With LAYOUT=beside, or a
-folder, each is copied to where the Firebase extension Resize Images would have put it as well (aliases.py):
+The renditions of an upload are `<id>/<label>.<kind>`, a folder that belongs to this upload alone. With
+LAYOUT=beside, or a folder, each has an alias with the name that the Firebase extension Resize Images would
+have chosen (storage/aliases.py):
 
     upload            size      format     beside                     thumbs/
     ana/garden.JPG    200x200   webp       ana/garden_200x200.webp    ana/thumbs/garden_200x200.webp
     ana/garden.JPG    200x200   original   ana/garden_200x200.JPG     ana/thumbs/garden_200x200.JPG
     ana/garden        200x200   any        ana/garden_200x200         ana/thumbs/garden_200x200
 
-The folder of the upload begins each name and nothing in it is interpreted, `..` included, so that no name
-leads into a folder of somebody else. Uploads of one folder whose names differ in their endings alone want the
-same names; the newer has them.
+Each alias begins with the folder of the upload, in which nothing is interpreted, not even `..`, so that no
+name leads into a folder of another user. Uploads in one folder whose names differ only in their endings have
+the same aliases; the newer upload owns them.
 """
 
 import os.path
@@ -20,19 +21,19 @@ from collections.abc import Iterable
 from dropcap.domain.upload import is_object
 
 Side = int | tuple[int, int]
-"""What a picture fits in: a square of that side, or (width, height); px."""
+"""The box that a rendition fits in: a square of that side, or (width, height); px."""
 
-ORIGINAL = "original"  # the format of the source, where it is one that we write
-KINDS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp", "AVIF": "avif"}  # by Pillow's names
+ORIGINAL = "original"  # the format of the source, or WebP if that format can't be written
+KINDS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp", "AVIF": "avif"}  # Pillow's name: kind
 OWNER, COPIES = "dropcap-upload", "dropcap-copies"  # keys of metadata: aliases.py
-# Endings that the extension takes off a name (supportedExtensions of its resize-image.ts), and those of what
-# it takes no pictures of, whose names are ours to choose.
+# Endings that the extension removes from a name (supportedExtensions of its resize-image.ts), and endings of
+# formats that it does not process, for which we choose the name.
 THEIRS = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".webp", ".gif", ".avif"})
 OURS = frozenset({".heic", ".heif", ".bmp"})
 
 FORMATS = ("webp", "jpeg", "png", "avif", ORIGINAL)
 SIDE = re.compile(r"\d{1,4}(x\d{1,4})?", re.ASCII)
-FOLDER = re.compile(r"([^\x00-\x1f\x7f/]{1,64}/){1,4}")  # relative; it takes a part of a name's 1,024 bytes
+FOLDER = re.compile(r"([^\x00-\x1f\x7f/]{1,64}/){1,4}")  # relative, and short: a name has at most 1,024 bytes
 
 
 def as_words(value: str) -> tuple[str, ...]:
@@ -44,7 +45,7 @@ def as_words(value: str) -> tuple[str, ...]:
 
 
 def as_sizes(value: str) -> tuple[Side, ...]:
-    """SIZES, the largest first. Raises ValueError."""
+    """Return the boxes in SIZES, largest first. Raises ValueError."""
     sizes = {_side(word) for word in as_words(value)}
     if len(sizes) > 10:
         raise ValueError(value)
@@ -59,7 +60,7 @@ def _side(word: str) -> Side:
 
 
 def as_formats(value: str) -> tuple[str, ...]:
-    """FORMAT, in its order. Raises ValueError."""
+    """Return the formats in FORMAT, in their order. Raises ValueError."""
     formats = tuple(dict.fromkeys(as_words(value)))
     if not {*FORMATS}.issuperset(formats):
         raise ValueError(value)
@@ -67,7 +68,7 @@ def as_formats(value: str) -> tuple[str, ...]:
 
 
 def as_layout(value: str) -> str:
-    """LAYOUT. Raises ValueError."""
+    """Return LAYOUT if it is `id`, `beside` or a folder. Raises ValueError."""
     folder = FOLDER.fullmatch(value) and not {".", ".."} & {*value.split("/")}
     if not folder and value not in ("id", "beside"):
         raise ValueError(value)
@@ -79,29 +80,29 @@ def longest(side: Side) -> int:
 
 
 def label(side: Side) -> str:
-    """As SIZES says it: 800, or 200x100."""
+    """Return a box as it is written in SIZES: `800` or `200x100`."""
     return str(side) if isinstance(side, int) else f"{side[0]}x{side[1]}"
 
 
 def kinds(name: str, layout: str, size: str, formats: Iterable[str], source: str) -> dict[str, list[str]]:
-    """The kinds that FORMAT makes of a source, each with the names of the copies of one size.
+    """Return the kinds of rendition that FORMAT makes of a source, each with its aliases in one size.
 
-    `name` is the upload's, `size` a label, `source` a format as Pillow calls it. Of two formats that want the
-    same name, the first has it; what can be no object's name, as it is too long, is left out.
+    `name` is the upload's, `size` a label, and `source` Pillow's name of the format. If two formats have the
+    same alias, it belongs to the first. An alias that is too long for an object's name is left out.
     """
     found: dict[str, list[str]] = {}
     taken: set[str] = set()
     for word in formats:
         kind = KINDS.get(source, "webp") if word == ORIGINAL else word
         names = found.setdefault(kind, [])
-        copy = "" if layout == "id" else _copy(name, layout, size, word, kind)
-        if is_object(copy) and copy not in taken:
-            names.append(copy)
-            taken.add(copy)
+        alias = "" if layout == "id" else _alias(name, layout, size, word, kind)
+        if is_object(alias) and alias not in taken:
+            names.append(alias)
+            taken.add(alias)
     return found
 
 
-def _copy(name: str, layout: str, size: str, word: str, kind: str) -> str:
+def _alias(name: str, layout: str, size: str, word: str, kind: str) -> str:
     folder, slash, file = name.rpartition("/")
     stem, ending = os.path.splitext(file)
     if ending.lower() in THEIRS:

@@ -34,25 +34,25 @@ def _reader(kind: Any) -> Reader:
     """Return a function that converts a JSON value to a `kind`, or to _NOTHING if it does not fit."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is UnionType or NoneType in args:
-        [inner] = (each for each in args if each is not NoneType)
+        [inner] = (arg for arg in args if arg is not NoneType)
         return _reader(inner)
     if is_dataclass(kind):
         return _record(kind)
     if origin is tuple and args[1:] == (...,):
-        each_of = _reader(args[0])
-        return lambda value: tuple(_found(map(each_of, value))) if isinstance(value, list) else _NOTHING
+        item = _reader(args[0])
+        return lambda value: tuple(_found(map(item, value))) if isinstance(value, list) else _NOTHING
     if origin is tuple or hasattr(kind, "_fields"):
         hints = args or tuple(get_type_hints(kind).values())
         make = tuple if args else kind._make
         return lambda value: (
-            make(read(hint, each) for hint, each in zip(hints, value, strict=False))
+            make(read(hint, item) for hint, item in zip(hints, value, strict=False))
             if isinstance(value, list) and len(value) >= len(hints)
             else _NOTHING
         )
     if origin is not None:  # dict or Mapping
-        of = _reader(args[1])
+        value_reader = _reader(args[1])
         return lambda value: (
-            {name: each for name, raw in value.items() if (each := of(raw)) is not _NOTHING}
+            {name: item for name, raw in value.items() if (item := value_reader(raw)) is not _NOTHING}
             if isinstance(value, dict)
             else _NOTHING
         )
@@ -77,8 +77,8 @@ def _record(kind: Any) -> Reader:
         if type(value) is not dict:
             return _NOTHING
         known = {}
-        for name, of, empty in plan:
-            found = of(value[name]) if name in value else _NOTHING
+        for name, reader, empty in plan:
+            found = reader(value[name]) if name in value else _NOTHING
             if found is not _NOTHING:
                 known[name] = found
             elif empty is not _NOTHING:
@@ -89,7 +89,7 @@ def _record(kind: Any) -> Reader:
 
 
 def _found(values: Any) -> list[Any]:
-    return [each for each in values if each is not _NOTHING]
+    return [value for value in values if value is not _NOTHING]
 
 
 def _parsed(parse: Callable[[str], Any], value: Any) -> Any:

@@ -1,9 +1,9 @@
-"""Looks for known vulnerabilities in pinned packages with pip-audit, and never takes silence for a yes.
+"""Look for known vulnerabilities in pinned packages with pip-audit; no answer is a failure.
 
     python -m infra.audit FILE...
 
-Exits with 0 where every package was looked up and none is known to be vulnerable, 1 where one is, and 2 where
-nobody could tell: pip-audit alone skips a package that its database does not answer for, and exits with 0.
+Exit status: 0 if every package was looked up and none is known to be vulnerable, 1 if one is, and 2 if the
+audit is incomplete: pip-audit itself skips a package that it can't look up, and exits with 0.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""`make redescribe`: have Gemini describe anew what another prompt or model described, or none.
+"""`make redescribe`: have Gemini describe again what another prompt or model described, or none did.
 
-What is chosen is counted, said and asked about; then it is marked, and the sweeps that follow do it, within
-their time and the day's budget. Here it goes to the stack of `make run`; with PROJECT, to the cloud.
+The command counts the selected pictures, asks for confirmation and marks them; the next sweeps describe them
+within their time and the daily budget. It uses the stack of `make run`, or the cloud if PROJECT is set.
 """
 
 import argparse
@@ -16,11 +16,11 @@ from dropcap.errors import SettingsError
 from infra.local import StackError
 
 Send = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""Sends the function `sweep` what is to be redescribed, and returns its answer."""
+"""Sends a selection to the function `sweep` and returns its response."""
 
 
 def wanted(given: Mapping[str, str]) -> dict[str, Any]:
-    """What is chosen, by the words after `make redescribe`. Raises SettingsError."""
+    """Return the selection from the variables of `make redescribe`. Raises SettingsError."""
     chosen: dict[str, Any] = {"all": True} if given.get("ALL") == "1" else {}
     try:
         dt.datetime.fromisoformat(given.get("SINCE") or "2026-01-01")
@@ -32,7 +32,7 @@ def wanted(given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def redescribe(send: Send, chosen: Mapping[str, Any]) -> str:
-    """Count, ask, mark; what was done, in a line. Raises StackError where nobody says yes."""
+    """Count, ask and mark; return a line with the result. Raises StackError if not confirmed."""
     if not (counted := _all(send, chosen)):
         return "There is nothing to describe anew: all was described by this prompt and model."
     pictures = "1 picture" if counted == 1 else f"{counted:,} pictures"
@@ -42,7 +42,7 @@ def redescribe(send: Send, chosen: Mapping[str, Any]) -> str:
 
 
 def _all(send: Send, chosen: Mapping[str, Any]) -> int:
-    """How many pictures it is about, in as many requests as it takes."""
+    """Return the number of selected pictures, from as many requests as needed."""
     pictures = 0
     after: str | None = None
     while True:
@@ -54,7 +54,7 @@ def _all(send: Send, chosen: Mapping[str, Any]) -> int:
 
 
 def _ask(question: str) -> None:
-    """Go on only where a person says yes, or YES=1 has said so. Raises StackError."""
+    """Return if the user confirms, or YES=1 is set. Raises StackError otherwise."""
     if os.environ.get("YES"):
         return
     if not sys.stdin.isatty():
@@ -64,8 +64,8 @@ def _ask(question: str) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 1 with the reason in one line on stderr."""
-    import requests  # which the commands of the cloud, who share what is above, do without; so have these
+    """Return the exit status: 0, or 1 with the reason in one line on stderr."""
+    import requests  # not loaded by the cloud commands, which share the code above
 
     from infra import ROOT
     from infra.local.reconcile import TIMEOUT_S, running
@@ -78,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> int:
         try:
             answer = requests.post(f"{url}/sweep", json={"redescribe": chosen}, timeout=TIMEOUT_S)
             said: Mapping[str, Any] = answer.json()
-        except requests.RequestException as lost:  # that it is no JSON, too
+        except requests.RequestException as lost:  # an invalid JSON body, too
             log = state / "logs" / "functions.log"
             raise StackError(f"The functions gave no answer that can be read (log: {log}).") from lost
         if not answer.ok:

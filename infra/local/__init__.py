@@ -1,23 +1,23 @@
-"""The local stack: the real parts around the functions, started and stopped with `make run`."""
+"""The local stack: the functions and the real servers that they need, started with `make run`."""
 
 from typing import Self
 
 
 class StackError(Exception):
-    """The local stack can't start: one line that says what is wrong and what to do about it."""
+    """The local stack can't start; the message is one line with cause and remedy."""
 
 
 class Part:
-    """What runs from the beginning of a `with` to its end, however that comes."""
+    """A server or program that runs from the start of a `with` block to its end."""
 
     def start(self) -> None:
-        """Start it. Raises StackError where that can't be."""
+        """Start it. Raises StackError if it can't start."""
 
     def wait(self) -> None:
-        """Wait until it answers. Raises StackError where it does not."""
+        """Wait until it answers. Raises StackError if it does not."""
 
     def close(self) -> None:
-        """End it, and all that it started; once more does no harm."""
+        """Stop it and everything that it started. Safe to call twice."""
 
     def __enter__(self) -> Self:
         try:

@@ -1,7 +1,7 @@
-"""The captioner of `make run`: the model that is installed, and those that a person can have installed.
+"""The captioning model of `make run`: offer BLIP-base, or install the model that MODEL names.
 
 state/model        what `make run MODEL=...` has installed, so that the same command does not install it again
-state/no-model     the person does not want BLIP-base; without this file `make run` offers it again
+state/no-model     the user declined BLIP-base; without this file `make run` offers it again
 """
 
 import json
@@ -21,10 +21,10 @@ from dropcap.settings import MODEL_FOLDER
 from infra import ROOT
 from infra.local import StackError
 
-# huggingface_hub 0.36 asks this, too, before it downloads: constants.py and file_download.py, 2026-11-30.
+# huggingface_hub 0.36 also requests this before it downloads: constants.py and file_download.py, 2026-11-30.
 HUB = "https://huggingface.co"
 ASKED = "Salesforce/blip-image-captioning-base/resolve/main/config.json"
-HUB_S = 2.5  # longest wait for the hub, s; a name that can't be looked up takes far longer by itself
+HUB_S = 2.5  # longest wait for the hub, s; a failing DNS lookup alone takes far longer
 OPTIONS = ("RESOLUTION", "DECODER_BITS")  # of `make model`: another value makes another model
 YES = ("y", "yes")
 TRUE = ("1", "ON", "YES", "TRUE")  # of the hub's variables, in capitals: constants.py
@@ -41,10 +41,10 @@ def notice(folder: Path) -> str:
 
 
 def offer(console: Console, state: Path) -> bool:
-    """Offer to install BLIP-base, unless the person has declined before or the hub does not answer.
+    """Offer to install BLIP-base, unless the user declined before or the hub does not answer.
 
-    The caller makes sure that the demonstration model is installed and that somebody is at the terminal.
-    Return whether the person was asked, and so has seen the model's notice.
+    Return whether the user was asked, and so has seen the model's notice. The caller makes sure that the
+    demonstration model is installed and that the terminal is interactive.
     """
     declined = state / "no-model"
     if declined.exists():
@@ -55,13 +55,13 @@ def offer(console: Console, state: Path) -> bool:
     console.print(notice(MODEL_FOLDER), style="yellow", markup=False)
     try:
         answer = console.input("Install BLIP-base now? [y/N] ", markup=False)
-    except EOFError:  # Ctrl-D is no answer
+    except EOFError:  # Ctrl-D is not an answer
         return True
     if answer.strip().lower() not in YES:
         state.mkdir(parents=True, exist_ok=True)
         declined.write_text("`make run` does not offer BLIP-base while this file is here.\n")
         console.print("You will not be asked again. `make model` installs it at any time.")
-    elif not _made():
+    elif not _make_model():
         console.print("BLIP-base was not installed: continuing with the demonstration model.", style="yellow")
     return True
 
@@ -86,7 +86,7 @@ def install(model: str, state: Path) -> None:
     chosen |= {name: os.environ.get(name, "") for name in OPTIONS}
     if _is_installed(chosen, state):
         return
-    if not _made(f"MODEL={model}"):
+    if not _make_model(f"MODEL={model}"):
         raise StackError(
             f"MODEL={model} was not installed; the lines above say why. "
             "`make run` without MODEL uses the model that is installed."
@@ -129,7 +129,7 @@ def _changed(path: Path) -> float:
     return 0
 
 
-def _made(*words: str) -> bool:
+def _make_model(*words: str) -> bool:
     """Run `make model` with these words and return whether it succeeded; it reports its own errors."""
     sys.stdout.flush()
     command = ["make", "--no-print-directory", "model", *words]

@@ -1,6 +1,6 @@
-"""Stands in for Eventarc and its Pub/Sub subscription: tells the functions of each finalized object.
+"""A stand-in for Eventarc and its Pub/Sub subscription: send an event for each finalized object.
 
-Delivery is at least once: an event that is not acknowledged with a 2xx is sent again with growing waits.
+Delivery is at least once: an event that is not acknowledged with a 2xx is retried with exponential backoff.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ FINALIZED = "google.cloud.storage.object.v1.finalized"
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
 ACKNOWLEDGE_S = 600  # the longest acknowledgement deadline of Pub/Sub
-# A header value keeps printable ASCII but for space, quote and percent (CloudEvents HTTP binding, 3.1.3.2).
+# A header value keeps printable ASCII except space, quote and percent (CloudEvents HTTP binding, 3.1.3.2).
 KEEP = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 
 class Events:
-    """Sends events to `url`, at most `at_once` at a time, each for at most `give_up_s` seconds."""
+    """Send events to `url`, at most `at_once` at a time; retry each for at most `give_up_s` seconds."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, at_once: int, give_up_s: float) -> None:
         self._session = session
@@ -33,7 +33,7 @@ class Events:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def send(self, resource: Mapping[str, Any]) -> None:
-        """Tell of one object (an object resource of the JSON API); returns at once."""
+        """Send the event of an object (a resource of the JSON API) in the background."""
         task = asyncio.create_task(self._deliver(*cloud_event(resource)))
         self._tasks.add(task)  # the event loop keeps only a weak reference
         task.add_done_callback(self._tasks.discard)
@@ -50,7 +50,7 @@ class Events:
         print(f"{what} given up: the next start sends it again", flush=True)
 
     async def _post(self, headers: Mapping[str, str], body: bytes) -> str:
-        """The status that was answered, or why there was none."""
+        """Return the HTTP status, or the error if there was no response."""
         limit = aiohttp.ClientTimeout(total=ACKNOWLEDGE_S)
         try:
             async with self._session.post(self._url, data=body, headers=headers, timeout=limit) as answer:
@@ -60,7 +60,7 @@ class Events:
 
 
 def waits(give_up_s: float) -> Iterator[float]:
-    """Seconds to wait after each failure: doubling with jitter, until their sum passes `give_up_s`."""
+    """Yield the waits between tries in seconds: doubling with jitter, until the sum exceeds `give_up_s`."""
     wait, total = FIRST_WAIT_S, 0.0
     while total < give_up_s:
         this = random.uniform(0.75, 1.25) * wait  # noqa: S311  jitter is no secret
@@ -70,7 +70,7 @@ def waits(give_up_s: float) -> Iterator[float]:
 
 
 def cloud_event(resource: Mapping[str, Any]) -> tuple[dict[str, str], bytes]:
-    """Headers and body of the finalized event in binary mode; the body is a StorageObjectData."""
+    """Return headers and body of the finalized event in binary mode; the body is a StorageObjectData."""
     data = {key: value for key, value in resource.items() if key != "acl"}
     headers = {
         "ce-specversion": "1.0",

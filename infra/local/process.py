@@ -1,4 +1,4 @@
-"""One program of the local stack: its log, its end, and the end of its parent."""
+"""Programs of the local stack: each writes a log and stops with its parent process."""
 
 import json
 import os
@@ -20,16 +20,19 @@ STOP_S = 10.0
 
 
 def run_until_eof(signal_name: str) -> str:
-    """A shell script that becomes the program in its arguments, and outlives nobody.
+    """Return a shell script that runs the program in its arguments until its standard input closes.
 
-    What it leaves behind waits for the end of its input, a pipe of ours, which comes when we close it and
-    also when we are killed, and then sends the program the signal (TERM, INT). Works wherever there is a sh.
+    A background process reads standard input, a pipe from this process. It closes when this process closes
+    it or is killed; the program then gets the signal (TERM, INT). Requires only a POSIX sh.
     """
     return f'exec 3<&0; ( (read _ <&3; kill -{signal_name} $$) & ); exec "$@" 3<&- </dev/null'
 
 
 class Process(Part):
-    """A program that ends with its parent, however that ends. It works in `folder` and writes to `log`."""
+    """A program that stops with its parent process, even if that is killed.
+
+    It runs in `folder` and writes to `log`.
+    """
 
     def __init__(
         self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path
@@ -45,7 +48,7 @@ class Process(Part):
                 stderr=subprocess.STDOUT,
                 env=dict(environment),
                 cwd=folder,
-                start_new_session=True,  # Ctrl-C is for the parent, which ends the parts in their order
+                start_new_session=True,  # Ctrl-C is for the parent, which stops the parts in order
             )
 
     @property
@@ -53,16 +56,16 @@ class Process(Part):
         return self._process.pid
 
     def check(self) -> None:
-        """Raise StackError when the program has ended, with its last words and where its log is."""
+        """Raise StackError if the program has stopped, with the last line of its log."""
         if self._process.poll() is not None:
             raise StackError(
                 f"{self.name} stopped: {last_line(self.log.read_text(errors='replace'))} (log: {self.log})"
             )
 
     def wait_until_answers(self, url: str) -> None:
-        """Wait until an HTTP GET of `url` gets an answer that is no server error.
+        """Wait until an HTTP GET of `url` returns a status below 500.
 
-        Raises StackError when the program ends or START_S pass.
+        Raises StackError if the program stops, or after START_S.
         """
         deadline = time.monotonic() + START_S
         while True:
@@ -77,7 +80,7 @@ class Process(Part):
             time.sleep(0.03)
 
     def close(self) -> None:
-        """End the program: politely, then with all that it started."""
+        """Stop the program; after STOP_S, kill its process group."""
         if self._process.stdin is None or self._process.stdin.closed:
             return
         self._process.stdin.close()
@@ -104,9 +107,9 @@ def free_port(port: int = 0, meant_for: str = "the stack", remedy: str = "choose
 def framework(
     source: Path, port: int, target: str = "on_upload", python: Path = Path(sys.executable)
 ) -> tuple[str, ...]:
-    """The words that start a function of a program on 127.0.0.1, under functions-framework, as deployed.
+    """Return the command that serves a function on 127.0.0.1 under functions-framework, as deployed.
 
-    It runs in the environment of `python`.
+    It runs in the virtual environment of `python`.
     """
     kind = "cloudevent" if target == "on_upload" else "http"
     return (
@@ -117,7 +120,7 @@ def framework(
 
 
 def last_line(log: str) -> str:
-    """The last line of a log that says something; of a structured one its message."""
+    """Return the last line of a log that is not blank; of a JSON line, its message."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     last = lines[-1] if lines else "it said nothing"
     try:

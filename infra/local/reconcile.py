@@ -1,4 +1,4 @@
-"""`make sweep`: have the running stack finish what no event has finished, whatever its age."""
+"""`make sweep`: reconcile the running stack: finish each unfinished upload, whatever its age."""
 
 import argparse
 import shlex
@@ -11,24 +11,24 @@ import requests
 from infra import ROOT
 from infra.local import StackError
 
-TIMEOUT_S = 3600  # a sweep ends by itself, SWEEP_S and a picture later
+TIMEOUT_S = 3600  # a sweep stops after SWEEP_S and the picture in progress
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 1 where something failed, with the reason in one line on stderr."""
+    """Return the exit status: 0, or 1 if anything failed, with the reason in one line on stderr."""
     parser = argparse.ArgumentParser(prog="make sweep", description="Finish what no event has finished.")
     parser.add_argument("--state", type=Path, default=ROOT / ".dropcap", help="folder of the run (.dropcap)")
     state = parser.parse_args(words).state
     try:
-        print(_sweep(state))
+        print(_reconcile(state))
     except StackError as reason:
         print(f"make sweep: {reason} (log: {state / 'logs' / 'functions.log'})", file=sys.stderr)
         return 1
     return 0
 
 
-def _sweep(state: Path) -> str:
-    """What was found and what became of it. Raises StackError where not all went well."""
+def _reconcile(state: Path) -> str:
+    """Run a sweep and return its counts in a line. Raises StackError if an upload failed."""
     url = running(state)
     try:
         answer = requests.post(f"{url}/sweep?min_age_s=0", timeout=TIMEOUT_S)
@@ -56,7 +56,7 @@ def _sweep(state: Path) -> str:
 
 
 def running(state: Path) -> str:
-    """The address of the functions that run. Raises StackError where none do."""
+    """Return the URL of the running functions. Raises StackError if none run."""
     try:
         exports = (shlex.split(line)[1].partition("=") for line in (state / "env").read_text().splitlines())
         url = {name: value for name, _, value in exports}["DROPCAP_URL"]

@@ -1,4 +1,4 @@
-"""What became of uploads, read from PostgreSQL as any program of a user would."""
+"""Outcomes of uploads, read from PostgreSQL as a user's own program would."""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ ANALYZED = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A finished upload: its analysis, or the reason and remedy of its rejection or its hold."""
+    """A finished upload: its analysis, or the reason and remedy if it was rejected or held."""
 
     id: UUID
     bucket: str
@@ -45,9 +45,9 @@ def _outcome(id: UUID, bucket: str, name: str, reason: str, result: Any, held: b
 
 
 class Results:
-    """Outcomes as they come, each once, from the moment this is made.
+    """Return each outcome once, from the creation of this object on.
 
-    Raises StackError where PostgreSQL, whose log is at `log`, does not answer.
+    Raises StackError if PostgreSQL, whose log is at `log`, does not answer.
     """
 
     def __init__(self, database_url: str, log: Path, schema: str = SCHEMA) -> None:
@@ -55,19 +55,19 @@ class Results:
         self._schema = schema
         self._log = log
         [[self._since]] = self._run(LATEST)
-        self._seen = {(row[0], row[-1]) for row in self._run(FINISHED, since=self._since)}
+        self._returned = {(row[0], row[-1]) for row in self._run(FINISHED, since=self._since)}
 
     def new(self) -> list[Outcome]:
-        """Outcomes since the last call, in the order in which they finished."""
+        """Return the outcomes since the last call, oldest first."""
         rows = self._run(FINISHED, since=self._since)
-        fresh = [row for row in rows if (row[0], row[-1]) not in self._seen]
+        fresh = [row for row in rows if (row[0], row[-1]) not in self._returned]
         if fresh:
             self._since = fresh[-1][-1].isoformat()
-            self._seen.update((row[0], row[-1]) for row in fresh)
+            self._returned.update((row[0], row[-1]) for row in fresh)
         return [_outcome(*row[:-1]) for row in fresh]
 
     def analyzed(self, names: list[str]) -> bool:
-        """Whether an object of one of these names was analyzed before."""
+        """Return whether an object of one of these names was analyzed."""
         [[known]] = self._run(ANALYZED, names=names)
         return bool(known)
 

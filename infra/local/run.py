@@ -1,4 +1,4 @@
-"""`make run`: start the local stack, drop pictures into the bucket, and show what comes of them."""
+"""`make run`: start the local stack, upload pictures to the bucket, and show the results."""
 
 import argparse
 import os
@@ -27,17 +27,17 @@ from infra.local.stack import Stack
 SAMPLES = ROOT / "infra" / "samples"
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".avif"})
 POLL_S = 0.3
-PLAIN_WIDTH = 1000  # columns; what reads a pipe wraps lines itself
+PLAIN_WIDTH = 1000  # columns; the reader of a pipe wraps lines itself
 SVG_WIDTH = 124  # columns
 KEPT = {"delete": "deleted", "keep": "kept", "archive": "archived, then deleted"}
 
 
 class Failed(Exception):
-    """One line for a person: what did not work and what to do."""
+    """The run failed; the message is one line with cause and remedy."""
 
 
 class Run:
-    """A running stack with a person in front of it."""
+    """A running stack, used from a terminal."""
 
     def __init__(self, stack: Stack, console: Console, drop: Path) -> None:
         self.stack = stack
@@ -52,7 +52,7 @@ class Run:
         self._sizes: dict[Path, tuple[int, int]] = {}
 
     def upload(self, path: Path, user: str) -> UUID | None:
-        """Drop one file as `user/name`; the upload's id, or None where the settings leave it alone."""
+        """Upload one file as `user/name`; return its id, or None if the settings do not select it."""
         settings = self.stack.settings
         blob = self.client.bucket(settings.uploads_bucket).blob(f"{user}/{path.name}")
         blob.metadata = {"tz": local_zone()}
@@ -61,7 +61,7 @@ class Run:
         return upload.id if upload.wanted(settings.include, settings.exclude) else None
 
     def show_new(self) -> list[Outcome]:
-        """Show what has finished since the last call."""
+        """Show and return the outcomes since the last call."""
         settings = self.stack.settings
         fresh = self.results.new()
         for finished in fresh:
@@ -69,7 +69,7 @@ class Run:
         return fresh
 
     def drop_and_wait(self, paths: Iterable[Path], user: str, timeout_s: float) -> None:
-        """Drop the files, show each as it is done. Raises Failed where one is rejected or late."""
+        """Upload the files and show each outcome. Raises Failed if one is rejected or late."""
         pending: dict[UUID, str] = {}
         for path in paths:
             upload = self.upload(path, user)
@@ -90,14 +90,14 @@ class Run:
             self.stack.check()
             if time.monotonic() > deadline:
                 log = self.stack.logs / "functions.log"
-                said = last_line(log.read_text(errors="replace"))
-                raise Failed(f"Not done in time: {', '.join(pending.values())}. {said} (log: {log})")
+                last = last_line(log.read_text(errors="replace"))
+                raise Failed(f"Not done in time: {', '.join(pending.values())}. {last} (log: {log})")
             time.sleep(POLL_S / 3)
         if rejected:
             raise Failed(rejected)
 
     def stay(self) -> None:
-        """Take files from the drop folder and show results, until interrupted."""
+        """Upload files from the drop folder and show outcomes, until interrupted."""
         self.drop.mkdir(parents=True, exist_ok=True)
         env = self.stack.state / "env"
         show.ready(
@@ -110,11 +110,11 @@ class Run:
         while True:
             self.show_new()
             self.stack.check()
-            self._take_dropped()
+            self._upload_dropped()
             time.sleep(POLL_S)
 
-    def _take_dropped(self) -> None:
-        """Upload each file whose size has not changed since the last look, and put it into `done`."""
+    def _upload_dropped(self) -> None:
+        """Upload each file that has not changed since the last call, and move it to `done`."""
         before, self._sizes = self._sizes, {}
         for path in sorted(self.drop.iterdir()):
             if path.name.startswith(".") or not path.is_file():
@@ -132,13 +132,13 @@ class Run:
 
 
 def local_zone() -> str:
-    """This machine's IANA time zone, UTC where it has none."""
+    """Return this machine's IANA time zone, or UTC."""
     zone = os.environ.get("TZ", "").removeprefix(":")
     return zone or Path("/etc/localtime").resolve().as_posix().partition("/zoneinfo/")[2] or "UTC"
 
 
 def _short(path: Path) -> str:
-    """The path as one would type it here."""
+    """Return the path relative to the working folder if it is below it."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
@@ -178,15 +178,15 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
             raise Failed(f"There is no file {path}: check PICTURES.")
     samples = sorted(path for path in SAMPLES.iterdir() if path.suffix.lower() in PICTURES)
     stack = Stack(arguments.state, arguments.port, arguments.storage_port, arguments.postgres_port)
-    folder, told = stack.settings.model_folder, False
+    folder, notice_shown = stack.settings.model_folder, False
     if arguments.model and folder != MODEL_FOLDER:
         raise Failed(
             f"MODEL_FOLDER={folder} is used, and MODEL would be installed elsewhere: unset one of the two."
         )
     if arguments.model:
         captioner.install(arguments.model, stack.state)
-    elif folder == MODEL_FOLDER and captioner.notice(folder) and _somebody_is_there(arguments):
-        told = captioner.offer(console, stack.state)
+    elif folder == MODEL_FOLDER and captioner.notice(folder) and _is_interactive(arguments):
+        notice_shown = captioner.offer(console, stack.state)
     started = time.monotonic()
     with console.status("Starting PostgreSQL, Cloud Storage, Gemini and the functions ..."):
         stack.__enter__()
@@ -197,7 +197,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
             f"{time.monotonic() - started:.1f} s.",
             highlight=False,
         )
-        if (notice := captioner.notice(folder)) and not told:
+        if (notice := captioner.notice(folder)) and not notice_shown:
             console.print(notice, style="yellow", markup=False)
         run = Run(stack, console, arguments.drop)
         if arguments.pictures:
@@ -209,14 +209,14 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
         if not arguments.once:
             run.stay()
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave anything behind
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with console.status("Stopping ..."):
             stack.close()
 
 
-def _somebody_is_there(arguments: argparse.Namespace) -> bool:
-    """Return whether a person at a terminal can be asked."""
+def _is_interactive(arguments: argparse.Namespace) -> bool:
+    """Return whether the command can ask a question in a terminal."""
     return not (arguments.once or arguments.svg) and sys.stdin.isatty() and sys.stdout.isatty()
 
 
@@ -225,7 +225,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 1 with the reason in one line on stderr."""
+    """Return the exit status: 0, or 1 with the reason in one line on stderr."""
     signal.signal(signal.SIGTERM, _interrupt)
     arguments = _arguments(words)
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)

@@ -1,4 +1,4 @@
-"""What a person sees of `make run`; plain text where the output is no terminal."""
+"""The output of `make run`; plain text unless the output is a terminal."""
 
 import io
 from collections.abc import Iterable, Mapping
@@ -15,12 +15,12 @@ from dropcap.domain.analysis import Agreement, Analysis, Source, Usage
 from infra.local.results import Outcome
 
 STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish")  # jsonb forgets their order
-YOU = "you"  # the user whose all is that is dropped here: one page of the gallery shows it
+YOU = "you"  # the user of all local uploads, so that one page of the gallery shows them
 PICTURE_WIDTH, PICTURE_HEIGHT = 36, 36  # columns, and pixels high: a line of text shows two
 
 
 def outcome(console: Console, client: Client, finished: Outcome, pictures_bucket: str, kept: str) -> None:
-    """Print one finished upload; `kept` says what became of its source."""
+    """Print one finished upload; `kept` says what happened to its source."""
     title = f"gs://{finished.bucket}/{finished.name}" if finished.bucket else finished.name
     if finished.held:
         text = Text("Held ", "bold yellow").append(finished.reason, "default")
@@ -49,7 +49,7 @@ def _framed(console: Console, title: str, body: RenderableType, colour: str) -> 
 
 
 def _picture(client: Client, bucket: str, analysis: Analysis) -> RenderableType:
-    """The smallest published picture, as the bucket has it."""
+    """Return the smallest rendition, read from the bucket."""
     smallest = min(analysis.pictures, key=lambda each: each.width * each.height)
     with Image.open(io.BytesIO(client.bucket(bucket).blob(smallest.object).download_as_bytes())) as image:
         image.thumbnail((PICTURE_WIDTH, PICTURE_HEIGHT))
@@ -58,7 +58,7 @@ def _picture(client: Client, bucket: str, analysis: Analysis) -> RenderableType:
 
 
 def _words(analysis: Analysis) -> Iterable[Text]:
-    """What the models say, each with its name, or why one did not answer."""
+    """Yield each model's text, or why there is none."""
     picture, sources = analysis.picture, analysis.sources
     facts = f"{picture.format}, {picture.width} x {picture.height} px, {_bytes(picture.bytes)}"
     yield Text(facts, "dim")
@@ -84,7 +84,7 @@ def _words(analysis: Analysis) -> Iterable[Text]:
 
 
 def _cost(usage: Usage) -> str:
-    """What the picture cost: at Google's price, also where the stand-in answered for nothing."""
+    """Return the cost of a picture at Google's price, even if the stand-in described it."""
     tokens = usage.input_tokens + usage.output_tokens
     usd = "" if usage.usd is None else f", US$ {usage.usd:.6f}"
     had = ", as it was described before" if usage.reused else ""
@@ -92,7 +92,7 @@ def _cost(usage: Usage) -> str:
 
 
 def _agreement(agreement: Agreement, stand_in: bool) -> Text:
-    """How far the models agree, or where they contradict each other."""
+    """Return the consistency score of the models, or their contradictions."""
     line = Text("Agreement: ", "cyan")
     if agreement.contradicts:
         found = (f"{said} (BLIP) or {shown} (Gemini)" for _, said, shown in agreement.contradictions)
@@ -103,7 +103,7 @@ def _agreement(agreement: Agreement, stand_in: bool) -> Text:
 
 
 def _blip(source: Source, caption: str) -> Text:
-    """BLIP's caption, or why there is none, and whether a demonstration model was asked."""
+    """Return BLIP's caption, or why there is none; say if it is a demonstration model's."""
     who = "BLIP (demonstration)" if source.demo else "BLIP"
     if not source.answered:
         return _said(who, source.problem, source, "default")
@@ -121,7 +121,7 @@ def _said(who: str, what: str, source: Source, style: str) -> Text:
 
 
 def _written(analysis: Analysis, bucket: str, kept: str) -> Group:
-    """Where the result went."""
+    """Return where the result is stored."""
     objects = Table.grid(padding=(0, 2, 0, 0))
     for each in analysis.pictures:
         size = f"{each.width} x {each.height} px"
@@ -131,7 +131,7 @@ def _written(analysis: Analysis, bucket: str, kept: str) -> Group:
 
 
 def _stages(analysis: Analysis) -> Table:
-    """Seconds and resident memory by stage."""
+    """Return a table of seconds and resident memory by stage."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("stage")
     table.add_column("s", justify="right")
@@ -147,7 +147,7 @@ def _bytes(count: int) -> str:
 
 
 def ready(console: Console, exports: Mapping[str, str], env: str, drop: str, uploads_bucket: str) -> None:
-    """Where to look, and how to drop more, until Ctrl-C."""
+    """Print where to look, and how to upload more."""
     url = exports["DROPCAP_URL"]
     rows = (
         ("a browser", f"{url}/gallery/?user={YOU}"),

@@ -1,7 +1,7 @@
-"""The local stack: PostgreSQL, Cloud Storage, Gemini and the functions, started and ended together.
+"""The local stack: PostgreSQL, Cloud Storage, Gemini and the functions, started and stopped together.
 
-state/env         shell lines that point any client at the stack: `. .dropcap/env`
-state/logs/       what each part says
+state/env         shell variables that point any client at the stack: `. .dropcap/env`
+state/logs/       the log of each part
 state/objects/    the buckets            state/postgres/   the database
 """
 
@@ -22,17 +22,18 @@ from infra.local.process import Process, free_port
 from infra.local.storage.server import Storage
 
 NEXT_PORTS = 50
-ENDING_S = 5.0  # how long the parts of a run that was killed may hold its port
+ENDING_S = 5.0  # how long the parts of a killed run may hold its port
 AT_ONCE = 4  # events in delivery; fewer than THREADS, so that the HTTP functions answer meanwhile
 THREADS = 8
-LEASE_S = 110  # what a killed run had begun, the next takes up, which should be soon; Gemini may take 100
+LEASE_S = 110  # short, so that the next run soon continues what a killed run had begun; Gemini may take 100
 
 
 class Stack(Part):
     """The stack with its data in `state`, kept between runs, and the functions on 127.0.0.1:`port`.
 
-    Port 0 takes any free one. The parts see `environment`; with GEMINI_API_KEY in it, Google's Gemini is used
-    in place of the stand-in. Raises StackError where it can't start, SettingsError for a wrong setting.
+    Port 0 takes any free one. `environment` has the variables of the parts; with GEMINI_API_KEY in it, they
+    use Google's Gemini, not the stand-in. Raises StackError if it can't start, SettingsError for an invalid
+    setting.
     """
 
     def __init__(
@@ -52,12 +53,12 @@ class Stack(Part):
         self.environment = dict(environment)
         self.exports: dict[str, str] = {}
         self.settings = Settings.read(self.environment)
-        self.parts: list[Process] = []  # but for PostgreSQL
+        self.parts: list[Process] = []  # except PostgreSQL
         self._exit = ExitStack()
 
     @property
     def url(self) -> str:
-        """Address of the functions."""
+        """The URL of the functions."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
@@ -73,17 +74,17 @@ class Stack(Part):
         return self.exports["DATABASE_URL"]
 
     def check(self) -> None:
-        """Raise StackError when a part has ended, with its last words and where its log is."""
+        """Raise StackError if a part has stopped, with the last line of its log."""
         for part in self.parts:
             part.check()
 
     def close(self) -> None:
-        """End all parts, the functions first."""
+        """Stop all parts, the functions first."""
         self._exit.close()
         self.parts.clear()
 
     def start(self) -> None:
-        """Start all parts, side by side where they can be, and wait until all of them answer."""
+        """Start all parts, in parallel where possible, and wait until all of them answer."""
         self.state.mkdir(parents=True, exist_ok=True)
         self._lock()
         self._take_port()
@@ -107,7 +108,7 @@ class Stack(Part):
         functions.wait_until_answers(f"{self.url}/get_progress_stats")  # without a user it answers 400
 
     def _lock(self) -> None:
-        """One run for one state folder; the kernel gives the lock back however a run ends."""
+        """Allow one run for a state folder; the kernel releases the lock even if a run is killed."""
         file = self._exit.enter_context((self.state / "lock").open("w"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -129,7 +130,7 @@ class Stack(Part):
                 time.sleep(0.1)
 
     def _was_killed(self) -> bool:
-        """Whether the run before this one did not end by itself: `env` goes last of all when one does."""
+        """Return whether the previous run was killed: a run that stops deletes `env` last."""
         return (self.state / "env").exists()
 
     def _start_storage(self) -> Storage:
@@ -175,7 +176,7 @@ class Stack(Part):
 
 
 def next_free(first: int) -> int:
-    """The first port that is free from `first` on, so that addresses stay the same from run to run."""
+    """Return the first free port from `first` on, so that addresses stay the same from run to run."""
     for port in range(first, min(first + NEXT_PORTS, 65_536)):
         try:
             return free_port(port)

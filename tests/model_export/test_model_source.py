@@ -115,7 +115,7 @@ def test_make_run_takes_an_address_longer_than_any_file_name(
         asked.append(word)
         return True
 
-    monkeypatch.setattr(captioner, "_made", made)
+    monkeypatch.setattr(captioner, "_make_model", made)
     captioner.install(name, tmp_path)
     assert asked == [f"MODEL={name}"]
 
@@ -125,7 +125,7 @@ def test_make_run_takes_a_folder_with_a_link_to_nothing(
 ) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "link").symlink_to("nowhere")
-    monkeypatch.setattr(captioner, "_made", lambda *words: True)
+    monkeypatch.setattr(captioner, "_make_model", lambda *words: True)
     captioner.install(str(tmp_path / "model"), tmp_path / "state")
 
 

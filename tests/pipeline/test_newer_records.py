@@ -105,7 +105,7 @@ def test_every_stored_object_may_have_keys_that_nobody_knows_here(start: Start) 
     posted = answer.get_json()["id"]
     results = Results(os.environ["DATABASE_URL"], Path("log"))
     results._since = "-infinity"
-    results._seen = set()
+    results._returned = set()
 
     assert add_unknown_keys(app) == {
         *("uploads.deaths", "analyses.result", "answers.answer", "events.data"),

@@ -1,23 +1,24 @@
-"""What stands between clients and fake-gcs-server, so that together they keep Cloud Storage's rules.
+"""A reverse proxy for fake-gcs-server that adds the rules of Cloud Storage that it lacks.
 
     client ──▶ gate ──▶ fake-gcs-server          stands in for Cloud Storage
                  └────▶ functions (events.py)    stands in for Eventarc with its Pub/Sub subscription
 
-- **Preconditions.** fake-gcs-server heeds `ifGenerationMatch` on some uploads and on nothing else. The gate
-  checks the preconditions of each request (JSON API parameters, XML API headers) and acts with the objects
-  locked, so that check and act are one. cloud.google.com/storage/docs/request-preconditions has the rules.
+- **Preconditions.** fake-gcs-server checks `ifGenerationMatch` on some uploads and nothing else. The gate
+  checks the preconditions of each request (JSON API parameters, XML API headers) and holds the objects'
+  locks until the request is done, so that check and change are atomic.
+  cloud.google.com/storage/docs/request-preconditions has the rules.
 - **Generations.** A request for a generation gets exactly that one, or 404. A bucket keeps versions if it was
   created so and objects are in memory; versions.py adds what the server does not track.
-- **Resumable uploads** are kept here until they are complete, as sessions.py tells, and pages of the origin
-  that they were begun for may go on with them. Nothing else is for pages of another origin, as no bucket here
-  has a CORS configuration.
+- **Resumable uploads** are buffered until they are complete (sessions.py); pages of the origin that an upload
+  was begun for may continue it. No other request of another origin is allowed, because no bucket here has a
+  CORS configuration.
 - **Events.** Each object that is finalized in a watched bucket (by an upload of any kind, a copy, a rewrite
-  or a compose) is told to the functions, and so are, at the start, the objects that lie there already.
+  or a compose) is sent to the functions, and so are, at the start, the objects that are already there.
 
 Bodies are streamed. What differs from Cloud Storage: metageneration is always 1; with objects kept as files,
-a metadata update makes a new generation, names that are no safe file path are refused, and there are no
-versions; nothing is compressed on its way back, nor soft-deleted; no folder is managed; batch requests
-and whatever else the gate does not know to be safe are answered with 501.
+a metadata update creates a new generation, names that are not safe file paths are refused, and there are no
+versions; responses are not compressed, and nothing is soft-deleted; there are no managed folders; batch
+requests and all others that the gate does not know get 501.
 """
 
 import argparse
@@ -43,7 +44,7 @@ from infra.local.storage.operations import (
     check_source,
     path_of,
     session_of,
-    understand,
+    parse_request,
 )
 from infra.local.storage.preconditions import PRECONDITIONS, PREFIXES, Expected, Refused, check_path
 from infra.local.storage.responses import HOP_BY_HOP, error, headers_of, layout_of
@@ -51,12 +52,12 @@ from infra.local.storage.retention import Retention
 from infra.local.storage.sessions import ALLOWED, CANCELLED, Session, Sessions
 from infra.local.storage.versions import Versions
 
-GENERATIONS = {"generation", "sourceGeneration"}  # which the server only tracks for objects in memory
+GENERATIONS = {"generation", "sourceGeneration"}  # the server tracks them only for objects in memory
 CHECKED_HERE = {prefix + each for prefix in PREFIXES for each in PRECONDITIONS}
 
 
 class Gate:
-    """A reverse proxy to the storage server at `storage`; see the module's text."""
+    """The reverse proxy to the storage server at `storage`."""
 
     def __init__(
         self,
@@ -84,12 +85,12 @@ class Gate:
             id_ = session_of(request)
             check_source(request, bool(id_))
             if id_:
-                return await self._go_on(request, id_)
+                return await self._continue_upload(request, id_)
             if request.method == "OPTIONS":
                 return web.Response()
             if match := LAYOUT.fullmatch(path_of(request)):
                 return await self._layout(match[1])
-            operation = await understand(request)
+            operation = await parse_request(request)
             async with self._locked(operation):
                 found = await self._check(operation)
                 if request.method == "DELETE" and found and "timeDeleted" in found:
@@ -97,12 +98,12 @@ class Gate:
                     return web.Response(status=HTTPStatus.NO_CONTENT)
                 answer = await self._forward(request, operation)
                 if request.method == "DELETE" and found and await self._resource(operation.expects[0]):
-                    self._versions.delete(found)  # for good, not kept as a noncurrent version
-                if answer.ok and operation.says:
+                    self._versions.delete(found)  # permanently, not kept as a noncurrent version
+                if answer.ok and operation.resource:
                     self._retention.note(operation)
                 if operation.starts_session:
-                    return await self._begin(request, answer, operation)
-                if not operation.passes or (operation.tells and answer.ok):
+                    return await self._begin_upload(request, answer, operation)
+                if not operation.keeps_objects or (operation.lists and answer.ok):
                     return await self._finish(answer, operation)
             return await self._stream(request, answer)
         except Refused as refused:
@@ -111,7 +112,7 @@ class Gate:
             return error(request, Refused(HTTPStatus.BAD_GATEWAY, f"No answer: {lost}", "backendError"))
 
     async def send_orphans(self) -> None:
-        """Send an event for each object that already lies in a watched bucket."""
+        """Send an event for each object that is already in a watched bucket."""
         for bucket in sorted(self._watched):
             page: str | None = ""
             while page is not None:
@@ -124,8 +125,8 @@ class Gate:
 
     @asynccontextmanager
     async def _locked(self, operation: Operation) -> AsyncIterator[None]:
-        """Hold the locks of all objects of an operation; a mere read needs none."""
-        if operation.passes and not any(each.conditional for each in operation.expects):
+        """Hold the locks of all objects of an operation; an unconditional read needs none."""
+        if operation.keeps_objects and not any(each.conditional for each in operation.expects):
             yield
             return
         async with AsyncExitStack() as held:
@@ -141,7 +142,7 @@ class Gate:
                 check_path(expected.name)
             if expected.conditional:
                 live = await self._resource(expected)
-                expected.check(live, operation.passes, creating=operation.creates and index == 0)
+                expected.check(live, operation.keeps_objects, creating=operation.creates and index == 0)
                 first = live if index == 0 and expected.generation else first
             if index == 0 and operation.replaces and self._retention.keeps(expected):
                 self._retention.check(expected, first or await self._resource(expected))
@@ -178,7 +179,7 @@ class Gate:
         }  # gcloud storage cp -J compresses, the framework decompresses
         if "Content-Encoding" in request.headers or isinstance(operation.body, bytes):
             left_out |= {"content-length"}
-        left_out |= {"accept-encoding"} if operation.tells else set()
+        left_out |= {"accept-encoding"} if operation.lists else set()
         headers = [(key, value) for key, value in request.headers.items() if key.lower() not in left_out]
         return await self._session.request(
             request.method,
@@ -188,10 +189,10 @@ class Gate:
             allow_redirects=False,
         )
 
-    async def _begin(
+    async def _begin_upload(
         self, request: web.BaseRequest, answer: aiohttp.ClientResponse, operation: Operation
     ) -> web.Response:
-        """Pass on where a resumable upload goes to; from then on its session is here."""
+        """Return the response that begins a resumable upload, and keep its session."""
         async with answer:
             body = await answer.read()
         if answer.ok:
@@ -204,17 +205,17 @@ class Gate:
             self._sessions.add(URL(answer.headers["Location"]).query["upload_id"], session)
         return web.Response(status=answer.status, reason=answer.reason, headers=headers_of(answer), body=body)
 
-    async def _go_on(self, request: web.BaseRequest, id_: str) -> web.Response:
-        """Answer a request of a resumable upload's session."""
+    async def _continue_upload(self, request: web.BaseRequest, id_: str) -> web.Response:
+        """Handle a request of a resumable upload's session."""
         session = self._sessions.find(id_)
         if request.method == "OPTIONS":
-            return session.share(web.Response(headers=ALLOWED))
+            return session.add_cors_headers(web.Response(headers=ALLOWED))
         async with session.lock:
             try:
                 response = await self._answer(request, session, id_)
             except Refused as refused:
                 response = error(request, refused)
-        return session.share(response)
+        return session.add_cors_headers(response)
 
     async def _answer(self, request: web.BaseRequest, session: Session, id_: str) -> web.Response:
         if request.method == "DELETE" and not session.made:
@@ -224,7 +225,7 @@ class Gate:
             raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "Use PUT.", "methodNotAllowed")
         if session.made:
             return web.Response(body=session.made, content_type="application/json")
-        if not await session.take(request):
+        if not await session.append(request):
             return session.progress()
         operation = Operation((session.expected,), creates=True, body=session.content())
         async with self._locked(operation):
@@ -241,10 +242,12 @@ class Gate:
         return response
 
     async def _finish(self, answer: aiohttp.ClientResponse, operation: Operation) -> web.Response:
-        """Pass on the answer to a change, which is small; tell of the object that it finalized."""
+        """Return the response to a change, which is small; send the event of the object that it finalized."""
         async with answer:
             body = await answer.read()
-        if answer.ok and answer.method == "DELETE":  # the server says 200 `null`, which gcloud stumbles over
+        if (
+            answer.ok and answer.method == "DELETE"
+        ):  # the server returns 200 and `null`, which gcloud can't parse
             return web.Response(status=HTTPStatus.NO_CONTENT)
         if answer.status in (HTTPStatus.OK, HTTPStatus.CREATED) and operation.creates:
             target = operation.expects[0]
@@ -254,7 +257,7 @@ class Gate:
             if resource and target.bucket in self._watched:
                 self._events.send(self._versions.corrected(resource) or {})
         headers = headers_of(answer)
-        if answer.ok and operation.tells:
+        if answer.ok and operation.lists:
             body = json.dumps(self._versions.answer(json.loads(body))).encode()
             headers = [each for each in headers if each[0].lower() != "content-length"]
         return web.Response(status=answer.status, reason=answer.reason, headers=headers, body=body)

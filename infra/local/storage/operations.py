@@ -1,4 +1,4 @@
-"""What a request to Cloud Storage is about: its JSON API with uploads, and the XML API's objects."""
+"""Parse requests to Cloud Storage: the JSON API with uploads, and objects of the XML API."""
 
 import json
 import re
@@ -26,40 +26,41 @@ XML_PRECONDITIONS = {
     "x-goog-if-metageneration-match": "ifMetagenerationMatch",
 }
 HERE = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]+)?")
-TYPE, SIZE = "X-Upload-Content-Type", "X-Upload-Content-Length"  # of what a resumable upload will bring
-LARGEST_JSON = 1024 * 1024  # bytes of an object's metadata in an upload; Cloud Storage takes less
+# Of the object that a resumable upload will create.
+TYPE, SIZE = "X-Upload-Content-Type", "X-Upload-Content-Length"
+LARGEST_JSON = 1024 * 1024  # bytes of an object's metadata in an upload; Cloud Storage allows fewer
 
 Body = bytes | AsyncIterator[bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """The preconditions of a request on its objects (the changed one first), and what it may do.
+    """The preconditions of a request on its objects (the changed one first), and its effects.
 
-    `passes`: the request changes no object; `tells`: it also asks for resources. `composes` is the number of
-    composed objects. `body` is set if it had to be read, and `says` is the resource in it, of an object or of
-    the `bucket`.
+    `keeps_objects`: the request changes no object; `lists`: the response has object resources. `composes` is
+    the number of composed objects. `body` is set if it had to be read, and `resource` is its JSON, of an
+    object or of the `bucket`.
     """
 
     expects: tuple[Expected, ...] = ()
-    passes: bool = False
-    tells: bool = False
+    keeps_objects: bool = False
+    lists: bool = False
     creates: bool = False
     deletes: bool = False
     composes: int = 0
     starts_session: bool = False
     body: Body | None = None
     bucket: str = ""
-    says: Mapping[str, Any] = field(default_factory=dict)
+    resource: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def replaces(self) -> bool:
-        """Return whether an object would go; an upload that is only begun is refused at its end."""
+        """Return whether an object would be deleted or replaced; an upload is checked at its end."""
         return self.deletes or (self.creates and not self.starts_session)
 
 
 def session_of(request: web.BaseRequest) -> str:
-    """The id of the resumable upload that a request goes on with; empty where it is another request."""
+    """Return the id of the resumable upload that a request continues; empty for any other request."""
     return request.query.get("upload_id", "") if UPLOAD.fullmatch(path_of(request)) else ""
 
 
@@ -74,10 +75,10 @@ def check_source(request: web.BaseRequest, in_session: bool) -> None:
         raise Refused(HTTPStatus.FORBIDDEN, "The request comes from a page of another site.", "forbidden")
 
 
-async def understand(request: web.BaseRequest) -> Operation:
-    """The operation that a request is, where it does not go on with a resumable upload.
+async def parse_request(request: web.BaseRequest) -> Operation:
+    """Return the operation of a request that does not continue a resumable upload.
 
-    Raises Refused for what is malformed, and for what could change objects in a way not known here.
+    Raises Refused if it is malformed, or could change objects in a way that is not known here.
     """
     path, query, reads = path_of(request), request.query, request.method in ("GET", "HEAD")
     if match := COPY.fullmatch(path):
@@ -94,20 +95,24 @@ async def understand(request: web.BaseRequest) -> Operation:
     if match := OBJECT.fullmatch(path):
         bucket, name = map(unquote, match.groups())
         expected = Expected(bucket, name, query, generation=query.get("generation", ""))
-        tells = request.method == "GET" and query.get("alt") != "media"
+        lists = request.method == "GET" and query.get("alt") != "media"
         if request.method == "PATCH":
             body = await request.read()
-            return Operation((expected,), body=body, says=_parse(body))
-        return Operation((expected,), passes=reads, tells=tells, deletes=request.method == "DELETE")
+            return Operation((expected,), body=body, resource=_parse(body))
+        return Operation((expected,), keeps_objects=reads, lists=lists, deletes=request.method == "DELETE")
     if match := UPLOAD.fullmatch(path):
-        return await _understand_upload(request, unquote(match[1]))
+        return await _parse_upload(request, unquote(match[1]))
     if BUCKETS.fullmatch(path) and request.method in ("POST", "PATCH"):
         body = await request.read()
-        says = _parse(body)
-        bucket = path.rstrip("/").rpartition("/")[2] if request.method == "PATCH" else str(says.get("name"))
-        return Operation(passes=True, body=body, bucket=unquote(bucket), says=says)
+        resource = _parse(body)
+        bucket = (
+            path.rstrip("/").rpartition("/")[2] if request.method == "PATCH" else str(resource.get("name"))
+        )
+        return Operation(keeps_objects=True, body=body, bucket=unquote(bucket), resource=resource)
     if BUCKETS.fullmatch(path):
-        return Operation(passes=True, tells=request.method == "GET" and path.rstrip("/").endswith("/o"))
+        return Operation(
+            keeps_objects=True, lists=request.method == "GET" and path.rstrip("/").endswith("/o")
+        )
     given = request.headers
     # Here a Content-Encoding belongs to the object; the server would decompress the body.
     puts = request.method == "PUT" and "x-goog-copy-source" not in given and "Content-Encoding" not in given
@@ -115,15 +120,15 @@ async def understand(request: web.BaseRequest) -> Operation:
         conditions = {ours: given[header] for header, ours in XML_PRECONDITIONS.items() if header in given}
         bucket, name = map(unquote, match.groups())
         expected = Expected(bucket, name, conditions, generation=query.get("generation", ""))
-        return Operation((expected,), passes=reads, creates=puts)
+        return Operation((expected,), keeps_objects=reads, creates=puts)
     if reads:
-        return Operation(passes=True)
+        return Operation(keeps_objects=True)
     raise Refused(
         HTTPStatus.NOT_IMPLEMENTED, f"The local gate does not know {request.method} {path}.", "notImplemented"
     )
 
 
-async def _understand_upload(request: web.BaseRequest, bucket: str) -> Operation:
+async def _parse_upload(request: web.BaseRequest, bucket: str) -> Operation:
     query = request.query
     kind, name = query.get("uploadType"), query.get("name", "")
     body: Body | None = None
@@ -143,12 +148,12 @@ async def _understand_upload(request: web.BaseRequest, bucket: str) -> Operation
 
 
 def path_of(request: web.BaseRequest) -> str:
-    """The path as it was sent: an escaped slash belongs to a name."""
+    """Return the path as it was sent: an escaped slash belongs to a name."""
     return request.raw_path.partition("?")[0]
 
 
 def _source(bucket: str, source: Mapping[str, Any]) -> Expected:
-    """One of the objects that a compose joins."""
+    """Return one of the source objects of a compose request."""
     conditions = {key: str(value) for key, value in source.get("objectPreconditions", {}).items()}
     return Expected(
         bucket, str(source.get("name", "")), conditions, generation=str(source.get("generation", ""))
@@ -156,7 +161,7 @@ def _source(bucket: str, source: Mapping[str, Any]) -> Expected:
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    """A JSON object; an empty body is an empty one."""
+    """Parse a JSON object; an empty body is an empty object."""
     try:
         document = json.loads(body or b"{}")
     except ValueError:
@@ -167,10 +172,10 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 async def _first_part(request: web.BaseRequest) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
-    """The metadata of a multipart upload, and its body from the beginning."""
+    """Return the metadata of a multipart upload, and its whole body."""
     content_type = Message()
     content_type["Content-Type"] = request.headers.get("Content-Type", "")
-    boundary = b"--" + content_type.get_boundary("").strip("'").encode()  # gcloud quotes it its own way
+    boundary = b"--" + content_type.get_boundary("").strip("'").encode()  # gcloud uses single quotes
     read = b""
     while read.count(boundary) < 2:
         chunk = await request.content.readany()

@@ -10,13 +10,13 @@ from http import HTTPStatus
 from typing import Any
 
 PRECONDITIONS = ("GenerationMatch", "GenerationNotMatch", "MetagenerationMatch", "MetagenerationNotMatch")
-PREFIXES = ("if", "ifSource")  # of the object that changes, and of the one that is copied from
+PREFIXES = ("if", "ifSource")  # of the changed object, and of the source of a copy
 NOT_MET = "At least one of the pre-conditions you specified did not hold."
-LONGEST_FILE_NAME = 255  # bytes of one part of a path, on the file systems that matter
+LONGEST_FILE_NAME = 255  # bytes of one path component on common file systems
 
 
 class Refused(Exception):
-    """An answer of the gate's own, in place of the storage server's."""
+    """The gate's own error response, in place of the storage server's."""
 
     def __init__(self, status: HTTPStatus, message: str, reason: str) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a request says of one object's state: `parameters` whose names begin with `prefix`."""
+    """A request's preconditions on one object: the `parameters` whose names begin with `prefix`."""
 
     bucket: str
     name: str
@@ -64,7 +64,7 @@ class Expected:
 
 
 def check_path(name: str) -> None:
-    """Raise Refused for an object name that is no safe file path: fake-gcs-server would leave its folder."""
+    """Raise Refused if an object name is not a safe file path: fake-gcs-server would leave its folder."""
     for part in name.split("/"):
         if part in (".", "..") or len(part.encode()) > LONGEST_FILE_NAME or "\0" in part:
             raise Refused(

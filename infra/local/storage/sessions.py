@@ -1,9 +1,9 @@
-"""Resumable uploads as Cloud Storage has them: what is there already, what comes next, and to whose pages.
+"""Resumable uploads as in Cloud Storage: received ranges, offsets, cancellation, and CORS of upload sessions.
 
-cloud.google.com/storage/docs/performing-resumable-uploads has the rules. fake-gcs-server makes an object of
-what is there when it is asked how far an upload is, tells one byte too many, takes more bytes than were
-announced, and goes on after a cancellation (its issues 1362 and 2354). So the gate keeps the bytes until all
-of them are there, and only then sends them on.
+cloud.google.com/storage/docs/performing-resumable-uploads has the rules. fake-gcs-server breaks them: asked
+for the status of an upload, it creates the object from the bytes so far; it reports one byte too many, takes
+more bytes than were announced, and continues after a cancellation (its issues 1362 and 2354). So the gate
+buffers the bytes until the upload is complete, and only then forwards them.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from aiohttp import web
 from infra.local.storage.preconditions import Expected, Refused
 
 CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(\d{1,19}|\*)")
-QUANTUM = 256 * 1024  # bytes: of an upload that is not complete, a multiple of it is kept
-CANCELLED = 499  # "client closed request": the answer to a DELETE
-MOST = 1000  # sessions that are remembered; Cloud Storage remembers each for a week
-# What the page that an upload is for may send and read. The headers are those of an answer of Google's upload
-# server to a browser (October 2021); `Range` is among them, which says where to go on.
+QUANTUM = 256 * 1024  # bytes: an incomplete upload keeps a multiple of it
+CANCELLED = 499  # "client closed request": the response to a DELETE
+MOST = 1000  # sessions that are kept; Cloud Storage keeps each for a week
+# What the page that began an upload may send and read. The headers are those of a response of Google's upload
+# server to a browser (October 2021); `Range` is among them, which says where to continue.
 ALLOWED = {
     "Access-Control-Allow-Methods": "PUT, DELETE",
     "Access-Control-Allow-Headers": "Content-Range, Content-Type",
@@ -32,10 +32,10 @@ EXPOSED = "Content-Length, Content-Type, Date, Range, Server, Transfer-Encoding,
 
 
 class Session:
-    """One resumable upload: to the object that is `expected`, from pages of `origin`.
+    """One resumable upload to the object in `expected`, from pages of `origin`.
 
-    `size` is what was announced in bytes, None where nothing was. `made` is the body that told of the object,
-    once there is one: whoever asks again gets it again.
+    `size` is the announced size in bytes, if any. `made` is the response body with the finished object; a
+    repeated request gets it again.
     """
 
     def __init__(self, expected: Expected, origin: str, size: int | None) -> None:
@@ -47,13 +47,13 @@ class Session:
         self._file = SpooledTemporaryFile(QUANTUM)  # noqa: SIM115  closed when the session ends
         self._received = 0
 
-    async def take(self, request: web.BaseRequest) -> bool:
-        """Keep what a request brings, as far as it comes; whether that is all of the object now.
+    async def append(self, request: web.BaseRequest) -> bool:
+        """Append the bytes of a request; return whether the object is complete.
 
-        Raises Refused for a range that can't be, and for more bytes than the object has.
+        Raises Refused for an invalid range, and for more bytes than the object has.
         """
         first, end, total = self._range(request)
-        if first is None:  # it asks how far this is, or says that this was all
+        if first is None:  # a status query, or the final size
             return total == self._received
         if first > self._received:
             raise _invalid(f"The upload offset is {first}, which exceeds the {self._received} bytes so far.")
@@ -62,11 +62,11 @@ class Session:
             async for chunk in request.content.iter_any():
                 if first + len(chunk) > end:
                     raise _invalid("More bytes came than were announced.")
-                # What is there already is not looked at again.
+                # Bytes that were received before are skipped.
                 self._received += self._file.write(chunk[self._received - first :])
                 first += len(chunk)
         except (aiohttp.ClientError, ConnectionError):
-            total = None  # the client is gone, and may come back
+            total = None  # the client disconnected, and may resume
         if total == self._received:
             return True
         self._received -= self._received % QUANTUM
@@ -74,20 +74,20 @@ class Session:
         return False
 
     async def content(self) -> AsyncIterator[bytes]:
-        """All bytes, in parts."""
+        """Yield all bytes in chunks."""
         self._file.seek(0)
         while chunk := self._file.read(QUANTUM):
             yield chunk
 
     def progress(self) -> web.Response:
-        """How far it is: "Resume Incomplete"; without a Range where nothing is there yet."""
+        """Return the status response "Resume Incomplete"; it has no Range before the first byte."""
         range_ = {"Range": f"bytes=0-{self._received - 1}"} if self._received else {}
         return web.Response(status=HTTPStatus.PERMANENT_REDIRECT, reason="Resume Incomplete", headers=range_)
 
-    def share(self, response: web.Response) -> web.Response:
-        """The response, for scripts of the page that the upload is for, too.
+    def add_cors_headers(self, response: web.Response) -> web.Response:
+        """Return the response with the CORS headers for the page that began the upload.
 
-        The origin of the request that began it decides for all others, whatever the bucket's configuration
+        The origin of the first request applies to all others, whatever the bucket's configuration
         (cloud.google.com/storage/docs/cross-origin, as googleapis/google-cloud-java#1336 quotes it). Where it
         was "*", a browser could not read the last answer (googleapis/google-cloud-dotnet#4902).
         """
@@ -99,11 +99,11 @@ class Session:
         return response
 
     def close(self) -> None:
-        """Give up what was kept."""
+        """Discard the bytes."""
         self._file.close()
 
     def _range(self, request: web.BaseRequest) -> tuple[int | None, int, int | None]:
-        """First byte that comes (None: no byte does), where they end, and the object's size if it is said."""
+        """Return the first byte's offset (None: no bytes), the end offset, and the object's size if given."""
         text, length = request.headers.get("Content-Range"), request.content_length
         if text is None and length is None:
             raise Refused(HTTPStatus.LENGTH_REQUIRED, "Say how long it is, or which part it is.", "required")
@@ -121,7 +121,7 @@ def _invalid(problem: str) -> Refused:
 
 
 class Sessions:
-    """The sessions by their ids; when there are too many, those that were begun first are forgotten."""
+    """The sessions by id; beyond MOST, the oldest are discarded."""
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
@@ -132,7 +132,7 @@ class Sessions:
             self.end(next(iter(self._sessions)))
 
     def find(self, id_: str) -> Session:
-        """Raises Refused where there is none: never, or no more."""
+        """Return the session. Raises Refused if there is none."""
         if id_ not in self._sessions:
             raise Refused(HTTPStatus.NOT_FOUND, "No such upload session.", "notFound")
         return self._sessions[id_]

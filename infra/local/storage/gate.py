@@ -42,9 +42,9 @@ from infra.local.storage.operations import (
     XML_OBJECT,
     Operation,
     check_source,
+    parse_request,
     path_of,
     session_of,
-    parse_request,
 )
 from infra.local.storage.preconditions import PRECONDITIONS, PREFIXES, Expected, Refused, check_path
 from infra.local.storage.responses import HOP_BY_HOP, error, headers_of, layout_of

@@ -81,9 +81,9 @@ class Bench:
         self.plain, self.explaining = Database(settings), Database(settings)
         for each in (self.plain, self.explaining):
             each.query("SELECT 1")
-        connection, _ = self.explaining._pool.take()
+        connection, _ = self.explaining._pool.acquire()
         self.explained = Explained(connection)
-        self.explaining._pool.give_back(self.explained)
+        self.explaining._pool.release(self.explained)
 
     def measure(
         self,

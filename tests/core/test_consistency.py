@@ -20,7 +20,7 @@ from dropcap.domain.records import read
 from infra.local.results import Outcome
 from infra.local.show import outcome
 from model_export.__main__ import main
-from tests.database.test_database import analysis, upload
+from tests.support.database.uploads import analysis, upload
 from tests.support.app import EXPECTED, SAMPLES, Start, rows
 
 CAPTION = "a dog sitting on a couch with a red ball"

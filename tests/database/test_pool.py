@@ -15,7 +15,7 @@ from dropcap.database.schema import repair
 from dropcap.database.transactions import Database, Executor
 from dropcap.errors import Rejected, SettingsError
 from dropcap.settings import Settings
-from tests.database.test_database import RACERS, record, upload
+from tests.support.database.uploads import RACERS, record, upload
 from tests.support.app import Start
 
 MOST = Settings().database_connections

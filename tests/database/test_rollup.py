@@ -18,7 +18,7 @@ from dropcap.database.connection import DatabaseUnavailable, connect_to_schema
 from dropcap.database.transactions import Database
 from dropcap.gallery import edits
 from dropcap.settings import Settings
-from tests.database.test_database import RACERS, race, record, upload
+from tests.support.database.uploads import RACERS, race, record, upload
 from tests.support.database import plain_progress as plain
 
 START = dt.datetime(2026, 3, 5, tzinfo=dt.UTC)
@@ -356,7 +356,7 @@ def work_of_deleting(database: Database, user: str, nth: int) -> int:
         run("SET LOCAL enable_seqscan = off")  # which is taken in tables of so few pages
         rollup.lock(run, user)
         [[at, zone, counted]] = explained(edits.DELETE, user=user, id=id)
-        assert rollup.forget(explained, user, at, zone, counted)
+        assert rollup.subtract(explained, user, at, zone, counted)
 
     database.transaction(work)
     return rows

@@ -26,7 +26,7 @@ from dropcap.handlers import redescribe
 from dropcap.settings import Settings
 from infra.local.postgres import Postgres
 from tests.conftest import _new_database
-from tests.database.test_database import analysis, expire, race, upload
+from tests.support.database.uploads import analysis, expire, race, upload
 from tests.support.app import App, Start
 
 START = dt.datetime(2026, 3, 5, 23, 30, 12, 345678, tzinfo=dt.UTC)

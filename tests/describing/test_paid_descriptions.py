@@ -47,7 +47,7 @@ STEPS: list[tuple[Any, str, int]] = [
     (Describer, "ask", 1),
     (CacheEntry, "store", 2),
     (pending_rows, "store", 1),
-    (search, "forget", 1),
+    (search, "remove", 1),
 ]
 
 

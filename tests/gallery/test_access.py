@@ -25,7 +25,7 @@ from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
 from dropcap.gallery.app import OPEN, ROUTES
 from dropcap.gallery.session import COOKIE, USERS
-from tests.database.test_database import record, upload
+from tests.support.database.uploads import record, upload
 from tests.support.app import App, Start, problem, rows, small_png
 from tests.support.issuer import KID, Issuer
 

@@ -14,7 +14,7 @@ from dropcap.database.schema.tables import TABLES
 from dropcap.database.transactions import Database
 from dropcap.gallery import wall
 from dropcap.gallery.wall import Filters
-from tests.database.test_database import race, record, upload
+from tests.support.database.uploads import race, record, upload
 
 START = dt.datetime(2026, 3, 5, tzinfo=dt.UTC)
 TEXTS = {"caption": "", "description": "", "alt_text": "", "tags": (), "text": ""}
@@ -192,7 +192,7 @@ def edit(database: Database, id: uuid.UUID, caption: str) -> None:
     """As the gallery does, in one transaction."""
 
     def work(run: Any) -> None:
-        search.forget(run, "ana", id)
+        search.remove(run, "ana", id)
         run("UPDATE analyses SET own_caption = :caption WHERE id = CAST(:id AS uuid)", id=id, caption=caption)
 
     database.transaction(work)
@@ -200,7 +200,7 @@ def edit(database: Database, id: uuid.UUID, caption: str) -> None:
 
 def delete(database: Database, id: uuid.UUID) -> None:
     def work(run: Any) -> None:
-        search.forget(run, "ana", id)
+        search.remove(run, "ana", id)
         run("DELETE FROM analyses WHERE id = CAST(:id AS uuid)", id=id)
 
     database.transaction(work)
@@ -238,7 +238,7 @@ def test_what_is_forgotten_before_it_was_indexed_changes_no_count(database: Data
 def test_somebody_elses_picture_cannot_be_forgotten(database: Database) -> None:
     theirs = add(database, "an apple", user="bo")
     assert found(database, "apple", user="bo")
-    database.transaction(lambda run: search.forget(run, "ana", theirs))
+    database.transaction(lambda run: search.remove(run, "ana", theirs))
     assert found(database, "apple", user="bo") == [theirs]
 
 
@@ -296,7 +296,7 @@ def test_whichever_way_they_are_looked_for_the_newest_come_first(
     ids = [add(database, "an apple" if day % 2 else "a pear", day=-day) for day in range(20)]
     for rows, most in ((2000, 5000), (1, 5000), (1, 2)):
         monkeypatch.setattr(search, "NEWEST", rows)
-        monkeypatch.setattr(search, "MOST_FOUND", most)
+        monkeypatch.setattr(search, "MOST_SORTED", most)
         first = wall.page(database, "ana", Filters(words="apple"), size=4)
         assert [card.id for card in first.cards] == ids[1:8:2]
         then = wall.page(database, "ana", Filters(words="apple", after=first.next), size=10)

@@ -16,7 +16,7 @@ from dropcap.gallery.cards import Card
 from dropcap.gallery.wall import Filters
 from dropcap.settings import Settings
 from tests.bench.operations import Bench
-from tests.database.test_database import record, upload
+from tests.support.database.uploads import record, upload
 from tests.support.app import Start, small_png
 
 START = dt.datetime(2026, 3, 5, tzinfo=dt.UTC)

@@ -14,7 +14,7 @@ import requests
 
 from dropcap.http import server
 from infra.local.process import Process, framework, free_port
-from tests.database.test_database import record, upload
+from tests.support.database.uploads import record, upload
 from tests.support.app import MAIN, ROOT, Start, rows
 
 THREADS = 4

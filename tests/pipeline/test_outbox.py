@@ -35,7 +35,7 @@ from dropcap.outbox.publishers import PublishError, Webhook, signed
 from dropcap.outcomes import rows_of
 from dropcap.settings import Settings
 from infra.local.process import START_S, Process
-from tests.database.test_database import analysis, upload
+from tests.support.database.uploads import analysis, upload
 from tests.pipeline.test_healing import lease_runs_out
 from tests.support.app import CAPTION, NAME, PICTURE, ROOT, Start, rows, small_png
 from tests.support.listener import Listener

@@ -13,35 +13,35 @@ from dropcap.database.connection import DatabaseUnavailable
 
 
 class Pool:
-    """A pool of at most `most` connections, which `connect` opens on demand.
+    """At most `size` connections, opened by `connect` on demand. Call `clear` before a fork.
 
-    A thread waits up to `wait_s` seconds for a connection. Call `clear` before a fork.
+    A thread waits up to `wait_s` seconds for a free connection.
     """
 
-    def __init__(self, connect: Callable[[], Connection], most: int, wait_s: float) -> None:
+    def __init__(self, connect: Callable[[], Connection], size: int, wait_s: float) -> None:
         self._connect, self._wait_s = connect, wait_s
-        self._turns = threading.BoundedSemaphore(most)
+        self._slots = threading.BoundedSemaphore(size)
         self._idle: list[Connection] = []  # last in, first out, so that few are opened
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for a slot, which allows one connection. Raises DatabaseUnavailable if all stay in use."""
-        if not self._turns.acquire(timeout=self._wait_s):
+    def slot(self) -> Iterator[None]:
+        """Wait for a slot, which allows one connection. Raises DatabaseUnavailable if none becomes free."""
+        if not self._slots.acquire(timeout=self._wait_s):
             raise DatabaseUnavailable(f"No connection to PostgreSQL was free for {self._wait_s:g} s.")
         try:
             yield
         finally:
-            self._turns.release()
+            self._slots.release()
 
-    def take(self) -> tuple[Connection, bool]:
-        """Return a connection, and whether it was used before: it may have died since."""
+    def acquire(self) -> tuple[Connection, bool]:
+        """Return a connection, and whether it was used before: then it may have died since."""
         try:
             return self._idle.pop(), True
         except IndexError:
             return self._connect(), False
 
-    def give_back(self, connection: Connection) -> None:
-        """Return a connection to the pool; it must be outside a transaction, with no answer pending."""
+    def release(self, connection: Connection) -> None:
+        """Return a connection to the pool. It must be outside a transaction, with no response pending."""
         self._idle.append(connection)
 
     def clear(self) -> None:

@@ -1,10 +1,10 @@
-# ruff: noqa: S608  what is put into the SQL are the rules below; users and instants are parameters
-"""A user's progress: counts, streaks, achievements, from the sums that `rollup.py` keeps.
+# ruff: noqa: S608  the SQL is composed of the rules below; users and instants are parameters
+"""A user's progress: counts, streaks and achievements, from the tables that `rollup.py` maintains.
 
-However many pictures there are, a question reads a few rows, each by an index: the user's totals, the last
-day, the days of this week, the first instant of each hour, and for the n-th picture n entries of an index.
-No rule's answer is stored but in `achievements`, for whoever reads that table; `stats` looks afresh, so a
-changed rule shows at once.
+A query reads a few rows by index, however many pictures there are: the user's totals, the last day, the days
+of this week, the first instant of each hour, and for the n-th picture n index entries. The results of the
+rules are stored only in `achievements`, for other readers of that table. `stats` evaluates the rules anew, so
+a changed rule takes effect at once.
 """
 
 import datetime as dt
@@ -24,9 +24,9 @@ PICTURES, DAYS = "pictures", "days in a row"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An achievement: `target` of what it `counts` are needed.
+    """An achievement: it is earned at `target` of what it `counts`.
 
-    `earned_at` is the SQL of the instant it was earned at: NULL while it is not.
+    `earned_at` is the SQL for the instant at which it was earned, or NULL.
     """
 
     counts: str
@@ -55,7 +55,7 @@ def between(first_hour: int, end_hour: int) -> Rule:
     return Rule(f"picture between {first_hour}:00 and {end_hour}:00", 1, earned_at)
 
 
-# Each achievement by name, which is its title with underscores; of a kind, the nearer first.
+# Achievements by name, which is the title with underscores; of one kind, the lowest target first.
 RULES: Mapping[str, Rule] = {
     "first_picture": pictures(1),
     "ten_pictures": pictures(10),
@@ -68,7 +68,7 @@ RULES: Mapping[str, Rule] = {
     "early_bird": between(5, 7),
     "night_owl": between(0, 4),
 }
-# The last picture, and what day it is for its user: that of its zone.
+# The latest picture, and the user's current day: that of the picture's time zone.
 TODAY = f"""
 latest AS (
   SELECT analyzed_at AS at, coalesce(time_zone, {ZONE}) AS zone
@@ -83,7 +83,7 @@ today AS (
 
 
 def _earned(rules: Mapping[str, Rule]) -> str:
-    """The query part `earned`: each rule's name and instant, where it is earned."""
+    """Return the common table expression `earned`: name and instant of each earned rule."""
     rows = ", ".join(f"('{name}', ({rule.earned_at}))" for name, rule in rules.items())
     return f"""
 earned AS (
@@ -94,9 +94,9 @@ earned AS (
 
 
 def achievements_update(rules: Mapping[str, Rule] = RULES) -> str:
-    """The statement that brings the stored achievements of `:user` in line with the rules in `:known`.
+    """Return the statement that updates the stored achievements of :user to the rules named in :known.
 
-    Names that no rule knows stay: they come from the old web app.
+    Achievements without a rule come from the old web app, and stay.
     """
     return f"""
 WITH {_earned(rules)}, gone AS (
@@ -112,7 +112,7 @@ ON CONFLICT (user_id, achievement_name) DO UPDATE SET earned_at = excluded.earne
 
 
 def update_achievements(execute: Executor, user: str) -> None:
-    """Bring the user's stored achievements in line with RULES. Call it when all pictures are counted."""
+    """Update the user's stored achievements to RULES. Call it when all pictures are counted."""
     execute(achievements_update(), user=user, known=sorted(RULES))
 
 
@@ -125,7 +125,7 @@ def count_pictures(database: Database, user: str) -> None:
 
     def work(execute: Executor) -> bool:
         rollup.lock(execute, user)
-        complete = rollup.count(execute, user)
+        complete = rollup.count_batch(execute, user)
         if complete:
             update_achievements(execute, user)
         return complete
@@ -138,11 +138,11 @@ def count_pictures(database: Database, user: str) -> None:
 def stats(
     database: Database, user: str, now: dt.datetime | None = None, rules: Mapping[str, Rule] = RULES
 ) -> dict[str, Any]:
-    """The progress of a user, ready for JSON; zeros, an empty list and None for one who is unknown.
+    """Return the progress of a user, ready for JSON; zeros, an empty list and None for an unknown user.
 
-    Today and the ISO week are those of the zone of the user's latest picture. A streak is current while its
-    last day is today or yesterday, as today is not over. Instants are ISO 8601 with the offset of the
-    setting's zone. One query, unless pictures have to be counted first.
+    Today and the ISO week are those of the time zone of the user's latest picture. A streak is current if its
+    last day is today or yesterday, because today is not over. Instants are ISO 8601 with the offset of
+    TIME_ZONE. Takes one query, unless pictures have to be counted first.
     """
     sql = f"""
 WITH totals AS (SELECT pictures, {COMPLETE} AS complete FROM progress_totals WHERE user_id = :user),
@@ -182,19 +182,19 @@ SELECT coalesce((SELECT complete FROM totals), NOT EXISTS (SELECT FROM latest)),
 def days(
     database: Database, user: str, weeks: int, now: dt.datetime | None = None
 ) -> tuple[dt.date, dict[dt.date, int]]:
-    """Today where the user is, and how many pictures the user has on each day that has any.
+    """Return the user's current day, and the number of pictures on each day that has any.
 
-    Of the last `weeks` ISO weeks, this one included. All have to be counted: ask for `stats` first.
+    Covers the last `weeks` ISO weeks, this one included. Call `stats` first, so that all are counted.
     """
     rows = database.query(
         f"""
         WITH {TODAY}
         SELECT today, day, pictures FROM today
         LEFT JOIN progress_days
-        ON user_id = :user AND day >= monday - 7 * CAST(:before AS int) AND day <= today
+        ON user_id = :user AND day >= monday - 7 * CAST(:earlier_weeks AS int) AND day <= today
         """,
         user=user,
         now=now,
-        before=weeks - 1,
+        earlier_weeks=weeks - 1,
     )
     return rows[0][0], {day: pictures for _, day, pictures in rows if day}

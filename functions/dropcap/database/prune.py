@@ -1,17 +1,17 @@
-# ruff: noqa: S608  what is put into the SQL is this file's own
-"""Delete expired rows: each sweep deletes some thousand of them, found by an index.
+# ruff: noqa: S608  the SQL is composed of this module's constants
+"""Delete expired rows. Each run deletes at most some thousand rows per rule, found by an index.
 
-    uploads          rejected or deleted RETENTION_DAYS ago. Until then an event that is delivered late finds
-                     its row; Pub/Sub retains events for at most 31 days
+    uploads          rejected or deleted RETENTION_DAYS ago. Until then a late event finds its row; Pub/Sub
+                     retains events for at most 31 days
                      (docs.cloud.google.com/pubsub/docs/subscription-properties, 2026-11). Two kinds stay:
-                     the row of an existing picture, which a late event, `make backfill` or its user's
-                     deletion needs; and that of a kept source, or the sweep would process it again
-    events           delivered EVENTS_DAYS ago; given up, or never tried, EVENTS_DAYS + RETENTION_DAYS ago
-    answers          asked RETENTION_DAYS ago: the same bytes are then described, and paid for, once more
-    spending         of days longer ago than that
-    analyze_calls    of hours that ended more than a day ago
+                     the row of an existing picture, which a late event, `make backfill` or its deletion
+                     needs; and that of a kept source, which would otherwise be processed again
+    events           delivered EVENTS_DAYS ago; not delivered EVENTS_DAYS + RETENTION_DAYS ago
+    answers          given RETENTION_DAYS ago; the same bytes are then described, and paid for, again
+    spending         of days RETENTION_DAYS ago
+    analyze_calls    of hours more than a day ago
 
-Analyses and receipts belong to the user: they are deleted with the picture.
+Analyses and receipts belong to the user, and are deleted with the picture.
 """
 
 import logging
@@ -26,12 +26,12 @@ from dropcap.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-BATCH, ROUNDS = 1000, 10  # rows in one statement, and statements for each rule in one sweep
+BATCH, ROUNDS = 1000, 10  # rows per rule and statement, and statements per run
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which rows of a table to delete, in the order of `since`."""
+    """The rows of a table to delete, in the order of the column `since`."""
 
     table: str
     since: str
@@ -47,7 +47,7 @@ DELETE FROM {self.table} WHERE ({key}) IN (
 ) RETURNING 1"""
 
 
-def _before(days: str) -> str:
+def _days_ago(days: str) -> str:
     return f"now() - make_interval(days => {days})"
 
 
@@ -55,19 +55,19 @@ RULES = (
     Rule(
         "uploads",
         "finished_at",
-        f"reason_code <> '' AND NOT source_kept AND finished_at < {_before(':kept')} AND state = 'done' "
+        f"reason_code <> '' AND NOT source_kept AND finished_at < {_days_ago(':kept')} AND state = 'done' "
         "AND NOT EXISTS (SELECT FROM analyses WHERE id = old.id)",
     ),
-    Rule("events", "sent_at", f"sent_at < {_before(':told')}"),
+    Rule("events", "sent_at", f"sent_at < {_days_ago(':delivered')}"),
     Rule(
         "events",
         "at",
-        f"sent_at IS NULL AND at < {_before('CAST(:told AS int) + CAST(:kept AS int)')} "
+        f"sent_at IS NULL AND at < {_days_ago('CAST(:delivered AS int) + CAST(:kept AS int)')} "
         f"AND NOT EXISTS (SELECT FROM uploads WHERE id = upload_id AND {COMMITTED})",
     ),
-    Rule("answers", "asked_at", f"asked_at < {_before(':kept')} AND lease_until < now()"),
+    Rule("answers", "asked_at", f"asked_at < {_days_ago(':kept')} AND lease_until < now()"),
     Rule("spending", "day", "day < current_date - CAST(:kept AS int)"),
-    Rule("analyze_calls", "hour", f"hour < {_before('1')}"),
+    Rule("analyze_calls", "hour", f"hour < {_days_ago('1')}"),
 )
 PRUNE = (
     "WITH "
@@ -79,17 +79,17 @@ PRUNE = (
 
 def days(settings: Settings) -> Mapping[str, int]:
     """Return the parameters of PRUNE from the settings."""
-    return {"kept": settings.retention_days, "told": settings.events_days}
+    return {"kept": settings.retention_days, "delivered": settings.events_days}
 
 
 def prune(database: Database, settings: Settings, ends: float) -> None:
     """Delete expired rows until the monotonic clock reaches `ends`, and log how many."""
-    gone = dict.fromkeys((rule.table for rule in RULES), 0)
+    deleted = dict.fromkeys((rule.table for rule in RULES), 0)
     for _ in range(ROUNDS):
         [counts] = database.query(PRUNE, most=BATCH, **days(settings))
         for rule, count in zip(RULES, counts, strict=True):
-            gone[rule.table] += count
+            deleted[rule.table] += count
         if max(counts) < BATCH or time.monotonic() > ends:
             break
-    if any(gone.values()):
-        logger.info("pruned", extra={"event": "rows_pruned", **gone})
+    if any(deleted.values()):
+        logger.info("pruned", extra={"event": "rows_pruned", **deleted})

@@ -1,6 +1,6 @@
-"""How often: each user may send MAX_PER_HOUR pictures in an hour, whichever instances answer.
+"""Rate limit: each user may send MAX_PER_HOUR pictures per hour, to any number of instances.
 
-What is sent to `analyze` counts, and where users sign in what they drop on the gallery's page.
+It applies to `analyze` and, if users sign in, to uploads through the gallery.
 """
 
 import time
@@ -10,27 +10,25 @@ from dropcap.database.transactions import Database
 from dropcap.errors import Rejected
 
 HOUR_S = 3600
+# Count one call in the current hour of UTC, unless :most calls are counted already. The row is locked, so of
+# any number of concurrent calls exactly :most pass.
+COUNT_CALL = """
+INSERT INTO analyze_calls AS c (user_id, hour, calls)
+VALUES (:user, date_trunc('hour', now(), 'UTC'), 1)
+ON CONFLICT (user_id) DO UPDATE SET
+  hour = greatest(c.hour, excluded.hour),
+  calls = CASE WHEN c.hour < excluded.hour THEN 1 ELSE c.calls + 1 END
+WHERE c.hour < excluded.hour OR c.calls < :most
+RETURNING calls
+"""
 
 
 def count(database: Database, user: str, most: int) -> None:
-    """Count one more picture of the user in this hour of UTC, by the database's clock. 0 sets no bound.
+    """Count one picture of the user, by the database's clock. A limit of 0 means no limit.
 
-    One row a user, which the statement locks: of any number at once exactly `most` pass. Raises
-    Rejected (429) for the others, which are not counted.
+    Raises Rejected (429) above the limit; rejected pictures are not counted.
     """
-    counted = not most or database.query(
-        """
-        INSERT INTO analyze_calls AS c (user_id, hour, calls)
-        VALUES (:user, date_trunc('hour', now(), 'UTC'), 1)
-        ON CONFLICT (user_id) DO UPDATE SET
-          hour = greatest(c.hour, excluded.hour),
-          calls = CASE WHEN c.hour < excluded.hour THEN 1 ELSE c.calls + 1 END
-        WHERE c.hour < excluded.hour OR c.calls < :most
-        RETURNING calls
-        """,
-        user=user,
-        most=most,
-    )
+    counted = not most or database.query(COUNT_CALL, user=user, most=most)
     if not counted:
         wait = HOUR_S - int(time.time()) % HOUR_S
         raise Rejected(

@@ -3,11 +3,11 @@
 
 The key is the SHA-256 of the source, the hash of prompt and language, and the model; with SAFETY also the
 SHA-256 of the picture that Gemini sees, because a verdict holds only for that one. The first worker takes a
-lease, asks Gemini, and stores the answer at once, so that it survives a crash. Other workers wait for the
-lease for a while, then continue without a description, and the sweep describes the picture later. A blocked
-picture counts as an answer and is stored; an invalid answer (response.InvalidResponse) is not.
+lease, asks Gemini, and stores the response at once, so that it survives a crash. Other workers wait for the
+lease for a while, then continue without a description, which is deferred (deferred/). The response for a
+blocked picture is stored; an invalid one (response.InvalidResponse) is not.
 
-Deleting a picture with these bytes also deletes the answer (gallery/changes.py).
+Deleting a picture also deletes the cached responses for its bytes (gallery/edits.py).
 """
 
 import datetime as dt

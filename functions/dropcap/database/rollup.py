@@ -1,29 +1,28 @@
-# ruff: noqa: S608  what is put into the SQL is this file's own; users and instants are parameters
-"""Counts of a user's pictures, from which progress is read: a million cost no more than ten.
+# ruff: noqa: S608  the SQL is composed of this module's constants; users and instants are parameters
+"""Counts of each user's pictures, from which progress is computed at a cost that does not grow with them.
 
-    progress_totals    a row a user: how many pictures, and up to which instant they are counted
-    progress_days      a row a local day with pictures: how many, the first instant, the day's place in its
-                       run of days without a gap, and when the run had come that far
-    progress_hours     a row a local hour (0 to 23): the first instant in it
+    progress_totals    one row per user: the number of pictures, and up to which instant they are counted
+    progress_days      one row per local day with pictures: their number, the first instant, the day's
+                       position in its streak (days without a gap), and when the streak reached it
+    progress_hours     one row per local hour (0 to 23): the first instant in it
 
-A picture counts for the user's local day and hour: in the picture's own time zone, or in TIME_ZONE, which the
-connection has as its TimeZone. It is counted once, in the transaction that records it. Pictures that were
-recorded without being counted are counted by the next recording or query for that user, under the user's
-advisory lock. There are two kinds of them:
+A picture counts for its local day and hour: in its own time zone, or in TIME_ZONE, which the connection has
+as its TimeZone. It is counted once, in the transaction that records it. Pictures that were recorded without
+being counted are counted by the next recording or query for that user, under the user's advisory lock:
 
-    beyond `counted_to`    all pictures of a user who is not in progress_totals yet: counted in the order of
-                           their times, BATCH in one transaction; 'infinity' when none is left
-    not `counted`          rows written by a revision that does not count, while one runs beside this one or
-                           after a rollback; a partial index finds them
+    beyond `counted_to`    all pictures of a user without a row in progress_totals: counted in the order of
+                           their times, BATCH per transaction; 'infinity' when none is left
+    not `counted`          rows of a revision that does not count, which ran beside this one or after a
+                           rollback; a partial index finds them
 
 Deleting a picture subtracts it from its day. If it was the first of its day or hour, the next one takes its
-place (`forget`).
+place (`subtract`).
 
-So nothing has to be migrated, and there is one way to recount a user in any case: delete the row of
-progress_totals. That is required after rows of `analyses` are changed or deleted by hand. A user with
-pictures without a zone is also recounted when TIME_ZONE has changed since.
+So no migration is needed, and there is one way to recount a user: delete the row of progress_totals. That is
+required after rows of `analyses` are changed or deleted by hand. Users with pictures without a zone are also
+recounted after TIME_ZONE has changed.
 
-Each function works in the caller's transaction (transactions.py), through the `run` that it is given.
+Each function runs in the caller's transaction, through its `execute`.
 """
 
 import datetime as dt
@@ -31,23 +30,23 @@ from typing import Any
 
 from dropcap.database.transactions import Executor
 
-USERS = 0x44726F70  # "Drop": the class of the advisory locks on users
+USER_LOCKS = 0x44726F70  # "Drop": the class of the advisory locks on users
 BATCH = 10_000  # pictures counted in one transaction: 0.1 s where they are in memory
 ZONE = "current_setting('TimeZone')"
 
-# Of a row of progress_totals: whether nothing of its user's is left to count.
+# For a row of progress_totals: whether all pictures of its user are counted.
 COMPLETE = f"""
 counted_to = 'infinity' AND coalesce(time_zone, {ZONE}) = {ZONE}
 AND NOT EXISTS (SELECT FROM analyses WHERE user_id = :user AND NOT counted)
 """
-# A row is returned where the user's sums begin at nothing; those of another TIME_ZONE are given up.
-BEGIN = f"""
+# Start counting a user, or reset counts made in another TIME_ZONE. Returns a row if the counts start at zero.
+START = f"""
 INSERT INTO progress_totals AS t (user_id) VALUES (:user)
 ON CONFLICT (user_id) DO UPDATE SET pictures = 0, counted_to = '-infinity', time_zone = NULL
 WHERE t.time_zone <> {ZONE}
 RETURNING 1
 """
-EMPTY = (
+RESET_DAYS_AND_HOURS = (
     "DELETE FROM progress_days WHERE user_id = :user",
     "DELETE FROM progress_hours WHERE user_id = :user",
 )
@@ -55,9 +54,9 @@ COUNTED_TO = "(SELECT counted_to FROM progress_totals WHERE user_id = :user)"
 
 
 def _count(new: str, counted_to: str = "counted_to") -> str:
-    """The statement that adds the rows (at, time_zone) of the query part `new` to the sums.
+    """Return the statement that adds the rows (at, time_zone) of the expression `new` to the counts.
 
-    It gives the first day whose place in its run has to be told anew, or NULL.
+    It returns the first day from which streaks have to be renumbered, or NULL.
     """
     return f"""
 WITH {new},
@@ -87,6 +86,7 @@ SELECT min(day) FILTER (WHERE nth = 0) FROM by_day
 """
 
 
+# Insert an analysis unless it exists, and count it unless its turn comes later.
 RECORD = _count(f"""
 recorded AS (
   INSERT INTO analyses (id, user_id, analyzed_at, time_zone, caption, description, alt_text,
@@ -99,8 +99,8 @@ new AS (SELECT at, time_zone FROM recorded WHERE at <= {COUNTED_TO})
 """)
 
 
-def _late() -> str:
-    """Count rows that are not `counted`; those of them beyond `counted_to` come later, with the others."""
+def _uncounted() -> str:
+    """Count rows that are not `counted`. Those beyond `counted_to` are only marked, and counted in order."""
     return _count(f"""
 marked AS (
   UPDATE analyses SET counted = true
@@ -112,7 +112,7 @@ new AS (SELECT at, time_zone FROM marked WHERE at <= {COUNTED_TO})
 
 
 def _next() -> str:
-    """Count rows beyond `counted_to` in the order of their instants, all of one instant together."""
+    """Count rows beyond `counted_to` in the order of their instants; equal instants stay together."""
     return _count(
         f"""
 reach AS (
@@ -130,24 +130,24 @@ new AS (
     )
 
 
-def _place(until: str) -> str:
-    """Return SQL that renumbers the days of a run, from :day on and before the day `until`.
+def _renumber(until: str) -> str:
+    """Return SQL that renumbers the days of streaks, from :day on and before the day `until`.
 
-    A place follows from the day before, or is the first after a gap, so none before :day changes.
+    A position depends only on the day before, so none before :day changes.
     """
     return f"""
-WITH before AS (
+WITH previous AS (
   SELECT nth, reached_at FROM progress_days WHERE user_id = :user AND day = CAST(:day AS date) - 1
 ),
 later AS (
-  SELECT day, first_at, day - (row_number() OVER (ORDER BY day))::int AS run
+  SELECT day, first_at, day - (row_number() OVER (ORDER BY day))::int AS streak
   FROM progress_days WHERE user_id = :user AND day >= CAST(:day AS date) AND day < {until}
 ),
 placed AS (
-  SELECT day, row_number() OVER so_far + coalesce(before.nth, 0) AS nth,
-         greatest(max(first_at) OVER so_far, before.reached_at) AS reached_at
-  FROM later LEFT JOIN before ON run = CAST(:day AS date) - 1
-  WINDOW so_far AS (PARTITION BY run ORDER BY day)
+  SELECT day, row_number() OVER so_far + coalesce(previous.nth, 0) AS nth,
+         greatest(max(first_at) OVER so_far, previous.reached_at) AS reached_at
+  FROM later LEFT JOIN previous ON streak = CAST(:day AS date) - 1
+  WINDOW so_far AS (PARTITION BY streak ORDER BY day)
 )
 UPDATE progress_days AS d SET nth = placed.nth, reached_at = placed.reached_at
 FROM placed
@@ -157,124 +157,126 @@ RETURNING 1
 """
 
 
-PLACE = _place("'infinity'")
-# If a day was only removed, or starts later, no other run changes.
-PLACE_RUN = _place("""coalesce((
+RENUMBER = _renumber("'infinity'")
+# If a day was only removed, or starts later, no other streak changes.
+RENUMBER_STREAK = _renumber("""coalesce((
     SELECT day FROM progress_days WHERE user_id = :user AND day > CAST(:day AS date) AND nth = 1
     ORDER BY day LIMIT 1
   ), 'infinity')""")
-# Subtract one picture from the counts, if it is in them; with its day, hour and zone as counted.
-LESS = f"""
+# Subtract one picture from the totals, if it is in them. Returns its day, hour and zone as counted.
+SUBTRACT = f"""
 UPDATE progress_totals SET pictures = pictures - 1
 WHERE user_id = :user AND CAST(:at AS timestamptz) <= counted_to
 RETURNING (CAST(:at AS timestamptz) AT TIME ZONE coalesce(CAST(:zone AS text), time_zone, {ZONE}))::date,
   CAST(extract(hour FROM CAST(:at AS timestamptz) AT TIME ZONE coalesce(:zone, time_zone, {ZONE})) AS bigint),
   coalesce(time_zone, {ZONE})
 """
-DAY_LESS = """
+SUBTRACT_FROM_DAY = """
 UPDATE progress_days SET pictures = pictures - 1 WHERE user_id = :user AND day = CAST(:day AS date)
 RETURNING pictures, first_at
 """
-NO_DAY = "DELETE FROM progress_days WHERE user_id = :user AND day = CAST(:day AS date)"
-DAY_FROM = "UPDATE progress_days SET first_at = :first_at WHERE user_id = :user AND day = CAST(:day AS date)"
+DELETE_DAY = "DELETE FROM progress_days WHERE user_id = :user AND day = CAST(:day AS date)"
+SET_FIRST_OF_DAY = (
+    "UPDATE progress_days SET first_at = :first_at WHERE user_id = :user AND day = CAST(:day AS date)"
+)
 HOUR = "SELECT first_at FROM progress_hours WHERE user_id = :user AND hour = :hour"
-NO_HOUR = "DELETE FROM progress_hours WHERE user_id = :user AND hour = :hour"
-HOUR_FROM = "UPDATE progress_hours SET first_at = :first_at WHERE user_id = :user AND hour = :hour"
-# Counted pictures from the time :at on, in order.
-FROM_THERE = f"""
+DELETE_HOUR = "DELETE FROM progress_hours WHERE user_id = :user AND hour = :hour"
+SET_FIRST_OF_HOUR = "UPDATE progress_hours SET first_at = :first_at WHERE user_id = :user AND hour = :hour"
+# Counted pictures from the instant :at on.
+COUNTED_FROM = f"""
 SELECT analyzed_at AS at, analyzed_at AT TIME ZONE coalesce(time_zone, CAST(:zone AS text)) AS local
 FROM analyses
 WHERE user_id = :user AND counted AND analyzed_at >= CAST(:at AS timestamptz) AND analyzed_at <= {COUNTED_TO}
 """
-# No zone differs from UTC by a day or more.
+# Time zones differ from UTC by less than a day, so :day ends before :day + 2 in UTC.
 NEXT_OF_DAY = f"""
-SELECT at FROM ({FROM_THERE} AND analyzed_at < CAST(CAST(:day AS date) + 2 AS timestamp) AT TIME ZONE 'UTC'
+SELECT at FROM ({COUNTED_FROM} AND analyzed_at < CAST(CAST(:day AS date) + 2 AS timestamp) AT TIME ZONE 'UTC'
                 ORDER BY analyzed_at) AS near
 WHERE local::date = CAST(:day AS date) LIMIT 1
 """
 NEXT_OF_HOUR = f"""
-SELECT at FROM ({FROM_THERE} ORDER BY analyzed_at LIMIT :most) AS few
+SELECT at FROM ({COUNTED_FROM} ORDER BY analyzed_at LIMIT :most) AS few
 WHERE extract(hour FROM local) = :hour LIMIT 1
 """
-MORE = f"SELECT 1 FROM ({FROM_THERE}) AS rest OFFSET :most LIMIT 1"
-COUNT_ANEW = "DELETE FROM progress_totals WHERE user_id = :user"
+IS_MORE = f"SELECT 1 FROM ({COUNTED_FROM}) AS rest OFFSET :most LIMIT 1"
+RESET_TOTALS = "DELETE FROM progress_totals WHERE user_id = :user"
 # A user without pictures has no row.
-NOBODY = f"{COUNT_ANEW} AND NOT EXISTS (SELECT FROM analyses WHERE user_id = :user) RETURNING 1"
+DELETE_EMPTY_USER = f"{RESET_TOTALS} AND NOT EXISTS (SELECT FROM analyses WHERE user_id = :user) RETURNING 1"
 
 
-def lock(run: Executor, user: str) -> None:
-    """Let nobody else record or count for the user until the end of the transaction."""
-    run("SELECT pg_advisory_xact_lock(:class, hashtext(:user))", **{"class": USERS}, user=user)
+def lock(execute: Executor, user: str) -> None:
+    """Acquire the user's advisory lock, so that transactions that record or count run one at a time."""
+    execute("SELECT pg_advisory_xact_lock(:class, hashtext(:user))", **{"class": USER_LOCKS}, user=user)
 
 
-def record(run: Executor, user: str, **analysis: Any) -> bool:
-    """Store an analysis, unless it is there, and count it. Needs the user's lock.
+def record(execute: Executor, user: str, **analysis: Any) -> bool:
+    """Insert an analysis unless it exists, and count it. Requires the user's lock.
 
-    False where not all of the user's pictures are counted yet: some more are at each call.
+    Returns False if not all pictures of the user are counted yet; each call counts some more.
     """
-    complete = count(run, user)
-    _add(run, RECORD, user, **analysis)
+    complete = count_batch(execute, user)
+    _add(execute, RECORD, user, **analysis)
     return complete
 
 
-def forget(run: Executor, user: str, at: dt.datetime, zone: str | None, counted: bool) -> bool:
-    """Subtract a picture that was just deleted; return whether all other pictures are counted.
+def subtract(execute: Executor, user: str, at: dt.datetime, zone: str | None, counted: bool) -> bool:
+    """Subtract a picture that was just deleted, and return whether all other pictures are counted.
 
-    Needs the user's lock. The cost depends on the picture's day and its run of days, not on the number of
-    pictures. If that is not enough, the next query recounts the user.
+    Requires the user's lock. The cost depends on the picture's day and its streak, not on the number of
+    pictures. If the picture can't be subtracted that way, the next query recounts the user.
     """
-    if counted and not _take_out(run, user, at, zone):
-        run(COUNT_ANEW, user=user)
-    return bool(run(NOBODY, user=user)) or _complete(run, user)
+    if counted and not _subtract(execute, user, at, zone):
+        execute(RESET_TOTALS, user=user)
+    return bool(execute(DELETE_EMPTY_USER, user=user)) or _complete(execute, user)
 
 
-def _take_out(run: Executor, user: str, at: dt.datetime, zone: str | None) -> bool:
+def _subtract(execute: Executor, user: str, at: dt.datetime, zone: str | None) -> bool:
     """Return False if the hour's next picture is not among BATCH, or the counts are inconsistent."""
-    for day, hour, setting in run(LESS, user=user, at=at, zone=zone):
+    for day, hour, setting in execute(SUBTRACT, user=user, at=at, zone=zone):
         counted = {"user": user, "at": at, "zone": setting}
-        left = run(DAY_LESS, user=user, day=day)
+        left = execute(SUBTRACT_FROM_DAY, user=user, day=day)
         if not left:
             return False
         if left[0][0] < 1:
-            run(NO_DAY, user=user, day=day)
-            run(PLACE_RUN, user=user, day=day + dt.timedelta(days=1))
+            execute(DELETE_DAY, user=user, day=day)
+            execute(RENUMBER_STREAK, user=user, day=day + dt.timedelta(days=1))
         elif left[0][1] == at:
-            following = run(NEXT_OF_DAY, day=day, **counted)
+            following = execute(NEXT_OF_DAY, day=day, **counted)
             if not following:
                 return False
-            run(DAY_FROM, user=user, day=day, first_at=following[0][0])
-            run(PLACE_RUN, user=user, day=day)
-        if run(HOUR, user=user, hour=hour) == [[at]]:
-            following = run(NEXT_OF_HOUR, hour=hour, most=BATCH, **counted)
+            execute(SET_FIRST_OF_DAY, user=user, day=day, first_at=following[0][0])
+            execute(RENUMBER_STREAK, user=user, day=day)
+        if execute(HOUR, user=user, hour=hour) == [[at]]:
+            following = execute(NEXT_OF_HOUR, hour=hour, most=BATCH, **counted)
             if following:
-                run(HOUR_FROM, user=user, hour=hour, first_at=following[0][0])
-            elif run(MORE, most=BATCH, **counted):
+                execute(SET_FIRST_OF_HOUR, user=user, hour=hour, first_at=following[0][0])
+            elif execute(IS_MORE, most=BATCH, **counted):
                 return False
             else:
-                run(NO_HOUR, user=user, hour=hour)
+                execute(DELETE_HOUR, user=user, hour=hour)
     return True
 
 
-def count(run: Executor, user: str) -> bool:
-    """Count what of the user's pictures is not counted, BATCH at most of each kind; whether that was all.
+def count_batch(execute: Executor, user: str) -> bool:
+    """Count at most BATCH uncounted pictures of each kind, and return whether all are counted.
 
-    Needs the user's lock.
+    Requires the user's lock.
     """
-    if _complete(run, user):
+    if _complete(execute, user):
         return True
-    if run(BEGIN, user=user):
-        for statement in EMPTY:
-            run(statement, user=user)
-    for statement in (_late(), _next()):
-        _add(run, statement, user)
-    return _complete(run, user)
+    if execute(START, user=user):
+        for statement in RESET_DAYS_AND_HOURS:
+            execute(statement, user=user)
+    for statement in (_uncounted(), _next()):
+        _add(execute, statement, user)
+    return _complete(execute, user)
 
 
-def _complete(run: Executor, user: str) -> bool:
-    return run(f"SELECT {COMPLETE} FROM progress_totals WHERE user_id = :user", user=user) == [[True]]
+def _complete(execute: Executor, user: str) -> bool:
+    return execute(f"SELECT {COMPLETE} FROM progress_totals WHERE user_id = :user", user=user) == [[True]]
 
 
-def _add(run: Executor, statement: str, user: str, **values: Any) -> None:
-    [[day]] = run(statement, user=user, **values)
+def _add(execute: Executor, statement: str, user: str, **values: Any) -> None:
+    [[day]] = execute(statement, user=user, **values)
     if day is not None:
-        run(PLACE, user=user, day=day)
+        execute(RENUMBER, user=user, day=day)

@@ -1,7 +1,7 @@
-# ruff: noqa: S608  what is put into the SQL is this file's own; the words are parameters
-"""SQL that splits a text into words at spaces, and scripts without spaces into letters.
+# ruff: noqa: S608  the SQL is composed of this module's constants; the words are parameters
+"""SQL that splits a text into words, and text in scripts without spaces into letters.
 
-Raise `search.VERSION` with each change.
+Increase `search.VERSION` with each change.
 """
 
 import re
@@ -17,7 +17,7 @@ UNSPACED = (
     r"\u0e01-\u0e3a\u0e40-\u0e4e\u0e50-\u0e59\u0e81-\u0edf\u1000-\u1049\u1050-\u109f\ua9e0-\ua9fe\uaa60-\uaa7f"
     r"\u1780-\u17d3\u17dc-\u17e9\u1950-\u1974\u1980-\u19df\u1a20-\u1a99\uaa80-\uaadf\u0f20-\u0f33\u0f40-\u0fbc"
 )
-MOST_LETTERS = 10_000  # indexed of such a text: a tsvector holds 1 MB and positions up to 16,383
+MOST_LETTERS = 10_000  # letters indexed per text: a tsvector holds 1 MB and positions up to 16,383
 
 # Removes accents and punctuation. In ASCII punctuation the parser would see paths, hosts and tags; other
 # punctuation counts as letters if the database's locale is C.
@@ -30,6 +30,7 @@ regexp_replace(
 )
 """
 LEXEMES = f"to_tsvector('simple', regexp_replace(folded, '[{UNSPACED}]+', ' ', 'g'))"
+# The words of a query; true: text in a script without spaces.
 PARSE = f"""
 WITH given AS MATERIALIZED (
   SELECT {FOLDED} AS folded FROM (SELECT CAST(:words AS text)) AS given (words)
@@ -37,7 +38,7 @@ WITH given AS MATERIALIZED (
 SELECT false, unnest(tsvector_to_array({LEXEMES})) FROM given
 UNION ALL SELECT true, found[1] FROM given, regexp_matches(folded, '[{UNSPACED}]+', 'g') AS found
 """
-# In the syntax of tsvector, where none of these letters has a meaning.
+# Letters and pairs of letters with their positions, in the text format of tsvector, in which none is special.
 LETTERS = f"""
 SELECT CAST(coalesce(string_agg(
          substr(run, at, 1) || CASE WHEN at < length(run) THEN ' ' || substr(run, at, 2) || ':' || before + at

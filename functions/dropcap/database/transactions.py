@@ -1,7 +1,7 @@
-"""Database on PostgreSQL, over connections that the threads of a process share.
+"""The database: transactions on a pool of connections to PostgreSQL that all threads of a process share.
 
-Every change is one idempotent transaction, so an operation is retried once if the connection has died since
-its last use. All session variables are set for one transaction, so that it works through a pooler.
+Every change is one idempotent transaction, so it is retried once if the connection has died since its last
+use. Session variables are set with SET LOCAL, per transaction, which also works through a pooler.
 """
 
 import json
@@ -21,7 +21,7 @@ from dropcap.database.schema import repair
 from dropcap.errors import SettingsError
 from dropcap.settings import Settings
 
-CHANGED = ("42P01", "42703", "42P10")  # SQLSTATE: undefined table, undefined column, no such key
+SCHEMA_CHANGED = ("42P01", "42703", "42P10")  # SQLSTATE: undefined table, undefined column, no such key
 NO_SUCH_ZONE = "22023"  # SQLSTATE invalid_parameter_value
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # characters that str allows and PostgreSQL's text does not
 
@@ -31,10 +31,10 @@ Executor = Callable[..., list[list[Any]]]
 
 
 class Database:
-    """Database for any number of threads, on the database of `settings.database_url`.
+    """The database of `settings.database_url`, for any number of threads.
 
     The first connection of a process checks and repairs the schema. Every method may raise SchemaError,
-    SettingsError and, for all other problems, DatabaseUnavailable.
+    SettingsError, and DatabaseUnavailable for all other problems.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -49,11 +49,11 @@ class Database:
     def prepare(self) -> None:
         """Check the schema at the cold start, then close the connection.
 
-        The web server forks its workers after this: two of them on one connection would read each other's
-        answers. Each worker checks again when it connects.
+        The web server forks its workers after this, and two workers on one connection would read each other's
+        responses. Each worker checks again when it connects.
         """
-        with translated_errors(), self._pool.turn():
-            connection, _ = self._pool.take()
+        with translated_errors(), self._pool.slot():
+            connection, _ = self._pool.acquire()
             try:
                 self._check(connection)
             finally:
@@ -66,69 +66,69 @@ class Database:
         self._pool.clear()
 
     def query(self, sql: str, **values: Any) -> list[list[Any]]:
-        """Run one statement in its own transaction, and return its rows; it may run twice."""
-        return self.transaction(lambda run: run(sql, **values))
+        """Execute one statement in its own transaction, and return its rows. A retry may execute it twice."""
+        return self.transaction(lambda execute: execute(sql, **values))
 
     def transaction(self, work: Callable[[Executor], T]) -> T:
-        """Run `work`, commit, return its result; retry once if the connection died or the schema changed."""
-        with translated_errors(), self._pool.turn():
-            connection, used_before = self._pool.take()
+        """Run `work`, commit, return its result. Retry once if the connection died or the schema changed."""
+        with translated_errors(), self._pool.slot():
+            connection, used_before = self._pool.acquire()
             try:
                 return self._attempt(connection, work)
             except DatabaseError as refused:
-                if refused.args[0]["C"] not in CHANGED:
+                if refused.args[0]["C"] not in SCHEMA_CHANGED:
                     raise
                 self._checked = False
             except TimeoutError:
-                raise  # the caller's time is used up
+                raise  # a retry would exceed the caller's time limit
             except (InterfaceError, OSError):
                 if not used_before:
                     raise
                 self._pool.clear()  # the other idle connections have died as well
-            connection, _ = self._pool.take()
+            connection, _ = self._pool.acquire()
             return self._attempt(connection, work)
 
     def _attempt(self, connection: Connection, work: Callable[[Executor], T]) -> T:
-        """Run `work` once. Keep the connection after an error, unless an answer may be incomplete."""
-        answered = kept = False
+        """Run `work` once. Keep the connection after an error, unless a response may be incomplete."""
+        complete = kept = False
 
-        def ask(sql: str, **values: Any) -> list[list[Any]]:
-            nonlocal answered
-            answered = False
+        def send(sql: str, **values: Any) -> list[list[Any]]:
+            nonlocal complete
+            complete = False
             try:
                 rows: list[list[Any]] | None = connection.run(sql, **values)
-            except DatabaseError:  # pg8000 raises it after reading the whole answer
-                answered = True
+            except DatabaseError:  # pg8000 raises it after reading the whole response
+                complete = True
                 raise
-            answered = True
+            complete = True
             return rows or []
 
-        def run(sql: str, **values: Any) -> list[list[Any]]:
-            return ask(sql, **{key: _stored(value) for key, value in values.items()})
+        def execute(sql: str, **values: Any) -> list[list[Any]]:
+            return send(sql, **{key: _storable(value) for key, value in values.items()})
 
         try:
             self._check(connection)
-            self._begin(ask)
-            result = work(run)
-            ask("COMMIT")
+            self._begin(send)
+            result = work(execute)
+            send("COMMIT")
             kept = True
         except BaseException:
-            if answered:
+            if complete:
                 with suppress(DatabaseError, InterfaceError, OSError):
-                    ask("ROLLBACK")
+                    send("ROLLBACK")
                     kept = True
             raise
         finally:
             if kept:
-                self._pool.give_back(connection)
+                self._pool.release(connection)
             else:
                 pool.close(connection)
         return result
 
-    def _begin(self, run: Executor) -> None:
+    def _begin(self, execute: Executor) -> None:
         wait = max(1, round(self.settings.database_timeout_s * 1000))
         try:
-            run(
+            execute(
                 f"BEGIN ISOLATION LEVEL READ COMMITTED; {LOCALS}SET LOCAL statement_timeout = {wait}; "
                 f"SET LOCAL idle_in_transaction_session_timeout = {wait}; "  # an instance may be suspended
                 f"SET LOCAL TimeZone = {literal(self.settings.time_zone)}; "
@@ -162,7 +162,7 @@ class Database:
             self._checking.release()
 
 
-def _stored(value: Any) -> Any:
+def _storable(value: Any) -> Any:
     """Return the value as PostgreSQL can store it: U+FFFD for NUL and lone surrogates, JSON for mappings."""
     if isinstance(value, Mapping):
         return json.dumps(_clean(value))

@@ -119,7 +119,7 @@ def store(
     lease = {"id": pending.id, "lease_until": pending.lease_until}
 
     def work(run: Executor) -> bool:
-        search.forget(run, pending.user, pending.id)  # first, as in all transactions: a fixed lock order
+        search.remove(run, pending.user, pending.id)  # first, as in all transactions: a fixed lock order
         rows = run(STORE, **lease, tags=list(tags), result=changes, **columns)
         if rows and usage:
             daily_usage.count_picture(run, usage, pictures=0)

@@ -168,7 +168,7 @@ def _check_safety(
         changes: dict[str, Any] = {"pictures": [], "safety": asdict(verdict) if verdict else None}
         if rows.update(services.database, pending, changes):
             if moved:
-                services.database.query(receipts.MOVED, id=pending.id)
+                services.database.query(receipts.MOVED_TO_QUARANTINE, id=pending.id)
             _unpublish(pending, services)
         elif services.analyses.result(pending.id) is None:
             # The user deleted the picture meanwhile, before the copy was in quarantine.

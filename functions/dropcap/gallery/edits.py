@@ -68,7 +68,7 @@ def edit(visit: Visit, picture: uuid.UUID) -> flask.Response:
     given = {field: _text(form.get(field), field) for field in LONGEST}
 
     def work(run: Executor) -> list[list[object]]:
-        search.forget(run, visit.user, picture)
+        search.remove(run, visit.user, picture)
         return run(EDIT, user=visit.user, id=picture, **given)
 
     rows = visit.services.database.transaction(work)
@@ -135,9 +135,9 @@ def _take_out(run: Executor, user: str, id: uuid.UUID) -> Upload:
         run(UNTOLD, id=id)
         if not code:
             rollup.lock(run, user)
-            search.forget(run, user, id)
+            search.remove(run, user, id)
             for gone in run(DELETE, user=user, id=id):
-                if rollup.forget(run, user, *gone):  # else achievements follow once the others are counted
+                if rollup.subtract(run, user, *gone):  # else achievements follow once the others are counted
                     progress.update_achievements(run, user)
         return upload
     raise no_such_picture()

@@ -100,7 +100,7 @@ def _response(visit: Visit, kind: str) -> flask.Response:
     services, user = visit.services, visit.user
     # Before anything is sent: a database that does not answer is an error page, not a broken download.
     if kind == "receipts":
-        parts, mimetype = _lines(receipts.all_of(services.database, user)), "application/jsonl"
+        parts, mimetype = _lines(receipts.by_user(services.database, user)), "application/jsonl"
     else:
         make, mimetype = {
             "csv": (_csv, "text/csv; header=present"),
@@ -116,7 +116,7 @@ def _response(visit: Visit, kind: str) -> flask.Response:
 
 def _cards(visit: Visit, page: list[Card]) -> Iterator[Card]:
     while page:
-        proofs = receipts.of(visit.services.database, [card.id for card in page])
+        proofs = receipts.by_upload(visit.services.database, [card.id for card in page])
         yield from (replace(card, receipt=proofs.get(card.id)) for card in page)
         page = wall.cards(visit.services.database, visit.user, page[-1])
 

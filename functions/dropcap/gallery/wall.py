@@ -130,7 +130,7 @@ def picture(visit: Visit, picture: uuid.UUID) -> flask.Response:
     upload = None if found else pending(database, visit.user, picture)
     if not found and not upload:
         raise no_such_picture()
-    proof = receipts.of(visit.services.database, [picture]).get(picture)
+    proof = receipts.by_upload(visit.services.database, [picture]).get(picture)
     return pages.page(visit, "picture.html", card=found, pending=upload, receipt=proof)
 
 

@@ -83,7 +83,7 @@ def _kept_analysis(asked: AnalyzeRequest, services: Services) -> Mapping[str, An
             f"Its reason stands in the metadata of its copy in {services.settings.quarantine_bucket}.",
             HTTPStatus.UNPROCESSABLE_ENTITY,
         )
-    proofs = receipts.of(services.database, [upload.id])
+    proofs = receipts.by_upload(services.database, [upload.id])
     return recorded | ({"receipt": proofs[upload.id]} if upload.id in proofs else {})
 
 

@@ -1,5 +1,5 @@
-# ruff: noqa: S608  what is put into the SQL are the names in tables.py and, quoted, in the catalogue
-"""What in a real database differs from `tables.py`, and the SQL that mends it; `repair.py` runs that."""
+# ruff: noqa: S608  the SQL is composed of the names in tables.py and, quoted, in the catalogue
+"""Schema diff: find what differs from `tables.py` in a database, with the SQL that `repair.py` runs."""
 
 import logging
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ NAMES = ", ".join(literal(table.name) for table in TABLES)
 
 
 def snapshot(schema: str) -> str:
-    """Return the query for everything that is checked here, limited to this schema by its name."""
+    """Return the query for all facts of the catalogue that are checked here, in this schema."""
     return f"""
 SELECT json_build_object(
   'encoding', getdatabaseencoding(),
@@ -75,11 +75,10 @@ FROM (SELECT) AS one LEFT JOIN pg_namespace n ON n.nspname = {literal(schema)}
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One difference, and the SQL that repairs it; empty if the repair would be risky.
+    """A difference, and the SQL that repairs it; empty if no safe repair is known.
 
     `by_hand`: SQL for a person to run where Dropcap may not. `empties`: the derived table, if any, that must
-    be rebuilt afterwards. `slow`: the time grows with the number of rows; meanwhile others can read, but not
-    write.
+    be rebuilt afterwards. `slow`: the duration grows with the number of rows, and blocks writes meanwhile.
     """
 
     where: str
@@ -95,12 +94,12 @@ class Difference:
         return f"{self.where} {self.found}; it should {self.wanted}"
 
 
-def find(connection: Connection, schema: str, bounds: str) -> list[Difference]:
-    """Return all differences in `schema`, by one query; `bounds` is SQL that precedes it.
+def find(connection: Connection, schema: str, limits: str) -> list[Difference]:
+    """Return all differences in `schema`, found by one query; `limits` is SQL that precedes it.
 
-    The list is empty if all is well. A difference of the schema itself is returned alone.
+    A difference of the schema itself is returned alone.
     """
-    found = connection.run(bounds + snapshot(schema))[0][0]
+    found = connection.run(limits + snapshot(schema))[0][0]
     if found["encoding"] != "UTF8":  # LATIN1 can't store every caption, SQL_ASCII does not check its bytes
         remedy = "have UTF8: make another with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
         return [Difference("The database", f"has the encoding {found['encoding']}", remedy)]
@@ -175,7 +174,7 @@ def _table_differences(
 
     for rule in constraints:
         foreign = rule["type"] == "f" and ours & set(rule["columns"])
-        # Of keys, only those come that are checked late, which ON CONFLICT can't work with.
+        # The query returns only deferrable keys, which ON CONFLICT can't use.
         late = rule["type"] in ("p", "u") and set(rule["columns"]) == set(table.key)
         if foreign or late:
             drop = f"{alter} DROP CONSTRAINT {identifier(rule['name'])}"
@@ -188,11 +187,8 @@ def _table_differences(
             differences = iter((_missing_column(name, column, columns.keys()),))
         else:
             differences = _column_differences(name, column, columns[column.name])
-        yield from (
-            (_made_anew(name, table, column, difference) for difference in differences)
-            if table.derived
-            else differences
-        )
+        for difference in differences:
+            yield _rebuilt(name, table, column, difference) if table.derived else difference
     for other in columns.keys() - ours:
         known = columns[other]
         if known["not_null"] and known["default"] is None and not known["identity"] and not known["made"]:
@@ -204,7 +200,7 @@ def _table_differences(
                 by_hand=drop,
             )
     if ours - columns.keys():
-        return  # keys and indexes come when their columns are there
+        return  # keys and indexes are added once their columns exist
 
     whole = [index for index in indexes if not index["where"]]
     if not any(index["unique"] and set(index["columns"]) == set(table.key) for index in whole):
@@ -215,7 +211,7 @@ def _table_differences(
             f"Table {name}", f"has no key {key}", f"be unique by {key}", add, empties=table.derived
         )
     for index in table.indexes:
-        if not any(_does(found, index) for found in indexes):
+        if not any(_covers(found, index) for found in indexes):
             create = f"CREATE INDEX {_on(name, index)}"
             lacks = f"has no index {create.partition(name)[2].strip()}"
             yield Difference(f"Table {name}", lacks, "have one", (create,), slow=True)
@@ -246,8 +242,8 @@ def _on(name: str, index: Index) -> str:
     return f"ON {name} {method}({', '.join(index.columns)}){where}"
 
 
-def _does(found: dict[str, Any], wanted: Index) -> bool:
-    """Whether an index does what is wanted: more columns after ours do no harm."""
+def _covers(found: dict[str, Any], wanted: Index) -> bool:
+    """Return whether an index serves as the wanted one; further columns at its end do no harm."""
     leading = found["columns"][: len(wanted.columns)]
     return Index(tuple(leading), found["where"], found["method"]) == wanted
 
@@ -258,22 +254,21 @@ def _definition(column: Column) -> str:
 
 
 def _missing_column(name: str, column: Column, present: AbstractSet[str]) -> Difference:
-    """Added as declared, with what the rows had, where other columns still tell it."""
+    """Return the difference of a missing column; its values are restored from other columns if possible."""
     add = f"ALTER TABLE {name} ADD COLUMN "
     wanted = f"be there: {_definition(column)}"
-    if not (column.fill and present >= set(column.source)):
-        there = add + _definition(column)
-        return Difference(f"Column {name}.{column.name}", MISSING, wanted, (there,), empties=column.empties)
-    if not column.source:  # the rows that there are get it from the catalogue
-        there = add + _definition(replace(column, default=column.fill))
+    restorable = column.fill and present >= set(column.source)
+    if not restorable or not column.source:  # a default is stored in the catalogue, not in each existing row
+        default = column.fill if restorable else column.default
+        there = add + _definition(replace(column, default=default))
         return Difference(f"Column {name}.{column.name}", MISSING, wanted, (there,), empties=column.empties)
     value = f"coalesce({column.fill}, {column.default})" if column.default else column.fill
     repair = (f"{add}{column.name} {column.type}", f"UPDATE {name} SET {column.name} = {value}")
     return Difference(f"Column {name}.{column.name}", MISSING, wanted, repair)
 
 
-def _made_anew(name: str, table: Table, column: Column, difference: Difference) -> Difference:
-    """Return the difference of a derived table's column; the last resort is to empty the table."""
+def _rebuilt(name: str, table: Table, column: Column, difference: Difference) -> Difference:
+    """Return the difference of a derived table's column, repaired by rebuilding the table if need be."""
     if difference.repair and difference.found not in (MISSING, NULLABLE):
         return difference
     alter = f"ALTER TABLE {name}"
@@ -293,7 +288,7 @@ def _column_differences(name: str, column: Column, found: dict[str, Any]) -> Ite
         using = f"{column.name}{how or f'::{column.type}'}"
         widen = (f"{alter} DROP DEFAULT", f"{alter} TYPE {column.type} USING {using}")
         yield Difference(where, f"is {found['type']}", f"be {column.type}", widen if how is not None else ())
-        return  # its default is judged when it has its type
+        return  # its default is checked once it has its type
     if column.default and found["default"] != column.default:
         is_ = f"has the default {found['default']}" if found["default"] else "has no default"
         yield Difference(where, is_, f"have {column.default}", (f"{alter} SET DEFAULT {column.default}",))
@@ -304,6 +299,6 @@ def _column_differences(name: str, column: Column, found: dict[str, Any]) -> Ite
 
 
 def _bare(type_: str) -> str:
-    """The type without its length: character varying(40)[] -> character varying[]."""
+    """Return the type without its length: character varying(40)[] -> character varying[]."""
     head, _, tail = type_.partition("(")
     return head + tail.partition(")")[2]

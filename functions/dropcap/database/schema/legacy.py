@@ -1,5 +1,5 @@
-# ruff: noqa: S608  what is put into the SQL are names from the catalogue, quoted
-"""Copy the old web app's achievements into ours, once; their table is only read."""
+# ruff: noqa: S608  the SQL is composed of quoted names from the catalogue
+"""Legacy migration: copy the old web app's achievements into ours, once. Its table is only read."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -36,15 +36,15 @@ def copy(connection: Connection, ours: str, schemas: Iterable[str]) -> str:
     sources = [
         (source, columns)
         for source, columns in connection.run(among) or ()
-        if "user_id" in columns and columns.keys() & set(NAMES)  # otherwise it is another app's
+        if "user_id" in columns and columns.keys() & set(NAMES)  # otherwise it belongs to another app
     ]
-    told = ""
+    copied = ""
     # Without row_security = off, a policy could hide rows unnoticed.
     connection.run("SAVEPOINT copied; SET LOCAL row_security = off")
     try:
         for source, columns in sources[:1]:
             connection.run(_copy(ours, source, columns))
-            told = f"{connection.row_count} rows of {source}"
+            copied = f"{connection.row_count} rows of {source}"
         connection.run(f"COMMENT ON TABLE {ours} IS NULL")
     except DatabaseError as refused:
         connection.run("ROLLBACK TO SAVEPOINT copied")
@@ -56,7 +56,7 @@ def copy(connection: Connection, ours: str, schemas: Iterable[str]) -> str:
             extra={"event": "legacy_copy_refused"},
         )
         return ""
-    return told
+    return copied
 
 
 def _copy(ours: str, source: str, columns: Mapping[str, str]) -> str:

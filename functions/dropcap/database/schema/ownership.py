@@ -1,6 +1,6 @@
-"""What belongs to Dropcap: its schema, by a mark, and tables of versions without a schema, by their shape.
+"""Identify what belongs to Dropcap: its schema by its comment, tables without a schema by their columns.
 
-Only reads the catalogue, which does not wait for locks on tables.
+Reads only the catalogue, so it does not wait for locks on tables.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from pg8000.native import Connection, literal
 
 from dropcap.database.schema.tables import ACHIEVEMENTS, TABLES, Table
 
-MARK = "Owned by Dropcap"  # a schema's comment begins with it
+MARK = "Owned by Dropcap"  # the beginning of the schema's comment
 AWAITS = "Rows of the old web app are still to be copied"  # the comment of `achievements`: legacy.py
 # Fingerprints of all versions without a schema, by table; written by tests/support/database/released.py.
 RELEASED = Path(__file__).with_name("released.json")
@@ -31,7 +31,7 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname IN ({schemas}) AND c.relname IN ({names}) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
 ORDER BY n.nspname = 'public', array_position(ARRAY[{names}], c.relname::text)
 """
-# Everything in a schema depends on it: relations, functions, types, operators, extensions.
+# The first object that depends on the schema: relations, functions, types, operators, extensions.
 CONTENTS = """
 SELECT pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_depend d
 WHERE d.refclassid = 'pg_namespace'::regclass AND d.deptype = 'n'
@@ -77,7 +77,7 @@ def fingerprint(columns: Mapping[str, str], key: Sequence[str] | None) -> str:
 
 def declared(table: Table) -> str:
     """Return the fingerprint of a table as declared in tables.py."""
-    columns = {each.name: f"{each.type}{'' if each.null else ' NOT NULL'}" for each in table.columns}
+    columns = {column.name: f"{column.type}{'' if column.null else ' NOT NULL'}" for column in table.columns}
     return fingerprint(columns, table.key)
 
 

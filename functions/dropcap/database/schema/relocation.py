@@ -13,7 +13,7 @@ from dropcap.database.schema.diff import Difference
 from dropcap.database.schema.ownership import Found
 from dropcap.database.schema.tables import TABLES
 
-# An older revision that still runs would create its tables again, empty, and write to them. It fails on a
+# An older revision that still runs would create its tables again, empty, and write to them. It fails at a
 # view in place of its first table, so events are redelivered until they reach the newer revision.
 SIGNPOST = TABLES[0].name
 
@@ -75,10 +75,10 @@ def _moved(connection: Connection, tables: list[Found], name: str) -> list[Diffe
     home, sign = moved[0].schema, f"{moved[0].schema}.{SIGNPOST}"
     [[free, may]] = connection.run(ROOM.format(view=literal(sign), schema=literal(home)))
     if may and (free or moved[0].name == SIGNPOST):
-        said = literal(
+        note = literal(
             f"Dropcap's tables are in the schema {name}. Drop this view when no older revision runs."
         )
-        repairs[-1] += (f"CREATE VIEW {sign} AS SELECT {said} AS note", f"COMMENT ON VIEW {sign} IS {said}")
+        repairs[-1] += (f"CREATE VIEW {sign} AS SELECT {note} AS note", f"COMMENT ON VIEW {sign} IS {note}")
     found, wanted = "is Dropcap's, but outside its schema", f"be in {name}"
     return [
         Difference(f"Table {table}", found, wanted, repair)

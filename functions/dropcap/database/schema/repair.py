@@ -7,7 +7,7 @@ transaction what can be repaired without losing a row, and checks again:
     tables of versions that had no schema                 moved into it (relocation.py)
     missing table, column, default, key, index, check     added
     missing column that follows from other columns        added and filled from them
-    damaged derived table                                 emptied, to be rebuilt (rollup.py, search.py)
+    damaged derived table                                 emptied and rebuilt later (rollup.py, search.py)
     narrower type (integer, varchar(40), json, ...)       widened
     nullable column that must not be                      tightened, where it holds no NULL
     the old web app's achievements                        copied when ours are created (legacy.py)
@@ -36,15 +36,14 @@ from dropcap.errors import SchemaError
 
 logger = logging.getLogger(__name__)
 
-LOCK = 0x44726F70636170  # "Dropcap": the advisory lock of whoever repairs
+LOCK = 0x44726F70636170  # "Dropcap": the advisory lock for repairs
 REPAIR_S = 200.0  # a cold start has 240 s on Cloud Run: cloud.google.com/run/docs/container-contract
-ROUNDS = (
-    6  # schema, moved tables, new tables, two levels of dependants, and one more: beyond that we have a bug
-)
+# Schema, moved tables, new tables, two levels of dependants, and one more. More would be a bug.
+ROUNDS = 6
 EMPTY = "TRUNCATE "
-IN_USE = ("0A000", "2BP01")  # SQLSTATE: a foreign key or a view of others depends on it
+IN_USE = ("0A000", "2BP01")  # SQLSTATE: a foreign key or a view depends on it
 # SQLSTATEs of transient errors: network, deadlock, no resources, a lock that is held, a restart, a full disk
-PASSING = ("08", "40", "53", "55", "57P", "58")
+TRANSIENT = ("08", "40", "53", "55", "57P", "58")
 
 
 def check(
@@ -55,62 +54,62 @@ def check(
 ) -> None:
     """Ensure that the tables are in `schema` and as declared; one query if they are.
 
-    `timeout_s` limits the check. A repair waits half of it for a lock on a table, because others queue
-    behind. A repair's statement, and the wait for another process that repairs, may take REPAIR_S; `patient`
-    opens a connection that waits so long. Raises SchemaError, one line, if a person must act; transient
-    errors pass through.
+    `timeout_s` limits the check. A repair waits half of it for a lock on a table, because other transactions
+    queue behind it. A statement of a repair, and the wait for another process that repairs, may take
+    REPAIR_S; `patient` opens a connection with that timeout. Raises SchemaError, one line, if a person must
+    act; transient errors pass through.
     """
-    if diff.find(connection, schema, _bounds(timeout_s, timeout_s)):
+    if diff.find(connection, schema, _limits(timeout_s, timeout_s)):
         other: AbstractContextManager[Connection] = closing(patient()) if patient else nullcontext(connection)
         with other as repairing:
-            bounds = _bounds(REPAIR_S, timeout_s)
-            _repair(repairing, schema, bounds, slow=False)
-            while _repair(repairing, schema, bounds, slow=True):
+            limits = _limits(REPAIR_S, timeout_s)
+            _repair(repairing, schema, limits, slow=False)
+            while _repair(repairing, schema, limits, slow=True):
                 pass
 
 
-def _bounds(statement_s: float, timeout_s: float) -> str:
+def _limits(statement_s: float, timeout_s: float) -> str:
     lock, statement = (max(1, round(seconds * 1000)) for seconds in (timeout_s / 2, statement_s))
     return f"{LOCALS}SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock};"
 
 
-def _repair(connection: Connection, schema: str, bounds: str, slow: bool) -> bool:
+def _repair(connection: Connection, schema: str, limits: str, slow: bool) -> bool:
     """Run one slow repair, or all quick ones, in one transaction; return whether there was any."""
     longest = round(REPAIR_S * 1000)
     wait = (
         f"{LOCALS}SET LOCAL statement_timeout = {longest}; "
         f"SET LOCAL idle_in_transaction_session_timeout = {longest}; SELECT pg_advisory_xact_lock({LOCK})"
     )
-    mended: list[Difference] = []
+    repaired: list[Difference] = []
     try:
-        connection.run(f"BEGIN ISOLATION LEVEL READ COMMITTED; {wait}; {bounds}")
+        connection.run(f"BEGIN ISOLATION LEVEL READ COMMITTED; {wait}; {limits}")
         [[home]] = connection.run("SELECT current_schema()")  # earlier versions kept their tables there
         for _ in range(ROUNDS):
             moves = [] if slow else relocation.moves(connection, schema, home)
-            waits, found = _split(moves or diff.find(connection, schema, bounds), slow)
-            if not found or (slow and mended and mended[0] not in found):
+            waits, found = _split(moves or diff.find(connection, schema, limits), slow)
+            if not found or (slow and repaired and repaired[0] not in found):
                 break
-            mended += found[:1] if slow else found
+            repaired += found[:1] if slow else found
             for difference in found[:1] if slow else found:
-                _mend(connection, difference)
+                _apply(connection, difference)
         else:
             raise SchemaError(f"{found[0]}, which the repair did not achieve.")
         for difference in () if slow else waits:
             places = {home or "public", "public"} - {schema}
             if copied := legacy.copy(connection, difference.where.removeprefix("Table "), places):
-                mended.append(replace(difference, found=f"lacks {copied}"))
+                repaired.append(replace(difference, found=f"lacks {copied}"))
         connection.run("COMMIT")
     except (DatabaseError, SchemaError):
         connection.run("ROLLBACK")
         raise
-    for difference in mended:
+    for difference in repaired:
         emptied = [
             statement.removeprefix(EMPTY) for statement in difference.repair if statement.startswith(EMPTY)
         ]
         anew = f"; emptied, to be rebuilt: {', '.join(emptied)}" if emptied else ""
         level = logging.WARNING if emptied else difference.level
         logger.log(level, f"schema changed, as {difference}{anew}", extra={"event": "schema_changed"})
-    return bool(mended)
+    return bool(repaired)
 
 
 def _split(found: list[Difference], slow: bool) -> tuple[list[Difference], list[Difference]]:
@@ -121,7 +120,7 @@ def _split(found: list[Difference], slow: bool) -> tuple[list[Difference], list[
     ]
 
 
-def _mend(connection: Connection, difference: Difference) -> None:
+def _apply(connection: Connection, difference: Difference) -> None:
     if not difference.repair and difference.by_hand:
         raise SchemaError(f"{difference}. Dropcap does not change that itself: {difference.by_hand}")
     if not difference.repair:
@@ -131,7 +130,7 @@ def _mend(connection: Connection, difference: Difference) -> None:
             connection.run(statement)
         except DatabaseError as refused:
             code, said = refused.args[0]["C"], refused.args[0]["M"]
-            if code.startswith(PASSING):
+            if code.startswith(TRANSIENT):
                 raise
             if code in IN_USE:  # names the dependants; other details may quote values of rows
                 said = " ".join(f"{said}: {refused.args[0].get('D', '')}".split())

@@ -1,35 +1,35 @@
-"""What is stored: every table, column, key, index and check, declared once. `repair.py` makes it so.
+"""The stored tables: every table, column, key, index and check, declared once. `repair.py` applies them.
 
-Two revisions share the database while one is deployed, and after a rollback the older one has it alone, so a
-change here is made in two steps, each a revision of its own: **expand, then contract**.
+While a revision is deployed, and after a rollback, two revisions share the database. So a change here takes
+two steps, expand and contract, each in a revision of its own:
 
-    expand      what is new is a table, an index, or a column that may be NULL or has a default: the revision
-                before does not name it when it inserts
-    contract    what is no longer read or written goes out of this file when the revision before does without
-                it too; `repair.py` drops nothing, a person may
+    expand      Add a table, an index, or a column that allows NULL or has a default. The previous revision
+                does not name it when it inserts.
+    contract    Remove what is no longer read or written, once the previous revision does without it too.
+                `repair.py` drops nothing; a person may.
 
-Never in one step: another name for a column, a narrower type, a stricter check or key. What the older
-revision writes must be right for the newer, and the other way round: `tests/schema/test_revisions.py` has the
-latest revision with other tables and today's at work on one database.
+Never rename a column, narrow a type, or tighten a check or key in one step. What each of two consecutive
+revisions writes must be right for the other: `tests/schema/test_revisions.py` runs the latest revision with
+other tables and today's on one database.
 """
 
 from dataclasses import dataclass
 
 INSTANT = "timestamp with time zone"
-TOTALS = "progress_totals"  # a user who has no row there is counted anew
-VOCABULARY = "vocabulary"  # a user who has no row there is indexed anew
+TOTALS = "progress_totals"  # a user without a row is recounted
+VOCABULARY = "vocabulary"  # a user without a row is reindexed
 ANSWERS = "answers"
 ACHIEVEMENTS = "achievements"
-UNNAMED = "unnamed"  # the achievement of a row that has lost its name: kept, but not shown
+UNNAMED = "unnamed"  # the name of an achievement whose name was lost: kept, but not shown
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`type` and `default` as PostgreSQL prints them.
+    """A column, with `type` and `default` as PostgreSQL prints them.
 
-    `fill` tells the value of a lost column from other columns of the row, the ones in `source`: where there
-    are none it is the same for all rows that there are, which costs nothing however many they are. `empties`
-    is the table that was derived from the column, and does not hold when it is lost.
+    `fill` computes the value of a lost column from the columns in `source`. Without a source it is a constant
+    for all existing rows, which takes no time per row. `empties` is the table that is derived from the
+    column, and invalid if the column is lost.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """`where` as PostgreSQL prints it; empty: of all rows. `method` as in pg_am."""
+    """An index, with `where` as PostgreSQL prints it (empty: all rows) and `method` as in pg_am."""
 
     columns: tuple[str, ...]
     where: str = ""
@@ -52,10 +52,10 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`key` is column names, `checks` (name, rule): only such as will hold for ever.
+    """A table, with `key` as column names and `checks` as (name, rule), which must hold in all revisions.
 
-    A table that is `derived` can be made anew from the others, and is where it can't be repaired: it names
-    the table that is emptied so that this happens, which may be itself.
+    A `derived` table can be rebuilt from the others, which happens if it can't be repaired: it names the
+    table that is emptied for that, possibly itself.
     """
 
     name: str
@@ -78,7 +78,7 @@ TABLES = (
             Column("user_id", "text"),
             Column("size", "bigint", "0"),
             Column("content_type", "text", "''::text"),
-            Column(  # claimed, held, recorded, rejected, done; deleted by its user, but not all of it yet
+            Column(  # domain/upload.py, UploadState
                 "state",
                 "text",
                 "'claimed'::text",
@@ -87,23 +87,23 @@ TABLES = (
                 source=("finished_at", "reason_code"),
             ),
             Column("attempts", "bigint", "1"),
-            Column("holder", "text", null=True),  # the token of who works on it
+            Column("holder", "text", null=True),  # the lease token of the worker: leases.py
             Column("lease_until", INSTANT, "now()"),
             Column("created_at", INSTANT, "now()"),
             Column("finished_at", INSTANT, null=True),
             Column("reason_code", "text", "''::text"),
             Column("reason", "text", "''::text"),
-            Column("stage", "text", "''::text"),  # the holder's, with its time and resident MB
+            Column("stage", "text", "''::text"),  # of the last heartbeat, with its time and resident MB
             Column("stage_at", INSTANT, "now()"),
             Column("rss_mb", "bigint", "0"),
-            Column("deaths", "jsonb", "'[]'::jsonb"),  # the same of holders whose lease ran out
-            Column("sweep_failures", "bigint", "0"),  # failures of the sweep: reconcile.py
-            Column("sweep_after", INSTANT, null=True),  # the sweep does not retry it before then
+            Column("deaths", "jsonb", "'[]'::jsonb"),  # the same of crashed workers
+            Column("sweep_failures", "bigint", "0"),  # failed retries by reconcile.py
+            Column("sweep_after", INSTANT, null=True),  # it is not retried before then
             Column("source_kept", "boolean", null=True),  # NULL: unknown
         ),
         key=("id",),
-        # What a sweep looks for among millions that are done. By an instant that no update changes, so that
-        # a lease is renewed in place (HOT), without an entry in any index.
+        # For reconcile.py, among millions of rows that are done. No update changes the indexed instant, so a
+        # heartbeat updates the row in place (HOT), without new index entries.
         indexes=(
             Index(("created_at",), "(state <> 'done'::text)"),
             Index(("user_id", "created_at"), "(reason_code <> ''::text)"),
@@ -111,7 +111,7 @@ TABLES = (
         ),
         checks=(("uploads_attempts", "attempts > 0"),),
     ),
-    # What became of each upload, where it is to be proved: receipts.py.
+    # Proof of what became of each upload, with RECEIPTS: receipts.py.
     Table(
         "receipts",
         (
@@ -121,7 +121,7 @@ TABLES = (
             Column("name", "text", "''::text"),
             Column("generation", "bigint", "0"),
             Column("bytes", "bigint", "0"),
-            Column("sha256", "text", "''::text"),  # of the source; empty: it was never read
+            Column("sha256", "text", "''::text"),  # of the source; empty if it was never read
             Column("outcome", "text", "''::text"),  # analyzed, or the code of a rejection
             Column("outputs", "jsonb", "'[]'::jsonb"),
             Column("code", "jsonb", "'{}'::jsonb"),
@@ -133,7 +133,7 @@ TABLES = (
         key=("id",),
         indexes=(Index(("user_id", "recorded_at", "id")),),
     ),
-    # What is to be told of outcomes, and for some days what was: dispatcher.py.
+    # The outbox: pending events, and for some days delivered ones: outbox/dispatcher.py.
     Table(
         "events",
         (
@@ -143,7 +143,7 @@ TABLES = (
             Column("user_id", "text", "''::text"),
             Column("at", INSTANT, "now()"),
             Column("data", "jsonb", "'{}'::jsonb"),
-            Column("next_at", INSTANT, "now()"),  # infinity: given up
+            Column("next_at", INSTANT, "now()"),  # infinity: dead-lettered
             Column("attempts", "bigint", "0"),
             Column("sent_at", INSTANT, null=True),
         ),
@@ -154,32 +154,32 @@ TABLES = (
             Index(("sent_at",), "(sent_at IS NOT NULL)"),
         ),
     ),
-    # The first of three that progress is read from; `rollup.py` says how a row of `analyses` gets into them.
+    # The first of three tables with counts of pictures: rollup.py.
     Table(
         TOTALS,
         (
             Column("user_id", "text"),
             Column("pictures", "bigint", "0"),
             Column("counted_to", INSTANT, "'-infinity'::timestamp with time zone"),
-            Column("time_zone", "text", null=True),  # the setting's, if any picture was counted by it
+            Column("time_zone", "text", null=True),  # TIME_ZONE, if a picture without a zone was counted
         ),
         key=("user_id",),
         derived=TOTALS,
     ),
-    Table(  # the words and tags of a user's pictures, for whoever mistypes one; `search.py` keeps it
+    Table(  # the words and tags of a user's pictures, to correct typing errors: search.py
         VOCABULARY,
         (
             Column("user_id", "text"),
             Column("tag", "boolean"),
-            Column("word", "text"),  # '': the user's documents are counted in here
+            Column("word", "text"),  # '': the user's documents are indexed, by VERSION `pictures`
             Column("pictures", "bigint", "0"),
-            Column("grams", "text[]", "'{}'::text[]"),  # its trigrams, each begun with a hash of the user
+            Column("grams", "text[]", "'{}'::text[]"),  # its trigrams, each prefixed with a hash of the user
         ),
         key=("user_id", "tag", "word"),
         indexes=(Index(("grams",), method="gin"),),
         derived=VOCABULARY,
     ),
-    # What a search looks through, apart from `analyses`, which has five times as many pages.
+    # What a search scans; `analyses` would have five times as many pages.
     Table(
         "documents",
         (
@@ -198,7 +198,7 @@ TABLES = (
             Column("id", "uuid", fill="(result->>'id')::uuid"),
             Column("user_id", "text", fill="result->>'user'"),
             Column("analyzed_at", INSTANT, fill=f"(result->>'analyzed_at')::{INSTANT}"),
-            Column("time_zone", "text", null=True, fill="result->>'time_zone'"),  # NULL: the setting's
+            Column("time_zone", "text", null=True, fill="result->>'time_zone'"),  # NULL: TIME_ZONE
             Column("caption", "text", "''::text", fill="result->>'caption'"),
             Column("description", "text", "''::text", fill="result->>'description'"),
             Column("alt_text", "text", "''::text", fill="result->>'alt_text'"),
@@ -214,15 +214,15 @@ TABLES = (
             Column("width", "bigint", "0", fill="(result->'picture'->>'width')::bigint"),
             Column("height", "bigint", "0", fill="(result->'picture'->>'height')::bigint"),
             Column("result", "jsonb"),  # the whole Analysis
-            # Whether it is in the tables of progress, where its user is in TOTALS. A revision that does not
-            # count leaves it false; rows from before there was the column have users who are not in TOTALS.
+            # Whether it is counted in the tables of progress, if its user is in TOTALS. A revision that does
+            # not count leaves it false; older rows belong to users who are not in TOTALS.
             Column("counted", "boolean", "false", fill="true", source=(), empties=TOTALS),
-            Column("own_caption", "text", null=True),  # a person's, shown instead of the model's beside it
+            Column("own_caption", "text", null=True),  # an edited text, shown instead of the model's
             Column("own_alt_text", "text", null=True),
             Column("edited_at", INSTANT, null=True),
-            # Whether it has its document; a revision that makes none leaves it false.
+            # Whether it has its document; a revision that does not index leaves it false.
             Column("searchable", "boolean", "false", empties=VOCABULARY),
-            # From when on the sweep asks Gemini for it, and how often that has failed; see deferred/rows.py.
+            # From when the deferred description is retried, and how often it was tried: deferred/rows.py.
             Column("describe_after", INSTANT, null=True),
             Column("describe_tries", "bigint", "0"),
         ),
@@ -239,11 +239,11 @@ TABLES = (
         "progress_days",
         (
             Column("user_id", "text"),
-            Column("day", "date"),  # where the user was
+            Column("day", "date"),  # local
             Column("pictures", "bigint", "0"),
             Column("first_at", INSTANT),
-            Column("nth", "bigint", "0"),  # of its run of days without a gap
-            Column("reached_at", INSTANT),  # when all days of the run so far had been seen
+            Column("nth", "bigint", "0"),  # position in its streak
+            Column("reached_at", INSTANT),  # when the streak reached this day
         ),
         key=("user_id", "day"),
         indexes=(Index(("user_id", "nth", "reached_at")),),
@@ -259,51 +259,51 @@ TABLES = (
         ACHIEVEMENTS,
         (
             Column("user_id", "text"),
-            # If the column is lost, each row gets a name that is not shown, made of its ctid.
+            # If the column is lost, each row gets a name from its ctid, which is not shown.
             Column("achievement_name", "text", fill=f"concat('{UNNAMED} ', ctid)", source=("user_id",)),
             Column("earned_at", INSTANT, "now()"),
         ),
         key=("user_id", "achievement_name"),
     ),
-    Table(  # one row a user: the calls of `analyze` in the hour of the latest one
+    Table(  # one row per user: calls of `analyze` in the hour of the latest one: rate_limit.py
         "analyze_calls",
         (Column("user_id", "text"), Column("hour", INSTANT, "now()"), Column("calls", "bigint", "0")),
         key=("user_id",),
         indexes=(Index(("hour",)),),
     ),
-    Table(  # a row a day of TIME_ZONE, where there is a cap; `daily_usage.py` keeps it
+    Table(  # one row per day of TIME_ZONE, with DAILY_CALLS or DAILY_MONEY: daily_usage.py
         "spending",
         (
             Column("day", "date"),
             Column("calls", "bigint", "0"),
             Column("input_tokens", "bigint", "0"),
             Column("output_tokens", "bigint", "0"),
-            Column("micro_usd", "bigint", "0"),  # what is reserved counts as spent
+            Column("micro_usd", "bigint", "0"),  # reservations count as spent
             Column("pictures", "bigint", "0"),
-            Column("reused", "bigint", "0"),  # of them: described without a call
+            Column("reused", "bigint", "0"),  # pictures described from the cache
             Column("gb_ms", "bigint", "0"),
         ),
         key=("day",),
     ),
-    Table(  # what Gemini said of which bytes, where there is a cap; `response_cache.py` keeps it
+    Table(  # Gemini's responses by the bytes of the source: response_cache.py
         ANSWERS,
         (
             Column("sha256", "text"),  # of the source
-            Column("prompt", "text"),  # the hash of what is asked
+            Column("prompt", "text"),  # hash of prompt and language
             Column("model", "text"),
-            Column("upload_id", "uuid"),  # who asked
-            Column("asker", "text", null=True),  # the token of who asks
+            Column("upload_id", "uuid"),  # the upload that asked
+            Column("asker", "text", null=True),  # the lease token of the worker that asks
             Column("lease_until", INSTANT, "now()"),
             Column("answer", "jsonb", null=True),
             Column("asked_at", INSTANT, "now()"),
         ),
         key=("sha256", "prompt", "model"),
         indexes=(Index(("upload_id",)), Index(("asked_at",))),
-        derived=ANSWERS,  # at the price of asking again
+        derived=ANSWERS,  # rebuilt by asking, and paying, again
     ),
 )
 
-# What can become a type without losing a value, and how. The old web app's clocks without a zone were UTC.
+# Types that can be widened to a type without losing a value, and how. The old web app stored times in UTC.
 WIDER: dict[str, dict[str, str]] = {
     "bigint": {"smallint": "", "integer": ""},
     "text": dict.fromkeys(

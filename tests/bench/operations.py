@@ -127,13 +127,13 @@ class Picture:
 
     def claim(self, database: Database) -> None:
         self.upload = _upload(self.user)
-        self.holder = Leases(database).acquire(self.upload).token
+        self.token = Leases(database).acquire(self.upload).token
 
     def mark(self, database: Database) -> None:
-        assert Leases(database).heartbeat(self.upload, self.holder, "open", 100)
+        assert Leases(database).heartbeat(self.upload, self.token, "open", 100)
 
     def record(self, database: Database) -> None:
-        assert Analyses(database).record(analysis_of(self.upload), self.upload, self.holder)
+        assert Analyses(database).record(analysis_of(self.upload), self.upload, self.token)
 
     def claim_and_record(self, database: Database) -> None:
         self.claim(database)

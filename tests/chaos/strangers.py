@@ -153,8 +153,8 @@ def _work(url: str) -> list[str]:
     with closing(Database(Settings(database_url=url, database_timeout_s=5))) as database:
         database.prepare()
         before = stats(database, user)["pictures_analyzed"]
-        holder = Leases(database).acquire(upload).token
-        recorded = Analyses(database).record(analysis_of(upload), upload, holder)
+        token = Leases(database).acquire(upload).token
+        recorded = Analyses(database).record(analysis_of(upload), upload, token)
         Leases(database).finish(upload)
         while database.transaction(lambda run: search.index(run, user))[1]:
             pass

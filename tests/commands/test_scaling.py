@@ -162,9 +162,9 @@ def test_a_pooler_in_transaction_mode_does_no_harm(
 
     monkeypatch.setattr(connection, "execute_simple", listen)
     upload = Upload("uploads", "ana/1.jpg", 1, 1)
-    holder = Leases(database).acquire(upload).token
-    assert Leases(database).heartbeat(upload, holder, "read", 1.0)
-    assert Leases(database).reject(upload, holder, "code", "reason")
+    token = Leases(database).acquire(upload).token
+    assert Leases(database).heartbeat(upload, token, "read", 1.0)
+    assert Leases(database).reject(upload, token, "code", "reason")
     Leases(database).finish(upload)
     sets = [part for sql in said for part in sql.split(";") if "SET " in part and "UPDATE" not in part]
     assert sets

@@ -20,8 +20,8 @@ from dropcap.domain.records import read
 from infra.local.results import Outcome
 from infra.local.show import outcome
 from model_export.__main__ import main
-from tests.support.database.uploads import analysis, upload
 from tests.support.app import EXPECTED, SAMPLES, Start, rows
+from tests.support.database.uploads import analysis, upload
 
 CAPTION = "a dog sitting on a couch with a red ball"
 

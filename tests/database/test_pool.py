@@ -15,8 +15,8 @@ from dropcap.database.schema import repair
 from dropcap.database.transactions import Database, Executor
 from dropcap.errors import Rejected, SettingsError
 from dropcap.settings import Settings
-from tests.support.database.uploads import RACERS, record, upload
 from tests.support.app import Start
+from tests.support.database.uploads import RACERS, record, upload
 
 MOST = Settings().database_connections
 PID = "SELECT pg_backend_pid()"

@@ -18,8 +18,8 @@ from dropcap.database.connection import DatabaseUnavailable, connect_to_schema
 from dropcap.database.transactions import Database
 from dropcap.gallery import edits
 from dropcap.settings import Settings
-from tests.support.database.uploads import RACERS, race, record, upload
 from tests.support.database import plain_progress as plain
+from tests.support.database.uploads import RACERS, race, record, upload
 
 START = dt.datetime(2026, 3, 5, tzinfo=dt.UTC)
 ZONES = (None, "UTC", "Pacific/Auckland", "Pacific/Honolulu", "America/New_York", "Asia/Kolkata")

@@ -26,8 +26,8 @@ from dropcap.handlers import redescribe
 from dropcap.settings import Settings
 from infra.local.postgres import Postgres
 from tests.conftest import _new_database
-from tests.support.database.uploads import analysis, expire, race, upload
 from tests.support.app import App, Start
+from tests.support.database.uploads import analysis, expire, race, upload
 
 START = dt.datetime(2026, 3, 5, 23, 30, 12, 345678, tzinfo=dt.UTC)
 PAGES = (
@@ -105,7 +105,7 @@ def fill(database: Database) -> None:
     words = ("Ärger am Fluß", "a \\crown\\ 'of' $1", "東京の空", "crown", "naïve café", "\N{CROWN}")
     for number, (zone, caption) in enumerate(zip(zones, words, strict=True)):
         each = upload(f"ana/{number} ü.png", metadata={})
-        holder = Leases(database).acquire(each).token
+        token = Leases(database).acquire(each).token
         receipt = {
             "id": each.id,
             "user_id": "ana",
@@ -123,12 +123,12 @@ def fill(database: Database) -> None:
             memory={"open": 100 + 1 / 3, "resize": 1e-5},
             timings={"open": 0.1 + 0.2},
         )
-        assert Analyses(database).record(found, each, holder, [OutcomeRow("receipts", "id", receipt)])
+        assert Analyses(database).record(found, each, token, [OutcomeRow("receipts", "id", receipt)])
         Leases(database).finish(each, "deleted")
     died = upload("ana/died.png")
-    holder = Leases(database).acquire(died).token
+    token = Leases(database).acquire(died).token
     database.query(
-        "UPDATE uploads SET stage_at = :at WHERE holder = :holder RETURNING 1", at=START, holder=holder
+        "UPDATE uploads SET stage_at = :at WHERE holder = :token RETURNING 1", at=START, token=token
     )
     expire(database, died)
     rejected = upload("ana/ü \\' rejected.png")

@@ -25,8 +25,8 @@ from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
 from dropcap.gallery.app import OPEN, ROUTES
 from dropcap.gallery.session import COOKIE, USERS
-from tests.support.database.uploads import record, upload
 from tests.support.app import App, Start, problem, rows, small_png
+from tests.support.database.uploads import record, upload
 from tests.support.issuer import KID, Issuer
 
 OWN = {"Sec-Fetch-Site": "same-origin"}

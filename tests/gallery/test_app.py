@@ -13,9 +13,9 @@ from dropcap.gallery.app import LARGEST_FORM
 from dropcap.gallery.session import COOKIE
 from dropcap.gallery.uploads import LARGEST_UPLOAD
 from dropcap.http.bodies import LONGEST_QUERY
-from tests.support.database.uploads import record, upload
 from tests.gallery.test_access import NOBODYS, addresses
 from tests.support.app import App, Start, problem, rows
+from tests.support.database.uploads import record, upload
 from tests.support.issuer import Issuer
 
 JSON = {"Accept": "application/json"}

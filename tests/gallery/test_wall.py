@@ -16,8 +16,8 @@ from dropcap.gallery.cards import Card
 from dropcap.gallery.wall import Filters
 from dropcap.settings import Settings
 from tests.bench.operations import Bench
-from tests.support.database.uploads import record, upload
 from tests.support.app import Start, small_png
+from tests.support.database.uploads import record, upload
 
 START = dt.datetime(2026, 3, 5, tzinfo=dt.UTC)
 SIZES = tuple(

@@ -14,8 +14,8 @@ import requests
 
 from dropcap.http import server
 from infra.local.process import Process, framework, free_port
-from tests.support.database.uploads import record, upload
 from tests.support.app import MAIN, ROOT, Start, rows
+from tests.support.database.uploads import record, upload
 
 THREADS = 4
 SOON_S = 9.0  # what a wait under pressure takes, twice, and some for a busy machine

@@ -35,9 +35,9 @@ from dropcap.outbox.publishers import PublishError, Webhook, signed
 from dropcap.outcomes import rows_of
 from dropcap.settings import Settings
 from infra.local.process import START_S, Process
-from tests.support.database.uploads import analysis, upload
 from tests.pipeline.test_healing import lease_runs_out
 from tests.support.app import CAPTION, NAME, PICTURE, ROOT, Start, rows, small_png
+from tests.support.database.uploads import analysis, upload
 from tests.support.listener import Listener
 
 KEY = b"a secret of twenty-four bytes"
@@ -201,9 +201,9 @@ def settings(database_url: str) -> Settings:
 def reject(database: Database, settings: Settings, number: int = 1, gone: bool = True) -> None:
     """An upload is rejected, and nobody told yet."""
     of = upload(f"ana/{number}.png")
-    holder = Leases(database).acquire(of).token
-    made = rows_of(Outcome(of, rejection=BAD), holder, replace(settings, events="https://example.com"))
-    assert Leases(database).reject(of, holder, BAD.code, str(BAD), made)
+    token = Leases(database).acquire(of).token
+    made = rows_of(Outcome(of, rejection=BAD), token, replace(settings, events="https://example.com"))
+    assert Leases(database).reject(of, token, BAD.code, str(BAD), made)
     if gone:
         Leases(database).finish(of)
 
@@ -236,8 +236,8 @@ def test_the_id_is_that_of_the_outcome_whoever_works_it_out() -> None:
     ids = [
         made.values["id"]
         for outcome in (Outcome(of, analysis(of)), held, Outcome(of, rejection=BAD))
-        for holder in ("one", "another")
-        for made in rows_of(outcome, holder, chosen)
+        for token in ("one", "another")
+        for made in rows_of(outcome, token, chosen)
     ]
     assert len(ids) == 6
     assert len(set(ids)) == 3

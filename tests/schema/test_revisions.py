@@ -213,8 +213,8 @@ def test_revisions_share_a_database_while_one_is_deployed_and_after_it_was_rolle
     assert users.app.objects(users.app.uploads) == {}
 
     database, waits = users.app.services.database, users.app.upload("ana/held.png", small_png())
-    holder = Leases(database).acquire(waits).token
-    assert Leases(database).hold(waits, holder, "held_no_verdict", "There is no verdict.", retry_s=3600)
+    token = Leases(database).acquire(waits).token
+    assert Leases(database).hold(waits, token, "held_no_verdict", "There is no verdict.", retry_s=3600)
     for each in (older, newer):  # one that does not know the state fails at it, and does no harm
         assert each.deliver(waits) in ((ok,) if each is newer else (ok, HTTPStatus.INTERNAL_SERVER_ERROR))
         assert rows("SELECT state FROM uploads WHERE id = :id", id=waits.id) == [["held"]]

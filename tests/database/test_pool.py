@@ -196,8 +196,8 @@ def test_nothing_is_open_when_the_server_forks(database: Database, database_url:
         assert time.monotonic() < ends
 
 
-def test_a_claim_of_one_thread_is_never_given_back_by_another(database: Database) -> None:
-    """Each claim gives back what could not be given back before: of this process, and of nobody at work."""
+def test_a_lease_of_one_thread_is_never_released_by_another(database: Database) -> None:
+    """`acquire` releases the leases that failed to be released before, but none of a thread at work."""
     assert all(
         at_once(RACERS, lambda n: all(record(database, upload(f"u{n}/{turn}.png")) for turn in range(5)))
     )

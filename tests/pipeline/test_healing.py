@@ -23,7 +23,7 @@ from tests.support.children import FUNCTIONS, python_path
 
 DIED = 0  # in place of an HTTP status
 WAIT_S = 60
-BOUNDARIES = ("claim", "read", "opened", "publish", "record", "check", "dispose", "finish")
+BOUNDARIES = ("acquire", "read", "opened", "publish", "record", "check", "dispose", "finish")
 BOUNDARIES_OF_A_REJECTION = ("quarantine", "reject", "dispose", "finish")
 
 
@@ -212,7 +212,9 @@ def test_a_fault_that_lasts_is_no_death_however_often_it_comes(start: Start, buc
     )
 
 
-def test_who_lost_the_claim_stops_at_the_next_stage(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_lost_its_lease_stops_at_the_next_stage(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = start()
     upload, read = app.upload("ana/a.png", small_png()), Buckets.read
 

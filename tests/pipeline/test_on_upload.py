@@ -98,7 +98,7 @@ def test_a_redelivered_event_changes_nothing(start: Start) -> None:
     assert len(app.objects(app.pictures)) == 3
 
 
-def test_a_delivery_while_another_holds_the_claim_is_sent_again_and_not_acknowledged(start: Start) -> None:
+def test_a_delivery_while_another_holds_the_lease_is_not_acknowledged(start: Start) -> None:
     app = start()
     upload = app.upload("ana/a.png", small_png())
     app.services.leases.acquire(upload)

@@ -103,7 +103,7 @@ def test_an_outage_is_one_line_of_the_log_without_a_stack_trace(
     assert not any("stack_trace" in line for line in lines)
 
 
-def test_a_claim_is_given_back_as_soon_as_the_database_is_there_again(
+def test_a_lease_is_released_as_soon_as_the_database_is_available_again(
     start: Start, database_url: str
 ) -> None:
     with away(database_url) as (url, proxy):

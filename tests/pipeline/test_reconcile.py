@@ -68,7 +68,7 @@ def test_a_source_that_was_recorded_but_never_disposed_of_is_finished(start: Sta
     assert rows("SELECT DISTINCT state FROM uploads") == [["done"]]
 
 
-def test_a_claim_whose_source_went_away_is_closed(start: Start) -> None:
+def test_a_leased_upload_whose_source_was_deleted_is_finished(start: Start) -> None:
     app = start()
     upload = app.upload("ana/a.png", small_png())
     app.services.leases.acquire(upload)
@@ -79,7 +79,9 @@ def test_a_claim_whose_source_went_away_is_closed(start: Start) -> None:
     assert app.objects(app.quarantine) == {}
 
 
-def test_a_claim_whose_source_was_replaced_is_closed_and_the_newer_upload_analyzed(start: Start) -> None:
+def test_a_leased_upload_whose_source_was_replaced_is_finished_and_the_newer_one_analyzed(
+    start: Start,
+) -> None:
     app = start()
     older = app.upload("ana/a.png", small_png())
     app.services.leases.acquire(older)

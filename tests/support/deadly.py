@@ -15,7 +15,8 @@ from typing import Any
 
 import google.cloud.storage  # noqa: F401  before the web server forks: no death has it loaded anew
 
-from dropcap.database.transactions import Database
+from dropcap.database.analyses import Analyses
+from dropcap.database.leases import Leases
 from dropcap.describing import gemini
 from dropcap.imaging import decoding
 from dropcap.storage.buckets import Buckets
@@ -66,8 +67,9 @@ if SERVICES.settings.gemini_api_key:
     importlib.import_module(gemini.ADAPTERS[SERVICES.settings.gemini_sdk])
 opened = decoding.opened
 decoding.opened = decode  # type: ignore[assignment]  # it passes on what it is given
-for method in ("claim", "record", "reject", "finish"):
-    mortal(Database, method)
+for method in ("acquire", "reject", "finish"):
+    mortal(Leases, method)
+mortal(Analyses, "record")
 for method in ("read", "publish", "quarantine", "check", "dispose"):
     mortal(Buckets, method)
 mortal(decoding, "opened")

@@ -8,8 +8,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dropcap import database_url
+from dropcap.database_url import LOCAL
 from dropcap.errors import SettingsError
-from dropcap.settings import LOCAL, PROJECT, Settings
+from dropcap.setting_parsers import PROJECT
+from dropcap.settings import Settings
 from infra.cloud import CloudError
 
 # Never in a variable of a function: in Secret Manager.

@@ -247,7 +247,7 @@ def test_what_all_pictures_cost_is_told_to_operators_alone(start: Start, issuer:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"DAILY_MONEY": "5", "GEMINI_MODEL": "gemini-9"}, "what gemini-9 costs is not known"),
+        ({"DAILY_MONEY": "5", "GEMINI_MODEL": "gemini-9"}, "the price of gemini-9 is unknown"),
         ({"DAILY_MONEY": "0.01"}, "at least the 0.0229 US\\$ that one request may cost"),
     ],
 )

@@ -34,7 +34,7 @@ from dropcap.errors import Rejected
 from dropcap.gallery import pages
 from dropcap.gallery.request import BASE, Visit, redirect
 from dropcap.http import bodies
-from dropcap.settings import OAUTH_CLIENT
+from dropcap.setting_parsers import OAUTH_CLIENT
 
 COOKIE = "__Host-dropcap"
 ASSERTION = "X-Goog-IAP-JWT-Assertion"  # docs.cloud.google.com/iap/docs/signed-headers-howto (2026-11)

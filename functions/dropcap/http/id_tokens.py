@@ -23,7 +23,8 @@ from google.auth.transport.requests import Request
 from dropcap.domain.upload import ANONYMOUS, is_user
 from dropcap.errors import Rejected, TransientError
 from dropcap.http.bodies import parse
-from dropcap.settings import OAUTH_CLIENT, Settings
+from dropcap.setting_parsers import OAUTH_CLIENT
+from dropcap.settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import time
 from http import HTTPStatus
 
-from dropcap.settings import OAUTH_CLIENT
+from dropcap.setting_parsers import OAUTH_CLIENT
 from infra.cloud import CloudError
 from infra.cloud.config import Config
 from infra.cloud.inventory import Cloud

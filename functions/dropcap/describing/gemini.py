@@ -208,8 +208,9 @@ def http_error(code: int | None, response: Any) -> NotDescribed:
     delays += filter(None, [response.headers.get("Retry-After")])
     status = " ".join([f"HTTP {code}", *filter(None, map(enum_name, words))])
     if code == 400 and BAD_PICTURE.search(message):
-        problem = f"Gemini can't read the picture ({status})"
-        return NotDescribed(problem, unbilled=True, answered=True, retryable=False)
+        return NotDescribed(
+            f"Gemini can't read the picture ({status})", unbilled=True, answered=True, retryable=False
+        )
     problem = f"Gemini's quota is used up ({status})" if code == 429 else f"Gemini refused ({status})"
     wait_s = max(map(_seconds, delays), default=0.0)
     return NotDescribed(problem, retry_now=code in RETRIED, retry_after_s=wait_s, unbilled=code in UNBILLED)

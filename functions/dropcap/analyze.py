@@ -33,11 +33,11 @@ def analyze(
     settings = services.settings
     with logs.bind_upload(upload.id), memory.heavy_work_lock:
         with watchdog.stage("open"):
-            source = decoding.opened(data, settings, services.make_room)
+            source = decoding.open_picture(data, settings, services.make_room)
         with source:
             with watchdog.stage("resize"):
                 for_gemini = source.for_gemini(settings).data
-                for_blip = source.fitted(decoding.BLIP_SIDE)
+                for_blip = source.resize(decoding.BLIP_SIDE)
             budget = GeminiBudget(services, upload.id, "" if existing is None else source.facts.sha256)
             with watchdog.stage("describe and caption"):
                 outputs = inference.run_models(upload, for_gemini, for_blip, services, budget)

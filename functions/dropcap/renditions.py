@@ -29,7 +29,7 @@ def publish(
     if settings.animated:
         from dropcap.imaging import animation
 
-        moving = animation.opened(data, source.facts, settings, services.make_room)
+        moving = animation.open_animation(data, source.facts, settings, services.make_room)
     packet = xmp.packet(embedded) if settings.embed_words == "on" else b""
     published = []
     layout = settings.layout if upload.in_bucket else "id"  # what is posted has no name that an app knows
@@ -37,8 +37,8 @@ def publish(
         label = naming.label(side)
         kinds = naming.kinds(upload.name, layout, label, settings.format, source.facts.format)
         for kind, names in kinds.items():
-            copy = moving.published(side, settings.quality, packet) if moving and kind == "webp" else None
-            copy = copy or source.published(side, kind, settings.quality, packet)
+            copy = moving.encode(side, settings.quality, packet) if moving and kind == "webp" else None
+            copy = copy or source.encode(side, kind, settings.quality, packet)
             size, marks = (copy.width, copy.height), aliases.marks(upload, names)
             published.append(
                 services.buckets.publish(upload, label, copy.data, copy.content_type, size, before, marks)

@@ -52,8 +52,8 @@ class Dataset:
 def product_copy(data: bytes) -> Image.Image:
     """What the function's pipeline shows to BLIP of an upload; raises Rejected."""
     # This process holds PyTorch too: the function's own memory limit does not apply to it.
-    with decoding.opened(data, Settings(memory_limit_mb=32_768, memory_warning_mb=32_768)) as source:
-        return source.fitted(decoding.BLIP_SIDE)
+    with decoding.open_picture(data, Settings(memory_limit_mb=32_768, memory_warning_mb=32_768)) as source:
+        return source.resize(decoding.BLIP_SIDE)
 
 
 def shown(sample: Sample, data: bytes) -> Image.Image:

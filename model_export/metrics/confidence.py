@@ -65,7 +65,7 @@ def write(folder: Path) -> float:
     model = Captioner(folder)
     rows: list[Floats] = []
     scores: list[float] = []
-    distance: novelty.Known | None = None
+    distance: novelty.Distance | None = None
     total = FITTED + TUNED
     for sample, data in track(varied(total).samples(), "learning what the model knows", total=total):
         with shown(sample, data) as image:
@@ -73,7 +73,7 @@ def write(folder: Path) -> float:
         if len(rows) < FITTED:
             rows.append(novelty.features(cross))
             continue
-        distance = distance or novelty.Known(novelty.fit(np.stack(rows)))
+        distance = distance or novelty.Distance(novelty.fit(np.stack(rows)))
         said = model.generate(cross, [model.card.bos], 1, 30)
         scores.append(said.mean - WEIGHT * distance(cross))
     novelty.fit(np.stack(rows)).tofile(folder / KNOWN)

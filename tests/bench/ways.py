@@ -98,9 +98,9 @@ def resize_ours(path: Path) -> Work:
     settings = Settings(sizes=SIDES)
 
     def work() -> None:
-        with decoding.opened(path.read_bytes(), settings) as source:
+        with decoding.open_picture(path.read_bytes(), settings) as source:
             for side in SIDES:
-                source.published(side, "webp", QUALITY)
+                source.encode(side, "webp", QUALITY)
 
     return work
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dropcap.captioning.artefacts import without_artefacts
+from dropcap.captioning.artefacts import remove_artefacts
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from dropcap.captioning.artefacts import without_artefacts
     ],
 )
 def test_an_adjective_that_means_nothing_is_left_out(said: str, shown: str) -> None:
-    assert without_artefacts(said)[0] == shown
+    assert remove_artefacts(said)[0] == shown
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_an_adjective_that_means_nothing_is_left_out(said: str, shown: str) -> N
     ],
 )
 def test_something_takes_the_place_of_a_noun_that_means_nothing(said: str, shown: str) -> None:
-    assert without_artefacts(said)[0] == shown
+    assert remove_artefacts(said)[0] == shown
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ def test_something_takes_the_place_of_a_noun_that_means_nothing(said: str, shown
     ],
 )
 def test_real_words_stay(said: str) -> None:
-    assert without_artefacts(said) == (said, ())
+    assert remove_artefacts(said) == (said, ())
 
 
 def test_the_words_that_went_are_told_in_their_order() -> None:
-    assert without_artefacts("arafed man beside an araffe")[1] == ("arafed", "araffe")
+    assert remove_artefacts("arafed man beside an araffe")[1] == ("arafed", "araffe")
 
 
 @pytest.mark.parametrize("said", ["arafed", "an araffe", "two araffes.", "arafed arafed arafed"])
 def test_a_caption_that_means_nothing_at_all_is_empty(said: str) -> None:
-    shown, gone = without_artefacts(said)
+    shown, gone = remove_artefacts(said)
     assert (shown, bool(gone)) == ("", True)

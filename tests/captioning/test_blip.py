@@ -47,8 +47,8 @@ def for_blip(name: str) -> Image.Image:
     """A sample picture as the pipeline hands it to BLIP."""
     # Of this process, which may hold PyTorch as well:
     settings = Settings(memory_limit_mb=32_768, memory_warning_mb=32_768)
-    with decoding.opened((SAMPLES / name).read_bytes(), settings) as source:
-        return source.fitted(decoding.BLIP_SIDE)
+    with decoding.open_picture((SAMPLES / name).read_bytes(), settings) as source:
+        return source.resize(decoding.BLIP_SIDE)
 
 
 def random_pictures(seed: int, count: int) -> list[Image.Image]:
@@ -202,7 +202,7 @@ def test_fp32_captions_equal_transformers_token_for_token(
             options,
         )
         said = captioner.caption(image, prompt=prompt, beams=beams, max_tokens=14).text
-        kept = generated.without_loop().ids
+        kept = generated.truncate_loop().ids
         if len(kept) < len(generated.ids):
             kept = kept[: captioner.tokenizer.word_end(generated.ids, len(kept))]
         kept = [*start, *kept]

@@ -73,8 +73,8 @@ def test_confidence_is_the_mean_log_probability_less_the_distance(folder: Path) 
     assert measured
     with Image.open(PHOTOGRAPHS / "coffee.jpg") as picture:
         cross = captioner.encode(picture)
-        said = captioner.generate(cross, [captioner.card.bos], 1, 30).without_loop()
-        table = novelty.Known.read(folder / measured.file, 192)
+        said = captioner.generate(cross, [captioner.card.bos], 1, 30).truncate_loop()
+        table = novelty.Distance.read(folder / measured.file, 192)
         assert captioner.caption(picture).confidence == pytest.approx(
             said.mean - measured.weight * table(cross)
         )
@@ -84,7 +84,7 @@ def test_without_a_threshold_nothing_is_rejected(folder: Path) -> None:
     change(folder, confidence=None)
     captioner = blip.Captioner(folder)
     with Image.open(PHOTOGRAPHS / "coffee.jpg") as picture:
-        said = captioner.generate(captioner.encode(picture), [captioner.card.bos], 1, 30).without_loop()
+        said = captioner.generate(captioner.encode(picture), [captioner.card.bos], 1, 30).truncate_loop()
         caption = captioner.caption(picture)
     assert caption.confidence == pytest.approx(said.mean)
     assert not caption.low_confidence

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropcap.captioning.generation import Generated, beam_search, greedy, loop
+from dropcap.captioning.generation import Generated, beam_search, greedy, loop_end
 
 EOS = 0
 Words = list[str]
@@ -16,7 +16,7 @@ Words = list[str]
 def kept(text: str) -> str:
     words = text.split()
     ids = [sorted(set(words)).index(word) for word in words]
-    said = Generated(ids, [-0.5] * len(ids)).without_loop()
+    said = Generated(ids, [-0.5] * len(ids)).truncate_loop()
     assert len(said.ids) == len(said.log_probabilities)
     return " ".join(words[: len(said.ids)])
 
@@ -50,10 +50,10 @@ def test_what_does_not_loop_stays(said: str) -> None:
 
 @given(st.lists(st.integers(0, 3), max_size=24))
 def test_what_is_kept_has_no_loop_and_is_how_it_began(ids: list[int]) -> None:
-    said = Generated(ids, [-1.0] * len(ids)).without_loop()
+    said = Generated(ids, [-1.0] * len(ids)).truncate_loop()
     assert said.ids == ids[: len(said.ids)]
-    assert loop(said.ids) == 0
-    assert bool(loop(ids)) == (said.ids != ids)
+    assert loop_end(said.ids) == 0
+    assert bool(loop_end(ids)) == (said.ids != ids)
 
 
 def model(seed: int, words: int = 12) -> Any:

@@ -141,7 +141,7 @@ def test_drawn_pictures_are_kept_for_the_next_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_every_kind_that_is_drawn_is_a_picture(kind: Kind) -> None:
-    with decoding.opened(kind.encode(kind.draw((96, 64), 0)), Settings(memory_limit_mb=4096)) as source:
+    with decoding.open_picture(kind.encode(kind.draw((96, 64), 0)), Settings(memory_limit_mb=4096)) as source:
         assert (source.facts.width, source.facts.height) == (96, 64)
         expected = {"WebP": "WEBP", "HEIC": "HEIF"}
         family = kind.name.partition(",")[0]

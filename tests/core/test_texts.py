@@ -125,17 +125,17 @@ def test_the_most_that_models_may_say_fits_into_every_format_and_more_is_left_ou
         caption, description, alt_text, text = (letter * limit for limit in limits)
         tags = (letter * response.MAX_TAG,) * response.MAX_TAGS
         packet = xmp.packet(Texts(caption, description, alt_text, tags, text, "zh-Hant-TW"))
-        with decoding.opened(encoded(quadrants()), Settings(memory_limit_mb=4096)) as source:
+        with decoding.open_picture(encoded(quadrants()), Settings(memory_limit_mb=4096)) as source:
             for kind in decoding.CONTENT_TYPES:
-                assert packet in source.published(80, kind, 80, packet).data, kind
+                assert packet in source.encode(80, kind, 80, packet).data, kind
     assert xmp.packet(Texts("&" * 9000, "", "", (), "&" * 9000, "en")) == b""
     assert xmp.packet(Texts("", "", "", (), "", "en")) == b""
 
 
 def test_exiftool_reads_the_words_in_every_format(tmp_path: Path) -> None:
-    with decoding.opened(encoded(quadrants()), Settings(memory_limit_mb=4096)) as source:
+    with decoding.open_picture(encoded(quadrants()), Settings(memory_limit_mb=4096)) as source:
         for kind in decoding.CONTENT_TYPES:
-            copy = source.published(80, kind, 80, xmp.packet(SAID))
+            copy = source.encode(80, kind, 80, xmp.packet(SAID))
             (tmp_path / f"a.{kind}").write_bytes(copy.data)
     found = exiftool(*sorted(tmp_path.iterdir()))
     assert len(found) == 4

@@ -42,9 +42,9 @@ def encoded(kind: str, given: list[Image.Image], **options: Any) -> bytes:
 
 def published(data: bytes, settings: Settings = SETTINGS) -> Image.Image | None:
     """What is made of it in the first size, opened; None where it stands still."""
-    with decoding.opened(data, settings) as source:
-        moving = animation.opened(data, source.facts, settings, lambda: None)
-    made = moving.published(settings.sizes[0], 90) if moving else None
+    with decoding.open_picture(data, settings) as source:
+        moving = animation.open_animation(data, source.facts, settings, lambda: None)
+    made = moving.encode(settings.sizes[0], 90) if moving else None
     return Image.open(io.BytesIO(made.data)) if made else None
 
 
@@ -138,7 +138,7 @@ def publish(upload, label, data, *of):
     print(Image.open(io.BytesIO(data)).n_frames)
 settings = Settings(sizes=(60,))
 data = Path("{tmp_path}/a.gif").read_bytes()
-with decoding.opened(data, settings) as source:
+with decoding.open_picture(data, settings) as source:
     some = Some(settings=settings, buckets=Some(publish=publish))
     nothing = texts.Texts("", "", "", (), "", "en")
     renditions.publish(source, data, nothing, Upload("", "a.gif", 1, 9), some, {{}})
@@ -176,8 +176,8 @@ def test_what_is_damaged_does_not_move_and_it_says_why(
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("MOST_FRAMES", 3, "4 frames"),
-        ("MOST_PX", 40_000, "0 megapixels"),
+        ("MAX_FRAMES", 3, "4 frames"),
+        ("MAX_PX", 40_000, "0 megapixels"),
         ("need_mb", lambda *of: 1e9, "MB of memory"),
     ],
 )
@@ -191,10 +191,10 @@ def test_what_would_take_too_long_or_too_much_does_not_move(
 
 def test_frames_are_counted_without_decoding_and_no_further_than_is_asked() -> None:
     data = encoded("GIF", frames(9), duration=100, loop=0)
-    assert [properties.gif_frames(data, most) for most in (100, 9, 5)] == [9, 9, 6]
-    assert properties.gif_frames(data[:-200], 100) <= 9
+    assert [properties.count_gif_frames(data, most) for most in (100, 9, 5)] == [9, 9, 6]
+    assert properties.count_gif_frames(data[:-200], 100) <= 9
     for end in range(0, len(data), 7):
-        assert 0 <= properties.gif_frames(data[:end], 100) <= 9
+        assert 0 <= properties.count_gif_frames(data[:end], 100) <= 9
 
 
 @pytest.mark.skipif(bool(NO_PEAK), reason=NO_PEAK)

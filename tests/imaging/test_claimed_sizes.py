@@ -27,6 +27,7 @@ import io, json, resource, sys, warnings
 from pathlib import Path
 from PIL import Image
 from dropcap.errors import Rejected
+from dropcap.imaging import decoding
 from dropcap.settings import Settings
 from tests.memory.peak import peak_mb
 
@@ -46,7 +47,7 @@ resource.setrlimit(resource.RLIMIT_AS, (most, most))
 before, codes = peak_mb(), {}
 for file in sorted(Path(sys.argv[1]).iterdir()):
     data = file.read_bytes()
-    codes[file.name] = [code(decoding.opened, data, settings), code(decoding.check_head, data, settings)]
+    codes[file.name] = [code(check, data, settings) for check in (decoding.open_picture, decoding.check_head)]
 print(json.dumps({"codes": codes, "grown": peak_mb() - before}))
 """
 
@@ -90,7 +91,7 @@ def test_the_largest_claim_of_a_true_picture_is_its_size(kind: str, size: tuple[
     options = {"chroma": 420, "tile_size": 128} if kind == "HEIF" and size == (334, 776) else {}
     frames = [quadrants(*size)] if kind in ("GIF", "WEBP", "PNG", "AVIF", "TIFF") else []
     for more in ({}, {"save_all": True, "append_images": frames} if frames else options):
-        claims = [*dimensions.claims(kind, encoded(quadrants(*size), kind, **more))]
+        claims = [*dimensions.claimed_sizes(kind, encoded(quadrants(*size), kind, **more))]
         assert size in claims
         assert max(claims, key=lambda each: each[0] * each[1]) == size
 
@@ -114,7 +115,7 @@ def test_a_file_without_a_size_reaches_no_library(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Image, "open", lambda *of, **options: pytest.fail("a library sees it"))
     for head in (b"GIF89a", b"\xff\xd8\xff", b"BM" + bytes(12) + b"\x28", b"RIFF\0\0\0\0WEBP", b"II*\0"):
         with pytest.raises(Rejected, match="damaged or incomplete"):
-            decoding.opened(head, Settings())
+            decoding.open_picture(head, Settings())
 
 
 def test_more_parts_than_any_picture_has_are_damage() -> None:
@@ -123,5 +124,5 @@ def test_more_parts_than_any_picture_has_are_damage() -> None:
         b"\x89PNG\r\n\x1a\n" + bytes(4) + b"tEXt" + bytes(4) + (bytes(4) + b"tEXt" + bytes(4)) * 150_000,
     ):
         with pytest.raises(Rejected) as caught:
-            decoding.opened(data, Settings())
+            decoding.open_picture(data, Settings())
         assert caught.value.code == "broken_picture"

@@ -39,7 +39,7 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Decoder], None]:
     """Let one decoder do everything, however light the picture is."""
 
     def use(decoder: Decoder) -> None:
-        monkeypatch.setattr(ranking, "ranked", lambda *header: [(0.0, decoder)])
+        monkeypatch.setattr(ranking, "rank_decoders", lambda *header: [(0.0, decoder)])
 
     return use
 
@@ -134,7 +134,7 @@ KINDS: dict[str, Callable[[], bytes]] = {
 def one(data: bytes, decoder: Decoder, side: int) -> Image.Image:
     """What a decoder makes of a picture on white, before its orientation is seen to."""
     with Image.open(io.BytesIO(data)) as header:
-        return rasters.finished(decoder.decode(header, data, side), None)
+        return rasters.flatten_to_srgb(decoder.decode(header, data, side), None)
 
 
 def differences(one: Image.Image, other: Image.Image) -> tuple[float, int]:
@@ -148,9 +148,9 @@ def test_every_decoder_shows_the_same_picture(kind: str, only: Callable[[Decoder
     data, copies = KINDS[kind](), []
     for decoder in (PILLOW, LIBHEIF if kind.startswith("HEIC") else LIBVIPS):
         only(decoder)
-        with decoding.opened(data, ROOM) as source:
+        with decoding.open_picture(data, ROOM) as source:
             assert source.facts.decoder == decoder.name
-            copies.append(source.fitted(600))
+            copies.append(source.resize(600))
     assert differences(*copies)[1] <= 1
 
 
@@ -170,7 +170,7 @@ def test_exif_orientation_is_applied_once(
     only(LIBHEIF if kind == "HEIF" else LIBVIPS)
     stored = pictures.turned(quadrants(), orientation)
     data = encoded(stored, kind, exif=exif(orientation).tobytes())
-    with decoding.opened(data, ROOM) as source, source.fitted(200) as copy:
+    with decoding.open_picture(data, ROOM) as source, source.resize(200) as copy:
         assert copy.size == (120, 80)
         assert alike(corners(copy), QUADRANTS, 10)
 
@@ -223,7 +223,7 @@ def test_a_truncated_picture_is_refused(kind: str, only: Callable[[Decoder], Non
     data = KINDS[kind]()
     for step in range(1, 24):
         with pytest.raises(Rejected) as caught:
-            decoding.opened(data[: len(data) * step // 24], ROOM).close()
+            decoding.open_picture(data[: len(data) * step // 24], ROOM).close()
         assert caught.value.code in ("broken_picture", "not_a_picture")
 
 
@@ -237,7 +237,7 @@ def test_changed_bytes_are_refused_or_shown_and_nothing_else(
     for at in range(0, min(len(data), 600), 3):
         for value in (0x00, 0x7F, 0xFF):
             with suppress(Rejected):
-                decoding.opened(data[:at] + bytes([value]) + data[at + 1 :], ROOM).close()
+                decoding.open_picture(data[:at] + bytes([value]) + data[at + 1 :], ROOM).close()
 
 
 # What it takes
@@ -305,7 +305,7 @@ def best(kind: str, width: int, height: int, side: int = 1600, **options: Any) -
     data = encoded(quadrants(), kind, **options)
     with Image.open(io.BytesIO(data)) as header:
         header._size = (width, height)  # a large one would take long to write
-        return ranking.ranked(header, data, side)[0][1].name
+        return ranking.rank_decoders(header, data, side)[0][1].name
 
 
 def test_pillow_does_what_is_light_and_libvips_is_not_even_imported() -> None:
@@ -341,10 +341,10 @@ def test_room_is_made_before_a_picture_is_refused(monkeypatch: pytest.MonkeyPatc
     data, left = encoded(quadrants(1200, 900)), [0.0]
     monkeypatch.setattr(memory, "left_mb", lambda limit: left[0])
     with pytest.raises(Rejected, match="MB are left"):
-        decoding.opened(data, ROOM)
-    with decoding.opened(data, ROOM, make_room=lambda: left.append(left.pop() + 500)) as source:
+        decoding.open_picture(data, ROOM)
+    with decoding.open_picture(data, ROOM, make_room=lambda: left.append(left.pop() + 500)) as source:
         assert source.facts.decoder == "pillow"
-    with decoding.opened(data, ROOM, make_room=lambda: pytest.fail("there is room")):
+    with decoding.open_picture(data, ROOM, make_room=lambda: pytest.fail("there is room")):
         assert left == [500]
 
 
@@ -354,10 +354,10 @@ def test_room_is_made_before_a_picture_takes_more_than_the_warning_level(
     data, used = encoded(quadrants(1200, 900)), [390.0]
     monkeypatch.setattr(memory, "rss_mb", lambda: used[0])
     settings = Settings(memory_limit_mb=512, memory_warning_mb=400)
-    with decoding.opened(data, settings, make_room=lambda: used.append(used.pop() - 100)):
+    with decoding.open_picture(data, settings, make_room=lambda: used.append(used.pop() - 100)):
         assert used == [290]
     used[0] = 410.0  # and no room can be made, but there is some below the limit
-    with decoding.opened(data, settings, make_room=lambda: None) as source:
+    with decoding.open_picture(data, settings, make_room=lambda: None) as source:
         assert source.facts.width == 1200
 
 
@@ -382,5 +382,5 @@ def test_16_bits_of_a_transparent_colour_are_laid_on_white(only: Callable[[Decod
     only(LIBVIPS)
     row = b"\0" + struct.pack(">3H", 40_000, 300, 700) * 4
     data = pictures.png(4, 4, 16, 2, row * 4, (b"tRNS", struct.pack(">3H", 40_000, 300, 700)))
-    with decoding.opened(data, ROOM) as source, source.fitted(4) as copy:
+    with decoding.open_picture(data, ROOM) as source, source.resize(4) as copy:
         assert corners(copy)[0] == (255, 255, 255)

@@ -21,7 +21,7 @@ ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
 
 def shown(data: bytes, settings: Settings = ROOM) -> tuple[int, int, tuple[pictures.Colour, ...]]:
     """Width, height and the quadrants' colours of what a model gets."""
-    with decoding.opened(data, settings) as source, source.fitted(decoding.GEMINI_SIDE) as copy:
+    with decoding.open_picture(data, settings) as source, source.resize(decoding.GEMINI_SIDE) as copy:
         assert copy.mode == "RGB"
         return (*copy.size, corners(copy))
 
@@ -34,7 +34,7 @@ def room_for(left_mib: int) -> Settings:
 
 def rejected(data: bytes, settings: Settings = ROOM) -> Rejected:
     with pytest.raises(Rejected) as caught:
-        decoding.opened(data, settings).close()
+        decoding.open_picture(data, settings).close()
     error = caught.value
     assert error.problem.endswith(".")
     assert error.remedy.endswith(".")
@@ -48,7 +48,7 @@ def rejected(data: bytes, settings: Settings = ROOM) -> Rejected:
 @pytest.mark.parametrize("kind", pictures.FORMATS)
 def test_every_format_is_shown_in_its_colours(kind: str) -> None:
     data = encoded(quadrants(), kind)
-    with decoding.opened(data, ROOM) as source:
+    with decoding.open_picture(data, ROOM) as source:
         facts = source.facts
     assert (facts.format, facts.bytes, facts.width, facts.height) == (kind, len(data), 120, 80)
     assert facts.sha256 == hashlib.sha256(data).hexdigest()
@@ -58,10 +58,10 @@ def test_every_format_is_shown_in_its_colours(kind: str) -> None:
 
 
 def test_a_1080_x_1920_png_becomes_every_copy_that_the_pipeline_needs() -> None:
-    with decoding.opened(encoded(quadrants(1080, 1920)), Settings(memory_limit_mb=4096)) as source:
+    with decoding.open_picture(encoded(quadrants(1080, 1920)), Settings(memory_limit_mb=4096)) as source:
         assert (source.facts.width, source.facts.height, source.facts.decoder) == (1080, 1920, "pillow")
         for side, size in ((1600, (900, 1600)), (800, (450, 800)), (400, (225, 400)), (200, (112, 200))):
-            with source.fitted(side) as copy:
+            with source.resize(side) as copy:
                 assert copy.size == size
                 assert alike(corners(copy), QUADRANTS)
         assert source.for_gemini(ROOM)[1:] == (450, 800, "image/jpeg")
@@ -78,11 +78,11 @@ def test_exif_orientation_is_applied_once(kind: str, orientation: int) -> None:
 
 def test_a_reduced_jpeg_is_turned_as_well_and_its_facts_are_those_of_the_whole() -> None:
     stored = pictures.turned(quadrants(4000, 2000), 6)
-    with decoding.opened(
+    with decoding.open_picture(
         encoded(stored, "JPEG", exif=exif(6)), Settings(memory_limit_mb=4096, sizes=(800,))
     ) as source:
         assert (source.facts.width, source.facts.height) == (4000, 2000)
-        with source.fitted(800) as copy:
+        with source.resize(800) as copy:
             assert copy.size == (800, 400)
             assert alike(corners(copy), QUADRANTS)
 
@@ -174,7 +174,7 @@ def sixteen_bits(fmt: str) -> Image.Image:
 
 @pytest.mark.parametrize(("kind", "fmt"), [("PNG", "<H"), ("TIFF", "<H"), ("TIFF", ">H")])
 def test_16_bits_of_grey_are_scaled_not_clipped(kind: str, fmt: str) -> None:
-    with decoding.opened(encoded(sixteen_bits(fmt), kind), ROOM) as source, source.fitted(800) as copy:
+    with decoding.open_picture(encoded(sixteen_bits(fmt), kind), ROOM) as source, source.resize(800) as copy:
         for value in range(256):
             assert copy.getpixel((value, 4)) == (value,) * 3
 
@@ -201,22 +201,22 @@ def test_the_first_frame_stands_for_an_animation(kind: str) -> None:
 def test_a_jpeg_of_several_pictures_shows_its_first() -> None:
     other = quadrants(colours=QUADRANTS[::-1])
     data = encoded(quadrants(), "MPO", save_all=True, append_images=[other], quality=95, subsampling=0)
-    with decoding.opened(data, ROOM) as source:
+    with decoding.open_picture(data, ROOM) as source:
         assert source.facts.format == "JPEG"
     assert alike(shown(data)[2], QUADRANTS, 10)
 
 
 def test_strips_leave_no_seam() -> None:
     image = Image.linear_gradient("L").rotate(30).resize((2900, 2600), Image.Resampling.BICUBIC)
-    with decoding.opened(encoded(image, compress_level=1), ROOM) as source, source.fitted(1600) as copy:
+    with decoding.open_picture(encoded(image, compress_level=1), ROOM) as source, source.resize(1600) as copy:
         whole = image.resize(copy.size, Image.Resampling.LANCZOS)
         differences = ImageChops.difference(copy.getchannel("R"), whole).histogram()
         assert sum(differences[2:]) == 0
 
 
 def test_a_picture_is_never_enlarged() -> None:
-    with decoding.opened(encoded(quadrants(30, 20)), ROOM) as source:
-        assert source.published(1600, "webp", 80)[1:3] == (30, 20)
+    with decoding.open_picture(encoded(quadrants(30, 20)), ROOM) as source:
+        assert source.encode(1600, "webp", 80)[1:3] == (30, 20)
         assert source.for_gemini(ROOM)[1:3] == (30, 20)
 
 
@@ -224,8 +224,8 @@ def test_a_picture_is_never_enlarged() -> None:
 def test_a_thin_picture_keeps_at_least_a_pixel(size: tuple[int, int]) -> None:
     for kind in ("JPEG", "PNG"):
         with (
-            decoding.opened(encoded(Image.new("RGB", size), kind), ROOM) as source,
-            source.fitted(400) as copy,
+            decoding.open_picture(encoded(Image.new("RGB", size), kind), ROOM) as source,
+            source.resize(400) as copy,
         ):
             assert min(copy.size) >= 1
             assert max(copy.size) <= 400
@@ -236,22 +236,22 @@ def test_a_thin_picture_keeps_at_least_a_pixel(size: tuple[int, int]) -> None:
 
 def test_quality_is_that_of_the_setting() -> None:
     noise = Image.effect_noise((200, 200), 80)
-    with decoding.opened(encoded(noise), ROOM) as source:
+    with decoding.open_picture(encoded(noise), ROOM) as source:
         for kind in ("webp", "jpeg", "avif"):
-            assert len(source.published(200, kind, 20).data) < len(source.published(200, kind, 90).data)
+            assert len(source.encode(200, kind, 20).data) < len(source.encode(200, kind, 90).data)
 
 
 def test_gemini_gets_a_smaller_copy_when_memory_is_short() -> None:
-    with decoding.opened(encoded(quadrants(900, 900)), ROOM) as source:
+    with decoding.open_picture(encoded(quadrants(900, 900)), ROOM) as source:
         assert source.for_gemini(room_for(0)).width == decoding.GEMINI_SIDE_SHORT
         assert source.for_gemini(ROOM).width == decoding.GEMINI_SIDE
 
 
 def test_a_closed_picture_gives_no_more_copies() -> None:
-    with decoding.opened(encoded(quadrants()), ROOM) as source:
+    with decoding.open_picture(encoded(quadrants()), ROOM) as source:
         pass
     with pytest.raises(ValueError, match="closed"):
-        source.fitted(400)
+        source.resize(400)
 
 
 # What it refuses
@@ -316,7 +316,7 @@ def test_what_needs_more_memory_than_is_left_is_refused_with_both_figures(kind: 
 
 def test_a_large_jpeg_is_streamed_where_memory_is_short() -> None:
     data = encoded(quadrants(4000, 3000), "JPEG")
-    with decoding.opened(data, room_for(80)) as source, source.fitted(1600) as copy:
+    with decoding.open_picture(data, room_for(80)) as source, source.resize(1600) as copy:
         assert source.facts.decoder == "libvips"
         assert copy.size == (1600, 1200)
         assert alike(corners(copy), QUADRANTS)
@@ -329,7 +329,7 @@ def test_a_progressive_jpeg_needs_more_memory_than_a_plain_one() -> None:
     image.close()
     assert rejected(progressive, room_for(90)).code == "needs_too_much_memory"
     for data in (plain, several):
-        decoding.opened(data, room_for(90)).close()
+        decoding.open_picture(data, room_for(90)).close()
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged tags on its way to refusing them
@@ -340,7 +340,7 @@ def test_a_truncated_picture_is_refused_or_shown_and_nothing_else(kind: str) -> 
     for step in range(1, 24):
         part = data[: len(data) * step // 24]
         try:
-            decoding.opened(part, ROOM).close()
+            decoding.open_picture(part, ROOM).close()
             outcomes.append("shown")
         except Rejected as error:
             outcomes.append(error.code)
@@ -356,4 +356,4 @@ def test_changed_bytes_are_refused_or_shown_and_nothing_else(kind: str) -> None:
         for value in (0x00, 0x7F, 0xFF):
             changed = data[:at] + bytes([value]) + data[at + 1 :]
             with suppress(Rejected):
-                decoding.opened(changed, ROOM).close()
+                decoding.open_picture(changed, ROOM).close()

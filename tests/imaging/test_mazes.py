@@ -48,7 +48,7 @@ def test_what_a_file_says_is_never_taken_for_what_the_system_says(number: int) -
             b"\2\0" + len(text).to_bytes(4, "little") + len(bombs.tiff(tags)).to_bytes(4, "little")
         )
         with pytest.raises(Rejected):
-            decoding.opened(bytes(data), Settings())
+            decoding.open_picture(bytes(data), Settings())
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,8 @@ def test_primaries_that_are_no_colours_do_not_count(gamma: int, points: tuple[in
     shown = []
     bodies = [(b"gAMA", gamma.to_bytes(4, "big")), (b"cHRM", b"".join(p.to_bytes(4, "big") for p in points))]
     for chunks in (bodies[:1], bodies):
-        with decoding.opened(bombs.with_chunks(plain, *chunks), Settings(memory_limit_mb=4096)) as source:
-            shown.append(source.fitted(64).tobytes())
+        with decoding.open_picture(
+            bombs.with_chunks(plain, *chunks), Settings(memory_limit_mb=4096)
+        ) as source:
+            shown.append(source.resize(64).tobytes())
     assert shown[0] == shown[1]

@@ -208,8 +208,8 @@ def assert_bare(data: bytes, kind: str, words: bool = False) -> None:
 def test_only_pixels_are_published_whatever_the_upload_carried(kind: str, carrier: str) -> None:
     data = CARRIERS[carrier]()
     assert SECRET in data
-    with decoding.opened(data, ROOM) as source:
-        copy = source.published(800, kind, 80)
+    with decoding.open_picture(data, ROOM) as source:
+        copy = source.encode(800, kind, 80)
         assert_bare(copy.data, kind)
         assert_bare(source.for_gemini(ROOM).data, "jpeg")
     assert copy.content_type == f"image/{kind}"

@@ -121,7 +121,7 @@ def test_every_layout_of_a_tiff_is_shown_right_or_named(name: str) -> None:
 def test_these_layouts_are_shown(name: str, bits: int, kind: int, planar: bool) -> None:
     for big in (False, True):
         data, wanted = picture_of(name, bits, kind, big, planar)
-        with decoding.opened(data, ROOM) as source, source.fitted(100) as copy:
+        with decoding.open_picture(data, ROOM) as source, source.resize(100) as copy:
             assert unlike(copy, wanted) == ""
 
 
@@ -131,7 +131,7 @@ def test_lab_of_16_bits_is_shown_as_of_8() -> None:
     eight = np.asarray(colour).astype(np.int64)  # the last two are signed
     deep = np.dstack([eight[:, :, 0] * 257, ((eight[:, :, 1:] ^ 128) - 128) * 256 & 0xFFFF])
     for samples, bits in ((eight, 8), (deep, 16)):
-        with decoding.opened(tiff(samples, LAB, bits), ROOM) as source, source.fitted(100) as copy:
+        with decoding.open_picture(tiff(samples, LAB, bits), ROOM) as source, source.resize(100) as copy:
             assert unlike(copy, wanted) == ""
 
 
@@ -166,7 +166,7 @@ def test_a_palette_of_8_bits_has_colours(levels: int) -> None:
 )
 def test_what_no_decoder_reads_is_named(data: Callable[[], bytes], name: str) -> None:
     with pytest.raises(Rejected) as caught:
-        decoding.opened(data(), ROOM).close()
+        decoding.open_picture(data(), ROOM).close()
     assert (caught.value.code, caught.value.status) == (
         "unsupported_format",
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -231,8 +231,8 @@ WHOLE: dict[str, tuple[Callable[[], bytes], Callable[[], bytes]]] = {
 @pytest.mark.parametrize("name", WHOLE)
 def test_what_lacks_no_pixel_is_shown(name: str) -> None:
     whole, odd = WHOLE[name]
-    with decoding.opened(whole(), ROOM) as source, decoding.opened(odd(), ROOM) as other:
-        assert unlike(other.fitted(400), source.fitted(400)) == ""
+    with decoding.open_picture(whole(), ROOM) as source, decoding.open_picture(odd(), ROOM) as other:
+        assert unlike(other.resize(400), source.resize(400)) == ""
 
 
 OPTIONS = [{}, {"progressive": True}, {"subsampling": 2}, {"restart_marker_blocks": 3}]
@@ -244,7 +244,7 @@ def test_a_jpeg_that_lacks_pixels_is_damaged(options: dict[str, Any], lacks: int
     noise = Image.effect_noise((240, 170), 90).convert("RGB")
     data = encoded(noise, "JPEG", **options)[:-lacks]
     with pytest.raises(Rejected) as caught:
-        decoding.opened(data, ROOM).close()
+        decoding.open_picture(data, ROOM).close()
     assert caught.value.code == "broken_picture"
 
 
@@ -252,7 +252,7 @@ def test_a_jpeg_that_lacks_pixels_is_damaged(options: dict[str, Any], lacks: int
 def test_a_png_that_lacks_pixels_is_damaged(lacks: int) -> None:
     noise = Image.effect_noise((60, 40), 90).convert("RGB")
     with pytest.raises(Rejected) as caught:
-        decoding.opened(encoded(noise)[:-lacks], ROOM).close()
+        decoding.open_picture(encoded(noise)[:-lacks], ROOM).close()
     assert caught.value.code == "broken_picture"
 
 
@@ -263,7 +263,7 @@ def test_an_avif_that_pillow_refuses_is_shown() -> None:
     with pytest.raises(OSError, match="cannot identify"):
         Image.open(io.BytesIO(data))
     wanted = Image.alpha_composite(Image.new("RGBA", made.size, "white"), made).convert("RGB")
-    with decoding.opened(data, ROOM) as source, source.fitted(400) as copy:
+    with decoding.open_picture(data, ROOM) as source, source.resize(400) as copy:
         assert source.facts.decoder == "libvips"
         assert unlike(copy, wanted) == ""
 
@@ -300,7 +300,10 @@ def test_a_bitmap_with_alpha_in_16_bits_is_laid_on_white() -> None:
     alpha = np.round(made[:, :, 3:] / 17) / 15
     colours = np.round(made[:, :, :3] / 17) * 17
     wanted = Image.fromarray(np.round(colours * alpha + 255 * (1 - alpha)).astype(np.uint8))
-    with decoding.opened(bmp(16, (0xF00, 0xF0, 0xF, 0xF000)), ROOM) as source, source.fitted(400) as copy:
+    with (
+        decoding.open_picture(bmp(16, (0xF00, 0xF0, 0xF, 0xF000)), ROOM) as source,
+        source.resize(400) as copy,
+    ):
         assert unlike(copy, wanted) == ""
 
 
@@ -311,5 +314,5 @@ def test_an_error_that_libvips_can_not_spell_fails_no_other_picture() -> None:
     for value in range(0x80, 0x100, 9):
         data[at : at + 4] = bytes([value]) * 4
         with suppress(Rejected):
-            decoding.opened(bytes(data), ROOM).close()
+            decoding.open_picture(bytes(data), ROOM).close()
         assert shown(encoded(image()), "libvips") is not None

@@ -133,10 +133,10 @@ def test_a_tiff_is_turned_once_whatever_type_its_orientation_has(kind: int, turn
 def test_xmp_turns_no_animation() -> None:
     frames = [quadrants(colours=QUADRANTS[::-1])]
     data = encoded(quadrants(), "WEBP", save_all=True, append_images=frames, duration=100, xmp=XMP)
-    with decoding.opened(data, ROOM) as source:
-        moving = animation.opened(data, source.facts, ROOM, lambda: None)
+    with decoding.open_picture(data, ROOM) as source:
+        moving = animation.open_animation(data, source.facts, ROOM, lambda: None)
     assert moving is not None
-    made = moving.published(200, 90)
+    made = moving.encode(200, 90)
     assert made is not None
     with Image.open(io.BytesIO(made.data)) as image:
         assert alike(corners(image), QUADRANTS, 10)

@@ -46,7 +46,7 @@ RAW = {
 
 @pytest.mark.parametrize("name", RAW)
 def test_camera_raw_is_called_so_whatever_camera_it_is_of(name: str) -> None:
-    for check in (decoding.opened, decoding.check_head):
+    for check in (decoding.open_picture, decoding.check_head):
         with pytest.raises(
             Rejected, match=r"The upload is a camera raw file, which is not supported\."
         ) as caught:
@@ -67,7 +67,7 @@ def test_camera_raw_stays_whole_in_quarantine(start: Start) -> None:
 def test_every_brand_of_heif_is_a_picture(brand: bytes) -> None:
     data = encoded(quadrants(), "HEIF")
     assert data[8:12] == b"heix"
-    with decoding.opened(data[:8] + brand + data[12:], ROOM) as source, source.fitted(200) as copy:
+    with decoding.open_picture(data[:8] + brand + data[12:], ROOM) as source, source.resize(200) as copy:
         assert alike(corners(copy), QUADRANTS, 10)
 
 
@@ -76,9 +76,9 @@ def test_every_brand_of_heif_is_a_picture(brand: bytes) -> None:
 )
 def test_heif_that_is_coded_otherwise_is_not_damaged(kind: bytes, name: str) -> None:
     with pytest.raises(Rejected, match=rf"a HEIF \({name}\) file, which is not supported"):
-        decoding.opened(bombs.item(b"mif1", kind, bytes(8), bombs.ispe(64, 64)), ROOM)
+        decoding.open_picture(bombs.item(b"mif1", kind, bytes(8), bombs.ispe(64, 64)), ROOM)
     with pytest.raises(Rejected, match="a HEIF \\(low-overhead\\) file"):
-        decoding.opened(bombs.box(b"ftyp", b"mif3", b"heic") + bombs.box(b"mini", bytes(40)), ROOM)
+        decoding.open_picture(bombs.box(b"ftyp", b"mif3", b"heic") + bombs.box(b"mini", bytes(40)), ROOM)
 
 
 def pages(*given: tuple[int, int, dict[int, int]], order: str = "<", big: bool = False) -> bytes:
@@ -113,10 +113,10 @@ PAGES = {
 @pytest.mark.parametrize("decoder", [PILLOW, LIBVIPS], ids=["pillow", "libvips"])
 def test_the_largest_full_page_is_shown(name: str, decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     given, width, level, full = PAGES[name]
-    monkeypatch.setattr(ranking, "ranked", lambda *header: [(0.0, decoder)])
+    monkeypatch.setattr(ranking, "rank_decoders", lambda *header: [(0.0, decoder)])
     for form in ({}, {"order": ">"}, {"big": True}):
         data = pages(*given, **form)
-        with decoding.opened(data, ROOM) as source, source.fitted(200) as copy:
+        with decoding.open_picture(data, ROOM) as source, source.resize(200) as copy:
             assert (source.facts.width, source.facts.height, source.facts.pages) == (width, width // 2, full)
             assert copy.getpixel((5, 5)) == (level,) * 3
 
@@ -126,7 +126,9 @@ def test_pages_of_pillow_s_are_counted_and_those_of_other_formats_are_one() -> N
         others = (
             [quadrants(60, 40), quadrants(30, 20)] if kind == "TIFF" else [quadrants(colours=QUADRANTS[::-1])]
         )
-        with decoding.opened(encoded(quadrants(), kind, save_all=True, append_images=others), ROOM) as source:
+        with decoding.open_picture(
+            encoded(quadrants(), kind, save_all=True, append_images=others), ROOM
+        ) as source:
             assert (source.facts.pages, source.facts.width) == (count, 120)
 
 

@@ -51,10 +51,10 @@ def test_every_frame_is_shown_as_chromium_shows_it(chromium: Browser) -> None:
     settings = replace(ROOM, animated=1, sizes=(60,))
     wrong = {}
     for name, data in files.items():
-        with decoding.opened(data, settings) as source:
-            moving = animation.opened(data, source.facts, settings, lambda: None)
+        with decoding.open_picture(data, settings) as source:
+            moving = animation.open_animation(data, source.facts, settings, lambda: None)
         assert moving is not None, name
-        made = moving.published(60, 100)
+        made = moving.encode(60, 100)
         assert made is not None, name
         with Image.open(io.BytesIO(made.data)) as ours:
             for index, frame in enumerate(wanted[name]):

@@ -141,7 +141,7 @@ def test_what_libraries_say_of_a_picture_is_one_bounded_line(
     settings = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
     for _ in range(2):
         with suppress(Rejected):
-            decoding.opened(LOUD[name], settings).close()
+            decoding.open_picture(LOUD[name], settings).close()
         said = capfd.readouterr()
         assert said.err == ""
         lines = [json.loads(line) for line in said.out.splitlines()]
@@ -149,11 +149,11 @@ def test_what_libraries_say_of_a_picture_is_one_bounded_line(
         if name != "overlapping EXIF":  # of which no more is read than the orientation
             [line] = lines
             assert line["message"] == "decoders reported problems in the file"
-            assert line["times"] > len(line["said"]) == decoder_errors.MOST_LINES
+            assert line["times"] > len(line["said"]) == decoder_errors.MAX_LINES
 
 
 def test_standard_error_is_where_it_was_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
-    with suppress(ZeroDivisionError), decoder_errors.quiet("TIFF"):
+    with suppress(ZeroDivisionError), decoder_errors.collect_warnings("TIFF"):
         os.write(2, b"one\ntwo\n")
         raise ZeroDivisionError
     os.write(2, b"three\n")

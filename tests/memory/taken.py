@@ -25,15 +25,15 @@ def peak_and_need(path: str, decoder: str, side: int) -> tuple[float, float]:
     The peak is 0 and the need infinite if the decoder does not support the kind.
     """
     data = Path(path).read_bytes()
-    kind = formats.recognized(data)
+    kind = formats.detect_format(data)
     if kind == "HEIF":
         decoding._register_heif()
     [chosen] = [each for each in DECODERS if each.name == decoder]
     try:
-        header = decoder_errors.header_of(kind, data)
+        header = decoder_errors.read_header(kind, data)
     except Exception:  # the next reader may support it
         return 0.0, inf
-    with header, decoder_errors.quiet(kind):
+    with header, decoder_errors.collect_warnings(kind):
         need = chosen.need_mb(header, data, side)
         if need == inf:
             return 0.0, inf

@@ -23,7 +23,7 @@ from tests.support.children import FUNCTIONS, python_path
 
 DIED = 0  # in place of an HTTP status
 WAIT_S = 60
-BOUNDARIES = ("acquire", "read", "opened", "publish", "record", "check", "dispose", "finish")
+BOUNDARIES = ("acquire", "read", "open_picture", "publish", "record", "check", "dispose", "finish")
 BOUNDARIES_OF_A_REJECTION = ("quarantine", "reject", "dispose", "finish")
 
 

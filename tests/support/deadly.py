@@ -60,16 +60,16 @@ def decode(data: bytes, *others: Any) -> decoding.Picture:
     print("a decoder at work", flush=True)
     fates: dict[bytes, Callable[[], None]] = {b"kill": die, b"grow": grow, b"hang": hang, b"slow": slow}
     fates.get(data[-4:], lambda: None)()
-    return opened(data, *others)
+    return open_picture(data, *others)
 
 
 if SERVICES.settings.gemini_api_key:
     importlib.import_module(gemini.ADAPTERS[SERVICES.settings.gemini_sdk])
-opened = decoding.opened
-decoding.opened = decode  # type: ignore[assignment]  # it passes on what it is given
+open_picture = decoding.open_picture
+decoding.open_picture = decode  # type: ignore[assignment]  # it passes on what it is given
 for method in ("acquire", "reject", "finish"):
     mortal(Leases, method)
 mortal(Analyses, "record")
 for method in ("read", "publish", "quarantine", "check", "dispose"):
     mortal(Buckets, method)
-mortal(decoding, "opened")
+mortal(decoding, "open_picture")

@@ -21,7 +21,7 @@ _SAID_WITH_AN = ("hour", "honest", "honor", "heir", "8", "11", "18")
 _ENDING = re.compile(r"('s)?[.,;:!?]*$")
 
 
-def without_artefacts(caption: str) -> tuple[str, tuple[str, ...]]:
+def remove_artefacts(caption: str) -> tuple[str, tuple[str, ...]]:
     """Return the caption without such words, still grammatical, and the words that went, in their order.
 
     Before a noun the word is an adjective and is left out: "an arafed dog" becomes "a dog". Where the word is

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dropcap.captioning.artefacts import without_artefacts
+from dropcap.captioning.artefacts import remove_artefacts
 from dropcap.captioning.generation import Generated, beam_search, greedy
 from dropcap.captioning.graphs import REMEDY, Cross, Decoder, Encoder, Floats
 from dropcap.captioning.graphs import ModelError as ModelError
-from dropcap.captioning.novelty import Known
+from dropcap.captioning.novelty import Distance
 from dropcap.captioning.wordpiece import WordPiece
 from dropcap.domain.analysis import NOTICE, Caption
 
@@ -85,23 +85,25 @@ class Card:
             image, tokens = card["image"], card["tokens"]
             files = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in card["files"].items()}
             return cls(
-                name=_line(card["name"]),
-                revision=_line(card["revision"]),
-                size=_between(1, MAX_SIDE, image["size"]),
-                mean=_colour(image["mean"]),
-                std=_colour(image["std"], least=1e-6),  # what is divided by
-                bos=_between(0, MAX_TOKENS, tokens["bos"]),
-                eos=_between(0, MAX_TOKENS, tokens["eos"]),
-                max_length=_between(2, MAX_TOKENS, card["max_length"]),
+                name=_printable_name(card["name"]),
+                revision=_printable_name(card["revision"]),
+                size=_int_between(1, MAX_SIDE, image["size"]),
+                mean=_channels(image["mean"]),
+                std=_channels(image["std"], least=1e-6),  # what is divided by
+                bos=_int_between(0, MAX_TOKENS, tokens["bos"]),
+                eos=_int_between(0, MAX_TOKENS, tokens["eos"]),
+                max_length=_int_between(2, MAX_TOKENS, card["max_length"]),
                 files=files,
                 confidence=_confidence(card["confidence"], files) if "confidence" in card else None,
                 no_repeat_ngram_size=max(0, int(card.get("no_repeat_ngram_size", 0))),
-                things=_things(card["knows"]["things"]) if card.get("demo") else 0,
+                things=_thing_count(card["knows"]["things"]) if card.get("demo") else 0,
             )
         except FileNotFoundError as missing:
             raise ModelError(f"{folder / 'model.json'} is missing: {REMEDY}.") from missing
         except (OSError, LookupError, TypeError, AttributeError, RecursionError, *NUMBER) as wrong:
-            raise ModelError(f"{folder / 'model.json'} can't be used ({_why(wrong)}): {REMEDY}.") from wrong
+            raise ModelError(
+                f"{folder / 'model.json'} can't be used ({_describe(wrong)}): {REMEDY}."
+            ) from wrong
 
     def verify(self, folder: Path) -> None:
         """Every file is there, with the size and SHA-256 that the card says: 0.1 s for 200 MB, once."""
@@ -116,12 +118,12 @@ class Card:
                     raise ModelError(f"{path} is not the file that model.json describes (SHA-256): {REMEDY}.")
 
 
-def _why(wrong: Exception) -> str:
+def _describe(wrong: Exception) -> str:
     """Return kind and message of an error; its repr may hold the whole file (UnicodeDecodeError)."""
     return f"{type(wrong).__name__}: {wrong}"
 
 
-def _line(value: object) -> str:
+def _printable_name(value: object) -> str:
     """Return a name that may be shown; raises ValueError."""
     text = str(value)
     if not text.isprintable() or not 0 < len(text) <= MAX_NAME:
@@ -129,14 +131,14 @@ def _line(value: object) -> str:
     return text
 
 
-def _between(least: int, most: int, value: Any) -> int:
+def _int_between(least: int, most: int, value: Any) -> int:
     number = int(value)
     if not least <= number <= most:
         raise ValueError(f"{number} is not between {least} and {most}")
     return number
 
 
-def _colour(values: Sequence[Any], least: float = -math.inf) -> tuple[float, float, float]:
+def _channels(values: Sequence[Any], least: float = -math.inf) -> tuple[float, float, float]:
     red, green, blue = map(_number, values)
     if min(red, green, blue) < least:
         raise ValueError(f"{min(red, green, blue)} is less than {least}")
@@ -159,7 +161,7 @@ def _number(value: Any) -> float:
     return number
 
 
-def _things(things: Collection[str]) -> int:
+def _thing_count(things: Collection[str]) -> int:
     """Return how many things a demonstration model knows; none would make it look like any other model."""
     if not things:
         raise ValueError("a demonstration model that knows nothing")
@@ -186,9 +188,13 @@ class Captioner:
             self.tokenizer = WordPiece(folder / "vocab.txt")
             self._encoder = Encoder(folder, threads)
             self._decoder = Decoder(folder, threads)
-            self._known = self._read_known(folder / measured.file) if measured and measured.file else None
+            self._distance = (
+                self._read_distance(folder / measured.file) if measured and measured.file else None
+            )
         except (ValueError, LookupError) as wrong:  # files that are not what their names say
-            raise ModelError(f"{folder} is no model that can be loaded ({_why(wrong)}): {REMEDY}.") from wrong
+            raise ModelError(
+                f"{folder} is no model that can be loaded ({_describe(wrong)}): {REMEDY}."
+            ) from wrong
         # ONNX Runtime reads what lies behind the table where an id is too large (1.32, quantized embeddings).
         if max(self.card.bos, self.card.eos, len(self.tokenizer.words) - 1) >= self._decoder.vocabulary:
             raise ModelError(
@@ -208,7 +214,7 @@ class Captioner:
             raise ModelError(f"The prompt has {len(start)} tokens of {self.card.max_length}: shorten it.")
         cross = self.encode(image)
         generated = self.generate(cross, start, beams, min(max_tokens, room))
-        said = generated.without_loop()
+        said = generated.truncate_loop()
         ids = said.ids
         if looped := said is not generated:
             ids = ids[: self.tokenizer.word_end(generated.ids, len(ids))]
@@ -217,12 +223,12 @@ class Captioner:
         line = " ".join("".join(c if c.isprintable() else " " for c in line).split())
         if looped:
             line = _DANGLING.sub("", line)
-        text, removed = without_artefacts(line[:MAX_CHARACTERS])
+        text, removed = remove_artefacts(line[:MAX_CHARACTERS])
         confidence, threshold = said.mean, None
         if measured := self.card.confidence:
             threshold = measured.threshold
-            if self._known:
-                confidence -= measured.weight * self._known(cross)
+            if self._distance:
+                confidence -= measured.weight * self._distance(cross)
         if not math.isfinite(confidence):  # of a broken model; neither JSON nor PostgreSQL can hold it
             raise ModelError(
                 f"The confidence in a caption is {confidence}, so the model is broken: {REMEDY}."
@@ -238,9 +244,9 @@ class Captioner:
             removed=removed,
         )
 
-    def _read_known(self, path: Path) -> Known:
+    def _read_distance(self, path: Path) -> Distance:
         try:
-            return Known.read(path, self._encoder.width)
+            return Distance.read(path, self._encoder.width)
         except ValueError as wrong:
             raise ModelError(f"{path} can't be used ({wrong}): {REMEDY}.") from wrong
 

@@ -25,17 +25,17 @@ class Generated:
         """The mean log-probability: 0 is certain."""
         return sum(self.log_probabilities) / len(self.log_probabilities)
 
-    def then(self, token: int, log_probability: float) -> Generated:
+    def append(self, token: int, log_probability: float) -> Generated:
         """Return the same with one more id."""
         return Generated([*self.ids, token], [*self.log_probabilities, log_probability])
 
-    def without_loop(self) -> Generated:
+    def truncate_loop(self) -> Generated:
         """The same up to the end of what comes again and again; itself where nothing does."""
-        length = loop(self.ids)
+        length = loop_end(self.ids)
         return Generated(self.ids[:length], self.log_probabilities[:length]) if length else self
 
 
-def loop(ids: Sequence[int]) -> int:
+def loop_end(ids: Sequence[int]) -> int:
     """Return how many ids there are up to the end of an n-gram's first occurrence that comes REPEATS times in
     a row, 0 without any. Of several loops, the one that is complete first counts."""
     for end in range(1, len(ids) + 1):
@@ -56,9 +56,9 @@ def greedy(step: Step, prompt: Sequence[int], max_tokens: int, eos: int, no_repe
     given = list(prompt)
     for _ in range(max_tokens):
         log_probabilities = _log_softmax(step(np.array([given], np.int64), None))
-        (allowed,) = _without_repeats(log_probabilities, [[*prompt, *said.ids]], no_repeat)
+        (allowed,) = _ban_repeated_ngrams(log_probabilities, [[*prompt, *said.ids]], no_repeat)
         given = [int(allowed.argmax())]
-        said = said.then(given[0], float(allowed[given[0]]))
+        said = said.append(given[0], float(allowed[given[0]]))
         if given[0] == eos:
             break
     return said
@@ -76,7 +76,7 @@ def beam_search(
     logits = step(np.array([prompt] * beams, np.int64), None)
     for length in range(1, max_tokens + 1):
         so_far = [[*prompt, *beam.ids] for beam in running]
-        allowed = _without_repeats(_log_softmax(logits), so_far, no_repeat)
+        allowed = _ban_repeated_ngrams(_log_softmax(logits), so_far, no_repeat)
         total = scores[:, None] + allowed
         # Twice as many as beams, so that enough go on where the best of them end here.
         best = np.argpartition(-total, 2 * beams, axis=None)[: 2 * beams]
@@ -84,7 +84,7 @@ def beam_search(
         parents, tokens = np.divmod(best, total.shape[1])
         ends = [token == eos or length == max_tokens for token in tokens]
         longer = [
-            running[parent].then(int(token), float(allowed[parent, token]))
+            running[parent].append(int(token), float(allowed[parent, token]))
             for parent, token in zip(parents, tokens, strict=True)
         ]
         for rank in range(beams):
@@ -110,7 +110,7 @@ def _log_softmax(logits: Floats) -> Floats:
     return result
 
 
-def _without_repeats(log_probabilities: Floats, so_far: Sequence[Sequence[int]], size: int) -> Floats:
+def _ban_repeated_ngrams(log_probabilities: Floats, so_far: Sequence[Sequence[int]], size: int) -> Floats:
     """Bar each token that would repeat an n-gram of `size` in its row, as NoRepeatNGramLogitsProcessor of
     transformers does; the prompt counts. `log_probabilities` (rows, vocabulary) is changed and returned."""
     if size:

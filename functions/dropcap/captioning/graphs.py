@@ -88,7 +88,7 @@ class Encoder:
             with memory.read_once(self._weights):
                 self._session.run_with_iobinding(binding, self._shrink)
         except Exception as failed:  # onnxruntime's errors have no common base but Exception
-            raise _failed(failed) from failed
+            raise _run_error(failed) from failed
         return cross
 
 
@@ -123,14 +123,14 @@ class Decoder:
                 # OrtValues, not NumPy: BLIP-base's 42 MB of `cross` would be copied for every token.
                 logits, *past = self._session.run_with_ort_values(["logits", *self._present], cross | feeds)
             except Exception as failed:  # as above
-                raise _failed(failed) from failed
+                raise _run_error(failed) from failed
             scores: Floats = logits.numpy()
             return scores
 
         return step
 
 
-def _failed(why: Exception) -> ModelError:
+def _run_error(why: Exception) -> ModelError:
     return ModelError(f"BLIP failed on a picture: {why}")
 
 

@@ -15,14 +15,14 @@ def features(cross: Cross) -> Floats:
     return np.asarray(keys.mean(axis=1).ravel())
 
 
-class Known:
+class Distance:
     """A Mahalanobis distance: a table holds a mean and, below it, a whitening matrix (`fit`)."""
 
     def __init__(self, table: Floats) -> None:
         self._mean, self._whitening = table[0], table[1:]
 
     @classmethod
-    def read(cls, path: Path, width: int) -> Known:
+    def read(cls, path: Path, width: int) -> Distance:
         """Return what a file of a verified model folder holds: (width + 1) * width numbers.
 
         Raises ValueError where it holds something else.
@@ -38,7 +38,7 @@ class Known:
 
 
 def fit(rows: Floats, shrink: float = 1e-3) -> Floats:
-    """Return the table that Known reads, from the features of known pictures, (pictures, width).
+    """Return the table that Distance reads, from the features of known pictures, (pictures, width).
 
     `shrink`, a share of the mean variance, bounds what directions with hardly any variance weigh.
     """

@@ -97,7 +97,7 @@ def _describe(pending: PendingDescription, budget: GeminiBudget, services: Servi
     with watchdog.stage("read the largest rendition"):
         largest, data = _read_largest(pending, analysis, services)
         animated = settings.safety != "off" and _is_animated(analysis, services)
-        with decoding.opened(data, settings, services.make_room) as source:
+        with decoding.open_picture(data, settings, services.make_room) as source:
             jpeg = source.for_gemini(settings).data
     with watchdog.stage("describe"):
         try:
@@ -142,12 +142,12 @@ def _is_animated(analysis: Analysis, services: Services) -> bool:
     """Return whether a rendition is animated, which is possible if SAFETY was off when it was published."""
     from dropcap.imaging import animation
 
-    if analysis.picture.format not in animation.MOVING:
+    if analysis.picture.format not in animation.ANIMATED_FORMATS:
         return False
     for rendition in analysis.pictures:
         if rendition.content_type == decoding.CONTENT_TYPES["webp"]:
             with suppress(NotStored):  # a deleted rendition is not shown
-                if animation.count(services.buckets.read_published(rendition), "WEBP") > 1:
+                if animation.count_frames(services.buckets.read_published(rendition), "WEBP") > 1:
                     return True
     return False
 

@@ -20,17 +20,17 @@ from dropcap.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-MOVING = frozenset({"GIF", "WEBP"})  # sources that may move, as Pillow calls them
-MOST_FRAMES = 1000  # a minute and a half at the 12 frames a second that most GIFs have
+ANIMATED_FORMATS = frozenset({"GIF", "WEBP"})  # sources that may move, as Pillow calls them
+MAX_FRAMES = 1000  # a minute and a half at the 12 frames a second that most GIFs have
 # Decoded and encoded, of all frames for all sizes: 60 s on one core, and on a slower one still far below the
 # LEASE_S that a stage may take. 200 frames of 1080 x 1080 px in three sizes are half of that.
-MOST_PX = 2_000_000_000
+MAX_PX = 2_000_000_000
 # Method 4 takes twice the time for 4 % fewer bytes; a whole frame at least every 5th, Pillow's default, twice
 # the bytes.
 ENCODING = {"method": 2, "kmin": 9, "kmax": 17}
-BRIEF_MS, USUAL_MS = 10, 100  # browsers show what is to last 10 ms or less for 100: so do we
+SHORT_MS, DEFAULT_MS = 10, 100  # browsers show what is to last 10 ms or less for 100: so do we
 ALPHA = 0x10  # in the flags of VP8X (RFC 9649, 2.7)
-MOST_LOOPS = 65_535  # developers.google.com/speed/webp/docs/riff_container: 16 bits
+MAX_LOOPS = 65_535  # developers.google.com/speed/webp/docs/riff_container: 16 bits
 
 
 class Animation:
@@ -39,25 +39,25 @@ class Animation:
     def __init__(self, data: bytes, kind: str, frames: int) -> None:
         self.frames, self._data, self._kind, self._damaged = frames, data, kind, False
 
-    def published(self, side: Side, quality: int, xmp: bytes = b"") -> decoding.Encoded | None:
+    def encode(self, side: Side, quality: int, xmp: bytes = b"") -> decoding.Encoded | None:
         """A WebP that moves and fits in `side`, without metadata but for `xmp`; None with a damaged frame."""
         if self._damaged:
             return None
         try:
-            with decoder_errors.quiet(self._kind):
-                return self._published(side, quality, xmp)
+            with decoder_errors.collect_warnings(self._kind):
+                return self._encode(side, quality, xmp)
         except Exception as broken:  # hostile bytes make parsers raise anything
             decoder_errors.check_instance(broken, self._kind)
             self._damaged = True
-            _stands_still(f"a frame can't be read: {broken!r}")
+            _log_still(f"a frame can't be read: {broken!r}")
             return None
 
-    def _published(self, side: Side, quality: int, xmp: bytes) -> decoding.Encoded:
+    def _encode(self, side: Side, quality: int, xmp: bytes) -> decoding.Encoded:
         durations: list[int] = []  # ms; Pillow asks for that of a frame when it has the frame
         with Image.open(io.BytesIO(self._data), formats=(self._kind,)) as image, io.BytesIO() as file:
             canvas, turn = image.size, rasters.orientation(image)
-            size = rasters.fit(canvas[::-1] if turn in rasters.SIDEWAYS else canvas, side)
-            colours = colour.meaning(image, self._data)
+            size = rasters.fit(canvas[::-1] if turn in rasters.SWAPPED_SIDES else canvas, side)
+            colours = colour.colour_space(image, self._data)
 
             def frame(index: int) -> Image.Image:
                 image.seek(index)
@@ -65,8 +65,8 @@ class Animation:
                     raise ValueError(f"frame {index} is larger than the first")
                 image.load()
                 lasts = int(image.info.get("duration", 0))
-                durations.append(lasts if lasts > BRIEF_MS else USUAL_MS)
-                shown = rasters.upright(_in_colour(image, colours), turn)
+                durations.append(lasts if lasts > SHORT_MS else DEFAULT_MS)
+                shown = rasters.apply_orientation(_to_srgb(image, colours), turn)
                 return shown.resize(size, Image.Resampling.LANCZOS, reducing_gap=rasters.REDUCING_GAP)
 
             first = frame(0)
@@ -103,7 +103,7 @@ class _Frames:
         self.mode, self.getim = self._shown.mode, self._shown.getim
 
 
-def opened(
+def open_animation(
     data: bytes, facts: PictureFacts, settings: Settings, make_room: Callable[[], None]
 ) -> Animation | None:
     """Return the animation in an upload, or None where only its first frame is published.
@@ -114,17 +114,17 @@ def opened(
     `make_room` frees memory that can be allocated again later; it is called before the frames would exceed
     the warning level.
     """
-    frames = count(data, facts.format)
+    frames = count_frames(data, facts.format)
     if frames < 2:
         return None
     if settings.safety != "off":  # no frame is published that was not judged
-        _stands_still("with SAFETY only the frame that was judged is published")
+        _log_still("with SAFETY only the frame that was judged is published")
         return None
     canvas = (facts.width, facts.height)
     sizes = [width * height for width, height in (rasters.fit(canvas, side) for side in settings.sizes)]
     px = frames * (len(sizes) * canvas[0] * canvas[1] + sum(sizes))
-    if frames > MOST_FRAMES or px > MOST_PX:
-        _stands_still(f"it has {frames:,} frames or more, {px / 1e6:,.0f} megapixels to decode and encode")
+    if frames > MAX_FRAMES or px > MAX_PX:
+        _log_still(f"it has {frames:,} frames or more, {px / 1e6:,.0f} megapixels to decode and encode")
         return None
     need = need_mb(canvas, max(sizes), frames, len(data))
     for more in (memory.release, make_room, None):
@@ -133,7 +133,7 @@ def opened(
             return Animation(data, facts.format, frames)
         if more:
             more()
-    _stands_still(f"its frames need {need:,.0f} MB of memory, and {max(left, 0):,.0f} MB are left")
+    _log_still(f"its frames need {need:,.0f} MB of memory, and {max(left, 0):,.0f} MB are left")
     return None
 
 
@@ -146,20 +146,20 @@ def need_mb(canvas: tuple[int, int], px: int, frames: int, size: int) -> float:
     return (20 * canvas[0] * canvas[1] + 24 * px + 4 * made) / 1e6
 
 
-def count(data: bytes, kind: str) -> int:
+def count_frames(data: bytes, kind: str) -> int:
     """Return the number of frames without decoding them; the count stops at a limit."""
-    if kind not in MOVING:
+    if kind not in ANIMATED_FORMATS:
         return 1
     if kind == "GIF":
-        return properties.gif_frames(data, MOST_FRAMES)
+        return properties.count_gif_frames(data, MAX_FRAMES)
     with Image.open(io.BytesIO(data), formats=(kind,)) as image:
         return int(getattr(image, "n_frames", 1))
 
 
-def _in_colour(image: Image.Image, colours: colour.Meaning) -> Image.Image:
+def _to_srgb(image: Image.Image, colours: colour.ColourSpace) -> Image.Image:
     """Return the image in sRGB, as RGB or RGBA."""
     mode = "RGBA" if image.has_transparency_data else "RGB"
-    return rasters.in_srgb(image if image.mode == mode else image.convert(mode), colours)
+    return rasters.convert_to_srgb(image if image.mode == mode else image.convert(mode), colours)
 
 
 def _loops(image: Image.Image) -> int:
@@ -167,10 +167,10 @@ def _loops(image: Image.Image) -> int:
     loops = int(image.info.get("loop", 0))
     if image.format == "GIF" and (loops or "loop" not in image.info):
         loops = loops + 1
-    return min(loops, MOST_LOOPS)
+    return min(loops, MAX_LOOPS)
 
 
-def _stands_still(why: str) -> None:
+def _log_still(why: str) -> None:
     logger.warning(
         "the animation is published as its first frame",
         extra={"event": "animation_not_published", "problem": why},

@@ -30,9 +30,9 @@ LIBRARIES = {"JPEG": "jpg", "PNG": "zlib", "TIFF": "libtiff", "WEBP": "webp", "A
 EXHAUSTED = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 OUT_OF_MEMORY = ("out of memory", "decoder error -9")  # libvips; Pillow's IMAGING_CODEC_MEMORY
 NO_THREAD = ("can't start new thread", "unable to create thread", "error creating thread")
-LEAST_MB = 8.0  # must still be available if a picture's need is not known yet
-LOUD = ("PIL", "pyvips")  # loggers of the decoding libraries
-MOST_LINES, LONGEST_LINE = 5, 200  # logged for one picture
+MIN_MB = 8.0  # must still be available if a picture's need is not known yet
+LOGGERS = ("PIL", "pyvips")  # loggers of the decoding libraries
+MAX_LINES, MAX_LINE = 5, 200  # logged for one picture
 
 
 class NotDecoded(TransientError):
@@ -40,7 +40,7 @@ class NotDecoded(TransientError):
 
 
 @contextmanager
-def readable(kind: str, need_mb: float = LEAST_MB) -> Iterator[None]:
+def translate_errors(kind: str, need_mb: float = MIN_MB) -> Iterator[None]:
     """Translate decoder errors: Rejected if the picture is the cause, NotDecoded if the instance is.
 
     `need_mb` is the memory that the picture was estimated to need.
@@ -61,7 +61,7 @@ def readable(kind: str, need_mb: float = LEAST_MB) -> Iterator[None]:
         raise broken(kind) from error
 
 
-def header_of(kind: str, data: bytes) -> Image.Image:
+def read_header(kind: str, data: bytes) -> Image.Image:
     """Open a picture without decoding it. Image.open would hide the cause of a failure.
 
     Raises whatever the reader raises.
@@ -82,16 +82,16 @@ def broken(kind: str) -> Rejected:
     )
 
 
-def check_instance(error: Exception, kind: str, need_mb: float = LEAST_MB) -> None:
+def check_instance(error: Exception, kind: str, need_mb: float = MIN_MB) -> None:
     """Raise NotDecoded if the error, or the state of this instance, shows that bytes are not the cause."""
-    found = next(filter(None, map(_of_instance, causes(error))), "") or _shortage(kind, need_mb)
+    found = next(filter(None, map(_reported_shortage, causes(error))), "") or _shortage(kind, need_mb)
     if found:
         raise NotDecoded(
             f"The {kind} picture could not be decoded here, and will be tried again: {found}."
         ) from error
 
 
-def _of_instance(error: BaseException) -> str:
+def _reported_shortage(error: BaseException) -> str:
     """Return the shortage that an error reports; empty if the error may be about the bytes."""
     said = str(error) if _is_text_of_library(error) else ""
     of_system = isinstance(error, OSError) and error.errno is not None  # Pillow's own errors have no number
@@ -115,7 +115,7 @@ def _shortage(kind: str, need_mb: float) -> str:
     if kind not in Image.OPEN or (library and not features.check(library)):
         return f"the library for {kind} is missing"
     try:
-        mmap.mmap(-1, int(max(need_mb, LEAST_MB) * 1e6)).close()  # address space only
+        mmap.mmap(-1, int(max(need_mb, MIN_MB) * 1e6)).close()  # address space only
         os.close(os.open(os.devnull, os.O_RDONLY))
         submit(lambda: None, "probe").result()
     except (OSError, RuntimeError, MemoryError) as none_left:
@@ -123,7 +123,7 @@ def _shortage(kind: str, need_mb: float) -> str:
     return ""
 
 
-class _Said(logging.Handler):
+class _WarningCollector(logging.Handler):
     """Keep the first distinct lines, and count all."""
 
     def __init__(self) -> None:
@@ -136,33 +136,33 @@ class _Said(logging.Handler):
 
     def note(self, text: str) -> None:
         self.times += 1
-        line = " ".join(text.split())[:LONGEST_LINE]
-        if len(self.lines) < MOST_LINES and line not in self.lines:
+        line = " ".join(text.split())[:MAX_LINE]
+        if len(self.lines) < MAX_LINES and line not in self.lines:
             self.lines.append(line)
 
 
 @contextmanager
-def quiet(kind: str) -> Iterator[None]:
+def collect_warnings(kind: str) -> Iterator[None]:
     """Log the warnings of libraries about a picture in one line: the first distinct ones, and their number.
 
     65 KB of overlapping tags caused 1.1 MB of warnings. Covers Python warnings, log lines, and what libtiff
     writes to standard error; the last is lost if the process dies.
     """
-    said = _Said()
-    loggers = [logging.getLogger(name) for name in LOUD]
+    said = _WarningCollector()
+    libraries = [logging.getLogger(name) for name in LOGGERS]
     with warnings.catch_warnings(), _own_stderr() if kind == "TIFF" else nullcontext() as written:
         warnings.simplefilter("always")  # also repeated ones
         warnings.showwarning = lambda message, *where, **more: said.note(str(message))
-        before = [logger.propagate for logger in loggers]
-        for logger in loggers:
-            logger.addHandler(said)
-            logger.propagate = False
+        before = [library.propagate for library in libraries]
+        for library in libraries:
+            library.addHandler(said)
+            library.propagate = False
         try:
             yield
         finally:
-            for logger, propagated in zip(loggers, before, strict=True):
-                logger.removeHandler(said)
-                logger.propagate = propagated
+            for library, propagated in zip(libraries, before, strict=True):
+                library.removeHandler(said)
+                library.propagate = propagated
             if written:
                 written.seek(0)
                 for line in written:

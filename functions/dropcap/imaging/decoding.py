@@ -1,9 +1,9 @@
 """Pictures: looked at, guarded, decoded once by the cheapest decoder that fits, kept as one small raster.
 
-    with picture.opened(data, settings) as source:
+    with decoding.open_picture(data, settings) as source:
         source.facts                     what the upload was
-        source.fitted(picture.BLIP_SIDE) a raster for a model
-        source.published(800, "webp", 80) an encoded copy without a trace of metadata
+        source.resize(picture.BLIP_SIDE) a raster for a model
+        source.encode(800, "webp", 80) an encoded copy without a trace of metadata
 
 Sides are in px, memory in MB. What a picture is, its bytes say, never its name or content type. This file
 knows formats, limits and memory; rasters.py knows colours. Import it only where pictures are handled: it
@@ -28,16 +28,16 @@ from dropcap.domain.analysis import PictureFacts
 from dropcap.domain.naming import Side, longest
 from dropcap.errors import Rejected
 from dropcap.imaging import colour, rasters
-from dropcap.imaging.decoder_errors import broken, header_of, quiet, readable
+from dropcap.imaging.decoder_errors import broken, collect_warnings, read_header, translate_errors
 from dropcap.imaging.decoders import pillow_readers, ranking
 from dropcap.imaging.decoders.libvips import STRICT, AvifHeader
-from dropcap.imaging.decoders.repairs import mended
+from dropcap.imaging.decoders.repairs import repair
 from dropcap.imaging.headers import boxes, dimensions, tiff
-from dropcap.imaging.headers.formats import CODECS, OPENED_BRANDS, recognized, unsupported
+from dropcap.imaging.headers.formats import CODECS, OPENED_BRANDS, detect_format, unsupported
 from dropcap.runtime import memory
 from dropcap.settings import Settings
 
-GEMINI_SIDE = 800  # what Gemini is sent at most: the product's own bound
+GEMINI_SIDE = 800  # what Gemini is sent at most: the product's own limit
 GEMINI_SIDE_SHORT = 512  # the same, when memory is short
 GEMINI_QUALITY = 85
 BLIP_SIDE = 400  # BLIP-base looks at 384 px (its preprocessor_config.json)
@@ -48,7 +48,7 @@ RESERVE_MB = 16.0  # kept free while decoding, for other threads; a choice, not 
 Image.MAX_IMAGE_PIXELS = None
 pillow_readers.register()
 
-BROKEN = "broken_picture"
+BROKEN_PICTURE = "broken_picture"
 CONTENT_TYPES = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png", "avif": "image/avif"}
 ENCODING: dict[str, dict[str, Any]] = {
     "webp": {"method": 4},
@@ -78,24 +78,24 @@ class Picture:
         self.facts = facts
         self._raster = raster
 
-    def fitted(self, side: Side) -> Image.Image:
+    def resize(self, side: Side) -> Image.Image:
         """A new RGB raster that fits in `side`, never enlarged. The caller frees it (`close`)."""
         size = rasters.fit(self._raster.size, side)
         return self._raster.resize(size, Image.Resampling.LANCZOS)
 
-    def published(self, side: Side, kind: str, quality: int, xmp: bytes = b"") -> Encoded:
+    def encode(self, side: Side, kind: str, quality: int, xmp: bytes = b"") -> Encoded:
         """An encoded copy: sRGB, without metadata but for `xmp`, a packet of our own.
 
         `kind` is webp, jpeg, png or avif; `quality` 1 to 100.
         """
-        with self.fitted(side) as copy, io.BytesIO() as file:
-            copy.save(file, kind, quality=quality, **ENCODING[kind], **_with(xmp, kind))
+        with self.resize(side) as copy, io.BytesIO() as file:
+            copy.save(file, kind, quality=quality, **ENCODING[kind], **_xmp_options(xmp, kind))
             return Encoded(file.getvalue(), *copy.size, CONTENT_TYPES[kind])
 
     def for_gemini(self, settings: Settings) -> Encoded:
         """A JPEG for Gemini: at most 800 px, 512 px when memory is short."""
         short = memory.left_mb(settings.memory_limit_mb) < SHORT_MB
-        return self.published(GEMINI_SIDE_SHORT if short else GEMINI_SIDE, "jpeg", GEMINI_QUALITY)
+        return self.encode(GEMINI_SIDE_SHORT if short else GEMINI_SIDE, "jpeg", GEMINI_QUALITY)
 
     def close(self) -> None:
         """Free the raster at once; `memory.release()` then gives it back to the system."""
@@ -110,27 +110,27 @@ class Picture:
         self.close()
 
 
-def opened(data: bytes, settings: Settings, make_room: Callable[[], None] = memory.release) -> Picture:
+def open_picture(data: bytes, settings: Settings, make_room: Callable[[], None] = memory.release) -> Picture:
     """The picture that `data` is; close it after use, best by `with`.
 
     Uses max_side, max_megapixels, memory_limit_mb, memory_warning_mb and sizes. `make_room` frees what can be
     had again; it is called before a picture takes more than the warning level, or is refused. Raises Rejected
     for whatever is no picture, of another format, damaged, too large, or needs more memory than is left.
     """
-    kind = recognized(data)
-    with quiet(kind):
-        return _opened(kind, data, settings, make_room)
+    kind = detect_format(data)
+    with collect_warnings(kind):
+        return _open(kind, data, settings, make_room)
 
 
-def _opened(kind: str, data: bytes, settings: Settings, make_room: Callable[[], None]) -> Picture:
+def _open(kind: str, data: bytes, settings: Settings, make_room: Callable[[], None]) -> Picture:
     if kind == "HEIF":
         _register_heif()
-    largest = _check_claims(kind, data, settings)
+    largest = _check_claimed_sizes(kind, data, settings)
     if kind == "GIF":  # its reader fills another canvas for disposing of the first frame
         _choose([(largest[0] * largest[1] / 1e6, None)], kind, largest, settings, make_room)
     pages, shown = 1, data
     if kind == "TIFF":
-        with readable(kind):
+        with translate_errors(kind):
             chosen = tiff.pages(data)
         pages = max(1, chosen.full)
         if chosen.largest != chosen.first:
@@ -138,20 +138,20 @@ def _opened(kind: str, data: bytes, settings: Settings, make_room: Callable[[], 
     if kind == "HEIF" and data[8:12] not in OPENED_BRANDS:
         shown = data[:8] + b"mif1" + data[12:]
     try:
-        raster, size, decoder = _decoded(kind, shown, settings, make_room)
+        raster, size, decoder = _decode(kind, shown, settings, make_room)
     except Rejected as rejected:
-        if rejected.code != BROKEN:
+        if rejected.code != BROKEN_PICTURE:
             raise
-        with readable(kind):
-            whole = mended(kind, shown)
+        with translate_errors(kind):
+            whole = repair(kind, shown)
         if whole is None:
             raise
-        raster, size, decoder = _decoded(kind, whole, settings, make_room, again=True)
+        raster, size, decoder = _decode(kind, whole, settings, make_room, again=True)
     digest = hashlib.sha256(data).hexdigest()
     return Picture(PictureFacts(kind, len(data), *size, decoder, digest, pages), raster)
 
 
-def _decoded(
+def _decode(
     kind: str, data: bytes, settings: Settings, make_room: Callable[[], None], again: bool = False
 ) -> tuple[Image.Image, tuple[int, int], str]:
     """Return the raster, upright and in sRGB, the picture's size and the decoder's name.
@@ -160,16 +160,16 @@ def _decoded(
     round, with a repaired file. Raises Rejected if none succeeds.
     """
     side = max(*map(longest, settings.sizes), GEMINI_SIDE)
-    with readable(kind):
-        header = AvifHeader(data) if again and kind == "AVIF" else header_of(kind, data)
+    with translate_errors(kind):
+        header = AvifHeader(data) if again and kind == "AVIF" else read_header(kind, data)
     with header:
         _check_size(kind, header.size, settings)
         if isinstance(header, GifImageFile):
             header.dispose = None  # no other frame follows
         if again:
             header.info[STRICT] = True
-        with readable(kind):
-            needs = [each for each in ranking.ranked(header, data, side) if each[0] < inf]
+        with translate_errors(kind):
+            needs = [each for each in ranking.rank_decoders(header, data, side) if each[0] < inf]
             if not needs:
                 raise unsupported(ranking.name(header))
         size = header.size  # Pillow changes it when it reduces a JPEG
@@ -179,20 +179,20 @@ def _decoded(
             need_mb = next(need for need, each in needs if each is decoder)
             needs = [each for each in needs if each[1] is not decoder]
             try:
-                with readable(kind, need_mb):
+                with translate_errors(kind, need_mb):
                     raster = decoder.decode(header, data, side)
                     orientation = rasters.orientation(header)
-                    colours = colour.meaning(header, data)
+                    colours = colour.colour_space(header, data)
                 break
             except Rejected as rejected:
-                if rejected.code != BROKEN:
+                if rejected.code != BROKEN_PICTURE:
                     raise
                 refusal = rejected
         else:
             raise refusal
-    with readable(kind):  # the whole raster is free by now
-        raster = rasters.upright(rasters.finished(raster, colours), orientation)
-    turned = orientation in rasters.SIDEWAYS
+    with translate_errors(kind):  # the whole raster is free by now
+        raster = rasters.apply_orientation(rasters.flatten_to_srgb(raster, colours), orientation)
+    turned = orientation in rasters.SWAPPED_SIDES
     return raster, size[::-1] if turned else size, decoder.name
 
 
@@ -200,15 +200,15 @@ def check_head(head: bytes, settings: Settings) -> None:
     """Raise Rejected if the first bytes already show that the file can't be accepted.
 
     Only certain cases count: not a picture, an unsupported format, or too large a size. An incomplete or
-    unknown header is left to `opened`. No library sees the bytes.
+    unknown header is left to `open_picture`. No library sees the bytes.
     """
-    kind = recognized(head)
+    kind = detect_format(head)
     with suppress(ValueError):
-        for size in dimensions.claims(kind, head):
+        for size in dimensions.claimed_sizes(kind, head):
             _check_size(kind, size, settings)
 
 
-def _with(xmp: bytes, kind: str) -> dict[str, Any]:
+def _xmp_options(xmp: bytes, kind: str) -> dict[str, Any]:
     """Options of Pillow's that write an XMP packet; of PNG it knows only how to read one."""
     if not xmp or kind != "png":
         return {"xmp": xmp} if xmp else {}
@@ -226,17 +226,17 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
-def _check_claims(kind: str, data: bytes, settings: Settings) -> tuple[int, int]:
+def _check_claimed_sizes(kind: str, data: bytes, settings: Settings) -> tuple[int, int]:
     """Return the largest size that the file claims.
 
     Raises Rejected if a size is not allowed, there is none, or the coding is unknown.
     """
     largest = (0, 0)
-    with readable(kind):
+    with translate_errors(kind):
         if kind == "HEIF" and (coded := boxes.codecs(data)) and not coded & boxes.HEVC_ITEMS:
             for codec in coded & CODECS.keys():
                 raise unsupported(f"HEIF ({CODECS[codec]})")
-        for size in dimensions.claims(kind, data):
+        for size in dimensions.claimed_sizes(kind, data):
             _check_size(kind, size, settings)
             largest = max(largest, size, key=lambda each: each[0] * each[1])
     if largest == (0, 0):

@@ -18,10 +18,10 @@ WHITE, BRIGHTEST = 203.0, 1000.0
 PX = 100_000  # converted at a time
 
 
-def converted(raster: Image.Image, colours: Colours) -> Image.Image:
+def convert(raster: Image.Image, colours: Colours) -> Image.Image:
     """Convert a raster of mode RGB to sRGB in place, and return it."""
     hdr = colours.curve in (PQ, HLG)
-    linear = _linear(np.linspace(0, 1, 256, dtype=np.float32), colours.curve)
+    linear = _linearize(np.linspace(0, 1, 256, dtype=np.float32), colours.curve)
     first = _matrix(colours.primaries, WIDE if hdr else SRGB_PRIMARIES)
     levels = _levels()
     rows = max(1, PX // raster.width)
@@ -29,13 +29,13 @@ def converted(raster: Image.Image, colours: Colours) -> Image.Image:
         box = (0, top, raster.width, min(raster.height, top + rows))
         light = linear[np.asarray(raster.crop(box))] @ first.T
         if hdr:
-            light = _toned(light, colours) @ _matrix(WIDE, SRGB_PRIMARIES).T
+            light = _tone_map(light, colours) @ _matrix(WIDE, SRGB_PRIMARIES).T
         found = levels[(light.clip(0, 1) * (len(levels) - 1) + 0.5).astype(np.uint16)]
         raster.paste(Image.fromarray(found), box)
     return raster
 
 
-def _linear(values: Array, curve: int | tuple[float]) -> Array:
+def _linearize(values: Array, curve: int | tuple[float]) -> Array:
     """Return linear light from 0 to 1; for PQ and HLG in units of reference white, HLG before OOTF."""
 
     def after(limit: float, slope: float, offset: float, power: float) -> Any:
@@ -61,7 +61,7 @@ def _linear(values: Array, curve: int | tuple[float]) -> Array:
     return np.asarray(light, np.float32)
 
 
-def _toned(light: Any, colours: Colours) -> Any:
+def _tone_map(light: Any, colours: Colours) -> Any:
     """Tone-map HDR in BT.2020 to SDR of 0 to 1: the reference white operator of SMPTE ST 2094-50, annex D.
 
     Values up to reference white are halved, or reduced less if the picture is not very bright. Brighter

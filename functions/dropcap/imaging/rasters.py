@@ -9,11 +9,11 @@ from PIL import Image, ImageCms, ImageMath
 from PIL.TiffImagePlugin import TiffImageFile
 
 from dropcap.domain.naming import Side
-from dropcap.imaging.colour import Meaning, srgb_profile, to_srgb
+from dropcap.imaging.colour import ColourSpace, srgb_profile, to_srgb
 from dropcap.imaging.headers.tiff_layout import BITS, PHOTOMETRIC
 
 ORIENTATION, SHORT = 0x0112, 3  # the tag of EXIF and TIFF, and its type (CIPA DC-008, 4.6.5)
-TURNS = {
+TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -22,7 +22,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SIDEWAYS = frozenset({5, 6, 7, 8})  # those that swap width and height
+SWAPPED_SIDES = frozenset({5, 6, 7, 8})  # those that swap width and height
 WHITE_IS_ZERO = 0  # TIFF 6.0
 STRIP_PX = 1_000_000  # px converted at a time, without the margin that the filter needs
 LANCZOS_REACH = 3  # px of the result that the filter looks at to either side
@@ -60,7 +60,7 @@ def orientation(image: Image.Image) -> int:
         turn = turn[0] if isinstance(turn, bytes) and len(turn) == 1 else turn
     else:
         turn = _exif_orientation(image.info.get("exif") or b"")
-    return turn if turn in TURNS else 1
+    return turn if turn in TRANSPOSITIONS else 1
 
 
 def _exif_orientation(block: bytes) -> int:
@@ -83,12 +83,12 @@ def _exif_orientation(block: bytes) -> int:
     return 1
 
 
-def upright(raster: Image.Image, turn: int) -> Image.Image:
+def apply_orientation(raster: Image.Image, turn: int) -> Image.Image:
     """The raster as it is to be shown, given its orientation."""
-    return raster.transpose(TURNS[turn]) if turn in TURNS else raster
+    return raster.transpose(TRANSPOSITIONS[turn]) if turn in TRANSPOSITIONS else raster
 
 
-def shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def downscale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Return the image at `size` by LANCZOS, in mode L, LA, RGB, RGBA or CMYK, computed in strips.
 
     Strips overlap by the filter's radius, so that no seam shows. No second raster of full size is needed: a
@@ -112,7 +112,7 @@ def shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def strip_px(image: tuple[int, int], size: tuple[int, int]) -> int:
-    """The most px that `shrunk` has in hand at once, beside image and result."""
+    """The most px that `downscale` has in hand at once, beside image and result."""
     rows, margin = _strip_rows(image, size)
     return image[0] * min(image[1], ceil(rows * image[1] / size[1]) + 2 * margin)
 
@@ -123,19 +123,19 @@ def _strip_rows(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int
     return max(1, floor(STRIP_PX / image[0] / scale)), ceil(scale * LANCZOS_REACH) + 1
 
 
-def finished(raster: Image.Image, colours: Meaning) -> Image.Image:
+def flatten_to_srgb(raster: Image.Image, colours: ColourSpace) -> Image.Image:
     """Return the raster in sRGB as RGB, on white, without metadata.
 
     As in browsers, colours are converted before transparency is blended, so that blending happens in sRGB.
     """
-    shown = in_srgb(raster, colours)
+    shown = convert_to_srgb(raster, colours)
     if shown.mode == "RGBA":
         shown = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
     shown.info.clear()  # profiles, EXIF and comments in it would be written again by every `save`
     return shown
 
 
-def in_srgb(raster: Image.Image, colours: Meaning) -> Image.Image:
+def convert_to_srgb(raster: Image.Image, colours: ColourSpace) -> Image.Image:
     """Return the raster in sRGB, as RGB, or as RGBA if it has alpha."""
     if raster.mode not in ("LA", "RGBA"):
         return to_srgb(raster, colours)

@@ -83,7 +83,7 @@ def main() -> None:
     settings = Settings(memory_limit_mb=8192, memory_warning_mb=8192)
     fault, folder = sys.argv[1:]
     files = [(file.name, file.read_bytes()) for file in sorted(Path(folder).iterdir())]
-    ranked = ranking.ranked
+    ranked = ranking.rank_decoders
     FAULTS[fault]()
     outcomes = {}
     for decoder in ranking.DECODERS:
@@ -92,12 +92,12 @@ def main() -> None:
             needs = ranked(*of)
             return [need for need in needs if need[1].name == name and need[0] < inf] or needs
 
-        ranking.ranked = only  # type: ignore[assignment]
+        ranking.rank_decoders = only  # type: ignore[assignment]
         for name, data in files:
             if decoder.name != "pillow" and (name not in ABLE[decoder.name]):
                 continue
             try:
-                with decoding.opened(data, settings) as source:
+                with decoding.open_picture(data, settings) as source:
                     outcome = "shown" if source.facts.width else ""
             except Rejected as refused:
                 outcome = refused.code

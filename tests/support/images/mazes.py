@@ -211,7 +211,7 @@ def main() -> None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew (proc(5))
         before = peak_mb()
         try:
-            with decoding.opened(data, settings):
+            with decoding.open_picture(data, settings):
                 outcome = SHOWN
         except Rejected as refused:
             outcome = refused.code

@@ -13,14 +13,14 @@ def frames_peak_and_need(path: str, side: int) -> tuple[float, float]:
     """The same of all frames of an animation, published in one size."""
     data = Path(path).read_bytes()
     settings = Settings(sizes=(side,))
-    with decoding.opened(data, settings) as source:
+    with decoding.open_picture(data, settings) as source:
         facts = source.facts
-    moving = animation.opened(data, facts, settings, memory.release)
+    moving = animation.open_animation(data, facts, settings, memory.release)
     assert moving is not None, "an animation"
     memory.release()
     before = memory.rss_mb()
     begin_anew()
-    assert moving.published(side, 80) is not None, "a WebP that moves"
+    assert moving.encode(side, 80) is not None, "a WebP that moves"
     canvas = (facts.width, facts.height)
     width, height = rasters.fit(canvas, side)
     return peak_mb() - before, animation.need_mb(canvas, width * height, moving.frames, len(data))

@@ -35,7 +35,7 @@ ROWS = 1900
 LOADERS = {"JPEG": "jpegload", "MPO": "jpegload", "PNG": "pngload", "WEBP": "webpload", "TIFF": "tiffload"}
 LOADERS["AVIF"] = "heifload"
 MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # by number of channels, without alpha
-MEANINGS = {1: ("b-w", "grey16"), 3: ("srgb", "rgb16"), 4: ("cmyk", "cmyk")}  # at 8 and 16 bits
+INTERPRETATIONS = {1: ("b-w", "grey16"), 3: ("srgb", "rgb16"), 4: ("cmyk", "cmyk")}  # at 8 and 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Libvips:
         raster); WebP 59 / 60, with alpha 77 / 230 (2 bytes a pixel), lossless 124 / 429 (4 bytes a pixel);
         TIFF 45 / 90 in strips or tiles, 16 bits 74 / 157, in one strip 59 / 109. The file is never copied.
         """
-        if not _can(header):
+        if not _supports(header):
             return inf
         px = header.width * header.height
         samples = _channels(header) * _width(header, data)
@@ -66,7 +66,7 @@ class Libvips:
                 whole += px * properties.jpeg_coefficients(header, data)
             case "PNG":
                 whole += px * samples if properties.png(data).interlaced else 0
-                whole += len(data) * (repairs.with_little_text(data) is not data)
+                whole += len(data) * (repairs.without_long_text(data) is not data)
             case "WEBP":
                 scaled = _webp_scale(header.size, side)
                 width, height = round(width * scaled), round(height * scaled)
@@ -75,17 +75,18 @@ class Libvips:
                 whole = frame + px * (4 if lossless else 2 if header.mode == "RGBA" else 0)
             case "AVIF":
                 assert isinstance(header, AvifHeader)
-                whole = (AVIF_PX + 8 * header.is_deep) * properties.whole_px(header, data)
+                whole = (AVIF_PX + 8 * header.is_deep) * properties.decoded_px(header, data)
             case "TIFF":
                 assert isinstance(header, TiffImageFile)
                 whole = (
                     properties.tiff_planes(header)
                     + properties.tiff_read(header)
                     + properties.tiff_coefficients(header, data)
-                    + properties.strips_in_hand(header.tag_v2) * properties.tiff_block(header)
+                    + properties.strips_held(header.tag_v2) * properties.tiff_block(header)
                 )
         return (
-            _library_mb() + (whole + _streamed(width, height, samples, rasters.fit(header.size, side))) / 1e6
+            _library_mb()
+            + (whole + _streaming_bytes(width, height, samples, rasters.fit(header.size, side))) / 1e6
         )
 
     def decode(self, header: Image.Image, data: bytes, side: int) -> Image.Image:
@@ -107,13 +108,13 @@ class Libvips:
             return getattr(pyvips.Image, f"{LOADERS[header.format]}_source")(source, **options)
 
         if header.format == "PNG":
-            data = repairs.with_little_text(data)
+            data = repairs.without_long_text(data)
         size = rasters.fit(header.size, side)
         if header.info.get(STRICT):
-            with _complete():
-                return _shrunk(load(), size)
+            with _raise_on_warning():
+                return _downscale(load(), size)
         tags = header.tag_v2 if isinstance(header, TiffImageFile) else None
-        return _shrunk(load() if tags is None else _samples(load, Layout.of(tags)), size)
+        return _downscale(load() if tags is None else _load_tiff(load, Layout.of(tags)), size)
 
 
 class AvifHeader(Image.Image):
@@ -154,9 +155,9 @@ class Libheif:
             a_px = 7.4 if alpha else 4.6
         else:
             a_px = 12.6 if alpha else 9.6
-        px = properties.whole_px(header, data)
+        px = properties.decoded_px(header, data)
         kept = rasters.fit(header.size, side)
-        shrinking = 4 * px + _streamed(*header.size, len(header.getbands()), kept)
+        shrinking = 4 * px + _streaming_bytes(*header.size, len(header.getbands()), kept)
         return _library_mb() + (max(a_px * px + 32e6, shrinking) + len(data)) / 1e6
 
     def decode(self, header: Image.Image, data: bytes, side: int) -> Image.Image:
@@ -168,7 +169,7 @@ class Libheif:
         raster, channels = picture.data, len(picture.mode)
         image = pyvips.Image.new_from_memory(raster, *picture.size, channels, "uchar")
         image = image.copy(interpretation="srgb" if channels > 2 else "b-w")
-        return _shrunk(image, rasters.fit(header.size, side))
+        return _downscale(image, rasters.fit(header.size, side))
 
 
 def _library_mb() -> float:
@@ -193,7 +194,7 @@ def _set_up() -> Any:
 
 
 @contextmanager
-def _complete() -> Iterator[None]:
+def _raise_on_warning() -> Iterator[None]:
     """Raise if libvips logged a warning: that is how it reports missing rows at the end of a JPEG."""
     warnings: list[str] = []
     handler = logging.Handler(logging.WARNING)
@@ -213,8 +214,8 @@ def _complete() -> Iterator[None]:
         raise OSError(warnings[-1])
 
 
-def _shrunk(image: Any, size: tuple[int, int]) -> Image.Image:
-    """Return the image at `size` by LANCZOS, at 8 bits, with alpha, as `pixels.shrunk` does for a raster."""
+def _downscale(image: Any, size: tuple[int, int]) -> Image.Image:
+    """Return the image at `size` by LANCZOS, at 8 bits, with alpha: `rasters.downscale` for libvips."""
     if image.interpretation == "cmyk" and image.hasalpha():  # white means no ink
         image = image.flatten(background=0, max_alpha=65535 if image.format == "ushort" else 255)
     deep, alpha = image.format == "ushort", image.hasalpha()
@@ -230,7 +231,7 @@ def _shrunk(image: Any, size: tuple[int, int]) -> Image.Image:
     return Image.frombytes(mode, size, image.write_to_memory())
 
 
-def _streamed(width: int, height: int, samples: int, kept: tuple[int, int]) -> float:
+def _streaming_bytes(width: int, height: int, samples: int, kept: tuple[int, int]) -> float:
     """Bytes while rows of `width` px with `samples` bytes a pixel stream by, and of what they become."""
     return width * samples * min(ROWS, 2 * height + 500) + 2 * 4 * kept[0] * kept[1]
 
@@ -240,7 +241,7 @@ def _webp_scale(size: tuple[int, int], side: int) -> float:
     return min(1.0, rasters.DRAFT_GAP * max(rasters.fit(size, side)) / max(size))
 
 
-def _samples(load: Callable[[], Any], layout: Layout) -> Any:
+def _load_tiff(load: Callable[[], Any], layout: Layout) -> Any:
     """Return the colours of a TIFF of any number format in 8 or 16 bits, with alpha if there is one."""
     image, colours = load(), layout.colours if layout.photometric != PALETTE else 3
     if layout.photometric == LAB:
@@ -253,15 +254,15 @@ def _samples(load: Callable[[], Any], layout: Layout) -> Any:
         scales = [65535 / (white - black)] * colours + [65535 / (2**32 - 1) if whole else 65535.0] * others
         image = ((load() - ([black] * colours + [0.0] * others)) * scales).rint().cast("ushort")
     image = image.extract_band(0, n=colours + bool(layout.alpha))
-    return image.copy(interpretation=MEANINGS[colours][image.format == "ushort"])
+    return image.copy(interpretation=INTERPRETATIONS[colours][image.format == "ushort"])
 
 
-def _can(header: Image.Image) -> bool:
+def _supports(header: Image.Image) -> bool:
     """Return whether libvips decodes this picture, to the same pixels as Pillow: no animations."""
     if header.format == "WEBP":
         return isinstance(header, WebPImageFile) and not header.is_animated
     if isinstance(header, TiffImageFile):
-        return Layout.of(header.tag_v2).libvips_can
+        return Layout.of(header.tag_v2).libvips_supports
     if header.format == "AVIF":  # Pillow needs less memory, and libheif darkens grey with alpha
         return isinstance(header, AvifHeader) and not (header.is_grey and header.mode == "RGBA")
     return header.format in LOADERS

@@ -53,7 +53,7 @@ class Gif(GifImagePlugin.GifImageFile):
     """A GIF reader with a transparent background, as in every browser: Pillow gives it a colour."""
 
     @property
-    def is_bare(self) -> bool:
+    def has_uncovered_canvas(self) -> bool:
         """Return whether the first frame, not yet loaded, leaves part of the canvas uncovered."""
         return bool(self.tile) and self.tile[0].extents != (0, 0, *self.size)
 
@@ -71,12 +71,12 @@ class Gif(GifImagePlugin.GifImageFile):
         super()._seek(frame, update_image)
 
     def load_prepare(self) -> None:
-        self._bare = self.tell() == 0 and self.is_bare
+        self._uncovered = self.tell() == 0 and self.has_uncovered_canvas
         super().load_prepare()
 
     def load_end(self) -> None:
         super().load_end()
-        if self._bare and self.dispose_extent:
+        if self._uncovered and self.dispose_extent:
             self.im = self._crop(self.im, self.dispose_extent)
             self._to_rgba()
             inside = self.im

@@ -1,4 +1,4 @@
-"""Decoders: each says what memory it would need; `ranked` says which to try first.
+"""Decoders: each says what memory it would need; `rank_decoders` says which to try first.
 
 Sizes are (width, height) in px, memory is in MB.
 """
@@ -54,9 +54,9 @@ class Pillow:
         12.0, 15.3 and 20.5. The last three also copy the file. Deep AVIF is an assumption: 8 bits and 4
         bytes more. `make estimates` measures all kinds.
         """
-        if not _can(header):
+        if not _supports(header):
             return inf
-        px = properties.whole_px(header, data)
+        px = properties.decoded_px(header, data)
         kept = rasters.fit(header.size, side)
         after = 2 * 4 * kept[0] * kept[1]  # twice: once more while its colours are converted or it is turned
         # Cut out, with alpha, white, laid on it, in RGB, and reduced where that is from RGBA.
@@ -71,7 +71,7 @@ class Pillow:
             case "TIFF":
                 assert isinstance(header, TiffImageFile)
                 whole += properties.tiff_strip(header) + properties.tiff_coefficients(header, data)
-            case "GIF" if isinstance(header, pillow_readers.Gif) and header.is_bare:
+            case "GIF" if isinstance(header, pillow_readers.Gif) and header.has_uncovered_canvas:
                 whole = px * 9.0  # the decoded frame and the picture in RGBA
             case "BMP" if isinstance(header, pillow_readers.Bmp) and header.is_packed:
                 whole = px * 3.0  # Pillow unpacks into a bytearray and copies it before it fills the raster
@@ -95,15 +95,15 @@ class Pillow:
         scale = rasters.draft_scale(header.size, side)
         header.draft(None, (header.width // scale, header.height // scale))
         header.load()
-        return rasters.shrunk(header, size)
+        return rasters.downscale(header, size)
 
 
-def _can(header: Image.Image) -> bool:
+def _supports(header: Image.Image) -> bool:
     """Return whether Pillow decodes this picture correctly."""
     if isinstance(header, libvips.AvifHeader):
         return False
     if isinstance(header, pillow_readers.Tiff):
-        return not header.is_foreign and Layout.of(header.tag_v2).pillow_can
+        return not header.is_foreign and Layout.of(header.tag_v2).pillow_supports
     if header.info.get(STRICT) and header.format in ("JPEG", "MPO"):  # Pillow would not notice missing pixels
         return False
     key = header.info.get("transparency")
@@ -121,7 +121,7 @@ def name(header: Image.Image) -> str:
     return "AVIF (grey with alpha)" if header.format == "AVIF" else str(header.format)
 
 
-def ranked(header: Image.Image, data: bytes, side: int) -> list[tuple[float, Decoder]]:
+def rank_decoders(header: Image.Image, data: bytes, side: int) -> list[tuple[float, Decoder]]:
     """Return decoders with their need of memory, MB, best first: Pillow for small ones, else the least need.
 
     Only memory matters, because all produce the same picture (tests/imaging/test_decoders.py). Pillow decodes

@@ -4,8 +4,8 @@ import re
 import struct
 import zlib
 
-from dropcap.imaging.headers.bitstreams import Bound
-from dropcap.imaging.headers.dimensions import MOST_SCANS
+from dropcap.imaging.headers.bitstreams import Limit
+from dropcap.imaging.headers.dimensions import MAX_SCANS
 
 JPEG_END, SCAN = b"\xff\xd9", b"\xda"
 LAST_MARKER = re.compile(rb".*\xff([^\0\xff\xd0-\xd7])", re.DOTALL)  # not stuffing, fill bytes or restarts
@@ -14,10 +14,10 @@ PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 # Ancillary chunks that affect how a picture looks, with their length (W3C PNG, third edition, 11.3); 0: any.
 WANTED = {b"tRNS": 0, b"cICP": 4, b"cLLI": 8, b"iCCP": 0, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"eXIf": 0}
 TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
-MOST_TEXT = 16_384  # bytes; Deflate compresses by 1,032 at most
+MAX_TEXT = 16_384  # bytes; Deflate compresses by 1,032 at most
 
 
-def mended(kind: str, data: bytes) -> bytes | None:
+def repair(kind: str, data: bytes) -> bytes | None:
     """Return a repaired file that a decoder may accept, or None if there is nothing to repair.
 
     Pixel data is not touched: a strict decoder finds out whether it is complete.
@@ -42,9 +42,9 @@ def _all_scans(data: bytes) -> bool:
             parts = data[at + 9]
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     last: set[tuple[int, int]] = set()
-    bound = Bound(MOST_SCANS, "scans")
+    limit = Limit(MAX_SCANS, "scans")
     while at >= 0:
-        bound.take()
+        limit.take()
         count = data[at + 4]
         first, end, bits = data[at + 5 + 2 * count : at + 8 + 2 * count]
         if not bits & 15:
@@ -53,9 +53,9 @@ def _all_scans(data: bytes) -> bool:
     return all(sum(edge == side for _, edge in last) == parts for side in (0, 63))
 
 
-def with_little_text(data: bytes) -> bytes:
+def without_long_text(data: bytes) -> bytes:
     """Return a PNG without its text chunks if they are long: libvips turns 2 MB of them into 2 GB."""
-    if len(data) < MOST_TEXT:
+    if len(data) < MAX_TEXT:
         return data
     at, start, text, kept = len(PNG_SIGNATURE), 0, 0, []
     while name := data[at + 4 : at + 8]:
@@ -64,7 +64,7 @@ def with_little_text(data: bytes) -> bytes:
             kept.append((start, at))
             text, start = text + end - at, end
         at = end
-    if text <= MOST_TEXT:
+    if text <= MAX_TEXT:
         return data
     view = memoryview(data)
     return b"".join([*(view[first:last] for first, last in kept), view[start:]])

@@ -9,10 +9,10 @@ HEVC_SPS = 33  # nal_unit_type of a sequence parameter set (ITU-T H.265, table 7
 HEVC_PADDING = 63  # px that the coded side may exceed the shown one: the largest coding block is 64 px
 AV1_SEQUENCE, AV1_FRAMES = 1, (3, 6, 7)  # obu_type (AV1 bitstream specification, 6.2.2)
 SELECT = 2  # the sequence leaves the choice to each frame (AV1, 5.5.1)
-LONGEST = 1024  # bytes of a unit that may precede its sizes: 32 operating points take 340
+MAX_UNIT_BYTES = 1024  # bytes of a unit that may precede its sizes: 32 operating points take 340
 
 
-class Bound:
+class Limit:
     """A limit on how much of something a file may have: hostile files keep a parser busy for minutes."""
 
     def __init__(self, most: int, what: str) -> None:
@@ -46,16 +46,16 @@ class Bits:
         return (1 << zeros) - 1 + self.take(zeros)
 
 
-def hevc(units: Bytes, prefix: int, bound: Bound) -> Iterator[Size]:
+def hevc(units: Bytes, prefix: int, limit: Limit) -> Iterator[Size]:
     """Yield the size in each sequence parameter set; each NAL unit has a length field of `prefix` bytes.
 
     Raises ValueError if there are too many units.
     """
     at = 0
     while at + prefix < len(units):
-        bound.take()
+        limit.take()
         length = int.from_bytes(units[at : at + prefix], "big")
-        yield from hevc_unit(bytes(units[at + prefix : at + prefix + min(length, LONGEST)]))
+        yield from hevc_unit(bytes(units[at + prefix : at + prefix + min(length, MAX_UNIT_BYTES)]))
         at += prefix + length
 
 
@@ -83,7 +83,7 @@ def _hevc_sps(unit: bytes) -> Size:
     return bits.golomb(), bits.golomb()
 
 
-def av1(units: Bytes, bound: Bound) -> Iterator[Size]:
+def av1(units: Bytes, limit: Limit) -> Iterator[Size]:
     """Yield each size in the OBUs; a frame with a size of its own counts as the largest that it can encode.
 
     Raises ValueError if there are too many units.
@@ -91,13 +91,13 @@ def av1(units: Bytes, bound: Bound) -> Iterator[Size]:
     at = 0
     sequence: _Av1Sequence | None = None
     while at < len(units):
-        bound.take()
+        limit.take()
         head, extended = units[at], units[at] >> 2 & 1
         at += 1 + extended
         length = len(units) - at
         if head & 2:
             length, at = _leb128(units, at)
-        kind, body = head >> 3 & 15, bytes(units[at : at + min(length, LONGEST)])
+        kind, body = head >> 3 & 15, bytes(units[at : at + min(length, MAX_UNIT_BYTES)])
         with suppress(EOFError):
             if kind == AV1_SEQUENCE:
                 sequence = _Av1Sequence(body)

@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dropcap.imaging.headers import bitstreams
-from dropcap.imaging.headers.bitstreams import Bound, Bytes, Size
+from dropcap.imaging.headers.bitstreams import Bytes, Limit, Size
 
 # Container boxes, with the bytes that precede their children; a sample description is one as well.
 CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0, b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0}
 CONTAINERS |= {b"iinf": 6, b"stsd": 8, b"av01": 78, b"hvc1": 78, b"hev1": 78}
 HEVC_ITEMS, AV1_ITEMS = frozenset({b"hvc1", b"hev1", b"lhv1"}), frozenset({b"av01"})
 DERIVED_ITEMS = frozenset({b"grid", b"iovl"})
-SAID, CODED, DERIVED = "said", "coded", "derived"  # where a size comes from
+DECLARED, CODED, DERIVED = "declared", "coded", "derived"  # where a size comes from
 # A grid of 10,000 tiles has 10,000 items, each with a box, a location and at least one unit.
-MOST_BOXES, MOST_PLACES, MOST_UNITS, MOST_IDATS = 200_000, 50_000, 50_000, 4
-DEEPEST = 8
+MAX_BOXES, MAX_PLACES, MAX_UNITS, MAX_IDATS = 200_000, 50_000, 50_000, 4
+MAX_DEPTH = 8
 
 
 class Box(NamedTuple):
@@ -26,17 +26,19 @@ class Box(NamedTuple):
     end: int
 
 
-Place = tuple[int, bool, tuple[tuple[int, int], ...]]
+ItemLocation = tuple[int, bool, tuple[tuple[int, int], ...]]
 """Where an item is: its id, whether in `idat`, and (at, length) of each part."""
 
 
-class _Contents:
+class _Items:
     """What a walk through a file's boxes collects and evaluates at its end."""
 
     def __init__(self) -> None:
         self.kinds: set[tuple[int, bytes]] = set()  # of items: (id, type)
-        self.places: dict[Place, None] = {}  # each once: a sequence lists those of its metadata twice
-        self.most_places, self.units = Bound(MOST_PLACES, "places"), Bound(MOST_UNITS, "units")
+        self.locations: dict[
+            ItemLocation, None
+        ] = {}  # each once: a sequence lists those of its metadata twice
+        self.location_limit, self.units = Limit(MAX_PLACES, "places"), Limit(MAX_UNITS, "units")
         self.idats: list[int] = []
         self.chunks: list[int] = []  # offset of the first sample of a track
         self.samples: list[int] = []  # and its length
@@ -44,7 +46,7 @@ class _Contents:
         self.tracks: set[bytes] = set()  # how they are coded
 
 
-def claims(data: bytes) -> Iterator[Size]:
+def claimed_sizes(data: bytes) -> Iterator[Size]:
     """Yield every size: of items, of derived items, of tracks, and in their bitstreams.
 
     Raises ValueError if there are more boxes, or longer items, than in any real picture.
@@ -55,9 +57,9 @@ def claims(data: bytes) -> Iterator[Size]:
 def working_px(data: bytes) -> int:
     """Return how many px a decoder holds at once: those of the largest size, and a tile beside its grid.
 
-    Raises ValueError as `claims` does.
+    Raises ValueError as `claimed_sizes` does.
     """
-    most = {SAID: 0, CODED: 0, DERIVED: 0}
+    most = {DECLARED: 0, CODED: 0, DERIVED: 0}
     for label, (width, height) in _labelled(data):
         most[label] = max(most[label], width * height)
     return max(most.values()) + (most[CODED] if most[DERIVED] else 0)
@@ -66,36 +68,38 @@ def working_px(data: bytes) -> int:
 def codecs(data: bytes) -> set[bytes]:
     """Return the codecs of items and tracks, by their types in ISO/IEC 23008-12; `mini` is a file layout.
 
-    Raises ValueError as `claims` does.
+    Raises ValueError as `claimed_sizes` does.
     """
-    found = _Contents()
+    found = _Items()
     for box in boxes(data):
-        for _ in _of_box(box, data, found):
+        for _ in _box_sizes(box, data, found):
             pass
     return {kind for _, kind in found.kinds} | found.tracks
 
 
 def _labelled(data: bytes) -> Iterator[tuple[str, Size]]:
-    found = _Contents()
+    found = _Items()
     for box in boxes(data):
-        yield from _of_box(box, data, found)
+        yield from _box_sizes(box, data, found)
     view = memoryview(data)
-    copied = Bound(len(data), "bytes in its items")  # copied here or, if they are metadata, by libheif
-    for item, inside, places in found.places:
+    copied = Limit(len(data), "bytes in its items")  # copied here or, if they are metadata, by libheif
+    for item, inside, locations in found.locations:
         kinds = {kind for kind in HEVC_ITEMS | AV1_ITEMS | DERIVED_ITEMS if (item, kind) in found.kinds}
         for start in found.idats if inside else [0]:
-            parts = [view[start + at :][:length] if length else view[start + at :] for at, length in places]
+            parts = [
+                view[start + at :][:length] if length else view[start + at :] for at, length in locations
+            ]
             if len(parts) > 1 or not kinds:
                 copied.take(sum(map(len, parts)))
             body = parts[0] if len(parts) == 1 else b"".join(parts) if kinds else b""
             for kind in kinds:
-                yield from _of_item(kind, body, found)
+                yield from _item_sizes(kind, body, found)
     for chunk, length in zip(found.chunks, found.samples, strict=False):
         for kind in found.tracks:
-            yield from _of_item(kind, view[chunk : chunk + length], found)
+            yield from _item_sizes(kind, view[chunk : chunk + length], found)
 
 
-def _of_item(kind: bytes, body: Bytes, found: _Contents) -> Iterator[tuple[str, Size]]:
+def _item_sizes(kind: bytes, body: Bytes, found: _Items) -> Iterator[tuple[str, Size]]:
     found.units.take()
     if kind in DERIVED_ITEMS:
         yield from ((DERIVED, size) for size in _derived(kind, bytes(body[:64])))
@@ -111,7 +115,7 @@ def boxes(data: bytes) -> Iterator[Box]:
 
     Raises ValueError if there are too many, or they are nested too deeply.
     """
-    waiting, bound = [(0, len(data), 0)], Bound(MOST_BOXES, "boxes")
+    waiting, limit = [(0, len(data), 0)], Limit(MAX_BOXES, "boxes")
     while waiting:
         at, end, depth = waiting.pop()
         while at + 8 <= end:
@@ -123,30 +127,30 @@ def boxes(data: bytes) -> Iterator[Box]:
             if length and at + length < start:
                 break
             yield Box(name, start, stop)
-            bound.take()
-            if depth > DEEPEST:
-                raise ValueError(f"boxes deeper than {DEEPEST}")
+            limit.take()
+            if depth > MAX_DEPTH:
+                raise ValueError(f"boxes deeper than {MAX_DEPTH}")
             if name in CONTAINERS:
                 wide = 2 * (name == b"iinf" and data[start : start + 1] > b"\0")
                 waiting.append((start + CONTAINERS[name] + wide, stop, depth + 1))
             at = stop
 
 
-def _of_box(box: Box, data: bytes, found: _Contents) -> Iterator[tuple[str, Size]]:
+def _box_sizes(box: Box, data: bytes, found: _Items) -> Iterator[tuple[str, Size]]:
     body = data[box.start : min(box.end, box.start + 4096)]
     match box.name:
         case b"ispe":
             if len(body) >= 12:
-                yield SAID, struct.unpack_from(">2I", body, 4)
+                yield DECLARED, struct.unpack_from(">2I", body, 4)
         case b"tkhd":
             at = 88 if body[:1] > b"\0" else 76
             if len(body) >= at + 8:
                 width, height = struct.unpack_from(">2I", body, at)
-                yield SAID, (width >> 16, height >> 16)
+                yield DECLARED, (width >> 16, height >> 16)
         case b"av01" | b"hvc1" | b"hev1":
             found.tracks.add(box.name)
             if len(body) >= 28:
-                yield SAID, struct.unpack_from(">2H", body, 24)
+                yield DECLARED, struct.unpack_from(">2H", body, 24)
         case b"av1C":
             yield from ((CODED, size) for size in bitstreams.av1(body[4:], found.units))
         case b"hvcC":
@@ -156,14 +160,16 @@ def _of_box(box: Box, data: bytes, found: _Contents) -> Iterator[tuple[str, Size
             found.kinds.add((0, b"mini"))
         case b"idat":
             found.idats.append(box.start)
-            if len(found.idats) > MOST_IDATS:
-                raise ValueError(f"more than {MOST_IDATS} boxes of data")
+            if len(found.idats) > MAX_IDATS:
+                raise ValueError(f"more than {MAX_IDATS} boxes of data")
         case b"infe":
             if len(body) >= 12 and body[0] in (2, 3):
                 size = 2 if body[0] == 2 else 4
                 found.kinds.add((int.from_bytes(body[4 : 4 + size], "big"), body[6 + size : 10 + size]))
         case b"iloc":
-            found.places |= dict.fromkeys(_iloc(memoryview(data)[box.start : box.end], found.most_places))
+            found.locations |= dict.fromkeys(
+                _iloc(memoryview(data)[box.start : box.end], found.location_limit)
+            )
         case b"stco" | b"co64":
             width = 4 if box.name == b"stco" else 8
             found.chunks.append(int.from_bytes(body[8 : 8 + width], "big"))
@@ -172,20 +178,20 @@ def _of_box(box: Box, data: bytes, found: _Contents) -> Iterator[tuple[str, Size
             found.samples.append(uniform or first)
 
 
-def _hvcc(body: bytes, bound: Bound) -> Iterator[Size]:
+def _hvcc(body: bytes, limit: Limit) -> Iterator[Size]:
     """Yield the sizes in an HEVC decoder configuration record (ISO/IEC 14496-15, 8.3.3.1)."""
     at = 23
     for _ in range((body[22:23] or b"\0")[0]):
         units = int.from_bytes(body[at + 1 : at + 3], "big")
         at += 3
         for _ in range(min(units, 64)):
-            bound.take()
+            limit.take()
             length = int.from_bytes(body[at : at + 2], "big")
             yield from bitstreams.hevc_unit(body[at + 2 : at + 2 + length])
             at += 2 + length
 
 
-def _iloc(body: memoryview, bound: Bound) -> list[Place]:
+def _iloc(body: memoryview, limit: Limit) -> list[ItemLocation]:
     """Return where items are (ISO/IEC 14496-12, 8.11.3)."""
     at = 0
 
@@ -196,26 +202,26 @@ def _iloc(body: memoryview, bound: Bound) -> list[Place]:
             raise EOFError
         return int.from_bytes(body[at - count : at], "big")
 
-    places: list[Place] = []
+    locations: list[ItemLocation] = []
     try:
         version, _, sizes = take(1), take(3), take(2)
         offset, length, base, index = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
         for _ in range(take(2 if version < 2 else 4)):
-            bound.take()
+            limit.take()
             item = take(2 if version < 2 else 4)
             method = take(2) & 15 if version else 0
             take(2)
             start, parts = take(base), []
             for _ in range(take(2)):
-                bound.take()
+                limit.take()
                 take(index if version else 0)
                 parts.append((start + take(offset), take(length)))
                 if not offset + length + index:
                     break
-            places.append((item, method == 1, tuple(parts)))
+            locations.append((item, method == 1, tuple(parts)))
     except EOFError:  # the file is cut here
         pass
-    return places
+    return locations
 
 
 def _derived(kind: bytes, body: bytes) -> Iterator[Size]:

@@ -9,21 +9,21 @@ import struct
 from collections.abc import Callable, Iterator
 
 from dropcap.imaging.headers import boxes, tiff
-from dropcap.imaging.headers.bitstreams import Bound, Size
+from dropcap.imaging.headers.bitstreams import Limit, Size
 
-MOST_PARTS, PART = 100_000, 100  # blocks, chunks or segments; more if they average this many bytes
+MAX_PARTS, PART = 100_000, 100  # blocks, chunks or segments; more if they average this many bytes
 GIF_EXTENSION, GIF_IMAGE, GIF_END = b"!,;"
 GIF_COMMENT, GIF_APPLICATION = b"\xfe", b"\xff"
 JPEG_FRAMES = frozenset({*range(0xC0, 0xD0), 0xDE}) - {0xC4, 0xC8, 0xCC}  # SOF, DHP (ITU-T T.81, table B.1)
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})  # progressive SOF markers (ITU-T T.81, table B.1)
-MOST_SCANS = 100  # as in libtiff 4.7 (JPEG_MAX_ALLOWED_SCAN_NUMBER); most progressive pictures have about ten
+MAX_SCANS = 100  # as in libtiff 4.7 (JPEG_MAX_ALLOWED_SCAN_NUMBER); most progressive pictures have about ten
 JPEG_END = b"\xd9"
 JPEG_MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # not stuffing, fill bytes or restarts
-JPEG_APP1, MOST_EXIF = 0xE1, 64  # Pillow copies all EXIF segments again for each one
+JPEG_APP1, MAX_EXIF = 0xE1, 64  # Pillow copies all EXIF segments again for each one
 JPEG_SCAN, JPEG_BARE = 0xDA, frozenset({0x01, *range(0xD0, 0xDA)})  # the latter have no length field
 
 
-def claims(kind: str, data: bytes) -> Iterator[Size]:
+def claimed_sizes(kind: str, data: bytes) -> Iterator[Size]:
     """Yield each size (width, height) in px that a file claims, if both are above 0.
 
     `data` may be the beginning of a file. Raises ValueError if it has more parts than any real picture.
@@ -36,8 +36,8 @@ def gif_frames(data: bytes, most: int | None = None) -> Iterator[tuple[int, int,
 
     Raises ValueError if there are more than `most` blocks, or too many sub-blocks.
     """
-    parts, at, seen = _parts(data), 13 + gif_colours(data[10:11]), False
-    blocks = Bound(most, "blocks") if most else parts
+    parts, at, seen = _parts(data), 13 + gif_palette_bytes(data[10:11]), False
+    blocks = Limit(most, "blocks") if most else parts
     while at < len(data) and data[at] != GIF_END:
         blocks.take()
         if data[at] == GIF_IMAGE:
@@ -45,7 +45,7 @@ def gif_frames(data: bytes, most: int | None = None) -> Iterator[tuple[int, int,
                 return
             yield struct.unpack_from("<4H", data, at + 1)
             seen = True
-            at = _behind_blocks(data, at + 11 + gif_colours(data[at + 9 : at + 10]), parts)
+            at = _skip_blocks(data, at + 11 + gif_palette_bytes(data[at + 9 : at + 10]), parts)
         elif data[at] == GIF_EXTENSION:
             label, first = data[at + 1 : at + 2], data[at + 2 : at + 3] or b"\0"
             block = data[at + 3 : at + 3 + first[0]]
@@ -53,21 +53,21 @@ def gif_frames(data: bytes, most: int | None = None) -> Iterator[tuple[int, int,
             if label == GIF_APPLICATION and not seen and block.startswith(b"NETSCAPE2.0"):
                 at += 1 + (data[at : at + 1] or b"\0")[0]
             if block or label != GIF_COMMENT:  # Pillow continues if the first block was the terminator
-                at = _behind_blocks(data, at, parts)
+                at = _skip_blocks(data, at, parts)
         else:
             at += 1
 
 
-def gif_colours(flags: bytes) -> int:
+def gif_palette_bytes(flags: bytes) -> int:
     """Return the size in bytes of the colour table that the flags of a screen or a frame announce."""
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
-def _parts(data: bytes) -> Bound:
-    return Bound(MOST_PARTS + len(data) // PART, "parts")
+def _parts(data: bytes) -> Limit:
+    return Limit(MAX_PARTS + len(data) // PART, "parts")
 
 
-def _behind_blocks(data: bytes, at: int, parts: Bound) -> int:
+def _skip_blocks(data: bytes, at: int, parts: Limit) -> int:
     while at < len(data) and data[at]:
         parts.take()
         at += data[at] + 1
@@ -96,7 +96,7 @@ def _png(data: bytes) -> Iterator[Size]:
 
 def _jpeg(data: bytes) -> Iterator[Size]:
     """Yield the size in each frame header before the first scan: Pillow uses the last, libjpeg the first."""
-    parts, exif, at = _parts(data), Bound(MOST_EXIF, "EXIF segments"), 2
+    parts, exif, at = _parts(data), Limit(MAX_EXIF, "EXIF segments"), 2
     several, components = False, 0
     while at + 1 < len(data):
         parts.take()
@@ -122,9 +122,9 @@ def _jpeg(data: bytes) -> Iterator[Size]:
             at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
 
 
-def _check_scans(data: bytes, at: int, parts: Bound) -> None:
+def _check_scans(data: bytes, at: int, parts: Limit) -> None:
     """Raise ValueError if a JPEG has too many scans, each of which is a pass over the whole picture."""
-    scans = Bound(MOST_SCANS, "scans")
+    scans = Limit(MAX_SCANS, "scans")
     while data[at + 1 : at + 2] not in (b"", JPEG_END):
         parts.take()
         if data[at + 1] == JPEG_SCAN:
@@ -174,8 +174,8 @@ READERS: dict[str, Callable[[bytes], Iterator[Size]]] = {
     "PNG": _png,
     "JPEG": _jpeg,
     "BMP": _bmp,
-    "TIFF": tiff.claims,
+    "TIFF": tiff.claimed_sizes,
     "WEBP": _webp,
-    "HEIF": boxes.claims,
-    "AVIF": boxes.claims,
+    "HEIF": boxes.claimed_sizes,
+    "AVIF": boxes.claimed_sizes,
 }

@@ -55,7 +55,7 @@ CODECS = {  # in HEIF, that pillow-heif's build of libheif doesn't decode
 }
 
 
-def recognized(data: bytes) -> str:
+def detect_format(data: bytes) -> str:
     """Return the format, by Pillow's name.
 
     Raises Rejected if it is not supported.

@@ -4,15 +4,15 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
-from dropcap.imaging.headers.bitstreams import Bound
+from dropcap.imaging.headers.bitstreams import Limit
 
-MOST_LINKS = 200_000  # from items to properties; a grid of 10,000 tiles has 40,000
+MAX_LINKS = 200_000  # from items to properties; a grid of 10,000 tiles has 40,000
 
 
 def is_grey(data: bytes) -> bool:
     """Return whether the primary picture is monochrome (AV1-ISOBMFF 2.3.3: bit 4 of byte 3)."""
     with suppress(struct.error, IndexError, ValueError):  # damaged: the decoder says so
-        for start, end in _named(data, b"meta", 0, len(data)):
+        for start, end in _boxes_named(data, b"meta", 0, len(data)):
             for box in _properties(data, start + 4, end):
                 if box[:4] == b"av1C":
                     return bool(box[6] & 0x10)
@@ -25,7 +25,7 @@ def codes(data: bytes) -> tuple[int, int, int] | None:
     The peak is in nits (`clli`, ISO/IEC 14496-12, 12.1.6), 0 if unknown.
     """
     try:
-        for start, end in _named(data, b"meta", 0, len(data)):
+        for start, end in _boxes_named(data, b"meta", 0, len(data)):
             found = list(_properties(data, start + 4, end))
             bright = next((int.from_bytes(box[4:6], "big") for box in found if box[:4] == b"clli"), 0)
             for box in found:
@@ -43,17 +43,17 @@ def _properties(data: bytes, start: int, end: int) -> Iterator[bytes]:
 
     Raises ValueError if there are too many links to properties.
     """
-    bound = Bound(MOST_LINKS, "links to properties")
-    [pitm, _] = next(_named(data, b"pitm", start, end), (0, 0))
+    limit = Limit(MAX_LINKS, "links to properties")
+    [pitm, _] = next(_boxes_named(data, b"pitm", start, end), (0, 0))
     form = ">I" if data[pitm] else ">H"
     [primary] = struct.unpack_from(form, data, pitm + 4)
-    for iprp in _named(data, b"iprp", start, end):
+    for iprp in _boxes_named(data, b"iprp", start, end):
         boxes = [
             data[at - 4 : min(stop, at + 64)]
-            for ipco in _named(data, b"ipco", *iprp)
+            for ipco in _boxes_named(data, b"ipco", *iprp)
             for _, at, stop in _boxes(data, *ipco)
         ]
-        for at, _ in _named(data, b"ipma", *iprp):
+        for at, _ in _boxes_named(data, b"ipma", *iprp):
             version, wide = data[at], data[at + 3] & 1
             [count] = struct.unpack_from(">I", data, at + 4)
             at += 8
@@ -61,7 +61,7 @@ def _properties(data: bytes, start: int, end: int) -> Iterator[bytes]:
                 [item] = struct.unpack_from(">I" if version else ">H", data, at)
                 at += 4 if version else 2
                 links = data[at]
-                bound.take(1 + links)
+                limit.take(1 + links)
                 for link in range(at + 1, at + 1 + links * (1 + wide), 1 + wide):
                     index = int.from_bytes(data[link : link + 1 + wide], "big") & (0x7FFF if wide else 0x7F)
                     if item == primary and 0 < index <= len(boxes):
@@ -69,7 +69,7 @@ def _properties(data: bytes, start: int, end: int) -> Iterator[bytes]:
                 at += 1 + links * (1 + wide)
 
 
-def _named(data: bytes, name: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+def _boxes_named(data: bytes, name: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
     return ((at, stop) for kind, at, stop in _boxes(data, start, end) if kind == name)
 
 

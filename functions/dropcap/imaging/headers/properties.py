@@ -10,16 +10,16 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from dropcap.imaging.headers import boxes, dimensions
-from dropcap.imaging.headers.bitstreams import Bound
+from dropcap.imaging.headers.bitstreams import Limit
 from dropcap.imaging.headers.tiff_layout import BITS, Layout
 
 COMPRESSION, ROWS_PER_STRIP, STRIP_BYTES, TILE_LENGTH, TILE_BYTES = 259, 278, 279, 323, 325  # TIFF 6.0
 TILE_WIDTH, STRIP_STARTS, TILE_STARTS = 322, 273, 324
 UNCOMPRESSED, OLD_JPEG, JPEG, WEBP = 1, 6, 7, 50001
-MOST_SEGMENTS = 50_000  # before the first scans of all strips; with more they count as having several scans
+MAX_SEGMENTS = 50_000  # before the first scans of all strips; with more they count as having several scans
 
 
-def whole_px(header: Image.Image, data: bytes) -> int:
+def decoded_px(header: Image.Image, data: bytes) -> int:
     """Return how many px are decoded: HEIF and AVIF often code more than they show."""
     shown = header.width * header.height
     return max(shown, boxes.working_px(data)) if header.format in ("HEIF", "AVIF") else shown
@@ -77,7 +77,7 @@ def tiff_block(header: TiffImageFile) -> float:
     return px * sum(bits) / 8
 
 
-def strips_in_hand(tags: Mapping[int, Any]) -> int:
+def strips_held(tags: Mapping[int, Any]) -> int:
     """Return how many whole strips or rows of tiles libvips holds at once, measured by `make estimates`."""
     compression = tags.get(COMPRESSION)
     return 3 if compression == WEBP else 2 if TILE_LENGTH in tags or compression in (JPEG, OLD_JPEG) else 0
@@ -96,20 +96,20 @@ def tiff_coefficients(header: TiffImageFile, data: bytes) -> float:
     starts = tags.get(TILE_STARTS) or tags.get(STRIP_STARTS) or ()
     if compression == JPEG:
         with suppress(ValueError):
-            bound = Bound(MOST_SEGMENTS, "segments")
-            if not any(_several_scans(data, int(at), bound) for at in starts):
+            limit = Limit(MAX_SEGMENTS, "segments")
+            if not any(_several_scans(data, int(at), limit) for at in starts):
                 return 0
     return 2 * tiff_strip(header)
 
 
-def _several_scans(data: bytes, at: int, bound: Bound) -> bool:
+def _several_scans(data: bytes, at: int, limit: Limit) -> bool:
     """Return whether a JPEG has several scans: it is progressive, or the first scan lacks components.
 
     Raises ValueError if there are too many segments.
     """
     at, parts = at + 2, 0  # after SOI; each segment is 0xff, marker, length (ITU-T T.81, B.1.1)
     while True:
-        bound.take()
+        limit.take()
         marker = data[at + 1 : at + 2]
         if data[at : at + 1] != b"\xff" or not marker:
             return False
@@ -157,7 +157,7 @@ def deep_avif(data: bytes) -> bool:
     return at >= 0 and bool(int.from_bytes(data[at + 6 : at + 7], "big") & 0x40)
 
 
-def gif_frames(data: bytes, most: int) -> int:
+def count_gif_frames(data: bytes, most: int) -> int:
     """Return the number of frames of a GIF, counted up to `most` + 1.
 
     0 if a frame exceeds the picture, because decoders would enlarge the canvas, or if there is too much data

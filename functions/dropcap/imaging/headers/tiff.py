@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from dropcap.imaging.headers.bitstreams import Bound, Size
+from dropcap.imaging.headers.bitstreams import Limit, Size
 
 SUBFILE, OLD_SUBFILE, WIDTH, LENGTH, PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH = 254, 255, 256, 257, 262, 322, 323
 SUB_DIRECTORIES, DNG_VERSION = 330, 50706
@@ -15,13 +15,13 @@ REDUCED, MASK = 1, 4  # bits of SUBFILE
 OLD_REDUCED = 2
 SENSOR = frozenset({32803, 34892})  # photometric: a colour filter array (TIFF/EP), LinearRaw (DNG)
 TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
-MOST_VALUES = 256  # values read of a tag; the tags used here have few
+MAX_VALUES = 256  # values read of a tag; the tags used here have few
 # Numbers in one tag, of which Pillow makes objects of 16 to 200 bytes: a colour map of 16 bits has 196,608,
 # and 100 megapixels in the smallest tiles have 390,625 offsets.
-MOST_NUMBERS, MOST_PLACES = 200_000, 400_000
+MAX_NUMBERS, MAX_PLACES = 200_000, 400_000
 PLACES = frozenset({273, 279, 324, 325})  # offsets and byte counts of strips and tiles
 PRIVATE, OF_BYTES = 32768, frozenset({1, 2, 6, 7})  # the first private tag; types that Pillow keeps as bytes
-MOST_ENTRIES = 200_000  # entries and values of all directories
+MAX_ENTRIES = 200_000  # entries and values of all directories
 # Camera raw files that begin like a TIFF, or nearly: Olympus' ORF and Panasonic's RW2; at offset 8, Canon's
 # CR2 and Phase One's IIQ.
 RAW_BEGINNINGS = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
@@ -73,7 +73,7 @@ def directories(data: bytes) -> Iterator[Directory]:
     big = read.big
     waiting: list[tuple[int, int | None]] = [(read.offset(8 if big else 4), 0)]
     seen: set[int] = set()
-    bound = Bound(MOST_ENTRIES, "entries and values in its directories")
+    limit = Limit(MAX_ENTRIES, "entries and values in its directories")
     while waiting:
         at, page = waiting.pop()
         if at in seen or not 0 < at < len(data):
@@ -81,17 +81,17 @@ def directories(data: bytes) -> Iterator[Directory]:
         seen.add(at)
         count = read.number(data[at : at + (8 if big else 2)])
         start, size = at + (8 if big else 2), 20 if big else 12
-        body = data[start : start + min(count, MOST_ENTRIES) * size]
-        bound.take(len(body) // size + 1)
+        body = data[start : start + min(count, MAX_ENTRIES) * size]
+        limit.take(len(body) // size + 1)
         tags: dict[int, list[int]] = {}
         for index in range(0, len(body) - size + 1, size):
             tag, kind = read.number(body[index : index + 2]), read.number(body[index + 2 : index + 4])
             count_of_it = read.number(body[index + 4 : index + (12 if big else 8)])
             if tag < PRIVATE and kind not in OF_BYTES:
-                Bound(MOST_PLACES if tag in PLACES else MOST_NUMBERS, "values of a tag").take(count_of_it)
+                Limit(MAX_PLACES if tag in PLACES else MAX_NUMBERS, "values of a tag").take(count_of_it)
             if tag in WANTED:
                 values = read.values(body[index : index + size])
-                bound.take(len(values))
+                limit.take(len(values))
                 tags.setdefault(tag, []).extend(values)
         yield Directory(at, page, tags)
         if page is not None:
@@ -99,7 +99,7 @@ def directories(data: bytes) -> Iterator[Directory]:
         waiting += [(each, None) for each in tags.get(SUB_DIRECTORIES, ())]
 
 
-def claims(data: bytes) -> Iterator[Size]:
+def claimed_sizes(data: bytes) -> Iterator[Size]:
     """Yield the sizes of each directory: picture and tile.
 
     Raises ValueError as `directories` does.
@@ -162,7 +162,7 @@ class _Reader:
         if kind is None:
             return ()
         length = struct.calcsize(f"={kind}")
-        count = min(self.number(entry[4 : 12 if self.big else 8]), MOST_VALUES)
+        count = min(self.number(entry[4 : 12 if self.big else 8]), MAX_VALUES)
         field = entry[12 if self.big else 8 :]
         if count * length > len(field):
             at = self.number(field)

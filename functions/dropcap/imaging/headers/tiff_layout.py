@@ -131,7 +131,7 @@ class Layout(NamedTuple):
         return f"{colours}, {max(self.bits)}-bit{kind}{planes}{packed}"
 
     @property
-    def pillow_can(self) -> bool:
+    def pillow_supports(self) -> bool:
         """Return whether Pillow decodes this correctly; it fails on some planar and deep files."""
         bits, kind = max(self.bits), max(self.kinds)
         return self.compression in OF_PILLOW and not (
@@ -141,7 +141,7 @@ class Layout(NamedTuple):
         )
 
     @property
-    def libvips_can(self) -> bool:
+    def libvips_supports(self) -> bool:
         """Return whether libvips decodes this correctly."""
         layouts = {(bits, kind) for bits in self.bits for kind in self.kinds}
         known: set[tuple[int, int]] = {(8, UNSIGNED), (16, UNSIGNED)}

@@ -51,9 +51,8 @@ def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) 
     try:
         upload = from_event(data or {})
     except Rejected as rejection:
-        logger.error(
-            str(rejection), extra={"event": "event_invalid"}
-        )  # acknowledged: a redelivery would be no better
+        # Acknowledged: a redelivery would be the same.
+        logger.error(str(rejection), extra={"event": "event_invalid"})
         return
     if upload.bucket != settings.uploads_bucket:
         logger.warning(

@@ -1,19 +1,19 @@
-"""A picture is deleted by its user: first nobody can see it any more, then nothing of it is stored.
+"""Erase a picture for its user: first it becomes invisible, then every stored object is deleted.
 
-    edits.py    one transaction: its analysis, words, sums and achievements are gone; the upload's row is
-                  nobody's and in the state `deleted`, but still tells where the objects lie
-    _erase        the published pictures and their copies, those in quarantine and archive, the source
-    _forget       the row tells nothing any more: a tombstone, which is `done`; its receipt goes, too
+    gallery/edits.py   one transaction deletes its analysis, texts, sums and achievements; its row in
+                       `uploads` loses the user and enters the state `deleted`, but still names the objects
+    _delete_objects    deletes renditions, aliases, the copies in quarantine and archive, the source
+    _make_tombstone    clears the row, which is then `done`, and deletes the receipt
 
-So at no moment is a picture shown without its parts, or is something stored that no row tells of. Whoever
-dies in between leaves a row that is not done: who deletes the picture again, a late delivery and the sweep
-all go on with it, from its beginning, as each step may be repeated.
+At no moment is a picture shown without its parts, or an object stored that no row names. A crash leaves a row
+that is not done. The next deletion by the user, a late delivery, and reconcile each start again from the
+first step, because every step is idempotent.
 
-The tombstone is an id, which is a hash, and some times: without it, an event that is delivered late would be
-that of a new upload. No event can come of a posted picture, so its row goes, and it may be posted again.
+A tombstone is an id, which is a hash, and some timestamps. Without it, a late event would count as a new
+upload. Posted pictures have no events, so their rows are deleted, and they may be posted again.
 
-What is not ours to delete stays as long as it is set to: objects where the bucket has soft delete (7 days, as
-`make deploy` makes them), backups of the database, logs, and copies in browsers.
+Some data outlives the erasure as configured: objects in buckets with soft delete (7 days, as `make deploy`
+creates them), backups of the database, logs, and copies in browsers.
 """
 
 from collections.abc import Mapping
@@ -36,33 +36,33 @@ STANDS = (
 )
 
 
-def finish(upload: Upload, services: Services) -> dict[str, Any] | None:
-    """Erase all that is stored of an upload whose row is in the state `deleted`, and make it a tombstone.
+def erase(upload: Upload, services: Services) -> dict[str, Any] | None:
+    """Erase an upload whose row is in the state `deleted`, and make the row a tombstone.
 
-    Its receipt, if there was one, for the last time: `erased_at` is when everything was gone. What this
-    raises is a passing fault: the next to come goes on.
+    Returns its receipt for the last time, if there was one; `erased_at` is the time of the erasure. All
+    errors are transient: the next call continues.
     """
-    _erase(upload, services.buckets)
-    return _forget(upload, services)
+    _delete_objects(upload, services.buckets)
+    return _make_tombstone(upload, services)
 
 
 def unpublish(upload: Upload, buckets: Buckets, known: Mapping[str, int] | None = None) -> None:
-    """Delete what is published of an upload, with its copies: of what is `known`, by generation, or all."""
+    """Delete the renditions of an upload, with their aliases: those in `known`, by generation, or all."""
     if known == {}:
         return
-    stored = _stored(buckets.settings.pictures_bucket, upload, buckets)
+    stored = _objects(buckets.settings.pictures_bucket, upload, buckets)
     stored = [blob for blob in stored if known is None or known.get(blob.name) == blob.generation]
-    names = aliases.names_of(stored)
-    buckets.delete(*aliases.own(buckets, upload, names))  # first: the others are all that tells of them
+    names = aliases.names_in(stored)
+    buckets.delete(*aliases.owned(buckets, upload, names))  # first, because only the renditions name them
     buckets.delete(*stored)
-    buckets.delete(*aliases.own(buckets, upload, names))  # made meanwhile; now none can be
+    buckets.delete(*aliases.owned(buckets, upload, names))  # created meanwhile; no more can follow
 
 
-def withdraw(upload: Upload, services: Services) -> None:
-    """Delete what is published of an upload beside what is recorded, unless somebody is at work on it.
+def unpublish_unrecorded(upload: Upload, services: Services) -> None:
+    """Delete the renditions of an upload that are not recorded, unless another worker holds the lease.
 
-    For a worker that has lost its lease, and has published since: what others have rejected, held or deleted
-    meanwhile they could not see.
+    Called by a worker that lost its lease and may have published since: others, who rejected, held or deleted
+    the upload meanwhile, could not see those renditions.
     """
     known = services.buckets.published(upload)  # first: what a later worker publishes is not in it
     [[state, pictures]] = services.database.query(STANDS, id=upload.id) or [["", None]]
@@ -71,19 +71,19 @@ def withdraw(upload: Upload, services: Services) -> None:
         unpublish(upload, services.buckets, {name: known[name] for name in known.keys() - named})
 
 
-def _erase(upload: Upload, buckets: Buckets) -> None:
+def _delete_objects(upload: Upload, buckets: Buckets) -> None:
     unpublish(upload, buckets)
     places = {buckets.settings.quarantine_bucket, buckets.settings.archive_bucket} - {""}
-    stored = [blob for bucket in sorted(places) for blob in _stored(bucket, upload, buckets)]
+    stored = [blob for bucket in sorted(places) for blob in _objects(bucket, upload, buckets)]
     if upload.in_bucket:
         stored.append(buckets.blob(upload.bucket, upload.name, upload.generation))
     buckets.delete(*stored)
 
 
-def _stored(bucket: str, upload: Upload, buckets: Buckets) -> "list[Blob]":
-    """All objects of an upload in a bucket, which need not exist.
+def _objects(bucket: str, upload: Upload, buckets: Buckets) -> "list[Blob]":
+    """Return all objects of an upload in a bucket, which need not exist.
 
-    Each with its generation: where the bucket keeps versions, a delete without one would leave another.
+    They have generations: in a bucket with versioning, a delete without one leaves a noncurrent version.
     """
     from google.api_core.exceptions import NotFound
 
@@ -96,7 +96,7 @@ def _stored(bucket: str, upload: Upload, buckets: Buckets) -> "list[Blob]":
         return []
 
 
-def _forget(upload: Upload, services: Services) -> dict[str, Any] | None:
+def _make_tombstone(upload: Upload, services: Services) -> dict[str, Any] | None:
     def work(run: Executor) -> list[list[Any]]:
         run(
             "UPDATE uploads SET state = 'done', finished_at = now(), source_kept = false, "

@@ -8,7 +8,7 @@
     ├── TooLong               permanent: the body of a request is too large
     └── TransientError        transient: a retry may succeed, so the platform redelivers the event
         ├── DatabaseUnavailable   PostgreSQL did not answer as expected
-        ├── KeysUnreachable       the public keys of the ID tokens' issuer could not be fetched
+        ├── KeysUnavailable       the public keys of the ID tokens' issuer could not be fetched
         ├── LeaseHeld             another delivery holds the lease
         ├── ModelError            the captioning model can't be loaded or can't run
         ├── NotDecoded            this instance could not decode the picture
@@ -17,7 +17,7 @@
         ├── PublishError          an event was not delivered
         ├── Stalled               the client stopped reading or sending
         ├── StillPublished        an unsafe picture is still published
-        └── Undeletable           the bucket refuses a deletion
+        └── DeletionRefused           the bucket refuses a deletion
 
 An error of one package is defined there. `retryable` says whether it is transient. All other exceptions
 (a full disk, a missing library, a bug) are transient too; they are logged with their stack trace.

@@ -48,7 +48,7 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
         if lease.state in (UploadState.DONE, UploadState.HELD):
             return
         if lease.state is UploadState.DELETED:
-            erasure.finish(upload, services)
+            erasure.erase(upload, services)
             if posted is not None:  # a concurrent deletion may not be finished
                 raise LeaseHeld(f"Upload {upload.id} was being deleted.")
             return
@@ -96,7 +96,7 @@ def _work(
         except Rejected as rejection:
             return outcomes.reject(rejection, upload, lease, services, watchdog, data, existing)
     except LeaseHeld:
-        erasure.withdraw(upload, services)
+        erasure.unpublish_unrecorded(upload, services)
         raise
     except BaseException as failed:
         give_up = services.leases.discard if isinstance(failed, Rejected) else services.leases.release

@@ -7,17 +7,17 @@
     objects without a row                             their event was never delivered
 
 A row that fails goes to the back of the queue: it is retried after ten minutes, with exponential backoff, so
-that failing rows never keep a sweep from the others. After five failures it is reported, because a person
-must act, and tried once a day.
+that failing rows never delay the others. After five failures it is reported, because a person must act, and
+retried daily.
 
-Held uploads come last, and wait for the next sweep once several have come back held: while Gemini is
+Held uploads come last, and wait for the next run once several have come back held: while Gemini is
 unavailable, each costs a decoding, a caption and Gemini's whole time limit. Each kind has its share of the
-time, because any may exceed one sweep: a bucket that keeps a million sources takes minutes to list.
+time, because any may exceed one run: a bucket that keeps a million sources takes minutes to list.
 
-A sweep that finds nothing costs three queries and a listing, with one query for each page of objects, no
-matter how many of them are done and kept. Leases coordinate the work: a sweep may run beside deliveries and
-other sweeps. With a key for Gemini, the sweep finally describes pictures whose description was deferred
-(deferred/worker.py), which costs one query if there are none.
+A run that finds nothing costs three queries and a listing, with one query for each page of objects, no
+matter how many of them are done and kept. Leases coordinate the work: a run may overlap with deliveries and
+other runs. With a key for Gemini, the run finally describes pictures whose description was deferred
+(deferred/worker.py), which costs one query if there are none. Users know reconcile as the function `sweep`.
 """
 
 import datetime as dt
@@ -36,18 +36,18 @@ from dropcap.domain.upload import Upload, UploadState
 from dropcap.errors import Rejected
 from dropcap.pipeline import process
 from dropcap.services import Services
-from dropcap.storage.disposal import Undeletable
-from dropcap.storage.gcs import NotStored, expected
+from dropcap.storage.disposal import DeletionRefused
+from dropcap.storage.gcs import NotStored, transient_summary
 
 logger = logging.getLogger(__name__)
 
-ROWS = 1000  # at most in one sweep
-# The part of SWEEP_S after which a kind starts no other upload: after a quarter for events (_tell), and
-# before descriptions.
+ROWS = 1000  # at most in one run
+# The part of SWEEP_S after which no more uploads of a kind start. The first quarter is for events
+# (_dispatch_events), the rest for descriptions.
 SHARES = {"rows": 0.5, "objects": 0.75, "held": 0.9}
-FIRST_S, DAY_S = 600, 86_400  # delay before the next try; the sweep runs every ten minutes
-REPORTED = 5  # failures, in 2.5 hours, after which a row is reported, and tried once a day
-IN_VAIN = 3  # held uploads in one sweep that come back held
+FIRST_S, DAY_S = 600, 86_400  # delay before the next try; reconcile runs every ten minutes
+REPORTED = 5  # failures, in 2.5 hours, after which a row is reported and retried daily
+MAX_HELD_AGAIN = 3  # held uploads that come back held, after which the others wait for the next run
 # A posted picture is not in a bucket: if it is not recorded, it can't be finished without its bytes, and is
 # removed. The row of one that crashed instances stays, in case it is posted again.
 UNFINISHED = f"""
@@ -66,14 +66,14 @@ UPDATE uploads SET sweep_failures = sweep_failures + 1,
     CASE WHEN sweep_failures + 1 < {REPORTED} THEN {FIRST_S} * 2 ^ sweep_failures ELSE {DAY_S} END)
 WHERE id = :id AND state <> 'done' RETURNING sweep_failures
 """
-# INCLUDE and EXCLUDE have changed since: they must not take the place of others.
+# Uploads that INCLUDE and EXCLUDE no longer choose must not take the place of others.
 PASSED_OVER = f"""
 UPDATE uploads SET sweep_after = now() + make_interval(secs => {DAY_S})
 WHERE id = ANY(CAST(:ids AS uuid[])) RETURNING 1
 """
 KNOWN = "SELECT id FROM uploads WHERE id = ANY(CAST(:ids AS uuid[]))"
-# An id is a hash: the first one after any is any one, found by the key. Where none of 30 is of this bucket,
-# few of all are, and the listing begins at its beginning.
+# Ids are hashes, so the next id after a random one is a random upload. If none of 30 is in this bucket, few
+# uploads are, and the listing starts at its beginning.
 ANY_NAME = """
 SELECT name FROM (SELECT bucket, name FROM uploads WHERE id >= :id ORDER BY id LIMIT 30) AS some_of_all
 WHERE bucket = :bucket LIMIT 1
@@ -81,19 +81,19 @@ WHERE bucket = :bucket LIMIT 1
 CODE = "SELECT CASE state WHEN 'held' THEN state ELSE reason_code END FROM uploads WHERE id = :id"
 
 
-def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
-    """Finish unfinished uploads one by one, and start none after SWEEP_S.
+def reconcile(services: Services, min_age_s: float) -> Mapping[str, Any]:
+    """Finish unfinished uploads one by one, and start none after SWEEP_S. Returns their number by outcome.
 
-    An object without a row counts from the age of `min_age_s`: the event of a younger one may be on its way.
-    Of those found, some are then done, quarantined, failed (the log says why) or left: for want of time, as
-    another is at work on them, or held, tried again or not. `stuck` are all that have failed so often that
-    a person has to do something, tried by this sweep or not. Not `complete` where there was no time to look
-    at everything.
+    Objects without a row count from an age of `min_age_s`, because the event of a younger one may still
+    arrive. Outcomes are `done`, `quarantined`, `failed` (the log has the cause), and `left`: no time was
+    left, another worker holds the lease, or the upload is still held. `stuck` counts all uploads that have
+    failed so often that a person must act, tried now or not. `complete` is false if there was no time for
+    everything.
     """
     begun, seconds = time.monotonic(), services.settings.sweep_s
-    told = _tell(services)
+    dispatched = _dispatch_events(services)
     outcomes = Counter(dict.fromkeys(("found", "done", "quarantined", "failed", "left", "stuck"), 0))
-    complete, in_vain = True, 0
+    complete, held_again = True, 0
     for kind, batches in _unfinished(services, min_age_s, outcomes).items():
         ends = begun + SHARES[kind] * seconds
         for some in batches:
@@ -101,8 +101,10 @@ def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
                 outcomes["found"] += 1
                 in_time = time.monotonic() < ends
                 complete = complete and in_time
-                outcome = _finish(upload, services, outcomes) if in_time and in_vain < IN_VAIN else "left"
-                in_vain += kind == "held" and outcome == "left"
+                outcome = (
+                    _finish(upload, services, outcomes) if in_time and held_again < MAX_HELD_AGAIN else "left"
+                )
+                held_again += kind == "held" and outcome == "left"
                 outcomes[outcome] += 1
             if time.monotonic() > ends:
                 complete = complete and kind != "objects"  # there may be another page of objects
@@ -116,13 +118,13 @@ def sweep(services: Services, min_age_s: float) -> Mapping[str, Any]:
     logger.log(
         logging.INFO if complete and not outcomes["failed"] else logging.WARNING,
         "swept",
-        extra={"event": "reconcile_finished", **outcomes, **told},
+        extra={"event": "reconcile_finished", **outcomes, **dispatched},
     )
-    return {**outcomes, **told, "complete": complete}
+    return {**outcomes, **dispatched, "complete": complete}
 
 
-def _tell(services: Services) -> Mapping[str, int]:
-    """Send events that are due, in a quarter of the time: first, as a picture may take the instance down."""
+def _dispatch_events(services: Services) -> Mapping[str, int]:
+    """Dispatch pending events in a quarter of the time: first, because a picture may crash the instance."""
     if not services.settings.events:
         return {}
     return services.dispatcher.dispatch_due(time.monotonic() + services.settings.sweep_s / 4)
@@ -168,7 +170,7 @@ def _wanted(upload: Upload, services: Services) -> bool:
 
 
 def _finish(upload: Upload, services: Services, outcomes: Counter[str]) -> str:
-    """Finish one upload and return its outcome; a failure must not keep the sweep from the others."""
+    """Finish one upload and return its outcome; a failure must not stop the others."""
     try:
         process(services.buckets.current(upload) if upload.in_bucket else upload, services)
         [[code]] = services.database.query(CODE, id=upload.id) or [[UploadState.DELETED]]
@@ -177,7 +179,7 @@ def _finish(upload: Upload, services: Services, outcomes: Counter[str]) -> str:
     except Rejected as ended:  # a posted picture, whose bytes are not kept
         logger.info(str(ended), extra={"event": "posted_picture_removed", "upload": str(upload.id)})
         return "done"
-    except Exception as problem:  # whatever it was, it is logged and counted
+    except Exception as problem:  # logged and counted
         outcomes["stuck"] += _failed(upload, problem, services) == REPORTED
         return "failed"
     if code == UploadState.HELD:
@@ -190,14 +192,14 @@ def _failed(upload: Upload, problem: Exception, services: Services) -> int:
     from google.api_core.exceptions import Forbidden
 
     tries = 1
-    with suppress(DatabaseUnavailable):  # the next sweep tries it again
+    with suppress(DatabaseUnavailable):  # the next run retries it
         [[tries]] = services.database.query(FAILED, id=upload.id) or [[1]]
-    why = expected(problem)
+    why = transient_summary(problem)
     facts = {"upload": str(upload.id), "object": upload.name, "tries": tries}
     facts["problem"] = why or type(problem).__name__
     if tries >= REPORTED:
         remedy = "Its log lines say what happened before."
-        if isinstance(problem, Forbidden | Undeletable):
+        if isinstance(problem, Forbidden | DeletionRefused):
             remedy = (
                 "A retention policy or a hold keeps the object, or the function lacks "
                 "storage.objects.delete: lift it, or keep sources with SOURCE=keep."

@@ -16,12 +16,12 @@ def publish(
     embedded: texts.Texts,
     upload: Upload,
     services: Services,
-    before: Mapping[str, int],
+    existing: Mapping[str, int],
 ) -> tuple[Rendition, ...]:
     """Write each size of the settings; every label exists, even if the source is smaller.
 
     `data` are the source's bytes, which only animations need again; `embedded` are the words for the files;
-    `before` is what earlier deliveries have published. Raises gcs.NotStored if an object is not stored as
+    `existing` are the renditions of earlier deliveries. Raises gcs.NotStored if an object is not stored as
     written.
     """
     settings = services.settings
@@ -39,9 +39,11 @@ def publish(
         for kind, names in kinds.items():
             copy = moving.encode(side, settings.quality, packet) if moving and kind == "webp" else None
             copy = copy or source.encode(side, kind, settings.quality, packet)
-            size, marks = (copy.width, copy.height), aliases.marks(upload, names)
+            size, metadata = (copy.width, copy.height), aliases.metadata_of(upload, names)
             published.append(
-                services.buckets.publish(upload, label, copy.data, copy.content_type, size, before, marks)
+                services.buckets.publish(
+                    upload, label, copy.data, copy.content_type, size, existing, metadata
+                )
             )
-            aliases.place(services.buckets, upload, published[-1], names)
+            aliases.write(services.buckets, upload, published[-1], names)
     return tuple(published)

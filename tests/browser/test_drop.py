@@ -65,7 +65,7 @@ def test_a_folder_is_chosen(visitor: Guest, tmp_path: Path) -> None:
     page = visitor.open()
     page.set_input_files("#folder", tmp_path)
     expect(row(page, "notes.txt").locator(".state")).to_contain_text(
-        "The file is no picture that can be taken."
+        "The file is not a picture that can be processed."
     )
     expect(cards(page)).to_have_count(1)
 
@@ -111,9 +111,9 @@ def test_what_will_not_be_taken_is_refused_before_it_is_sent(visitor: Guest) -> 
     )
     choose(page, file("empty.png", b""), file("a.txt", b"text", "text/plain"), file("b.png", b"no picture"))
     no_picture = (
-        "The file is no picture that can be taken. Send JPEG, PNG, WebP, GIF, TIFF, BMP, HEIF or AVIF."
+        "The file is not a picture that can be processed. Send JPEG, PNG, WebP, GIF, TIFF, BMP, HEIF or AVIF."
     )
-    too_large = f"The picture has {limit}.0 MiB, and at most {limit} MiB are taken. Send a smaller file."
+    too_large = f"The picture has {limit}.0 MiB; the limit is {limit} MiB. Send a smaller file."
     for name, reason in {
         "large.png": too_large,
         "empty.png": "The file is empty. Look for another copy of it.",

@@ -37,7 +37,7 @@ def serving(app: App) -> Iterator[str]:
 
 @pytest.fixture
 def address(app: App, issuer: Issuer) -> Iterator[str]:
-    """The gallery on a port, at another site than the page to sign in at."""
+    """The gallery on a port, at another site than the sign-in page."""
     with serving(app) as address:
         issuer.redirects = (f"{address}/gallery/sign-in",)
         yield address
@@ -62,7 +62,7 @@ def test_a_real_browser_signs_in_and_out_and_does_nothing_for_another_site(
         )
         page.goto("http://evil.example/")
         page.get_by_role("button", name="Win").click()
-        page.get_by_text("This change was not asked for by a page of the gallery").wait_for()
+        page.get_by_text("This change was not requested by a page of the gallery").wait_for()
 
         page.goto(f"{address}/gallery/")
         page.get_by_role("button", name="Sign out").click()

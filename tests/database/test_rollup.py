@@ -83,7 +83,7 @@ def remove(database: Database, user: str, nth: int) -> None:
         name=f"{user}/x.png",
         user=user,
     )
-    database.transaction(lambda run: edits._take_out(run, user, id))
+    database.transaction(lambda run: edits._unpublish(run, user, id))
 
 
 # What the three tables should hold of a user, all of whose pictures are counted.

@@ -23,7 +23,7 @@ from werkzeug.test import TestResponse
 from dropcap.database.leases import Leases
 from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
-from dropcap.gallery.app import OPEN, ROUTES
+from dropcap.gallery.app import PUBLIC, ROUTES
 from dropcap.gallery.session import COOKIE, USERS
 from tests.support.app import App, Start, problem, rows, small_png
 from tests.support.database.uploads import record, upload
@@ -270,7 +270,7 @@ def addresses(method: str) -> list[str]:
     return [
         "/gallery" + re.sub(r"<(?:[^:>]*:)?(\w+)>", lambda word: str(values[word[1]]), rule.rule)
         for rule in ROUTES.iter_rules()
-        if method in (rule.methods or ()) and rule.endpoint not in OPEN
+        if method in (rule.methods or ()) and rule.endpoint not in PUBLIC
     ]
 
 

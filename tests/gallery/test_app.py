@@ -250,7 +250,7 @@ def test_an_error_is_a_page_for_people_and_a_problem_for_programs(app: App) -> N
     )
     assert (page.status_code, page.mimetype) == (400, "text/html")
     assert "user is missing." in page.text
-    assert "Say whose it is" in page.text
+    assert "Name the user" in page.text
     for accept in ("application/json", "application/problem+json", "application/json, text/html;q=0.5"):
         answer = app.gallery.get("/gallery/progress", headers={"Accept": accept})
         assert problem(answer, 400)["code"] == "no_user"

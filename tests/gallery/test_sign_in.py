@@ -1,4 +1,4 @@
-"""Signing in to the gallery: who comes back from the page to sign in at is let in, and nobody for another."""
+"""Signing in to the gallery: who comes back from the sign-in page is let in, and nobody for another."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from dropcap.errors import SettingsError
-from dropcap.gallery.session import BEGUN, COOKIE, GOOGLE
+from dropcap.gallery.session import COOKIE, GOOGLE, SIGN_IN_COOKIE
 from dropcap.settings import Settings
 from tests.support.app import App, Start, problem
 from tests.support.issuer import CLIENT, PROJECT, Issuer
@@ -42,7 +42,7 @@ def begun(client: FlaskClient, back: str = "") -> str:
 
 
 def posted(client: FlaskClient, form: dict[str, str], **headers: str) -> TestResponse:
-    """The answer to what the page to sign in at posts; it is another site."""
+    """The answer to what the sign-in page posts; it is another site."""
     return client.post("/gallery/sign-in", data=form, headers={"Sec-Fetch-Site": "cross-site"} | headers)
 
 
@@ -114,7 +114,7 @@ def test_google_is_asked_as_its_documents_say(start: Start, issuer: Issuer) -> N
 
 def test_the_page_to_sign_in_at_is_not_told_the_secret_and_each_sign_in_has_its_own(app: App) -> None:
     answers = [app.gallery.get("/gallery/sign-in") for _ in range(2)]
-    secrets = {cookie(answer, BEGUN).value.partition(".")[0] for answer in answers}
+    secrets = {cookie(answer, SIGN_IN_COOKIE).value.partition(".")[0] for answer in answers}
     sent = [answer.headers["Location"] for answer in answers]
     assert len(secrets) == len(set(sent)) == 2
     assert all(len(secret) >= 32 and secret not in "".join(sent) for secret in secrets)
@@ -150,7 +150,7 @@ def test_a_firebase_project_without_such_a_page_leads_nowhere_and_says_so(
 def test_where_a_back_end_names_the_user_nobody_signs_in(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings | {"AUTH": "iam"})
     assert app.gallery.get("/gallery/sign-in").status_code == 404
-    app.gallery.set_cookie(BEGUN, "secret.")
+    app.gallery.set_cookie(SIGN_IN_COOKIE, "secret.")
     assert posted(app.gallery, {"id_token": issuer.token(), "state": "x"}).status_code == 404
 
 
@@ -266,7 +266,7 @@ def test_who_changes_their_mind_at_the_page_to_sign_in_at_is_told_how_to_go_on(
 )
 def test_signing_in_leads_to_no_page_but_the_gallerys(app: App, issuer: Issuer, back: str) -> None:
     form = issuer.sign_in(begun(app.gallery, back))
-    kept = app.gallery.get_cookie(BEGUN)
+    kept = app.gallery.get_cookie(SIGN_IN_COOKIE)
     assert kept is not None
     assert kept.value.endswith(".")
     assert posted(app.gallery, form).headers["Location"] == HOME
@@ -274,9 +274,9 @@ def test_signing_in_leads_to_no_page_but_the_gallerys(app: App, issuer: Issuer, 
 
 def test_a_cookie_that_was_tampered_with_leads_nowhere_else_either(app: App, issuer: Issuer) -> None:
     form = issuer.sign_in(begun(app.gallery))
-    kept = app.gallery.get_cookie(BEGUN)
+    kept = app.gallery.get_cookie(SIGN_IN_COOKIE)
     assert kept is not None
-    app.gallery.set_cookie(BEGUN, kept.value.partition(".")[0] + ".https://evil.example/")
+    app.gallery.set_cookie(SIGN_IN_COOKIE, kept.value.partition(".")[0] + ".https://evil.example/")
     assert posted(app.gallery, form).headers["Location"] == HOME
 
 

@@ -113,27 +113,27 @@ def test_what_goes_on_is_not_given_up(port: int, connect: Connect) -> None:
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[server.Patient, socket.socket]]:
+def pair() -> Iterator[tuple[server.TimedSocket, socket.socket]]:
     """A connection of the server's, and its client."""
     ours, client = socket.socketpair()
-    patient = server.Patient(fileno=ours.detach())
-    with patient, client:
-        yield patient, client
+    sock = server.TimedSocket(fileno=ours.detach())
+    with sock, client:
+        yield sock, client
 
 
-Work = Callable[[server.Patient], object]
+Work = Callable[[server.TimedSocket], object]
 WORK: dict[str, Work] = {"read": lambda ours: ours.recv(1), "write": lambda ours: ours.sendall(bytes(10**7))}
 
 
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK)
 @pytest.mark.parametrize("queue", [(), ("another",)], ids=["nobody waits", "another waits"])
 def test_a_stall_is_given_up_sooner_where_others_wait(
-    pair: tuple[server.Patient, socket.socket],
+    pair: tuple[server.TimedSocket, socket.socket],
     work: Work,
     queue: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in {"STALL_S": 0.6, "PRESSED_S": 0.2, "LOOK_MS": 20}.items():
+    for name, value in {"STALL_S": 0.6, "STALL_UNDER_LOAD_S": 0.2, "POLL_MS": 20}.items():
         monkeypatch.setattr(server, name, value)
     ours, _ = pair
     ours.queue = queue
@@ -147,9 +147,9 @@ def test_a_stall_is_given_up_sooner_where_others_wait(
 
 @pytest.mark.parametrize("queue", [(), ("another",)], ids=["nobody waits", "another waits"])
 def test_a_byte_now_and_then_is_no_progress(
-    pair: tuple[server.Patient, socket.socket], queue: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[server.TimedSocket, socket.socket], queue: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"PRESSED_S" if queue else "STALL_S": 0.3, "LOOK_MS": 10}.items():
+    for name, value in {"STALL_UNDER_LOAD_S" if queue else "STALL_S": 0.3, "POLL_MS": 10}.items():
         monkeypatch.setattr(server, name, value)
     ours, client = pair
     ours.queue = queue

@@ -197,7 +197,7 @@ def test_what_is_held_keeps_nothing_else_waiting_while_gemini_is_away(
     app.upload("ana/orphan.png", b"no picture")
     assert app.sweep() == {"found": 7, "quarantined": 2, "left": 5, "complete": True}
     assert tried[:2] == ["ana/crashed.png", "ana/orphan.png"]
-    assert len(tried) == 2 + reconcile.IN_VAIN
+    assert len(tried) == 2 + reconcile.MAX_HELD_AGAIN
     assert app.sweep() == {"found": 2, "left": 2, "complete": True}
     assert sorted(tried[2:]) == held
     lease_runs_out()

@@ -72,7 +72,7 @@ def test_no_message_is_explained_twice() -> None:
     ("code", "text", "file"),
     [
         ("gone", "The upload was deleted or replaced before it was read.", "buckets.py"),
-        ("bad_json", "… is missing or no text.", "bodies.py"),  # through a helper
+        ("bad_json", "… is missing or not a string.", "bodies.py"),  # through a helper
         ("no_user", "user is not a name.", "bodies.py"),  # the other branch
         ("", "Table … is missing; it should exist", "diff.py"),  # in parts
         ("", "Gemini's quota is used up (…)", "gemini.py"),  # through a name

@@ -9,7 +9,7 @@ import pytest
 from dropcap.domain import naming
 from dropcap.domain.naming import COPIES, OWNER
 from dropcap.domain.upload import LONGEST_NAME, Upload
-from dropcap.erasure import finish
+from dropcap.erasure import erase
 from dropcap.storage import aliases
 from dropcap.storage.buckets import Buckets
 from tests.support.app import PICTURE, App, Start, rows, small_png
@@ -90,7 +90,7 @@ def copy_of(app: App) -> tuple[str, str]:
 
 
 def deleted(app: App, upload: Upload) -> None:
-    finish(upload, app.services)
+    erase(upload, app.services)
 
 
 def test_a_copy_is_of_the_newest_upload_that_wants_its_name_in_whatever_order_they_come(start: Start) -> None:
@@ -128,7 +128,7 @@ def test_a_delivery_that_is_late_replaces_no_copy_of_the_one_that_took_over(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = start(**BESIDE)
-    upload, place = app.upload("ana/a.jpg", PICTURE), aliases.place
+    upload, place = app.upload("ana/a.jpg", PICTURE), aliases.write
 
     def late(*arguments: Any) -> None:
         monkeypatch.undo()
@@ -136,7 +136,7 @@ def test_a_delivery_that_is_late_replaces_no_copy_of_the_one_that_took_over(
         assert app.restarted(QUALITY="30").deliver(upload) == 200  # another deploy: other bytes
         place(*arguments)
 
-    monkeypatch.setattr(aliases, "place", late)
+    monkeypatch.setattr(aliases, "write", late)
     assert app.deliver(upload) != 200
     [[result]] = rows("SELECT result FROM analyses")
     assert isinstance(result, dict)
@@ -148,7 +148,7 @@ def test_what_dies_before_its_copies_are_made_is_finished_by_the_next_delivery(
 ) -> None:
     app = start(**BESIDE)
     upload = app.upload("ana/a.png", small_png())
-    monkeypatch.setattr(aliases, "_place", None)
+    monkeypatch.setattr(aliases, "_write", None)
     assert app.deliver(upload) == 500
     assert "ana/a.png" in app.objects(app.uploads)
     monkeypatch.undo()
@@ -160,7 +160,7 @@ def test_what_dies_before_its_copies_are_made_is_finished_by_the_next_delivery(
 def test_a_copy_that_is_made_while_its_upload_is_deleted_goes_too(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app, own = start(**BESIDE, SOURCE="keep"), aliases.own
+    app, own = start(**BESIDE, SOURCE="keep"), aliases.owned
     upload = app.upload("ana/a.png", small_png())
     assert app.deliver(upload) == 200
 
@@ -168,7 +168,7 @@ def test_a_copy_that_is_made_while_its_upload_is_deleted_goes_too(
         monkeypatch.undo()
         return own(*arguments)[:0]
 
-    monkeypatch.setattr(aliases, "own", before_it_is_made)
+    monkeypatch.setattr(aliases, "owned", before_it_is_made)
     deleted(app, upload)
     assert app.objects(app.pictures) == {}
 
@@ -189,7 +189,7 @@ def test_a_copy_that_another_upload_has_made_is_not_ones_own_whatever_the_metada
     blob = app.storage.bucket(app.pictures).blob(f"{hostile.id}/200.webp")
     blob.metadata = {COPIES: json.dumps(["ana/a_200x100.webp", "..", 7, ""])}
     blob.upload_from_string("as code before this one copied it")
-    assert aliases.names_of([blob]) == {"ana/a_200x100.webp", "7"}
-    assert aliases.own(Buckets(app.services.settings), hostile, aliases.names_of([blob])) == []
+    assert aliases.names_in([blob]) == {"ana/a_200x100.webp", "7"}
+    assert aliases.owned(Buckets(app.services.settings), hostile, aliases.names_in([blob])) == []
     blob.metadata = {COPIES: uuid.uuid4().hex}
-    assert aliases.names_of([blob]) == set()
+    assert aliases.names_in([blob]) == set()

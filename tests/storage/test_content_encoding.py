@@ -13,7 +13,7 @@ from google.cloud.storage import Blob
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropcap.domain.content_encoding import MEMBERS, OTHERS, refuse, unpacked
+from dropcap.domain.content_encoding import MEMBERS, OTHERS, check_supported, decode
 from dropcap.domain.upload import Upload
 from dropcap.errors import Rejected
 from tests.pipeline.test_receipts import receipts
@@ -27,7 +27,7 @@ PACKED = gzip.compress(PNG)
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=5), st.integers(0, 20))
 def test_it_is_what_gzip_makes_of_it(parts: list[bytes], padding: int) -> None:
     data = b"".join(map(gzip.compress, parts)) + bytes(padding)
-    assert unpacked(data, "gzip", 1) == gzip.decompress(data) == b"".join(parts)
+    assert decode(data, "gzip", 1) == gzip.decompress(data) == b"".join(parts)
 
 
 @given(st.data())
@@ -39,14 +39,14 @@ def test_what_is_cut_or_damaged_is_never_taken_for_whole(draw: st.DataObject) ->
         with pytest.raises((EOFError, gzip.BadGzipFile, zlib.error)):
             gzip.decompress(broken)
         with pytest.raises(Rejected) as rejected:
-            unpacked(broken, "gzip", 1)
+            decode(broken, "gzip", 1)
         assert rejected.value.code == "broken_encoding"
 
 
 def test_the_bound_is_of_what_is_unpacked_to_the_byte() -> None:
-    assert len(unpacked(gzip.compress(bytes(MIB)), "gzip", 1)) == MIB
+    assert len(decode(gzip.compress(bytes(MIB)), "gzip", 1)) == MIB
     with pytest.raises(Rejected) as rejected:
-        unpacked(gzip.compress(bytes(MIB + 1)), "gzip", 1)
+        decode(gzip.compress(bytes(MIB + 1)), "gzip", 1)
     assert rejected.value.code == "too_many_bytes"
 
 
@@ -60,7 +60,7 @@ def test_a_bomb_takes_neither_memory_nor_time() -> None:
         tracemalloc.start()
         began = time.process_time()
         with pytest.raises(Rejected) if code else nullcontext() as rejected:
-            assert len(unpacked(bomb, "gzip", 1)) < MIB
+            assert len(decode(bomb, "gzip", 1)) < MIB
         assert not code or (rejected and rejected.value.code == code)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -71,7 +71,7 @@ def test_a_bomb_takes_neither_memory_nor_time() -> None:
 @pytest.mark.parametrize("encoding", [*sorted(OTHERS), "BR", "gzip, br", "gzip,gzip", "zstd, identity"])
 def test_another_encoding_is_refused_by_its_name(encoding: str) -> None:
     with pytest.raises(Rejected) as rejected:
-        unpacked(PACKED, encoding, 1)
+        decode(PACKED, encoding, 1)
     assert (rejected.value.code, rejected.value.status) == ("unsupported_encoding", 415)
     word = rejected.value.problem.split()[3]
     assert word in encoding.lower()
@@ -79,9 +79,9 @@ def test_another_encoding_is_refused_by_its_name(encoding: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["", "identity", "utf-8", "aws-chunked", "7bit"])
 def test_what_packs_nothing_is_no_encoding(encoding: str) -> None:
-    refuse(encoding, gzip=False)
-    assert unpacked(PNG, encoding, 1) == PNG
-    assert unpacked(PNG, "gzip", 1) == PNG  # so its label only
+    check_supported(encoding, gzip=False)
+    assert decode(PNG, encoding, 1) == PNG
+    assert decode(PNG, "gzip", 1) == PNG  # so its label only
 
 
 def stored(app: App, data: bytes, encoding: str, name: str = "ana/a.png") -> Upload:

@@ -1,6 +1,6 @@
 """An issuer of ID tokens on this machine: signs as Google and Firebase do, and serves its keys as they do.
 
-Its page to sign in at stands in for Google's, which is out of reach: it takes the same parameters, refuses
+Its sign-in page stands in for Google's, which is out of reach: it takes the same parameters, refuses
 what Google's refuses, and posts what Google's posts, but for whoever `person` says, without a password.
 """
 

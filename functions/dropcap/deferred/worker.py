@@ -29,7 +29,7 @@ from dropcap.runtime import memory
 from dropcap.runtime.watchdog import Watchdog
 from dropcap.services import Services
 from dropcap.settings import Settings
-from dropcap.storage.gcs import NotStored, expected
+from dropcap.storage.gcs import NotStored, transient_summary
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,9 @@ def _check_safety(
 
 
 def _still_published(error: Exception) -> StillPublished:
-    return StillPublished(f"An unsafe picture is still published: {expected(error) or type(error).__name__}")
+    return StillPublished(
+        f"An unsafe picture is still published: {transient_summary(error) or type(error).__name__}"
+    )
 
 
 def _unpublish(pending: PendingDescription, services: Services) -> None:
@@ -234,7 +236,7 @@ def _record_failure(pending: PendingDescription, error: Exception, usage: Usage,
     if expected_error:
         fields = {"event": "gemini_unavailable", "problem": str(error)}
         logger.warning("not described by Gemini", extra=fields)
-    elif line := expected(error):
+    elif line := transient_summary(error):
         fields = {"event": "deferred_description_failed", "problem": line}
         logger.log(logging.ERROR if unsafe else logging.WARNING, "not described by the sweep", extra=fields)
     else:

@@ -1,7 +1,7 @@
 """Content-Encoding of uploads: `gcloud storage cp --gzip-local-all` stores a picture as gzip.
 
-Decompression stops at MAX_MB. If the bytes are not gzip although the metadata says so, they are taken as the
-picture itself: browsers and proxies decompress what they pass on.
+Decompression stops at MAX_MB. Bytes that are not gzip, although the metadata says so, are used as they are:
+browsers and proxies decompress what they pass on.
 """
 
 import io
@@ -19,8 +19,8 @@ CHUNK = 64 * 1024  # bytes: zlib copies the rest of a chunk after the end of a m
 MEMBERS = 100  # in one file; a long series of empty ones could take hours
 
 
-def refuse(encoding: str, gzip: bool) -> None:
-    """Raise Rejected for an unsupported Content-Encoding; `gzip` tells whether gzip is supported."""
+def check_supported(encoding: str, gzip: bool) -> None:
+    """Raise Rejected for an unsupported Content-Encoding; `gzip` is whether gzip is supported."""
     words = [word.strip().lower() for word in encoding.split(",")]
     zipped = [word for word in words if word in GZIP]
     packed = [word for word in words if word in OTHERS] + zipped[gzip:]  # gzip inside gzip is not supported
@@ -34,12 +34,12 @@ def refuse(encoding: str, gzip: bool) -> None:
         )
 
 
-def unpacked(data: bytes, encoding: str, max_mb: int) -> bytes:
+def decode(data: bytes, encoding: str, max_mb: int) -> bytes:
     """Return the bytes of an object with its Content-Encoding removed.
 
     Raises Rejected if they exceed `max_mb` MiB, the gzip is damaged, or the encoding is unsupported.
     """
-    refuse(encoding, gzip=True)
+    check_supported(encoding, gzip=True)
     if not GZIP & {word.strip().lower() for word in encoding.split(",")} or not data.startswith(MAGIC):
         return data
     out, most, at = io.BytesIO(), max_mb * 1024 * 1024, 0
@@ -54,7 +54,7 @@ def unpacked(data: bytes, encoding: str, max_mb: int) -> bytes:
                 if not out.write(member.decompress(packed, CHUNK)) and not packed:
                     raise _broken("it is truncated")
                 if out.tell() > most:
-                    raise too_much(max_mb)
+                    raise too_large(max_mb)
             at -= len(member.unused_data)
             if not data.startswith(MAGIC, at):  # gzip(1) ignores trailing bytes as well
                 return out.getvalue()
@@ -63,11 +63,11 @@ def unpacked(data: bytes, encoding: str, max_mb: int) -> bytes:
     raise _broken(f"it has more than {MEMBERS} parts")
 
 
-def too_much(max_mb: int) -> Rejected:
-    """Return the rejection of data that goes on after MAX_MB."""
+def too_large(max_mb: int) -> Rejected:
+    """Return the rejection of data beyond MAX_MB."""
     return Rejected(
         "too_many_bytes",
-        f"The picture is larger than the {max_mb} MiB that are allowed.",
+        f"The picture is larger than the limit of {max_mb} MiB.",
         "Send a smaller file, or raise MAX_MB.",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     )

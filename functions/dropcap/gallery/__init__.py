@@ -1,1 +1,1 @@
-"""The page to drop pictures on: `app.py` answers its requests; the other files each do one thing for it."""
+"""The gallery: a page to drop pictures on and to find them again. `app.py` routes its requests."""

@@ -1,7 +1,7 @@
-"""The gallery's edge: requests in, pages out, each by the handler of its address.
+"""Route the gallery's requests: check the caller, run the handler of the path, add the security headers.
 
-Whatever is answered, an error too, leaves with the headers that keep a browser from doing more with it than
-we mean. What changes something has to come from a page of ours.
+Every response has these headers, errors included. Requests that change something must come from a page of the
+gallery itself.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,12 +15,12 @@ from werkzeug.routing import Map, Rule
 
 from dropcap.errors import Rejected
 from dropcap.gallery import pages, session, storage
-from dropcap.gallery.request import BASE, Visit, redirect
+from dropcap.gallery.request import BASE, GalleryRequest, redirect
 from dropcap.http import bodies, origin, problems
 from dropcap.services import Services
 
 Handler = Callable[..., flask.Response]
-# Address and method of each handler, named `module.function`: a module is loaded when it is first asked for.
+# Path and method of each handler, `module.function`. A module is loaded on its first request.
 ROUTES = Map(
     [
         Rule("/", endpoint="wall.show", methods=["GET"]),
@@ -40,90 +40,97 @@ ROUTES = Map(
     strict_slashes=False,
     merge_slashes=False,
 )
-OPEN = frozenset({"assets.serve", "session.begin", "session.finish", "session.end"})  # for whoever asks
-FROM_ELSEWHERE = "session.finish"  # the page to sign in at posts it, and the handler knows for whom it waits
+PUBLIC = frozenset({"assets.serve", "session.begin", "session.finish", "session.end"})  # without a user
+CROSS_SITE = "session.finish"  # posted by the sign-in page; the handler checks its own cookie
 SEVERAL = frozenset({"upload"})  # parameters that a query may repeat
 LARGEST_FORM = 65_536  # bytes
 YEAR_S = 31_536_000
 
 
-def respond(request: flask.Request, services: Services) -> flask.Response:
-    """Answer a request for a page of the gallery.
+def respond(http: flask.Request, services: Services) -> flask.Response:
+    """Return the response to a request for the gallery.
 
-    Without AUTH=iam nothing of a user's is read or done, nor the body, for who shows no valid token.
+    Unless AUTH=iam, a request without a valid token is refused before its body is read.
     """
-    visit = Visit(request, services)
+    request = GalleryRequest(http, services)
 
-    def work() -> flask.Response:
-        nonlocal visit
-        request.max_content_length = LARGEST_FORM
-        if session.by_address(visit):  # else a token, cookie or assertion, which no other page has, says who
-            origin.check_host(request, services.settings)
-        if visit.path in ("/", BASE):
-            return redirect(f"{BASE}/{visit.query}")
+    def handle() -> flask.Response:
+        nonlocal request
+        http.max_content_length = LARGEST_FORM
+        if session.trusts_address(
+            request
+        ):  # other modes need a token, which pages of other sites do not have
+            origin.check_host(http, services.settings)
+        if request.path in ("/", BASE):
+            return redirect(f"{BASE}/{request.query}")
         try:
-            endpoint, given = _route(visit)
-            if request.method == "POST" and endpoint != FROM_ELSEWHERE:
-                _check_source(visit)
-            if endpoint not in OPEN:
-                if session.is_anybodys(visit) and endpoint == "wall.show":
-                    return session.whose(visit)
-                visit = session.known(visit)
-            return _handler(endpoint)(visit, **given)
+            endpoint, arguments = _route(request)
+            if http.method == "POST" and endpoint != CROSS_SITE:
+                _check_source(request)
+            if endpoint not in PUBLIC:
+                if session.needs_user(request) and endpoint == "wall.show":
+                    return session.choose_user(request)
+                request = session.authenticate(request)
+            return _handler(endpoint)(request, **arguments)
         except NotFound:
             raise Rejected(
                 "no_such_page",
                 "There is no such page.",
-                "Begin at the gallery's first page.",
+                "Start at the gallery's first page.",
                 HTTPStatus.NOT_FOUND,
             ) from None
         except RequestEntityTooLarge:
             raise Rejected(
                 "too_long",
-                f"The request is larger than {(request.max_content_length or 0) // 1024} KiB.",
+                f"The request is larger than {(http.max_content_length or 0) // 1024} KiB.",
                 "Send less text; pictures go straight to the bucket.",
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             ) from None
 
-    def tell(status: HTTPStatus, code: str, problem: str, remedy: str) -> flask.Response:
-        if visit.json:
+    def render(status: HTTPStatus, code: str, problem: str, remedy: str) -> flask.Response:
+        if request.json:
             return problems.problem(status, code, problem, remedy)
         if status == HTTPStatus.UNAUTHORIZED:
-            return session.page(visit)
-        return pages.page(visit, "error.html", status, code=code, problem=problem, remedy=remedy)
+            return session.sign_in_page(request)
+        return pages.page(request, "error.html", status, code=code, problem=problem, remedy=remedy)
 
-    return _sealed(visit, problems.streamed(problems.handle(request, services.settings.max_mb, work, tell)))
+    response = problems.handle(http, services.settings.max_mb, handle, render)
+    return _with_security_headers(request, problems.streamed(response))
 
 
-def _route(visit: Visit) -> tuple[str, Mapping[str, Any]]:
-    """The name of the handler, and what the path gives it."""
-    request = visit.request
-    bodies.once(request.args, several=SEVERAL)
-    if not visit.path.startswith(f"{BASE}/"):
+def _route(request: GalleryRequest) -> tuple[str, Mapping[str, Any]]:
+    """Return the name of the handler and its arguments from the path."""
+    bodies.single_values(request.http.args, several=SEVERAL)
+    if not request.path.startswith(f"{BASE}/"):
         raise NotFound
     try:
-        endpoint, given = ROUTES.bind("gallery").match(visit.path.removeprefix(BASE), request.method)
+        path = request.path.removeprefix(BASE)
+        endpoint, arguments = ROUTES.bind("gallery").match(path, request.http.method)
     except MethodNotAllowed as refused:
-        raise problems.wrong_method(request, *sorted(refused.valid_methods or ())) from None
-    return endpoint, given
+        raise problems.wrong_method(request.http, *sorted(refused.valid_methods or ())) from None
+    return endpoint, arguments
 
 
-def _check_source(visit: Visit) -> None:
-    """Raise Rejected unless a change is asked for by a page of ours, or by a program with its own token.
+def _check_source(request: GalleryRequest) -> None:
+    """Raise Rejected unless a page of the gallery, or a program with its own token, requests the change.
 
-    Any page can make a browser post to any other, cookie and all, and to what runs on the person's machine.
-    No page can make it send `Authorization` elsewhere; but without AUTH=token a proxy may add that to
-    whatever comes, so there it proves nothing.
+    Any page can make a browser post to any other site, with its cookies, and to servers on the user's own
+    machine. No page can make it send `Authorization` to another site. Without AUTH=token that header proves
+    nothing, because a proxy may add it to every request.
     """
-    headers = visit.request.headers
-    site = headers.get("Sec-Fetch-Site")  # sent wherever a browser trusts the way: https, and localhost
-    if site == "same-origin" or (site is None and headers.get("Origin") == visit.origin):
+    headers = request.http.headers
+    site = headers.get("Sec-Fetch-Site")  # browsers send it over https, and to localhost
+    if site == "same-origin" or (site is None and headers.get("Origin") == request.origin):
         return
-    if "Authorization" in headers and session.by_token(visit) and session.COOKIE not in visit.request.cookies:
+    if (
+        "Authorization" in headers
+        and session.uses_tokens(request)
+        and session.COOKIE not in request.http.cookies
+    ):
         return
     raise Rejected(
         "other_site",
-        "This change was not asked for by a page of the gallery.",
+        "This change was not requested by a page of the gallery.",
         "Open the gallery and do it there; a program sends an ID token, and no cookie, with AUTH=token.",
         HTTPStatus.FORBIDDEN,
     )
@@ -135,22 +142,22 @@ def _handler(endpoint: str) -> Handler:
     return handler
 
 
-def _sealed(visit: Visit, response: flask.Response) -> flask.Response:
-    """The answer, with what a browser has to know to trust it no further than it should."""
+def _with_security_headers(request: GalleryRequest, response: flask.Response) -> flask.Response:
+    """Add the headers that limit what a browser does with the response."""
     headers = response.headers
     headers["Content-Security-Policy"] = _policy()
     headers["X-Content-Type-Options"] = "nosniff"
-    headers["Referrer-Policy"] = "same-origin"  # with no-referrer, our own forms would come from Origin: null
+    headers["Referrer-Policy"] = "same-origin"  # no-referrer would send Origin: null with our own forms
     headers["Cross-Origin-Opener-Policy"] = headers["Cross-Origin-Resource-Policy"] = "same-origin"
     headers["Permissions-Policy"] = "camera=(), display-capture=(), geolocation=(), microphone=(), payment=()"
-    if visit.origin.startswith("https:"):
+    if request.origin.startswith("https:"):
         headers["Strict-Transport-Security"] = f"max-age={YEAR_S}"
     headers.setdefault("Cache-Control", "no-store")
     return response
 
 
 def _policy() -> str:
-    """What a page may load, and where it may send what: nothing inline, and a picture to the bucket alone."""
+    """Return the content security policy: no inline code, no other origin but Cloud Storage for uploads."""
     return (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
         f"connect-src 'self' {storage.address()}; "

@@ -1,91 +1,76 @@
-"""A zip that leaves while it is made: what stays in memory is its directory, in a small form."""
+"""A zip archive that is sent while it is made: only its directory stays in memory, in a compact form."""
 
 import datetime as dt
 import io
-import struct
+import json
 from collections.abc import Iterator
 from typing import IO, Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
-# Of an entry: place, CRC, size, compressed size, time, permissions, method, flags, and the name's length.
-PACKED = struct.Struct("<QIQQ6HIHHH")
-
 
 class Archive:
-    """Entries of any size and number (ZIP64 where it must be) under names that the caller gives once each.
+    """A zip archive with entries of any size and number (ZIP64 where needed); each name is used once.
 
-    `take` has what was made since it was last asked; after `close` that is the end.
+    `take` returns the bytes made since its last call, and the rest of the archive after `close`.
     """
 
     def __init__(self) -> None:
-        self._made = _Made()
-        self._zip = ZipFile(self._made, "w")
+        self._output = _Output()
+        self._zip = ZipFile(self._output, "w")
         self._zip.filelist = _Directory()
 
     def entry(self, name: str, at: dt.datetime, size: int, compressed: bool = False) -> IO[bytes]:
-        """A file to write about `size` bytes to, and to close."""
+        """Begin an entry of about `size` bytes: write them, then close it."""
         info = ZipInfo(name, at.timetuple()[:6])
         info.compress_type = ZIP_DEFLATED if compressed else ZIP_STORED
         info.file_size = size
-        self._zip.NameToInfo.clear()  # zipfile's other list of all entries
+        self._zip.NameToInfo.clear()  # zipfile's index of all entries by name
         return self._zip.open(info, "w")
 
     def take(self) -> bytes:
-        made = bytes(self._made.bytes)
-        self._made.bytes.clear()
+        made = bytes(self._output.made)
+        self._output.made.clear()
         return made
 
     def close(self) -> None:
         self._zip.close()
 
 
-class _Made(io.RawIOBase):
-    """What zipfile writes to: like a connection, it has no place to go back to."""
+class _Output(io.RawIOBase):
+    """An output that can't be sought, like a connection."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = bytearray()
+        self.made = bytearray()
 
     def write(self, data: Any) -> int:
-        self.bytes += data
+        self.made += data
         return len(data)
 
 
 class _Directory(list[ZipInfo]):
-    """zipfile's list of entries in 100 bytes each, where its own objects take 460."""
+    """zipfile's list of entries as lines of JSON: about 140 bytes each instead of 460."""
+
+    FIELDS = (
+        *("filename", "date_time", "header_offset", "CRC", "file_size", "compress_size", "external_attr"),
+        *("compress_type", "flag_bits"),
+    )
 
     def __init__(self) -> None:
         super().__init__()
-        self._packed = bytearray()
+        self._lines = bytearray()
         self._count = 0
 
     def append(self, info: ZipInfo) -> None:
-        name = info.filename.encode()
-        self._packed += PACKED.pack(
-            info.header_offset,
-            info.CRC,
-            info.file_size,
-            info.compress_size,
-            *info.date_time,
-            info.external_attr >> 16,
-            info.compress_type,
-            info.flag_bits,
-            len(name),
-        )
-        self._packed += name
+        self._lines += json.dumps([getattr(info, name) for name in self.FIELDS]).encode() + b"\n"
         self._count += 1
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[ZipInfo]:
-        at = 0
-        while at < len(self._packed):
-            place, crc, size, packed, *time, mode, method, flags, length = PACKED.unpack_from(
-                self._packed, at
-            )
-            at += PACKED.size + length
-            info = ZipInfo(self._packed[at - length : at].decode(), tuple(time))
-            info.header_offset, info.CRC, info.file_size, info.compress_size = place, crc, size, packed
-            info.external_attr, info.compress_type, info.flag_bits = mode << 16, method, flags
+        for line in io.BytesIO(self._lines):
+            info = ZipInfo()
+            for name, value in zip(self.FIELDS, json.loads(line), strict=True):
+                setattr(info, name, value)
             yield info

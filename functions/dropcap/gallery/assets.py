@@ -1,4 +1,4 @@
-"""The files of `static/`: style, script and icons, which anybody may have."""
+"""Serve the files of `static/`: style sheets, scripts and icons, which are public."""
 
 import hashlib
 from functools import cache
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import flask
 
-from dropcap.gallery.request import Visit
+from dropcap.gallery.request import GalleryRequest
 
 FOLDER = Path(__file__).parent / "static"
-TYPES = {  # what is none of these is not served; a system's own table of types may differ
+TYPES = {  # other files are not served; the system's own table of types may differ
     ".css": "text/css",
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
@@ -20,19 +20,19 @@ YEAR = "public, max-age=31536000, immutable"
 
 @cache
 def version(name: str) -> str:
-    """The first digits of the content's SHA-256: they are the file's ETag, and in its address."""
+    """Return the first digits of the content's SHA-256, which are the file's ETag and part of its address."""
     return hashlib.sha256(_files()[name].read_bytes()).hexdigest()[:16]
 
 
-def serve(visit: Visit, name: str) -> flask.Response:
-    """One file; for ever where the address has its version, else to be asked for again each time."""
-    path = _files().get(name)  # a name is looked up, and never made a path
+def serve(request: GalleryRequest, name: str) -> flask.Response:
+    """Return one file: immutable if the address has its version, otherwise to be revalidated."""
+    path = _files().get(name)  # look the name up; never build a path from it
     if path is None:
         flask.abort(HTTPStatus.NOT_FOUND)
     response = flask.Response(path.read_bytes(), mimetype=TYPES[path.suffix])
-    response.headers["Cache-Control"] = YEAR if visit.request.args.get("v") == version(name) else "no-cache"
+    response.headers["Cache-Control"] = YEAR if request.http.args.get("v") == version(name) else "no-cache"
     response.set_etag(version(name))
-    response.make_conditional(visit.request)
+    response.make_conditional(request.http)
     return response
 
 

@@ -1,5 +1,5 @@
 # ruff: noqa: S608  what is put into the SQL is this project's own
-"""A picture, or an upload that is none yet, as the gallery shows it; made of a row of the database."""
+"""Pictures, and uploads without an analysis, as the gallery shows them, read from database rows."""
 
 import datetime as dt
 import uuid
@@ -13,7 +13,7 @@ from dropcap.domain.analysis import ENGLISH, Agreement, PictureFacts, Provenance
 from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
 
-# The pipeline's, in their order, which JSON in PostgreSQL does not keep.
+# In the pipeline's order, which JSON in PostgreSQL does not keep.
 STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish", "record")
 COLUMNS = """
 id, analyzed_at, caption, description, alt_text, own_caption, own_alt_text, edited_at, tags, picture_text,
@@ -29,12 +29,12 @@ FROM uploads WHERE user_id = :user
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A picture with all that is known of it. `caption` and `alt_text` are what is shown.
+    """A picture with everything known about it. `caption` and `alt_text` are those shown.
 
-    That is a person's own where there is one, else the model's. `name` is the base name of the upload, empty
-    for a posted picture. `pictures` are the published ones, the largest first; `picture` tells of the source.
+    They are the user's own if there are any, otherwise the model's. `name` is the base name of the upload,
+    empty for a posted picture. `pictures` are the renditions, largest first; `picture` describes the source.
     `memory` is in MB and `timings` in seconds, by stage, in the order of the stages. `language` is that of
-    the model's words, as a BCP 47 tag. `receipt` is there where it was asked for, and is kept.
+    the model's texts, as a BCP 47 tag. `receipt` is set on request, if there is one.
     """
 
     id: uuid.UUID
@@ -66,18 +66,18 @@ class Card:
 
     @property
     def notice(self) -> str:
-        """The notice of a demonstration model if the caption that is shown is its; else empty."""
+        """Return the notice of the demonstration model if its caption is shown; otherwise empty."""
         return "" if self.own_caption is not None else texts.notice(self.sources, self.provenance)
 
     @property
     def alternative(self) -> str:
-        """What is shown as text in the picture's place: the alt text, or a caption that may be one."""
+        """Return the text alternative: the alt text, or a caption that may serve as one."""
         return self.alt_text or ("" if self.notice else self.caption)
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An upload without a card: `state` is working, held or rejected, for the reason `reason` (`code`).
+    """An upload without a card. `state` is working, held or rejected; `code` and `reason` say why.
 
     `stage` began at the instant `since`, with `rss_mb` MB resident.
     """
@@ -97,7 +97,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class StageMemory:
-    """Resident MB at the end of a stage."""
+    """Resident memory at the end of a stage, in MB."""
 
     stage: str
     median: float
@@ -105,14 +105,16 @@ class StageMemory:
 
 
 def card_of(*row: Any) -> Card:
-    """From a row of COLUMNS."""
+    """Return a Card from a row of COLUMNS."""
     id, at, caption, description, alt_text, own_caption, own_alt_text, edited_at, tags, text = row[:10]
     format, bytes, width, height, result = row[10:]
     recorded = read(dict[str, Source], result.get("sources"))
     sources = texts.marked_sources(recorded)
     provenance = read(dict[str, Provenance], result.get("provenance"))
     agreement = result.get("agreement")
-    if sources is not recorded:  # a demonstration's, of an older revision, which used it as alt text
+    if (
+        sources is not recorded
+    ):  # by a demonstration model of an older revision, which also used it as alt text
         agreement = None
         if "alt_text" in provenance.get("blip", NOBODY).texts:
             alt_text = ""
@@ -156,14 +158,14 @@ def pending_of(id: uuid.UUID, bucket: str, name: str, at: dt.datetime, state: st
 
 
 def _name(bucket: str, name: str) -> str:
-    """Return the name of the user's file; a posted picture has a hash as its name."""
+    """Return the name of the user's file; empty for a posted picture, whose name is a hash."""
     return name.rpartition("/")[2] if bucket else ""
 
 
 def _by_stage(measured: Mapping[str, float]) -> dict[str, float]:
-    return {stage: measured[stage] for stage in sorted(measured, key=nth)}
+    return {stage: measured[stage] for stage in sorted(measured, key=stage_order)}
 
 
-def nth(stage: str) -> tuple[int, str]:
-    """Sorts stages as the pipeline has them, others behind."""
+def stage_order(stage: str) -> tuple[int, str]:
+    """Return the sort key of a stage: the pipeline's order, then unknown stages by name."""
     return STAGES.index(stage) if stage in STAGES else len(STAGES), stage

@@ -1,6 +1,6 @@
-"""What the pages need beside words: coordinates of the drawings, addresses of pictures, text to copy.
+"""Coordinates of the charts, addresses of pictures, and snippets to copy, for the templates.
 
-All that is drawn is SVG in shares of its width and height, in %, so that letters keep their size on a phone.
+Charts are SVG with coordinates in % of width and height, so that text keeps its size on a phone.
 """
 
 import datetime as dt
@@ -19,27 +19,27 @@ from dropcap.domain.analysis import Rendition, Source
 from dropcap.gallery import storage
 from dropcap.gallery.assets import FOLDER
 from dropcap.gallery.cards import Card, StageMemory
-from dropcap.gallery.request import Visit
+from dropcap.gallery.request import GalleryRequest
 from dropcap.settings import Settings
 
 MIB = 1.048576  # MB
-AIR = 1.14  # height of the drawing in limits: room for the limit's own label
-BAR = 0.74  # of the width that a stage has
+AIR = 1.14  # height of the chart in limits: room for the limit's label
+BAR = 0.74  # of a stage's width
 WEEKS = 53
 LEVELS = 4
-# Each has its class in gallery.css, as the content security policy allows no style in a page.
+# Each has a class in gallery.css, because the content security policy forbids inline styles.
 RATIOS = tuple(map(float, re.findall(r"\.r\d+ { --r: ([\d.]+); }", (FOLDER / "gallery.css").read_text())))
 COPIED_SIZES = "(max-width: {width}px) 100vw, {width}px"
-# By the first word of an achievement's name.
+# Targets by the first word of the achievement's name.
 NUMBERS = {name.split("_")[0]: rule.target for name, rule in RULES.items() if rule.counts in (PICTURES, DAYS)}
 MARKDOWN = re.compile(r"([\\`*_\[\]<>&!|~])")
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A stage: what it left resident in MB; of several pictures the `median` and the most, `mb`.
+    """The bar of a stage: resident MB at its end, over several pictures the `median` and the maximum (`mb`).
 
-    `seconds` is None where it is not known. `x`, `width`, `y` and `median_y` are in % of the drawing.
+    `seconds` is None if unknown. `x`, `width`, `y` and `median_y` are in % of the chart.
     """
 
     stage: str
@@ -59,7 +59,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Memory by stage under the limit, whose `limit_y` and `warning_y` are in % from the top."""
+    """Memory by stage, and the limit; `limit_y` and `warning_y` are in % from the top."""
 
     bars: tuple[Bar, ...]
     limit_mib: int
@@ -71,12 +71,12 @@ class Panel:
 
 
 def panel_of(card: Card, settings: Settings) -> Panel | None:
-    """The memory panel of one picture; None where no stage was measured."""
+    """Return the memory panel of one picture; None if no stage was measured."""
     return _panel([(stage, mb, mb, card.timings.get(stage)) for stage, mb in card.memory.items()], settings)
 
 
 def panel_over(stages: Iterable[StageMemory], settings: Settings) -> Panel | None:
-    """The memory panel over several pictures; None where there is none."""
+    """Return the memory panel over several pictures; None if there are none."""
     return _panel([(each.stage, each.largest, each.median, None) for each in stages], settings)
 
 
@@ -108,7 +108,7 @@ def _panel(stages: Sequence[tuple[str, float, float, float | None]], settings: S
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """A day of the calendar in its week's `column` and weekday's `row`; `level` 0 (no picture) to LEVELS."""
+    """A day of the calendar: week in `column`, weekday in `row`, `level` from 0 (no picture) to LEVELS."""
 
     date: dt.date
     pictures: int
@@ -119,9 +119,9 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """The weeks up to this one, Mondays first; `months` are the columns in which one begins.
+    """The weeks up to this one, from Monday; `months` are the columns in which a month begins.
 
-    The lengths are in units of its drawing: of a day's square, from one to the next, of the margins, in all.
+    `side` of a day's square, `step` to the next one, and the margins `left` and `top` are in SVG units.
     """
 
     days: tuple[Day, ...]
@@ -141,7 +141,7 @@ class Calendar:
 
     @property
     def busy(self) -> tuple[Day, ...]:
-        """The days with pictures, latest first."""
+        """Return the days with pictures, latest first."""
         return tuple(day for day in reversed(self.days) if day.pictures)
 
     @property
@@ -154,7 +154,7 @@ class Calendar:
 
 
 def calendar(pictures: Mapping[dt.date, int], today: dt.date) -> Calendar:
-    """The calendar of the pictures by day that ends with `today`."""
+    """Return the calendar of pictures per day that ends with `today`."""
     first = today - dt.timedelta(days=today.weekday(), weeks=WEEKS - 1)
     most = max((count for day, count in pictures.items() if first <= day <= today), default=0)
     days, months = [], []
@@ -167,32 +167,31 @@ def calendar(pictures: Mapping[dt.date, int], today: dt.date) -> Calendar:
 
 
 def _level(count: int, most: int) -> int:
-    """By the logarithm, or one day with a thousand pictures would make all others look empty."""
+    """Return the level on a logarithmic scale, so that one day of 1,000 pictures does not hide the others."""
     return math.ceil(LEVELS * math.log1p(count) / math.log1p(most)) if count else 0
 
 
 def distinct(pictures: Iterable[Rendition]) -> list[Rendition]:
-    """The published pictures, largest first, without those that are no larger than the next one.
+    """Return the renditions with distinct widths, largest first, in the first format of FORMAT.
 
-    Of a source that is smaller than a size, all larger sizes are the same picture. Of several formats the
-    first of FORMAT is shown.
+    Sizes above the source's own all have the same width.
     """
     given = list(pictures)
     by_width = {each.width: each for each in given if each.content_type == given[0].content_type}
     return [by_width[width] for width in sorted(by_width, reverse=True)]
 
 
-def srcset(visit: Visit, card: Card) -> str:
-    """The `srcset` of a card's picture, through the gallery, which knows who may see it."""
-    return ", ".join(f"{address(visit, card, each)} {each.width}w" for each in distinct(card.pictures))
+def srcset(request: GalleryRequest, card: Card) -> str:
+    """Return the `srcset` of a card's picture, with addresses of the gallery, which checks access."""
+    return ", ".join(f"{address(request, card, each)} {each.width}w" for each in distinct(card.pictures))
 
 
-def address(visit: Visit, card: Card, picture: Rendition) -> str:
-    return visit.link(f"/image/{card.id}/{picture.label}")
+def address(request: GalleryRequest, card: Card, picture: Rendition) -> str:
+    return request.link(f"/image/{card.id}/{picture.label}")
 
 
 def middle(card: Card) -> Rendition | None:
-    """The published picture for a browser that knows no srcset: the smallest of at least 600 px, if any."""
+    """Return the rendition for browsers without srcset: the smallest of at least 600 px, else the largest."""
     given = distinct(card.pictures)
     return next((each for each in reversed(given) if max(each.width, each.height) >= 600), None) or (
         given[0] if given else None
@@ -200,28 +199,28 @@ def middle(card: Card) -> Rendition | None:
 
 
 def ratio(card: Card) -> float:
-    """Width by height of the frame on the wall: of RATIOS the nearest to the picture's."""
+    """Return the aspect ratio of the frame on the wall: the nearest of RATIOS to the picture's."""
     wide = card.picture.width / card.picture.height if card.picture.height else 1.0
     return min(RATIOS, key=lambda each: abs(math.log(each / wide)) if wide else 0)
 
 
 def alt(card: Card) -> str:
-    """What a screen reader says of the picture: never nothing, as it is what the page is about."""
+    """Return the alt text of the `<img>`: never empty, because the picture is the page's content."""
     return card.alternative or card.name or "A picture without a description"
 
 
 def published(settings: Settings, picture: Rendition) -> str:
-    """The address of a published picture for an app, outside of the gallery."""
+    """Return the address of a rendition for use outside the gallery."""
     base = settings.pictures_url or f"{storage.address()}/{settings.pictures_bucket}"
     return f"{base.rstrip('/')}/{quote(picture.object)}"
 
 
 def as_html(settings: Settings, card: Card) -> str:
-    """An `<img>` for another page, with all published sizes; empty where nothing is published."""
+    """Return an `<img>` with all renditions for another page; empty if there are none."""
     given, shown = distinct(card.pictures), middle(card)
     if not shown:
         return ""
-    words = {
+    attributes = {
         "src": published(settings, shown),
         "srcset": ", ".join(f"{published(settings, each)} {each.width}w" for each in given),
         "sizes": COPIED_SIZES.format(width=given[0].width),
@@ -229,24 +228,24 @@ def as_html(settings: Settings, card: Card) -> str:
         "width": str(given[0].width),
         "height": str(given[0].height),
     }
-    written = (f'{name}="{html.escape(value)}"' for name, value in words.items())
+    written = (f'{name}="{html.escape(value)}"' for name, value in attributes.items())
     return f"<img {' '.join(written)}>"
 
 
 def as_markdown(settings: Settings, card: Card) -> str:
-    """The picture for a Markdown text; empty where nothing is published."""
+    """Return the picture in Markdown; empty if there are no renditions."""
     shown = middle(card)
     text = MARKDOWN.sub(r"\\\1", _line(card.alternative))
     return f"![{text}]({published(settings, shown)})" if shown else ""
 
 
 def _line(text: str) -> str:
-    """Text on one line: a blank line would end a paragraph of Markdown, and with it the picture."""
+    """Return the text on one line, because a blank line would end the Markdown paragraph."""
     return " ".join(text.split())
 
 
 def size(number: float) -> str:
-    """Bytes as people read them."""
+    """Return a number of bytes with its unit."""
     for unit in ("bytes", "kB", "MB"):
         if number < 1000:
             return f"{number:.{0 if unit == 'bytes' or number >= 10 else 1}f}\xa0{unit}"
@@ -255,7 +254,7 @@ def size(number: float) -> str:
 
 
 def when(instant: dt.datetime | dt.date) -> Markup:
-    """An instant to the minute, or a day, as `<time>`."""
+    """Return an instant to the minute, or a day, as `<time>`."""
     text = day(instant)
     if isinstance(instant, dt.datetime):
         text += f", {instant:%H:%M} {instant.tzname() or ''}".rstrip()
@@ -267,12 +266,12 @@ def day(instant: dt.datetime | dt.date) -> str:
 
 
 def coded(text: str) -> Markup:
-    """Return a text as HTML, with what stands between backticks as `<code>`."""
+    """Return the text as HTML, with `<code>` in place of backticks."""
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text)))  # noqa: S704  escaped
 
 
 def confidence(source: Source) -> str:
-    """Return how sure BLIP was of its caption; empty where that is not known."""
+    """Return BLIP's confidence in its caption; empty if unknown."""
     if source.confidence is None:
         return ""
     low = ", too low for the caption to be shown" if source.low_confidence else ""
@@ -284,7 +283,7 @@ def seconds(duration: float) -> str:
 
 
 def medal(title: str) -> str:
-    """What stands on the medal of an achievement: its number, else its initial."""
+    """Return the label of an achievement's medal: its number, else its initial."""
     first = title.split(" ", 1)[0].lower()
     return str(NUMBERS.get(first, first[:1].upper()))
 

@@ -1,8 +1,8 @@
-"""All of a user's pictures to take away: a table, JSON Lines, or the pictures with what is known of each.
+"""Export all of a user's pictures: as CSV, as JSON Lines, or as a zip with the pictures themselves.
 
-What is sent is made while it is sent, from pages of rows and one picture at a time, so that 100,000 pictures
-need no more memory than one: but for a zip's directory and index, some hundred bytes a picture. Where
-something fails on the way, the answer breaks off, as a shorter one would look whole.
+An export is made while it is sent, from pages of rows and one picture at a time, so that 100,000 pictures
+need no more memory than one, except for a zip's directory and index: a few hundred bytes a picture. If it
+fails midway, the connection is cut, because a shorter file would look complete.
 """
 
 import csv
@@ -28,21 +28,21 @@ from dropcap.errors import Rejected
 from dropcap.gallery import storage, wall
 from dropcap.gallery.archive import Archive
 from dropcap.gallery.cards import Card
-from dropcap.gallery.request import Visit, stream
+from dropcap.gallery.request import GalleryRequest, stream
 from dropcap.http.server import THREADS
 
 logger = logging.getLogger(__name__)
 
-# A slow download occupies a thread for long, so exports get half of the threads.
-PLACES = BoundedSemaphore(max(1, THREADS // 2))
-LATER_S = 30
-SENT = 65_536  # bytes at a time
-PART = 4096  # bytes of the compressed index, which may be a thousand times as many
-BOM = b"\xef\xbb\xbf"  # without it, Excel takes UTF-8 for the code page of its country
-# Begun so, a cell may be run as a formula, in full width too: owasp.org/www-community/attacks/CSV_Injection
+# A slow download occupies a thread for a long time, so exports get half of the threads.
+SLOTS = BoundedSemaphore(max(1, THREADS // 2))
+RETRY_AFTER_S = 30
+SENT = 65_536  # bytes sent at once
+PART = 4096  # bytes of the compressed index, which may expand a thousandfold
+BOM = b"\xef\xbb\xbf"  # without it, Excel reads UTF-8 as the regional code page
+# Spreadsheets run cells that begin so as formulas: owasp.org/www-community/attacks/CSV_Injection
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-APART = frozenset('\\/:*?"<>|')  # what no file name may hold on one system or the other
-LONGEST_STEM = 120  # bytes: with the rest, far below the 255 of file systems
+APART = frozenset('\\/:*?"<>|')  # not allowed in file names on some systems
+LONGEST_STEM = 120  # bytes: with the rest, far below the limit of 255
 COLUMNS: dict[str, Callable[[Card], object]] = {
     "id": lambda card: card.id,
     "name": lambda card: card.name,
@@ -69,36 +69,36 @@ COLUMNS: dict[str, Callable[[Card], object]] = {
 }
 
 
-def export(visit: Visit, kind: str) -> flask.Response:
-    """The user's pictures, newest first, as `csv`, `jsonl` or `zip`; or all `receipts`, as JSON Lines.
+def export(request: GalleryRequest, kind: str) -> flask.Response:
+    """Return the user's pictures, newest first, as `csv`, `jsonl` or `zip`; or all `receipts` as JSON Lines.
 
-    Receipts are those of pictures that were rejected, too, the oldest first.
+    Receipts come oldest first, and include those of rejected pictures.
     """
-    if not PLACES.acquire(blocking=False):
+    if not SLOTS.acquire(blocking=False):
         raise Rejected(
             "busy",
             "Other exports are being downloaded.",
             "Try again when they are done.",
             HTTPStatus.SERVICE_UNAVAILABLE,
-            {"Retry-After": str(LATER_S)},
+            {"Retry-After": str(RETRY_AFTER_S)},
         )
     with ExitStack() as failing:
-        failing.callback(PLACES.release)
-        response = _response(visit, kind)
-        place = failing.pop_all()
-    response.response = _until_end(response.response, place)
-    response.call_on_close(place.close)  # if the client never reads it
+        failing.callback(SLOTS.release)
+        response = _response(request, kind)
+        slot = failing.pop_all()
+    response.response = _hold_slot(response.response, slot)
+    response.call_on_close(slot.close)  # if the client never reads it
     return response
 
 
-def _until_end(parts: Iterable[Any], place: ExitStack) -> Iterator[Any]:
-    with place:
+def _hold_slot(parts: Iterable[Any], slot: ExitStack) -> Iterator[Any]:
+    with slot:
         yield from parts
 
 
-def _response(visit: Visit, kind: str) -> flask.Response:
-    services, user = visit.services, visit.user
-    # Before anything is sent: a database that does not answer is an error page, not a broken download.
+def _response(request: GalleryRequest, kind: str) -> flask.Response:
+    services, user = request.services, request.user
+    # Query before sending anything: a database failure is then an error page, not a broken download.
     if kind == "receipts":
         parts, mimetype = _lines(receipts.by_user(services.database, user)), "application/jsonl"
     else:
@@ -107,22 +107,22 @@ def _response(visit: Visit, kind: str) -> flask.Response:
             "jsonl": (_jsonl, "application/jsonl"),
             "zip": (_zip, "application/zip"),
         }[kind]
-        parts = make(visit, _cards(visit, wall.cards(services.database, user)))
+        parts = make(request, _cards(request, wall.cards(services.database, user)))
     today = dt.datetime.now(ZoneInfo(services.settings.time_zone)).date()
     suffix = "receipts.jsonl" if kind == "receipts" else kind
     name = f'attachment; filename="dropcap-{today}.{suffix}"'
-    return stream(_sent(parts), mimetype, Content_Disposition=name)
+    return stream(_buffered(parts), mimetype, Content_Disposition=name)
 
 
-def _cards(visit: Visit, page: list[Card]) -> Iterator[Card]:
+def _cards(request: GalleryRequest, page: list[Card]) -> Iterator[Card]:
     while page:
-        proofs = receipts.by_upload(visit.services.database, [card.id for card in page])
+        proofs = receipts.by_upload(request.services.database, [card.id for card in page])
         yield from (replace(card, receipt=proofs.get(card.id)) for card in page)
-        page = wall.cards(visit.services.database, visit.user, page[-1])
+        page = wall.cards(request.services.database, request.user, page[-1])
 
 
-def _sent(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """The parts in larger ones. A failure is logged and raised: the server then cuts the connection."""
+def _buffered(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Join parts into larger ones. Log and raise errors: the server then cuts the connection."""
     waiting = bytearray()
     try:
         for part in parts:
@@ -131,13 +131,13 @@ def _sent(parts: Iterable[bytes]) -> Iterator[bytes]:
                 yield bytes(waiting)
                 waiting.clear()
     except Exception as failed:
-        logger.error("an export broke off", exc_info=failed, extra={"event": "export_failed"})
+        logger.error("an export failed", exc_info=failed, extra={"event": "export_failed"})
         raise
     yield bytes(waiting)
 
 
-def _csv(_: Visit, cards: Iterable[Card]) -> Iterator[bytes]:
-    """RFC 4180, for a spreadsheet."""
+def _csv(_: GalleryRequest, cards: Iterable[Card]) -> Iterator[bytes]:
+    """Return a table for spreadsheets (RFC 4180)."""
     yield BOM + _row(COLUMNS)
     for card in cards:
         yield _row(_cells(card))
@@ -149,16 +149,16 @@ def _cells(card: Card) -> list[object]:
 
 def _row(cells: Iterable[object]) -> bytes:
     line = io.StringIO()
-    # A negative number begins like a formula, and is none.
-    csv.writer(line).writerow([_harmless(cell) if isinstance(cell, str) else cell for cell in cells])
+    # Only strings: a negative number begins like a formula.
+    csv.writer(line).writerow([_escape_formula(cell) if isinstance(cell, str) else cell for cell in cells])
     return line.getvalue().encode()
 
 
-def _harmless(cell: str) -> str:
+def _escape_formula(cell: str) -> str:
     return f"'{cell}" if cell.startswith(FORMULA) else cell
 
 
-def _jsonl(_: Visit, cards: Iterable[Card]) -> Iterator[bytes]:
+def _jsonl(_: GalleryRequest, cards: Iterable[Card]) -> Iterator[bytes]:
     for card in cards:
         yield _json(card).encode() + b"\n"
 
@@ -169,7 +169,7 @@ def _lines(receipts: Iterable[Mapping[str, object]]) -> Iterator[bytes]:
 
 
 def _json(card: Card, indent: int | None = None) -> str:
-    """All that a card has; instants in ISO 8601 with their offset."""
+    """Return a card with all its fields as JSON; instants in ISO 8601 with their offset."""
     return json.dumps(asdict(card), ensure_ascii=False, indent=indent, default=_plain)
 
 
@@ -177,17 +177,17 @@ def _plain(value: dt.datetime | uuid.UUID) -> str:
     return value.isoformat() if isinstance(value, dt.datetime) else str(value)
 
 
-def _zip(visit: Visit, cards: Iterable[Card]) -> Iterator[bytes]:
-    """Of each picture the largest published copy with `<same name>.json` beside it, and `index.csv`.
+def _zip(request: GalleryRequest, cards: Iterable[Card]) -> Iterator[bytes]:
+    """Return a zip with each picture's largest rendition, its data as `<same name>.json`, and `index.csv`.
 
-    That is the same table with the file's name; without one where the picture is gone from the bucket.
+    The index is the CSV export with file names, empty for pictures that are no longer in the bucket.
     """
     archive = Archive()
-    squeezed = zlib.compressobj()
-    index = bytearray(squeezed.compress(BOM + _row(["file", *COLUMNS])))
+    compressor = zlib.compressobj()
+    index = bytearray(compressor.compress(BOM + _row(["file", *COLUMNS])))
     for card in cards:
         file = ""
-        if parts := _largest(visit, card):
+        if parts := _largest(request, card):
             largest, name = card.pictures[0], _file_name(card)
             file = f"{name}.{largest.object.rpartition('.')[2]}"
             with archive.entry(file, card.at, largest.bytes) as out:
@@ -198,32 +198,32 @@ def _zip(visit: Visit, cards: Iterable[Card]) -> Iterator[bytes]:
             with archive.entry(f"{name}.json", card.at, len(known), compressed=True) as out:
                 out.write(known)
             yield archive.take()
-        index += squeezed.compress(_row([file, *_cells(card)]))
-    index += squeezed.flush()
-    plain = zlib.decompressobj()
+        index += compressor.compress(_row([file, *_cells(card)]))
+    index += compressor.flush()
+    decompressor = zlib.decompressobj()
     with archive.entry("index.csv", dt.datetime.now(), 0, compressed=True) as out:
         for start in range(0, len(index), PART):
-            out.write(plain.decompress(index[start : start + PART]))
+            out.write(decompressor.decompress(index[start : start + PART]))
             yield archive.take()
     archive.close()
     yield archive.take()
 
 
-def _largest(visit: Visit, card: Card) -> Iterator[bytes] | None:
-    """The parts of the largest published copy, or None where it is gone."""
+def _largest(request: GalleryRequest, card: Card) -> Iterator[bytes] | None:
+    """Return the largest rendition in parts; None if there is none."""
     from google.api_core.exceptions import NotFound
 
     if not card.pictures:
         return None
     largest = card.pictures[0]
     try:
-        return storage.parts(visit.services.buckets, largest.object, largest.bytes)
+        return storage.parts(request.services.buckets, largest.object, largest.bytes)
     except NotFound:
         return None
 
 
 def _file_name(card: Card) -> str:
-    """The day, what the user called it, and of its id what makes it the only one, fit for any file system."""
+    """Return a unique file name for any file system: the day, the user's name for it, and part of its id."""
     stem = unicodedata.normalize("NFC", card.name.rpartition(".")[0] or card.name)
     kept = "".join(c if c.isprintable() and c not in APART else "-" for c in stem)
     kept = kept.encode()[:LONGEST_STEM].decode(errors="ignore").strip(" .-")

@@ -8,7 +8,7 @@ import flask
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dropcap.gallery import assets, charts
-from dropcap.gallery.request import BASE, Visit
+from dropcap.gallery.request import BASE, GalleryRequest
 
 FOLDER = Path(__file__).parent
 TEMPLATES = Environment(
@@ -22,7 +22,11 @@ TEMPLATES.filters |= charts.FILTERS
 TEMPLATES.globals["static"] = lambda name: f"{BASE}/static/{name}?v={assets.version(name)}"
 
 
-def page(visit: Visit, template: str, status: HTTPStatus = HTTPStatus.OK, **facts: Any) -> flask.Response:
-    """Render a template with the facts, `visit` and `settings`."""
-    text = TEMPLATES.get_template(template).render(visit=visit, settings=visit.services.settings, **facts)
+def page(
+    request: GalleryRequest, template: str, status: HTTPStatus = HTTPStatus.OK, **facts: Any
+) -> flask.Response:
+    """Render a template with the facts, `request` and `settings`."""
+    text = TEMPLATES.get_template(template).render(
+        request=request, settings=request.services.settings, **facts
+    )
     return flask.Response(text, status, mimetype="text/html")

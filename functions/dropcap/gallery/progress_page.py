@@ -1,4 +1,4 @@
-"""How a user is doing: days, counts, achievements, and what the user's pictures took."""
+"""Show a user's progress: calendar, counts, achievements, and memory use."""
 
 import datetime as dt
 from collections.abc import Collection
@@ -9,12 +9,12 @@ import flask
 from dropcap.database import progress
 from dropcap.gallery import pages, wall
 from dropcap.gallery.charts import WEEKS
-from dropcap.gallery.request import Visit
+from dropcap.gallery.request import GalleryRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What `progress.stats` tells, but for the achievements. Streaks are in days."""
+    """The counts of `progress.stats`. Streaks are in days."""
 
     pictures_analyzed: int
     this_week: int
@@ -25,7 +25,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Earned:
-    """An achievement, and when it was earned."""
+    """An achievement, and the time when it was earned."""
 
     title: str
     at: dt.datetime
@@ -33,7 +33,7 @@ class Earned:
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """An achievement that is not earned yet: `have` of `target`, of what it `counts`."""
+    """An achievement that is not earned yet: `have` of `target` of what it `counts`."""
 
     title: str
     counts: str
@@ -41,22 +41,22 @@ class Next:
     target: int
 
 
-def show(visit: Visit) -> flask.Response:
-    """The page; its calendar is the number of pictures by day, `days`, up to `today`."""
-    database = visit.services.database
-    told = progress.stats(database, visit.user)
-    achievements = {each["achievement_name"]: each["earned_at"] for each in told["achievements"]}
-    last = told["last_upload_at"]
+def show(request: GalleryRequest) -> flask.Response:
+    """Return the progress page. Its calendar has the number of pictures per day (`days`) up to `today`."""
+    database = request.services.database
+    found = progress.stats(database, request.user)
+    achievements = {each["achievement_name"]: each["earned_at"] for each in found["achievements"]}
+    last = found["last_upload_at"]
     stats = Stats(
-        told["pictures_analyzed"],
-        told["this_week"],
-        told["current_streak"],
-        told["longest_streak"],
+        found["pictures_analyzed"],
+        found["this_week"],
+        found["current_streak"],
+        found["longest_streak"],
         dt.datetime.fromisoformat(last) if last else None,
     )
-    today, days = progress.days(database, visit.user, WEEKS)
+    today, days = progress.days(database, request.user, WEEKS)
     return pages.page(
-        visit,
+        request,
         "progress.html",
         stats=stats,
         earned=tuple(
@@ -65,12 +65,12 @@ def show(visit: Visit) -> flask.Response:
         next=next_ones(stats, achievements.keys()),
         today=today,
         days=days,
-        memory=wall.memory(database, visit.user),
+        memory=wall.memory(database, request.user),
     )
 
 
 def next_ones(stats: Stats, earned: Collection[str]) -> tuple[Next, ...]:
-    """Of each kind of achievement the nearest that is open, in the order of the rules."""
+    """Return the next achievement of each kind, in the order of the rules."""
     reached = {progress.PICTURES: stats.pictures_analyzed, progress.DAYS: stats.current_streak}
     nearest: dict[str, Next] = {}
     for name, rule in progress.RULES.items():
@@ -81,5 +81,5 @@ def next_ones(stats: Stats, earned: Collection[str]) -> tuple[Next, ...]:
 
 
 def _title(name: str) -> str:
-    """Ours are words with underscores; the old web app's are titles."""
+    """Return an achievement's title: ours are words with underscores, the old web app's are titles."""
     return name[:1].upper() + name[1:].replace("_", " ")

@@ -1,4 +1,4 @@
-"""Who looks at what: what every handler of the gallery is given, and the words that it may answer in."""
+"""The request that every handler of the gallery receives, and responses that several of them return."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from dropcap.errors import Rejected
 from dropcap.http import origin
 from dropcap.services import Services
 
-BASE = "/gallery"  # where all of it lies, whatever the function's own address is
+BASE = "/gallery"  # path of the gallery below any address of the function
 JSON = ("application/json", "application/problem+json")
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
-    """One request. `user` is whose pictures it is about, and nobody else's may be in the answer.
+class GalleryRequest:
+    """One request. The response contains pictures of `user` only, empty on error and sign-in pages.
 
-    `signed_in`: a token told the user (AUTH=token or iap); else `?user=` did, which links have to carry on.
-    Empty on pages that are about nobody's pictures: an error, the way to sign in.
+    `signed_in`: the user is authenticated by a token (AUTH=token or iap). Otherwise the user comes from
+    `?user=`, which links must repeat.
     """
 
-    request: flask.Request
+    http: flask.Request
     services: Services
     user: str = ""
     signed_in: bool = False
@@ -31,26 +31,26 @@ class Visit:
     @property
     def origin(self) -> str:
         """Return our own origin as a browser writes it: scheme and host."""
-        return origin.of(self.request)
+        return origin.of(self.http)
 
     @property
     def json(self) -> bool:
-        """Whether a program asks, and not a person who looks."""
-        return self.request.accept_mimetypes.best_match(("text/html", *JSON)) in JSON
+        """Return whether the client prefers JSON to HTML."""
+        return self.http.accept_mimetypes.best_match(("text/html", *JSON)) in JSON
 
     @property
     def path(self) -> str:
-        """The path that was asked for, whatever the function's own address is."""
-        return self.request.script_root + self.request.path
+        """Return the requested path, including the function's own."""
+        return self.http.script_root + self.http.path
 
     @property
     def query(self) -> str:
-        """The query with its question mark, as it was sent, or nothing."""
-        query = self.request.query_string.decode("latin-1")
+        """Return the query string as it was sent, with its question mark; empty if there is none."""
+        query = self.http.query_string.decode("latin-1")
         return f"?{query}" if query else ""
 
     def link(self, path: str, **query: object) -> str:
-        """The address of a page of the gallery: `path` begins with a slash; empty values are left out."""
+        """Return the address of a page. `path` begins with a slash; empty values are omitted."""
         if not self.signed_in:
             query.setdefault("user", self.user)
         given = [(name, value) for name, value in query.items() if value not in (None, "", ())]
@@ -58,12 +58,12 @@ class Visit:
 
 
 def redirect(address: str) -> flask.Response:
-    """The browser is to GET another address, whatever it did here."""
+    """Return a redirect that the browser follows with GET."""
     return flask.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": address})
 
 
 def no_such_picture() -> Rejected:
-    """The answer for a picture that does not exist, and for somebody else's."""
+    """Return the rejection for a picture that does not exist, or is another user's."""
     return Rejected(
         "no_such_picture",
         "There is no such picture.",
@@ -73,6 +73,6 @@ def no_such_picture() -> Rejected:
 
 
 def stream(parts: Iterable[bytes], mimetype: str, **headers: str) -> flask.Response:
-    """An answer that is sent as it is made, so that its size costs no memory."""
+    """Return a response that is sent in parts as they are made, so that its size costs no memory."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return flask.Response(iter(parts), mimetype=mimetype, headers=named)

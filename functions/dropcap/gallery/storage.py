@@ -1,4 +1,4 @@
-"""The gallery's way to the buckets: pictures go in by a session of their own, and come out in parts."""
+"""Access to the buckets: begin resumable upload sessions, and read renditions in parts."""
 
 import os
 from collections.abc import Iterator
@@ -8,20 +8,21 @@ from urllib.parse import urlsplit
 from dropcap.domain.upload import Upload
 from dropcap.storage.buckets import Buckets
 
-PART = 1024 * 1024  # bytes of a picture that are in memory at once
+PART = 1024 * 1024  # bytes of a picture in memory at once
 
 
 def address() -> str:
-    """Where browsers reach Cloud Storage: its scheme and host."""
+    """Return scheme and host at which browsers reach Cloud Storage."""
     place = urlsplit(os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com")
     return f"{place.scheme}://{place.netloc}"
 
 
 def begin(buckets: Buckets, upload: Upload, origin: str) -> str:
-    """The address of a resumable upload session for exactly so many bytes, to an object that must not exist.
+    """Return the address of a resumable upload session for a new object of exactly `upload.size` bytes.
 
-    It is a secret: whoever has it may write this object, and nothing else, for a week. It answers to pages of
-    `origin` whatever the bucket's CORS configuration (cloud.google.com/storage/docs/cross-origin).
+    It is a secret: its holder may write this object, and nothing else, for a week. It accepts requests from
+    pages of `origin`, regardless of the bucket's CORS configuration
+    (cloud.google.com/storage/docs/cross-origin).
     """
     blob = buckets.blob(upload.bucket, upload.name)
     blob.metadata = dict(upload.metadata)
@@ -30,16 +31,16 @@ def begin(buckets: Buckets, upload: Upload, origin: str) -> str:
         content_type=upload.content_type,
         size=upload.size,
         origin=origin,
-        checksum=None,  # of what this process sends, which is nothing
+        checksum=None,  # this process sends no data
         if_generation_match=0,
     )
     return str(address)
 
 
 def parts(buckets: Buckets, name: str, size: int) -> Iterator[bytes]:
-    """The `size` bytes of an object of the pictures bucket, the first part of them read at once.
+    """Yield the `size` bytes of an object in the pictures bucket; the first part is read before returning.
 
-    Raises google.api_core.exceptions.NotFound where there is none of this name.
+    Raises google.api_core.exceptions.NotFound.
     """
     blob = buckets.blob(buckets.settings.pictures_bucket, name)
 

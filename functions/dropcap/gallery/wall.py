@@ -1,5 +1,5 @@
 # ruff: noqa: S608  what is put into the SQL is this file's own; users, words and keys are parameters
-"""The wall of a user's pictures, newest first and page by page, and one picture of it."""
+"""Show the wall of a user's pictures, newest first and page by page, and single pictures."""
 
 import datetime as dt
 import re
@@ -15,21 +15,30 @@ from dropcap.database import receipts, search, search_tokens
 from dropcap.database.transactions import Database, Executor
 from dropcap.errors import Rejected
 from dropcap.gallery import pages
-from dropcap.gallery.cards import COLUMNS, UPLOADS, Card, Pending, StageMemory, card_of, nth, pending_of
-from dropcap.gallery.request import Visit, no_such_picture
+from dropcap.gallery.cards import (
+    COLUMNS,
+    UPLOADS,
+    Card,
+    Pending,
+    StageMemory,
+    card_of,
+    pending_of,
+    stage_order,
+)
+from dropcap.gallery.request import GalleryRequest, no_such_picture
 
-SIZE = 24  # cards of a page
-SEARCH_S, GLANCE_S = 2.0, 0.3  # to make pictures searchable first, where one is searched for or just looks
-NEWS = 50  # uploads without a card, of either kind, at the top of the first page
+SIZE = 24  # cards per page
+SEARCH_S, GLANCE_S = 2.0, 0.3  # time to index pictures before a search, or before a page without one
+MAX_PENDING = 50  # uploads without a card, of each kind, on the first page
 STATES = ("captioned", "working", "rejected")
 LONGEST_SEARCH, LONGEST_TAG = 200, 100  # characters
-KEY = re.compile(r"([0-9a-f]{1,14})-([0-9a-f]{32})")  # microseconds since 1970, and the id at that instant
+KEY = re.compile(r"([0-9a-f]{1,14})-([0-9a-f]{32})")  # microseconds since 1970, and the id
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 CARDS = f"SELECT {COLUMNS} FROM analyses WHERE user_id = :user"
 NEWEST_FIRST = "ORDER BY analyzed_at DESC, id DESC LIMIT :size"
-# Rows that follow a key, newest first. The first condition is what an index on the instant can tell.
+# Rows after a key, newest first. The first condition can use an index on the instant.
 BEYOND = "AND {0} <= :at AND ({0}, id) < (:at, CAST(:id AS uuid))"
-# A hold lasts three days. The first condition is what an index on the instant can tell.
+# A hold lasts three days. The first condition can use an index on the instant.
 RECENT = """
 created_at > now() - interval '4 days' AND (created_at > now() - interval '1 day' OR state = 'held')
 """
@@ -38,10 +47,10 @@ IN_STATE = {"working": "state = 'claimed'", "rejected": "reason_code <> ''"}
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What of the wall is asked for; days, both included, are those of the setting's zone.
+    """The requested part of the wall. Days are inclusive, in the zone of the settings.
 
-    `state` is captioned (cards), working or rejected (uploads without one, held ones among the latter);
-    `after` the key of a page.
+    `state` is captioned (cards), working or rejected (uploads without a card; held ones count as rejected);
+    `after` is the key of a page.
     """
 
     words: str = ""
@@ -53,7 +62,7 @@ class Filters:
 
     @classmethod
     def read(cls, args: Mapping[str, str]) -> "Filters":
-        """From `?q=&tag=&from=&to=&state=&after=`. Raises Rejected for what can't be meant."""
+        """Return the filters of `?q=&tag=&from=&to=&state=&after=`. Raises Rejected for invalid values."""
         found = cls(
             words=args.get("q", "").strip(),
             tag=args.get("tag", ""),
@@ -79,17 +88,17 @@ class Filters:
         if found.state not in STATES:
             raise Rejected(
                 "bad_state",
-                "`state` is none of a picture.",
+                "`state` is not a valid state.",
                 f"Give one of {', '.join(STATES)}.",
                 HTTPStatus.BAD_REQUEST,
             )
         if found.after:
-            _place(found.after)
+            _parse_key(found.after)
         return found
 
     @property
     def query(self) -> dict[str, str]:
-        """The same as a query string names it, without `after`; empty where it chooses nothing."""
+        """Return the filters as query parameters, without `after`; values without effect are empty."""
         return {
             "q": self.words,
             "tag": self.tag,
@@ -101,11 +110,11 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Cards, newest first; `next` is the key of the page after it, empty at the end.
+    """Cards, newest first; `next` is the key of the next page, empty at the end.
 
-    `pending` are uploads without a card: those of the state asked for, and on the first page of the whole
-    wall the ones in work, held, and rejected within a day. `corrected` tells what a mistyped word was taken
-    for; `unindexed` how many pictures no search finds yet.
+    `pending` are uploads without a card: those in the requested state, and on the first page of the
+    unfiltered wall those in work, held, or rejected within a day. `corrected` maps mistyped words to those
+    searched for instead; `unindexed` counts pictures that no search finds yet.
     """
 
     cards: tuple[Card, ...]
@@ -115,27 +124,27 @@ class Page:
     unindexed: int
 
 
-def show(visit: Visit) -> flask.Response:
-    """The wall, or the part of it that is asked for."""
-    filters = Filters.read(visit.request.args)
-    database = visit.services.database
-    found = page(database, visit.user, filters)  # first: it indexes, and the tags come from there
-    return pages.page(visit, "wall.html", page=found, filters=filters, tags=tags(database, visit.user))
+def show(request: GalleryRequest) -> flask.Response:
+    """Return the requested page of the wall."""
+    filters = Filters.read(request.http.args)
+    database = request.services.database
+    found = page(database, request.user, filters)  # first, because it indexes pictures for `tags`
+    return pages.page(request, "wall.html", page=found, filters=filters, tags=tags(database, request.user))
 
 
-def picture(visit: Visit, picture: uuid.UUID) -> flask.Response:
-    """One picture: its `card`, or how its upload stands (`pending`). Raises Rejected where there is none."""
-    database = visit.services.database
-    found = card(database, visit.user, picture)
-    upload = None if found else pending(database, visit.user, picture)
+def picture(request: GalleryRequest, picture: uuid.UUID) -> flask.Response:
+    """Return the page of one picture (`card`) or unfinished upload (`pending`). Raises Rejected."""
+    database = request.services.database
+    found = card(database, request.user, picture)
+    upload = None if found else pending(database, request.user, picture)
     if not found and not upload:
         raise no_such_picture()
-    proof = receipts.by_upload(visit.services.database, [picture]).get(picture)
-    return pages.page(visit, "picture.html", card=found, pending=upload, receipt=proof)
+    proof = receipts.by_upload(request.services.database, [picture]).get(picture)
+    return pages.page(request, "picture.html", card=found, pending=upload, receipt=proof)
 
 
 def page(database: Database, user: str, filters: Filters, size: int = SIZE) -> Page:
-    """The page of the user's wall that is asked for."""
+    """Return the requested page of the user's wall, after indexing new pictures for the search."""
     if filters.state != "captioned":
         uploads = database.transaction(lambda run: _uploads(run, user, filters, size + 1))
         return Page((), *_cut(uploads, size), {}, 0)
@@ -153,32 +162,34 @@ def page(database: Database, user: str, filters: Filters, size: int = SIZE) -> P
             corrected = asked.corrected
         rows = run(f"{CARDS} {conditions} {NEWEST_FIRST}", user=user, size=size + 1, **values)
         cards, after = _cut([card_of(*row) for row in rows], size)
-        return Page(cards, _news(run, user) if filters == Filters() else (), after, corrected, unindexed)
+        return Page(
+            cards, _recent_pending(run, user) if filters == Filters() else (), after, corrected, unindexed
+        )
 
     return database.transaction(work)
 
 
-def _news(run: Executor, user: str) -> tuple[Pending, ...]:
-    working = _uploads(run, user, Filters(state="working"), NEWS)
-    rejected = _uploads(run, user, Filters(state="rejected"), NEWS, RECENT)
+def _recent_pending(run: Executor, user: str) -> tuple[Pending, ...]:
+    working = _uploads(run, user, Filters(state="working"), MAX_PENDING)
+    rejected = _uploads(run, user, Filters(state="rejected"), MAX_PENDING, RECENT)
     return (*working, *rejected)
 
 
 def card(database: Database, user: str, id: uuid.UUID) -> Card | None:
-    """The user's picture of this id, or None: somebody else's is none."""
+    """Return the user's picture with this id; None if there is none, or it is another user's."""
     rows = database.query(f"{CARDS} AND id = CAST(:id AS uuid)", user=user, id=id)
     return card_of(*rows[0]) if rows else None
 
 
 def pending(database: Database, user: str, id: uuid.UUID) -> Pending | None:
-    """How the user's upload of this id stands, where it is in work or rejected."""
+    """Return the user's upload with this id if it is in work, held or rejected."""
     wanted = f"{UPLOADS} AND id = CAST(:id AS uuid) AND ({' OR '.join(IN_STATE.values())})"
     rows = database.query(wanted, user=user, id=id)
     return pending_of(*rows[0]) if rows else None
 
 
 def cards(database: Database, user: str, after: Card | None = None, size: int = 200) -> list[Card]:
-    """The `size` cards that follow `after`, which is the last of those before: newest first."""
+    """Return the next `size` cards after `after`, newest first."""
     values = {"at": after.at, "id": after.id} if after else {}
     beyond = BEYOND.format("analyzed_at") if after else ""
     rows = database.query(f"{CARDS} {beyond} {NEWEST_FIRST}", user=user, size=size, **values)
@@ -186,17 +197,17 @@ def cards(database: Database, user: str, after: Card | None = None, size: int = 
 
 
 def tags(database: Database, user: str, most: int = 40) -> list[tuple[str, int]]:
-    """The user's tags and how many pictures have them, the most frequent first; `page` indexes new ones."""
+    """Return the user's tags with their number of pictures, most frequent first; `page` indexes new ones."""
     return database.transaction(lambda run: search.tags(run, user, most))
 
 
 def key(at: dt.datetime, id: uuid.UUID) -> str:
-    """The key of the page that follows a picture."""
+    """Return the key of the page after a picture."""
     return f"{(at - EPOCH) // dt.timedelta(microseconds=1):x}-{id.hex}"
 
 
 def memory(database: Database, user: str, pictures: int = 50) -> tuple[StageMemory, ...]:
-    """What each stage left resident, over the user's latest pictures, in the order of the stages."""
+    """Return the resident memory at the end of each stage, over the user's latest pictures."""
     rows = database.query(
         """
         SELECT stage, percentile_cont(0.5) WITHIN GROUP (ORDER BY mb), max(mb)
@@ -210,7 +221,7 @@ def memory(database: Database, user: str, pictures: int = 50) -> tuple[StageMemo
         user=user,
         pictures=pictures,
     )
-    return tuple(StageMemory(*row) for row in sorted(rows, key=lambda row: nth(row[0])))
+    return tuple(StageMemory(*row) for row in sorted(rows, key=lambda row: stage_order(row[0])))
 
 
 def _uploads(run: Executor, user: str, filters: Filters, size: int, more: str = "true") -> list[Pending]:
@@ -221,12 +232,12 @@ def _uploads(run: Executor, user: str, filters: Filters, size: int, more: str = 
 
 
 def _bounds(filters: Filters, instant: str) -> tuple[str, dict[str, Any]]:
-    """The conditions on the column `instant`, and their parameters."""
+    """Return the conditions on the column `instant`, and their parameters."""
     conditions = ""
     values: dict[str, Any] = {}
     if filters.after:
         conditions += BEYOND.format(instant)
-        values["at"], values["id"] = _place(filters.after)
+        values["at"], values["id"] = _parse_key(filters.after)
     if filters.since:
         conditions += f" AND {instant} >= CAST(CAST(:since AS date) AS timestamptz)"
         values["since"] = filters.since
@@ -237,21 +248,21 @@ def _bounds(filters: Filters, instant: str) -> tuple[str, dict[str, Any]]:
 
 
 def _cut(found: list[Any], size: int) -> tuple[tuple[Any, ...], str]:
-    """The first `size`, and the key to what is behind them."""
+    """Return the first `size` items and the key of the next page."""
     shown = tuple(found[:size])
     if len(found) <= size:
         return shown, ""
     return shown, key(shown[-1].at, shown[-1].id)
 
 
-def _place(key: str) -> tuple[dt.datetime, uuid.UUID]:
+def _parse_key(key: str) -> tuple[dt.datetime, uuid.UUID]:
     found = KEY.fullmatch(key)
     if found:
         return EPOCH + dt.timedelta(microseconds=int(found[1], 16)), uuid.UUID(found[2])
     raise Rejected(
         "bad_page",
-        "`after` is no place on the wall.",
-        "Begin at the first page, and follow its links.",
+        "`after` is not the key of a page.",
+        "Start at the first page, and follow its links.",
         HTTPStatus.BAD_REQUEST,
     )
 

@@ -1,1 +1,1 @@
-"""HTTP and event handlers of the deployed functions, the gallery excepted."""
+"""HTTP and event handlers of the deployed functions, except the gallery."""

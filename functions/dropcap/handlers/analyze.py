@@ -59,7 +59,7 @@ def _kept_analysis(asked: AnalyzeRequest, services: Services) -> Mapping[str, An
     upload = asked.upload
     try:
         pipeline.process(upload, services, asked.data)
-    except disposal.Undeletable as stays:
+    except disposal.DeletionRefused as stays:
         logger.warning(
             "the source could not be deleted",
             extra={"event": "source_not_deleted", "upload": str(upload.id), "problem": str(stays)},
@@ -79,8 +79,8 @@ def _kept_analysis(asked: AnalyzeRequest, services: Services) -> Mapping[str, An
     if recorded is None:
         raise Rejected(
             "quarantined",
-            "This object is no picture that can be analyzed.",
-            f"Its reason stands in the metadata of its copy in {services.settings.quarantine_bucket}.",
+            "This object is not a picture that can be analyzed.",
+            f"The reason is in the metadata of its copy in {services.settings.quarantine_bucket}.",
             HTTPStatus.UNPROCESSABLE_ENTITY,
         )
     proofs = receipts.by_upload(services.database, [upload.id])
@@ -100,13 +100,13 @@ def _parse(request: flask.Request, services: Services, caller: str | None) -> An
     options: Mapping[str, Any]
     if request.mimetype == "application/json":
         options = bodies.json_object(request)
-        bucket, name = bodies.text(options, "bucket"), bodies.text(options, "name")
+        bucket, name = bodies.required_text(options, "bucket"), bodies.required_text(options, "name")
         default = owner(name)
     elif request.mimetype == "multipart/form-data":
         options, file = bodies.form(request, largest)
         data, content_type = file.read(), file.mimetype
     else:
-        options = bodies.once(request.args)
+        options = bodies.single_values(request.args)
     user = bodies.user(options, caller, default)
     if not caller and user != ANONYMOUS:  # without a user, the back end does its own counting
         rate_limit.count(services.database, user, settings.max_per_hour)

@@ -16,7 +16,7 @@ def get_progress(request: flask.Request, services: Services, caller: str | None)
 
     `spending=1` returns what all pictures cost, by day, to operators.
     """
-    options = bodies.once(request.args)
+    options = bodies.single_values(request.args)
     if bodies.is_true(options.get("spending", "")):
         if services.settings.auth == "token" and caller not in services.settings.operators:
             raise Rejected(

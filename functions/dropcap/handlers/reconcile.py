@@ -23,10 +23,10 @@ def reconcile_uploads(request: flask.Request, services: Services, _: str | None)
         from dropcap.handlers.redescribe import asked
 
         return asked(bodies.json_object(request).get("redescribe"), services)
-    from dropcap.reconcile import sweep
+    from dropcap.reconcile import reconcile
 
-    min_age_s = bodies.once(request.args).get("min_age_s", str(services.settings.lease_s))
-    return sweep(services, _seconds(min_age_s))
+    min_age_s = bodies.single_values(request.args).get("min_age_s", str(services.settings.lease_s))
+    return reconcile(services, _seconds(min_age_s))
 
 
 def _seconds(value: str) -> float:
@@ -38,7 +38,7 @@ def _seconds(value: str) -> float:
         pass
     raise Rejected(
         "bad_age",
-        "`min_age_s` is no number of seconds.",
+        "`min_age_s` is not a number of seconds.",
         "Leave it out, or give one from 0 to a year: ?min_age_s=0.",
         HTTPStatus.BAD_REQUEST,
     )

@@ -12,7 +12,7 @@ from dropcap.domain.upload import FINALIZED, from_event
 from dropcap.errors import DropcapError, Rejected
 from dropcap.http import bodies, origin, problems
 from dropcap.services import Services
-from dropcap.storage.disposal import Undeletable
+from dropcap.storage.disposal import DeletionRefused
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) 
     from dropcap.pipeline import process
 
     settings = services.settings
-    if kind != FINALIZED:  # deleted, archived or changed: there is nothing new to read
+    if kind != FINALIZED:  # deleted, archived or changed: there are no new bytes
         logs.once(
             logger,
             logging.WARNING,
@@ -51,7 +51,7 @@ def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) 
     try:
         upload = from_event(data or {})
     except Rejected as rejection:
-        # Acknowledged: a redelivery would be the same.
+        # Acknowledged, because a redelivery would not help.
         logger.error(str(rejection), extra={"event": "event_invalid"})
         return
     if upload.bucket != settings.uploads_bucket:
@@ -72,7 +72,7 @@ def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) 
     except LeaseHeld as busy:
         logger.info(str(busy), extra={"event": "lease_held"})
         flask.abort(HTTPStatus.SERVICE_UNAVAILABLE)
-    except Undeletable as stays:  # acknowledged: all else is done, and the sweep retries with backoff
+    except DeletionRefused as stays:  # acknowledged: the rest is done, and reconcile retries with backoff
         logger.warning(
             "the source could not be deleted",
             extra={"event": "source_not_deleted", "upload": str(upload.id), "problem": str(stays)},

@@ -26,7 +26,7 @@ DEEPEST = 32  # levels of nesting; a storage event has three
 LONGEST_QUERY = 65_536  # bytes
 LARGEST_FIELD = 65_536  # bytes of a form field that is not a file
 PART = 65_536  # bytes
-MOST_DROPPED = 2**28  # bytes read of a refused request: a client that still sends would miss the answer
+MAX_DISCARDED = 2**28  # bytes read of a refused request: a client that still sends would miss the answer
 MOST_PARTS = 50  # of a multipart form: one file and up to six parameters
 MULTIPART = 1_000_000  # bytes of a form besides the picture
 NAME_AN_OBJECT = 'Send {"bucket": "...", "name": "..."}, or the picture itself with its own content type.'
@@ -116,11 +116,11 @@ def json_object(request: flask.Request) -> Mapping[str, Any]:
         raise _bad_json(f"The body {wrong}.") from None
 
 
-def text(options: Mapping[str, Any], name: str) -> str:
+def required_text(options: Mapping[str, Any], name: str) -> str:
     """Return the option of this name, a string. Raises Rejected if it is missing or not a string."""
     value = options.get(name)
     if not isinstance(value, str) or not value:
-        raise _bad_json(f"`{name}` is missing or no text.")
+        raise _bad_json(f"`{name}` is missing or not a string.")
     return value
 
 
@@ -139,7 +139,7 @@ def event(request: flask.Request) -> Event:
     try:
         found = read(request)
     except ValueError:
-        for _ in range(MOST_DROPPED // PART):
+        for _ in range(MAX_DISCARDED // PART):
             if not request.stream.read(PART):
                 break
         raise
@@ -171,7 +171,7 @@ def check_query(request: flask.Request) -> None:
         )
 
 
-def once(*given: MultiDict[str, str], several: frozenset[str] = frozenset()) -> dict[str, str]:
+def single_values(*given: MultiDict[str, str], several: frozenset[str] = frozenset()) -> dict[str, str]:
     """Return the parameters of queries and forms. Raises Rejected if one outside `several` is given twice.
 
     Proxies and frameworks differ in which of the two counts, so one could check a value that another ignores.
@@ -206,15 +206,15 @@ def user(options: Mapping[str, Any], caller: str | None, default: str | None) ->
     if caller and user != caller:
         raise Rejected(
             "not_you",
-            "`user` is not who the ID token says.",
-            "Leave it out: the user is always that of the token.",
+            "`user` is not the user of the ID token.",
+            "Omit it: the user is always that of the token.",
             HTTPStatus.FORBIDDEN,
         )
     if not isinstance(user, str) or not is_user(user):
         raise Rejected(
             "no_user",
             "`user` is missing." if not user else "`user` is not a name.",
-            "Say whose it is: ?user=ana, at most 128 characters, none of them a slash or control character.",
+            "Name the user: ?user=ana, at most 128 characters, none of them a slash or control character.",
             HTTPStatus.BAD_REQUEST,
         )
     return user
@@ -243,4 +243,4 @@ def form(request: flask.Request, most: int) -> tuple[dict[str, str], FileStorage
         ) from None
     if len(files) != 1:
         raise Rejected("not_one_file", f"The form has {len(files)} files.", ONE_FILE, HTTPStatus.BAD_REQUEST)
-    return once(request.args, request.form), files[0]
+    return single_values(request.args, request.form), files[0]

@@ -1,9 +1,8 @@
-"""Who asks, by a signed token: the ID token of Google or Firebase (AUTH=token), or the assertion of
-Identity-Aware Proxy, which has signed the user in (AUTH=iap, the gallery alone). With AUTH=iam nothing
-here runs.
+"""Verify signed tokens: the ID token of Google or Firebase (AUTH=token), or the assertion of Identity-Aware
+Proxy (AUTH=iap, for the gallery only). Not used with AUTH=iam.
 
-An audience belongs to one issuer, so a `sub` alone is a user's id: there is no other issuer whose user could
-have the same. It is also the folder of that user's uploads, as `request.auth.uid` is in Firebase's rules.
+An audience belongs to one issuer, so `sub` alone identifies a user. It is also the folder of the user's
+uploads, as `request.auth.uid` is in Firebase's rules.
 """
 
 import base64
@@ -46,17 +45,17 @@ LAST_INSTANT = 253_402_300_799  # the end of the year 9999
 CLOCK_SKEW_S = 30
 LONGEST_TOKEN = 8192  # characters, as the web server allows; the usual ones have 1,000 to 2,000
 CERTS_TIMEOUT_S = 5
-LONGEST_KEPT_S = 86_400  # whatever Cache-Control says: a key that was withdrawn is not trusted for longer
-ASKED_AGAIN_S = 60  # soonest for a key id that is not known: anybody can invent one
+LONGEST_KEPT_S = 86_400  # upper limit for Cache-Control: a revoked key is not trusted for longer
+ASKED_AGAIN_S = 60  # minimum interval for unknown key ids, which anybody can invent
 
 
-class KeysUnreachable(TransientError):
-    """The issuer's public keys can't be had: a passing fault, in which nobody is let in or called a liar."""
+class KeysUnavailable(TransientError):
+    """Transient error: the issuer's public keys can't be fetched, so no token can be verified or refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a valid ID token says: the user, until when (s since 1970), and of which sign-in, if it tells."""
+    """The claims of a valid token: user, expiry (s since 1970), and the nonce of the sign-in, if any."""
 
     user: str
     expires: float
@@ -64,11 +63,11 @@ class Identity:
 
 
 class Tokens:
-    """Checks ID tokens, with the issuer's keys kept for as long as it says. Safe to share between threads."""
+    """Verifies tokens, and caches the issuer's keys for as long as the issuer allows. Thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self._audience = list(settings.auth_audience)
-        # One algorithm for each issuer, which signs with nothing else; google-auth would take both.
+        # Each issuer signs with one algorithm; google-auth alone would accept both.
         self._issuers, address, self._algorithm = frozenset({IAP}), IAP_CERTS, "ES256"
         if settings.auth != "iap":
             google = OAUTH_CLIENT.fullmatch(self._audience[0])
@@ -80,15 +79,15 @@ class Tokens:
         self._asked = self._kept_until = float("-inf")  # in seconds of the monotonic clock
 
     def user(self, authorization: str) -> str:
-        """The user whose ID token stands in an `Authorization: Bearer` header; raises as `check` does."""
+        """Return the user of the ID token in an `Authorization: Bearer` header. Raises as `check`."""
         scheme, _, token = authorization.partition(" ")
         return self.check(token if scheme.lower() == "bearer" else "").user
 
     def check(self, token: str) -> Identity:
-        """Return who an ID token, or an assertion of Identity-Aware Proxy, says that its bearer is.
+        """Return the identity in an ID token or an assertion of Identity-Aware Proxy.
 
-        Raises Rejected (401) where there is none or it is not valid, which says no more to the client than
-        that; the log has the kind of fault, but no word of the token. Raises KeysUnreachable.
+        Raises Rejected (401) if it is missing or not valid. The client does not learn why; the log has the
+        type of the error, but no part of the token. Raises KeysUnavailable.
         """
         try:
             if len(token) > LONGEST_TOKEN or not COMPACT.fullmatch(token):
@@ -100,7 +99,7 @@ class Tokens:
                 raise ValueError("has an unsupported header")  # RFC 7515, 4.1.11; RFC 8725, 3.11
             jwt.decode(
                 token,
-                certs=self._present_keys(header["kid"]),
+                certs=self._current_keys(header["kid"]),
                 audience=self._audience,
                 clock_skew_in_seconds=CLOCK_SKEW_S,
             )
@@ -113,7 +112,7 @@ class Tokens:
                 raise ValueError("another issuer, or no user")
             if IAP in self._issuers and (account := ACCOUNT.fullmatch(user)):
                 user = account[1]
-            if user == ANONYMOUS:  # what nobody in particular uploaded is nobody's to read
+            if user == ANONYMOUS:  # anonymous uploads belong to no user
                 raise ValueError("no user of its own")
             if nonce is not None and not isinstance(nonce, str):
                 raise ValueError("nonce is not a string")
@@ -141,8 +140,8 @@ class Tokens:
                 {"WWW-Authenticate": "Bearer"},
             ) from None  # google-auth's messages quote the token
 
-    def _present_keys(self, kid: str) -> Mapping[str, str]:
-        """Return the issuer's keys by key id, asked for anew where they are old or have no key of this id."""
+    def _current_keys(self, kid: str) -> Mapping[str, str]:
+        """Return the issuer's keys by key id; fetch them if they are expired or this key id is unknown."""
         with self._lock:
             now = time.monotonic()
             unknown = kid not in self._keys and now >= self._asked + ASKED_AGAIN_S
@@ -152,9 +151,9 @@ class Tokens:
                     answer = Request()(self._address, timeout=CERTS_TIMEOUT_S)
                     keys = json.loads(answer.data) if answer.status == HTTPStatus.OK else None
                 except (TransportError, ValueError) as failed:
-                    raise KeysUnreachable(f"The issuer's keys can't be had: {failed}") from failed
+                    raise KeysUnavailable(f"The issuer's keys can't be had: {failed}") from failed
                 if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
-                    raise KeysUnreachable(f"The issuer's keys are no certificates: HTTP {answer.status}")
+                    raise KeysUnavailable(f"The issuer's keys are no certificates: HTTP {answer.status}")
                 self._keys, self._kept_until = keys, time.monotonic() + _kept_s(answer.headers)
             return self._keys
 
@@ -171,7 +170,7 @@ def _instant(value: object) -> float:
 
 
 def _kept_s(headers: Mapping[str, str]) -> int:
-    """For how many seconds an answer may be kept (RFC 9111: max-age less Age)."""
+    """Return for how many seconds a response may be cached (RFC 9111: max-age less Age)."""
     age = re.fullmatch(r"\d{1,9}", headers.get("Age", ""))
     longest = re.search(r"\bmax-age=(\d{1,9})", headers.get("Cache-Control", ""))
     return min(int(longest[1]) - int(age[0] if age else 0), LONGEST_KEPT_S) if longest else 0

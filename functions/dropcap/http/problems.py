@@ -49,7 +49,7 @@ def handle(
     request.max_content_length = bodies.LARGEST_JSON
     try:
         bodies.check_query(request)
-        content_encoding.refuse(request.headers.get("Content-Encoding", ""), gzip=False)
+        content_encoding.check_supported(request.headers.get("Content-Encoding", ""), gzip=False)
         return handler()
     except Rejected as rejection:
         if rejection.code in LOGGED_CODES:
@@ -80,7 +80,7 @@ def handle(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "try_again",
             "The request could not be answered just now.",
-            "Send it again in a while; if it goes on, look into the function's log.",
+            "Try again later. If it keeps failing, check the function's log.",
         )
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
         return response

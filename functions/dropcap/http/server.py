@@ -23,20 +23,20 @@ from gunicorn import config, util
 from gunicorn.workers import gthread
 
 from dropcap.errors import TransientError
-from dropcap.http.bodies import LARGEST_JSON, MOST_DROPPED
+from dropcap.http.bodies import LARGEST_JSON, MAX_DISCARDED
 
 HEAD_S = 10.0  # time limit until a connection is ready for a thread
 LARGEST_HEAD = 98_304  # bytes: the longest allowed query, and 32 KiB for the rest
 STALL_S = 30.0  # longest time without a byte in or out
-PRESSED_S = 2.5  # the same while another request waits for a thread
-LEAST_RATE = 4096  # bytes/s: minimum rate of a body or response after STALL_S, as in mod_reqtimeout
+STALL_UNDER_LOAD_S = 2.5  # the same while another request waits for a thread
+MIN_RATE = 4096  # bytes/s: minimum rate of a body or response after STALL_S, as in mod_reqtimeout
 LINGER_S = 1.0  # time for a client to close a finished connection, or to send more of its body
 CONNECTIONS = 400  # at once; below the limit of 1,024 open files on many systems
 PART = 32_768  # bytes
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
 EXPECT = re.compile(rb"\r\nexpect:", re.IGNORECASE)  # the client waits for 100 Continue
 THREADS = int(os.environ.get("THREADS", (os.cpu_count() or 1) * 4))  # as in functions-framework
-LOOK_MS = 250  # interval at which a wait checks whether others wait
+POLL_MS = 250  # interval at which a wait checks whether others wait
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -58,7 +58,7 @@ class Stalled(TransientError, TimeoutError):
         super().__init__(errno.ECONNRESET, "the client was too slow")
 
 
-class Patient(socket.socket):
+class TimedSocket(socket.socket):
     """A socket whose blocking reads and writes can raise Stalled; `queue` holds the waiting requests."""
 
     queue: Sized = ()
@@ -97,10 +97,10 @@ class Patient(socket.socket):
     def _wait(self, event: int) -> None:
         ready, began, given_s = select.poll(), time.monotonic(), self.gettimeout()
         ready.register(self, event)
-        earned_s, waited_s = self._moved / LEAST_RATE - self._waited_s, 0.0
-        while not ready.poll(LOOK_MS):
+        earned_s, waited_s = self._moved / MIN_RATE - self._waited_s, 0.0
+        while not ready.poll(POLL_MS):
             waited_s = time.monotonic() - began
-            grace_s = PRESSED_S if self.queue else STALL_S
+            grace_s = STALL_UNDER_LOAD_S if self.queue else STALL_S
             if waited_s >= min(grace_s, grace_s + earned_s, given_s or STALL_S):
                 self.stalled = True
                 raise Stalled
@@ -143,7 +143,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             if failed.errno not in (errno.EAGAIN, errno.ECONNABORTED):
                 raise
             return
-        sock = Patient(fileno=client.detach())
+        sock = TimedSocket(fileno=client.detach())
         sock.queue = self.queue
         self.nr_conns += 1
         self._expect(Connection(self.cfg, sock, address, listener.getsockname()))
@@ -152,7 +152,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             ending = min(waiting, key=lambda conns: conns[0].timeout)
             self._drop(ending, ending[0])
 
-    def on_client_socket_readable(self, conn: Connection, client: Patient) -> None:
+    def on_client_socket_readable(self, conn: Connection, client: TimedSocket) -> None:
         """Begin another request on a keep-alive connection."""
         if client.fileno() < 0:  # it was closed to make room in this turn of the loop
             return
@@ -160,7 +160,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         self.keepalived_conns.remove(conn)
         self._expect(conn)
 
-    def on_pending_socket_readable(self, conn: Connection, client: Patient) -> None:
+    def on_pending_socket_readable(self, conn: Connection, client: TimedSocket) -> None:
         """Read the available part of a request; hand it to a thread when it is complete."""
         if client.fileno() < 0:
             return
@@ -201,17 +201,17 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         kept = super().handle(conn)
         if not kept and not conn.sock.stalled:
             with suppress(OSError):
-                self._take_the_rest(conn.sock)
+                self._drain(conn.sock)
         return kept
 
-    def _take_the_rest(self, sock: Patient) -> None:
-        """Read what the client still sends, up to its end, as long as nobody waits for the thread."""
+    def _drain(self, sock: TimedSocket) -> None:
+        """Read what the client still sends, up to its end, while no other request waits for the thread."""
         sock.shutdown(socket.SHUT_WR)
         sock.settimeout(LINGER_S)
         began, taken = time.monotonic(), 0
-        while taken < MOST_DROPPED:
+        while taken < MAX_DISCARDED:
             taken += len(sock.recv(PART))
-            if self.queue and time.monotonic() - began > PRESSED_S:
+            if self.queue and time.monotonic() - began > STALL_UNDER_LOAD_S:
                 return
 
     def _expect(self, conn: Connection) -> None:

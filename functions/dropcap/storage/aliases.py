@@ -1,13 +1,13 @@
-"""Copies of the published pictures under names that an app knows: made, replaced by newer uploads, erased.
+"""Aliases: copies of renditions under the names that an app expects.
 
-`naming.py` says which. A copy is made within the bucket of what lies under `<id>/`, which tells of it in its
-metadata, so that a deletion finds it whatever LAYOUT is by then:
+`naming.py` determines the names. An alias is a copy, within the bucket, of a rendition under `<id>/`. The
+metadata of the rendition names its aliases, so that an erasure finds them even after LAYOUT has changed:
 
-    dropcap-upload   on both: generation and id of the upload; the larger has the name
-    dropcap-copies   the names of the copies, a JSON array
+    dropcap-upload   on both: generation and id of the upload; the larger value owns the name
+    dropcap-copies   the names of the aliases, a JSON array
 
-So however late, and however often, an upload is delivered: a copy is of the newest upload that wants its
-name, and what is erased with an upload are its own copies alone.
+However late and often an upload is delivered, an alias belongs to the newest upload with its name, and an
+erasure deletes only the upload's own aliases.
 """
 
 import json
@@ -27,23 +27,25 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from google.cloud.storage import Blob
 
-REFRESHED = "private, max-age=3600"  # for what never changes under `<id>/`, and here with the next upload
-TRIES = 5  # each fails only where another has written meanwhile
+REFRESHED = (
+    "private, max-age=3600"  # renditions under `<id>/` never change, aliases change with the next upload
+)
+TRIES = 5  # each fails only if another worker has written meanwhile
 
 
-def marks(upload: Upload, names: list[str]) -> dict[str, str]:
-    """The metadata that a picture with these copies has; none without copies."""
+def metadata_of(upload: Upload, names: list[str]) -> dict[str, str]:
+    """Return the metadata of a rendition with these aliases; empty if there are none."""
     return {OWNER: _owner(upload), COPIES: json.dumps(names)} if names else {}
 
 
 def _owner(upload: Upload) -> str:
-    return f"{upload.generation:019d} {upload.id}"  # in the order of time also as text
+    return f"{upload.generation:019d} {upload.id}"  # sorts by time, also as text
 
 
-def place(buckets: Buckets, upload: Upload, picture: Rendition, names: list[str]) -> None:
-    """Copy a published picture to these names, but for those that a newer upload has.
+def write(buckets: Buckets, upload: Upload, picture: Rendition, names: list[str]) -> None:
+    """Copy a rendition to these names, except those that a newer upload owns.
 
-    Raises NotStored where another delivery is at it; that is a passing fault.
+    Raises NotStored, a transient error, if another delivery is writing them.
     """
     from google.api_core.exceptions import NotFound
 
@@ -52,15 +54,15 @@ def place(buckets: Buckets, upload: Upload, picture: Rendition, names: list[str]
     source = buckets.blob(buckets.settings.pictures_bucket, picture.object)
     try:
         buckets.ask(source.reload)
-        if not names_of([source]).issuperset(names):
-            raise NotStored(f"{picture.object} is stored without word of its copies.")
+        if not names_in([source]).issuperset(names):
+            raise NotStored(f"{picture.object} is stored without the names of its aliases.")
         for name in names:
-            _place(buckets, upload, source, name)
+            _write(buckets, upload, source, name)
     except NotFound as gone:
         raise NotStored(f"{picture.object} is no longer stored.") from gone
 
 
-def _place(buckets: Buckets, upload: Upload, source: "Blob", name: str) -> None:
+def _write(buckets: Buckets, upload: Upload, source: "Blob", name: str) -> None:
     from google.api_core.exceptions import NotFound, PreconditionFailed
 
     bucket, known = buckets.settings.pictures_bucket, 0
@@ -71,7 +73,7 @@ def _place(buckets: Buckets, upload: Upload, source: "Blob", name: str) -> None:
             if "immutable" in (source.cache_control or ""):
                 copy.cache_control = REFRESHED
             copy.metadata = source.metadata
-            buckets.ask(  # in one call, as it is within one bucket
+            buckets.ask(  # one call suffices within a bucket
                 copy.rewrite,
                 source=source,
                 if_generation_match=known,
@@ -95,20 +97,20 @@ def _place(buckets: Buckets, upload: Upload, source: "Blob", name: str) -> None:
             if owner == _owner(upload) and there.md5_hash == source.md5_hash:
                 return
             known = int(there.generation or 0)
-    raise NotStored(f"{name} could not be written: others write it.")
+    raise NotStored(f"{name} could not be written: other deliveries are writing it.")
 
 
-def names_of(blobs: "Iterable[Blob]") -> set[str]:
-    """The names of the copies that these objects tell of."""
+def names_in(blobs: "Iterable[Blob]") -> set[str]:
+    """Return the names of the aliases in the metadata of these objects."""
     names: set[str] = set()
     for blob in blobs:
-        with suppress(ValueError, TypeError):  # an upload's own metadata, as code before this copied them
+        with suppress(ValueError, TypeError):  # earlier revisions copied the uploader's own metadata
             names |= {*filter(is_object, map(str, json.loads((blob.metadata or {}).get(COPIES, "[]"))))}
     return names
 
 
-def own(buckets: Buckets, upload: Upload, names: Iterable[str]) -> "list[Blob]":
-    """Of these copies those that are this upload's, each of their versions."""
+def owned(buckets: Buckets, upload: Upload, names: Iterable[str]) -> "list[Blob]":
+    """Return those of these aliases that the upload owns, in all their versions."""
     found: list[Blob] = []
     for name in sorted(names):
 

@@ -1,4 +1,4 @@
-"""Cloud Storage: read the source and publish the pictures; disposal.py does the rest.
+"""Read sources from Cloud Storage and publish renditions; disposal.py disposes of sources.
 
 Every operation names a generation, so that a newer upload under the same name is never touched. All errors
 except `Rejected` are transient. Object names are only sent, never interpreted.
@@ -19,24 +19,24 @@ from dropcap.domain.upload import Upload, is_object, owner
 from dropcap.errors import Rejected
 from dropcap.settings import Settings
 from dropcap.storage import metadata
-from dropcap.storage.disposal import GONE, Kept
+from dropcap.storage.disposal import GONE, Disposal
 from dropcap.storage.gcs import NotStored
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob
 
-PAGE = 500  # objects of one listing: about 1 MB of them
-NO_MARKS: Mapping[str, str] = {}
+PAGE = 500  # objects per request of a listing: about 1 MB
+NO_METADATA: Mapping[str, str] = {}
 
 
-class Buckets(Kept):
+class Buckets(Disposal):
     """The four buckets of the settings, through one client that is created on first use."""
 
     def find(self, bucket: str, name: str, user: str) -> Upload:
-        """The present generation of an object of the uploads bucket that is this user's.
+        """Return the live generation of the user's object in the uploads bucket.
 
-        Raises Rejected where the bucket is another one or the object does not exist; somebody else's is
-        refused in the same words without a look, so that nobody learns which names others have.
+        Raises Rejected if it is another bucket or there is no such object. Another user's object gets the
+        same answer without a lookup, so that nobody learns which names others use.
         """
         from google.api_core.exceptions import NotFound
 
@@ -63,16 +63,16 @@ class Buckets(Kept):
         return _upload(blob)
 
     def current(self, upload: Upload) -> Upload:
-        """The upload with all that the bucket knows of it; as it is given where this generation is gone."""
+        """Return the upload with the bucket's metadata; unchanged if this generation is gone."""
         blob = self._live(upload)
         return _upload(blob) if blob else upload
 
     def pages(
         self, before: dt.datetime, start: str | None = None, end: str | None = None
     ) -> Iterator[list[Upload]]:
-        """The objects of the uploads bucket that were there `before`, without content types, page by page.
+        """Yield pages of the objects created `before`, by name, without content types.
 
-        By name, from `start` on and up to `end`, where these are given.
+        Names start at `start` and end before `end`, if given.
         """
         listing = self.ask(
             self.client.list_blobs,
@@ -113,10 +113,10 @@ class Buckets(Kept):
                 "Upload it again if it is still wanted.",
                 HTTPStatus.NOT_FOUND,
             ) from gone
-        return content_encoding.unpacked(stored.getvalue(), blob.content_encoding or "", self.settings.max_mb)
+        return content_encoding.decode(stored.getvalue(), blob.content_encoding or "", self.settings.max_mb)
 
     def published(self, upload: Upload) -> dict[str, int]:
-        """What is published of an upload: generations by object name."""
+        """Return the renditions of an upload: generations by object name."""
         client, bucket = self.client, self.settings.pictures_bucket
         blobs = self.ask(lambda **bounds: list(client.list_blobs(bucket, prefix=f"{upload.id}/", **bounds)))
         return {blob.name: int(blob.generation) for blob in blobs}
@@ -128,28 +128,28 @@ class Buckets(Kept):
         data: bytes,
         content_type: str,
         size: tuple[int, int],
-        before: Mapping[str, int],
-        marks: Mapping[str, str] = NO_MARKS,
+        existing: Mapping[str, int],
+        alias_metadata: Mapping[str, str] = NO_METADATA,
     ) -> Rendition:
         """Write one resized picture, `size` = (width, height) px; the same upload gives the same name.
 
-        Its metadata are the upload's, with `marks` of our own; where both are too much, the marks alone.
-        `before` is what was `published` before we claimed the upload. Nothing else is replaced: whoever took
-        the claim from us has published since, and recorded it. Raises NotStored where what is stored is not
-        what was sent.
+        Its metadata are the upload's with `alias_metadata`, or the latter alone if both are too large.
+        `existing` are the renditions from before the lease was acquired. No others are replaced: a worker
+        that acquired the lease later has published and recorded them. Raises NotStored if the stored bytes
+        differ.
         """
         from google.api_core.exceptions import Forbidden, PreconditionFailed
 
         name = f"{upload.id}/{label}.{content_type.removeprefix('image/')}"
         blob = self.blob(self.settings.pictures_bucket, name)
-        blob.metadata = metadata.beside(upload.metadata, marks)
+        blob.metadata = metadata.beside(upload.metadata, alias_metadata)
         blob.cache_control = self.settings.cache_control
-        known = before.get(name, 0)  # 0: there is none
+        known = existing.get(name, 0)  # 0: the object does not exist
         try:
             self.ask(blob.upload_from_string, data=data, content_type=content_type, if_generation_match=known)
         except (Forbidden, PreconditionFailed):
-            # Identical bytes will do: perhaps our own, whose answer was lost, or that a retention policy
-            # keeps.
+            # Identical bytes are fine: our own request whose response was lost, or an object that a retention
+            # policy keeps.
             if not self._found(blob):
                 raise
         checksum = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
@@ -180,7 +180,7 @@ class Buckets(Kept):
             self._check(expected, blob)
 
     def read_published(self, published: Rendition) -> bytes:
-        """The bytes of a published picture, as it was written. Raises NotStored."""
+        """Return the bytes of a rendition as they were written. Raises NotStored."""
         self.check((published,))
         blob = self.blob(self.settings.pictures_bucket, published.object)
         return bytes(self.ask(blob.download_as_bytes, raw_download=True))
@@ -206,7 +206,7 @@ class _Bounded(io.BytesIO):
 
     def write(self, data: Any) -> int:
         if _mib(self.tell() + len(data)) > self._max_mb:
-            raise content_encoding.too_much(self._max_mb)
+            raise content_encoding.too_large(self._max_mb)
         return super().write(data)
 
 
@@ -215,11 +215,11 @@ def _mib(size: int) -> float:
 
 
 def check_size(size: int, settings: Settings) -> None:
-    """Raise Rejected where `size` bytes are more than MAX_MB allows."""
+    """Raise Rejected if `size` bytes exceed MAX_MB."""
     if _mib(size) > settings.max_mb:
         raise Rejected(
             "too_many_bytes",
-            f"The picture has {_mib(size):.1f} MiB, and at most {settings.max_mb} MiB are taken.",
+            f"The picture has {_mib(size):.1f} MiB; the limit is {settings.max_mb} MiB.",
             "Send a smaller file, or raise MAX_MB.",
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         )

@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 GONE = "gone"  # code for a source that was deleted or replaced before it was read
 
 
-class Undeletable(TransientError):
+class DeletionRefused(TransientError):
     """Transient error: the bucket refuses a deletion. The sweep retries it; a redelivery would not help."""
 
 
-class Kept(Gcs):
+class Disposal(Gcs):
     """Access to sources, and to their copies in quarantine and archive."""
 
     def quarantine(self, upload: Upload, rejection: Rejected) -> None:
         """Copy the source to the quarantine bucket, with the reason in its metadata.
 
-        What was gone stays as it is: where the bucket keeps versions, somebody has deleted this one.
+        A source that is gone is not copied, even if the bucket still has it as a noncurrent version.
         """
         if rejection.code != GONE:
             facts = metadata.reason(rejection) | metadata.source(upload)
-            self._copy(self._source(upload), self.settings.quarantine_bucket, _kept_as(upload), facts)
+            self._copy(self._source(upload), self.settings.quarantine_bucket, _copy_name(upload), facts)
 
     def quarantine_published(self, upload: Upload, published: Rendition, rejection: Rejected) -> bool:
         """Copy a published picture to quarantine, under its own name, if the upload's source is gone.
 
-        An archived original moves from the archive to quarantine; returns whether it is only there now. If a
-        policy keeps it in the archive, the published pictures are still withdrawn.
+        An archived original moves from the archive to quarantine; returns whether that move is complete. If a
+        retention policy keeps it in the archive, the renditions are still unpublished.
         """
         source = self.blob(self.settings.pictures_bucket, published.object)
         facts = metadata.reason(rejection) | metadata.source(upload)
@@ -46,22 +46,22 @@ class Kept(Gcs):
             raise NotStored(f"{published.object} is no longer stored.")
         if not self.settings.archive_bucket:
             return False
-        original = self.blob(self.settings.archive_bucket, _kept_as(upload))
+        original = self.blob(self.settings.archive_bucket, _copy_name(upload))
         if self._copy(original, self.settings.quarantine_bucket, original.name, facts):
             try:
                 self.delete(original)
-            except Undeletable as stays:
+            except DeletionRefused as stays:
                 problem = str(stays)
                 logger.error(
                     "an unsafe original stays in the archive",
                     extra={"event": "unsafe_original_kept", "upload": str(upload.id), "problem": problem},
                 )
                 return False
-        return self._kept(upload, self.settings.quarantine_bucket)
+        return self._has_copy(upload, self.settings.quarantine_bucket)
 
     def forget_quarantined(self, upload: Upload, published: Rendition) -> None:
-        """Delete that copy from quarantine for good."""
-        for name in (published.object, _kept_as(upload)):
+        """Delete the copies from quarantine permanently."""
+        for name in (published.object, _copy_name(upload)):
             if copy := self._found(self.blob(self.settings.quarantine_bucket, name)):
                 self.delete(copy)
 
@@ -70,7 +70,7 @@ class Kept(Gcs):
 
         Raises NotStored if the source exists and its copy does not.
         """
-        kept = self._kept(upload, self.settings.quarantine_bucket)
+        kept = self._has_copy(upload, self.settings.quarantine_bucket)
         if not kept and self._live(upload):
             raise NotStored(f"{upload.id} is rejected and not in quarantine.")
         return kept
@@ -78,33 +78,33 @@ class Kept(Gcs):
     def dispose(self, upload: Upload, analyzed: bool) -> str:
         """Dispose of a finished source as SOURCE says: delete this generation, archive it, or keep it.
 
-        An upload that is not `analyzed` is in quarantine, and is not archived. Returns what was done, in a
-        word: a source that somebody else had deleted is not archived either. Raises Undeletable.
+        An upload that is not `analyzed` is in quarantine, and is not archived. Returns what was done, in one
+        word; a source that somebody else has deleted is not archived either. Raises DeletionRefused.
         """
         if self.settings.source == "keep":
             return "kept"
-        fate, archive = "deleted" if analyzed else "quarantined", self.settings.archive_bucket
+        disposition, archive = "deleted" if analyzed else "quarantined", self.settings.archive_bucket
         if analyzed and self.settings.source == "archive":
-            copied = self._copy(self._source(upload), archive, _kept_as(upload), metadata.source(upload))
-            fate = "archived" if copied or self._kept(upload, archive) else fate
+            copied = self._copy(self._source(upload), archive, _copy_name(upload), metadata.source(upload))
+            disposition = "archived" if copied or self._has_copy(upload, archive) else disposition
         self.delete(self._source(upload))
-        return fate
+        return disposition
 
     def delete(self, *blobs: "Blob") -> None:
-        """Delete these generations for good; it is fine if one is gone or a newer one has its name.
+        """Delete these generations permanently. One that is gone is ignored; newer ones stay.
 
-        Raises Undeletable if one can't be deleted, after the others are deleted.
+        Raises DeletionRefused if one can't be deleted, after the others are deleted.
         """
         from google.api_core.exceptions import Forbidden, NotFound
 
-        stays: Undeletable | None = None
+        stays: DeletionRefused | None = None
         for blob in blobs:
             try:
                 self.ask(blob.delete)
             except NotFound:
                 continue
             except Forbidden as refused:
-                stays = Undeletable(
+                stays = DeletionRefused(
                     f"gs://{blob.bucket.name}/{blob.name} can't be deleted: {refused.message}"
                 )
                 stays.__cause__ = refused
@@ -115,16 +115,16 @@ class Kept(Gcs):
         return self.blob(upload.bucket, upload.name, upload.generation)
 
     def _copy(self, source: "Blob", bucket: str, name: str, facts: Mapping[str, str]) -> bool:
-        """Copy within Cloud Storage, as it is stored, as an earlier delivery may have done; with our `facts`.
+        """Copy an object as it is stored, with our `facts` in its metadata; an earlier copy is replaced.
 
-        Whether it was copied: False where the source is gone.
+        Returns False if the source is gone.
         """
         from google.api_core.exceptions import Forbidden, NotFound
 
         if not self._found(source):
             return False
         target = self.blob(bucket, name)
-        # Where one is given, none is taken over: cloud.google.com/storage/docs/json_api/v1/objects/rewrite
+        # If any of these is set, none is inherited: cloud.google.com/storage/docs/json_api/v1/objects/rewrite
         target.content_type = source.content_type or "application/octet-stream"
         target.content_encoding, target.content_language = source.content_encoding, source.content_language
         target.content_disposition = source.content_disposition
@@ -136,24 +136,24 @@ class Kept(Gcs):
                 if token is None:
                     return True
         except NotFound as lost:
-            if self._found(source):  # then it is the target bucket that is missing
+            if self._found(source):  # then the target bucket is missing
                 raise NotStored(f"{name} can't be copied to gs://{bucket}: does it exist?") from lost
         except Forbidden:
-            # A retention policy or a hold keeps what an earlier delivery has copied.
+            # A retention policy or a hold keeps the copy of an earlier delivery.
             if not (self._found(target) and target.crc32c == source.crc32c):
                 raise
             return True
         return False
 
-    def _kept(self, upload: Upload, bucket: str) -> bool:
+    def _has_copy(self, upload: Upload, bucket: str) -> bool:
         """Return whether the copy is in quarantine or archive."""
-        return self._found(self.blob(bucket, _kept_as(upload))) is not None
+        return self._found(self.blob(bucket, _copy_name(upload))) is not None
 
     def _live(self, upload: Upload) -> "Blob | None":
         """Return the object if this generation is still the live one."""
         return self._found(self.blob(upload.bucket, upload.name), if_generation_match=upload.generation)
 
 
-def _kept_as(upload: Upload) -> str:
+def _copy_name(upload: Upload) -> str:
     """Return the name of the copy in quarantine or archive."""
     return f"{upload.id}/{upload.name}".encode()[:LONGEST_NAME].decode(errors="ignore")

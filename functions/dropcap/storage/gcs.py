@@ -20,8 +20,8 @@ class NotStored(TransientError):
     """Transient error: an object is missing or not as written. The source stays, the event is redelivered."""
 
 
-def expected(failed: BaseException) -> str:
-    """Return in one line what failed, where database, network or storage did; empty: its trace says more."""
+def transient_summary(failed: BaseException) -> str:
+    """Return one line about an expected failure of database, network or storage; empty for other errors."""
     from google.api_core.exceptions import GoogleAPIError
 
     if not isinstance(failed, DropcapError | GoogleAPIError | OSError):
@@ -37,7 +37,7 @@ class Gcs:
 
     @cached_property
     def client(self) -> "Client":
-        """Return Google's client; it takes 33 MB, which get_progress_stats does without."""
+        """Return Google's client, created on first use: it takes 33 MB, and get_progress_stats needs none."""
         from google.cloud.storage import Client
 
         return Client()

@@ -13,13 +13,13 @@ export function wrong(file) {
   if (!file.size) return new Problem("The file is empty.", "Look for another copy of it.");
   if (file.size > most * 1048576) {
     const mib = (file.size / 1048576).toFixed(1);
-    return new Problem(`The picture has ${mib} MiB, and at most ${most} MiB are taken.`, "Send a smaller file.");
+    return new Problem(`The picture has ${mib} MiB; the limit is ${most} MiB.`, "Send a smaller file.");
   }
   // A type that nobody knows is "": a system that knows no HEIC, say.
   return file.type && !file.type.startsWith("image/") ? noPicture() : null;
 }
 
-export const noPicture = () => new Problem("The file is no picture that can be taken.", "Send JPEG, PNG, WebP, GIF, TIFF, BMP, HEIF or AVIF.");
+export const noPicture = () => new Problem("The file is not a picture that can be processed.", "Send JPEG, PNG, WebP, GIF, TIFF, BMP, HEIF or AVIF.");
 
 /** Whether its first bytes are those of a picture; true where they can't be read, which the upload says better. */
 export async function isPicture(file) {

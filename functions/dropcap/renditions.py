@@ -1,4 +1,4 @@
-"""What is written into the pictures bucket: each size in each format, with the picture's words in it."""
+"""Write the renditions of a picture to the pictures bucket: each size in each format, texts embedded."""
 
 from collections.abc import Mapping
 
@@ -18,32 +18,34 @@ def publish(
     services: Services,
     existing: Mapping[str, int],
 ) -> tuple[Rendition, ...]:
-    """Write each size of the settings; every label exists, even if the source is smaller.
+    """Write a rendition for each size in the settings, even if the source is smaller. Return the renditions.
 
-    `data` are the source's bytes, which only animations need again; `embedded` are the words for the files;
-    `existing` are the renditions of earlier deliveries. Raises gcs.NotStored if an object is not stored as
-    written.
+    `data` are the bytes of the source, which animations are decoded from; `embedded` are the texts to embed;
+    `existing` are the renditions that earlier deliveries wrote: generations by object name. Raises
+    gcs.NotStored if an object is not stored as written.
     """
     settings = services.settings
-    moving = None
+    animated = None
     if settings.animated:
         from dropcap.imaging import animation
 
-        moving = animation.open_animation(data, source.facts, settings, services.make_room)
+        animated = animation.open_animation(data, source.facts, settings, services.make_room)
     packet = xmp.packet(embedded) if settings.embed_words == "on" else b""
-    published = []
-    layout = settings.layout if upload.in_bucket else "id"  # what is posted has no name that an app knows
+    renditions: list[Rendition] = []
+    layout = (
+        settings.layout if upload.in_bucket else "id"
+    )  # a posted picture has no object name for an app to rely on
     for side in settings.sizes:
         label = naming.label(side)
         kinds = naming.kinds(upload.name, layout, label, settings.format, source.facts.format)
         for kind, names in kinds.items():
-            copy = moving.encode(side, settings.quality, packet) if moving and kind == "webp" else None
+            copy = animated.encode(side, settings.quality, packet) if animated and kind == "webp" else None
             copy = copy or source.encode(side, kind, settings.quality, packet)
             size, metadata = (copy.width, copy.height), aliases.metadata_of(upload, names)
-            published.append(
+            renditions.append(
                 services.buckets.publish(
                     upload, label, copy.data, copy.content_type, size, existing, metadata
                 )
             )
-            aliases.write(services.buckets, upload, published[-1], names)
-    return tuple(published)
+            aliases.write(services.buckets, upload, renditions[-1], names)
+    return tuple(renditions)

@@ -1,4 +1,4 @@
-"""Words that BLIP-large says and that mean nothing: "arafed man in a hat", "araffe ferris wheel"."""
+"""Remove the meaningless words that BLIP-large generates: "arafed man in a hat", "araffe ferris wheel"."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENDING = re.compile(r"('s)?[.,;:!?]*$")
 
 
 def remove_artefacts(caption: str) -> tuple[str, tuple[str, ...]]:
-    """Return the caption without such words, still grammatical, and the words that went, in their order.
+    """Return the caption without such words, still grammatical, and the removed words in their order.
 
     Before a noun the word is an adjective and is left out: "an arafed dog" becomes "a dog". Where the word is
     itself the noun, "something" takes its place. A caption of which only "something" remains is empty.

@@ -1,10 +1,10 @@
-"""BLIP in ONNX Runtime and NumPy: a picture in, one line of text out. No PyTorch, no transformers.
+"""Caption a picture with BLIP in ONNX Runtime and NumPy, without PyTorch and transformers.
 
-    captioner = load(folder, threads=1)      # once a process; a failed load is not kept
+    captioner = load(folder, threads=1)      # cached per process; a failed load is not cached
     captioner.caption(image, beams=3).text   # "a dog and a key on a green background"
 
-A model folder holds `model.json` (the card), `vocab.txt` and two graphs, which graphs.py runs.
-Token for token the same as `BlipForConditionalGeneration.generate` of transformers 4.57
+A model folder contains `model.json` (the card), `vocab.txt` and two graphs, which graphs.py runs.
+The output equals, token for token, that of `BlipForConditionalGeneration.generate` of transformers 4.57
 (tests/captioning/test_blip.py).
 """
 
@@ -32,22 +32,22 @@ from dropcap.captioning.novelty import Distance
 from dropcap.captioning.wordpiece import WordPiece
 from dropcap.domain.analysis import NOTICE, Caption
 
-# What a loop that was cut may end with: of "a train on a train on ..." it leaves "a train on".
+# Words to drop at the end of a truncated loop: "a train on a train on ..." is cut to "a train on".
 _DANGLING = re.compile(r"(?:[ ,]+(?:a|an|the|and|or|with|of|on|in|at|to|by|is|that))+$")
-MAX_CHARACTERS = 500  # a caption is a line; whatever a model says, no more than this leaves here
-# A card may come from anywhere: what it says is shown at terminals and on pages, and sizes what is allocated.
+MAX_CHARACTERS = 500  # a longer caption is cut
+# A card is untrusted: its text is shown in terminals and on pages, and its numbers size allocations.
 MAX_NAME = 200  # characters of its name and revision
-MAX_SIDE = 2048  # px; BLIP's own look at 384, and for questions at 480
+MAX_SIDE = 2048  # px; BLIP's checkpoints take 384, and 480 for questions
 MAX_TOKENS = 10_000_000
-NUMBER = (ValueError, OverflowError)  # what int and float raise of a number that is none, or infinite
+NUMBER = (ValueError, OverflowError)  # raised by int and float for an invalid or infinite number
 
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """Threshold of a caption's confidence, as `model_export confidence` measures it.
+    """Threshold of a caption's confidence, measured by `model_export confidence`.
 
-    A caption's confidence is the mean log-probability of its tokens, less `weight` times the distance of the
-    picture from those of `file` (novelty.py); no file: the former alone.
+    The confidence is the mean log-probability of the tokens, minus `weight` times the distance of the picture
+    from the known pictures, whose statistics are in `file` (novelty.py). Without a file the weight is unused.
     """
 
     threshold: float
@@ -57,29 +57,29 @@ class Confidence:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What the function needs of `model.json`; people find more in it."""
+    """The fields of `model.json` that the function reads."""
 
     name: str
     revision: str
-    size: int  # side of the square the model looks at, px
+    size: int  # side of the square input, px
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     bos: int
     eos: int
-    max_length: int  # positions the decoder has, prompt included
+    max_length: int  # positions of the decoder, prompt included
     files: dict[str, tuple[int, str]]  # name: bytes, sha256
-    confidence: Confidence | None = None  # None: not measured, and no caption is rejected
-    no_repeat_ngram_size: int = 0  # as in transformers' generation config of the checkpoint
-    things: int = 0  # that a demonstration model knows; 0: it is none
+    confidence: Confidence | None = None  # None: not measured, so no caption is rejected
+    no_repeat_ngram_size: int = 0  # from the checkpoint's generation config in transformers
+    things: int = 0  # known to a demonstration model; 0 for any other model
 
     @property
     def notice(self) -> str:
-        """One line that says that this is a demonstration model and what to do; empty of any other."""
+        """Return a line that says that this is a demonstration model and what to do; empty for any other."""
         return NOTICE.format(things=self.things) if self.things else ""
 
     @classmethod
     def read(cls, folder: Path) -> Card:
-        """The card of a model folder; raises ModelError where there is none or it lacks something."""
+        """Return the card of a model folder. Raises ModelError if it is missing or invalid."""
         try:
             card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
             image, tokens = card["image"], card["tokens"]
@@ -89,7 +89,7 @@ class Card:
                 revision=_printable_name(card["revision"]),
                 size=_int_between(1, MAX_SIDE, image["size"]),
                 mean=_channels(image["mean"]),
-                std=_channels(image["std"], least=1e-6),  # what is divided by
+                std=_channels(image["std"], least=1e-6),  # a divisor
                 bos=_int_between(0, MAX_TOKENS, tokens["bos"]),
                 eos=_int_between(0, MAX_TOKENS, tokens["eos"]),
                 max_length=_int_between(2, MAX_TOKENS, card["max_length"]),
@@ -106,7 +106,7 @@ class Card:
             ) from wrong
 
     def verify(self, folder: Path) -> None:
-        """Every file is there, with the size and SHA-256 that the card says: 0.1 s for 200 MB, once."""
+        """Raise ModelError unless every file has the size and SHA-256 of the card: 0.1 s for 200 MB."""
         for name, (size, sha256) in self.files.items():
             path = folder / name
             if not path.is_file():
@@ -119,12 +119,12 @@ class Card:
 
 
 def _describe(wrong: Exception) -> str:
-    """Return kind and message of an error; its repr may hold the whole file (UnicodeDecodeError)."""
+    """Return class and message of an error; its repr may contain the whole file (UnicodeDecodeError)."""
     return f"{type(wrong).__name__}: {wrong}"
 
 
 def _printable_name(value: object) -> str:
-    """Return a name that may be shown; raises ValueError."""
+    """Return a printable name. Raises ValueError if it is not printable or too long."""
     text = str(value)
     if not text.isprintable() or not 0 < len(text) <= MAX_NAME:
         raise ValueError(f"{text[:MAX_NAME]!r} is no name of at most {MAX_NAME} printable characters")
@@ -155,21 +155,21 @@ def _confidence(card: Mapping[str, Any], files: Collection[str]) -> Confidence:
 
 
 def _number(value: Any) -> float:
-    """Return a finite number of a card. Nothing is less than NaN, so that no caption would be rejected."""
+    """Return a finite number. A threshold of NaN would reject no caption. Raises ValueError."""
     if isinstance(value, bool) or not math.isfinite(number := float(value)):
         raise ValueError(f"{value!r} is no number")
     return number
 
 
 def _thing_count(things: Collection[str]) -> int:
-    """Return how many things a demonstration model knows; none would make it look like any other model."""
+    """Return the number of things that a demonstration model knows. Raises ValueError if there are none."""
     if not things:
         raise ValueError("a demonstration model that knows nothing")
     return len(things)
 
 
 def preprocess(image: Image.Image, size: int, mean: Sequence[float], std: Sequence[float]) -> Floats:
-    """(1, 3, size, size) as BlipImageProcessor makes it: squashed to a square, bicubic, normalised."""
+    """Return the input (1, 3, size, size), as BlipImageProcessor: a square, bicubic, normalised."""
     square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     pixels: Floats = np.asarray(square, np.float32) / np.float32(255)
     pixels = ((pixels - np.array(mean, np.float32)) / np.array(std, np.float32)).astype(np.float32)
@@ -177,10 +177,10 @@ def preprocess(image: Image.Image, size: int, mean: Sequence[float], std: Sequen
 
 
 class Captioner:
-    """A verified, loaded model. Calls from several threads are safe: nothing of a picture is kept here."""
+    """A verified, loaded model. It keeps no state of a picture, so that threads may share it."""
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
-        """Load the model of a folder; raises ModelError, which names the file that is at fault."""
+        """Load the model of a folder. Raises ModelError, which names the faulty file."""
         self.card = Card.read(folder)
         self.card.verify(folder)
         measured = self.card.confidence
@@ -191,11 +191,11 @@ class Captioner:
             self._distance = (
                 self._read_distance(folder / measured.file) if measured and measured.file else None
             )
-        except (ValueError, LookupError) as wrong:  # files that are not what their names say
+        except (ValueError, LookupError) as wrong:  # a file has other content than its name says
             raise ModelError(
                 f"{folder} is no model that can be loaded ({_describe(wrong)}): {REMEDY}."
             ) from wrong
-        # ONNX Runtime reads what lies behind the table where an id is too large (1.32, quantized embeddings).
+        # ONNX Runtime 1.32 reads past the end of a quantized embedding table if an id is too large.
         if max(self.card.bos, self.card.eos, len(self.tokenizer.words) - 1) >= self._decoder.vocabulary:
             raise ModelError(
                 f"{folder} has tokens beyond the {self._decoder.vocabulary} of its decoder: {REMEDY}."
@@ -204,10 +204,10 @@ class Captioner:
     def caption(
         self, image: Image.Image, *, prompt: str = "", beams: int = 1, max_tokens: int = 30
     ) -> Caption:
-        """One line of at most 500 printable characters that says what is in the picture.
+        """Return a caption: one line of at most 500 printable characters.
 
-        It begins with `prompt`, as BLIP's own does; `beams` 1 is greedy; `max_tokens` come on top of the
-        prompt. Raises ModelError where the prompt is too long or the model fails.
+        It begins with `prompt`, as in BLIP. `beams` 1 is greedy. `max_tokens` does not count the prompt.
+        Raises ModelError if the prompt is too long or the model fails.
         """
         start = [self.card.bos, *self.tokenizer.encode(prompt)]
         if (room := self.card.max_length - len(start)) < 1:
@@ -218,7 +218,7 @@ class Captioner:
         ids = said.ids
         if looped := said is not generated:
             ids = ids[: self.tokenizer.word_end(generated.ids, len(ids))]
-        # A prompt alone says nothing of the picture.
+        # A prompt alone does not describe the picture.
         line = self.tokenizer.decode([*start, *ids] if self.tokenizer.decode(ids).strip() else [])
         line = " ".join("".join(c if c.isprintable() else " " for c in line).split())
         if looped:
@@ -229,7 +229,7 @@ class Captioner:
             threshold = measured.threshold
             if self._distance:
                 confidence -= measured.weight * self._distance(cross)
-        if not math.isfinite(confidence):  # of a broken model; neither JSON nor PostgreSQL can hold it
+        if not math.isfinite(confidence):  # a broken model; neither JSON nor PostgreSQL can store it
             raise ModelError(
                 f"The confidence in a caption is {confidence}, so the model is broken: {REMEDY}."
             )
@@ -238,7 +238,7 @@ class Captioner:
             self.card.name,
             self.card.revision,
             confidence=confidence,
-            # A loop is no caption that a model is sure of, however likely each of its tokens was.
+            # A loop has low confidence, however likely each of its tokens is.
             low_confidence=threshold is not None and (confidence < threshold or looped),
             demo=bool(self.card.things),
             removed=removed,
@@ -251,12 +251,12 @@ class Captioner:
             raise ModelError(f"{path} can't be used ({wrong}): {REMEDY}.") from wrong
 
     def encode(self, image: Image.Image) -> Cross:
-        """Return the picture's keys and values, which live as long as someone holds them."""
+        """Return the keys and values of the cross-attention for a picture."""
         card = self.card
         return self._encoder(preprocess(image, card.size, card.mean, card.std))
 
     def generate(self, cross: Cross, start: Sequence[int], beams: int, max_tokens: int) -> Generated:
-        """Return what follows `start`, exactly as transformers generates it, loops included."""
+        """Return the tokens after `start`, exactly as transformers generates them, loops included."""
         step, card = self._decoder.steps(cross), self.card
         if beams == 1:
             return greedy(step, start, max_tokens, card.eos, card.no_repeat_ngram_size)
@@ -267,8 +267,8 @@ _loading = threading.Lock()
 
 
 def load(folder: Path, threads: int = 1) -> Captioner:
-    """The process's one Captioner of a folder. A failed load raises ModelError; the next call tries again."""
-    with _loading:  # callers wait for the one that loads, instead of loading twice
+    """Return the cached Captioner of a folder. A failed load raises ModelError and is not cached."""
+    with _loading:  # callers wait for a load in progress instead of loading twice
         return _load(folder.resolve(), threads)
 
 
@@ -278,7 +278,7 @@ def _load(folder: Path, threads: int) -> Captioner:
 
 
 def unload() -> bool:
-    """Keep no Captioner any more, and say if there was one: its memory is free as soon as nobody uses it."""
+    """Drop the cached Captioner and return whether there was one. Its memory is freed after its last use."""
     with _loading:
         loaded = _load.cache_info().currsize > 0
         _load.cache_clear()

@@ -1,4 +1,4 @@
-"""Greedy and beam search, token for token as transformers 4.57 generates, and an end to loops."""
+"""Greedy and beam search, equal to transformers 4.57 token for token, and truncation of loops."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from dropcap.captioning.graphs import Floats, Step
 
-REPEATS = 3  # of the same n-gram in a row are a loop
-REPEATS_OF_ONE = 4  # of the same token: a caption may say "ho ho ho"
+REPEATS = 3  # consecutive repeats of an n-gram that make a loop
+REPEATS_OF_ONE = 4  # the same for a single token: "ho ho ho" is a valid caption
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +22,15 @@ class Generated:
 
     @property
     def mean(self) -> float:
-        """The mean log-probability: 0 is certain."""
+        """Return the mean log-probability; 0 is certain."""
         return sum(self.log_probabilities) / len(self.log_probabilities)
 
     def append(self, token: int, log_probability: float) -> Generated:
-        """Return the same with one more id."""
+        """Return a copy with one more id."""
         return Generated([*self.ids, token], [*self.log_probabilities, log_probability])
 
     def truncate_loop(self) -> Generated:
-        """The same up to the end of what comes again and again; itself where nothing does."""
+        """Return the ids up to the end of the first occurrence of a loop, or itself if there is no loop."""
         length = loop_end(self.ids)
         return Generated(self.ids[:length], self.log_probabilities[:length]) if length else self
 
@@ -48,7 +48,7 @@ def loop_end(ids: Sequence[int]) -> int:
 
 
 def greedy(step: Step, prompt: Sequence[int], max_tokens: int, eos: int, no_repeat: int = 0) -> Generated:
-    """Return at most `max_tokens` ids, each the likeliest; `eos` included where it was said.
+    """Return at most `max_tokens` ids, each the likeliest; includes `eos` if it was generated.
 
     `no_repeat` is transformers' no_repeat_ngram_size: no n-gram of that size comes twice; 0 is off.
     """

@@ -1,9 +1,9 @@
-"""BLIP's two graphs in ONNX Runtime, and the one place that sets how it uses memory and CPU.
+"""Run BLIP's two graphs in ONNX Runtime, and configure its memory and CPU use.
 
     encoder   pixels -> keys and values of every cross-attention layer: computed once a picture
     decoder   ids, past keys and values, the encoder's -> logits of the last position, present keys and values
 
-What each setting is worth is measured with BLIP-base in model_export/README.md.
+model_export/README.md has the effect of each setting, measured with BLIP-base.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dropcap.runtime import memory
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-# Since 1.29 it tells Microsoft which models run where, unless this is set before it is loaded (ORT #27379).
+# Since 1.29 ONNX Runtime reports its use to Microsoft, unless this is set before it is loaded (ORT #27379).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 REMEDY = "restore the folder from the repository, or write it anew with `make model`"
@@ -37,45 +37,45 @@ Step = Callable[[Ids, Sequence[int] | None], Floats]
 
 
 class ModelError(TransientError):
-    """The model can't be loaded or can't run; the message names the file and the remedy."""
+    """The model can't be loaded or run; the message names the file and the remedy."""
 
 
-_mapping = threading.Lock()  # one encoder at a time: what is mapped meanwhile is its own
+_mapping = threading.Lock()  # load one encoder at a time, so that new mappings belong to it
 
 
 class Encoder:
-    """Each of its weights is read once a picture, so none of them stays in memory."""
+    """The encoder graph. It reads each weight once per picture, so that no weight stays in memory."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         import onnxruntime as ort
 
         options = _options(threads)
-        # Prepacked, its int8 weights would lie in private memory as well (90 MB), for 6 % less time.
+        # Prepacking would copy the int8 weights into private memory (90 MB), for 6 % less time.
         options.add_session_config_entry("session.disable_prepacking", "1")
-        # Without an arena the heap is in pieces after one picture (+70 MB); with one that is given back after
-        # each run, it is not.
+        # Without an arena, one picture fragments the heap (+70 MB). An arena that is released after each run
+        # does not.
         options.enable_cpu_mem_arena = True
         self._shrink = ort.RunOptions()
         self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         weights = folder / "encoder.data"
         with _mapping:
-            others = memory.mapped(weights)  # another encoder of the same folder may end before this one
+            others = memory.mapped(weights)  # another encoder of the same folder may be freed before this one
             self._session = _session(folder / "encoder.onnx", options)
             self._weights = memory.mapped(weights, without=others)
         self._outputs = {output.name: output.shape[1:] for output in self._session.get_outputs()}
 
     @property
     def width(self) -> int:
-        """Of each part of a picture in the keys: heads times head_size."""
+        """Return the width of the keys of a picture part: heads times head_size."""
         heads, _, head_size = next(iter(self._outputs.values()))
         return int(heads * head_size)
 
     def __call__(self, pixels: Floats) -> Cross:
-        """The keys and values for `pixels`, (1, 3, side, side); raises ModelError."""
+        """Return the keys and values for `pixels`, (1, 3, side, side). Raises ModelError."""
         from onnxruntime import OrtValue
 
         shape = next(iter(self._outputs.values()))
-        # One block for all (42 MB in BLIP-base), which the system takes back whole; ORT writes right into it.
+        # One block for all outputs (42 MB in BLIP-base), which is freed as a whole. ORT writes into it.
         block = np.empty((len(self._outputs), 1, *shape), np.float32)
         cross = {
             name: OrtValue.ortvalue_from_numpy(part) for name, part in zip(self._outputs, block, strict=True)
@@ -93,11 +93,11 @@ class Encoder:
 
 
 class Decoder:
-    """Its weights are read for every token: prepacked, they stay."""
+    """The decoder graph. It reads its weights for every token, so they stay in memory, prepacked."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         options = _options(threads)
-        options.enable_cpu_mem_arena = False  # what one caption took would be kept
+        options.enable_cpu_mem_arena = False  # an arena would keep the memory of a caption
         self._session = _session(folder / "decoder.onnx", options)
         self._present = [o.name for o in self._session.get_outputs() if o.name != "logits"]
         shapes = {value.name: value.shape for value in self._session.get_inputs()}
@@ -105,7 +105,7 @@ class Decoder:
         self.vocabulary = int(next(o.shape[-1] for o in self._session.get_outputs() if o.name == "logits"))
 
     def steps(self, cross: Cross) -> Step:
-        """A function that goes on with a caption; it keeps the past, and raises ModelError."""
+        """Return a function that computes the next token's logits and keeps past keys and values."""
         from onnxruntime import OrtValue
 
         past: list[Any] = []
@@ -120,7 +120,7 @@ class Decoder:
             feeds = {f"past.{i}": value for i, value in enumerate(past)}
             feeds["input_ids"] = OrtValue.ortvalue_from_numpy(ids)
             try:
-                # OrtValues, not NumPy: BLIP-base's 42 MB of `cross` would be copied for every token.
+                # OrtValues, because NumPy arrays would copy BLIP-base's 42 MB of `cross` for every token.
                 logits, *past = self._session.run_with_ort_values(["logits", *self._present], cross | feeds)
             except Exception as failed:  # as above
                 raise _run_error(failed) from failed
@@ -138,12 +138,12 @@ def _options(threads: int) -> ort.SessionOptions:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    # As many threads as vCPUs: a second thread on one vCPU only waits for the first.
+    # One thread per vCPU: more threads than vCPUs only wait for each other.
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads burn no CPU time
     options.enable_mem_pattern = False
-    # model_export has optimised the graphs; doing it again costs time and memory at every cold start.
+    # model_export has optimised the graphs. Optimising again costs time and memory at every cold start.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     return options

@@ -16,7 +16,7 @@ class WordPiece:
         self.special = {self.ids.get(word) for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, without special tokens; "[SEP]" in it is text like any other."""
+        """Return the ids of a text, without special tokens; "[SEP]" in the text is normal text."""
         # 100 is max_input_chars_per_word of the reference: a longer word is unknown.
         words = (word if len(word) <= 100 else "[UNK]" for word in _split(text))
         return [i for word in words for i in self._pieces(word)]
@@ -42,7 +42,7 @@ class WordPiece:
         return 0 <= token < len(self.words) and self.words[token].startswith("##")
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids, with the spaces cleaned up as `clean_up_tokenization` of transformers does."""
+        """Return the text of ids, with spaces cleaned up as by `clean_up_tokenization` of transformers."""
         shown = (self.words[i] for i in ids if 0 <= i < len(self.words) and i not in self.special)
         text = " ".join(shown).replace(" ##", "")
         for wide in (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"):
@@ -51,7 +51,7 @@ class WordPiece:
 
 
 def _split(text: str) -> list[str]:
-    """Lower-case words and single punctuation marks, without accents and control characters, as BERT's."""
+    """Return lower-case words and single punctuation marks, without accents and control characters."""
     out = []
     for c in unicodedata.normalize("NFD", text):
         kind = unicodedata.category(c)
@@ -60,7 +60,7 @@ def _split(text: str) -> list[str]:
         elif kind == "Mn" or kind[0] == "C" or c == "\ufffd":
             continue
         elif kind[0] == "P" or c in "$+<=>^`|~" or unicodedata.name(c, "").startswith("CJK UNIFIED"):
-            out.append(f" {c} ")  # punctuation, what ASCII has beside it, ideographs: each a word of its own
+            out.append(f" {c} ")  # punctuation, other ASCII symbols and ideographs are words of their own
         else:
             out.append(c.lower())
     return "".join(out).split()

@@ -1,8 +1,8 @@
-"""Animations: a GIF or WebP that moves becomes a WebP that moves, with ANIMATED=1.
+"""Encode an animated GIF or WebP as an animated WebP, with ANIMATED=1.
 
 One frame is in memory at a time, in each size: decoded, resized, encoded. Durations, loops and transparency
-stay as they are. What would take too long or too much, or is damaged, is published as its first frame, like
-everything else that can't move. Import it only where something is to move.
+are kept. An animation that is damaged, or takes too much time or memory, is published as its first frame.
+Import this module only for an animation.
 """
 
 import io
@@ -20,27 +20,27 @@ from dropcap.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-ANIMATED_FORMATS = frozenset({"GIF", "WEBP"})  # sources that may move, as Pillow calls them
+ANIMATED_FORMATS = frozenset({"GIF", "WEBP"})  # sources that may be animated, by Pillow's names
 MAX_FRAMES = 1000  # a minute and a half at the 12 frames a second that most GIFs have
-# Decoded and encoded, of all frames for all sizes: 60 s on one core, and on a slower one still far below the
-# LEASE_S that a stage may take. 200 frames of 1080 x 1080 px in three sizes are half of that.
+# Px decoded and encoded for all frames in all sizes: 60 s on one core, and on a slower one still far below
+# the LEASE_S that a stage may take. 200 frames of 1080 x 1080 px in three sizes are half of that.
 MAX_PX = 2_000_000_000
-# Method 4 takes twice the time for 4 % fewer bytes; a whole frame at least every 5th, Pillow's default, twice
-# the bytes.
+# Method 4 takes twice the time for 4 % fewer bytes. Pillow's default, a key frame at least every 5 frames,
+# takes twice the bytes.
 ENCODING = {"method": 2, "kmin": 9, "kmax": 17}
-SHORT_MS, DEFAULT_MS = 10, 100  # browsers show what is to last 10 ms or less for 100: so do we
+SHORT_MS, DEFAULT_MS = 10, 100  # like browsers, show a frame of 10 ms or less for 100 ms
 ALPHA = 0x10  # in the flags of VP8X (RFC 9649, 2.7)
 MAX_LOOPS = 65_535  # developers.google.com/speed/webp/docs/riff_container: 16 bits
 
 
 class Animation:
-    """The frames of one upload; `data` are its bytes, `frames` their number."""
+    """The frames of one upload: `data` are its bytes, `frames` is the number of frames."""
 
     def __init__(self, data: bytes, kind: str, frames: int) -> None:
         self.frames, self._data, self._kind, self._damaged = frames, data, kind, False
 
     def encode(self, side: Side, quality: int, xmp: bytes = b"") -> decoding.Encoded | None:
-        """A WebP that moves and fits in `side`, without metadata but for `xmp`; None with a damaged frame."""
+        """Return an animated WebP that fits in `side`, with `xmp` as its only metadata; None if damaged."""
         if self._damaged:
             return None
         try:
@@ -53,7 +53,7 @@ class Animation:
             return None
 
     def _encode(self, side: Side, quality: int, xmp: bytes) -> decoding.Encoded:
-        durations: list[int] = []  # ms; Pillow asks for that of a frame when it has the frame
+        durations: list[int] = []  # ms; Pillow reads a frame's duration after the frame
         with Image.open(io.BytesIO(self._data), formats=(self._kind,)) as image, io.BytesIO() as file:
             canvas, turn = image.size, rasters.orientation(image)
             size = rasters.fit(canvas[::-1] if turn in rasters.SWAPPED_SIDES else canvas, side)
@@ -93,7 +93,7 @@ def _with_alpha(data: bytes) -> bytes:
 
 
 class _Frames:
-    """The frames after the first as Pillow's encoder takes them, each made when it is asked for."""
+    """The frames after the first, in the form that Pillow's encoder takes; each is made on demand."""
 
     def __init__(self, frame: Callable[[int], Image.Image], n_frames: int) -> None:
         self.n_frames, self._frame = n_frames, frame
@@ -108,8 +108,7 @@ def open_animation(
 ) -> Animation | None:
     """Return the animation in an upload, or None where only its first frame is published.
 
-    That is so with SAFETY, because Gemini judges one frame, and where the frames take too much time or
-    memory.
+    None with SAFETY, because Gemini judges one frame, and if the frames take too much time or memory.
 
     `make_room` frees memory that can be allocated again later; it is called before the frames would exceed
     the warning level.
@@ -117,7 +116,7 @@ def open_animation(
     frames = count_frames(data, facts.format)
     if frames < 2:
         return None
-    if settings.safety != "off":  # no frame is published that was not judged
+    if settings.safety != "off":  # frames that were not judged are not published
         _log_still("with SAFETY only the frame that was judged is published")
         return None
     canvas = (facts.width, facts.height)
@@ -138,9 +137,9 @@ def open_animation(
 
 
 def need_mb(canvas: tuple[int, int], px: int, frames: int, size: int) -> float:
-    """The memory that the frames take at their peak, beside the `size` bytes of the source, MB.
+    """Return the peak memory of the frames in MB, besides the `size` bytes of the source.
 
-    `px` are those of a frame of the largest published size. The file that comes of it is there four times.
+    `px` is the size of a frame in the largest rendition. The encoded file is in memory four times.
     """
     made = size + 0.02 * px * frames
     return (20 * canvas[0] * canvas[1] + 24 * px + 4 * made) / 1e6
@@ -163,7 +162,7 @@ def _to_srgb(image: Image.Image, colours: colour.ColourSpace) -> Image.Image:
 
 
 def _loops(image: Image.Image) -> int:
-    """How often it plays, 0 for ever: a GIF says how often again, or, where it plays once, nothing."""
+    """Return how often it plays, 0 for endless. A GIF stores the repetitions, or nothing if it plays once."""
     loops = int(image.info.get("loop", 0))
     if image.format == "GIF" and (loops or "loop" not in image.info):
         loops = loops + 1

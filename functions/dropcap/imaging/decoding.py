@@ -1,13 +1,12 @@
-"""Pictures: looked at, guarded, decoded once by the cheapest decoder that fits, kept as one small raster.
+"""Decode an upload safely: detect its format, enforce the limits, and keep one downscaled sRGB raster.
 
     with decoding.open_picture(data, settings) as source:
-        source.facts                     what the upload was
-        source.resize(picture.BLIP_SIDE) a raster for a model
-        source.encode(800, "webp", 80) an encoded copy without a trace of metadata
+        source.facts                        format, size and pages of the upload
+        source.resize(decoding.BLIP_SIDE)   a raster for a model
+        source.encode(800, "webp", 80)      an encoded rendition without metadata
 
-Sides are in px, memory in MB. What a picture is, its bytes say, never its name or content type. This file
-knows formats, limits and memory; rasters.py knows colours. Import it only where pictures are handled: it
-loads Pillow.
+Each upload is decoded once, by the cheapest decoder that fits in memory. The format is detected from the
+bytes, never from the name or content type. Sides are in px, memory in MB. Importing this module loads Pillow.
 """
 
 import hashlib
@@ -37,14 +36,14 @@ from dropcap.imaging.headers.formats import CODECS, OPENED_BRANDS, detect_format
 from dropcap.runtime import memory
 from dropcap.settings import Settings
 
-GEMINI_SIDE = 800  # what Gemini is sent at most: the product's own limit
-GEMINI_SIDE_SHORT = 512  # the same, when memory is short
+GEMINI_SIDE = 800  # largest side sent to Gemini; a product decision
+GEMINI_SIDE_SHORT = 512  # the same when memory is short
 GEMINI_QUALITY = 85
-BLIP_SIDE = 400  # BLIP-base looks at 384 px (its preprocessor_config.json)
+BLIP_SIDE = 400  # BLIP-base takes 384 px (its preprocessor_config.json)
 SHORT_MB = 48.0  # below this, memory is short; a choice, not a measurement
 RESERVE_MB = 16.0  # kept free while decoding, for other threads; a choice, not a measurement
 
-# Pillow's own limit warns at 89 MP and raises at twice that, whatever the settings say: ours takes its place.
+# Pillow's own limit warns at 89 MP and raises at twice that. MAX_MEGAPIXELS replaces it.
 Image.MAX_IMAGE_PIXELS = None
 pillow_readers.register()
 
@@ -63,7 +62,7 @@ T = TypeVar("T")
 
 
 class Encoded(NamedTuple):
-    """A picture file: its bytes, its sides in px and its content type."""
+    """An encoded picture: bytes, sides in px and content type."""
 
     data: bytes
     width: int
@@ -72,19 +71,19 @@ class Encoded(NamedTuple):
 
 
 class Picture:
-    """One upload as an upright sRGB raster, no larger than the largest copy that is needed of it."""
+    """An upload as an upright sRGB raster, no larger than its largest rendition or model input."""
 
     def __init__(self, facts: PictureFacts, raster: Image.Image) -> None:
         self.facts = facts
         self._raster = raster
 
     def resize(self, side: Side) -> Image.Image:
-        """A new RGB raster that fits in `side`, never enlarged. The caller frees it (`close`)."""
+        """Return a new RGB raster that fits in `side`, never enlarged. The caller closes it."""
         size = rasters.fit(self._raster.size, side)
         return self._raster.resize(size, Image.Resampling.LANCZOS)
 
     def encode(self, side: Side, kind: str, quality: int, xmp: bytes = b"") -> Encoded:
-        """An encoded copy: sRGB, without metadata but for `xmp`, a packet of our own.
+        """Return an encoded sRGB copy whose only metadata is `xmp`, an XMP packet.
 
         `kind` is webp, jpeg, png or avif; `quality` 1 to 100.
         """
@@ -93,12 +92,12 @@ class Picture:
             return Encoded(file.getvalue(), *copy.size, CONTENT_TYPES[kind])
 
     def for_gemini(self, settings: Settings) -> Encoded:
-        """A JPEG for Gemini: at most 800 px, 512 px when memory is short."""
+        """Return a JPEG for Gemini: at most 800 px, or 512 px when memory is short."""
         short = memory.left_mb(settings.memory_limit_mb) < SHORT_MB
         return self.encode(GEMINI_SIDE_SHORT if short else GEMINI_SIDE, "jpeg", GEMINI_QUALITY)
 
     def close(self) -> None:
-        """Free the raster at once; `memory.release()` then gives it back to the system."""
+        """Free the raster; `memory.release()` then returns its memory to the system."""
         self._raster.close()
 
     def __enter__(self) -> Self:
@@ -111,11 +110,12 @@ class Picture:
 
 
 def open_picture(data: bytes, settings: Settings, make_room: Callable[[], None] = memory.release) -> Picture:
-    """The picture that `data` is; close it after use, best by `with`.
+    """Decode `data`. Close the picture after use, preferably by `with`.
 
-    Uses max_side, max_megapixels, memory_limit_mb, memory_warning_mb and sizes. `make_room` frees what can be
-    had again; it is called before a picture takes more than the warning level, or is refused. Raises Rejected
-    for whatever is no picture, of another format, damaged, too large, or needs more memory than is left.
+    Uses max_side, max_megapixels, memory_limit_mb, memory_warning_mb and sizes. `make_room` frees memory that
+    can be allocated again later; it is called before a picture exceeds the warning level or is rejected.
+    Raises Rejected if `data` is not a picture, has an unsupported format, is damaged or too large, or needs
+    more memory than is available.
     """
     kind = detect_format(data)
     with collect_warnings(kind):
@@ -126,7 +126,7 @@ def _open(kind: str, data: bytes, settings: Settings, make_room: Callable[[], No
     if kind == "HEIF":
         _register_heif()
     largest = _check_claimed_sizes(kind, data, settings)
-    if kind == "GIF":  # its reader fills another canvas for disposing of the first frame
+    if kind == "GIF":  # Pillow's reader allocates a second canvas to dispose of the first frame
         _choose([(largest[0] * largest[1] / 1e6, None)], kind, largest, settings, make_room)
     pages, shown = 1, data
     if kind == "TIFF":
@@ -190,7 +190,7 @@ def _decode(
                 refusal = rejected
         else:
             raise refusal
-    with translate_errors(kind):  # the whole raster is free by now
+    with translate_errors(kind):  # the full-size raster is already freed
         raster = rasters.apply_orientation(rasters.flatten_to_srgb(raster, colours), orientation)
     turned = orientation in rasters.SWAPPED_SIDES
     return raster, size[::-1] if turned else size, decoder.name
@@ -209,7 +209,7 @@ def check_head(head: bytes, settings: Settings) -> None:
 
 
 def _xmp_options(xmp: bytes, kind: str) -> dict[str, Any]:
-    """Options of Pillow's that write an XMP packet; of PNG it knows only how to read one."""
+    """Return the options with which Pillow writes an XMP packet. It has none for PNG."""
     if not xmp or kind != "png":
         return {"xmp": xmp} if xmp else {}
     chunk = PngInfo()
@@ -219,10 +219,10 @@ def _xmp_options(xmp: bytes, kind: str) -> dict[str, Any]:
 
 @cache
 def _register_heif() -> None:
-    """Teach Pillow HEIF, once, and only where a HEIF picture comes: the library costs 3 MB."""
+    """Register the HEIF reader once, and only for a HEIF picture: the library takes 3 MB."""
     import pillow_heif
 
-    # Embedded thumbnails are too small for us, depth and auxiliary pictures are never shown.
+    # Embedded thumbnails are too small; depth and auxiliary pictures are never shown.
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
@@ -245,7 +245,7 @@ def _check_claimed_sizes(kind: str, data: bytes, settings: Settings) -> tuple[in
 
 
 def _check_size(kind: str, size: tuple[int, int], settings: Settings) -> None:
-    """Whether the sides are allowed, before anything is decoded."""
+    """Raise Rejected if the sides exceed the limits or are below 1."""
     if min(size) < 1:
         raise broken(kind)
     shown = f"{size[0]:,} x {size[1]:,} px"
@@ -277,7 +277,7 @@ def _choose(
 
     Raises Rejected if none fits.
     """
-    # What was freed but not given back counts as used: give it back and ask again, then make room and ask.
+    # Memory that was freed but not returned to the system counts as used: return it, then make room.
     for more in (memory.release, make_room, None):
         left = memory.left_mb(settings.memory_limit_mb) - RESERVE_MB
         calm = settings.memory_warning_mb - memory.rss_mb() if more else left

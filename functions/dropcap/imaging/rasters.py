@@ -1,4 +1,4 @@
-"""Rasters, purely: any Pillow mode to a small upright sRGB raster. Sizes are (width, height) in px."""
+"""Convert a raster of any Pillow mode to a small upright sRGB raster. Sizes are (width, height) in px."""
 
 import struct
 from collections.abc import Callable
@@ -22,25 +22,25 @@ TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SWAPPED_SIDES = frozenset({5, 6, 7, 8})  # those that swap width and height
+SWAPPED_SIDES = frozenset({5, 6, 7, 8})  # orientations that swap width and height
 WHITE_IS_ZERO = 0  # TIFF 6.0
 STRIP_PX = 1_000_000  # px converted at a time, without the margin that the filter needs
-LANCZOS_REACH = 3  # px of the result that the filter looks at to either side
-# How many times the px we keep are decoded at least, where a decoder can reduce: 41 dB PSNR against a LANCZOS
-# of the whole raster, to 1600 px, on synthetic 1/f texture with edges at 24 MP; 32 to 41 dB at 1.0.
+LANCZOS_REACH = 3  # px of the result that the filter reads on either side
+# A decoder that can reduce decodes at least this multiple of the kept px: 41 dB PSNR against LANCZOS of the
+# whole raster, to 1600 px, on synthetic 1/f texture with edges at 24 MP; 32 to 41 dB at 1.0.
 DRAFT_GAP = 1.5
 REDUCING_GAP = 3.0  # Pillow: from 3.0 on "indistinguishable from fair resampling in most cases"
 
 
 def fit(size: tuple[int, int], side: Side) -> tuple[int, int]:
-    """The largest size of the same shape within `side`, never larger than it is."""
+    """Return the largest size of the same aspect ratio within `side`, never enlarged."""
     width, height = (side, side) if isinstance(side, int) else side
     scale = min(1.0, width / size[0], height / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def draft_scale(size: tuple[int, int], side: int) -> int:
-    """1, 2, 4 or 8: how much smaller a JPEG may be decoded."""
+    """Return by how much a JPEG may be reduced while decoding: 1, 2, 4 or 8."""
     kept = fit(size, side)
     fits = min(whole // min(whole, round(part * DRAFT_GAP)) for whole, part in zip(size, kept, strict=True))
     return max(scale for scale in (1, 2, 4, 8) if scale <= fits)
@@ -84,7 +84,7 @@ def _exif_orientation(block: bytes) -> int:
 
 
 def apply_orientation(raster: Image.Image, turn: int) -> Image.Image:
-    """The raster as it is to be shown, given its orientation."""
+    """Return the raster rotated or mirrored by its EXIF orientation."""
     return raster.transpose(TRANSPOSITIONS[turn]) if turn in TRANSPOSITIONS else raster
 
 
@@ -112,13 +112,13 @@ def downscale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def strip_px(image: tuple[int, int], size: tuple[int, int]) -> int:
-    """The most px that `downscale` has in hand at once, beside image and result."""
+    """Return the most px that `downscale` holds at once, besides image and result."""
     rows, margin = _strip_rows(image, size)
     return image[0] * min(image[1], ceil(rows * image[1] / size[1]) + 2 * margin)
 
 
 def _strip_rows(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Rows of the result in a strip, and rows of the image that the filter needs above and below it."""
+    """Return the rows of the result per strip, and the source rows that the filter needs above and below."""
     scale = image[1] / size[1]
     return max(1, floor(STRIP_PX / image[0] / scale)), ceil(scale * LANCZOS_REACH) + 1
 
@@ -131,7 +131,7 @@ def flatten_to_srgb(raster: Image.Image, colours: ColourSpace) -> Image.Image:
     shown = convert_to_srgb(raster, colours)
     if shown.mode == "RGBA":
         shown = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
-    shown.info.clear()  # profiles, EXIF and comments in it would be written again by every `save`
+    shown.info.clear()  # `save` would write its profiles, EXIF and comments
     return shown
 
 

@@ -1,7 +1,7 @@
-"""libvips: pictures of any size by streaming, imported only where one comes that needs it.
+"""Decode pictures of any size with libvips, which is imported only for a picture that needs it.
 
-It shrinks JPEG and WebP while they load and streams PNG and TIFF, so that a whole raster never exists except
-where the file's own order needs one. Sizes are (width, height) in px, memory is in MB.
+libvips reduces JPEG and WebP while loading and streams PNG and TIFF, so that a full-size raster exists only
+if the order of the file requires it. Sizes are (width, height) in px, memory is in MB.
 """
 
 import io
@@ -29,7 +29,7 @@ from dropcap.imaging.headers.tiff_layout import LAB, PALETTE, Layout
 IMPORT_MB, PIPELINE_MB = 15.0, 7.0  # the latter varies by 3 MB with what else the machine does
 STRICT = "strict"  # key in a header's `info`: the file was repaired, and pixels may be missing
 AVIF_PX = 20.0  # bytes a px: measured at 4 MP with alpha 18, at 10 bits 24 to 28, import included
-# Rows of what is loaded that libvips has in hand at once: 950 to 1,830, measured from 2000 x 50000 to
+# Rows of the loaded picture that libvips holds at once: 950 to 1,830, measured from 2000 x 50000 to
 # 24000 x 500 px, in 1 to 4 channels of 8 and 16 bits; of 500 rows 940, of 250 850.
 ROWS = 1900
 LOADERS = {"JPEG": "jpegload", "MPO": "jpegload", "PNG": "pngload", "WEBP": "webpload", "TIFF": "tiffload"}
@@ -90,15 +90,15 @@ class Libvips:
         )
 
     def decode(self, header: Image.Image, data: bytes, side: int) -> Image.Image:
-        # As strict as Pillow: a cut or damaged picture raises, an odd one does not. "error" would refuse a
-        # PNG whose comment has a wrong checksum, "truncated" would show half a TIFF.
+        # As strict as Pillow: a truncated or damaged picture raises, an unusual one does not. "error" would
+        # reject a PNG whose comment has a wrong checksum, "truncated" would accept half a TIFF.
         strict = "truncated" if header.format == "PNG" else "error"
         options: dict[str, Any] = {"access": "sequential", "fail_on": strict}
         if header.format in ("JPEG", "MPO"):
             options["shrink"] = rasters.draft_scale(header.size, side)
         elif header.format == "WEBP":
             options["scale"] = _webp_scale(header.size, side)
-        elif header.format == "PNG":  # else Pillow decodes the whole picture in search of it
+        elif header.format == "PNG":  # otherwise Pillow decodes the whole picture to find it
             header.info.setdefault("exif", properties.png_exif(data))
         pyvips = _library()
 
@@ -135,7 +135,7 @@ class AvifHeader(Image.Image):
 
 @dataclass(frozen=True, slots=True)
 class Libheif:
-    """HEIC: pillow-heif's own raster, which libvips shrinks where it lies; Pillow would copy it first."""
+    """HEIC: decoded by pillow-heif, downscaled by libvips in place; Pillow would copy the raster first."""
 
     name: str = "libheif"
 
@@ -232,12 +232,15 @@ def _downscale(image: Any, size: tuple[int, int]) -> Image.Image:
 
 
 def _streaming_bytes(width: int, height: int, samples: int, kept: tuple[int, int]) -> float:
-    """Bytes while rows of `width` px with `samples` bytes a pixel stream by, and of what they become."""
+    """Return the bytes of streaming rows of `width` px with `samples` bytes per px, and of the result."""
     return width * samples * min(ROWS, 2 * height + 500) + 2 * 4 * kept[0] * kept[1]
 
 
 def _webp_scale(size: tuple[int, int], side: int) -> float:
-    """44 dB PSNR against LANCZOS of the whole raster (24 MP, to 1600 px); 42 at exactly what we keep."""
+    """Return the scale to load at: 44 dB PSNR against LANCZOS of the whole raster (24 MP, to 1600 px).
+
+    Loading at exactly the kept size has 42 dB.
+    """
     return min(1.0, rasters.DRAFT_GAP * max(rasters.fit(size, side)) / max(size))
 
 
@@ -269,7 +272,7 @@ def _supports(header: Image.Image) -> bool:
 
 
 def _channels(header: Image.Image) -> int:
-    """Channels that libvips loads: palettes as colours, a transparent colour as alpha."""
+    """Return the number of channels that libvips loads: a palette as colours, a colour key as alpha."""
     if isinstance(header, TiffImageFile) and header.mode != "P":
         return len(Layout.of(header.tag_v2).bits)
     channels = 3 if header.mode == "P" else len(header.getbands())

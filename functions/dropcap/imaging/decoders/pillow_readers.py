@@ -129,7 +129,7 @@ class Bmp(BmpImagePlugin.BmpImageFile):
 
     @property
     def is_packed(self) -> bool:
-        """Whether its rows are run-length encoded."""
+        """Return whether its rows are run-length encoded."""
         return bool(self.tile) and self.tile[0].codec_name == "bmp_rle"
 
     def _bitmap(self, header: int = 0, offset: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Decoders: each says what memory it would need; `rank_decoders` says which to try first.
+"""Estimate the memory that each decoder needs, and rank the decoders.
 
 Sizes are (width, height) in px, memory is in MB.
 """
@@ -17,31 +17,31 @@ from dropcap.imaging.decoders.libvips import STRICT, Libheif, Libvips
 from dropcap.imaging.headers import properties
 from dropcap.imaging.headers.tiff_layout import Layout
 
-# What Pillow does in so little it does: libvips would cost 12 MB for good and 0.04 s once. It earns that with
-# a JPEG or PNG of 12 MP: 0.1 s and 40 MB, import included, where Pillow takes 0.25 s and 68 MB.
+# Below this need, Pillow decodes: libvips costs 12 MB permanently and 0.04 s once. It pays off for a JPEG or
+# PNG of 12 MP: 0.1 s and 40 MB, import included, where Pillow takes 0.25 s and 68 MB.
 LIGHT_MB = 64.0
 AVIF_BYTES = 8e6  # taken by its decoder at any size: measured at 1.5 to 11 MP
 
 
 class Decoder(Protocol):
-    """A way from an opened, not yet decoded picture to a small raster.
+    """Decodes an opened picture to a small raster.
 
-    Both methods may raise whatever Pillow or libvips raises on damaged bytes.
+    Both methods may raise any error of Pillow or libvips on damaged bytes.
     """
 
     @property
     def name(self) -> str: ...
 
     def need_mb(self, header: Image.Image, data: bytes, side: int) -> float:
-        """The memory that decoding takes at its peak, beside `data`, MB; infinite for what it can't do."""
+        """Return the peak memory of decoding in MB, besides `data`; infinite if it does not support it."""
 
     def decode(self, header: Image.Image, data: bytes, side: int) -> Image.Image:
-        """The raster within `side` x `side` px, as it is stored: unturned, in mode L, RGB or CMYK."""
+        """Return the raster within `side` x `side` px, not rotated, in mode L, LA, RGB, RGBA or CMYK."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pillow:
-    """Pillow and pillow-heif: whatever can be read at all. JPEGs are decoded at 1/2, 1/4 or 1/8."""
+    """Pillow and pillow-heif read every supported format. JPEGs are decoded at 1/1, 1/2, 1/4 or 1/8."""
 
     name: str = "pillow"
 
@@ -58,8 +58,8 @@ class Pillow:
             return inf
         px = properties.decoded_px(header, data)
         kept = rasters.fit(header.size, side)
-        after = 2 * 4 * kept[0] * kept[1]  # twice: once more while its colours are converted or it is turned
-        # Cut out, with alpha, white, laid on it, in RGB, and reduced where that is from RGBA.
+        after = 2 * 4 * kept[0] * kept[1]  # twice: conversion and rotation make a copy
+        # Copies: the crop, with alpha, white, composited, in RGB, and reduced if it is RGBA.
         strips = (6 if header.has_transparency_data else 5) * 4 * rasters.strip_px(header.size, kept)
         raster = {"1": 1, "L": 1, "P": 1}.get(header.mode, 2 if header.mode.startswith("I;16") else 4)
         whole, decoding = float(px * raster), 0.0

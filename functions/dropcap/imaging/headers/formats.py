@@ -35,7 +35,7 @@ KNOWN_BUT_UNSUPPORTED = (
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
     (b"<svg", "SVG"),
 )
-BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})  # many a text begins with "BM", too
+BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})  # texts may also begin with "BM"
 # ISO/IEC 23008-12:2022, 10.2 to 10.3 and annexes B, H, L and M, as libheif 1.23's heif_brands.h lists them.
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
 HEVC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})

@@ -1,4 +1,4 @@
-"""What a file says about itself before it is decoded, where Pillow does not tell; sizes in px or bytes."""
+"""Read properties of a file before decoding that Pillow does not expose. Sizes are in px or bytes."""
 
 import struct
 from collections.abc import Mapping
@@ -26,11 +26,13 @@ def decoded_px(header: Image.Image, data: bytes) -> int:
 
 
 def jpeg_coefficients(header: JpegImageFile, data: bytes) -> float:
-    """Bytes a pixel that libjpeg keeps until the last scan: 2 a coefficient, where one scan is not all."""
-    scan = 2  # behind the start of the file; segments follow: 0xff, marker, length (ITU-T T.81, B.1.1)
+    """Return the bytes per px that libjpeg keeps until the last scan: 2 a coefficient, 0 for one scan."""
+    scan = 2  # after SOI; segments follow: 0xff, marker, length (ITU-T T.81, B.1.1)
     while data[scan : scan + 1] == b"\xff" and data[scan + 1 : scan + 2] != b"\xda":
         scan += 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
-    interleaved = data[scan + 4 : scan + 5] == bytes([header.layers])  # how many parts the first scan has
+    interleaved = data[scan + 4 : scan + 5] == bytes(
+        [header.layers]
+    )  # the number of components in the first scan
     if interleaved and not header.info.get("progressive"):
         return 0.0
     across, down = max(part[1] for part in header.layer), max(part[2] for part in header.layer)
@@ -38,20 +40,20 @@ def jpeg_coefficients(header: JpegImageFile, data: bytes) -> float:
 
 
 class Png(NamedTuple):
-    """What the first chunk says, IHDR (W3C PNG, 11.2.1)."""
+    """Fields of the first chunk, IHDR (W3C PNG, 11.2.1)."""
 
-    bits: int  # a sample
+    bits: int  # per sample
     interlaced: bool
 
 
 def png(data: bytes) -> Png:
-    """Depth and order of the rows."""
+    """Return the bit depth and the row order of a PNG."""
     return Png(data[24], data[28] != 0)
 
 
 def png_exif(data: bytes) -> bytes | None:
-    """The EXIF block of a PNG, wherever in the file it is, as Pillow keeps it."""
-    at = 8  # behind the signature; chunks follow: length, name, body, checksum (W3C PNG, 5.3)
+    """Return the EXIF block of a PNG in Pillow's form, wherever it is in the file."""
+    at = 8  # after the signature; chunks follow: length, name, body, checksum (W3C PNG, 5.3)
     while name := data[at + 4 : at + 8]:
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
         if name == b"eXIf":
@@ -133,7 +135,7 @@ def tiff_planes(header: TiffImageFile) -> float:
 
 
 def tiff_read(header: TiffImageFile) -> int:
-    """Bytes of the longest strip or tile as it is stored, which libtiff reads as a whole to decompress it."""
+    """Return the bytes of the longest stored strip or tile, which libtiff reads as a whole to decompress."""
     tags = header.tag_v2
     if tags.get(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED:
         return 0
@@ -141,8 +143,8 @@ def tiff_read(header: TiffImageFile) -> int:
 
 
 def webp_lossless(data: bytes) -> bool:
-    """Whether the picture of a WebP that is no animation is stored without loss (RFC 9649, 2.5 to 2.7)."""
-    at = 12  # behind "RIFF", length, "WEBP"; chunks follow: name, length, body, to even lengths
+    """Return whether a still WebP is lossless (RFC 9649, 2.5 to 2.7)."""
+    at = 12  # after "RIFF", length, "WEBP"; chunks follow: name, length, body, to even lengths
     while (name := data[at : at + 4]) and name != b"VP8 ":
         if name == b"VP8L":
             return True
@@ -152,7 +154,7 @@ def webp_lossless(data: bytes) -> bool:
 
 
 def deep_avif(data: bytes) -> bool:
-    """Whether the AV1 configuration says 10 or 12 bits (AV1-ISOBMFF 2.3.3: bit 6 of its third byte)."""
+    """Return whether the AV1 configuration has 10 or 12 bits (AV1-ISOBMFF 2.3.3: bit 6 of its third byte)."""
     at = data.find(b"av1C")
     return at >= 0 and bool(int.from_bytes(data[at + 6 : at + 7], "big") & 0x40)
 

@@ -14,9 +14,15 @@ from typing import Any, TypeVar
 
 from pg8000.native import Connection, DatabaseError, InterfaceError, literal
 
-from dropcap.database import pool
-from dropcap.database.connection import LOCALS, DatabaseUnavailable, connect, search_path, translated_errors
-from dropcap.database.pool import Pool
+from dropcap.database.connection import (
+    LOCALS,
+    DatabaseUnavailable,
+    Pool,
+    close,
+    connect,
+    search_path,
+    translated_errors,
+)
 from dropcap.database.schema import repair
 from dropcap.errors import SettingsError
 from dropcap.settings import Settings
@@ -57,7 +63,7 @@ class Database:
             try:
                 self._check(connection)
             finally:
-                pool.close(connection)
+                close(connection)
                 self._pool.clear()
         self._checked = False
 
@@ -122,7 +128,7 @@ class Database:
             if kept:
                 self._pool.release(connection)
             else:
-                pool.close(connection)
+                close(connection)
         return result
 
     def _begin(self, execute: Executor) -> None:

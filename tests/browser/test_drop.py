@@ -1,4 +1,4 @@
-"""Pictures dropped on the gallery in a real browser: what becomes of each, and what the person sees of it."""
+"""Drop pictures on the gallery in a real browser, and see what becomes of each."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The gallery is for everybody: without a mouse, without JavaScript, on a phone, with a screen reader."""
+"""The gallery works without a mouse, without JavaScript, on a phone, and with a screen reader."""
 
 from collections.abc import Callable
 

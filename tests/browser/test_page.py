@@ -1,4 +1,4 @@
-"""The gallery's pages in a real browser: what people see, find, copy and change on them."""
+"""The gallery's pages in a real browser: viewing, searching, copying and editing."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The gallery behind sign-in in real browsers, which decide what they keep and what they say."""
+"""The gallery behind sign-in, in real browsers, which decide which cookies and headers they send."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""From a real browser to the bucket: what breaks, is cancelled or refused on the way; how it is followed."""
+"""Uploads from a real browser to the bucket: interruptions, cancellations, refusals and polling."""
 
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit

@@ -1,4 +1,4 @@
-"""Two users of one gallery: whatever ana tries, what is bob's answers as what does not exist."""
+"""Two users of one gallery: bob's pictures look to ana as if they did not exist."""
 
 import base64
 import csv
@@ -108,14 +108,16 @@ def same_as_none(of_another: TestResponse, of_nobody: TestResponse) -> None:
 
 
 @pytest.mark.parametrize("path", ["/picture/{}", "/image/{}/200"])
-def test_anothers_picture_is_none(ana: Person, bob: Person, path: str) -> None:
+def test_another_users_picture_does_not_exist(ana: Person, bob: Person, path: str) -> None:
     same_as_none(ana.get(path.format(bob.picture.id)), ana.get(path.format(NOBODYS)))
     for each in (ana, bob):
         assert each.get(path.format(each.picture.id)).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/picture/{}/edit", "/picture/{}/delete"])
-def test_nobody_changes_or_deletes_what_is_anothers(app: App, ana: Person, bob: Person, path: str) -> None:
+def test_another_users_picture_can_not_be_changed_or_deleted(
+    app: App, ana: Person, bob: Person, path: str
+) -> None:
     form = {"caption": "mine now", "alt_text": "mine"}
     same_as_none(ana.post(path.format(bob.picture.id), **form), ana.post(path.format(NOBODYS), **form))
     assert "a kingfisher" in bob.sees()
@@ -126,7 +128,7 @@ def test_nobody_changes_or_deletes_what_is_anothers(app: App, ana: Person, bob: 
     assert "a heronry" in ana.sees()
 
 
-def test_how_anothers_upload_is_doing_is_not_told(ana: Person, bob: Person) -> None:
+def test_another_users_upload_progress_is_not_revealed(ana: Person, bob: Person) -> None:
     def status(of: Upload) -> dict[str, Any]:
         answer = ana.get("/status", upload=f"{of.generation}:{of.name}")
         assert answer.status_code == 200, answer.text
@@ -139,7 +141,7 @@ def test_how_anothers_upload_is_doing_is_not_told(ana: Person, bob: Person) -> N
     assert status(bob.picture)["state"] == "waiting"
 
 
-def test_why_anothers_upload_was_rejected_is_not_told(app: App, ana: Person, bob: Person) -> None:
+def test_another_users_rejection_reason_is_not_revealed(app: App, ana: Person, bob: Person) -> None:
     database = app.services.database
     for user in ("ana", "bob"):
         of = upload(f"{user}/bad.png")
@@ -155,7 +157,7 @@ def test_why_anothers_upload_was_rejected_is_not_told(app: App, ana: Person, bob
 # By name
 
 
-def test_nobody_drops_into_the_folder_of_another(app: App, ana: Person) -> None:
+def test_an_upload_can_not_enter_another_users_folder(app: App, ana: Person) -> None:
     picture = small_png()
     facts = {"size": len(picture), "type": "image/png", "tz": "", "head": base64.b64encode(picture).decode()}
     names = (
@@ -189,7 +191,7 @@ def test_an_address_that_names_another_is_refused(ana: Person, path: str) -> Non
 # By what finds pictures
 
 
-def test_the_wall_shows_nobody_elses(ana: Person, bob: Person) -> None:
+def test_the_wall_shows_only_the_users_pictures(ana: Person, bob: Person) -> None:
     for one, other in ((ana, bob), (bob, ana)):
         assert str(one.picture.id) in one.sees()
         assert str(other.picture.id) not in one.sees()
@@ -206,9 +208,7 @@ def test_the_wall_shows_nobody_elses(ana: Person, bob: Person) -> None:
         {"from": "2020-01-01"},
     ],
 )
-def test_no_search_finds_anothers_nor_learns_its_words(
-    ana: Person, bob: Person, query: dict[str, str]
-) -> None:
+def test_the_search_reveals_no_words_of_other_users(ana: Person, bob: Person, query: dict[str, str]) -> None:
     found = ana.get("/", **query)
     assert found.status_code == 200
     assert str(bob.picture.id) not in found.text
@@ -238,7 +238,7 @@ def test_the_key_of_anothers_page_leads_through_ones_own_wall(app: App, ana: Per
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "zip"])
-def test_an_export_is_ones_own_alone(ana: Person, bob: Person, kind: str) -> None:
+def test_an_export_has_only_the_users_pictures(ana: Person, bob: Person, kind: str) -> None:
     for one, other in ((ana, bob), (bob, ana)):
         answer = one.get(f"/export/{kind}")
         assert answer.status_code == 200
@@ -253,7 +253,7 @@ def test_an_export_is_ones_own_alone(ana: Person, bob: Person, kind: str) -> Non
         assert str(other.picture.id).encode() not in data
 
 
-def test_progress_counts_nobody_elses(app: App, ana: Person, bob: Person) -> None:
+def test_progress_counts_only_the_users_pictures(app: App, ana: Person, bob: Person) -> None:
     alone = ana.get("/progress")
     assert alone.status_code == 200
     for number in range(3):
@@ -310,7 +310,7 @@ def test_without_a_valid_token_nothing_is_shown_or_done(
     assert rows("SELECT count(*) FROM uploads") == [[0]]
 
 
-def test_no_body_is_read_for_who_is_not_signed_in(app: App) -> None:
+def test_without_sign_in_no_body_is_read(app: App) -> None:
     class Unread(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             raise AssertionError("the body was read")
@@ -320,7 +320,7 @@ def test_no_body_is_read_for_who_is_not_signed_in(app: App) -> None:
         assert answer.status_code == 401
 
 
-def test_where_the_issuers_keys_can_not_be_had_nobody_is_let_in_and_may_try_again(
+def test_without_the_issuers_keys_nobody_is_admitted_and_the_answer_is_503(
     start: Start, issuer: Issuer
 ) -> None:
     issuer.status = 500
@@ -334,7 +334,7 @@ def test_where_the_issuers_keys_can_not_be_had_nobody_is_let_in_and_may_try_agai
 # Where a back end, or whoever is let in, names the user
 
 
-def test_where_nobody_is_named_the_page_asks_whose_pictures_are_meant(start: Start) -> None:
+def test_without_a_user_the_page_asks_for_one(start: Start) -> None:
     app = start()
     for user in ("ana", "bob"):
         kept(app, user)
@@ -370,7 +370,7 @@ def test_an_impossible_name_is_a_problem_with_a_remedy(start: Start, user: str) 
         assert problem(answer, 400)["code"] == "no_user"
 
 
-def test_whoever_is_named_sees_only_what_is_theirs(start: Start) -> None:
+def test_the_named_user_sees_only_their_own_pictures(start: Start) -> None:
     app = start()
     pictures = {user: kept(app, user) for user in ("ana", "bob")}
 

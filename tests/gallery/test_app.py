@@ -1,4 +1,4 @@
-"""The gallery's edge: what every answer has, where a change may come from, errors that people can read."""
+"""Every gallery response has security headers, changes need our own pages, and errors are readable."""
 
 import io
 import re
@@ -33,7 +33,7 @@ def app(start: Start) -> App:
 
 
 @pytest.mark.parametrize("root", ["", "/gallery"])  # the service's own root, and where it is mounted locally
-def test_all_lies_below_gallery_whatever_the_functions_own_address_is(app: App, root: str) -> None:
+def test_all_pages_are_below_gallery_at_any_function_address(app: App, root: str) -> None:
     def get(path: str, **query: str) -> TestResponse:
         place = {"SCRIPT_NAME": root, "PATH_INFO": path.removeprefix(root)}
         return app.gallery.get("/", query_string=query, environ_overrides=place)
@@ -44,7 +44,7 @@ def test_all_lies_below_gallery_whatever_the_functions_own_address_is(app: App, 
     assert get(f"/gallery/picture/{NOBODYS}").status_code == 400  # without a user
 
 
-def test_the_bare_address_leads_to_the_wall_with_what_was_asked_for(app: App) -> None:
+def test_the_bare_address_redirects_to_the_wall_with_its_query(app: App) -> None:
     for path in ("/?user=ana&q=%C3%BC", "/gallery?user=ana&q=%C3%BC"):
         answer = app.gallery.get(path)
         assert (answer.status_code, answer.headers["Location"]) == (303, "/gallery/?user=ana&q=%C3%BC")
@@ -68,7 +68,7 @@ NOWHERE = (
 )
 
 
-def test_what_is_not_there_is_a_page_that_says_so(app: App) -> None:
+def test_a_missing_page_is_a_404_page(app: App) -> None:
     for path in NOWHERE:
         place = {"PATH_INFO": path}  # or the client would take some of them for something else
         answer = app.gallery.get("/", environ_overrides=place)
@@ -79,7 +79,7 @@ def test_what_is_not_there_is_a_page_that_says_so(app: App) -> None:
         assert problem(answer, 404)["code"] == "no_such_page"
 
 
-def test_a_method_that_is_not_allowed_is_told_which_are(app: App) -> None:
+def test_a_wrong_method_gets_405_with_the_allowed_ones(app: App) -> None:
     for method, path, allowed in (
         ("POST", "/", "GET, HEAD"),
         ("GET", "/uploads", "POST"),
@@ -118,7 +118,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 
 
 @pytest.mark.parametrize("auth", ["iam", "token"])
-def test_nothing_but_our_own_page_asks_for_a_change(start: Start, issuer: Issuer, auth: str) -> None:
+def test_changes_are_accepted_only_from_our_own_pages(start: Start, issuer: Issuer, auth: str) -> None:
     app = start(**issuer.settings | {"AUTH": auth})
     if auth == "token":
         app.gallery.set_cookie(COOKIE, issuer.token())
@@ -138,7 +138,7 @@ def changes(app: App, address: str = f"/gallery/picture/{NOBODYS}/delete", **hea
     return answer.status_code == 404
 
 
-def test_a_change_is_asked_for_by_our_own_page(app: App) -> None:
+def test_a_change_from_our_own_page_is_accepted(app: App) -> None:
     assert changes(app, Sec_Fetch_Site="same-origin")
     assert changes(app, Origin="http://localhost")
     assert changes(app, Origin="https://localhost", X_Forwarded_Proto="https")  # by Cloud Run's front end
@@ -147,7 +147,7 @@ def test_a_change_is_asked_for_by_our_own_page(app: App) -> None:
     assert changes(app.restarted(HOSTS="gallery.example"), X_Forwarded_Proto="https", **elsewhere)
 
 
-def test_a_program_that_has_its_own_token_and_no_cookie_needs_no_page(start: Start, issuer: Issuer) -> None:
+def test_a_program_with_a_token_and_without_a_cookie_may_change(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
     assert changes(app, Authorization=f"Bearer {issuer.token()}")
     app.gallery.set_cookie(COOKIE, issuer.token())
@@ -203,7 +203,7 @@ def check(kind: str, answer: TestResponse) -> None:
     assert 'File "' not in answer.text, kind
 
 
-def test_every_answer_is_sealed_whatever_it_is(app: App) -> None:
+def test_every_response_has_the_security_headers(app: App) -> None:
     seen = {}
     for kind, answer in answers(app):
         check(kind, answer)
@@ -216,7 +216,7 @@ def test_every_answer_is_sealed_whatever_it_is(app: App) -> None:
     }  # fmt: skip
 
 
-def test_who_is_not_signed_in_gets_no_less_of_it(start: Start, issuer: Issuer) -> None:
+def test_responses_without_sign_in_have_them_too(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
     for kind, path in {"page": "/", "way in": "/sign-in", "way out": "/sign-out"}.items():
         answer = app.gallery.get(f"/gallery{path}")
@@ -225,7 +225,7 @@ def test_who_is_not_signed_in_gets_no_less_of_it(start: Start, issuer: Issuer) -
     check("refused", app.gallery.post("/gallery/sign-in"))
 
 
-def test_a_page_sends_to_nobody_but_us_and_the_bucket(app: App, storage_url: str) -> None:
+def test_pages_may_connect_only_to_the_gallery_and_the_bucket(app: App, storage_url: str) -> None:
     def sends() -> str:
         policy = app.gallery.get("/gallery/").headers["Content-Security-Policy"]
         return str(re.findall(r"connect-src ([^;]*)", policy)[0])
@@ -235,7 +235,7 @@ def test_a_page_sends_to_nobody_but_us_and_the_bucket(app: App, storage_url: str
     assert sends() == "'self' https://storage.googleapis.com"
 
 
-def test_a_browser_is_told_to_come_by_tls_where_it_did(app: App) -> None:
+def test_hsts_is_sent_over_https_only(app: App) -> None:
     assert "Strict-Transport-Security" not in app.gallery.get("/gallery/").headers
     forwarded = app.gallery.get("/gallery/", headers={"X-Forwarded-Proto": "https"})
     assert "max-age=31536000" in forwarded.headers["Strict-Transport-Security"]
@@ -258,7 +258,7 @@ def test_an_error_is_a_page_for_people_and_a_problem_for_programs(app: App) -> N
         assert app.gallery.get("/gallery/progress", headers={"Accept": accept}).mimetype == "text/html"
 
 
-def test_where_the_database_does_not_answer_one_may_try_again(
+def test_an_unavailable_database_is_a_503_with_retry_after(
     start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = start(DATABASE_URL=NO_DATABASE)
@@ -282,7 +282,7 @@ def test_log_lines_of_a_request_follow_its_trace(start: Start, capfd: pytest.Cap
 # Bounds
 
 
-def test_no_body_is_read_beyond_its_bound(app: App) -> None:
+def test_no_body_is_read_beyond_its_limit(app: App) -> None:
     class Endless(io.BytesIO):
         taken = 0
 
@@ -314,7 +314,7 @@ def test_no_body_is_read_beyond_its_bound(app: App) -> None:
             assert 300 <= answer.status_code < 500, (path, answer.text)
 
 
-def test_what_is_too_large_is_told_how_much_may_be(app: App) -> None:
+def test_a_body_that_is_too_large_gets_the_limit(app: App) -> None:
     own = {"Sec-Fetch-Site": "same-origin"}
     edit = app.gallery.post(
         f"/gallery/picture/{NOBODYS}/edit",
@@ -362,5 +362,5 @@ def test_every_file_has_the_type_that_a_browser_wants(app: App) -> None:
         assert answer.mimetype == types[path.suffix.removeprefix(".")]
 
 
-def test_anybody_may_have_them(start: Start, issuer: Issuer) -> None:
+def test_static_files_are_public(start: Start, issuer: Issuer) -> None:
     assert start(**issuer.settings).gallery.get(STATIC).status_code == 200

@@ -1,4 +1,4 @@
-"""What a user changes shows at once; what a user deletes is gone, all traces of it, whatever goes wrong."""
+"""Edits are shown immediately; deletions leave no trace, also after failures."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def shown(app: App, picture: uuid.UUID) -> list[Any]:
     return row[:3]
 
 
-def test_an_own_text_is_shown_and_the_models_kept_beside_it(start: Start) -> None:
+def test_a_users_text_is_shown_and_the_models_is_kept(start: Start) -> None:
     app = start()
     picture = record()
     path = f"/gallery/picture/{picture}"
@@ -71,7 +71,7 @@ def test_an_own_text_is_shown_and_the_models_kept_beside_it(start: Start) -> Non
     assert shown(app, picture) == ["Our garden", "Roses, in June.", True]
 
 
-def test_a_text_that_is_not_given_stays_and_an_empty_one_or_the_models_takes_it_back(start: Start) -> None:
+def test_an_omitted_text_stays_and_an_empty_or_identical_one_restores_the_models(start: Start) -> None:
     app = start()
     picture = record()
     edit(app, picture, caption="Mine", alt_text="Mine too")
@@ -83,7 +83,7 @@ def test_a_text_that_is_not_given_stays_and_an_empty_one_or_the_models_takes_it_
     assert shown(app, picture) == [*MODELS.values(), False]
 
 
-def test_a_program_is_told_what_is_shown_now(start: Start) -> None:
+def test_a_program_receives_the_texts_now_shown(start: Start) -> None:
     answer = edit(start(), record(), caption="Mine").get_json()
     edited_at = answer.pop("edited_at")
     assert edited_at.startswith("20")
@@ -96,7 +96,7 @@ def test_a_program_is_told_what_is_shown_now(start: Start) -> None:
 
 
 @pytest.mark.parametrize(("field", "most"), [("caption", 300), ("alt_text", 250)])
-def test_a_text_that_is_too_long_is_refused_and_nothing_changed(start: Start, field: str, most: int) -> None:
+def test_a_text_that_is_too_long_is_refused_without_changes(start: Start, field: str, most: int) -> None:
     app = start()
     picture = record()
     other = {"caption": "alt_text", "alt_text": "caption"}[field]
@@ -106,7 +106,7 @@ def test_a_text_that_is_too_long_is_refused_and_nothing_changed(start: Start, fi
     assert edit(app, picture, **{field: "x" * most}).status_code == 200
 
 
-def test_anothers_picture_is_answered_as_one_that_does_not_exist(start: Start) -> None:
+def test_another_users_picture_gets_the_same_answer_as_a_missing_one(start: Start) -> None:
     app = start()
     picture = record()
     for change in (edit, delete):
@@ -152,7 +152,7 @@ def test_a_rejected_upload_is_deleted_from_quarantine(start: Start) -> None:
     assert app.objects(app.quarantine) == {}
 
 
-def test_what_is_still_in_work_is_not_deleted(start: Start) -> None:
+def test_an_upload_in_work_is_not_deleted(start: Start) -> None:
     app = start()
     picture = record()
     for state in ("claimed", "recorded", "rejected"):
@@ -188,7 +188,7 @@ def test_a_deleted_picture_that_was_posted_may_be_posted_again(start: Start) -> 
     assert app.objects(app.pictures)
 
 
-def test_pictures_that_are_gone_already_are_no_hindrance(start: Start) -> None:
+def test_missing_renditions_do_not_prevent_a_deletion(start: Start) -> None:
     app = start()
     picture = record()
     assert delete(app, picture).status_code == 303
@@ -196,7 +196,7 @@ def test_pictures_that_are_gone_already_are_no_hindrance(start: Start) -> None:
 
 
 @pytest.mark.parametrize("healed_by", ["its user", "a delivery", "the sweep"])
-def test_a_deletion_that_breaks_off_shows_nothing_and_is_gone_on_with(start: Start, healed_by: str) -> None:
+def test_an_interrupted_deletion_hides_the_picture_and_is_continued(start: Start, healed_by: str) -> None:
     app = start(SOURCE="keep")
     storage = os.environ["STORAGE_EMULATOR_HOST"]
     upload = app.upload("ana/beach.png", small_png())
@@ -230,9 +230,7 @@ def test_a_deletion_that_breaks_off_shows_nothing_and_is_gone_on_with(start: Sta
     ],
     ids=["in the middle of what is shown", "at its beginning", "when all that was stored is gone"],
 )
-def test_a_deletion_that_the_database_refuses_is_repeated_when_it_works(
-    start: Start, refused: str, left: str
-) -> None:
+def test_a_deletion_that_the_database_refuses_can_be_repeated(start: Start, refused: str, left: str) -> None:
     app = start()
     picture = record()
     rows("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE disk_full; END'")
@@ -248,7 +246,7 @@ def test_a_deletion_that_the_database_refuses_is_repeated_when_it_works(
     assert rows("SELECT * FROM analyses") == []
 
 
-def test_counts_streaks_and_achievements_are_those_of_who_never_had_the_picture(start: Start) -> None:
+def test_a_deletion_restores_counts_streaks_and_achievements_as_without_the_picture(start: Start) -> None:
     app = start()
     instants = [f"2026-03-{day:02}T12:00Z" for day in range(1, 11)] + ["2026-03-20T03:00Z"]
     kept = [at for at in instants if at not in ("2026-03-02T12:00Z", "2026-03-20T03:00Z")]

@@ -1,4 +1,4 @@
-"""All of a user's pictures can be taken away, whatever they are called and however many they are."""
+"""Users can export all their pictures, whatever their names and number."""
 
 import csv
 import datetime as dt
@@ -86,13 +86,13 @@ def test_a_user_without_pictures_gets_files_without_pictures(start: Start) -> No
     assert unpacked(app).namelist() == ["index.csv"]
 
 
-def test_it_is_saved_under_a_name_with_the_day(start: Start) -> None:
+def test_the_file_name_contains_the_date(start: Start) -> None:
     answer = export(start(), "jsonl")
     pattern = r'attachment; filename="dropcap-\d{4}-\d\d-\d\d\.jsonl"'
     assert re.fullmatch(pattern, answer.headers["Content-Disposition"])
 
 
-def test_a_picture_goes_with_all_that_is_known_of_it(start: Start) -> None:
+def test_a_picture_is_exported_with_all_its_facts(start: Start) -> None:
     app = start()
     upload = app.upload("ana/beach.png", small_png(), tz="Europe/Madrid")
     app.deliver(upload)
@@ -134,7 +134,7 @@ def test_no_cell_is_a_formula(start: Start, begun: str) -> None:
     assert row["caption"].startswith("'" + begun)
 
 
-def test_whatever_a_picture_is_called_its_file_lies_in_the_folder_and_is_the_only_one(start: Start) -> None:
+def test_every_picture_gets_a_unique_file_name_within_the_folder(start: Start) -> None:
     app = start()
     facts = published(app, b"picture")
     for name in HOSTILE:
@@ -148,7 +148,7 @@ def test_whatever_a_picture_is_called_its_file_lies_in_the_folder_and_is_the_onl
         assert len(name.encode()) <= 255
 
 
-def test_a_picture_that_is_gone_is_left_out_and_the_index_says_so(start: Start) -> None:
+def test_a_missing_picture_is_omitted_and_its_file_is_empty_in_the_index(start: Start) -> None:
     app = start()
     record(name="there.png", **published(app, b"picture"))
     gone = published(app, b"picture")
@@ -162,7 +162,7 @@ def test_a_picture_that_is_gone_is_left_out_and_the_index_says_so(start: Start) 
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "zip"])
-def test_a_failure_on_the_way_breaks_the_download(start: Start, database_url: str, kind: str) -> None:
+def test_a_failure_midway_aborts_the_download(start: Start, database_url: str, kind: str) -> None:
     app = start(DATABASE_TIMEOUT_S="0.3")
     record(PAGES, **(published(app, bytes(1000)) if kind == "zip" else {}))
     parts = export(app, kind, buffered=False).iter_encoded()

@@ -68,13 +68,13 @@ def test_no_account_of_another_issuer_can_be_a_google_account(app: App, issuer: 
         assert user(app, **{ASSERTION: issuer.assertion(named)}) == named
 
 
-def test_another_users_pictures_are_nobodys_to_ask_for(app: App, issuer: Issuer) -> None:
+def test_another_users_pictures_can_not_be_requested(app: App, issuer: Issuer) -> None:
     assert asked(app, issuer.assertion()).status_code == 200
     answer = asked(app, issuer.assertion(), f"{HOME}?user=bob")
     assert problem(answer, 403)["code"] == "not_you"
 
 
-def test_half_a_minute_between_two_clocks_is_forgiven(app: App, issuer: Issuer) -> None:
+def test_a_clock_skew_of_30_s_is_tolerated(app: App, issuer: Issuer) -> None:
     now = int(time.time())
     assert asked(app, issuer.assertion(exp=now - 20)).status_code == 200
     assert asked(app, issuer.assertion(iat=now + 20)).status_code == 200
@@ -161,7 +161,7 @@ def test_an_assertion_that_is_not_valid_is_refused_in_the_same_words(
     assert "Identity-Aware Proxy" in answer.text
 
 
-def test_headers_that_nobody_signs_say_nothing(app: App, issuer: Issuer) -> None:
+def test_unsigned_headers_are_ignored(app: App, issuer: Issuer) -> None:
     plain = {
         "X-Goog-Authenticated-User-Email": "accounts.google.com:ana@example.com",
         "X-Goog-Authenticated-User-Id": "accounts.google.com:1234",
@@ -173,7 +173,7 @@ def test_headers_that_nobody_signs_say_nothing(app: App, issuer: Issuer) -> None
     assert asked(app, issuer.assertion(), **plain).status_code == 200
 
 
-def test_a_person_who_came_around_the_proxy_is_told_so(app: App) -> None:
+def test_a_browser_that_bypassed_the_proxy_gets_an_explanation(app: App) -> None:
     answer = app.gallery.get(HOME)
     assert (answer.status_code, answer.mimetype) == (401, "text/html")
     assert "did not come through it" in answer.text
@@ -183,7 +183,7 @@ def test_a_person_who_came_around_the_proxy_is_told_so(app: App) -> None:
 # What a page may do
 
 
-def test_nothing_but_our_own_page_asks_for_a_change(app: App, issuer: Issuer) -> None:
+def test_changes_are_accepted_only_from_our_own_pages(app: App, issuer: Issuer) -> None:
     """The proxy's cookie goes along with what other sites send, and it may add a token to whatever comes."""
     address = "/gallery/picture/00000000-0000-0000-0000-000000000000/delete"
     for source in ({}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}):
@@ -194,7 +194,7 @@ def test_nothing_but_our_own_page_asks_for_a_change(app: App, issuer: Issuer) ->
     assert app.gallery.post(address, headers=own).status_code == 404
 
 
-def test_the_way_out_is_the_proxys(app: App, issuer: Issuer) -> None:
+def test_sign_out_is_the_proxys(app: App, issuer: Issuer) -> None:
     page = app.gallery.get(HOME, headers={ASSERTION: issuer.assertion()}).text
     [way] = re.findall(r'href="([^"]*)">Sign out', page)
     assert way == "/gallery/?gcp-iap-mode=CLEAR_LOGIN_COOKIE"
@@ -202,7 +202,7 @@ def test_the_way_out_is_the_proxys(app: App, issuer: Issuer) -> None:
     assert "user=" not in page  # the assertion says who: no address has to
 
 
-def test_there_is_no_page_to_sign_in_at(app: App) -> None:
+def test_there_is_no_sign_in_page(app: App) -> None:
     assert problem(app.gallery.get("/gallery/sign-in", headers=JSON), 404)["code"] == "no_sign_in"
 
 
@@ -240,9 +240,7 @@ def test_a_key_that_is_new_is_asked_for_and_whoever_invents_keys_makes_us_ask_on
 @pytest.mark.parametrize(
     ("status", "body"), [(500, {}), (200, b"<html>"), (200, {"keys": [{"kty": "EC"}]}), (200, [])]
 )
-def test_where_the_keys_can_not_be_had_the_page_may_try_again(
-    app: App, issuer: Issuer, status: int, body: Any
-) -> None:
+def test_without_keys_the_page_is_a_503(app: App, issuer: Issuer, status: int, body: Any) -> None:
     good = issuer.body
     issuer.status, issuer.body = status, body
     answer = asked(app, issuer.assertion())

@@ -1,4 +1,4 @@
-"""The gallery is a small function: it has no model in it, and few megabytes."""
+"""The gallery loads no model and stays small."""
 
 import base64
 import os

@@ -1,4 +1,4 @@
-"""The progress page: a year of days, counts, what is earned and what comes next, and what memory it took."""
+"""The progress page: a calendar year, counts, earned and next achievements, and memory use."""
 
 import datetime as dt
 import html
@@ -28,7 +28,7 @@ def stats(pictures: int, streak: int) -> Stats:
     return Stats(pictures, 0, streak, streak, None)
 
 
-def test_who_has_no_picture_sees_what_the_first_one_earns(start: Start) -> None:
+def test_a_user_without_pictures_sees_the_first_achievements(start: Start) -> None:
     app = start()
     add(app.services.database, "bob", (dt.datetime.now(dt.UTC), None))
     seen = page(app, "ana")
@@ -49,7 +49,7 @@ def test_counts_achievements_and_the_next_ones_are_the_users(start: Start) -> No
         assert words in seen
 
 
-def test_memory_by_stage_stands_under_the_limit(start: Start) -> None:
+def test_memory_by_stage_is_shown_below_the_limit(start: Start) -> None:
     app = start(MEMORY_LIMIT_MB="512", MEMORY_WARNING_MB="400")
     add(app.services.database, "ana", (dt.datetime.now(dt.UTC), None))
     assert "512 MiB" not in page(app, "ana")
@@ -81,7 +81,7 @@ def test_today_is_where_the_user_is(database: Database) -> None:
         assert progress.days(database, user, WEEKS, late) == (day, {day: 1})
 
 
-def test_who_is_unknown_has_a_today_and_no_days(database: Database) -> None:
+def test_an_unknown_user_has_a_today_and_no_days(database: Database) -> None:
     assert progress.days(database, "nobody", WEEKS, NOW) == (NOW.date(), {})
 
 

@@ -42,7 +42,7 @@ def vocabulary(database: Database) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("field", ["caption", "description", "alt_text", "text"])
-def test_words_are_found_in_everything_that_is_said_of_a_picture(database: Database, field: str) -> None:
+def test_the_search_covers_all_texts_of_a_picture(database: Database, field: str) -> None:
     texts: dict[str, Any] = {field: "A lighthouse, and its keeper's DOG."}
     wanted = add(database, **texts)
     add(database, "a harbour")
@@ -71,7 +71,7 @@ TYPOS = {
 }
 
 
-def test_a_mistyped_word_finds_what_was_meant_and_says_so(database: Database) -> None:
+def test_a_mistyped_word_is_corrected_and_the_correction_reported(database: Database) -> None:
     for typed, meant in TYPOS.items():
         wanted = add(database, f"here is one {meant}", user=typed)
         add(database, "a table with a vase", user=typed)
@@ -80,7 +80,7 @@ def test_a_mistyped_word_finds_what_was_meant_and_says_so(database: Database) ->
         assert page.corrected == {typed: (meant,)}
 
 
-def test_what_is_typed_right_is_not_corrected(database: Database) -> None:
+def test_a_correct_word_is_not_corrected(database: Database) -> None:
     one, other = add(database, "a black bird"), add(database, "a blank beard")
     assert (found(database, "bird"), corrected(database, "bird")) == ([one], {})
     assert (found(database, "blank"), corrected(database, "blank")) == ([other], {})
@@ -93,7 +93,7 @@ def test_the_beginning_of_a_word_finds_it_and_so_does_another_form_of_it(databas
         assert corrected(database, words) == {}
 
 
-def test_accents_need_not_be_typed_and_may_be(database: Database) -> None:
+def test_accents_are_optional(database: Database) -> None:
     wanted = add(database, "Café à la Plaza de España", text="Żółw")
     for words in ("cafe", "CAFÉ", "espana", "España", "zołw"):
         assert found(database, words) == [wanted], words
@@ -111,7 +111,7 @@ def test_punctuation_never_hides_a_word(database: Database) -> None:
             assert found(database, words, user) == [wanted], (words, text)
 
 
-def test_numbers_are_found_exactly_and_are_no_words(database: Database) -> None:
+def test_numbers_are_matched_exactly_and_never_corrected(database: Database) -> None:
     wanted = add(database, text="Total 4711 EUR, IMG2031")
     assert found(database, "4711") == found(database, "img2031") == [wanted]
     assert found(database, "4712") == found(database, "471") == []
@@ -150,7 +150,7 @@ HOSTILE = (
 )
 
 
-def test_no_text_breaks_a_search_or_reaches_beyond_ones_own(database: Database) -> None:
+def test_no_search_text_causes_an_error_or_finds_another_users_pictures(database: Database) -> None:
     mine = [add(database, text, tags=(text, "gold"), text=text) for text in HOSTILE]
     theirs = {add(database, text, user="bo", tags=(text,), text=text) for text in HOSTILE}
     for text in HOSTILE:
@@ -227,7 +227,7 @@ def test_no_word_of_a_deleted_picture_is_left_in_any_table(database: Database) -
     assert not any(word in everything for word in ("elephant", "savanna", "secretword"))
 
 
-def test_what_is_forgotten_before_it_was_indexed_changes_no_count(database: Database) -> None:
+def test_removing_a_picture_that_is_not_indexed_changes_no_count(database: Database) -> None:
     add(database, "an apple")
     assert found(database, "apple")
     for id in (add(database, "an apple"), uuid.uuid4()):
@@ -276,7 +276,7 @@ def test_very_many_are_indexed_some_at_a_time_the_newest_first_and_the_page_says
     assert vocabulary(database)["apple"] == 7
 
 
-def test_all_who_look_at_once_count_each_picture_once(database: Database, database_url: str) -> None:
+def test_concurrent_requests_index_each_picture_once(database: Database, database_url: str) -> None:
     for _ in range(20):
         add(database, "an apple")
     race(database_url, lambda racer, _: search.refresh(racer, "ana", 5.0))
@@ -284,12 +284,12 @@ def test_all_who_look_at_once_count_each_picture_once(database: Database, databa
     assert vocabulary(database) == {"an": 20, "apple": 20}
 
 
-def test_a_look_at_nobodys_pictures_writes_nothing(database: Database) -> None:
+def test_viewing_an_empty_wall_writes_nothing(database: Database) -> None:
     assert found(database, "apple", user="nobody") == []
     assert database.query("SELECT count(*) FROM vocabulary") == [[0]]
 
 
-def test_whichever_way_they_are_looked_for_the_newest_come_first(
+def test_every_search_plan_returns_the_newest_first(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Among the newest, by the index, or one after the other where there are too many to be sorted."""

@@ -1,4 +1,4 @@
-"""Signing in to the gallery: who comes back from the sign-in page is let in, and nobody for another."""
+"""Signing in to the gallery: a user who returns from the sign-in page is admitted, as nobody else."""
 
 import hashlib
 import re
@@ -79,13 +79,13 @@ def test_without_a_token_there_is_a_page_that_leads_to_where_one_signs_in_and_ba
     assert dict(parse_qsl(urlsplit(way).query)) == {"next": asked}
 
 
-def test_a_program_without_a_token_is_told_so_in_json(app: App) -> None:
+def test_a_program_without_a_token_gets_401_as_json(app: App) -> None:
     answer = app.gallery.get(HOME, headers=JSON)
     assert problem(answer, 401)["code"] == "not_signed_in"
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
-def test_who_signs_in_comes_back_to_the_page_that_was_asked_for(app: App, issuer: Issuer) -> None:
+def test_sign_in_returns_to_the_requested_page(app: App, issuer: Issuer) -> None:
     assert not is_in(app.gallery)
     back = signed_in(app.gallery, issuer, "/gallery/progress?from=a%26b&to=%C3%BC").headers["Location"]
     assert back == "/gallery/progress?from=a%26b&to=%C3%BC"
@@ -93,7 +93,7 @@ def test_who_signs_in_comes_back_to_the_page_that_was_asked_for(app: App, issuer
     assert not is_in(browser(app))
 
 
-def test_google_is_asked_as_its_documents_say(start: Start, issuer: Issuer) -> None:
+def test_the_request_to_google_follows_its_documentation(start: Start, issuer: Issuer) -> None:
     app = start(
         **issuer.settings | {"SIGN_IN_URL": "", "AUTH_AUDIENCE": f"{CLIENT},5.apps.googleusercontent.com"}
     )
@@ -147,7 +147,7 @@ def test_a_firebase_project_without_such_a_page_leads_nowhere_and_says_so(
     assert problem(app.gallery.get("/gallery/sign-in", headers=JSON), 404)["code"] == "no_sign_in"
 
 
-def test_where_a_back_end_names_the_user_nobody_signs_in(start: Start, issuer: Issuer) -> None:
+def test_with_iam_there_is_no_sign_in(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings | {"AUTH": "iam"})
     assert app.gallery.get("/gallery/sign-in").status_code == 404
     app.gallery.set_cookie(SIGN_IN_COOKIE, "secret.")
@@ -164,14 +164,14 @@ def refused(client: FlaskClient, answer: TestResponse, code: str = "sign_in_unkn
     assert not is_in(client)
 
 
-def test_a_form_is_good_for_one_sign_in(app: App, issuer: Issuer) -> None:
+def test_a_sign_in_form_works_once(app: App, issuer: Issuer) -> None:
     form = issuer.sign_in(begun(app.gallery))
     assert posted(app.gallery, form).status_code == 303
     app.gallery.delete_cookie(COOKIE)
     refused(app.gallery, posted(app.gallery, form))
 
 
-def test_the_token_of_an_earlier_sign_in_is_not_taken_for_a_later_one(app: App, issuer: Issuer) -> None:
+def test_the_token_of_an_earlier_sign_in_is_refused(app: App, issuer: Issuer) -> None:
     old = issuer.sign_in(begun(app.gallery))
     new = issuer.sign_in(begun(app.gallery))
     refused(app.gallery, posted(app.gallery, new | {"id_token": old["id_token"]}))
@@ -179,7 +179,7 @@ def test_the_token_of_an_earlier_sign_in_is_not_taken_for_a_later_one(app: App, 
 
 
 @pytest.mark.parametrize("victim", ["has begun nothing", "has begun to sign in", "is signed in"])
-def test_nobody_can_sign_somebody_in_as_themselves(app: App, issuer: Issuer, victim: str) -> None:
+def test_login_csrf_is_refused(app: App, issuer: Issuer, victim: str) -> None:
     mallory, other = browser(app), app.gallery
     if victim == "is signed in":
         signed_in(other, issuer)
@@ -196,7 +196,7 @@ def test_nobody_can_sign_somebody_in_as_themselves(app: App, issuer: Issuer, vic
     assert is_in(other) == (victim == "is signed in")
 
 
-def test_a_state_that_is_no_text_at_all_is_a_foreign_one(app: App) -> None:
+def test_an_undecodable_state_is_refused(app: App) -> None:
     begun(app.gallery)
     answer = app.gallery.post(
         "/gallery/sign-in",
@@ -232,7 +232,7 @@ def test_a_token_of_google_that_names_no_sign_in_is_none_of_its_page(start: Star
     ],
     ids=["expired", "for another app", "of another issuer"],
 )
-def test_a_token_that_is_not_valid_signs_nobody_in(app: App, issuer: Issuer, claims: dict[str, Any]) -> None:
+def test_an_invalid_token_does_not_sign_in(app: App, issuer: Issuer, claims: dict[str, Any]) -> None:
     issuer.claims = claims
     refused(app.gallery, posted(app.gallery, issuer.sign_in(begun(app.gallery))), "sign_in_refused")
 
@@ -264,7 +264,7 @@ def test_who_changes_their_mind_at_the_page_to_sign_in_at_is_told_how_to_go_on(
         "/gallery/" + "x" * 5000,
     ],
 )
-def test_signing_in_leads_to_no_page_but_the_gallerys(app: App, issuer: Issuer, back: str) -> None:
+def test_sign_in_redirects_only_to_pages_of_the_gallery(app: App, issuer: Issuer, back: str) -> None:
     form = issuer.sign_in(begun(app.gallery, back))
     kept = app.gallery.get_cookie(SIGN_IN_COOKIE)
     assert kept is not None
@@ -272,7 +272,7 @@ def test_signing_in_leads_to_no_page_but_the_gallerys(app: App, issuer: Issuer, 
     assert posted(app.gallery, form).headers["Location"] == HOME
 
 
-def test_a_cookie_that_was_tampered_with_leads_nowhere_else_either(app: App, issuer: Issuer) -> None:
+def test_a_forged_cookie_does_not_redirect_elsewhere(app: App, issuer: Issuer) -> None:
     form = issuer.sign_in(begun(app.gallery))
     kept = app.gallery.get_cookie(SIGN_IN_COOKIE)
     assert kept is not None
@@ -283,7 +283,7 @@ def test_a_cookie_that_was_tampered_with_leads_nowhere_else_either(app: App, iss
 # The way out
 
 
-def test_who_signs_out_is_out_and_leaves_no_pictures_in_the_browser(app: App, issuer: Issuer) -> None:
+def test_sign_out_ends_the_session_and_clears_the_cache(app: App, issuer: Issuer) -> None:
     signed_in(app.gallery, issuer)
     answer = app.gallery.post("/gallery/sign-out", headers=OWN)
     assert (answer.status_code, answer.headers["Location"]) == (303, HOME)
@@ -292,7 +292,7 @@ def test_who_signs_out_is_out_and_leaves_no_pictures_in_the_browser(app: App, is
     assert not is_in(app.gallery)
 
 
-def test_another_site_signs_nobody_out(app: App, issuer: Issuer) -> None:
+def test_another_site_can_not_sign_users_out(app: App, issuer: Issuer) -> None:
     signed_in(app.gallery, issuer)
     assert app.gallery.post("/gallery/sign-out", headers=OTHER).status_code == 403
     assert app.gallery.get("/gallery/sign-out", headers=OWN).status_code == 405

@@ -1,4 +1,4 @@
-"""Search in scripts that put no space between words: whatever stands in a sentence is found in it."""
+"""Search in scripts without spaces between words: any part of a sentence finds it."""
 
 import re
 import unicodedata
@@ -59,7 +59,7 @@ def test_a_word_inside_a_sentence_without_spaces_is_found(database: Database) ->
 
 
 @pytest.mark.parametrize("script", SENTENCES)
-def test_whatever_is_cut_out_of_a_sentence_finds_it_and_its_letters_in_another_order_do_not(
+def test_any_part_of_a_sentence_finds_it_and_reordered_letters_do_not(
     database: Database, script: str
 ) -> None:
     text = re.split("[。\uff0c]", SENTENCES[script])[0]
@@ -71,14 +71,14 @@ def test_whatever_is_cut_out_of_a_sentence_finds_it_and_its_letters_in_another_o
     assert found(database, text[:4][::-1]) == []
 
 
-def test_letters_are_found_next_to_each_other_alone(database: Database) -> None:
+def test_only_adjacent_letters_match(database: Database) -> None:
     wanted = add(database, "大阪城公園")
     add(database, "大阪の城と公園")
     add(database, "大阪、城公園")
     assert found(database, "大阪城公園") == found(database, "阪城") == [wanted]
 
 
-def test_how_a_letter_is_written_makes_no_difference(database: Database) -> None:
+def test_different_forms_of_a_letter_match(database: Database) -> None:
     wanted = add(database, "ガラスのパン屋")
     for words in ("ガラス", "ｶﾞﾗｽ", unicodedata.normalize("NFD", "ガラス"), "パン屋"):
         assert found(database, words) == [wanted], words
@@ -108,7 +108,7 @@ def test_a_long_text_without_spaces_is_indexed_within_bounds(database: Database)
     assert wall.page(database, "ana", Filters()).unindexed == 0
 
 
-def test_a_deleted_text_without_spaces_is_found_no_more(database: Database) -> None:
+def test_a_deleted_text_without_spaces_is_no_longer_found(database: Database) -> None:
     gone, kept = add(database, "公園で犬が走る"), add(database, "公園で猫が眠る", day=-1)
     assert found(database, "公園") == [gone, kept]
     delete(database, gone)

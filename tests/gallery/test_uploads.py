@@ -1,4 +1,4 @@
-"""A picture that is dropped goes straight into the bucket; its way from there is told, and it is shown."""
+"""A dropped picture goes straight to the bucket; the gallery reports its progress and shows it."""
 
 import base64
 import io
@@ -76,7 +76,7 @@ def image(app: App, upload: Upload, label: str = "200", user: str = "ana", **hea
 # The way in
 
 
-def test_a_dropped_picture_ends_as_a_card_and_its_image_is_shown(start: Start) -> None:
+def test_an_uploaded_picture_becomes_a_card_with_its_image(start: Start) -> None:
     app = start()
     upload = drop(app)
     assert upload.metadata == {"tz": "Europe/Madrid"}
@@ -129,7 +129,7 @@ REFUSED: list[tuple[dict[str, Any], str, int]] = [
 ]
 
 
-def test_what_can_be_known_is_refused_before_it_is_sent(start: Start) -> None:
+def test_files_that_would_be_rejected_are_refused_before_the_upload(start: Start) -> None:
     app = start(MAX_MB="1", MAX_MEGAPIXELS="3", MAX_SIDE="20000", EXCLUDE="*/draft*")
     for other, code, expected in REFUSED:
         assert problem(announce(app, **other), expected)["code"] == code
@@ -142,21 +142,21 @@ def test_a_body_that_announces_nothing_is_a_problem(start: Start) -> None:
         assert problem(answer, 400)["code"] == "not_announced"
 
 
-def test_more_bytes_than_were_announced_are_not_taken(start: Start) -> None:
+def test_more_bytes_than_announced_are_refused(start: Start) -> None:
     app = start()
     session = announce(app).get_json()["session"]
     assert requests.put(session, PNG + b"more", timeout=20).status_code == 400
     assert app.objects(app.uploads) == {}
 
 
-def test_what_is_no_type_of_a_picture_and_no_zone_is_not_kept(start: Start) -> None:
+def test_invalid_content_types_and_time_zones_are_dropped(start: Start) -> None:
     app = start()
     for tz in ("", "Nowhere/Land", "../../etc/passwd", "x" * 1000):
         upload = drop(app, type="text/html", tz=tz)
         assert (upload.content_type, upload.metadata) == ("application/octet-stream", {})
 
 
-def test_the_same_name_twice_is_two_pictures(start: Start) -> None:
+def test_two_uploads_of_the_same_name_are_two_pictures(start: Start) -> None:
     app = start()
     first, second = drop(app), drop(app)
     assert first.name != second.name
@@ -165,7 +165,7 @@ def test_the_same_name_twice_is_two_pictures(start: Start) -> None:
 
 
 @pytest.mark.parametrize("user", ["ana", "a b%é?#", "😀" * 128, "'; DROP TABLE uploads; --"])
-def test_whoever_it_is_and_whatever_the_file_is_called_it_gets_in(start: Start, user: str) -> None:
+def test_every_user_and_file_name_can_be_uploaded(start: Start, user: str) -> None:
     app = start()
     for name in ("", "..", "a%2fb?.png", "é" * 1000 + ".png", "'; DROP TABLE uploads; --", "\u202egnp.exe"):
         upload = drop(app, user=user, name=name)
@@ -175,7 +175,7 @@ def test_whoever_it_is_and_whatever_the_file_is_called_it_gets_in(start: Start, 
 
 @hypothesis.settings(deadline=None, database=None, max_examples=300)
 @given(st.text(max_size=400) | st.sampled_from(["a/..", "..\\..", ".", "a." + "b" * 300, "\ud800.jpg"]))
-def test_whatever_a_file_is_called_its_name_is_one_readable_part_of_a_path(given: str) -> None:
+def test_every_file_name_becomes_one_readable_path_component(given: str) -> None:
     name = file_name(given)
     assert is_object(name)
     assert 0 < len(name.encode()) <= LONGEST_FILE
@@ -191,7 +191,7 @@ def test_a_usual_name_stays_as_it_is() -> None:
     assert file_name("x" * 500 + ".jpeg").endswith("x.jpeg")
 
 
-def test_who_is_signed_in_may_drop_so_many_an_hour(start: Start, tmp_path: Path) -> None:
+def test_signed_in_users_have_an_hourly_upload_limit(start: Start, tmp_path: Path) -> None:
     with Issuer(tmp_path) as issuer:
         app = start(**issuer.settings, MAX_PER_HOUR="2")
         who = PAGE | issuer.signed_in("ana")
@@ -203,7 +203,9 @@ def test_who_is_signed_in_may_drop_so_many_an_hour(start: Start, tmp_path: Path)
         assert answers[0].get_json()["object"].startswith("ana/")
 
 
-def test_the_sessions_address_is_kept_by_nobody(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_session_address_is_neither_cached_nor_logged(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
     app = start()
     answer = announce(app)
     assert answer.headers["Cache-Control"] == "no-store"
@@ -214,7 +216,7 @@ def test_the_sessions_address_is_kept_by_nobody(start: Start, capfd: pytest.Capt
 # The way from there
 
 
-def test_what_is_in_work_tells_its_stage_and_who_died_at_it(start: Start) -> None:
+def test_an_upload_in_work_reports_its_stage_and_crashes(start: Start) -> None:
     app = start()
     upload = drop(app)
     lease = app.services.leases.acquire(upload)
@@ -229,7 +231,7 @@ def test_what_is_in_work_tells_its_stage_and_who_died_at_it(start: Start) -> Non
     assert (told["state"], told["attempts"], told["deaths"]) == ("working", 2, 1)
 
 
-def test_what_is_rejected_tells_why(start: Start) -> None:
+def test_a_rejected_upload_reports_its_reason(start: Start) -> None:
     app = start()
     upload = drop(app, PNG[:50], head="")
     assert app.deliver(upload) == 200
@@ -238,7 +240,7 @@ def test_what_is_rejected_tells_why(start: Start) -> None:
     assert told["reason"].startswith("The PNG picture is damaged or incomplete. ")
 
 
-def test_of_somebody_elses_upload_nothing_is_told(start: Start) -> None:
+def test_nothing_is_revealed_about_another_users_upload(start: Start) -> None:
     app = start()
     upload = drop(app)
     unknown = status(app, upload, user="bob")
@@ -248,7 +250,7 @@ def test_of_somebody_elses_upload_nothing_is_told(start: Start) -> None:
     assert image(app, upload, user="bob").status_code == 404
 
 
-def test_many_are_told_of_at_once_in_the_order_in_which_they_are_asked_for(start: Start) -> None:
+def test_several_uploads_are_reported_in_the_requested_order(start: Start) -> None:
     app = start()
     uploads = [Upload(app.uploads, f"ana/{number}.png", number + 1, 1) for number in range(100)]
     assert [each["object"] for each in statuses(app, *uploads)] == [upload.name for upload in uploads]
@@ -257,7 +259,7 @@ def test_many_are_told_of_at_once_in_the_order_in_which_they_are_asked_for(start
     assert statuses(app) == []
 
 
-def test_what_names_no_upload_is_a_problem(start: Start) -> None:
+def test_an_invalid_upload_parameter_is_a_problem(start: Start) -> None:
     app = start()
     for asked in ("", "ana/a.png", "1:", "x:ana/a.png", "-1:a", "9" * 40 + ":a", "1:a\nb", "1:.."):
         query = {"user": "ana", "upload": asked}

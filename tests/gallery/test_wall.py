@@ -1,4 +1,4 @@
-"""The wall: a user's own pictures, newest first, page by page, and how each one stands."""
+"""The wall shows a user's own pictures, newest first, page by page, and unfinished uploads."""
 
 import datetime as dt
 import uuid
@@ -41,7 +41,7 @@ def shown(database: Database, user: str = "ana", size: int = 100, **filters: Any
     return [card.id for card in wall.page(database, user, Filters(**filters), size).cards]
 
 
-def test_a_card_has_all_that_is_known_of_a_picture(database: Database) -> None:
+def test_a_card_has_all_facts_of_a_picture(database: Database) -> None:
     id = add(
         database, pictures=SIZES, memory={"publish": 99.5, "claim": 80.0}, timings={"read": 0.1, "claim": 0}
     )
@@ -81,7 +81,7 @@ def test_where_the_models_contradict_each_other_the_page_says_in_what(start: Sta
     assert "<dd>25&nbsp;%; number: “two dogs” or “a dog”?</dd>" in page
 
 
-def test_a_persons_text_is_shown_and_the_models_kept_beside_it(database: Database) -> None:
+def test_the_users_text_is_shown_and_the_models_is_kept(database: Database) -> None:
     id = add(database)
     database.query(
         "UPDATE analyses SET own_caption = 'my crown', own_alt_text = '', edited_at = now() RETURNING id"
@@ -117,7 +117,7 @@ def test_a_last_page_that_is_full_has_no_next(database: Database) -> None:
     assert wall.page(database, "ana", Filters(after=page.next), size=2).next == ""
 
 
-def test_cards_for_an_export_come_all_and_once(database: Database) -> None:
+def test_an_export_lists_every_card_once(database: Database) -> None:
     ids = [add(database, minutes=minute // 2) for minute in range(5)]
     add(database, "bo")
     cards, last = list[Card](), None
@@ -142,7 +142,7 @@ def test_days_are_those_of_the_settings_zone(database_url: str) -> None:
         assert shown(database, words="crown", until=day) == shown(database, tag="gold", until=day) == [before]
 
 
-def test_thousands_that_were_rejected_or_are_others_cost_a_visit_little(
+def test_thousands_of_rejected_or_other_users_uploads_cost_a_request_little(
     database: Database, database_url: str
 ) -> None:
     of = upload("ana/held.png")
@@ -166,7 +166,7 @@ def test_thousands_that_were_rejected_or_are_others_cost_a_visit_little(
     assert many < few + 60
 
 
-def test_what_is_in_work_or_was_rejected_today_is_shown_above_the_wall(database: Database) -> None:
+def test_uploads_in_work_or_rejected_today_are_shown_above_the_wall(database: Database) -> None:
     add(database)
     working = upload("ana/a/new.png")
     lease = Leases(database).acquire(working)
@@ -201,7 +201,7 @@ def test_uploads_in_work_and_rejected_ones_are_paged_like_pictures(database: Dat
     assert wall.page(database, "ana", Filters(state="rejected", since=tomorrow)).pending == ()
 
 
-def test_others_pictures_and_uploads_are_as_if_they_did_not_exist(database: Database) -> None:
+def test_other_users_pictures_and_uploads_do_not_exist(database: Database) -> None:
     theirs, bad = add(database, "bo"), reject(database, "bo/bad.txt")
     working = upload("bo/new.png")
     Leases(database).acquire(working)
@@ -221,7 +221,7 @@ def test_the_key_of_anothers_page_shows_nothing_of_it(database: Database) -> Non
     assert shown(database, after=key) == [mine]
 
 
-def test_memory_is_told_by_stage_of_the_latest_pictures(database: Database) -> None:
+def test_memory_is_reported_by_stage_over_the_latest_pictures(database: Database) -> None:
     for minute, used in enumerate((500.0, 100.0, 120.0, 110.0)):
         add(database, minutes=minute, memory={"publish": used, "open": used + 1, "anew": 1.0})
     told = [(each.stage, each.median, each.largest) for each in wall.memory(database, "ana", pictures=3)]
@@ -238,7 +238,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("code", REFUSED)
-def test_what_cant_be_meant_is_refused_with_a_remedy(code: str) -> None:
+def test_invalid_filters_are_refused_with_a_remedy(code: str) -> None:
     with pytest.raises(Rejected) as refused:
         Filters.read(REFUSED[code])
     assert (refused.value.code, refused.value.status) == (code, 400)
@@ -248,7 +248,7 @@ def test_what_cant_be_meant_is_refused_with_a_remedy(code: str) -> None:
 @pytest.mark.parametrize(
     "key", ["x", "-", "f" * 15 + "-" + "0" * 32, "0-" + "0" * 31, "0-" + "g" * 32, "\x00", "٣-" + "0" * 32]
 )
-def test_no_made_up_key_leads_anywhere(key: str) -> None:
+def test_a_forged_key_is_refused(key: str) -> None:
     with pytest.raises(Rejected, match="no place on the wall"):
         Filters.read({"after": key})
 

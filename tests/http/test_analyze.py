@@ -1,4 +1,4 @@
-"""POST a picture, get its analysis; whatever is wrong with it is a problem with a remedy."""
+"""POST a picture to `analyze` and get its analysis; every error is a problem with a remedy."""
 
 import io
 import json
@@ -18,7 +18,7 @@ FIELDS = {
 }  # fmt: skip
 
 
-def test_a_posted_picture_is_analyzed_and_nothing_is_kept(start: Start) -> None:
+def test_a_posted_picture_is_analyzed_without_storing_anything(start: Start) -> None:
     app = start()
     answer = app.analyze(data=PICTURE, content_type="image/jpeg")
     assert answer.status_code == 200
@@ -70,14 +70,14 @@ def test_a_stored_object_that_is_to_be_kept_is_treated_as_an_upload(start: Start
     assert app.stats("ana")["pictures_analyzed"] == 1
 
 
-def test_a_posted_picture_that_is_refused_can_be_posted_again(start: Start) -> None:
+def test_a_rejected_posted_picture_can_be_posted_again(start: Start) -> None:
     app = start()
     for _ in range(2):
         answer = app.analyze(data=b"no picture", query_string={"keep": "true", "user": "ana"})
         assert problem(answer, 415)["code"] == "not_a_picture"
 
 
-def test_of_a_posted_picture_that_is_refused_nothing_is_kept(start: Start) -> None:
+def test_nothing_is_stored_of_a_rejected_posted_picture(start: Start) -> None:
     app = start(SAFETY="low", GEMINI_MODEL="fault-unsafe-medium", DAILY_CALLS="10")
     answer = app.analyze(data=small_png(), query_string={"keep": "true", "user": "ana"})
     assert problem(answer, 422)["code"] == "held_unsafe"
@@ -135,7 +135,7 @@ STRANGE = [
 STRANGE += [f"ana/{name}" for name in STRANGE]
 
 
-def test_whatever_the_name_it_is_that_of_an_object_or_of_none(start: Start) -> None:
+def test_every_name_is_either_an_existing_object_or_refused(start: Start) -> None:
     app = start()
     app.upload("ana/a.png", small_png())
 
@@ -159,7 +159,7 @@ def test_an_object_that_does_not_exist_is_not_found(start: Start) -> None:
 
 
 @pytest.mark.parametrize("type_", ["image/jpeg", "application/json", "multipart/form-data; boundary=x"])
-def test_more_bytes_than_the_setting_are_refused_before_they_are_read(start: Start, type_: str) -> None:
+def test_bodies_above_max_mb_are_refused_before_they_are_read(start: Start, type_: str) -> None:
     answer = start(MAX_MB="1").analyze(data=bytes(3_000_000), content_type=type_)
     assert problem(answer, 413)["code"] == "too_many_bytes"
 
@@ -171,7 +171,7 @@ def test_a_wrong_method_is_refused_with_the_right_one(start: Start, method: str)
     assert answer.headers["Allow"] == "POST"
 
 
-def test_a_passing_fault_is_no_stack_trace_to_the_client(start: Start) -> None:
+def test_a_transient_error_shows_the_client_no_stack_trace(start: Start) -> None:
     app = start(DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     answer = app.analyze(data=PICTURE, query_string={"keep": "true", "user": "ana"})
     assert problem(answer, 503)["code"] == "try_again"

@@ -1,4 +1,4 @@
-"""No body takes an instance down: each is bounded before it is parsed; what is no event is acknowledged."""
+"""Bodies are limited before they are parsed, and bodies that are not events are acknowledged."""
 
 import base64
 import io
@@ -56,7 +56,7 @@ def chunked(data: bytes) -> Iterator[bytes]:
 
 
 @pytest.mark.usefixtures("memory_limit")
-def test_bodies_of_any_size_and_depth_kill_nobody(limited: str, tmp_path: Path) -> None:
+def test_bodies_of_any_size_and_depth_do_not_crash_the_instance(limited: str, tmp_path: Path) -> None:
     for data in (LARGE, OBJECTS, DEEP):
         for headers in (EVENT, STRUCTURED):
             for sent in (data, chunked(data)):
@@ -113,7 +113,7 @@ NO_EVENTS: dict[str, tuple[dict[str, str], bytes]] = {
 
 
 @pytest.mark.parametrize(("headers", "data"), NO_EVENTS.values(), ids=NO_EVENTS)
-def test_what_is_no_event_is_acknowledged_and_logged_once(
+def test_a_body_that_is_not_an_event_is_acknowledged_and_logged_once(
     start: Start, headers: dict[str, str], data: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = start()
@@ -125,7 +125,7 @@ def test_what_is_no_event_is_acknowledged_and_logged_once(
     assert rows("SELECT count(*) FROM uploads") == [[0]]
 
 
-def test_an_event_is_taken_in_either_mode(start: Start) -> None:
+def test_events_are_accepted_in_binary_and_structured_mode(start: Start) -> None:
     app = start()
     ways: tuple[Callable[[bytes], tuple[dict[str, str], bytes]], ...] = (
         lambda data: (EVENT, data),
@@ -142,7 +142,7 @@ def test_an_event_is_taken_in_either_mode(start: Start) -> None:
 # JSON
 
 
-def test_64_kib_of_json_are_enough_everywhere(start: Start) -> None:
+def test_64_kib_of_json_are_accepted_everywhere(start: Start) -> None:
     app = start()
     large = json.dumps({"bucket": app.uploads, "name": "n", "x": "x" * 70_000})
     chunks = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
@@ -159,7 +159,7 @@ def test_64_kib_of_json_are_enough_everywhere(start: Start) -> None:
     assert problem(deep, 400)["code"] == "not_announced"
 
 
-def test_a_bracket_in_a_text_is_not_a_level() -> None:
+def test_brackets_in_strings_do_not_count_as_nesting() -> None:
     text = '["' * 100 + "\\"
     assert bodies.parse(json.dumps({"name": text, "a": [{"b": []}]}).encode())["name"] == text
     for data in (b'{"a": "' + b"[" * 100, b'{"' + b"\\" * 60_000, b'"' * 60_001):
@@ -205,13 +205,11 @@ FORMS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
 
 
 @pytest.mark.parametrize(("request_", "code"), FORMS.values(), ids=FORMS)
-def test_what_is_given_twice_is_refused(
-    start: Start, request_: Callable[[], dict[str, Any]], code: str
-) -> None:
+def test_duplicate_names_are_refused(start: Start, request_: Callable[[], dict[str, Any]], code: str) -> None:
     assert problem(start().analyze(**request_()), 400)["code"] == code
 
 
-def test_a_form_of_too_many_bytes_in_all_is_told_so(start: Start) -> None:
+def test_a_form_above_the_size_limit_gets_413(start: Start) -> None:
     app = start(MAX_MB="1")
     data = form(("picture", (io.BytesIO(bytes(3_000_000)), "a.png")))
     assert problem(app.analyze(**data), 413)["code"] == "too_many_bytes"
@@ -224,7 +222,7 @@ def test_a_form_of_too_many_bytes_in_all_is_told_so(start: Start) -> None:
     assert problem(answer, 413)["code"] == "too_many_bytes"
 
 
-def test_options_that_are_given_twice_are_refused_by_every_function(start: Start) -> None:
+def test_every_function_refuses_duplicate_options(start: Start) -> None:
     app = start()
     twice = "user=ana&user=bob"
     answers = (
@@ -249,7 +247,7 @@ def test_options_that_are_given_twice_are_refused_by_every_function(start: Start
 # What counts
 
 
-def test_whatever_a_user_sends_counts_before_it_is_looked_at(start: Start, issuer: Issuer) -> None:
+def test_a_request_counts_against_the_limit_before_its_body_is_parsed(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings, MAX_PER_HOUR="4")
     ana = issuer.signed_in("ana")
 
@@ -266,7 +264,7 @@ def test_whatever_a_user_sends_counts_before_it_is_looked_at(start: Start, issue
     assert rows("SELECT user_id, calls FROM analyze_calls") == [["ana", 4]]
 
 
-def test_where_a_back_end_names_the_user_it_counts_before_the_body_is_read(start: Start) -> None:
+def test_a_request_of_a_back_end_counts_before_its_body_is_read(start: Start) -> None:
     class Unread(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             raise AssertionError("the body was read")

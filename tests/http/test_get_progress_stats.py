@@ -1,4 +1,4 @@
-"""What a user has uploaded, over HTTP; what the numbers mean is in test_progress.py."""
+"""`get_progress_stats` over HTTP; test_progress.py checks the numbers."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from infra.local.functions import application
 from tests.support.app import MAIN, Start, problem, small_png
 
 
-def test_a_users_uploads_streak_and_achievements_are_answered(start: Start) -> None:
+def test_a_users_uploads_streak_and_achievements_are_returned(start: Start) -> None:
     app = start()
     app.deliver(app.upload("ana/a.png", small_png(), tz="Pacific/Auckland"))
     app.deliver(app.upload("bob/b.png", small_png()))
@@ -48,7 +48,7 @@ def test_a_missing_or_impossible_user_is_a_problem_with_a_remedy(start: Start, q
     assert problem(start().progress.get("/", query_string=query), 400)["code"] == "no_user"
 
 
-def test_whatever_the_user_is_called_it_is_a_name_or_none(start: Start) -> None:
+def test_every_user_name_is_either_accepted_or_refused(start: Start) -> None:
     app = start()
 
     @hypothesis.settings(deadline=None, database=None, max_examples=60)
@@ -68,7 +68,7 @@ def test_locally_the_functions_answer_at_their_bare_names(start: Start) -> None:
     assert client.post("/analyze", data=small_png()).status_code == 200
 
 
-def test_only_get_is_answered(start: Start) -> None:
+def test_only_get_is_allowed(start: Start) -> None:
     assert problem(start().progress.post("/", query_string={"user": "ana"}), 405)["code"] == "wrong_method"
 
 

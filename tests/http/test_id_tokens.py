@@ -1,4 +1,4 @@
-"""No one let in: with AUTH=token the user is whom a valid ID token names, and sees only what is theirs."""
+"""With AUTH=token, the user is that of a valid ID token and sees only their own pictures."""
 
 import base64
 import hashlib
@@ -31,7 +31,7 @@ def stats(app: App, headers: dict[str, str], **query: str) -> Any:
 # Who is let in
 
 
-def test_the_user_is_whom_the_token_names(start: Start, issuer: Issuer) -> None:
+def test_the_token_determines_the_user(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
     for user in ("ana", "110169484474386276334"):
         query = {"keep": "true"}
@@ -46,7 +46,7 @@ def test_the_user_is_whom_the_token_names(start: Start, issuer: Issuer) -> None:
     ]
 
 
-def test_firebases_users_are_let_in_by_its_project_and_googles_are_not(start: Start, issuer: Issuer) -> None:
+def test_a_firebase_project_admits_its_users_and_not_googles(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings | {"AUTH_AUDIENCE": PROJECT})
     assert stats(app, issuer.signed_in("Xy28uid", **FIREBASE)).get_json()["user"] == "Xy28uid"
     problem(stats(app, issuer.signed_in(aud=PROJECT)), 401)
@@ -54,14 +54,14 @@ def test_firebases_users_are_let_in_by_its_project_and_googles_are_not(start: St
     problem(stats(app, issuer.signed_in(**FIREBASE | {"iss": FIREBASE["iss"] + "-2"})), 401)
 
 
-def test_any_of_several_clients_may_have_asked_for_the_token(start: Start, issuer: Issuer) -> None:
+def test_tokens_of_any_configured_client_are_accepted(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings | {"AUTH_AUDIENCE": f"{CLIENT}, 5678.apps.googleusercontent.com"})
     for client in (CLIENT, "5678.apps.googleusercontent.com"):
         assert stats(app, issuer.signed_in(aud=client)).status_code == 200
     problem(stats(app, issuer.signed_in(aud="9.apps.googleusercontent.com")), 401)
 
 
-def test_half_a_minute_between_two_clocks_is_forgiven(start: Start, issuer: Issuer) -> None:
+def test_a_clock_skew_of_30_s_is_tolerated(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
     now = int(time.time())
     assert stats(app, issuer.signed_in(exp=now - 20)).status_code == 200
@@ -224,14 +224,14 @@ def tokens(issuer: Issuer) -> Tokens:
 
 
 @pytest.mark.parametrize("token", RIGHT.values(), ids=RIGHT)
-def test_a_token_is_let_in_where_all_of_it_is_right(
+def test_a_token_is_accepted_if_every_part_is_valid(
     tokens: Tokens, issuer: Issuer, token: Callable[[Issuer], str]
 ) -> None:
     assert tokens.check(token(issuer)).user == "ana"
 
 
 @pytest.mark.parametrize("token", MALFORMED.values(), ids=MALFORMED)
-def test_what_the_issuer_signs_is_still_looked_at(
+def test_claims_signed_by_the_issuer_are_still_validated(
     tokens: Tokens, issuer: Issuer, token: Callable[[Issuer], str]
 ) -> None:
     with pytest.raises(Rejected) as refused:
@@ -239,7 +239,7 @@ def test_what_the_issuer_signs_is_still_looked_at(
     assert refused.value.code == "not_signed_in"
 
 
-def test_no_back_end_names_a_step_of_a_path_as_user(start: Start) -> None:
+def test_a_path_step_is_not_a_valid_user(start: Start) -> None:
     app = start()
     for user in (".", ".."):
         assert problem(stats(app, {}, user=user), 400)["code"] == "no_user"
@@ -250,7 +250,7 @@ def test_no_back_end_names_a_step_of_a_path_as_user(start: Start) -> None:
 
 
 @pytest.mark.parametrize("token", REFUSED.values(), ids=REFUSED)
-def test_a_token_that_is_not_valid_is_refused_in_the_same_words(
+def test_every_invalid_token_gets_the_same_answer(
     start: Start, issuer: Issuer, token: Callable[[Issuer], str]
 ) -> None:
     app = start(**issuer.settings)
@@ -262,13 +262,13 @@ def test_a_token_that_is_not_valid_is_refused_in_the_same_words(
         assert answer.text == missing.text
 
 
-def test_another_scheme_is_refused(start: Start, issuer: Issuer) -> None:
+def test_other_authorization_schemes_are_refused(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
     problem(stats(app, {"Authorization": f"Basic {issuer.token()}"}), 401)
     assert stats(app, {"Authorization": f"bearer {issuer.token()}"}).status_code == 200  # RFC 9110, 11.1
 
 
-def test_nothing_is_read_or_done_for_who_is_not_signed_in(start: Start, issuer: Issuer) -> None:
+def test_without_a_token_no_body_is_read_and_nothing_is_done(start: Start, issuer: Issuer) -> None:
     class Unread(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             raise AssertionError("the body was read")
@@ -281,7 +281,7 @@ def test_nothing_is_read_or_done_for_who_is_not_signed_in(start: Start, issuer: 
 # Whose it is
 
 
-def test_a_user_that_is_not_the_tokens_is_forbidden(start: Start, issuer: Issuer) -> None:
+def test_a_user_other_than_the_tokens_is_forbidden(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
     upload = app.upload("ana/a.png", small_png())
     header = issuer.signed_in("ana")
@@ -299,9 +299,7 @@ def test_a_user_that_is_not_the_tokens_is_forbidden(start: Start, issuer: Issuer
     problem(app.analyze(json=dict(bucket=app.uploads, name=upload.name, user=None), headers=header), 403)
 
 
-def test_somebody_elses_object_is_refused_exactly_like_one_that_does_not_exist(
-    start: Start, issuer: Issuer
-) -> None:
+def test_another_users_object_gets_the_same_answer_as_a_missing_one(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
     for name in ("ana/a.png", "bob/b.png", "no-folder.png", "ana\x7f/a.png"):
         app.upload(name, small_png())
@@ -330,7 +328,7 @@ def test_somebody_elses_object_is_refused_exactly_like_one_that_does_not_exist(
     assert rows("SELECT count(*) FROM uploads") == [[0]]
 
 
-def test_where_a_back_end_names_the_user_only_that_users_object_is_found(start: Start) -> None:
+def test_a_back_end_finds_only_objects_of_the_user_that_it_names(start: Start) -> None:
     app = start()
     app.upload("bob/b.png", small_png())
     body = {"bucket": app.uploads, "name": "bob/b.png"}
@@ -339,19 +337,19 @@ def test_where_a_back_end_names_the_user_only_that_users_object_is_found(start: 
     assert app.analyze(json=body).status_code == 200
 
 
-def test_a_user_with_a_slash_does_not_write_as_somebody_else(start: Start) -> None:
+def test_a_user_with_a_slash_can_not_write_as_another_user(start: Start) -> None:
     app = start()
     answer = app.analyze(data=small_png(), query_string={"keep": "true", "user": "ana/x"})
     assert problem(answer, 400)["code"] == "no_user"
     assert rows("SELECT count(*) FROM uploads") == [[0]]
 
 
-def test_a_sweep_is_for_whom_iam_lets_in_and_asks_for_no_users_token(start: Start, issuer: Issuer) -> None:
+def test_sweep_relies_on_iam_and_needs_no_user_token(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
     assert app.sweep() == {"complete": True}
 
 
-def test_with_iam_the_token_of_the_back_end_is_not_looked_at(start: Start) -> None:
+def test_with_iam_the_back_ends_token_is_ignored(start: Start) -> None:
     answer = stats(start(), {"Authorization": "Bearer a.b.SIGNATURE_REMOVED_BY_GOOGLE"}, user="ana")
     assert answer.get_json()["user"] == "ana"
 
@@ -359,7 +357,7 @@ def test_with_iam_the_token_of_the_back_end_is_not_looked_at(start: Start) -> No
 # The issuer's keys
 
 
-def test_keys_are_asked_for_once_in_their_lifetime(start: Start, issuer: Issuer) -> None:
+def test_keys_are_fetched_once_in_their_lifetime(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
     for _ in range(3):
         assert stats(app, issuer.signed_in()).status_code == 200
@@ -378,7 +376,7 @@ def test_keys_are_asked_for_once_in_their_lifetime(start: Start, issuer: Issuer)
         {"Cache-Control": "max-age=soon", "Age": "old"},
     ],
 )
-def test_keys_are_not_kept_for_longer_than_allowed(
+def test_keys_are_not_cached_beyond_their_lifetime(
     start: Start, issuer: Issuer, headers: dict[str, str]
 ) -> None:
     issuer.headers = headers
@@ -392,7 +390,7 @@ def test_keys_are_not_kept_for_longer_than_allowed(
     ("status", "body"),
     [(500, {}), (404, {}), (200, b"<html>"), (200, []), (200, {"keys": [{"kty": "RSA"}]}), (200, b"\xff")],
 )
-def test_where_the_keys_can_not_be_had_the_client_may_try_again(
+def test_without_keys_the_answer_is_503_with_retry_after(
     start: Start, issuer: Issuer, status: int, body: Any
 ) -> None:
     good = issuer.body
@@ -406,7 +404,7 @@ def test_where_the_keys_can_not_be_had_the_client_may_try_again(
 
 
 @pytest.mark.parametrize("how", ["nobody there", "a certificate that nobody signed"])
-def test_an_issuer_that_does_not_answer_or_is_an_impostor_lets_nobody_in(
+def test_an_unavailable_or_forged_issuer_admits_nobody(
     start: Start, issuer: Issuer, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = dict(issuer.settings)

@@ -1,4 +1,4 @@
-"""No page of another site asks through its visitor's browser, nor under a name that is made to lead here."""
+"""Requests from pages of other sites, and through DNS rebinding, are refused."""
 
 import io
 from typing import Any
@@ -57,7 +57,7 @@ def ask(client: FlaskClient, request: dict[str, Any], **headers: str) -> Any:
     return client.open(**whole)
 
 
-def test_nobody_asks_under_a_name_that_is_made_to_lead_here(start: Start) -> None:
+def test_dns_rebinding_is_refused(start: Start) -> None:
     app = start()
     for function, (client, request) in asks(app).items():
         for host in ELSEWHERE:
@@ -68,7 +68,7 @@ def test_nobody_asks_under_a_name_that_is_made_to_lead_here(start: Start) -> Non
     assert (page.status_code, page.mimetype) == (421, "text/html")
 
 
-def test_localhost_addresses_and_what_hosts_names_are_ours(start: Start) -> None:
+def test_localhost_ip_addresses_and_the_names_in_hosts_are_accepted(start: Start) -> None:
     app = start(HOSTS="Gallery.Example, gallery")
     client, request = asks(app)["progress"]
     for host in (*HERE, "gallery.example", "gallery.example:443", "gallery.example.", "gallery"):
@@ -76,7 +76,7 @@ def test_localhost_addresses_and_what_hosts_names_are_ours(start: Start) -> None
     assert ask(client, request, Host="other.example").status_code == 421
 
 
-def test_cloud_run_finds_the_service_by_its_name(start: Start) -> None:
+def test_on_cloud_run_every_host_name_is_accepted(start: Start) -> None:
     app = start(K_SERVICE="dropcap-gallery")
     client, request = asks(app)["progress"]
     for host in (RUN_APP, "gallery.example"):
@@ -86,7 +86,7 @@ def test_cloud_run_finds_the_service_by_its_name(start: Start) -> None:
         assert ask(client, request, Host=host).status_code == status
 
 
-def test_where_a_token_says_who_asks_the_name_is_nobodys_proof(start: Start, issuer: Issuer) -> None:
+def test_with_tokens_the_host_name_is_not_checked(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
     found = asks(app)
     for function in ("analyze", "progress", "gallery"):
@@ -107,7 +107,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
-def test_no_page_of_another_site_has_a_browser_do_something(start: Start, source: dict[str, str]) -> None:
+def test_requests_from_pages_of_other_sites_are_refused(start: Start, source: dict[str, str]) -> None:
     found = asks(start())
     for function in ("on_upload", "analyze", "sweep"):
         client, request = found[function]
@@ -115,7 +115,7 @@ def test_no_page_of_another_site_has_a_browser_do_something(start: Start, source
     assert rows("SELECT count(*) FROM uploads") == [[0]]
 
 
-def test_a_program_and_a_page_of_ours_do(start: Start) -> None:
+def test_requests_from_programs_and_from_our_own_pages_are_accepted(start: Start) -> None:
     found = asks(start())
     client, request = found["analyze"]
     for source in ({}, {"Sec_Fetch_Site": "same-origin"}, {"Origin": "http://localhost"}):
@@ -131,7 +131,7 @@ def test_hosts_are_names(value: str) -> None:
     assert Settings.read({"HOSTS": ""}).hosts == ()
 
 
-def test_what_looks_like_an_address_and_is_none_is_not_local() -> None:
+def test_a_host_that_only_looks_like_an_address_is_not_local() -> None:
     for host in (
         "",
         ":",
@@ -146,7 +146,7 @@ def test_what_looks_like_an_address_and_is_none_is_not_local() -> None:
         assert not is_local(host), host
 
 
-def test_the_local_storage_is_for_no_page_of_another_site(storage_url: str) -> None:
+def test_the_local_storage_refuses_pages_of_other_sites(storage_url: str) -> None:
     name = "rebinding"
     made = requests.post(f"{storage_url}/storage/v1/b", json={"name": name}, timeout=10)
     assert made.status_code == 200

@@ -1,4 +1,4 @@
-"""A posted picture that is not finished: only who posts it again has its bytes, so nothing waits for it."""
+"""An unfinished posted picture is removed, because only its poster has the bytes."""
 
 import json
 from http import HTTPStatus
@@ -60,7 +60,7 @@ def nothing_is_left(app: App) -> None:
     assert str(UPLOAD.id) not in wall(app)
 
 
-def test_a_fault_is_shown_at_once_and_the_sweep_removes_all_that_there_was(failed: App) -> None:
+def test_an_error_is_reported_immediately_and_reconcile_removes_all_traces(failed: App) -> None:
     shown = wall(failed)
     assert "not_finished" in shown
     assert "Post it again." in shown
@@ -70,13 +70,13 @@ def test_a_fault_is_shown_at_once_and_the_sweep_removes_all_that_there_was(faile
     assert failed.sweep() == {"complete": True}
 
 
-def test_its_user_can_delete_it_before_the_sweep_comes(failed: App) -> None:
+def test_its_user_can_delete_it_before_reconcile_runs(failed: App) -> None:
     assert delete(failed).status_code == HTTPStatus.SEE_OTHER
     nothing_is_left(failed)
 
 
 @pytest.mark.parametrize("swept", [False, True])
-def test_who_posts_the_same_bytes_again_succeeds_exactly_once(failed: App, swept: bool) -> None:
+def test_posting_the_same_bytes_again_succeeds_exactly_once(failed: App, swept: bool) -> None:
     if swept:
         failed.sweep()
     answers = [post(failed) for _ in range(2)]
@@ -89,7 +89,7 @@ def test_who_posts_the_same_bytes_again_succeeds_exactly_once(failed: App, swept
     assert failed.stats("ana")["pictures_analyzed"] == 1
 
 
-def test_what_is_in_work_is_shown_so_and_ended_when_its_lease_is_over(start: Start) -> None:
+def test_an_upload_in_work_is_shown_as_such_until_its_lease_expires(start: Start) -> None:
     app = start(**QUICK)
     app.services.leases.acquire(UPLOAD)
     assert app.sweep() == {"complete": True}
@@ -100,7 +100,7 @@ def test_what_is_in_work_is_shown_so_and_ended_when_its_lease_is_over(start: Sta
     nothing_is_left(app)
 
 
-def test_one_that_took_its_instance_down_is_remembered_and_its_user_can_delete_it(start: Start) -> None:
+def test_an_upload_that_crashed_its_instance_is_recorded_and_can_be_deleted(start: Start) -> None:
     app = start(**QUICK)
     lease = app.services.leases.acquire(UPLOAD)
     app.services.leases.heartbeat(UPLOAD, lease.token, "open", 321)
@@ -113,7 +113,7 @@ def test_one_that_took_its_instance_down_is_remembered_and_its_user_can_delete_i
     nothing_is_left(app)
 
 
-def test_while_somebody_else_is_at_work_it_is_asked_for_later_and_nothing_is_an_error(
+def test_while_another_worker_holds_the_lease_the_client_is_told_to_retry(
     start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = start(**QUICK)
@@ -127,7 +127,7 @@ def test_while_somebody_else_is_at_work_it_is_asked_for_later_and_nothing_is_an_
     assert not any("stack_trace" in line for line in logged)
 
 
-def test_who_posts_it_while_it_is_being_deleted_is_to_come_again_and_then_succeeds(
+def test_a_post_during_a_deletion_is_told_to_retry_and_then_succeeds(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = start(**QUICK)
@@ -145,7 +145,7 @@ def test_who_posts_it_while_it_is_being_deleted_is_to_come_again_and_then_succee
     assert len(app.objects(app.pictures)) == 2
 
 
-def test_a_rejected_one_leaves_nothing_of_what_one_who_died_had_published(start: Start) -> None:
+def test_a_rejection_removes_renditions_of_a_crashed_delivery(start: Start) -> None:
     app = start(**QUICK, MAX_DEATHS="1")
     lease = app.services.leases.acquire(UPLOAD)
     app.services.leases.heartbeat(UPLOAD, lease.token, "publish", 321)
@@ -155,7 +155,7 @@ def test_a_rejected_one_leaves_nothing_of_what_one_who_died_had_published(start:
     assert app.objects(app.pictures) == {}
 
 
-def test_a_database_that_is_away_is_one_line_in_the_log(
+def test_an_unavailable_database_is_one_line_in_the_log(
     start: Start, database_url: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     port = urlsplit(database_url).port

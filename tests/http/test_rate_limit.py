@@ -1,4 +1,4 @@
-"""How much a user may ask for: MAX_PER_HOUR pictures, exactly, however many instances answer."""
+"""MAX_PER_HOUR limits a user's pictures exactly, across any number of instances."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ def status(app: App, **query: str) -> int:
     return app.analyze(data=small_png(), query_string=query).status_code
 
 
-def test_a_user_who_asks_too_often_is_told_when_to_come_again(start: Start) -> None:
+def test_a_user_above_the_rate_limit_gets_429_with_retry_after(start: Start) -> None:
     app = start(MAX_PER_HOUR="2")
     assert [status(app, user="ana", keep=keep) for keep in ("true", "")] == [200, 200]
     answer = app.analyze(data=small_png(), query_string={"user": "ana"})
@@ -27,21 +27,21 @@ def test_a_user_who_asks_too_often_is_told_when_to_come_again(start: Start) -> N
     assert app.stats("ana")["pictures_analyzed"] == 1
 
 
-def test_a_stored_object_counts_for_whose_it_is(start: Start) -> None:
+def test_a_stored_object_counts_against_its_users_limit(start: Start) -> None:
     app = start(MAX_PER_HOUR="1")
     app.upload("ana/a.png", small_png())
     body = {"bucket": app.uploads, "name": "ana/a.png"}
     assert [app.analyze(json=body).status_code for _ in range(2)] == [200, 429]
 
 
-def test_the_next_hour_begins_anew(start: Start) -> None:
+def test_the_limit_resets_every_hour(start: Start) -> None:
     app = start(MAX_PER_HOUR="1")
     assert [status(app, user="ana") for _ in range(2)] == [200, 429]
     rows("UPDATE analyze_calls SET hour = hour - interval '1 hour'")
     assert [status(app, user="ana") for _ in range(2)] == [200, 429]
 
 
-def test_who_is_nobody_in_particular_and_who_drops_pictures_into_the_bucket_is_not_bounded(
+def test_anonymous_requests_and_bucket_uploads_are_not_rate_limited(
     start: Start,
 ) -> None:
     app = start(MAX_PER_HOUR="1")
@@ -51,7 +51,7 @@ def test_who_is_nobody_in_particular_and_who_drops_pictures_into_the_bucket_is_n
     assert rows("SELECT count(*) FROM analyze_calls") == [[0]]
 
 
-def test_0_sets_no_bound(start: Start) -> None:
+def test_0_disables_the_limit(start: Start) -> None:
     app = start(MAX_PER_HOUR="0")
     assert [status(app, user="ana") for _ in range(3)] == [200, 200, 200]
 
@@ -63,7 +63,7 @@ def instances(database_url: str) -> Iterator[list[Database]]:
         yield [stack.enter_context(closing(each)) for each in new]
 
 
-def test_of_many_calls_at_once_exactly_so_many_pass(instances: list[Database]) -> None:
+def test_exactly_the_limit_of_concurrent_calls_passes(instances: list[Database]) -> None:
     def passes(number: int) -> bool:
         try:
             rate_limit.count(instances[number % len(instances)], "ana", 25)

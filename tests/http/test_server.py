@@ -1,4 +1,4 @@
-"""The web server goes on, whatever its connections do: the real one, with real sockets."""
+"""The real web server with real sockets stays available whatever its connections do."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ def served(start: Start, tmp_path: Path) -> Iterator[Served]:
         yield Served(port, process, opened)
 
 
-def test_who_makes_room_while_it_sends_ends_nobody_else(served: Served) -> None:
+def test_a_connection_closed_while_sending_affects_no_other(served: Served) -> None:
     waiting = [served.connect() for _ in range(server.CONNECTIONS - 1)]
     check_served(served.port)  # all of them have been taken
     [worker] = served.workers()
@@ -63,13 +63,13 @@ def test_who_makes_room_while_it_sends_ends_nobody_else(served: Served) -> None:
     assert served.workers() == [worker]
 
 
-def test_kept_connections_make_room(served: Served) -> None:
+def test_idle_connections_are_closed_for_new_ones(served: Served) -> None:
     for _ in range(server.CONNECTIONS + 10):
         kept = served.connect(request(served.port, STATIC))
         assert kept.recv(15) == b"HTTP/1.1 200 OK"
 
 
-def test_a_header_behind_another_request_has_its_bound_too(served: Served) -> None:
+def test_a_pipelined_header_has_the_same_limit(served: Served) -> None:
     client = served.connect(request(served.port, STATIC) + b"GET /")
     began = time.monotonic()
     with pytest.raises(OSError, match=r"reset|pipe"):
@@ -78,14 +78,16 @@ def test_a_header_behind_another_request_has_its_bound_too(served: Served) -> No
 
 
 @pytest.mark.parametrize("size", [3 * 10**7, 5 * 10**7])
-def test_who_sends_a_large_picture_hears_why_it_is_refused(served: Served, size: int) -> None:
+def test_a_client_that_sends_a_large_picture_receives_the_reason_of_its_refusal(
+    served: Served, size: int
+) -> None:
     own = ("Sec-Fetch-Site: same-origin", f"Content-Length: {size}")
     client = served.connect(request(served.port, "/gallery/no-such-page", *own, method="POST"))
     client.sendall(bytes(size))
     assert client.recv(12) == b"HTTP/1.1 404"
 
 
-def test_at_its_end_it_answers_what_has_begun_and_waits_for_nobody_else(served: Served) -> None:
+def test_shutdown_finishes_running_requests_and_drops_idle_connections(served: Served) -> None:
     sent = half_sent(served.port, 120_000)
     running, coming = served.connect(sent), served.connect(request(served.port, STATIC)[:-2])
     served.connect()
@@ -100,7 +102,7 @@ def test_at_its_end_it_answers_what_has_begun_and_waits_for_nobody_else(served: 
         poll(served.process.check, within_s=SOON_S)
 
 
-def test_requests_that_come_together_are_answered_in_their_order(served: Served) -> None:
+def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
     posted = half_sent(served.port, 100) + b"}" * 50
     last = request(served.port, STATIC, "Connection: close")
     client = served.connect(posted + request(served.port, STATIC) + posted + last)
@@ -109,7 +111,7 @@ def test_requests_that_come_together_are_answered_in_their_order(served: Served)
 
 
 @pytest.mark.parametrize("more", [0, server.PART])
-def test_a_body_that_ends_too_early_is_not_taken_for_a_whole_one(served: Served, more: int) -> None:
+def test_a_truncated_body_is_not_processed(served: Served, more: int) -> None:
     [[picture]] = rows("SELECT id FROM analyses")
     form = b"more=" + bytes(more) + b"&caption=Not+the+whole"
     kinds = ("Content-Type: application/x-www-form-urlencoded", "Accept: application/json")

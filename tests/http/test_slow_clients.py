@@ -1,4 +1,4 @@
-"""Clients that send or take nothing keep nobody else waiting: the real web server, with real sockets."""
+"""Clients that stall do not delay others: the real web server with real sockets."""
 
 import errno
 import os
@@ -76,7 +76,7 @@ def check_served(port: int) -> None:
     assert time.monotonic() - began < SOON_S
 
 
-def test_connections_without_a_whole_header_keep_no_thread(port: int, connect: Connect) -> None:
+def test_connections_with_incomplete_headers_occupy_no_thread(port: int, connect: Connect) -> None:
     for _ in range(server.CONNECTIONS + 50):
         connect(b"")
     for _ in range(50):
@@ -87,14 +87,14 @@ def test_connections_without_a_whole_header_keep_no_thread(port: int, connect: C
 
 
 @pytest.mark.parametrize("size", [100, 120_000])
-def test_bodies_that_do_not_come_give_way(port: int, connect: Connect, size: int) -> None:
+def test_stalled_bodies_yield_to_other_requests(port: int, connect: Connect, size: int) -> None:
     waiting = [connect(half_sent(port, size)) for _ in range(2 * THREADS)]
     check_served(port)
     if size > 100:
         assert b" 400 " in waiting[0].recv(1000)[:20]
 
 
-def test_answers_that_nobody_takes_leave_half_of_the_threads_to_others(port: int, connect: Connect) -> None:
+def test_unread_responses_leave_half_of_the_threads_free(port: int, connect: Connect) -> None:
     path = "/gallery/export/jsonl?user=ana"
     taking = [connect(request(port, path, "Accept: application/json")) for _ in range(8)]
     check_served(port)
@@ -102,7 +102,7 @@ def test_answers_that_nobody_takes_leave_half_of_the_threads_to_others(port: int
     assert sorted(began) == [b"HTTP/1.1 200"] * (THREADS // 2) + [b"HTTP/1.1 503"] * (8 - THREADS // 2)
 
 
-def test_what_goes_on_is_not_given_up(port: int, connect: Connect) -> None:
+def test_slow_but_steady_transfers_are_not_aborted(port: int, connect: Connect) -> None:
     sent = half_sent(port, 120_000)
     slow = connect(sent[:-50_000])
     for at in range(50_000, 0, -10_000):
@@ -127,7 +127,7 @@ WORK: dict[str, Work] = {"read": lambda ours: ours.recv(1), "write": lambda ours
 
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK)
 @pytest.mark.parametrize("queue", [(), ("another",)], ids=["nobody waits", "another waits"])
-def test_a_stall_is_given_up_sooner_where_others_wait(
+def test_stalled_transfers_are_aborted_earlier_under_load(
     pair: tuple[server.TimedSocket, socket.socket],
     work: Work,
     queue: tuple[str, ...],
@@ -146,7 +146,7 @@ def test_a_stall_is_given_up_sooner_where_others_wait(
 
 
 @pytest.mark.parametrize("queue", [(), ("another",)], ids=["nobody waits", "another waits"])
-def test_a_byte_now_and_then_is_no_progress(
+def test_an_occasional_byte_does_not_count_as_progress(
     pair: tuple[server.TimedSocket, socket.socket], queue: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"STALL_UNDER_LOAD_S" if queue else "STALL_S": 0.3, "POLL_MS": 10}.items():

@@ -1,4 +1,4 @@
-"""LAYOUT: the published pictures lie where an app looks for them as well, and each belongs to one upload."""
+"""LAYOUT: renditions have aliases where an app expects them, and each alias belongs to one upload."""
 
 import json
 import uuid
@@ -40,7 +40,7 @@ def names(
         ("ana/a.png", "png,original", "JPEG", {"png": ["ana/thumbs/a_200x200.png"], "jpeg": []}),
     ],
 )  # fmt: skip
-def test_copies_are_called_as_resize_images_calls_them(
+def test_aliases_have_the_names_of_resize_images(
     name: str, formats: str, source: str, expected: dict[str, list[str]]
 ) -> None:
     assert names(name, formats=formats, source=source) == expected
@@ -48,19 +48,19 @@ def test_copies_are_called_as_resize_images_calls_them(
 
 @pytest.mark.parametrize("name", ["ana/../bob/a.jpg", "ana/..", "ana/./a.jpg", "ana//a.jpg", "ana/\x01.jpg"])
 @pytest.mark.parametrize("layout", ["beside", "thumbs/"])
-def test_no_name_leads_into_the_folder_of_somebody_else(name: str, layout: str) -> None:
+def test_no_alias_is_in_another_users_folder(name: str, layout: str) -> None:
     [[copy]] = names(name, layout).values()
     assert copy.startswith(name.rpartition("/")[0] + "/")
 
 
-def test_what_would_be_longer_than_a_name_may_be_has_no_copy() -> None:
+def test_a_name_above_the_length_limit_gets_no_alias() -> None:
     ending = len("_200x200.webp") - len(".jpg")
     longest = "ana/" + "é" * ((LONGEST_NAME - ending - 8) // 2) + ".jpg"
     assert len(names(longest, "beside")["webp"]) == 1
     assert names(f"ana/xx{longest}", "beside") == {"webp": []}
 
 
-def test_copies_lie_beside_the_names_of_the_uploads_and_say_whose_they_are(start: Start) -> None:
+def test_aliases_lie_beside_the_upload_names_and_record_their_owner(start: Start) -> None:
     app = start(LAYOUT="thumbs/", SIZES="60x20,30", FORMAT="webp,jpeg", CACHE_CONTROL="max-age=60")
     upload = app.upload("ana/x/a.png", small_png(), "image/png", album="spring", **{COPIES: '["bob/b"]'})
     assert app.deliver(upload) == 200
@@ -93,7 +93,7 @@ def deleted(app: App, upload: Upload) -> None:
     erase(upload, app.services)
 
 
-def test_a_copy_is_of_the_newest_upload_that_wants_its_name_in_whatever_order_they_come(start: Start) -> None:
+def test_an_alias_belongs_to_the_newest_upload_in_any_order(start: Start) -> None:
     app = start(**BESIDE, SOURCE="keep")
     older = app.upload("ana/a.png", small_png())
     newer = app.upload("ana/a.jpg", PICTURE)  # another ending, the same copy
@@ -114,7 +114,7 @@ def test_a_copy_is_of_the_newest_upload_that_wants_its_name_in_whatever_order_th
     assert app.objects(app.pictures) == {}
 
 
-def test_what_nobody_of_ours_has_written_gives_way(start: Start) -> None:
+def test_foreign_objects_are_replaced(start: Start) -> None:
     app = start(**BESIDE)
     app.storage.bucket(app.pictures).blob("ana/a_200x100.webp").upload_from_string("of the extension")
     upload = app.upload("ana/a.png", small_png())
@@ -124,7 +124,7 @@ def test_what_nobody_of_ours_has_written_gives_way(start: Start) -> None:
     assert app.objects(app.pictures)["ana/a_200x100.webp"].cache_control == "private, max-age=3600"
 
 
-def test_a_delivery_that_is_late_replaces_no_copy_of_the_one_that_took_over(
+def test_a_late_delivery_does_not_replace_aliases_of_the_lease_holder(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = start(**BESIDE)
@@ -143,7 +143,7 @@ def test_a_delivery_that_is_late_replaces_no_copy_of_the_one_that_took_over(
     assert copy_of(app) == (result["pictures"][0]["md5"], str(upload.id))
 
 
-def test_what_dies_before_its_copies_are_made_is_finished_by_the_next_delivery(
+def test_a_crash_before_the_aliases_are_written_is_repaired_by_the_next_delivery(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = start(**BESIDE)
@@ -157,7 +157,7 @@ def test_what_dies_before_its_copies_are_made_is_finished_by_the_next_delivery(
     assert app.objects(app.uploads) == {}
 
 
-def test_a_copy_that_is_made_while_its_upload_is_deleted_goes_too(
+def test_an_alias_written_during_a_deletion_is_deleted_too(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app, own = start(**BESIDE, SOURCE="keep"), aliases.owned
@@ -173,7 +173,7 @@ def test_a_copy_that_is_made_while_its_upload_is_deleted_goes_too(
     assert app.objects(app.pictures) == {}
 
 
-def test_a_posted_picture_and_an_upload_without_layout_have_no_copy(start: Start) -> None:
+def test_posted_pictures_and_uploads_without_layout_have_no_aliases(start: Start) -> None:
     app = start(**BESIDE)
     answer = app.analyze(
         data=small_png(), content_type="image/png", query_string={"keep": "true", "user": "ana"}
@@ -182,7 +182,7 @@ def test_a_posted_picture_and_an_upload_without_layout_have_no_copy(start: Start
     assert list(app.objects(app.pictures)) == [f"{answer.get_json()['id']}/200x100.webp"]
 
 
-def test_a_copy_that_another_upload_has_made_is_not_ones_own_whatever_the_metadata_say(start: Start) -> None:
+def test_an_alias_of_another_upload_is_not_owned_whatever_the_metadata_claim(start: Start) -> None:
     app = start(**BESIDE)
     assert app.deliver(app.upload("ana/a.png", small_png())) == 200
     hostile = Upload(app.uploads, "eve/a.png", 1, 9)

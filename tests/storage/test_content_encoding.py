@@ -1,4 +1,4 @@
-"""What is stored as gzip is unpacked within bounds, and never is more read than is allowed."""
+"""Objects stored as gzip are decompressed within limits, and no more than the limit is ever read."""
 
 import gzip
 import hashlib
@@ -25,13 +25,13 @@ PACKED = gzip.compress(PNG)
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=5), st.integers(0, 20))
-def test_it_is_what_gzip_makes_of_it(parts: list[bytes], padding: int) -> None:
+def test_decoding_matches_gzip(parts: list[bytes], padding: int) -> None:
     data = b"".join(map(gzip.compress, parts)) + bytes(padding)
     assert decode(data, "gzip", 1) == gzip.decompress(data) == b"".join(parts)
 
 
 @given(st.data())
-def test_what_is_cut_or_damaged_is_never_taken_for_whole(draw: st.DataObject) -> None:
+def test_truncated_or_damaged_gzip_is_refused(draw: st.DataObject) -> None:
     data = bytearray(gzip.compress(bytes(range(256)) * 4))
     at = draw.draw(st.integers(10, len(data) - 1))  # behind the header
     cut, data[at] = bytes(data[:at]), data[at] ^ (1 << draw.draw(st.integers(0, 7)))
@@ -43,14 +43,14 @@ def test_what_is_cut_or_damaged_is_never_taken_for_whole(draw: st.DataObject) ->
         assert rejected.value.code == "broken_encoding"
 
 
-def test_the_bound_is_of_what_is_unpacked_to_the_byte() -> None:
+def test_the_limit_applies_exactly_to_the_decompressed_bytes() -> None:
     assert len(decode(gzip.compress(bytes(MIB)), "gzip", 1)) == MIB
     with pytest.raises(Rejected) as rejected:
         decode(gzip.compress(bytes(MIB + 1)), "gzip", 1)
     assert rejected.value.code == "too_many_bytes"
 
 
-def test_a_bomb_takes_neither_memory_nor_time() -> None:
+def test_a_gzip_bomb_costs_neither_memory_nor_time() -> None:
     bombs = (
         gzip.compress(bytes(50 * MIB)),
         gzip.compress(b"") * (MEMBERS + 1) * 1000,
@@ -69,7 +69,7 @@ def test_a_bomb_takes_neither_memory_nor_time() -> None:
 
 
 @pytest.mark.parametrize("encoding", [*sorted(OTHERS), "BR", "gzip, br", "gzip,gzip", "zstd, identity"])
-def test_another_encoding_is_refused_by_its_name(encoding: str) -> None:
+def test_unsupported_encodings_are_refused_by_name(encoding: str) -> None:
     with pytest.raises(Rejected) as rejected:
         decode(PACKED, encoding, 1)
     assert (rejected.value.code, rejected.value.status) == ("unsupported_encoding", 415)
@@ -78,7 +78,7 @@ def test_another_encoding_is_refused_by_its_name(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["", "identity", "utf-8", "aws-chunked", "7bit"])
-def test_what_packs_nothing_is_no_encoding(encoding: str) -> None:
+def test_identity_is_not_an_encoding(encoding: str) -> None:
     check_supported(encoding, gzip=False)
     assert decode(PNG, encoding, 1) == PNG
     assert decode(PNG, "gzip", 1) == PNG  # so its label only
@@ -121,7 +121,7 @@ NONE = {
 
 
 @pytest.mark.parametrize(("data", "encoding", "reason"), NONE.values(), ids=NONE)
-def test_what_can_not_be_unpacked_is_quarantined_as_it_was_with_its_own_reason(
+def test_an_undecodable_object_is_quarantined_unchanged_with_its_own_reason(
     start: Start, data: bytes, encoding: str, reason: str
 ) -> None:
     app = start(MAX_MB="1")
@@ -133,7 +133,7 @@ def test_what_can_not_be_unpacked_is_quarantined_as_it_was_with_its_own_reason(
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate"])
-def test_a_body_that_is_packed_is_refused_before_it_is_read(start: Start, encoding: str) -> None:
+def test_an_encoded_body_is_refused_before_it_is_read(start: Start, encoding: str) -> None:
     app = start()
     packed = {"Content-Encoding": encoding}
     answer = app.analyze(data=PACKED, headers=packed)
@@ -146,7 +146,7 @@ def test_a_body_that_is_packed_is_refused_before_it_is_read(start: Start, encodi
 
 
 @pytest.mark.parametrize("said", [5, 10**18])
-def test_whatever_an_event_says_no_more_is_read_than_is_allowed(start: Start, said: int) -> None:
+def test_no_more_than_the_limit_is_read_whatever_the_event_states(start: Start, said: int) -> None:
     app = start(MAX_MB="1")
     blob = app.storage.bucket(app.uploads).blob("ana/a.jpg")
     blob.upload_from_string(bytes(20 * MIB))
@@ -161,7 +161,7 @@ def test_whatever_an_event_says_no_more_is_read_than_is_allowed(start: Start, sa
     assert rows("SELECT state, reason_code FROM uploads") == [["done", "too_many_bytes"]]
 
 
-def test_an_event_that_says_too_much_costs_nobody_a_picture(start: Start) -> None:
+def test_an_event_that_overstates_the_size_rejects_no_picture(start: Start) -> None:
     app = start(MAX_MB="1")
     blob = app.storage.bucket(app.uploads).blob("ana/a.png")
     blob.upload_from_string(PNG)
@@ -169,7 +169,7 @@ def test_an_event_that_says_too_much_costs_nobody_a_picture(start: Start) -> Non
     assert rows("SELECT bytes FROM analyses") == [[len(PNG)]]
 
 
-def test_an_object_of_just_the_bound_is_read(start: Start) -> None:
+def test_an_object_of_exactly_the_limit_is_read(start: Start) -> None:
     app = start(MAX_MB="1")
     upload = app.upload("ana/a.jpg", bytes(MIB))
     assert len(app.services.buckets.read(upload)) == MIB

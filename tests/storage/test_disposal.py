@@ -1,4 +1,4 @@
-"""Where a source goes and what goes along: quarantine, archive or nowhere, in a bucket with versions too."""
+"""Sources go to quarantine, archive or nowhere, with their metadata, also in buckets with versions."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def fates() -> list[Any]:
 
 
 @refused
-def test_what_is_refused_goes_to_quarantine_alone(
+def test_a_rejected_source_goes_only_to_quarantine(
     start: Start, data: bytes, settings: dict[str, str]
 ) -> None:
     app = start(SOURCE="archive", RECEIPTS="1", **settings)
@@ -58,7 +58,7 @@ def test_what_is_refused_goes_to_quarantine_alone(
 
 @refused
 @pytest.mark.parametrize("step", ["quarantine", "dispose"])
-def test_so_it_does_where_a_delivery_dies_in_between(
+def test_a_rejected_source_reaches_quarantine_after_a_crash(
     start: Start, monkeypatch: pytest.MonkeyPatch, data: bytes, settings: dict[str, str], step: str
 ) -> None:
     app = start(SOURCE="archive", RECEIPTS="1", **settings)
@@ -79,7 +79,7 @@ def test_so_it_does_where_a_delivery_dies_in_between(
     assert fates() == ["quarantined"]
 
 
-def test_what_is_found_unsafe_later_leaves_the_archive_for_quarantine(start: Start) -> None:
+def test_a_picture_found_unsafe_later_moves_from_archive_to_quarantine(start: Start) -> None:
     settings = {"SAFETY": "low", "SAFETY_UNKNOWN": "publish", "SOURCE": "archive", "RECEIPTS": "1"}
     app = start(GEMINI_MODEL="fault-503", **settings)
     upload = app.upload("ana/a.png", small_png())
@@ -187,7 +187,7 @@ def test_with_versions_a_deletion_in_the_gallery_leaves_no_version(start: Start)
     assert generations(bucket) == []
 
 
-def test_where_a_deletion_is_forbidden_the_receipt_claims_none(
+def test_a_receipt_claims_no_deletion_that_was_forbidden(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = start(RECEIPTS="1")
@@ -226,7 +226,7 @@ OLD = {"reason": "not_a_picture", "problem": "It is none.", "remedy": "None.", "
         ({"problem": "red eyes", "remedy": "none"}, {"problem": "red eyes", "remedy": "none"}),
     ],
 )
-def test_what_we_or_firebase_wrote_is_not_published_and_what_the_uploader_did_is(
+def test_only_the_uploaders_own_metadata_is_published(
     given: dict[str, str], published: dict[str, str]
 ) -> None:
     assert metadata.of_uploader(given) == published

@@ -1,4 +1,4 @@
-"""The gate keeps Cloud Storage's documented rules, shown with Google's own clients."""
+"""The gate follows Cloud Storage's documented rules, as Google's own clients show."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What people type: the real `gcloud storage` works against the local storage server as against Google's."""
+"""The real `gcloud storage` works with the local storage server as with Google's."""
 
 import gzip
 import os

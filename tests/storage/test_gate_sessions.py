@@ -1,4 +1,4 @@
-"""A resumable upload goes on through the gate as it would with Cloud Storage, from a browser too."""
+"""Resumable uploads through the gate work as with Cloud Storage, also from a browser."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Versions and composite objects as Cloud Storage has them; objects are in memory."""
+"""Versions and composite objects behave as in Cloud Storage; objects are in memory."""
 
 import uuid
 from collections.abc import Iterator

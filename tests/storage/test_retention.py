@@ -1,4 +1,4 @@
-"""What a retention policy or a hold keeps: the gate answers as Cloud Storage does, and a sweep goes on."""
+"""Retention policies and holds: the gate answers like Cloud Storage, and reconcile continues."""
 
 import io
 import json
@@ -117,7 +117,7 @@ def logged(capfd: pytest.CaptureFixture[str], message: str) -> list[dict[str, An
     return [line for line in lines if line["message"] == message]
 
 
-def test_what_a_hold_keeps_is_tried_ever_more_rarely_then_reported_and_finished_when_it_is_lifted(
+def test_a_held_object_is_retried_with_backoff_then_reported_and_finished_when_released(
     start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = start(**QUICK)
@@ -156,7 +156,7 @@ def test_with_source_keep_nothing_fails_at_a_hold(start: Start) -> None:
     assert list(app.objects(app.uploads)) == ["ana/a.png"]
 
 
-def test_more_failing_rows_than_a_sweep_takes_do_not_keep_the_others_waiting(
+def test_more_failing_rows_than_one_run_takes_do_not_delay_the_others(
     start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = start(**QUICK)
@@ -251,7 +251,7 @@ def test_what_holds_keep_of_a_deleted_picture_keeps_nothing_else_of_it(
     assert stored() == [[], [], []]
 
 
-def test_a_right_that_is_missing_to_publish_is_what_the_log_names(
+def test_the_log_names_a_missing_permission_to_publish(
     start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = start(**QUICK)
@@ -267,7 +267,7 @@ def test_a_right_that_is_missing_to_publish_is_what_the_log_names(
     assert "storage.objects.create" in line["problem"]
 
 
-def test_what_was_archived_and_published_before_is_kept_there_and_no_fault(start: Start) -> None:
+def test_objects_that_retention_keeps_from_an_earlier_delivery_are_no_error(start: Start) -> None:
     app = start(**QUICK, SOURCE="archive")
     upload = held(app, "ana/a.png")
     for name in (os.environ["ARCHIVE_BUCKET"], app.pictures):

@@ -25,7 +25,7 @@ from dropcap.captioning.artefacts import remove_artefacts
         ("an arafed 8 ball and an arafed ukulele", "an 8 ball and a ukulele"),
     ],
 )
-def test_an_adjective_that_means_nothing_is_left_out(said: str, shown: str) -> None:
+def test_a_meaningless_adjective_is_removed(said: str, shown: str) -> None:
     assert remove_artefacts(said)[0] == shown
 
 
@@ -49,7 +49,7 @@ def test_an_adjective_that_means_nothing_is_left_out(said: str, shown: str) -> N
         ("there are two araffes that are standing", "there is something that is standing"),
     ],
 )
-def test_something_takes_the_place_of_a_noun_that_means_nothing(said: str, shown: str) -> None:
+def test_a_meaningless_noun_becomes_something(said: str, shown: str) -> None:
     assert remove_artefacts(said)[0] == shown
 
 
@@ -65,15 +65,15 @@ def test_something_takes_the_place_of_a_noun_that_means_nothing(said: str, shown
         "",
     ],
 )
-def test_real_words_stay(said: str) -> None:
+def test_real_words_are_kept(said: str) -> None:
     assert remove_artefacts(said) == (said, ())
 
 
-def test_the_words_that_went_are_told_in_their_order() -> None:
+def test_removed_words_are_listed_in_their_order() -> None:
     assert remove_artefacts("arafed man beside an araffe")[1] == ("arafed", "araffe")
 
 
 @pytest.mark.parametrize("said", ["arafed", "an araffe", "two araffes.", "arafed arafed arafed"])
-def test_a_caption_that_means_nothing_at_all_is_empty(said: str) -> None:
+def test_a_caption_of_only_meaningless_words_is_empty(said: str) -> None:
     shown, gone = remove_artefacts(said)
     assert (shown, bool(gone)) == ("", True)

@@ -66,28 +66,28 @@ def test_every_sample_picture_is_captioned_exactly(shipped: blip.Captioner, name
     assert shipped.caption(for_blip(name), beams=beams).text == CAPTIONS[name]
 
 
-def test_a_caption_tells_model_and_version(shipped: blip.Captioner) -> None:
+def test_a_caption_names_model_and_version(shipped: blip.Captioner) -> None:
     caption = shipped.caption(for_blip("garden.jpg"))
     card = json.loads((MODEL / "model.json").read_text())
     assert (caption.model, caption.version) == (card["name"], card["revision"])
 
 
-def test_a_caption_goes_on_from_the_prompt(shipped: blip.Captioner) -> None:
+def test_a_caption_continues_the_prompt(shipped: blip.Captioner) -> None:
     caption = shipped.caption(for_blip("camera-turned.jpg"), prompt="A picture of")
     assert caption.text == "a picture of a house on a pink background"
 
 
-def test_a_caption_has_at_most_max_tokens_more_than_the_prompt(shipped: blip.Captioner) -> None:
+def test_max_tokens_does_not_count_the_prompt(shipped: blip.Captioner) -> None:
     assert shipped.caption(for_blip("camera-turned.jpg"), max_tokens=2).text == "a house"
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
-def test_any_kind_of_raster_is_taken(shipped: blip.Captioner, mode: str) -> None:
+def test_rasters_of_every_mode_are_captioned(shipped: blip.Captioner, mode: str) -> None:
     image = for_blip("camera-turned.jpg").convert(mode)
     assert shipped.caption(image) == shipped.caption(image.convert("RGB"))
 
 
-def test_whatever_the_model_says_is_one_short_line(
+def test_a_caption_is_one_short_printable_line(
     shipped: blip.Captioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wordpiece.WordPiece, "decode", lambda *_: "a\n\x1b[31mdog\0 \u202e" + "x" * 10_000)
@@ -97,7 +97,7 @@ def test_whatever_the_model_says_is_one_short_line(
     assert len(text) == blip.MAX_CHARACTERS
 
 
-def test_a_word_that_means_nothing_is_left_out_and_told(
+def test_a_meaningless_word_is_removed_and_listed(
     shipped: blip.Captioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wordpiece.WordPiece, "decode", lambda *_: "an arafed dog and a giraffe")
@@ -105,7 +105,7 @@ def test_a_word_that_means_nothing_is_left_out_and_told(
     assert (caption.text, caption.removed) == ("a dog and a giraffe", ("arafed",))
 
 
-def test_a_prompt_longer_than_the_model_takes_is_refused(shipped: blip.Captioner) -> None:
+def test_a_prompt_longer_than_the_model_allows_is_rejected(shipped: blip.Captioner) -> None:
     with pytest.raises(blip.ModelError, match="shorten it"):
         shipped.caption(for_blip("garden.jpg"), prompt="dog " * 600)
 
@@ -118,7 +118,7 @@ def test_captions_from_several_threads_do_not_mix(shipped: blip.Captioner) -> No
 
 
 @ON_LINUX
-def test_the_encoders_weights_do_not_stay_in_memory(shipped: blip.Captioner) -> None:
+def test_encoder_weights_do_not_stay_in_memory(shipped: blip.Captioner) -> None:
     shipped.caption(for_blip("garden.jpg"))
     weights = str(MODEL / "encoder.data")
     parts = Path("/proc/self/smaps").read_text().split("VmFlags")
@@ -128,14 +128,14 @@ def test_the_encoders_weights_do_not_stay_in_memory(shipped: blip.Captioner) -> 
 
 
 @ON_LINUX
-def test_an_encoder_lets_go_of_its_own_weights_alone(folder: Path) -> None:
+def test_an_encoder_releases_only_its_own_weights(folder: Path) -> None:
     first, second = blip.Captioner(folder), blip.Captioner(folder)
     parts = [captioner._encoder._weights for captioner in (first, second)]
     assert all(parts)
     assert not {*parts[0]} & {*parts[1]}
 
 
-def test_nothing_of_a_picture_stays_in_memory(shipped: blip.Captioner) -> None:
+def test_captioning_does_not_leak_memory(shipped: blip.Captioner) -> None:
     import onnxruntime
 
     shipped.caption(for_blip("garden.jpg"), beams=3)
@@ -241,7 +241,7 @@ TEXTS = [
 
 @needs_pytorch
 @pytest.mark.parametrize("text", TEXTS)
-def test_words_are_split_as_the_reference_tokenizer_splits_them(shipped: blip.Captioner, text: str) -> None:
+def test_encoding_equals_the_reference_tokenizer(shipped: blip.Captioner, text: str) -> None:
     from model_export.training.train import tokenizer
 
     reference = tokenizer()(text, add_special_tokens=False, split_special_tokens=True)
@@ -249,7 +249,7 @@ def test_words_are_split_as_the_reference_tokenizer_splits_them(shipped: blip.Ca
 
 
 @needs_pytorch
-def test_words_are_joined_as_the_reference_tokenizer_joins_them(shipped: blip.Captioner) -> None:
+def test_decoding_equals_the_reference_tokenizer(shipped: blip.Captioner) -> None:
     from model_export.training.train import tokenizer
 
     reference = tokenizer()
@@ -260,12 +260,12 @@ def test_words_are_joined_as_the_reference_tokenizer_joins_them(shipped: blip.Ca
 # Loading
 
 
-def test_a_model_is_loaded_once_a_process(folder: Path) -> None:
+def test_a_model_is_loaded_once_per_process(folder: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert len({id(captioner) for captioner in pool.map(blip.load, [folder] * 4)}) == 1
 
 
-def test_a_failed_load_is_not_kept(folder: Path) -> None:
+def test_a_failed_load_is_not_cached(folder: Path) -> None:
     (folder / "decoder.onnx").rename(folder / "elsewhere")
     with pytest.raises(blip.ModelError):
         blip.load(folder)
@@ -292,7 +292,7 @@ FILES = sorted(json.loads((MODEL / "model.json").read_text())["files"])
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(("damage", "says"), [(remove, "missing"), (cut, "cut"), (alter, "SHA-256")])
-def test_a_damaged_file_is_named_with_a_remedy(
+def test_an_error_names_a_damaged_file_and_the_remedy(
     folder: Path, name: str, damage: Callable[[Path], None], says: str
 ) -> None:
     damage(folder / name)
@@ -303,7 +303,7 @@ def test_a_damaged_file_is_named_with_a_remedy(
 
 
 @pytest.mark.parametrize("card", [None, "", "[]", "{}", '{"name": "x"}'])
-def test_an_unusable_card_is_named_with_a_remedy(folder: Path, card: str | None) -> None:
+def test_an_error_names_an_invalid_card_and_the_remedy(folder: Path, card: str | None) -> None:
     if card is None:
         (folder / "model.json").unlink()
     else:
@@ -312,7 +312,7 @@ def test_an_unusable_card_is_named_with_a_remedy(folder: Path, card: str | None)
         blip.Captioner(folder)
 
 
-def test_a_graph_that_is_none_is_named(folder: Path) -> None:
+def test_an_error_names_an_invalid_graph(folder: Path) -> None:
     (folder / "encoder.onnx").write_bytes(b"not a graph")
     card = json.loads((folder / "model.json").read_text())
     card["files"]["encoder.onnx"] = {"bytes": 11, "sha256": hashlib.sha256(b"not a graph").hexdigest()}
@@ -334,7 +334,7 @@ def test_the_function_needs_neither_torch_nor_transformers() -> None:
     assert not loaded & {"torch", "transformers", "optimum", "onnx", "tokenizers"}
 
 
-def test_onnx_runtime_tells_nobody_what_it_runs(tmp_path: Path) -> None:
+def test_onnx_runtime_sends_no_telemetry(tmp_path: Path) -> None:
     program = (
         "from dropcap.captioning import blip; from dropcap.settings import MODEL_FOLDER;"
         "blip.load(MODEL_FOLDER, 1)"

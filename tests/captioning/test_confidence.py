@@ -55,7 +55,7 @@ def test_scenes_are_not_rejected(shipped: blip.Captioner) -> None:
 
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("prompt", ["", confidence.PROMPT])
-def test_one_threshold_serves_prompt_and_beams(shipped: blip.Captioner, prompt: str, beams: int) -> None:
+def test_the_threshold_holds_for_prompts_and_beams(shipped: blip.Captioner, prompt: str, beams: int) -> None:
     for path in SAMPLES.glob("*.[jpw]*g*"):
         sample = captioned.product_copy(path.read_bytes())
         assert not shipped.caption(sample, prompt=prompt, beams=beams).low_confidence, path.name
@@ -67,7 +67,7 @@ def test_one_threshold_serves_prompt_and_beams(shipped: blip.Captioner, prompt: 
 # What it is
 
 
-def test_confidence_is_the_mean_log_probability_less_the_distance(folder: Path) -> None:
+def test_confidence_is_mean_log_probability_minus_weighted_distance(folder: Path) -> None:
     captioner = blip.Captioner(folder)
     measured = captioner.card.confidence
     assert measured
@@ -80,7 +80,7 @@ def test_confidence_is_the_mean_log_probability_less_the_distance(folder: Path) 
         )
 
 
-def test_without_a_threshold_nothing_is_rejected(folder: Path) -> None:
+def test_without_a_threshold_no_caption_is_rejected(folder: Path) -> None:
     change(folder, confidence=None)
     captioner = blip.Captioner(folder)
     with Image.open(PHOTOGRAPHS / "coffee.jpg") as picture:
@@ -91,7 +91,9 @@ def test_without_a_threshold_nothing_is_rejected(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("threshold", "low"), [(-50, False), (0, True)])
-def test_a_threshold_alone_is_one_for_the_log_probability(folder: Path, threshold: float, low: bool) -> None:
+def test_a_threshold_without_distance_applies_to_the_log_probability(
+    folder: Path, threshold: float, low: bool
+) -> None:
     change(folder, confidence={"threshold": threshold})
     with Image.open(PHOTOGRAPHS / "rocket.jpg") as picture:
         assert blip.Captioner(folder).caption(picture).low_confidence == low
@@ -105,7 +107,7 @@ def test_a_threshold_alone_is_one_for_the_log_probability(folder: Path, threshol
         ("a man and a dog and a dog and a dog", "a man and a dog"),
     ],
 )
-def test_a_caption_that_looped_is_cut_and_of_low_confidence(
+def test_a_looping_caption_is_truncated_and_has_low_confidence(
     shipped: blip.Captioner, monkeypatch: pytest.MonkeyPatch, said: str, shown: str
 ) -> None:
     ids = shipped.tokenizer.encode(said)
@@ -124,7 +126,7 @@ def test_the_distance_is_mahalanobis() -> None:
     assert ours == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_card_whose_distance_is_no_file_of_its_own_is_refused(folder: Path) -> None:
+def test_a_card_whose_distance_file_is_not_listed_is_rejected(folder: Path) -> None:
     change(folder, confidence={"threshold": 0, "distance": {"weight": 1, "file": "../../etc/passwd"}})
     with pytest.raises(blip.ModelError, match="not among its files"):
         blip.Captioner(folder)
@@ -152,7 +154,7 @@ def run(*arguments: str | Path) -> int:
     return status
 
 
-def test_write_fits_the_distance_and_puts_the_threshold_into_the_card(
+def test_write_fits_the_distance_and_stores_the_threshold_in_the_card(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = json.loads((folder / "model.json").read_text())
@@ -187,7 +189,7 @@ def test_the_shares_of_scenes_and_photographs_are_counted_and_reported(
     assert "five" in capsys.readouterr().out
 
 
-def test_a_promise_that_is_not_kept_is_told_with_its_figure() -> None:
+def test_a_missed_threshold_is_reported_with_its_figure() -> None:
     groups = [
         confidence.Group("scenes", [1, 2], 100),
         confidence.Group("a", [90, 80], 100),
@@ -201,18 +203,18 @@ def test_a_promise_that_is_not_kept_is_told_with_its_figure() -> None:
     assert confidence.misses([replace(groups[0], rejected=[1, 1]), groups[2]], "scenes", ["b"]) == []
 
 
-def test_a_folder_without_pictures_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_names_a_folder_without_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--photographs", tmp_path) == 2
     assert f"{tmp_path} has no pictures" in capsys.readouterr().err
 
 
-def test_a_model_without_a_threshold_is_told_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_a_threshold_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(folder, confidence=None)
     assert run("--model", folder) == 0
     assert "rejects no caption" in capsys.readouterr().out
 
 
-def test_only_a_model_that_knows_the_scenes_is_fitted_to_them(
+def test_only_a_model_trained_on_scenes_is_fitted_to_them(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(folder, knows=None, demo=None)

@@ -60,12 +60,12 @@ def pages(app: App) -> Iterator[str]:
         yield app.gallery.get(f"/gallery/picture/{id}?user=ana").text
 
 
-def test_the_model_that_ships_says_what_it_knows_and_what_to_do() -> None:
+def test_the_shipped_model_has_a_notice_with_the_remedy() -> None:
     assert NOTICE.startswith("demonstration captioner: knows 60 drawn objects; `make model` installs")
     assert "\n" not in NOTICE
 
 
-def test_where_gemini_answers_a_demonstration_is_neither_preferred_nor_compared_nor_embedded(
+def test_a_demonstration_caption_is_not_preferred_compared_or_embedded_beside_gemini(
     start: Start,
 ) -> None:
     app = start(**DEMO, SIZES="200")
@@ -82,7 +82,7 @@ def test_where_gemini_answers_a_demonstration_is_neither_preferred_nor_compared_
     assert known["caption"].encode() in data
 
 
-def test_where_gemini_is_silent_a_demonstration_is_shown_with_its_notice_and_is_no_alt_text(app: App) -> None:
+def test_without_gemini_a_demonstration_caption_has_a_notice_and_is_not_the_alt_text(app: App) -> None:
     app.deliver(app.upload(f"ana/{NAME}", PICTURE))
     known = result()
     assert (known["caption"], known["alt_text"]) == (CAPTION, "")
@@ -102,7 +102,7 @@ def test_the_answer_to_a_posted_picture_has_the_notice(app: App) -> None:
     assert posted["sources"]["blip"]["notice"] == NOTICE
 
 
-def test_what_gemini_says_later_takes_a_demonstrations_place(app: App) -> None:
+def test_a_deferred_description_replaces_a_demonstration_caption(app: App) -> None:
     app.deliver(app.upload(f"ana/{NAME}", PICTURE))
     rows("UPDATE analyses SET describe_after = now()")
     app = app.restarted(GEMINI_MODEL=UP)
@@ -115,14 +115,14 @@ def test_what_gemini_says_later_takes_a_demonstrations_place(app: App) -> None:
     assert rows("SELECT caption FROM analyses") == [[known["caption"]]]
 
 
-def test_results_older_than_the_mark_are_known_by_the_models_name(app: App) -> None:
+def test_results_without_the_demo_field_are_recognized_by_the_model_name(app: App) -> None:
     app.deliver(app.upload(f"ana/{NAME}", PICTURE))
     rows("UPDATE analyses SET describe_after = now(), result = result #- '{sources,blip,demo}'")
     assert app.restarted(GEMINI_MODEL=UP).sweep()["described"] == 1
     assert result()["caption"] != CAPTION
 
 
-def test_the_gallery_shows_the_notice_beside_a_demonstration_and_never_reads_it_out_as_alt_text(
+def test_the_gallery_shows_the_notice_and_no_alt_text_for_a_demonstration_caption(
     app: App,
 ) -> None:
     app.deliver(app.upload(f"ana/{NAME}", PICTURE))
@@ -134,7 +134,7 @@ def test_the_gallery_shows_the_notice_beside_a_demonstration_and_never_reads_it_
         assert not [each for each in seen.alts + seen.copied if CAPTION in each]
 
 
-def test_a_table_has_the_notice_beside_a_demonstration(app: App) -> None:
+def test_exported_tables_have_the_notice(app: App) -> None:
     app.deliver(app.upload(f"ana/{NAME}", PICTURE))
     [row] = table(export(app, "csv").data)
     assert (row["caption"], row["alt_text"], row["notice"]) == (CAPTION, "", NOTICE)
@@ -145,7 +145,7 @@ def test_a_table_has_the_notice_beside_a_demonstration(app: App) -> None:
     assert json.loads(archive.read(each))["sources"]["blip"]["notice"] == NOTICE
 
 
-def test_a_persons_own_caption_stands_without_a_notice_and_may_be_the_alt_text(app: App) -> None:
+def test_a_user_caption_has_no_notice_and_may_be_the_alt_text(app: App) -> None:
     app.deliver(app.upload(f"ana/{NAME}", PICTURE))
     rows("UPDATE analyses SET own_caption = 'Our garden'")
     [row] = table(export(app, "csv").data)
@@ -155,7 +155,7 @@ def test_a_persons_own_caption_stands_without_a_notice_and_may_be_the_alt_text(a
 
 
 @pytest.mark.parametrize("demo", [False, True])
-def test_a_caption_of_low_confidence_is_as_if_there_were_none(demo: bool) -> None:
+def test_a_low_confidence_caption_is_ignored(demo: bool) -> None:
     caption = Caption("a bear", "m", "1", confidence=-3.2, low_confidence=True, demo=demo)
     for description in (DOG, None):
         assert texts.select(description, caption) == texts.select(description, None)
@@ -181,7 +181,7 @@ def all_that_is_said(app: App) -> str:
 
 @pytest.mark.parametrize("model", [UP, DOWN])
 @pytest.mark.parametrize("demo", [False, True])
-def test_a_caption_of_low_confidence_is_nowhere_and_the_record_says_why(
+def test_a_low_confidence_caption_is_stored_nowhere_and_the_record_has_the_reason(
     start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, demo: bool
 ) -> None:
     # A confidence is 0 at most: the model is sure of nothing.
@@ -211,7 +211,7 @@ def test_a_caption_of_low_confidence_is_nowhere_and_the_record_says_why(
     assert str(known["id"]) not in app.gallery.get("/gallery/?user=ana&q=elephant").text
 
 
-def test_an_instance_that_captions_says_once_at_start_that_its_model_is_a_demonstration(
+def test_an_instance_logs_once_at_start_that_its_model_is_a_demonstration(
     database_url: str, no_demo: str, tmp_path: Path
 ) -> None:
     def logged(target: str, folder: object) -> tuple[list[str], bool]:
@@ -245,7 +245,7 @@ print("onnxruntime" in sys.modules)
     assert logged("on_upload", tmp_path / "none") == ([], False)
 
 
-def test_the_notice_is_that_of_the_caption_that_is_shown() -> None:
+def test_the_notice_belongs_to_the_shown_caption() -> None:
     blip = Source(True, "m", "1", demo=True, notice="a demonstration")
     mine, theirs = (Provenance(each, "m", "1", "", "") for each in (("caption",), ()))
     assert texts.notice({"blip": blip}, {"blip": mine}) == "a demonstration"

@@ -29,7 +29,7 @@ def app(start: Start) -> App:
     return app
 
 
-def test_the_gallery_marks_it_and_does_not_read_it_out(app: App) -> None:
+def test_the_gallery_shows_the_notice_and_no_alt_text(app: App) -> None:
     wall, page = pages(app)
     for each in (wall, page):
         assert "knows 60 drawn objects" in each
@@ -53,12 +53,12 @@ def test_exports_have_the_notice_and_no_alt_text(app: App) -> None:
     assert (line["sources"]["blip"]["demo"], line["sources"]["blip"]["notice"]) == (True, NOTICE)
 
 
-def test_a_persons_own_alt_text_stays(app: App) -> None:
+def test_a_user_alt_text_is_kept(app: App) -> None:
     rows("UPDATE analyses SET own_alt_text = 'Our garden'")
     assert table(export(app, "csv").data)[0]["alt_text"] == "Our garden"
 
 
-def test_gemini_takes_its_place_as_caption_and_as_alt_text(app: App) -> None:
+def test_gemini_replaces_it_as_caption_and_alt_text(app: App) -> None:
     assert app.restarted(GEMINI_MODEL=UP).sweep()["described"] == 1
     [row] = table(export(app, "csv").data)
     assert CAPTION not in (row["caption"], row["alt_text"])
@@ -66,7 +66,7 @@ def test_gemini_takes_its_place_as_caption_and_as_alt_text(app: App) -> None:
     assert row["notice"] == ""
 
 
-def test_a_title_has_no_caption_of_a_demonstration(app: App) -> None:
+def test_a_demonstration_caption_is_not_a_title(app: App) -> None:
     *_, page = pages(app)
     title = page.split("<title>")[1].split("</title>")[0]
     assert NAME in title

@@ -30,7 +30,7 @@ def kept(text: str) -> str:
         ("a b c d a b c d a b c d", "a b c d"),
     ],
 )
-def test_what_comes_again_and_again_is_said_once(said: str, shown: str) -> None:
+def test_a_loop_is_truncated_after_its_first_occurrence(said: str, shown: str) -> None:
     assert kept(said) == shown
 
 
@@ -44,12 +44,12 @@ def test_what_comes_again_and_again_is_said_once(said: str, shown: str) -> None:
         "",
     ],
 )
-def test_what_does_not_loop_stays(said: str) -> None:
+def test_text_without_a_loop_is_unchanged(said: str) -> None:
     assert kept(said) == said
 
 
 @given(st.lists(st.integers(0, 3), max_size=24))
-def test_what_is_kept_has_no_loop_and_is_how_it_began(ids: list[int]) -> None:
+def test_a_truncated_caption_has_no_loop_and_is_a_prefix(ids: list[int]) -> None:
     said = Generated(ids, [-1.0] * len(ids)).truncate_loop()
     assert said.ids == ids[: len(said.ids)]
     assert loop_end(said.ids) == 0
@@ -77,7 +77,7 @@ def model(seed: int, words: int = 12) -> Any:
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("no_repeat", [0, 2])
-def test_a_log_probability_is_that_of_its_token(seed: int, beams: int, no_repeat: int) -> None:
+def test_each_log_probability_belongs_to_its_token(seed: int, beams: int, no_repeat: int) -> None:
     search = (model(seed), [5, 7], *(() if beams == 1 else (beams,)), 9, EOS, no_repeat)
     said = greedy(*search) if beams == 1 else beam_search(*search)
     step, given = model(seed), [5, 7]

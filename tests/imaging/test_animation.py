@@ -63,7 +63,7 @@ def where_red(image: Image.Image) -> int | None:
 @pytest.mark.parametrize(
     ("kind", "mode"), [("GIF", "RGB"), ("GIF", "RGBA"), ("WEBP", "RGB"), ("WEBP", "RGBA")]
 )
-def test_frames_durations_and_transparency_stay(kind: str, mode: str) -> None:
+def test_frames_durations_and_transparency_are_kept(kind: str, mode: str) -> None:
     options = {"disposal": 2} if kind == "GIF" else {"lossless": True}
     data = encoded(kind, frames(mode=mode), duration=LASTS, loop=0, **options)
     image = published(data)
@@ -84,13 +84,13 @@ def test_frames_durations_and_transparency_stay(kind: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize(("loop", "plays"), [(None, 1), (0, 0), (3, 4)])
-def test_a_gif_is_played_as_often_as_it_was(loop: int | None, plays: int) -> None:
+def test_the_number_of_loops_is_kept(loop: int | None, plays: int) -> None:
     image = published(encoded("GIF", frames(), duration=100, **({} if loop is None else {"loop": loop})))
     assert image is not None
     assert image.info["loop"] == plays
 
 
-def test_it_is_upright_and_in_srgb_and_tells_nothing_of_where_it_was_taken() -> None:
+def test_an_animation_is_upright_in_srgb_and_without_metadata() -> None:
     given = [quadrants(colours=colours) for colours in (OF_P3, OF_P3[::-1])]
     data = encoded("WEBP", given, duration=100, exif=exif(6), icc_profile=DISPLAY_P3, lossless=True)
     image = published(data)
@@ -102,7 +102,7 @@ def test_it_is_upright_and_in_srgb_and_tells_nothing_of_where_it_was_taken() -> 
     assert not {"exif", "icc_profile", "xmp"} & {*image.info}
 
 
-def test_an_animation_goes_through_the_pipeline_and_what_can_not_move_shows_its_first_frame(
+def test_the_pipeline_publishes_an_animation_and_a_still_first_frame_otherwise(
     start: Start,
 ) -> None:
     app = start(ANIMATED="1", SIZES="200x100,60", FORMAT="original,jpeg")
@@ -122,7 +122,7 @@ def test_an_animation_goes_through_the_pipeline_and_what_can_not_move_shows_its_
     }
 
 
-def test_nothing_moves_and_nothing_is_loaded_where_nobody_has_asked(tmp_path: Path) -> None:
+def test_without_animated_nothing_is_animated_and_the_module_is_not_imported(tmp_path: Path) -> None:
     (tmp_path / "a.gif").write_bytes(encoded("GIF", frames(), duration=100))
     program = f"""
 import io, sys
@@ -164,7 +164,7 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("data", "why"), DAMAGED)
-def test_what_is_damaged_does_not_move_and_it_says_why(
+def test_a_damaged_animation_is_still_and_the_reason_is_logged(
     data: bytes, why: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert published(data) is None
@@ -181,7 +181,7 @@ def test_what_is_damaged_does_not_move_and_it_says_why(
         ("need_mb", lambda *of: 1e9, "MB of memory"),
     ],
 )
-def test_what_would_take_too_long_or_too_much_does_not_move(
+def test_an_animation_beyond_the_limits_is_still_and_the_reason_is_logged(
     name: str, value: Any, why: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(animation, name, value)
@@ -189,7 +189,7 @@ def test_what_would_take_too_long_or_too_much_does_not_move(
     assert why in capfd.readouterr().out
 
 
-def test_frames_are_counted_without_decoding_and_no_further_than_is_asked() -> None:
+def test_frames_are_counted_without_decoding_up_to_a_limit() -> None:
     data = encoded("GIF", frames(9), duration=100, loop=0)
     assert [properties.count_gif_frames(data, most) for most in (100, 9, 5)] == [9, 9, 6]
     assert properties.count_gif_frames(data[:-200], 100) <= 9
@@ -198,7 +198,7 @@ def test_frames_are_counted_without_decoding_and_no_further_than_is_asked() -> N
 
 
 @pytest.mark.skipif(bool(NO_PEAK), reason=NO_PEAK)
-def test_what_is_damaged_takes_no_memory() -> None:
+def test_a_damaged_animation_takes_no_memory() -> None:
     for data, _ in DAMAGED:
         begin_anew()
         before = peak_mb()
@@ -207,7 +207,7 @@ def test_what_is_damaged_takes_no_memory() -> None:
 
 
 @pytest.mark.skipif(bool(NO_PEAK), reason=NO_PEAK)
-def test_one_frame_at_a_time_is_in_memory_within_what_it_is_taken_to_need(tmp_path: Path) -> None:
+def test_one_frame_at_a_time_is_in_memory_within_the_estimate(tmp_path: Path) -> None:
     side, count, made = 600, 60, []
     for index in range(count):
         made.append(Image.linear_gradient("L").resize((side, side)))

@@ -54,7 +54,7 @@ print(json.dumps({"codes": codes, "grown": peak_mb() - before}))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and peaks are Linux's")
 @pytest.mark.parametrize("limited", ["by the kernel", "in its address space"])
-def test_a_small_file_that_claims_to_be_huge_is_refused_and_takes_no_memory(
+def test_a_small_file_with_a_huge_claimed_size_is_rejected_and_takes_no_memory(
     limited: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if limited == "by the kernel":
@@ -87,7 +87,7 @@ def test_a_small_file_that_claims_to_be_huge_is_refused_and_takes_no_memory(
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("size", [(64, 64), (120, 80), (334, 776)])
-def test_the_largest_claim_of_a_true_picture_is_its_size(kind: str, size: tuple[int, int]) -> None:
+def test_the_largest_claimed_size_of_a_valid_picture_is_its_size(kind: str, size: tuple[int, int]) -> None:
     options = {"chroma": 420, "tile_size": 128} if kind == "HEIF" and size == (334, 776) else {}
     frames = [quadrants(*size)] if kind in ("GIF", "WEBP", "PNG", "AVIF", "TIFF") else []
     for more in ({}, {"save_all": True, "append_images": frames} if frames else options):
@@ -97,7 +97,7 @@ def test_the_largest_claim_of_a_true_picture_is_its_size(kind: str, size: tuple[
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_whatever_a_head_holds_the_gallery_refuses_or_takes_it(kind: str) -> None:
+def test_check_head_accepts_or_rejects_any_bytes(kind: str) -> None:
     data = encoded(quadrants(40, 30), kind)
     for at in range(0, min(len(data), 700)):
         for changed in (data[:at], data[:at] + b"\xff" + data[at + 1 :], data[:at] + b"\0" + data[at + 1 :]):
@@ -105,20 +105,22 @@ def test_whatever_a_head_holds_the_gallery_refuses_or_takes_it(kind: str) -> Non
                 decoding.check_head(changed, Settings())
 
 
-def test_no_library_sees_what_the_gallery_is_shown_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_head_passes_no_bytes_to_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "open", lambda *of, **options: pytest.fail("a library sees it"))
     for kind in FORMATS:
         decoding.check_head(encoded(quadrants(), kind), Settings())
 
 
-def test_a_file_without_a_size_reaches_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_a_size_is_rejected_before_any_library_reads_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Image, "open", lambda *of, **options: pytest.fail("a library sees it"))
     for head in (b"GIF89a", b"\xff\xd8\xff", b"BM" + bytes(12) + b"\x28", b"RIFF\0\0\0\0WEBP", b"II*\0"):
         with pytest.raises(Rejected, match="damaged or incomplete"):
             decoding.open_picture(head, Settings())
 
 
-def test_more_parts_than_any_picture_has_are_damage() -> None:
+def test_a_file_with_too_many_parts_is_damaged() -> None:
     for data in (
         BOMBS["GIF frame"][:19] + b"!\xf9\0\0" * 150_000,
         b"\x89PNG\r\n\x1a\n" + bytes(4) + b"tEXt" + bytes(4) + (bytes(4) + b"tEXt" + bytes(4)) * 150_000,

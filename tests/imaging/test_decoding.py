@@ -46,7 +46,7 @@ def rejected(data: bytes, settings: Settings = ROOM) -> Rejected:
 
 
 @pytest.mark.parametrize("kind", pictures.FORMATS)
-def test_every_format_is_shown_in_its_colours(kind: str) -> None:
+def test_every_format_keeps_its_colours(kind: str) -> None:
     data = encoded(quadrants(), kind)
     with decoding.open_picture(data, ROOM) as source:
         facts = source.facts
@@ -57,7 +57,7 @@ def test_every_format_is_shown_in_its_colours(kind: str) -> None:
     assert alike(colours, QUADRANTS, 10)
 
 
-def test_a_1080_x_1920_png_becomes_every_copy_that_the_pipeline_needs() -> None:
+def test_a_1080_x_1920_png_yields_every_size_that_the_pipeline_needs() -> None:
     with decoding.open_picture(encoded(quadrants(1080, 1920)), Settings(memory_limit_mb=4096)) as source:
         assert (source.facts.width, source.facts.height, source.facts.decoder) == (1080, 1920, "pillow")
         for side, size in ((1600, (900, 1600)), (800, (450, 800)), (400, (225, 400)), (200, (112, 200))):
@@ -76,7 +76,7 @@ def test_exif_orientation_is_applied_once(kind: str, orientation: int) -> None:
     assert alike(colours, QUADRANTS, 10)
 
 
-def test_a_reduced_jpeg_is_turned_as_well_and_its_facts_are_those_of_the_whole() -> None:
+def test_a_reduced_jpeg_is_rotated_and_its_facts_are_of_the_full_size() -> None:
     stored = pictures.turned(quadrants(4000, 2000), 6)
     with decoding.open_picture(
         encoded(stored, "JPEG", exif=exif(6)), Settings(memory_limit_mb=4096, sizes=(800,))
@@ -88,7 +88,7 @@ def test_a_reduced_jpeg_is_turned_as_well_and_its_facts_are_those_of_the_whole()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
-def test_a_damaged_exif_block_turns_nothing(kind: str) -> None:
+def test_a_damaged_exif_block_is_ignored(kind: str) -> None:
     data = encoded(quadrants(), kind, exif=b"Exif\0\0II*\0" + b"\xff" * 40)
     assert shown(data)[:2] == (120, 80)
 
@@ -106,11 +106,11 @@ def test_a_damaged_profile_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_cmyk_without_a_profile_is_shown_in_its_colours(kind: str) -> None:
+def test_cmyk_without_a_profile_keeps_its_colours(kind: str) -> None:
     assert alike(shown(encoded(quadrants().convert("CMYK"), kind))[2], QUADRANTS, 10)
 
 
-def test_cmyk_with_a_profile_that_is_none_of_cmyk_is_shown_all_the_same() -> None:
+def test_cmyk_with_a_profile_of_another_kind_is_still_decoded() -> None:
     data = encoded(quadrants().convert("CMYK"), "JPEG", icc_profile=pictures.DISPLAY_P3)
     assert alike(shown(data)[2], QUADRANTS, 10)
 
@@ -143,7 +143,7 @@ def test_every_mode_keeps_its_colours(mode: str) -> None:
         ("HEIF", "RGBA"),
     ],
 )
-def test_alpha_is_laid_on_white(kind: str, mode: str) -> None:
+def test_alpha_is_composited_on_white(kind: str, mode: str) -> None:
     image = Image.new("RGBA", (120, 80), (0, 0, 0, 255))
     image.paste((0, 0, 0, 0), (0, 0, 60, 40))
     image.paste((0, 0, 0, 255 if mode == "P" else 128), (60, 0, 120, 40))
@@ -155,7 +155,7 @@ def test_alpha_is_laid_on_white(kind: str, mode: str) -> None:
     assert alike(shown(data)[2], ((255,) * 3, half, (0,) * 3, (0,) * 3))
 
 
-def test_a_transparent_colour_without_alpha_channel_is_laid_on_white() -> None:
+def test_a_transparent_colour_without_alpha_channel_becomes_white() -> None:
     assert shown(encoded(quadrants(), transparency=pictures.RED))[2][0] == (255, 255, 255)
     row = b"\0" + struct.pack(">3H", 40_000, 300, 700) * 4
     assert (
@@ -173,32 +173,32 @@ def sixteen_bits(fmt: str) -> Image.Image:
 
 
 @pytest.mark.parametrize(("kind", "fmt"), [("PNG", "<H"), ("TIFF", "<H"), ("TIFF", ">H")])
-def test_16_bits_of_grey_are_scaled_not_clipped(kind: str, fmt: str) -> None:
+def test_16_bit_grey_is_scaled_not_clipped(kind: str, fmt: str) -> None:
     with decoding.open_picture(encoded(sixteen_bits(fmt), kind), ROOM) as source, source.resize(800) as copy:
         for value in range(256):
             assert copy.getpixel((value, 4)) == (value,) * 3
 
 
-def test_16_bits_a_colour_are_scaled() -> None:
+def test_16_bits_per_colour_are_scaled() -> None:
     row = b"\0" + struct.pack(">3H", 51_400, 7_710, 10_280) * 40
     assert alike(shown(pictures.png(40, 40, 16, 2, row * 40))[2], ((200, 30, 40),) * 4, 1)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 255.0), (0.0, 65535.0), (-3.0, 9.0)])
-def test_a_float_tiff_is_shown_from_black_to_white(low: float, high: float) -> None:
+def test_a_float_tiff_is_scaled_from_black_to_white(low: float, high: float) -> None:
     image = Image.new("F", (120, 80), low)
     image.paste(high, (60, 0, 120, 80))
     assert alike(shown(encoded(image, "TIFF"))[2], ((0,) * 3, (255,) * 3) * 2, 1)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "AVIF", "HEIF"])
-def test_the_first_frame_stands_for_an_animation(kind: str) -> None:
+def test_an_animation_is_decoded_as_its_first_frame(kind: str) -> None:
     others = [quadrants(colours=QUADRANTS[::-1]), quadrants(colours=(QUADRANTS[1],) * 4)]
     data = encoded(quadrants(), kind, save_all=True, append_images=others)
     assert alike(shown(data)[2], QUADRANTS, 10)
 
 
-def test_a_jpeg_of_several_pictures_shows_its_first() -> None:
+def test_a_jpeg_of_several_pictures_is_decoded_as_its_first() -> None:
     other = quadrants(colours=QUADRANTS[::-1])
     data = encoded(quadrants(), "MPO", save_all=True, append_images=[other], quality=95, subsampling=0)
     with decoding.open_picture(data, ROOM) as source:
@@ -221,7 +221,7 @@ def test_a_picture_is_never_enlarged() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (4999, 3)])
-def test_a_thin_picture_keeps_at_least_a_pixel(size: tuple[int, int]) -> None:
+def test_a_thin_picture_keeps_at_least_one_pixel(size: tuple[int, int]) -> None:
     for kind in ("JPEG", "PNG"):
         with (
             decoding.open_picture(encoded(Image.new("RGB", size), kind), ROOM) as source,
@@ -234,7 +234,7 @@ def test_a_thin_picture_keeps_at_least_a_pixel(size: tuple[int, int]) -> None:
 # What it publishes
 
 
-def test_quality_is_that_of_the_setting() -> None:
+def test_the_quality_setting_is_applied() -> None:
     noise = Image.effect_noise((200, 200), 80)
     with decoding.open_picture(encoded(noise), ROOM) as source:
         for kind in ("webp", "jpeg", "avif"):
@@ -247,7 +247,7 @@ def test_gemini_gets_a_smaller_copy_when_memory_is_short() -> None:
         assert source.for_gemini(ROOM).width == decoding.GEMINI_SIDE
 
 
-def test_a_closed_picture_gives_no_more_copies() -> None:
+def test_a_closed_picture_can_not_be_resized() -> None:
     with decoding.open_picture(encoded(quadrants()), ROOM) as source:
         pass
     with pytest.raises(ValueError, match="closed"):
@@ -283,19 +283,19 @@ def test_a_closed_picture_gives_no_more_copies() -> None:
         (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif", "broken_picture", HTTPStatus.UNPROCESSABLE_ENTITY),
     ],
 )
-def test_what_is_no_picture_is_refused_by_its_first_bytes(data: bytes, code: str, status: HTTPStatus) -> None:
+def test_other_files_are_rejected_by_their_first_bytes(data: bytes, code: str, status: HTTPStatus) -> None:
     error = rejected(data)
     assert (error.code, error.status) == (code, status)
 
 
-def test_a_side_that_is_too_long_is_refused_from_the_header_alone() -> None:
+def test_a_side_that_is_too_long_is_rejected_from_the_header_alone() -> None:
     error = rejected(pictures.png(50_001, 10, 8, 2, b""))
     assert (error.code, error.status) == ("side_too_long", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     assert "50,001" in error.problem
     assert "50,000" in error.problem
 
 
-def test_a_decompression_bomb_is_refused_from_the_header_alone() -> None:
+def test_a_decompression_bomb_is_rejected_from_the_header_alone() -> None:
     bomb = pictures.png(60_000, 60_000, 8, 2, b"")
     assert len(bomb) < 100
     error = rejected(bomb, Settings(memory_limit_mb=4096, max_side=65_535))
@@ -306,7 +306,7 @@ def test_a_decompression_bomb_is_refused_from_the_header_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP"])
-def test_what_needs_more_memory_than_is_left_is_refused_with_both_figures(kind: str) -> None:
+def test_a_picture_that_needs_too_much_memory_is_rejected_with_both_figures(kind: str) -> None:
     data = encoded(Image.new("RGB", (1200, 900)), kind)
     error = rejected(data, room_for(20))
     assert (error.code, error.status) == ("needs_too_much_memory", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
@@ -314,7 +314,7 @@ def test_what_needs_more_memory_than_is_left_is_refused_with_both_figures(kind: 
     assert shown(data, room_for(400))[:2] == (800, 600)
 
 
-def test_a_large_jpeg_is_streamed_where_memory_is_short() -> None:
+def test_a_large_jpeg_is_streamed_when_memory_is_short() -> None:
     data = encoded(quadrants(4000, 3000), "JPEG")
     with decoding.open_picture(data, room_for(80)) as source, source.resize(1600) as copy:
         assert source.facts.decoder == "libvips"
@@ -334,7 +334,7 @@ def test_a_progressive_jpeg_needs_more_memory_than_a_plain_one() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged tags on its way to refusing them
 @pytest.mark.parametrize("kind", pictures.FORMATS)
-def test_a_truncated_picture_is_refused_or_shown_and_nothing_else(kind: str) -> None:
+def test_a_truncated_picture_is_either_rejected_or_decoded(kind: str) -> None:
     data = encoded(quadrants(), kind)
     outcomes = []
     for step in range(1, 24):
@@ -350,7 +350,7 @@ def test_a_truncated_picture_is_refused_or_shown_and_nothing_else(kind: str) -> 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", pictures.FORMATS)
-def test_changed_bytes_are_refused_or_shown_and_nothing_else(kind: str) -> None:
+def test_changed_bytes_are_either_rejected_or_decoded(kind: str) -> None:
     data = encoded(quadrants(40, 30), kind, **({"exif": exif(6)} if kind in pictures.EXIF_FORMATS else {}))
     for at in range(0, min(len(data), 600), 3):
         for value in (0x00, 0x7F, 0xFF):

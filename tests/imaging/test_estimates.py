@@ -23,7 +23,7 @@ HARD = (
 
 
 @pytest.mark.skipif(bool(NO_PEAK), reason=NO_PEAK)
-def test_no_decoder_takes_more_memory_than_it_says() -> None:
+def test_no_decoder_takes_more_memory_than_estimated() -> None:
     every = kinds()
     rows = [*measured({name: every[name] for name in HARD}, SIZE)]
     assert {row.kind for row in rows} == {*HARD}

@@ -20,7 +20,7 @@ MOST_MB = 100  # 1.1 MB of HEIC took 1,768; 65 KB of PNG took 250
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and peaks are Linux's")
-def test_what_grows_or_never_ends_in_a_reader_is_refused_or_shown_at_once() -> None:
+def test_files_that_grow_or_never_end_in_a_reader_are_rejected_or_decoded_quickly() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.support.images.mazes"],
         cwd=ROOT,
@@ -38,7 +38,7 @@ def test_what_grows_or_never_ends_in_a_reader_is_refused_or_shown_at_once() -> N
 
 
 @pytest.mark.parametrize("number", decoder_errors.EXHAUSTED, ids=os.strerror)
-def test_what_a_file_says_is_never_taken_for_what_the_system_says(number: int) -> None:
+def test_error_text_from_a_file_is_never_taken_for_a_system_error(number: int) -> None:
     text = os.strerror(number).encode() + b"\0"
     for tag in (259, 262, 277, 284, 332, 338, 339):  # each is to be a number
         tags = dict(sorted((bombs.strip(8, 8) | {tag: 0}).items()))
@@ -54,7 +54,7 @@ def test_what_a_file_says_is_never_taken_for_what_the_system_says(number: int) -
 @pytest.mark.parametrize(
     ("gamma", "points"), [(45_455, (31_270, 32_900, *(30_000,) * 6)), (2**32 - 1, (2**32 - 1,) * 8)]
 )
-def test_primaries_that_are_no_colours_do_not_count(gamma: int, points: tuple[int, ...]) -> None:
+def test_invalid_primaries_are_ignored(gamma: int, points: tuple[int, ...]) -> None:
     """As in Chromium (Skia: SkPngCodec takes sRGB's where a matrix can't be made of them)."""
     plain = encoded(quadrants(), "PNG")
     shown = []

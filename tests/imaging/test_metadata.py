@@ -205,7 +205,7 @@ def assert_bare(data: bytes, kind: str, words: bool = False) -> None:
 
 @pytest.mark.parametrize("kind", PARTS)
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_only_pixels_are_published_whatever_the_upload_carried(kind: str, carrier: str) -> None:
+def test_renditions_have_no_metadata_of_the_upload(kind: str, carrier: str) -> None:
     data = CARRIERS[carrier]()
     assert SECRET in data
     with decoding.open_picture(data, ROOM) as source:
@@ -216,7 +216,7 @@ def test_only_pixels_are_published_whatever_the_upload_carried(kind: str, carrie
 
 
 @pytest.mark.parametrize("kind", PARTS)
-def test_a_picture_with_metadata_is_told_from_a_bare_one(kind: str) -> None:
+def test_the_metadata_check_detects_every_kind_of_metadata(kind: str) -> None:
     """The proof proves something: what carries any one kind of metadata does not pass."""
     assert_bare(encoded(quadrants(), kind.upper()), kind)
     for options in ({"exif": exif(6).tobytes()}, {"icc_profile": pictures.DISPLAY_P3}):
@@ -226,7 +226,7 @@ def test_a_picture_with_metadata_is_told_from_a_bare_one(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PARTS)
-def test_the_objects_in_the_bucket_are_as_bare_but_for_our_own_words(start: Start, kind: str) -> None:
+def test_objects_in_the_bucket_have_only_our_own_metadata(start: Start, kind: str) -> None:
     app = start(FORMAT=kind)
     assert app.deliver(app.upload("ana/a.jpg", jpeg())) == 200
     published = app.objects(app.pictures)

@@ -87,7 +87,7 @@ LAYOUTS += ["RGB", "RGB straight", "RGB associated", "RGB unspecified"]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_of_a_tiff_is_shown_right_or_named(name: str) -> None:
+def test_every_tiff_layout_is_decoded_correctly_or_named_in_the_error(name: str) -> None:
     wrong, seen = [], 0
     for bits, kind in NUMBERS:
         if bits < 8 and name not in ("grey", "white is zero"):
@@ -118,14 +118,14 @@ def test_every_layout_of_a_tiff_is_shown_right_or_named(name: str) -> None:
         *(("CMYK", 16, UNSIGNED, True), ("CMYK straight", 8, UNSIGNED, False), ("RGB", 32, UNSIGNED, False)),
     ],
 )
-def test_these_layouts_are_shown(name: str, bits: int, kind: int, planar: bool) -> None:
+def test_these_layouts_are_decoded(name: str, bits: int, kind: int, planar: bool) -> None:
     for big in (False, True):
         data, wanted = picture_of(name, bits, kind, big, planar)
         with decoding.open_picture(data, ROOM) as source, source.resize(100) as copy:
             assert unlike(copy, wanted) == ""
 
 
-def test_lab_of_16_bits_is_shown_as_of_8() -> None:
+def test_16_bit_lab_is_decoded_like_8_bit_lab() -> None:
     wanted = Image.fromarray(np.round(COLOURS * 100 + 100).astype(np.uint8))  # where 8 bits are fine
     colour = pictures.lab(wanted)
     eight = np.asarray(colour).astype(np.int64)  # the last two are signed
@@ -164,7 +164,7 @@ def test_a_palette_of_8_bits_has_colours(levels: int) -> None:
         (lambda: of_bmp(24, 4), "BMP (24-bit, compression 4)"),
     ],
 )
-def test_what_no_decoder_reads_is_named(data: Callable[[], bytes], name: str) -> None:
+def test_an_unsupported_variant_is_named_in_the_error(data: Callable[[], bytes], name: str) -> None:
     with pytest.raises(Rejected) as caught:
         decoding.open_picture(data(), ROOM).close()
     assert (caught.value.code, caught.value.status) == (
@@ -229,7 +229,7 @@ WHOLE: dict[str, tuple[Callable[[], bytes], Callable[[], bytes]]] = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_what_lacks_no_pixel_is_shown(name: str) -> None:
+def test_a_damaged_file_with_all_pixels_is_decoded(name: str) -> None:
     whole, odd = WHOLE[name]
     with decoding.open_picture(whole(), ROOM) as source, decoding.open_picture(odd(), ROOM) as other:
         assert unlike(other.resize(400), source.resize(400)) == ""
@@ -256,7 +256,7 @@ def test_a_png_that_lacks_pixels_is_damaged(lacks: int) -> None:
     assert caught.value.code == "broken_picture"
 
 
-def test_an_avif_that_pillow_refuses_is_shown() -> None:
+def test_an_avif_that_pillow_rejects_is_decoded() -> None:
     """Two tables of properties, as some encoders write: libavif wants one, browsers and libheif do not."""
     made = clear()
     data = two_tables(encoded(made, "AVIF", quality=95, subsampling="4:4:4"))
@@ -294,7 +294,7 @@ def two_tables(data: bytes) -> bytes:
     return bytes(made)
 
 
-def test_a_bitmap_with_alpha_in_16_bits_is_laid_on_white() -> None:
+def test_a_16_bit_bitmap_with_alpha_is_composited_on_white() -> None:
     """Computed, beside what Chromium shows of it: 4 bits of alpha."""
     made = np.asarray(clear()).astype(np.float64)
     alpha = np.round(made[:, :, 3:] / 17) / 15
@@ -307,7 +307,7 @@ def test_a_bitmap_with_alpha_in_16_bits_is_laid_on_white() -> None:
         assert unlike(copy, wanted) == ""
 
 
-def test_an_error_that_libvips_can_not_spell_fails_no_other_picture() -> None:
+def test_a_libvips_error_that_is_not_utf_8_fails_no_other_picture() -> None:
     """libheif's names a box of any bytes. pyvips reads each error as UTF-8, and keeps what it can't read."""
     data = bytearray(encoded(image(), "AVIF"))
     at = data.index(b"iprp")

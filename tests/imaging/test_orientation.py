@@ -82,7 +82,7 @@ IN_BROWSERS: dict[str, tuple[str, Callable[[], bytes]]] = {
 }
 
 
-def test_every_decoder_turns_it_as_chromium_does(chromium: Browser) -> None:
+def test_every_decoder_applies_the_orientation_as_chromium_does(chromium: Browser) -> None:
     files = {name: (kind, made()) for name, (kind, made) in IN_BROWSERS.items()}
     wanted, wrong = rendered(chromium, files), []
     assert (wanted["JPEG 3 <"].size, wanted["JPEG 1 <"].size) == ((80, 120), (120, 80))
@@ -109,7 +109,7 @@ def test_every_decoder_turns_it_as_chromium_does(chromium: Browser) -> None:
         ("HEIF", {"xmp": UPRIGHT}),  # else its encoder turns it
     ],
 )
-def test_xmp_turns_nothing(kind: str, options: dict[str, Any], way: str) -> None:
+def test_an_orientation_in_xmp_is_ignored(kind: str, options: dict[str, Any], way: str) -> None:
     data = encoded(quadrants(), kind, **options) if options else with_text("XML:com.adobe.xmp", XMP.decode())
     data = data.replace(UPRIGHT, XMP)
     assert XMP in data
@@ -120,7 +120,7 @@ def test_xmp_turns_nothing(kind: str, options: dict[str, Any], way: str) -> None
 @pytest.mark.parametrize("way", ["pillow", "libvips"])
 @pytest.mark.parametrize("kind", [BYTE, SHORT, LONG])
 @pytest.mark.parametrize("turn", [3, 6])
-def test_a_tiff_is_turned_once_whatever_type_its_orientation_has(kind: int, turn: int, way: str) -> None:
+def test_a_tiff_is_rotated_once_for_every_type_of_its_orientation(kind: int, turn: int, way: str) -> None:
     data = bytearray(encoded(turned(quadrants(), turn), "TIFF", tiffinfo={0x0112: turn, 700: XMP}))
     at = data.index(struct.pack("<HHI", 0x0112, SHORT, 1))
     data[at : at + 12] = struct.pack("<HHI", 0x0112, kind, 1) + block(kind, turn)[24:28]
@@ -130,7 +130,7 @@ def test_a_tiff_is_turned_once_whatever_type_its_orientation_has(kind: int, turn
     assert alike(corners(copy), QUADRANTS)
 
 
-def test_xmp_turns_no_animation() -> None:
+def test_an_orientation_in_xmp_is_ignored_for_animations() -> None:
     frames = [quadrants(colours=QUADRANTS[::-1])]
     data = encoded(quadrants(), "WEBP", save_all=True, append_images=frames, duration=100, xmp=XMP)
     with decoding.open_picture(data, ROOM) as source:

@@ -45,7 +45,7 @@ RAW = {
 
 
 @pytest.mark.parametrize("name", RAW)
-def test_camera_raw_is_called_so_whatever_camera_it_is_of(name: str) -> None:
+def test_camera_raw_of_every_maker_is_rejected_as_camera_raw(name: str) -> None:
     for check in (decoding.open_picture, decoding.check_head):
         with pytest.raises(
             Rejected, match=r"The upload is a camera raw file, which is not supported\."
@@ -54,7 +54,7 @@ def test_camera_raw_is_called_so_whatever_camera_it_is_of(name: str) -> None:
         assert caught.value.code == "unsupported_format"
 
 
-def test_camera_raw_stays_whole_in_quarantine(start: Start) -> None:
+def test_camera_raw_is_unchanged_in_quarantine(start: Start) -> None:
     app = start()
     assert app.deliver(app.upload("ana/a.dng", RAW["DNG"], "image/x-adobe-dng")) == 200
     assert rows("SELECT reason_code FROM uploads") == [["unsupported_format"]]
@@ -64,7 +64,7 @@ def test_camera_raw_stays_whole_in_quarantine(start: Start) -> None:
 
 
 @pytest.mark.parametrize("brand", [b"mif1", b"mif2", b"mif3", b"heic", b"heix", b"hevc", b"miaf", b"heis"])
-def test_every_brand_of_heif_is_a_picture(brand: bytes) -> None:
+def test_every_heif_brand_is_decoded(brand: bytes) -> None:
     data = encoded(quadrants(), "HEIF")
     assert data[8:12] == b"heix"
     with decoding.open_picture(data[:8] + brand + data[12:], ROOM) as source, source.resize(200) as copy:
@@ -74,7 +74,7 @@ def test_every_brand_of_heif_is_a_picture(brand: bytes) -> None:
 @pytest.mark.parametrize(
     ("kind", "name"), [(b"avc1", "AVC"), (b"j2k1", "JPEG 2000"), (b"jpeg", "JPEG"), (b"unci", "uncompressed")]
 )
-def test_heif_that_is_coded_otherwise_is_not_damaged(kind: bytes, name: str) -> None:
+def test_heif_with_an_unsupported_codec_is_unsupported_not_damaged(kind: bytes, name: str) -> None:
     with pytest.raises(Rejected, match=rf"a HEIF \({name}\) file, which is not supported"):
         decoding.open_picture(bombs.item(b"mif1", kind, bytes(8), bombs.ispe(64, 64)), ROOM)
     with pytest.raises(Rejected, match="a HEIF \\(low-overhead\\) file"):
@@ -111,7 +111,9 @@ PAGES = {
 
 @pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("decoder", [PILLOW, LIBVIPS], ids=["pillow", "libvips"])
-def test_the_largest_full_page_is_shown(name: str, decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_largest_full_page_is_decoded(
+    name: str, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given, width, level, full = PAGES[name]
     monkeypatch.setattr(ranking, "rank_decoders", lambda *header: [(0.0, decoder)])
     for form in ({}, {"order": ">"}, {"big": True}):
@@ -121,7 +123,7 @@ def test_the_largest_full_page_is_shown(name: str, decoder: Decoder, monkeypatch
             assert copy.getpixel((5, 5)) == (level,) * 3
 
 
-def test_pages_of_pillow_s_are_counted_and_those_of_other_formats_are_one() -> None:
+def test_tiff_pages_are_counted_and_other_formats_have_one() -> None:
     for kind, count in (("TIFF", 3), ("GIF", 1), ("WEBP", 1)):
         others = (
             [quadrants(60, 40), quadrants(30, 20)] if kind == "TIFF" else [quadrants(colours=QUADRANTS[::-1])]
@@ -132,7 +134,7 @@ def test_pages_of_pillow_s_are_counted_and_those_of_other_formats_are_one() -> N
             assert (source.facts.pages, source.facts.width) == (count, 120)
 
 
-def test_pages_that_lead_in_a_ring_are_each_taken_once() -> None:
+def test_pages_linked_in_a_ring_are_each_read_once() -> None:
     ring = bombs.tiff(bombs.SMALL, bombs.SMALL, loops=True)
     assert [each.page for each in tiff.directories(ring)] == [0, 1]
     within = bombs.tiff(bombs.SMALL | {330: 8})

@@ -15,7 +15,7 @@ from tests.support.images.rendering import frames_rendered, rendered, unlike
 from tests.support.images.ways import ROOM, WAYS, shown
 
 
-def test_every_kind_is_shown_as_chromium_shows_it(chromium: Browser) -> None:
+def test_every_kind_looks_as_in_chromium(chromium: Browser) -> None:
     files = {name: (mime, make()) for name, (mime, make) in KINDS.items()}
     wanted = rendered(chromium, files)
     wrong: dict[str, str] = {}
@@ -44,7 +44,7 @@ MOVING: dict[str, list[tuple[tuple[int, int, int, int], int, int, bool]]] = {
 }
 
 
-def test_every_frame_is_shown_as_chromium_shows_it(chromium: Browser) -> None:
+def test_every_frame_looks_as_in_chromium(chromium: Browser) -> None:
     files = {name: gif(frames) for name, frames in MOVING.items()}
     asked = {name: ("image/gif", data, len(MOVING[name])) for name, data in files.items()}
     wanted = frames_rendered(chromium, asked)
@@ -67,7 +67,7 @@ def test_every_frame_is_shown_as_chromium_shows_it(chromium: Browser) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"alpha_premultiplied": True}])
-def test_alpha_of_an_avif_is_laid_on_white(options: dict[str, Any]) -> None:
+def test_avif_alpha_is_composited_on_white(options: dict[str, Any]) -> None:
     """Computed: Chromium 156 takes what libaom codes for alpha of limited range, other decoders don't."""
     made = clear()
     wanted = Image.alpha_composite(Image.new("RGBA", made.size, "white"), made).convert("RGB")

@@ -67,7 +67,7 @@ HIT = {
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems limit otherwise, or not at all")
 @pytest.mark.parametrize("fault", HIT)
-def test_what_an_instance_runs_out_of_is_never_the_picture_s_fault(fault: str, files: Path) -> None:
+def test_an_exhausted_instance_raises_a_transient_error(fault: str, files: Path) -> None:
     came = outcomes(fault, files)
     assert len(came) == 2 * len(FORMATS) + 5
     for name, outcome in came.items():
@@ -83,7 +83,7 @@ def test_what_an_instance_runs_out_of_is_never_the_picture_s_fault(fault: str, f
         assert {outcome for name, outcome in came.items() if not name.endswith("cut")} == {"shown"}
 
 
-def test_an_upload_stays_until_its_library_is_there(
+def test_an_upload_is_kept_until_its_library_is_available(
     start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = start()
@@ -100,7 +100,7 @@ def test_an_upload_stays_until_its_library_is_there(
     assert rows("SELECT result->'picture'->>'format' FROM analyses") == [["HEIF"]]
 
 
-def test_the_cause_of_a_refusal_is_in_the_log(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_cause_of_a_rejection_is_logged(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     app = start()
     cut = encoded(quadrants())[:-60]
     assert app.deliver(app.upload("ana/a", cut)) == HTTPStatus.OK
@@ -135,7 +135,7 @@ LOUD = {
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", LOUD)
-def test_what_libraries_say_of_a_picture_is_one_bounded_line(
+def test_library_warnings_about_a_picture_are_one_bounded_line(
     name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settings = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
@@ -152,7 +152,7 @@ def test_what_libraries_say_of_a_picture_is_one_bounded_line(
             assert line["times"] > len(line["said"]) == decoder_errors.MAX_LINES
 
 
-def test_standard_error_is_where_it_was_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
+def test_standard_error_is_restored_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
     with suppress(ZeroDivisionError), decoder_errors.collect_warnings("TIFF"):
         os.write(2, b"one\ntwo\n")
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""BLIP-large's artefact words go; what is left is grammatical, and real words stay."""
+"""BLIP-large's artefact words are removed; the rest stays grammatical, and real words are kept."""
 
 import pytest
 

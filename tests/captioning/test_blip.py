@@ -1,4 +1,4 @@
-"""BLIP: the NumPy and ONNX way says what transformers says, loads safely, and knows the sample pictures."""
+"""BLIP in ONNX Runtime equals transformers, loads safely, and captions the sample pictures."""
 
 import gc
 import hashlib
@@ -39,12 +39,12 @@ def shipped() -> blip.Captioner:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the shipped model, to break."""
+    """Return a copy of the shipped model, to damage."""
     return Path(shutil.copytree(MODEL, tmp_path / "model"))
 
 
 def for_blip(name: str) -> Image.Image:
-    """A sample picture as the pipeline hands it to BLIP."""
+    """Return a sample picture as the pipeline passes it to BLIP."""
     # Of this process, which may hold PyTorch as well:
     settings = Settings(memory_limit_mb=32_768, memory_warning_mb=32_768)
     with decoding.open_picture((SAMPLES / name).read_bytes(), settings) as source:

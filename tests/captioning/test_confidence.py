@@ -1,4 +1,4 @@
-"""A model is sure of what it knows and unsure of anything else; `model_export confidence` measures that."""
+"""Captions of known scenes are confident, others are not; `model_export confidence` measures this."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def shipped() -> blip.Captioner:
 
 
 def views(path: Path) -> list[Image.Image]:
-    """A photograph, and its left, middle and right."""
+    """Return a photograph and its left, middle and right crops."""
     with Image.open(path) as picture:
         side = min(picture.size)
         crops = [(0, 0, side, side), (picture.width - side // 2, 0, picture.width, side // 2)]
@@ -137,12 +137,12 @@ def test_a_card_whose_distance_file_is_not_listed_is_rejected(folder: Path) -> N
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the shipped model, to change."""
+    """Return a copy of the shipped model, to change."""
     return Path(shutil.copytree(MODEL_FOLDER, tmp_path / "model"))
 
 
 def change(folder: Path, **values: object) -> None:
-    """Set keys of the card; None takes one away."""
+    """Set keys of the card; None removes a key."""
     path = folder / "model.json"
     card = json.loads(path.read_text()) | values
     path.write_text(json.dumps({key: value for key, value in card.items() if value is not None}))

@@ -1,4 +1,4 @@
-"""What a demonstration model says is shown beside its notice, and takes nobody's place."""
+"""A demonstration model's caption is shown with its notice and replaces no other caption."""
 
 import json
 import os
@@ -29,7 +29,7 @@ DOG = Description("A dog runs.", "A dog on a beach", (), "", "gemini", "1", capt
 
 @pytest.fixture
 def app(start: Start) -> App:
-    """An instance with the model that ships, while Gemini is down."""
+    """Return an instance with the shipped model, while Gemini is down."""
     return start(**DEMO, SIZES="200", GEMINI_MODEL=DOWN, GEMINI_ATTEMPTS="1")
 
 
@@ -39,7 +39,7 @@ def result() -> dict[str, Any]:
 
 
 class Texts(HTMLParser):
-    """The `alt` of each picture of a page, and all that its buttons copy."""
+    """Return the `alt` of each picture of a page, and the texts that its buttons copy."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ def test_a_low_confidence_caption_is_ignored(demo: bool) -> None:
 
 
 def all_that_is_said(app: App) -> str:
-    """All that the database, the buckets and the gallery hold of the user, as text."""
+    """Return everything that the database, the buckets and the gallery store for the user, as text."""
     said = [json.dumps(result())]
     for [name] in rows(
         "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'dropcap'"

@@ -1,4 +1,4 @@
-"""Records of revisions that took a demonstration's caption for a true one are marked when they are read."""
+"""Records of revisions without the demo field are marked as demonstration captions when read."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ OLDER: dict[str, Any] = {
 
 @pytest.fixture
 def app(start: Start) -> App:
-    """An instance with one record as the revision before the mark wrote it, while Gemini was down."""
+    """Return an instance with one record written before the demo field existed, while Gemini was down."""
     app = start(**DEMO, SIZES="200", GEMINI_MODEL=DOWN, GEMINI_ATTEMPTS="1")
     app.deliver(app.upload(f"ana/{NAME}", PICTURE))
     rows("UPDATE analyses SET describe_after = now(), alt_text = caption")

@@ -1,4 +1,4 @@
-"""Loops end, nothing else changes, and log-probabilities are those of the tokens."""
+"""Loops are truncated, other output is unchanged, and log-probabilities belong to their tokens."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def test_a_truncated_caption_has_no_loop_and_is_a_prefix(ids: list[int]) -> None
 
 
 def model(seed: int, words: int = 12) -> Any:
-    """A step as the decoder's, whose logits depend on all ids so far."""
+    """Return a step function whose logits depend on all previous ids, as the decoder's do."""
     table = np.random.default_rng(seed).normal(0, 2, (words, words)).astype(np.float32)
     past: list[list[int]] = []
 

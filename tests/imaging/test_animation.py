@@ -1,4 +1,4 @@
-"""ANIMATED=1: what moves in the upload moves in what is published, within time and memory."""
+"""ANIMATED=1: an animation is published as an animation, within limits of time and memory."""
 
 import io
 import json
@@ -24,7 +24,7 @@ LASTS = [40, 0, 500, 100]  # ms
 
 
 def frames(count: int = 4, mode: str = "RGB") -> list[Image.Image]:
-    """A square that moves to the right, on white, or on nothing."""
+    """Return frames of a square that moves to the right, on white or transparent."""
     made = []
     for index in range(count):
         frame = Image.new(mode, (120, 80), (255, 255, 255) if mode == "RGB" else (0, 0, 0, 0))
@@ -41,7 +41,7 @@ def encoded(kind: str, given: list[Image.Image], **options: Any) -> bytes:
 
 
 def published(data: bytes, settings: Settings = SETTINGS) -> Image.Image | None:
-    """What is made of it in the first size, opened; None where it stands still."""
+    """Return the opened animation in the first size; None if it is still."""
     with decoding.open_picture(data, settings) as source:
         moving = animation.open_animation(data, source.facts, settings, lambda: None)
     made = moving.encode(settings.sizes[0], 90) if moving else None
@@ -49,7 +49,7 @@ def published(data: bytes, settings: Settings = SETTINGS) -> Image.Image | None:
 
 
 def where_red(image: Image.Image) -> int | None:
-    """The leftmost column that is red in the middle of the square's height."""
+    """Return the leftmost red column at half the height of the square."""
     colours = image.convert("RGBA")
     for at in range(colours.width):
         pixel = colours.getpixel((at, colours.height * 3 // 8))
@@ -148,7 +148,7 @@ print("dropcap.imaging.animation" in sys.modules)
 
 
 def gif_with(after: bytes) -> bytes:
-    """An animation with this in the place of its end."""
+    """Return an animation whose end is replaced."""
     return encoded("GIF", frames(), duration=100)[:-1] + after + b";"
 
 

@@ -1,4 +1,4 @@
-"""What a file claims of its size is read before any library opens it: a bomb costs only its refusal."""
+"""Claimed sizes are checked before any library opens a file: a decompression bomb allocates no memory."""
 
 import json
 import os

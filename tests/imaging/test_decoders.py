@@ -1,4 +1,4 @@
-"""Every decoder shows the same picture, takes no more memory than it says, and is chosen by that."""
+"""Every decoder produces the same picture, takes no more memory than estimated, and is chosen by need."""
 
 import gc
 import io
@@ -36,7 +36,7 @@ PILLOW, LIBVIPS, LIBHEIF = DECODERS
 
 @pytest.fixture
 def only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Decoder], None]:
-    """Let one decoder do everything, however light the picture is."""
+    """Use only one decoder, even for small pictures."""
 
     def use(decoder: Decoder) -> None:
         monkeypatch.setattr(ranking, "rank_decoders", lambda *header: [(0.0, decoder)])
@@ -54,12 +54,12 @@ def scene() -> Image.Image:
 
 
 def second() -> Image.Image:
-    """What must not be shown."""
+    """Return a picture of colours that must stay invisible."""
     return quadrants(600, 450, QUADRANTS[::-1])
 
 
 def clear(mode: str = "RGBA") -> Image.Image:
-    """The scene with every degree of alpha, and colours beneath what is clear."""
+    """Return the scene with every degree of alpha, and colours in transparent px."""
     alpha = Image.linear_gradient("L").resize((600, 450))
     alpha.paste(0, (100, 100, 200, 200))
     alpha.paste(255, (200, 200, 400, 400))
@@ -69,7 +69,7 @@ def clear(mode: str = "RGBA") -> Image.Image:
 
 
 def by_libvips(suffix: str, image: Image.Image, deep: bool = False, **options: Any) -> bytes:
-    """What Pillow can't write: 16 bits a channel, interlaced rows, tiles."""
+    """Return files that Pillow can't write: 16 bits per channel, interlaced rows, tiles."""
     source = pyvips.Image.new_from_memory(image.tobytes(), *image.size, len(image.getbands()), "uchar")
     colours = "srgb" if len(image.getbands()) > 2 else "b-w"
     if deep:
@@ -132,13 +132,13 @@ KINDS: dict[str, Callable[[], bytes]] = {
 
 
 def one(data: bytes, decoder: Decoder, side: int) -> Image.Image:
-    """What a decoder makes of a picture on white, before its orientation is seen to."""
+    """Return a decoder's picture on white, without orientation applied."""
     with Image.open(io.BytesIO(data)) as header:
         return rasters.flatten_to_srgb(decoder.decode(header, data, side), None)
 
 
 def differences(one: Image.Image, other: Image.Image) -> tuple[float, int]:
-    """Of two pictures, in levels: the mean and the largest."""
+    """Return the mean and the largest difference of two pictures, in levels."""
     found = ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB")))
     return max(found.mean), max(int(high) for _, high in found.extrema)
 
@@ -157,7 +157,7 @@ def test_every_decoder_produces_the_same_picture(kind: str, only: Callable[[Deco
 @pytest.mark.parametrize(("side", "mean", "edge"), [(400, 1, 24), (130, 1.5, 40)])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("HEIC")])
 def test_every_decoder_downscales_alike(kind: str, side: int, mean: float, edge: int) -> None:
-    """At 400 px two authors' LANCZOS differ; at 130 px JPEG and WebP are made smaller as they load."""
+    """At 400 px the two LANCZOS implementations differ; at 130 px JPEG and WebP are reduced while loading."""
     data = KINDS[kind]()
     assert differences(one(data, PILLOW, side), one(data, LIBVIPS, side)) <= (mean, edge)
 
@@ -242,7 +242,7 @@ def test_changed_bytes_are_either_rejected_or_decoded(kind: str, only: Callable[
 
 
 def large(name: str) -> bytes:
-    """12 MP that are quick to write; HEIC is not, and has 3."""
+    """Return files of 12 MP that are fast to encode; HEIC is slow and has 3 MP."""
     image = quadrants(2000, 1500) if name.startswith("HEIC") else quadrants(4000, 3000)
     if name.endswith("alpha"):
         image.putalpha(200)
@@ -268,7 +268,7 @@ def large(name: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def fresh() -> Iterator[Callable[..., tuple[float, float]]]:
-    """Call peak_and_need, each time in a new process that has imported only what every instance has."""
+    """Call peak_and_need in a new process each time, with only the imports of every instance."""
     if NO_PEAK:
         pytest.skip(NO_PEAK)
     context = multiprocessing.get_context("forkserver")

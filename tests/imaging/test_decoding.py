@@ -1,4 +1,4 @@
-"""What Dropcap promises about pictures: what it takes, what it shows, what it refuses and why."""
+"""Supported formats are decoded correctly; other files are rejected with the reason."""
 
 import hashlib
 import re
@@ -20,14 +20,14 @@ ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
 
 
 def shown(data: bytes, settings: Settings = ROOM) -> tuple[int, int, tuple[pictures.Colour, ...]]:
-    """Width, height and the quadrants' colours of what a model gets."""
+    """Return width, height and the quadrants' colours of a model's input."""
     with decoding.open_picture(data, settings) as source, source.resize(decoding.GEMINI_SIDE) as copy:
         assert copy.mode == "RGB"
         return (*copy.size, corners(copy))
 
 
 def room_for(left_mib: int) -> Settings:
-    """Settings under which about this much memory is left."""
+    """Return settings under which about this much memory is available."""
     memory.release()
     return Settings(memory_limit_mb=round(memory.rss_mb() / 1.048576) + left_mib)
 

@@ -1,4 +1,4 @@
-"""No decoder takes more memory than it says, of the hardest kinds; `make estimates` measures all."""
+"""No decoder takes more memory than estimated for the hardest kinds; `make estimates` measures all."""
 
 from collections.abc import Callable
 from itertools import chain

@@ -1,4 +1,4 @@
-"""No file keeps a reader busy, grows in its hands, or is taken for a passing fault of the instance."""
+"""No file keeps a reader busy, makes it grow, or is mistaken for a transient error of the instance."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_error_text_from_a_file_is_never_taken_for_a_system_error(number: int) -
     ("gamma", "points"), [(45_455, (31_270, 32_900, *(30_000,) * 6)), (2**32 - 1, (2**32 - 1,) * 8)]
 )
 def test_invalid_primaries_are_ignored(gamma: int, points: tuple[int, ...]) -> None:
-    """As in Chromium (Skia: SkPngCodec takes sRGB's where a matrix can't be made of them)."""
+    """As in Chromium: SkPngCodec of Skia uses sRGB's primaries if these yield no matrix."""
     plain = encoded(quadrants(), "PNG")
     shown = []
     bodies = [(b"gAMA", gamma.to_bytes(4, "big")), (b"cHRM", b"".join(p.to_bytes(4, "big") for p in points))]

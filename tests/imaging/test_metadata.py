@@ -1,4 +1,4 @@
-"""EXIF and GPS are gone from all that is published, whatever the upload carried; our own words are there."""
+"""Renditions have no EXIF, GPS or other metadata of the upload, only the texts of Dropcap."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ PHOTOSHOP = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(IPTC)) + IPTC + b"\0" * 
 
 
 def exif_with_thumbnail() -> bytes:
-    """EXIF with a second directory that holds a small JPEG, as cameras write it."""
+    """Return EXIF with a thumbnail JPEG in a second directory, as cameras write it."""
     small = encoded(quadrants(16, 16), "JPEG", comment=SECRET)
     first = struct.pack("<HHHIII", 1, 0x0112, 3, 1, 6, 26)  # orientation 6; the second directory is at 26
     second = struct.pack("<HHHIIHHIII", 2, 0x0201, 4, 1, 56, 0x0202, 4, 1, len(small), 0)
@@ -102,7 +102,7 @@ CARRIERS: dict[str, Callable[[], bytes]] = {
 
 
 def jpeg_parts(data: bytes) -> Iterator[str]:
-    """The markers of a JPEG's segments; after the first scan all others are looked for byte by byte."""
+    """Return the markers of a JPEG's segments; after the first scan, search them byte by byte."""
     at, scan = 2, False
     while at < len(data):
         if scan:
@@ -139,7 +139,7 @@ def webp_parts(data: bytes) -> Iterator[str]:
 
 
 def avif_parts(data: bytes) -> Iterator[str]:
-    """The boxes, those in meta and iprp as well, and the kinds of the items."""
+    """Return the boxes, including those in meta and iprp, and the types of the items."""
     at = 0
     while at < len(data):
         length, name = struct.unpack(">I4s", data[at : at + 8])
@@ -176,7 +176,7 @@ XMP_ELEMENTS = {
 
 
 def assert_bare(data: bytes, kind: str, words: bool = False) -> None:
-    """Nothing but pixels: by the file's parts, by its bytes, and by two readers that know metadata.
+    """Assert that a file has only pixels: by its parts, its bytes, and two metadata readers.
 
     With `words`, nothing else but one XMP packet of ours, and one there is.
     """
@@ -217,7 +217,7 @@ def test_renditions_have_no_metadata_of_the_upload(kind: str, carrier: str) -> N
 
 @pytest.mark.parametrize("kind", PARTS)
 def test_the_metadata_check_detects_every_kind_of_metadata(kind: str) -> None:
-    """The proof proves something: what carries any one kind of metadata does not pass."""
+    """The check can fail: a file with any one kind of metadata does not pass."""
     assert_bare(encoded(quadrants(), kind.upper()), kind)
     for options in ({"exif": exif(6).tobytes()}, {"icc_profile": pictures.DISPLAY_P3}):
         for words in (False, True):

@@ -1,4 +1,4 @@
-"""Odd but whole pictures are shown by whatever decoder reads them; what none reads is named."""
+"""Unusual but complete pictures are decoded; an unsupported variant is named in the error."""
 
 import io
 import struct
@@ -44,13 +44,13 @@ TILES = [(322, LONG, (16,)), (323, LONG, (16,))]
 
 
 def coded(values: Values, bits: int, kind: int) -> Values:
-    """Values of 0 to 1 as numbers of this size."""
+    """Return values of 0 to 1 as numbers of this type."""
     top = {UNSIGNED: 2.0**bits - 1, SIGNED: 2.0 ** (bits - 1) - 1, FLOAT: 1.0}[kind]
     return values if kind == FLOAT else np.round(values * top)
 
 
 def layers(name: str) -> tuple[int, Values, tuple[int, ...], Values]:
-    """Photometric interpretation, channels, kinds of extra ones, and what is to be seen of them."""
+    """Photometric interpretation, channels, kinds of extra channels, and the expected picture."""
     on_white, grey = COLOURS * DOWN + 1 - DOWN, np.repeat(ACROSS, 3, 2)
     black = np.dstack([1 - COLOURS, 0 * ACROSS])
     return {
@@ -175,7 +175,7 @@ def test_an_unsupported_variant_is_named_in_the_error(data: Callable[[], bytes],
 
 
 def compressed(code: int) -> bytes:
-    """A TIFF that says it is compressed in this way."""
+    """Return a TIFF that declares this compression."""
     data = tiff(np.zeros((4, 4, 3), np.int64), RGB, 8)
     entry = struct.pack("<HHIH", 259, SHORT, 1, 1)
     return data.replace(entry, entry[:8] + struct.pack("<H", code))
@@ -191,12 +191,12 @@ def of_bmp(bits: int, compression: int) -> bytes:
 
 
 def chunk(name: bytes, body: bytes) -> bytes:
-    """One of a PNG, whose checksum is right."""
+    """Return a PNG chunk with a valid checksum."""
     return png(1, 1, 8, 0, b"\0\0", (name, body)).split(b"IHDR", 1)[1][17 : 17 + 12 + len(body)]
 
 
 def with_chunk(body: bytes) -> bytes:
-    """A PNG with these bytes behind its header."""
+    """Return a PNG with these bytes after its header."""
     data = rgb_png(gama(45_455))
     return data[:33] + body + data[33:]
 

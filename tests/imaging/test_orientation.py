@@ -1,4 +1,4 @@
-"""A picture is shown in the direction that EXIF or its container says, by every decoder, as in Chromium."""
+"""Every decoder applies the orientation of EXIF or the container, as Chromium does."""
 
 import io
 import struct
@@ -25,7 +25,7 @@ UPRIGHT = XMP.replace(b'"3"', b'"1"')
 
 
 def block(kind: int, turn: int, count: int = 1, order: str = "<") -> bytes:
-    """An EXIF block that holds nothing but an orientation of this type."""
+    """Return an EXIF block with only an orientation of this type."""
     form = {BYTE: "B3x", SHORT: "HH", LONG: "I", SIGNED: "i", RATIONAL: "I"}[kind]
     value = struct.pack(order + form, *((turn, 0) if kind == SHORT else (turn,)))
     head = b"Exif\0\0II*\0" if order == "<" else b"Exif\0\0MM\0*"
@@ -33,7 +33,7 @@ def block(kind: int, turn: int, count: int = 1, order: str = "<") -> bytes:
 
 
 def jpeg(body: bytes) -> bytes:
-    """A JPEG with this EXIF block, as it is: Pillow would correct it."""
+    """Return a JPEG with this EXIF block unchanged; Pillow would correct it."""
     data = encoded(quadrants(), "JPEG")
     return data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
 
@@ -45,7 +45,7 @@ def with_text(name: str, text: str) -> bytes:
 
 
 def avif_with_exif(turn: int) -> bytes:
-    """An AVIF whose EXIF says how it is turned, and whose container does not."""
+    """Return an AVIF with an orientation in EXIF but not in the container."""
     other = block(SHORT, turn).replace(struct.pack("<H", 0x0112), struct.pack("<H", 0x010F))
     data = encoded(quadrants(), "AVIF", exif=other)
     entry = struct.pack("<HHIH", 0x010F, SHORT, 1, turn)
@@ -54,7 +54,7 @@ def avif_with_exif(turn: int) -> bytes:
 
 
 def raw_profile() -> bytes:
-    """A PNG whose EXIF is in a text chunk, as ImageMagick once wrote it, and browsers never read it."""
+    """Return a PNG with EXIF in a text chunk, as old ImageMagick wrote it; browsers ignore it."""
     body = block(SHORT, 6).hex()
     return with_text("Raw profile type exif", f"\nexif\n{len(body) // 2:8}\n{body}\n")
 

@@ -1,4 +1,4 @@
-"""Camera raw is refused by its name and kept whole; of a TIFF with several pages the largest is shown."""
+"""Camera raw is rejected by name and kept unchanged; a TIFF with several pages yields the largest."""
 
 from http import HTTPStatus
 

@@ -1,4 +1,4 @@
-"""Every kind of picture is shown as Chromium shows it on a white page, by every decoder that reads it."""
+"""Every decoder renders every kind of picture as Chromium does on a white page."""
 
 import io
 from dataclasses import replace

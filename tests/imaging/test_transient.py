@@ -1,4 +1,4 @@
-"""A valid picture is never called damaged because the instance can't decode it; damaged bytes always are."""
+"""A failure of the instance is transient, never reported as damage; damaged bytes always are damage."""
 
 import json
 import os
@@ -31,7 +31,7 @@ CHEAP: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture of each format that takes several MB, and its first half."""
+    """Write a picture of several MB in each format, and its first half."""
     folder = tmp_path_factory.mktemp("pictures")
     for kind in FORMATS:
         data = encoded(quadrants(1800, 1200), kind, **CHEAP.get(kind, {}))
@@ -111,7 +111,7 @@ def test_the_cause_of_a_rejection_is_logged(start: Start, capfd: pytest.CaptureF
 
 
 def flood(tags: int) -> bytes:
-    """A TIFF whose tags all claim the same bytes, and more of them than there are: one warning each."""
+    """Return a TIFF whose tags all overlap and exceed the file: one warning per tag."""
     more = b"".join(struct.pack("<HHII", 40_000 + tag, 7, 2**20 + tag, 8) for tag in range(tags))
     plain = bombs.strip(8, 8)
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in plain.items())
@@ -119,7 +119,7 @@ def flood(tags: int) -> bytes:
 
 
 def fax(rows_of_it: int) -> bytes:
-    """A TIFF in the code of fax machines, of bytes that are none: libtiff writes a line for each row."""
+    """Return a fax-coded TIFF of invalid data: libtiff writes a line per row."""
     noise = bytes((7 * index * index) % 251 for index in range(20_000))
     strip = bombs.strip(2000, rows_of_it) | {258: 1, 259: 3, 279: len(noise)}
     made = bombs.tiff(dict(sorted(strip.items())))

@@ -1,4 +1,4 @@
-"""Small files that claim to be huge, one for each place in which a format can say a size; raw bytes only."""
+"""Small files with huge claimed sizes, one for each field in which a format stores a size; raw bytes only."""
 
 import struct
 import zlib
@@ -13,7 +13,7 @@ SOI, SOS = b"\xff\xd8", b"\xff\xda\0\x08\1\1\0\0\x3f\0"
 
 
 class Bits:
-    """Writes numbers bit by bit."""
+    """Write numbers bit by bit."""
 
     def __init__(self) -> None:
         self._text = ""
@@ -119,7 +119,7 @@ def chunk(name: bytes, body: bytes) -> bytes:
 
 
 def with_chunks(data: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG with some more chunks behind its first."""
+    """Return a PNG with more chunks after its first."""
     return data[:33] + b"".join(chunk(*each) for each in chunks) + data[33:]
 
 
@@ -137,7 +137,7 @@ def bmp(size: int, sides: bytes) -> bytes:
 
 
 def bmp_of_runs(width: int, height: int) -> bytes:
-    """A grey BMP in which every row is runs of one colour (RLE8)."""
+    """Return a grey BMP in which every row consists of runs of one colour (RLE8)."""
     row = b"".join(bytes([min(255, width - at), 77]) for at in range(0, width, 255)) + b"\0\0"
     head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, 0, 1, 1, 256, 0)
     colours = b"".join(bytes([level, level, level, 0]) for level in range(256))
@@ -145,7 +145,7 @@ def bmp_of_runs(width: int, height: int) -> bytes:
 
 
 def ifd(at: int, tags: dict[int, int], following: int = 0, order: str = "<", big: bool = False) -> bytes:
-    """A directory of LONGs, to be put at `at`."""
+    """Return a directory of LONGs for offset `at`."""
     entry, end = (f"{order}HHQI4x", f"{order}Q") if big else (f"{order}HHII", f"{order}I")
     count = struct.pack(f"{order}{'Q' if big else 'H'}", len(tags))
     entries = b"".join(struct.pack(entry, tag, 4, 1, value) for tag, value in tags.items())
@@ -153,7 +153,7 @@ def ifd(at: int, tags: dict[int, int], following: int = 0, order: str = "<", big
 
 
 def tiff(*directories: dict[int, int], order: str = "<", big: bool = False, loops: bool = False) -> bytes:
-    """A TIFF of these directories, one behind the other; the last may lead to the first again."""
+    """Return a TIFF of these directories in order; with `loops` the last links to the first."""
     head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}H", 43 if big else 42)
     head += struct.pack(f"{order}HHQ", 8, 0, 16) if big else struct.pack(f"{order}I", 8)
     made, first = head, len(head)

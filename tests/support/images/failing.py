@@ -1,6 +1,6 @@
-"""Decode pictures in a process that has run out of something: FAULT FOLDER; prints what came of each.
+"""Decode pictures in a process with an exhausted resource and print each result: arguments FAULT FOLDER.
 
-Each fault is real: the system refuses files, threads, memory or disk, or a library is not there.
+Each fault is real: the system denies files, threads, memory or disk, or a library is missing.
 """
 
 import json
@@ -52,7 +52,7 @@ def no_libraries() -> None:
 
 
 def nothing() -> None:
-    """All is there."""
+    """Leave everything available."""
 
 
 FAULTS: dict[str, Callable[[], None]] = {
@@ -61,7 +61,7 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 
 def _warm() -> None:
-    """Load what is loaded when it is first used, as an instance has that has taken pictures before."""
+    """Load lazily loaded code, as in an instance that has decoded pictures before."""
     import pyvips
     from PIL import Image, features
 

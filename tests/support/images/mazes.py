@@ -1,7 +1,7 @@
-"""Small files that grow in the hands of a reader, or keep it busy for minutes.
+"""Small files that make a reader allocate much memory or keep it busy for minutes.
 
-`main` opens them one after the other in a fresh process, and prints what each came to, a refusal's code or
-`shown`, and by how much the peak grew, MB.
+`main` opens them one after the other in a new process, and prints for each the rejection code or `shown`,
+and the growth of the peak in MB.
 """
 
 import json
@@ -41,7 +41,7 @@ def iinf(*items: bytes) -> bytes:
 
 
 def iloc(places: int, body: bytes, offset_bytes: int = 0) -> bytes:
-    """A table of item places, as long as it can be (version 2)."""
+    """Return an item location table of the maximum length (version 2)."""
     return full(b"iloc", struct.pack(">BBI", offset_bytes * 17, 0, places) + body, 2)
 
 
@@ -53,13 +53,13 @@ def nested(depth: int) -> bytes:
 
 
 def shared(kind: bytes, items: int, data: bytes) -> bytes:
-    """An AVIF whose items all lie in the same place."""
+    """Return an AVIF whose items all have the same location."""
     table = iloc(items, b"".join(struct.pack(">IHHHII", n, 0, 0, 1, 0, len(data)) for n in range(items)), 4)
     return AVIF + meta(iinf(*(infe(number, kind) for number in range(items))), table) + data
 
 
 def samples(tracks: int) -> bytes:
-    """A sequence that says of one sample again and again where it is, and that it is long."""
+    """Return a sequence that lists the location of one long sample many times."""
     entry = full(b"stsd", struct.pack(">I", 1) + bombs.box(b"hvc1", bytes(78)))
     where = full(b"stco", struct.pack(">2I", 1, 0)) + full(b"stsz", struct.pack(">3I", 0, 1, 2**24))
     stbl = bombs.box(b"stbl", entry, where * tracks)
@@ -84,7 +84,7 @@ def with_metadata() -> bytes:
 
 
 def tags(*entries: tuple[int, int, int, int], times: int = 1) -> bytes:
-    """A TIFF of a small picture and these (tag, type, count, value), the last of them so many times."""
+    """Return a TIFF of a small picture and these (tag, type, count, value), the last one `times` times."""
     plain = [
         (tag, 4, 1, value) for tag, value in bombs.strip(8, 8).items() if tag not in {e[0] for e in entries}
     ]
@@ -136,7 +136,7 @@ def resolution() -> bytes:
 
 
 def scans(progressive: bool) -> bytes:
-    """A JPEG that goes over its picture again and again, with no bits to add."""
+    """Return a JPEG with many scans that add no bits."""
     data = encoded(Image.effect_noise((1500, 1500), 1), "JPEG", progressive=True)
     if progressive:
         at, more = data.rindex(b"\xff\xda"), b"\xff\xda\0\x08\1\1\0\1\x3f\x10"

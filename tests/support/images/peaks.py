@@ -1,4 +1,4 @@
-"""What decoding really takes, in a process of its own for every measurement."""
+"""Measure the memory of decoding, each time in a new process."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.memory.taken import begin_anew
 
 
 def frames_peak_and_need(path: str, side: int) -> tuple[float, float]:
-    """The same of all frames of an animation, published in one size."""
+    """Return the measured peak and the estimate, MB, of encoding an animation in one size."""
     data = Path(path).read_bytes()
     settings = Settings(sizes=(side,))
     with decoding.open_picture(data, settings) as source:

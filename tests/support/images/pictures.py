@@ -1,4 +1,4 @@
-"""Pictures for tests: four coloured quadrants, in every format and with every oddity; small and quick."""
+"""Small pictures for tests: four coloured quadrants, in every format and variant."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""What Chromium shows of pictures on a white page: the reference for ours."""
+"""Render pictures in Chromium on a white page, as the reference."""
 
 import base64
 import io
@@ -40,7 +40,7 @@ def rendered(browser: Browser, files: Mapping[str, tuple[str, bytes]]) -> dict[s
 
 
 def unlike(ours: Image.Image, wanted: Image.Image) -> str:
-    """Return what is wrong with a picture; nothing where it is as wanted."""
+    """Return how a picture differs from the expected one; empty if it does not."""
     if ours.size != wanted.size:
         return f"{ours.size} for {wanted.size}"
     apart = np.abs(np.asarray(ours, np.float64) - np.asarray(wanted, np.float64))

@@ -1,4 +1,4 @@
-"""A picture by one decoder of ours, however light it is."""
+"""Decode a picture by a given decoder."""
 
 import pytest
 from PIL import Image
@@ -12,7 +12,7 @@ ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
 
 
 def shown(data: bytes, way: str, side: int = 800) -> Image.Image | None:
-    """Return what the decoder of this name makes of a picture; None where it does not read it."""
+    """Return the picture by the decoder of this name; None if it does not support it."""
     ranked = ranking.rank_decoders
 
     def only(header: Image.Image, data: bytes, side: int) -> list[tuple[float, ranking.Decoder]]:

@@ -1,4 +1,4 @@
-"""`make chaos`: kills, duplicates, zombies, faults and damages, and what became of each upload."""
+"""`make chaos`: kills, duplicates, stale workers, faults and damaged schemas; checks each upload."""
 
 import argparse
 import sys
@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from infra import ROOT
-from tests.chaos import duplicates, faults, kills, report, schemas, strangers, zombies
+from tests.chaos import duplicates, faults, foreign_tables, kills, report, schemas, stale_workers
 from tests.chaos.report import Play
 from tests.chaos.world import NO_VERDICT, UNSAFE
 
-# What is other than usual for all functions of a scenario.
+# Variables of all functions of a scenario.
 VARIABLES = {
     "killed, archived": {"SOURCE": "archive"},
     "killed, copies": {"LAYOUT": "beside"},
@@ -24,7 +24,7 @@ VARIABLES = {
 
 
 def plays(asked: argparse.Namespace) -> Mapping[str, Play]:
-    """The scenarios by their names."""
+    """Return the scenarios by name."""
     points, few = asked.points, asked.faults
     return {
         "killed, picture": partial(kills.at_every_point, only=points),
@@ -34,13 +34,13 @@ def plays(asked: argparse.Namespace) -> Mapping[str, Play]:
         "killed, held": partial(kills.held, only=points),
         "killed, at random": partial(kills.at_random, kills=asked.kills),
         "delivered often": partial(duplicates.many_times, uploads=asked.uploads),
-        "taken over, picture": partial(zombies.taken_over, only=points),
-        "taken over, no picture": partial(zombies.taken_over, bad=True, only=points),
-        "taken over, unsafe": partial(zombies.taken_over, other=UNSAFE, only=points),
-        "taken over, held": partial(zombies.taken_over, other=NO_VERDICT, only=points),
-        "overwritten, picture": partial(zombies.overwritten, only=points),
-        "overwritten, no picture": partial(zombies.overwritten, bad=True, only=points),
-        "overwritten, copies": partial(zombies.overwritten, only=points),
+        "taken over, picture": partial(stale_workers.taken_over, only=points),
+        "taken over, no picture": partial(stale_workers.taken_over, bad=True, only=points),
+        "taken over, unsafe": partial(stale_workers.taken_over, other=UNSAFE, only=points),
+        "taken over, held": partial(stale_workers.taken_over, other=NO_VERDICT, only=points),
+        "overwritten, picture": partial(stale_workers.overwritten, only=points),
+        "overwritten, no picture": partial(stale_workers.overwritten, bad=True, only=points),
+        "overwritten, copies": partial(stale_workers.overwritten, only=points),
         "faults of PostgreSQL": faults.of_postgresql,
         "faults of Gemini": partial(faults.of_gemini, only=few),
         **{
@@ -48,13 +48,13 @@ def plays(asked: argparse.Namespace) -> Mapping[str, Play]:
             for part in faults.ADDRESSES
         },
         "schema damaged": partial(schemas.damaged, damages=asked.damages),
-        "schema, foreign": partial(strangers.foreign, databases=asked.strangers),
+        "schema, foreign": partial(foreign_tables.foreign, databases=asked.foreign),
         "schema, cold starts": partial(schemas.started_at_once, processes=asked.starts),
     }
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status; see `--help`."""
+    """Return the exit status; see `--help`."""
     asked = _arguments(words)
     chosen = {name: play for name, play in plays(asked).items() if asked.only in name}
     return report.run("chaos", chosen, asked, VARIABLES)
@@ -63,29 +63,32 @@ def main(words: Sequence[str] | None = None) -> int:
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make chaos",
-        description="Kill the function at every point and at random instants, deliver events too often and "
-        "too late, let it halt while others go on, put faults between it and its parts; then look in buckets "
-        "and database whether anything was lost, happened twice, hit the wrong upload or did not heal. "
-        "Exit status: 0 if not, 1 with the reasons.",
+        description="Kill the function at every point and at random instants, deliver events repeatedly and "
+        "late, suspend it while others continue, inject faults between it and its services; then check in "
+        "buckets and database that nothing was lost, happened twice, hit the wrong upload or did not heal. "
+        "Exit status: 0 if so, 1 with the reasons.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn by chance")
+    parser.add_argument("--seed", type=int, default=0, help="of all random choices")
     parser.add_argument("--kills", type=int, default=200, metavar="N", help="kills at random instants")
     parser.add_argument(
-        "--uploads", type=int, default=1000, metavar="N", help="uploads that are delivered often"
+        "--uploads", type=int, default=1000, metavar="N", help="uploads that are delivered repeatedly"
     )
     parser.add_argument(
         "--points",
         type=int,
         metavar="N",
-        help="points to kill and halt at in a scenario, drawn by chance; else all",
+        help="random points of each scenario to kill or suspend at; else all",
     )
+    parser.add_argument("--faults", type=int, default=40, metavar="N", help="random faults of each service")
+    parser.add_argument("--damages", type=int, default=200, metavar="N", help="randomly damaged schemas")
     parser.add_argument(
-        "--faults", type=int, default=40, metavar="N", help="faults of each part, drawn by chance"
-    )
-    parser.add_argument("--damages", type=int, default=200, metavar="N", help="schemas damaged by chance")
-    parser.add_argument(
-        "--strangers", type=int, default=50, metavar="N", help="databases with other apps' tables"
+        "--foreign",
+        "--strangers",
+        type=int,
+        default=50,
+        metavar="N",
+        help="databases with foreign tables",
     )
     parser.add_argument("--starts", type=int, default=50, metavar="N", help="cold starts at one instant")
     parser.add_argument(

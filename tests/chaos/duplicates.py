@@ -1,6 +1,6 @@
-"""Every event one to five times, shuffled, over several processes at once, while names are used again.
+"""Duplicate deliveries: every event one to five times, shuffled, over several processes; names are reused.
 
-When days have passed all of them come once more, and nothing changes.
+Days later all events are delivered once more, and nothing changes.
 """
 
 import time
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from threading import Semaphore
 from typing import Any
 
-from tests.chaos.promises import Seen
+from tests.chaos.invariants import Snapshot
 from tests.chaos.report import Scene
 from tests.chaos.world import Function, Sent
 
 FUNCTIONS = 3
-AT_ONCE = 6  # deliveries under way
+AT_ONCE = 6  # concurrent deliveries
 MOST = 5  # deliveries of one event
 ONE_BAD_IN = 16
-ONE_OVER_IN = 8  # uploads that come under a name that is in use
-SPREAD = 12.0  # uploads that come between the first and the last delivery of one, on average
+ONE_OVER_IN = 8  # uploads that reuse a name
+SPREAD = 12.0  # uploads between the first and the last delivery of an event, on average
 GIVE_UP = 200  # deliveries
 AGAIN_S = 0.05
 DAYS_S = 10 * 86_400
@@ -28,7 +28,7 @@ DAYS_S = 10 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """At `at`, upload number `upload` is put into the bucket, or told of."""
+    """At `at`, upload number `upload` is put into the bucket, or its event is delivered."""
 
     at: float
     upload: int
@@ -36,7 +36,7 @@ class Step:
 
 
 def many_times(scene: Scene, uploads: int) -> None:
-    """Deliver as the platform may at its worst."""
+    """Deliver as the platform may in the worst case."""
     world = scene.world
     scene.total(uploads)
     with ExitStack() as running:
@@ -65,7 +65,7 @@ def _steps(scene: Scene, uploads: int) -> Iterator[Step]:
         steps.append(Step(number, number, put=True))
         when = float(number)
         for _ in range(chance.randint(1, MOST)):
-            # Half of them come at one instant, to two processes.
+            # Half of them come at the same instant, to two processes.
             when = when if chance.random() < 0.5 else number + chance.expovariate(1 / SPREAD)
             steps.append(Step(when, number, put=False))
     yield from sorted(steps, key=lambda step: (step.at, not step.put))
@@ -103,10 +103,14 @@ def _until_answered(scene: Scene, function: Function, sent: Sent) -> str:
 
 
 def _state(scene: Scene) -> dict[str, Any]:
-    """All that a delivery could change."""
-    seen = Seen(scene.world)
+    """Return everything that a delivery could change."""
+    now = Snapshot(scene.world)
     objects = {
-        name: {blob.name: (blob.generation, blob.md5_hash) for blob in getattr(seen, name).values()}
+        name: {blob.name: (blob.generation, blob.md5_hash) for blob in getattr(now, name).values()}
         for name in ("sources", "pictures", "quarantine", "archive")
     }
-    return objects | {"rows": seen.rows, "achievements": sorted(seen.achievements), "analyses": seen.analyses}
+    return objects | {
+        "rows": now.rows,
+        "achievements": sorted(now.achievements),
+        "analyses": now.analyses,
+    }

@@ -1,7 +1,7 @@
-"""Faults between the function and its parts; when they are over, the next delivery finishes the upload.
+"""Faults between the function and its services; after a fault, the next delivery finishes the upload.
 
-Each fault strikes at every turn of the conversation, at that one alone and from there on. A delivery must end
-within the function's own time-out, whatever happens: what is retried is bounded.
+Each fault is injected at every turn of the conversation: at that turn alone, and from that turn on.
+A delivery must end within the function's timeout, because retries are bounded.
 """
 
 import signal
@@ -28,9 +28,9 @@ BROKEN = tuple(Fault(kind) for kind in ("refuse", "lose", "half-open", "cut"))
 SLOW = (Fault("latency", seconds=0.2), Fault("drip", seconds=0.002))
 TOO_SLOW = (Fault("latency", seconds=TIMEOUT_S), Fault("drip", seconds=0.1))
 STATUSES = tuple(Fault("status", status=status) for status in (404, 412, 429, 500, 503))
-LAST = (404, 412)  # said for ever, they are no fault that passes: the object is not there
+LAST = (404, 412)  # from a turn on they are no transient fault: the object does not exist
 TRIES = 3
-ALIVE = ("answered", "busy", "refused")  # the process did not hang, and was not ended
+ALIVE = ("answered", "busy", "refused")  # the process neither hung nor was killed
 GEMINI = (
     "fault-slow", "fault-drip", "fault-cut", "fault-page", "fault-proxy", "fault-429", "fault-429-after-0.5",
     "fault-429-after-3600", "fault-500", "fault-503", "fault-blocked", "fault-empty", "fault-finish-SAFETY",
@@ -43,8 +43,8 @@ MID_RECORD = "record > Analyses.record > COMMIT, before"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """How the first delivery went while a fault was there, and how many turns it took with that part."""
+class FirstDelivery:
+    """The result of the delivery during a fault, and its turns with the faulty service."""
 
     fault: str
     answer: str
@@ -53,7 +53,7 @@ class Told:
 
 
 def of_the_network(scene: Scene, part: str, only: int | None = None) -> None:
-    """Each fault at each turn with this part; at `only` so many of them, drawn by chance."""
+    """Inject each fault at each turn with this service, or `only` that many at random."""
     world = scene.world
     with _proxied(scene, part) as (function, proxy):
         faults = list(_faults(part, _turns(scene, function, proxy)))
@@ -63,17 +63,17 @@ def of_the_network(scene: Scene, part: str, only: int | None = None) -> None:
             sent = world.upload()
             proxy.set(fault)
             answer, seconds = _timed(scene, function, sent, str(fault))
-            _note(scene, Told(str(fault), answer, seconds, proxy.turns))
+            _note(scene, FirstDelivery(str(fault), answer, seconds, proxy.turns))
             scene.check()
             proxy.clear()
             _heal(scene, function, sent, str(fault))
             if answer in ALIVE:
-                _no_death(scene, sent, str(fault))
+                _check_no_crash(scene, sent, str(fault))
             scene.step()
 
 
 def of_gemini(scene: Scene, only: int | None = None) -> None:
-    """Answers that a model may give: the picture is analyzed by the first delivery, whatever Gemini says."""
+    """Make Gemini misbehave: the first delivery analyzes the picture nevertheless."""
     world = scene.world
     with world.function("function") as function:
         models = GEMINI if only is None else world.chance.sample(GEMINI, min(only, len(GEMINI)))
@@ -83,7 +83,7 @@ def of_gemini(scene: Scene, only: int | None = None) -> None:
             asked = world.gemini.counts.total()
             answer, seconds = _timed(scene, function, world.upload(), model)
             asked = world.gemini.counts.total() - asked
-            _note(scene, Told(model, answer, seconds, asked))
+            _note(scene, FirstDelivery(model, answer, seconds, asked))
             if answer != "answered":
                 scene.problems.append(f"{model}: the delivery was {answer}")
             if asked > int(BOUNDS["GEMINI_ATTEMPTS"]):
@@ -94,22 +94,22 @@ def of_gemini(scene: Scene, only: int | None = None) -> None:
 
 
 def of_postgresql(scene: Scene) -> None:
-    """PostgreSQL is restarted in the middle of the transaction that records, and has no connection left."""
+    """Restart PostgreSQL in the middle of the recording transaction; then use up its connections."""
     world = scene.world
     scene.total(2)
     with world.function("function") as function:
         for name, trouble in (("restart", _restart), ("out of connections", _out_of_connections)):
             sent = world.upload()
             answer, seconds = trouble(scene, function, sent)
-            _note(scene, Told(name, answer, seconds, 0))
+            _note(scene, FirstDelivery(name, answer, seconds, 0))
             scene.check()
             _heal(scene, function, sent, name)
-            _no_death(scene, sent, name)
+            _check_no_crash(scene, sent, name)
             scene.step()
 
 
 def _faults(part: str, turns: int) -> Iterator[Fault]:
-    """Each kind of fault, at each turn alone and from each turn on."""
+    """Yield each kind of fault, at each turn alone and from each turn on."""
     kinds = BROKEN + (STATUSES if part == "Cloud Storage" else ())
     for fault in kinds:
         for turn in range(turns):
@@ -124,7 +124,7 @@ def _faults(part: str, turns: int) -> Iterator[Fault]:
 
 @contextmanager
 def _proxied(scene: Scene, part: str) -> Iterator[tuple[Function, Proxy]]:
-    """A function that reaches one of its parts through a proxy."""
+    """Run a function that reaches one of its services through a proxy."""
     variable = ADDRESSES[part]
     url = scene.world.environment[variable]
     port = urlsplit(url).port
@@ -136,7 +136,7 @@ def _proxied(scene: Scene, part: str) -> Iterator[tuple[Function, Proxy]]:
 
 
 def _turns(scene: Scene, function: Function, proxy: Proxy) -> int:
-    """How many turns an undisturbed upload takes, in a process that has done others before."""
+    """Return the number of turns of an undisturbed upload in a warm process."""
     for _ in range(2):
         proxy.clear()
         _heal(scene, function, scene.world.upload(), "no fault")
@@ -144,7 +144,7 @@ def _turns(scene: Scene, function: Function, proxy: Proxy) -> int:
 
 
 def _timed(scene: Scene, function: Function, sent: Sent, fault: str) -> tuple[str, float]:
-    """One delivery, and how long it took. Where it is late the instance is ended, as the platform does."""
+    """Deliver once; return the answer and its seconds. A late instance is killed, as by the platform."""
     began = time.monotonic()
     answer = scene.world.deliver(function, sent)
     if answer == "late":
@@ -153,12 +153,12 @@ def _timed(scene: Scene, function: Function, sent: Sent, fault: str) -> tuple[st
     return answer, round(time.monotonic() - began, 3)
 
 
-def _note(scene: Scene, told: Told) -> None:
-    scene.facts.setdefault("faults", []).append(asdict(told))
+def _note(scene: Scene, delivery: FirstDelivery) -> None:
+    scene.facts.setdefault("faults", []).append(asdict(delivery))
 
 
 def _heal(scene: Scene, function: Function, sent: Sent, fault: str) -> None:
-    """The fault is over: the first delivery after the lease finishes it."""
+    """Check that the first delivery after the fault and the lease finishes the upload."""
     answers = []
     for _ in range(TRIES):
         answers.append(scene.world.deliver(function, sent))
@@ -170,7 +170,7 @@ def _heal(scene: Scene, function: Function, sent: Sent, fault: str) -> None:
     scene.check(at_rest=True)
 
 
-def _no_death(scene: Scene, sent: Sent, fault: str) -> None:
+def _check_no_crash(scene: Scene, sent: Sent, fault: str) -> None:
     """Check that a network fault was not counted as a crash."""
     with scene.world.connected() as connection:
         [[deaths]] = connection.run("SELECT deaths FROM uploads WHERE id = :id", id=str(sent.id)) or [[[]]]
@@ -182,15 +182,15 @@ def _restart(scene: Scene, function: Function, sent: Sent) -> tuple[str, float]:
     world = scene.world
     function.order(signal.SIGSTOP, MID_RECORD)
     with ThreadPoolExecutor(1) as pool:
-        told = pool.submit(_timed, scene, function, sent, "restart")
-        while not (told.done() or function.obeyed()):
+        delivery = pool.submit(_timed, scene, function, sent, "restart")
+        while not (delivery.done() or function.obeyed()):
             time.sleep(0.01)
         if not function.called_off():
             scene.problems.append(f"{MID_RECORD} was not passed")
         world.postgres.close()
         world.postgres.start()
         function.worker().send_signal(signal.SIGCONT)
-        return told.result()
+        return delivery.result()
 
 
 def _out_of_connections(scene: Scene, function: Function, sent: Sent) -> tuple[str, float]:

@@ -1,11 +1,11 @@
-"""The functions in a process that ends or halts where it is told to; their own code knows nothing of it.
+"""The functions in a process that can be killed or suspended at any point, without changes to their code.
 
-What an upload passes are points: beginning and end of each stage, of each method of the buckets and the
-database, of each SQL statement and of each HTTP request. They are found by wrapping what is there, so that a
-new stage has its points without a word here. Files in CHAOS_FOLDER, if they exist, control it:
+An upload passes points: start and end of each stage, of each method of the buckets and the database, of each
+SQL statement and of each HTTP request. The points wrap existing code, so that a new stage has them at once.
+Files in CHAOS_FOLDER, if they exist, control the process:
 
-    passed      the name of each point that is passed is added to it
-    at          a signal and a point: `9 record > Analyses.record > COMMIT, before`; done once
+    passed      gets the name of each point that is passed
+    at          a signal and a point: `9 record > Analyses.record > COMMIT, before`; sent once
 """
 
 import functools
@@ -32,25 +32,23 @@ from dropcap.runtime.watchdog import Watchdog
 from dropcap.storage.buckets import Buckets
 
 FOLDER = Path(os.environ["CHAOS_FOLDER"])
-WORDS = 3  # of a statement: enough to know it
-BESIDE = (
-    "(_fetch_background)"  # google-cloud-storage, which looks at a bucket once, for traces, at any moment
-)
-WAYS = ("ask", "blob", "transaction")  # what the other methods go through, which are points already
+WORDS = 3  # of a statement: enough to identify it
+BESIDE = "(_fetch_background)"  # google-cloud-storage reads a bucket once, for traces, at any moment
+WAYS = ("ask", "blob", "transaction")  # called by the other methods, which are points already
 on_upload = main.on_upload
 
-_seen: Counter[str] = Counter()
-_within = threading.local()  # the names of what this thread is in
+_passed: Counter[str] = Counter()
+_within = threading.local()  # the names of the points around this thread
 
 
 def point(name: str) -> None:
-    """Pass a point: note it, and send this process the signal that is meant for it."""
+    """Pass a point: record it, and send this process the signal that was ordered for it."""
     if threading.current_thread().name.endswith(BESIDE):
         return
     name = " > ".join([*getattr(_within, "names", ()), name])
-    _seen[name] += 1
-    if _seen[name] > 1:
-        name = f"{name} {_seen[name]}"
+    _passed[name] += 1
+    if _passed[name] > 1:
+        name = f"{name} {_passed[name]}"
     if (FOLDER / "passed").exists():
         with (FOLDER / "passed").open("a") as passed:
             passed.write(f"{name}\n")
@@ -64,7 +62,7 @@ def point(name: str) -> None:
 
 @contextmanager
 def named(name: str) -> Iterator[None]:
-    """Two points around what is done within."""
+    """Pass a point before and after the block."""
     point(f"{name}, before")
     if not hasattr(_within, "names"):
         _within.names = []
@@ -112,7 +110,7 @@ def _count_anew() -> None:
 
     @functools.wraps(original)
     def process(*args: Any, **kwargs: Any) -> None:
-        _seen.clear()
+        _passed.clear()
         original(*args, **kwargs)
 
     pipeline.process = process

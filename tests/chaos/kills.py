@@ -1,7 +1,7 @@
-"""Kills at every point that an upload passes, and at random instants; each upload dies once.
+"""Kills at every point that an upload passes, and at random instants; each upload crashes once.
 
-After a kill the event is delivered again at once, as the platform does, which may find the claim still held,
-and again when the lease is over, which must finish it.
+After a kill the event is redelivered at once, as by the platform, when the lease may still be held, and again
+when the lease has expired, which must finish the upload.
 """
 
 import random
@@ -17,14 +17,14 @@ from dropcap.describing import moderation
 from tests.chaos.report import Scene
 from tests.chaos.world import BECOMES, LEASE_S, NO_VERDICT, NONE, Function, Sent
 
-WAVE = 20  # kills between two looks
+WAVE = 20  # kills between two checks
 MEASURED = 5  # undisturbed deliveries
 T = TypeVar("T")
 LONGER = 1.1  # than the slowest of them: the last random instants come after the answer
 
 
 def held(scene: Scene, only: int | None = None) -> None:
-    """A kill at each point while there is no verdict on safety; an hour later there is one."""
+    """Kill at each point while there is no safety verdict; an hour later there is one."""
     world = scene.world
     at_every_point(scene, settings=NO_VERDICT, only=only)
     world.later(moderation.RETRY_S)
@@ -40,7 +40,7 @@ def held(scene: Scene, only: int | None = None) -> None:
 def at_every_point(
     scene: Scene, bad: bool = False, settings: Mapping[str, str] = NONE, only: int | None = None
 ) -> None:
-    """A kill at each point; at `only` so many of them, drawn by chance."""
+    """Kill at each point, or at `only` that many at random."""
     world = scene.world
 
     def upload() -> Sent:
@@ -70,7 +70,7 @@ def at_every_point(
 
 
 def at_random(scene: Scene, kills: int) -> None:
-    """Kills at instants that nobody chose, from just before an upload comes to just after it is done."""
+    """Kill at random instants, from just before an upload arrives to just after it is done."""
     world = scene.world
     scene.total(kills)
     with world.function("killed") as function, ThreadPoolExecutor(1) as pool:
@@ -92,7 +92,7 @@ def at_random(scene: Scene, kills: int) -> None:
 
 
 def points_of(scene: Scene, function: Function, sent: Sent) -> list[str]:
-    """The points that an undisturbed upload passes in a new process, in their order."""
+    """Return the points that an undisturbed upload passes in a new process, in order."""
     function.fresh()
     passed = function.passes()
     answer = scene.world.deliver(function, sent)
@@ -104,14 +104,14 @@ def points_of(scene: Scene, function: Function, sent: Sent) -> list[str]:
 
 
 def chosen(points: Sequence[str], only: int | None, chance: random.Random) -> list[str]:
-    """All points, or some by chance in their order."""
+    """Return all points, or `only` that many at random, in order."""
     if only is None or only >= len(points):
         return list(points)
     return [points[index] for index in sorted(chance.sample(range(len(points)), only))]
 
 
 def heal(scene: Scene, function: Function, killed: Sequence[Sent]) -> None:
-    """Deliver again at once, and when the lease is over; look before, between and after."""
+    """Redeliver at once, and when the lease has expired; check before, between and after."""
     world = scene.world
     scene.check()
     left = [sent for sent in killed if world.deliver(function, sent) != "answered"]

@@ -1,4 +1,4 @@
-"""What a run showed: the table, the JSON, and the reasons why a promise does not hold."""
+"""Results of a run: the table, the JSON, and the reasons of a failure."""
 
 import argparse
 import json
@@ -18,43 +18,43 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from infra.local import StackError
-from tests.chaos.promises import PROMISES, Broken, broken, tally
+from tests.chaos.invariants import INVARIANTS, Violation, tally, violations
 from tests.chaos.world import LEASE_S, TIMEOUT_S, World
 
 PLAIN_WIDTH = 160  # columns
-WATCH_S = 1.0  # between two looks while functions are at work
+WATCH_S = 1.0  # between two checks while functions run
 SHOWN = 20  # reasons at most on the terminal; the JSON has all
 
 
 @dataclass
 class Scene:
-    """A scenario under way, and what came of it. `problems` are what went wrong besides the promises."""
+    """A running scenario and its results. `problems` are failures other than violations."""
 
     name: str
     world: World
     progress: Progress
-    broken: list[Broken] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     looks: int = 0
     seconds: float = 0.0
 
     def total(self, steps: int) -> None:
-        """How many steps the bar has."""
+        """Set the number of steps of the progress bar."""
         self.progress.update(self.progress.task_ids[-1], total=steps)
 
     def step(self) -> None:
         self.progress.advance(self.progress.task_ids[-1])
 
     def check(self, at_rest: bool = False) -> None:
-        """Look whether the promises hold; `at_rest` when every delivery was acknowledged."""
-        found = broken(self.world, at_rest)
+        """Check the invariants; `at_rest` if every delivery was acknowledged."""
+        found = violations(self.world, at_rest)
         self.looks += 1
-        self.broken += [each for each in found if each not in self.broken]
+        self.violations += [each for each in found if each not in self.violations]
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Look again and again meanwhile."""
+        """Check repeatedly in the background."""
         over = threading.Event()
 
         def watch() -> None:
@@ -71,19 +71,19 @@ class Scene:
 
     @property
     def reasons(self) -> list[str]:
-        """Why this scenario failed; empty where it did not."""
-        return [f"{self.name}: {each}" for each in (*self.broken, *self.problems)]
+        """The reasons why this scenario failed; empty if it did not."""
+        return [f"{self.name}: {each}" for each in (*self.violations, *self.problems)]
 
     def figures(self) -> dict[str, Any]:
-        """The figures of the table by their names in the JSON."""
+        """Return the figures of the table by their names in the JSON."""
         world = self.world
         counts = {"uploads": len(world.sent), "deliveries": world.deliveries, "kills": world.kills}
-        counts |= {promise.replace(" ", "_"): number for promise, number in tally(self.broken).items()}
+        counts |= {name.replace(" ", "_"): number for name, number in tally(self.violations).items()}
         return counts | {"seconds": round(self.seconds, 1)}
 
     def to_json(self) -> dict[str, Any]:
-        told = {"scenario": self.name, "looks": self.looks, "problems": self.problems}
-        return told | self.figures() | self.facts | {"broken": [asdict(each) for each in self.broken]}
+        common = {"scenario": self.name, "looks": self.looks, "problems": self.problems}
+        return common | self.figures() | self.facts | {"broken": [asdict(each) for each in self.violations]}
 
 
 Play = Callable[[Scene], None]
@@ -93,7 +93,7 @@ Variables = Mapping[str, Mapping[str, str]]  # by the names of scenarios
 def play(
     plays: Mapping[str, Play], folder: Path, seed: int, console: Console, variables: Variables
 ) -> list[Scene]:
-    """Play scenarios one after the other, each in a new world with its `variables`, with a bar for each."""
+    """Run the scenarios in turn, each in a new world with its `variables`, with a progress bar each."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     scenes = []
     with Progress(*columns, console=console) as progress:
@@ -109,8 +109,8 @@ def play(
 
 
 def show(console: Console, scenes: Sequence[Scene]) -> None:
-    """One line a scenario."""
-    names = ("uploads", "deliveries", "kills", *PROMISES, "seconds")
+    """Print a line for each scenario."""
+    names = ("uploads", "deliveries", "kills", *INVARIANTS, "seconds")
     table = Table("scenario")
     for name in names:
         table.add_column(name, justify="right")
@@ -120,10 +120,10 @@ def show(console: Console, scenes: Sequence[Scene]) -> None:
 
 
 def write(file: Path, facts: Mapping[str, Any], scenes: Sequence[Scene]) -> None:
-    """The JSON: facts of the run, then each scenario."""
+    """Write the JSON: facts of the run, then each scenario."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    told = dict(facts) | {"scenarios": [scene.to_json() for scene in scenes]}
-    file.write_text(json.dumps(told, indent=1, default=str))
+    document = dict(facts) | {"scenarios": [scene.to_json() for scene in scenes]}
+    file.write_text(json.dumps(document, indent=1, default=str))
 
 
 def run(
@@ -133,7 +133,7 @@ def run(
     variables: Variables,
     show: Callable[[Console, Sequence[Scene]], None] = show,
 ) -> int:
-    """Play all, show and write what came of it, tell the reasons on stderr; `make {who}`'s exit status."""
+    """Run all scenarios, show and write the results; return the exit status of `make {who}`."""
     signal.signal(signal.SIGTERM, _interrupt)
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
     try:

@@ -1,4 +1,4 @@
-"""What a scenario plays with: surroundings, uploads and what must become of them, functions, the clock."""
+"""The world of a scenario: services, uploads and their expected outcomes, functions, the clock."""
 
 import base64
 import hashlib
@@ -44,16 +44,18 @@ BOUNDS = {
     "GEMINI_ATTEMPTS": "2",
     "TIMEOUT_S": "16",
 }
-# Events are written, and nobody is there to be told: port 9 is discarded by whoever has it.
-TOLD = {
+# Events are written, and no subscriber is there: port 9 discards what it gets.
+EVENTS = {
     "RECEIPTS": "1",
     "EVENTS": "projects/dropcap-chaos/topics/done",
     "PUBSUB_EMULATOR_HOST": "127.0.0.1:9",
     "EVENTS_TIMEOUT_S": "1",
 }
-USUAL = {"SIZES": "96,48", "THREADS": "4", "LEASE_S": str(LEASE_S), "ARCHIVE_BUCKET": ARCHIVE} | BOUNDS | TOLD
+USUAL = (
+    {"SIZES": "96,48", "THREADS": "4", "LEASE_S": str(LEASE_S), "ARCHIVE_BUCKET": ARCHIVE} | BOUNDS | EVENTS
+)
 NONE: Mapping[str, str] = {}
-# With SAFETY: what Gemini says, and what becomes of the picture.
+# With SAFETY: the response of Gemini, and the outcome of the picture.
 UNSAFE, NO_VERDICT = {"GEMINI_MODEL": "fault-unsafe-high"}, {"GEMINI_MODEL": "fault-missing-safety"}
 BECOMES = {UNSAFE["GEMINI_MODEL"]: moderation.UNSAFE, NO_VERDICT["GEMINI_MODEL"]: moderation.NO_VERDICT}
 START_S = 20.0  # in which the web server forks another process
@@ -62,7 +64,7 @@ POSTGRES = ("-c", "fsync=off", "-c", "max_connections=100")  # no power fails he
 
 @dataclass(slots=True)
 class Sent:
-    """An upload that was sent: what colour it shows, and the code of its rejection, empty for a picture."""
+    """An upload that was sent: its colour, and the code of its rejection, empty for a picture."""
 
     resource: Mapping[str, Any]
     upload: Upload
@@ -70,8 +72,8 @@ class Sent:
     size: tuple[int, int]
     colour: tuple[int, int, int]
     code: str = ""
-    or_code: str | None = None  # this one is right as well, as two who saw it differently were at it
-    overwritten: bool = False  # a newer upload of the same name is there, or is just being made
+    or_code: str | None = None  # also correct, because two workers with different settings were involved
+    overwritten: bool = False  # a newer upload of the same name exists or is being sent
 
     @property
     def id(self) -> UUID:
@@ -82,9 +84,9 @@ class Sent:
 
 
 class World(BackingServices):
-    """Surroundings with nothing in them yet. What is drawn by chance follows from `seed`.
+    """Empty services. Random choices follow from `seed`.
 
-    `variables` are of every function in it, and what the promises are judged by.
+    `variables` apply to every function in the world, and the invariants depend on them.
     """
 
     def __init__(self, folder: Path, seed: int, variables: Mapping[str, str] = NONE) -> None:
@@ -97,9 +99,9 @@ class World(BackingServices):
         self._lock = Lock()
 
     def upload(self, bad: bool = False, over: Sent | None = None, new: bool = False) -> Sent:
-        """Put a small picture, or a text, into the bucket; `over` another one under its name.
+        """Put a small picture into the bucket, or a text if `bad`; replace `over` under its name.
 
-        `new`: of a user who has none yet, which passes a few points more.
+        `new`: for a user without uploads, which passes a few points more.
         """
         with self._lock:
             number = len(self.sent)
@@ -126,7 +128,7 @@ class World(BackingServices):
         return sent
 
     def later(self, seconds: float) -> None:
-        """Let time pass, as far as the database can tell: its clock can't be moved, so its instants are."""
+        """Let time pass for the database: move its instants back, because its clock can't be moved."""
         with self.connected() as connection:
             instants = connection.run(
                 "SELECT column_name FROM information_schema.columns "
@@ -137,7 +139,7 @@ class World(BackingServices):
 
     @contextmanager
     def connected(self) -> Iterator[Connection]:
-        """A connection of our own to the database."""
+        """Open a separate connection to the database."""
         connection = connect_to_schema(self.database_url)
         try:
             yield connection
@@ -145,18 +147,18 @@ class World(BackingServices):
             connection.close()
 
     def function(self, name: str, **settings: str) -> "Function":
-        """An instance of the function, not yet started; keywords are its variables."""
+        """Return an instance of the function, not yet started; keywords are its variables."""
         return Function(self, name, settings)
 
     def deliver(self, function: "Function", sent: Sent) -> str:
-        """One delivery, in the words of `events.post`."""
+        """Deliver once; return the outcome in the words of `post_event`."""
         with self._lock:
             self.deliveries += 1
         return post_event(function.url, *cloud_event(sent.resource), TIMEOUT_S)
 
 
 class Function(Part):
-    """An instance of the function whose process can be told to end or halt at a point (killable.py)."""
+    """An instance of the function whose process can be killed or suspended at a point (killable.py)."""
 
     def __init__(self, world: World, name: str, settings: Mapping[str, str]) -> None:
         self.world = world
@@ -183,17 +185,17 @@ class Function(Part):
             self._process.close()
 
     def worker(self) -> psutil.Process:
-        """The process that works. When it is killed, the web server that has loaded all forks another one."""
+        """Return the worker process. When it is killed, the preloaded web server forks another one."""
         return max(psutil.Process(self._process.pid).children(), key=lambda each: each.create_time())
 
     def fresh(self) -> None:
-        """Have it work in a process that has done nothing yet."""
+        """Replace the worker by a new process."""
         old = self.worker()
         old.kill()
         self.wait_for_another(old)
 
     def wait_for_another(self, old: psutil.Process) -> None:
-        """Wait until another process works than this one, which was killed."""
+        """Wait until a new worker has replaced this one, which was killed."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             with suppress(psutil.NoSuchProcess, ValueError):
@@ -203,7 +205,7 @@ class Function(Part):
         raise StackError(f"{self.name} works no more (log: {self.world.logs / self.name}.log)")
 
     def passes(self) -> Path:
-        """The file to which the points that are passed are written, from now on."""
+        """Return the file to which passed points are written from now on."""
         file = self.folder / "passed"
         file.write_text("")
         return file
@@ -215,11 +217,11 @@ class Function(Part):
         new.rename(self.folder / "at")
 
     def obeyed(self) -> bool:
-        """Whether it did so by now."""
+        """Return whether the order was carried out."""
         return (self.folder / "done").exists()
 
     def called_off(self) -> bool:
-        """Take the order back; whether it was obeyed before."""
+        """Cancel the order; return whether it was carried out before."""
         (self.folder / "at").unlink(missing_ok=True)
         done = self.obeyed()
         (self.folder / "done").unlink(missing_ok=True)

@@ -1,5 +1,5 @@
 # ruff: noqa: S608  the SQL is made of this file's own words
-"""`make chaos` and `make soak`, short; what they say is broken is so, and so is what the proxy does."""
+"""Short runs of `make chaos` and `make soak`; the checks find violations, and the proxy injects faults."""
 
 import json
 import socket
@@ -19,8 +19,8 @@ from dropcap.database.connection import connect
 from dropcap.describing import moderation
 from infra.local.gemini.server import GeminiStandIn
 from tests.chaos import __main__ as chaos
-from tests.chaos import schemas, soak, strangers
-from tests.chaos.promises import Broken, broken, tally
+from tests.chaos import foreign_tables, schemas, soak
+from tests.chaos.invariants import Violation, tally, violations
 from tests.chaos.proxy import Fault, Proxy
 from tests.chaos.soak import Rest, grown
 from tests.chaos.world import LEASE_S, Function, Sent, World
@@ -44,16 +44,16 @@ SCENARIOS = (
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_every_promise_is_kept(tmp_path: Path, scenario: str) -> None:
+def test_invariants_hold(tmp_path: Path, scenario: str) -> None:
     kept(scenario, tmp_path)
 
 
 def kept(scenario: str, folder: Path) -> dict[str, Any]:
-    """What is told of a short run, in which every promise is kept."""
+    """Return the report of a scenario, in a short run without violations."""
     assert chaos.main([*SHORT, "--only", scenario, "--build", str(folder)]) == 0
-    told = json.loads((folder / "chaos.json").read_text())
-    assert (told["kept"], told["reasons"], told["asked"]["seed"]) == (True, [], 7)
-    [scene] = told["scenarios"]
+    report = json.loads((folder / "chaos.json").read_text())
+    assert (report["kept"], report["reasons"], report["asked"]["seed"]) == (True, [], 7)
+    [scene] = report["scenarios"]
     assert scene["looks"] > 0
     assert scene["deliveries"] >= scene["uploads"] > 0
     assert scene["kills"] == (2 if scenario.startswith("killed") else 0)
@@ -64,14 +64,14 @@ SCHEMAS = [("schema damaged", "30"), ("schema, foreign", "5"), ("schema, cold st
 
 
 @pytest.mark.parametrize(("scenario", "number"), SCHEMAS)
-def test_a_schema_is_repaired_or_refused_others_are_left_alone_and_ddl_runs_once(
+def test_schemas_are_repaired_or_refused_foreign_tables_untouched_and_ddl_runs_once(
     tmp_path: Path, scenario: str, number: str
 ) -> None:
-    words = ["--damages", number, "--strangers", number, "--starts", number, "--seed", "7"]
+    words = ["--damages", number, "--foreign", number, "--starts", number, "--seed", "7"]
     assert chaos.main(["--only", scenario, *words, "--build", str(tmp_path)]) == 0
-    told = json.loads((tmp_path / "chaos.json").read_text())["scenarios"][0]
-    assert scenario != "schema damaged" or (told["repaired"] > 10 and told["refused"] > 10)
-    assert scenario != "schema, foreign" or told["databases"] == 5
+    report = json.loads((tmp_path / "chaos.json").read_text())["scenarios"][0]
+    assert scenario != "schema damaged" or (report["repaired"] > 10 and report["refused"] > 10)
+    assert scenario != "schema, foreign" or report["databases"] == 5
 
 
 TOUCHES = {
@@ -87,20 +87,20 @@ TOUCHES = {
 
 
 @pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
-def test_whatever_is_done_to_a_foreign_table_is_seen(empty_database: str, touch: str) -> None:
+def test_every_change_of_a_foreign_table_is_found(empty_database: str, touch: str) -> None:
     with closing(connect(empty_database)) as outside:
         outside.run(
             "CREATE SCHEMA app; CREATE TABLE app.documents (id serial PRIMARY KEY, body text NOT NULL)"
         )
         outside.run("INSERT INTO app.documents (body) VALUES ('x')")
-        before = strangers.seen(outside)
+        before = foreign_tables.snapshot(outside)
         outside.run("SELECT * FROM app.documents; ANALYZE app.documents; CREATE SCHEMA dropcap")
-        assert strangers.changed(before, strangers.seen(outside)) == []
+        assert foreign_tables.changed(before, foreign_tables.snapshot(outside)) == []
         outside.run(touch)
-        assert strangers.changed(before, strangers.seen(outside))
+        assert foreign_tables.changed(before, foreign_tables.snapshot(outside))
 
 
-def test_a_lost_row_and_an_unclear_refusal_are_seen() -> None:
+def test_lost_rows_and_unclear_refusals_are_found() -> None:
     rows = {"a": [{"n": 1, "word": "x"}]}
     assert not schemas._lost(rows, {"a": [{"n": "1", "word": "x", "more": 2}]})
     assert "lost" in schemas._lost(rows, {"a": [{"n": 2, "word": "x"}]})
@@ -110,16 +110,16 @@ def test_a_lost_row_and_an_unclear_refusal_are_seen() -> None:
     assert not schemas._unclear("Column public.uploads.id is missing; it should be there: id uuid.")
 
 
-def test_every_promise_is_kept_and_a_run_is_the_same_for_a_seed(tmp_path: Path) -> None:
+def test_invariants_hold_and_a_seed_repeats_the_run(tmp_path: Path) -> None:
     points = [kept("killed, no picture", tmp_path / run)["points"] for run in ("first", "again")]
     assert points[0] == points[1]
     assert len(points[0]) == 2
 
 
-def test_a_soak_is_flat(tmp_path: Path) -> None:
+def test_a_soak_finds_no_growth(tmp_path: Path) -> None:
     soak.main(["--uploads", "24", "--largest", "0.2", "--build", str(tmp_path)])
-    told = json.loads((tmp_path / "soak.json").read_text())
-    [scene] = told["scenarios"]
+    report = json.loads((tmp_path / "soak.json").read_text())
+    [scene] = report["scenarios"]
     assert (scene["uploads"], scene["connections"], len(scene["rests"])) == (24, 1, 24)
     assert 50 < scene["rests"][-1]["rss_mb"] < 400
     # What so few cost depends on what else the machine does: `make soak` judges that, over 2,000.
@@ -163,7 +163,7 @@ def sent(world: World, function: Function) -> Sent:
         blob.delete()
     upload = world.upload()
     assert world.deliver(function, upload) == "answered"
-    assert broken(world, at_rest=True) == []
+    assert violations(world, at_rest=True) == []
     return upload
 
 
@@ -231,10 +231,10 @@ HARM: dict[str, tuple[str, Harm]] = {
 }
 
 
-@pytest.mark.parametrize(("promise", "harm"), HARM.values(), ids=HARM)
-def test_a_broken_promise_is_seen(world: World, sent: Sent, promise: str, harm: Harm) -> None:
+@pytest.mark.parametrize(("invariant", "harm"), HARM.values(), ids=HARM)
+def test_a_violated_invariant_is_found(world: World, sent: Sent, invariant: str, harm: Harm) -> None:
     harm(world, sent)
-    assert tally(broken(world, at_rest=True))[promise] > 0
+    assert tally(violations(world, at_rest=True))[invariant] > 0
 
 
 def test_what_is_published_of_a_rejected_upload_is_not_healed(
@@ -242,26 +242,26 @@ def test_what_is_published_of_a_rejected_upload_is_not_healed(
 ) -> None:
     text = world.upload(bad=True)
     assert world.deliver(function, text) == "answered"
-    assert broken(world, at_rest=True) == []
+    assert violations(world, at_rest=True) == []
     put(world, 1, f"{text.id}/48.webp")
-    assert [each.promise for each in broken(world, at_rest=True)] == ["not healed"]
+    assert [each.invariant for each in violations(world, at_rest=True)] == ["not healed"]
 
 
 def test_a_source_deleted_by_hand_is_lost(world: World, sent: Sent) -> None:
     other = world.upload()
-    assert broken(world) == []
+    assert violations(world) == []
     delete(world, 0, other.upload.name)
-    assert [each.promise for each in broken(world)] == ["lost"]
+    assert [each.invariant for each in violations(world)] == ["lost"]
 
 
 def test_a_newer_upload_that_is_deleted_is_lost_and_a_source_that_stays_is_not_healed(
     world: World, function: Function, sent: Sent
 ) -> None:
     newer = world.upload(over=sent)
-    assert broken(world) == []
-    assert [each.promise for each in broken(world, at_rest=True)] == ["not healed"]
+    assert violations(world) == []
+    assert [each.invariant for each in violations(world, at_rest=True)] == ["not healed"]
     delete(world, 0, newer.upload.name)
-    assert Broken("lost", str(newer), broken(world)[0].why) in broken(world)
+    assert Violation("lost", str(newer), violations(world)[0].why) in violations(world)
 
 
 def test_the_picture_of_another_upload_of_the_name_is_the_wrong_one(
@@ -269,9 +269,9 @@ def test_the_picture_of_another_upload_of_the_name_is_the_wrong_one(
 ) -> None:
     newer = world.upload(over=sent)
     assert world.deliver(function, newer) == "answered"
-    assert broken(world, at_rest=True) == []
+    assert violations(world, at_rest=True) == []
     newer.colour = sent.colour
-    assert [each.promise for each in broken(world, at_rest=True)] == ["wrong one"]
+    assert [each.invariant for each in violations(world, at_rest=True)] == ["wrong one"]
 
 
 def test_a_point_at_which_it_should_die_is_reached_once(world: World, function: Function, sent: Sent) -> None:
@@ -282,7 +282,7 @@ def test_a_point_at_which_it_should_die_is_reached_once(world: World, function: 
     assert world.deliver(function, upload) == "busy"
     world.later(LEASE_S)
     assert world.deliver(function, upload) == "answered"
-    assert broken(world, at_rest=True) == []
+    assert violations(world, at_rest=True) == []
 
 
 class Echo(StreamRequestHandler):

@@ -1,7 +1,7 @@
-"""An instance that halts at a point, as a throttled one does, while the world goes on; then it wakes up.
+"""Stale workers: an instance is suspended at a point, as a throttled one is, and resumes later.
 
-Either its lease runs out and another one, of a later deploy with other settings, finishes the upload; or a
-newer upload takes the name. What it still does must harm neither.
+Meanwhile its lease expires and another instance, of a later deployment with other settings, finishes the
+upload; or a newer upload takes the name. The stale worker must harm neither.
 """
 
 import signal
@@ -13,18 +13,18 @@ from tests.chaos.kills import chosen, points_of
 from tests.chaos.report import Scene
 from tests.chaos.world import BECOMES, LEASE_S, Function, Sent
 
-OTHER = {"QUALITY": "35"}  # so that the same picture is published as other bytes
+OTHER = {"QUALITY": "35"}  # so that the same picture gives other bytes
 TRIES = 8
-AGAIN_S = 0.3  # what the halted one has locked in the database, the server frees after a second
+AGAIN_S = 0.3  # the server releases the suspended instance's locks after a second
 POLL_S = 0.005
 
 
 def taken_over(
     scene: Scene, bad: bool = False, other: Mapping[str, str] = OTHER, only: int | None = None
 ) -> None:
-    """At each point the first holder halts, a second one finishes, the first goes on.
+    """At each point the first worker is suspended, a second one finishes, and the first resumes.
 
-    The second is of a later deployment, with `other` settings, by which it may judge otherwise.
+    The second is of a later deployment, whose `other` settings may lead to another outcome.
     """
 
     def meanwhile(second: Function, sent: Sent) -> None:
@@ -33,11 +33,11 @@ def taken_over(
         _answered(scene, second, sent)
         scene.check()
 
-    _halted_at_every_point(scene, meanwhile, bad, other, only)
+    _suspended_at_every_point(scene, meanwhile, bad, other, only)
 
 
 def overwritten(scene: Scene, bad: bool = False, only: int | None = None) -> None:
-    """At each point a newer upload takes the name, and is sometimes done before the older goes on."""
+    """At each point a newer upload takes the name, and sometimes finishes before the older one resumes."""
 
     def meanwhile(second: Function, sent: Sent) -> None:
         newer = scene.world.upload(over=sent)
@@ -45,10 +45,10 @@ def overwritten(scene: Scene, bad: bool = False, only: int | None = None) -> Non
             _answered(scene, second, newer)
         scene.check()
 
-    _halted_at_every_point(scene, meanwhile, bad, OTHER, only)
+    _suspended_at_every_point(scene, meanwhile, bad, OTHER, only)
 
 
-def _halted_at_every_point(
+def _suspended_at_every_point(
     scene: Scene,
     meanwhile: Callable[[Function, Sent], None],
     bad: bool,
@@ -70,7 +70,7 @@ def _halted_at_every_point(
             begun = len(world.sent)
             sent = world.upload(bad, new=True)
             answer = pool.submit(world.deliver, first, sent)
-            if not _halts(first, answer):
+            if not _is_suspended(first, answer):
                 scene.problems.append(f"{point} was not passed ({answer.result()})")
                 continue
             try:
@@ -84,8 +84,8 @@ def _halted_at_every_point(
             scene.step()
 
 
-def _halts(function: Function, answer: Future[str]) -> bool:
-    """Whether it halts where it was told to, before it answers."""
+def _is_suspended(function: Function, answer: Future[str]) -> bool:
+    """Return whether the instance was suspended at the ordered point, before it answered."""
     while not (answer.done() or function.obeyed()):
         time.sleep(POLL_S)
     return function.called_off()
@@ -98,7 +98,7 @@ def _answered(scene: Scene, function: Function, sent: Sent) -> None:
         answers.append(scene.world.deliver(function, sent))
         if answers[-1] == "answered":
             return
-        if answers[-1] == "busy":  # the first one's claim, which it gave back or lost
+        if answers[-1] == "busy":  # the first worker's lease, which it released or lost
             scene.world.later(LEASE_S)
         time.sleep(AGAIN_S)
     scene.problems.append(f"{sent} was not acknowledged: {', '.join(answers)}")

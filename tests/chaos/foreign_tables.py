@@ -1,7 +1,7 @@
 # ruff: noqa: S608  the SQL is made of the names in tables.py and of this file's own words
-"""Databases in which other apps' tables have all our names, in `public` and in other schemas.
+"""Databases in which tables of other apps have Dropcap's names, in `public` and in other schemas.
 
-Not a byte of the other apps may change, neither in rows nor in the catalogue, and Dropcap must work.
+No row and no catalogue entry of the other apps may change, and Dropcap must work.
 """
 
 import datetime as dt
@@ -66,10 +66,10 @@ def foreign(scene: Scene, databases: int) -> None:
         url = postgres.database(f"foreign_{number}")
         with closing(connect(url)) as outside:
             done = list(_others(outside, chance))
-            before = seen(outside)
+            before = snapshot(outside)
             try:
-                with mock.patch.object(logging.Logger, "handle"), closing(connect(url)) as holder:
-                    _hold(holder, done)
+                with mock.patch.object(logging.Logger, "handle"), closing(connect(url)) as locker:
+                    _lock_tables(locker, done)
                     earned = _work(url)
                     _damage(url, chance)
                     earned += _work(url)
@@ -77,7 +77,7 @@ def foreign(scene: Scene, databases: int) -> None:
                 scene.problems.append(f"foreign_{number} ({'; '.join(done)}): {failed!r}")
             else:
                 copied += EARNED in earned
-            scene.problems += [f"foreign_{number}: {each}" for each in changed(before, seen(outside))]
+            scene.problems += [f"foreign_{number}: {each}" for each in changed(before, snapshot(outside))]
         scene.step()
     scene.facts |= {"databases": databases, "with achievements of the old web app": copied}
 
@@ -134,16 +134,16 @@ def _table(outside: Connection, made: str, earlier: str, names: list[str], chanc
     outside.run(f"CREATE INDEX ON {made} (serial_no DESC); COMMENT ON TABLE {made} IS 'of another app'")
 
 
-def _hold(holder: Connection, names: list[str]) -> None:
+def _lock_tables(locker: Connection, names: list[str]) -> None:
     """Lock all tables except those that may be the old web app's, so that every other lock waits."""
-    holder.run("BEGIN")
+    locker.run("BEGIN")
     for name in names:
         if not name.endswith(ACHIEVEMENTS):
-            holder.run("SAVEPOINT held")
+            locker.run("SAVEPOINT held")
             with suppress(DatabaseError):
-                holder.run(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")
+                locker.run(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")
                 continue
-            holder.run("ROLLBACK TO SAVEPOINT held")
+            locker.run("ROLLBACK TO SAVEPOINT held")
 
 
 def _work(url: str) -> list[str]:
@@ -174,10 +174,10 @@ def _damage(url: str, chance: random.Random) -> None:
         inside.run("ALTER TABLE analyses DROP COLUMN counted")
 
 
-Seen = dict[str, list[str]]
+Snapshot = dict[str, list[str]]
 
 
-def seen(outside: Connection) -> Seen:
+def snapshot(outside: Connection) -> Snapshot:
     """Return all rows of other apps with xmin and ctid, and the catalogue's rows about them."""
     found = {
         name: outside.run(f"SELECT to_jsonb(c) - '{VOLATILE}'::text[] FROM {name} AS c WHERE {which}")
@@ -193,7 +193,7 @@ def seen(outside: Connection) -> Seen:
     }
 
 
-def changed(before: Seen, after: Seen) -> list[str]:
+def changed(before: Snapshot, after: Snapshot) -> list[str]:
     """Return the differences, one line each."""
     return [
         f"{name} was changed: {sorted(set(before.get(name, ())) ^ set(after.get(name, ())))[:2]}"

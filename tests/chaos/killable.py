@@ -122,7 +122,7 @@ for module in ("google.cloud.storage", gemini.ADAPTERS[main.SERVICES.settings.ge
 for part in (Buckets, Database, Leases, Analyses):
     for each, _ in inspect.getmembers(part, inspect.isfunction):
         if not each.startswith("_") and each not in WAYS:
-            wrap(part, each, functools.partial(lambda name, *_, **__: name, f"{part.__name__}.{each}"))
+            wrap(part, each, functools.partial(lambda label, /, *_, **__: label, f"{part.__name__}.{each}"))
 wrap(Connection, "run", _statement)
 wrap(requests.Session, "request", _request)
 _watch_stages()

@@ -124,7 +124,7 @@ def test_a_soak_finds_no_growth(tmp_path: Path) -> None:
     assert 50 < scene["rests"][-1]["rss_mb"] < 400
     # What so few cost depends on what else the machine does: `make soak` judges that, over 2,000.
     noisy = ("soak: resident set", "soak: seconds")
-    assert not [reason for reason in told["reasons"] if not reason.startswith(noisy)]
+    assert not [reason for reason in report["reasons"] if not reason.startswith(noisy)]
 
 
 def test_what_grows_is_named() -> None:

@@ -58,7 +58,7 @@ def _ask(question: str) -> None:
     if os.environ.get("YES"):
         return
     if not sys.stdin.isatty():
-        raise StackError(f"{question} Say so with YES=1.")
+        raise StackError(f"{question} Confirm with YES=1.")
     if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
         raise StackError("Nothing was changed.")
 

@@ -1,18 +1,20 @@
-"""The deployment to Google Cloud, by plain gcloud commands.
+"""Deploy to Google Cloud with plain gcloud commands.
 
-    resources/     what exists in the cloud: declaration.py lists all, each with its reason;
-                   rights.py says who may do what; the others say how a kind of resource is read and changed
-    monitoring/    what an operator watches: metrics, alerts and a dashboard, as tables
-    gcloud/        commands and their refusals; claims.toml says what each refusal means
-    operations/    what comes after a deployment: addresses, logs, a check, a rollback
-    config.py      what can be set; deployed.py reads back what is set, settings_file.py keeps it for make
-    inventory.py   what is there; plan.py compares it with what is wanted, apply.py makes the changes
-    backfill.py    sends what already lies in a bucket through the queue
+    resources/     the resources of a deployment: declaration.py lists all with their reasons,
+                   rights.py the roles; each other module handles one kind of resource
+    monitoring/    metrics, alerts and a dashboard, as TOML tables
+    gcloud/        runs gcloud and translates its errors, which claims.toml lists
+    operations/    commands after a deployment: addresses, logs, verify, rollback, redescribe
+    backfill/      puts existing objects of the bucket into a queue that calls on_upload
+    config.py      the settings of a deployment
+    deployed.py    reads them from the deployed resources; settings_file.py writes settings.mk
+    inventory.py   reads the existing resources; plan.py compares them with the declaration,
+                   apply.py makes the changes
     __main__.py    the commands of make
 
-Begin to read in resources/declaration.py.
+Start reading in resources/declaration.py.
 """
 
 
 class CloudError(Exception):
-    """An error that ends a command: one line that says what is wrong and what to do about it."""
+    """An error that ends a command: one line with the problem and its remedy."""

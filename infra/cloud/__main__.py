@@ -1,4 +1,4 @@
-"""`make plan`, `make deploy` and what comes after: python -m infra.cloud COMMAND, set by the environment."""
+"""The commands of make for Google Cloud: python -m infra.cloud COMMAND, configured by the environment."""
 
 import argparse
 import os
@@ -23,7 +23,7 @@ from infra.cloud.source import check_model
 from infra.cloud.source import read as read_source
 
 Run = Callable[[Console, Config, Cloud], None]
-# These must also work on a deployment that has a setting which this version does not allow.
+# These must also work if the deployment has a setting that this version does not allow.
 FORGIVING = ("destroy", "logs", "open", "rollback")
 
 
@@ -54,7 +54,7 @@ def _deploy(console: Console, config: Config, cloud: Cloud) -> None:
 
 
 def _warn(config: Config, cloud: Cloud) -> None:
-    """Warn of what will not work as planned."""
+    """Warn of buckets whose policies prevent deletions."""
     for line in kept(config, cloud):
         print(f"Warning: {line}", file=sys.stderr)
 
@@ -65,32 +65,31 @@ def _destroy(console: Console, config: Config, cloud: Cloud) -> None:
     config = complete(config, cloud, forgiving=True)
     _check_left_instance(config, cloud, data)
     planned = removals(config, cloud, read_source(), data)
-    show(console, planned, {}, "Nothing is there to destroy.")
+    show(console, planned, {}, "There is nothing to destroy.")
     if not planned:
         return
     if not data:
-        _ask(console, config, "Destroy all this, and keep buckets, database and secrets (DATA=1 takes them)?")
+        _ask(
+            console, config, "Destroy all this, and keep buckets, database and secrets (DATA=1 deletes them)?"
+        )
     elif config.given.get("YES") != config.project:
-        warning = "All data goes with it: pictures, quarantine, database, secrets."
-        if (
-            console.input(f"{warning} Type the name of the project to go on: ", markup=False)
-            != config.project
-        ):
+        warning = "This also deletes all data: pictures, quarantine, database, secrets."
+        if console.input(f"{warning} Type the project id to continue: ", markup=False) != config.project:
             raise CloudError("Nothing was changed.")
     if cloud.services:
-        settings_file.write(config)  # they are the record of what was set, and go first
+        settings_file.write(config)  # the services, which store the settings, are removed first
     apply(console, cloud.gcloud, planned)
     if data:
         console.print("Destroyed.")
         return
     places = {name: value for name, value in config.chosen.items() if PLACES.fullmatch(name)}
     again = shlex.join(f"{name}={value}" for name, value in {"PROJECT": config.project, **places}.items())
-    kept = f"buckets, database and secrets: make destroy {again} DATA=1 takes them, too."
+    kept = f"buckets, database and secrets: make destroy {again} DATA=1 deletes them, too."
     console.print(f"Destroyed, except for {kept}", markup=False, soft_wrap=True)
 
 
 def _check_left_instance(config: Config, cloud: Cloud, data: bool) -> None:
-    """Raise CloudError where a database may be Dropcap's, and the services that would say so are gone."""
+    """Raise CloudError if an instance may be Dropcap's, but no service shows it any more."""
     if not data or cloud.services or config.given.get("CLOUD_SQL"):
         return
     if "sqladmin.googleapis.com" not in cloud.apis:
@@ -98,8 +97,8 @@ def _check_left_instance(config: Config, cloud: Cloud, data: bool) -> None:
     instances = cloud.gcloud.read("sql", "instances", "list") or ()
     if any(each["name"] == INSTANCE_NAME for each in instances):
         raise CloudError(
-            f"There is a Cloud SQL instance {INSTANCE_NAME}, and no function is left that says whose it is: "
-            "CLOUD_SQL=new destroys it with all its data, CLOUD_SQL=default leaves it."
+            f"There is a Cloud SQL instance {INSTANCE_NAME}, and no function that shows whether it is "
+            "Dropcap's: CLOUD_SQL=new destroys it with all its data, CLOUD_SQL=default keeps it."
         )
 
 
@@ -107,30 +106,30 @@ def _rollback(console: Console, config: Config, cloud: Cloud) -> None:
     _somebody_is_there(config, "rollback")
     planned = after.rollback(config, cloud)
     show(console, planned, {})
-    _ask(console, config, "Lead all traffic there? make deploy leads it back.")
+    _ask(console, config, "Send all traffic there? make deploy sends it back.")
     apply(console, cloud.gcloud, planned)
 
 
 def _backfill(console: Console, config: Config, cloud: Cloud) -> None:
     from infra.cloud.backfill.command import (
-        backfill,  # loads Google's clients, which the other commands do without
+        backfill,  # here, as it loads Google's clients, which no other command needs
     )
 
     backfill(console, config, cloud)
 
 
 def _somebody_is_there(config: Config, command: str, yes: str = "1") -> None:
-    """Raises CloudError where nobody can be asked, and nobody has said yes beforehand."""
+    """Raise CloudError if there is no terminal to confirm at, and YES does not confirm."""
     said = config.given.get("YES", "")
     if not sys.stdin.isatty() and (not said or yes == config.project != said):
         again = f"make {command} PROJECT={config.project}" + (" DATA=1" if yes != "1" else "")
         raise CloudError(
-            f"Nobody is there to ask, so nothing was changed: {again} YES={yes} (make plan shows it)"
+            f"Nothing was changed, as there is no terminal to confirm at: {again} YES={yes} needs none"
         )
 
 
 def _ask(console: Console, config: Config, question: str) -> None:
-    """Go on only where somebody says yes. Raises CloudError."""
+    """Ask for confirmation unless YES is set. Raises CloudError if the answer is no."""
     if not config.given.get("YES"):
         answer = console.input(f"{question} [y/N] ", markup=False)
         if answer.strip().lower() not in ("y", "yes"):
@@ -140,39 +139,45 @@ def _ask(console: Console, config: Config, question: str) -> None:
 COMMANDS: dict[str, tuple[Run, str]] = {
     "plan": (
         _plan,
-        "what make deploy would change, without changing anything; COMMANDS=1: as gcloud commands",
+        "show what make deploy would change; COMMANDS=1: as gcloud commands",
     ),
-    "deploy": (_deploy, "take the project from whatever is there to what is wanted; YES=1: do not ask"),
-    "destroy": (_destroy, "take down all but the data; DATA=1: the data, too (YES=my-project: do not ask)"),
-    "verify": (verify.verify, "drop a sample picture and wait for its result; WAIT_S=180"),
-    "rollback": (_rollback, "lead all traffic to the revisions of the code before; YES=1: do not ask"),
-    "logs": (after.logs, "what the functions say; FUNCTION=on-upload SINCE=1h SEVERITY=WARNING LIMIT=200"),
+    "deploy": (_deploy, "create or change what differs from the wanted deployment; YES=1: do not ask"),
+    "destroy": (
+        _destroy,
+        "remove everything except the data; DATA=1: the data, too (YES=my-project: do not ask)",
+    ),
+    "verify": (verify.verify, "upload a sample picture and wait for its result; WAIT_S=180"),
+    "rollback": (_rollback, "send all traffic to the previous version of the code; YES=1: do not ask"),
+    "logs": (after.logs, "show the functions' logs; FUNCTION=on-upload SINCE=1h SEVERITY=WARNING LIMIT=200"),
     "backfill": (
         _backfill,
-        "have on_upload take what already lies in its bucket; BUCKET=my-uploads PREFIX=ana/ RATE=5 YES=1",
+        "process the existing pictures of the bucket; BUCKET=my-uploads PREFIX=ana/ RATE=5 YES=1",
     ),
     "redescribe": (
         redescribe.redescribe,
-        "have described anew what another prompt or model described; OWNER=ana SINCE=2026-11-01 ALL=1 YES=1",
+        "describe pictures of an earlier prompt or model again; OWNER=ana SINCE=2026-11-01 ALL=1 YES=1",
     ),
     "open": (
         after.addresses,
-        "addresses of gallery, dashboard, functions and buckets, opened where there is a browser",
+        "print the addresses of gallery, dashboard, functions and buckets, and open them in a browser",
     ),
 }
 
 
 TABLES: dict[str, tuple[Callable[[], str], str]] = {
-    "roles": (rights.table, "print who has which role on what, and why"),
-    "claims": (refusals.table, "print what Google says, what it means, and the sources"),
+    "roles": (rights.table, "print which account has which role, and why"),
+    "claims": (
+        refusals.table,
+        "print the known errors of Google and gcloud, their handling, and the sources",
+    ),
 }
 
 
 def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
-    """The exit status: 0, or 1 with the reason in one line on standard error."""
+    """Run a command; return its exit status: 0, or 1 with the reason in one line on standard error."""
     parser = argparse.ArgumentParser(
         prog="python -m infra.cloud",
-        description="Dropcap in Google Cloud. Settings are environment variables, or words of make.",
+        description="Deploy and operate Dropcap in Google Cloud, configured by the environment or by make.",
         epilog=f"variables:\n{help_lines()}\n  and every setting of the functions, docs/settings.md",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -194,7 +199,7 @@ def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os
         print(f"make {command}: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\nmake {command}: stopped. The same command again goes on from there.", file=sys.stderr)
+        print(f"\nmake {command}: stopped. Run the same command again to continue.", file=sys.stderr)
         return 130
     return 0
 

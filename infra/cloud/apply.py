@@ -1,4 +1,4 @@
-"""Doing what is planned: in order, with one line a step; what is alike, as the builds are, side by side."""
+"""Make the planned changes in order, with one line of output each; similar ones run in parallel."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from infra.cloud.gcloud.command import Gcloud
 from infra.cloud.resources.base import Change
 
 AT_ONCE = 4
-SHOWN = 6  # of what is not done
+SHOWN = 6  # unfinished changes that are listed after an error
 
 
 def apply(console: Console, gcloud: Gcloud, planned: Sequence[Change]) -> None:
-    """Do all that is planned. Raises CloudError, with what is done and what is not said before."""
+    """Make all changes. On an error, print what is done and what is not, and raise CloudError."""
     done: list[Change] = []
     for group in _groups(planned):
         names = group[0].what + (f" and {len(group) - 1} beside it" if len(group) > 1 else "")
@@ -35,11 +35,11 @@ def apply(console: Console, gcloud: Gcloud, planned: Sequence[Change]) -> None:
             console.print(said, markup=False, soft_wrap=True)
             if not isinstance(failed[0], CloudError):
                 raise failed[0]
-            raise CloudError(f"{failed[0]} The same command again goes on from there.") from failed[0]
+            raise CloudError(f"{failed[0]} Run the same command again to continue.") from failed[0]
 
 
 def _groups(planned: Sequence[Change]) -> Iterator[list[Change]]:
-    """What may run side by side, together; everything else alone."""
+    """Yield the changes that may run in parallel as groups, all others alone."""
     for aside, group in groupby(planned, key=lambda change: change.aside):
         together = list(group)
         yield from [together] if aside else [[change] for change in together]

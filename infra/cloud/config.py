@@ -1,4 +1,4 @@
-"""What can be set of a deployment: read once from environment variables, checked before anything is sent."""
+"""The settings of a deployment: read once from environment variables, checked before any command runs."""
 
 import os
 import re
@@ -14,15 +14,15 @@ from dropcap.setting_parsers import PROJECT
 from dropcap.settings import Settings
 from infra.cloud import CloudError
 
-# Never in a variable of a function: in Secret Manager.
+# Stored in Secret Manager, never in a variable of a function.
 SECRETS = ("DATABASE_URL", "GEMINI_API_KEY", "EVENTS_SECRET")
 SETTINGS = frozenset(item.name.upper() for item in fields(Settings))
-NOT_KEPT = ("WAIT_S", "DEMO_MODEL")  # said for one command
-DEFAULT = "default"  # said of a setting, returns it to its default
-QUEUE = "dropcap-backfill"  # of make backfill, and of what make redescribe tells the sweep
-NO_SECRET = f"whsec_{'A' * 32}"  # in place of one that is not given; it goes nowhere
-NO_AUDIENCE = "/projects/0/locations/none/services/none"  # in place of what the project's number is in
-FUNCTION_TIMEOUT_S = 540  # shorter than the 600 s after which Pub/Sub would deliver once more
+NOT_KEPT = ("WAIT_S", "DEMO_MODEL")  # apply to one command
+DEFAULT = "default"  # this value returns a setting to its default
+QUEUE = "dropcap-backfill"  # of make backfill and make redescribe
+NO_SECRET = f"whsec_{'A' * 32}"  # placeholder for the check, if none is given; it is not stored
+NO_AUDIENCE = "/projects/0/locations/none/services/none"  # placeholder for the check
+FUNCTION_TIMEOUT_S = 540  # shorter than the 600 s after which Pub/Sub redelivers
 MEMORY_MB = (512, 4096)  # second generation and 1 vCPU: cloud.google.com/run/docs/configuring/memory-limits
 INSTANCE_NAME = "dropcap"  # of CLOUD_SQL=new
 INSTANCE = re.compile(r"([a-z][a-z0-9-]{4,28}[a-z0-9]):([a-z0-9-]+):([a-z][a-z0-9-]*)")
@@ -37,58 +37,59 @@ def _variable(default: str, meaning: str, allowed: str = "", fits: str = ".*") -
 class Config:
     """One deployment. A field's environment variable is its name in capitals; build it with `Config.read`.
 
-    `settings` are those of the functions, `variables` what goes to them. `given` is all of the environment,
-    `reset` the settings that it returns to their defaults, `deployed` what was set by the last deployment.
+    `settings` are the functions' settings, `variables` their environment. `given` is the environment of the
+    command, `reset` the settings that it returns to their defaults, `deployed` those of the last deployment.
     """
 
     project: str = _variable("", "id of the Google Cloud project")
     region: str = _variable(
-        "europe-west1", "where all of it is", "a region: europe-west1", r"[a-z]+-[a-z]+\d+"
+        "europe-west1", "region of all resources", "a region: europe-west1", r"[a-z]+-[a-z]+\d+"
     )
     cloud_sql: str = _variable(
         "",
-        "Cloud SQL in place of DATABASE_URL: an instance, or one to make",
+        "Cloud SQL in place of DATABASE_URL: an existing instance, or new to create one",
         "project:region:name, or new",
         rf"|new|{INSTANCE.pattern}",
     )
     cloud_sql_tier: str = _variable(
-        "db-f1-micro", "machine of CLOUD_SQL=new", "a tier: db-f1-micro", r"db-[\w-]+"
+        "db-f1-micro", "machine type of CLOUD_SQL=new", "a tier: db-f1-micro", r"db-[\w-]+"
     )
     max_instances: str = _variable(
         "5",
-        "most instances of a function; each has one database connection, the gallery DATABASE_CONNECTIONS",
+        "maximum instances of a function; each has one database connection, the gallery DATABASE_CONNECTIONS",
         "a number from 1 to 1000",
         r"[1-9]\d{0,2}|1000",
     )
     quarantine_days: str = _variable(
-        "90", "days after which what is in quarantine is deleted", "a number from 1 to 36500", r"[1-9]\d{0,3}"
+        "90",
+        "days after which objects in quarantine are deleted",
+        "a number from 1 to 36500",
+        r"[1-9]\d{0,3}",
     )
     soft_delete_days: str = _variable(
         "7",
-        "days in which a deleted object can be had back",
+        "days for which a deleted object can be restored",
         "0, or a number from 7 to 90",
         r"0|[7-9]|[1-8]\d|90",
     )
-    gallery: str = _variable(
-        "0", "the page to drop pictures on: 1 puts it up, 0 takes it down", "0 or 1", "0|1"
-    )
-    alerts: str = _variable("1", "alerts: 1 puts them up, 0 takes them down", "0 or 1", "0|1")
-    alert_email: str = _variable("", "address that alerts go to", "an address", rf"|{EMAIL.pattern}")
+    gallery: str = _variable("0", "the web page for uploads: 1 deploys it, 0 removes it", "0 or 1", "0|1")
+    alerts: str = _variable("1", "alerts: 1 creates them, 0 removes them", "0 or 1", "0|1")
+    alert_email: str = _variable("", "email address for alerts", "an address", rf"|{EMAIL.pattern}")
     budget: str = _variable(
-        "", "money a month, in the billing account's currency", "a number", r"|[1-9]\d{0,8}"
+        "", "monthly budget, in the billing account's currency", "a number", r"|[1-9]\d{0,8}"
     )
     demo_model: str = _variable(
         "", "1: deploy the demonstration captioner, which knows 60 drawn objects", "0 or 1", r"|0|1"
     )
     backfill_per_second: str = _variable(
         "2",
-        "pictures that make backfill sends a second",
+        "pictures a second that make backfill sends",
         "a number from 0.01 to 500",
         r"0\.\d{1,2}|[1-9]\d{0,2}(\.\d{1,2})?",
     )
     wait_s: str = _variable(
         "",
-        "seconds that make verify (180) and make redescribe (300) wait for what comes of it",
+        "seconds that make verify (180) and make redescribe (300) wait for a result",
         "a whole number of seconds",
         r"|\d{1,5}",
     )
@@ -102,11 +103,11 @@ class Config:
     def read(
         cls, environment: Mapping[str, str] = os.environ, deployed: Mapping[str, str] | None = None
     ) -> "Config":
-        """Return the deployment that the environment describes; what it leaves out stays as `deployed`.
+        """Return the deployment that the environment describes; settings that it omits stay as `deployed`.
 
         Raises CloudError with one line and its remedy.
         """
-        # What is nothing but white space says nothing.
+        # A blank value counts as not given.
         given = {name: value if value.strip() else "" for name, value in environment.items()}
         project = project_of(given)
         deployed = deployed or {}
@@ -116,14 +117,14 @@ class Config:
         if given.get("DATABASE_URL") and "CLOUD_SQL" in kept:
             values["CLOUD_SQL"] = ""
         if values.get("AUTH") == "iap":
-            values["AUTH_AUDIENCE"] = ""  # resources.py knows it, and no other is right
+            values["AUTH_AUDIENCE"] = ""  # rights.audience knows it, and no other value works
         chosen = check(values)
         variables = {name: value for name, value in sorted(values.items()) if value and name in SETTINGS}
         buckets = usual_buckets(project)
         if variables.get("SOURCE") != "archive":
             del buckets["ARCHIVE_BUCKET"]
         variables = buckets | variables
-        # Of a webhook's secret that is not given, plan.py looks whether it is there.
+        # If a webhook's secret is not given, plan.py checks whether it exists.
         unknown = {"EVENTS_SECRET": NO_SECRET} if not variables.get("EVENTS_SECRET") else {}
         if variables.get("AUTH") == "iap":
             unknown["AUTH_AUDIENCE"] = NO_AUDIENCE
@@ -140,7 +141,7 @@ class Config:
         return config
 
     def _check(self) -> None:
-        """What only the cloud makes wrong."""
+        """Raise CloudError for values that are only wrong in the cloud."""
         settings = self.settings
         for name in ("lease_s", "timeout_s"):
             if getattr(settings, name) >= FUNCTION_TIMEOUT_S:
@@ -156,34 +157,37 @@ class Config:
         if int(self.quarantine_days) > settings.retention_days:
             raise CloudError(
                 f"QUARANTINE_DAYS='{self.quarantine_days}' is not allowed: it must be at most RETENTION_DAYS "
-                f"({settings.retention_days}), or a user could no longer delete what lies in quarantine."
+                f"({settings.retention_days}), or users could no longer delete their pictures in quarantine."
             )
         if self.cloud_sql and settings.database_url:
             raise CloudError(
-                "DATABASE_URL and CLOUD_SQL are both set: unset DATABASE_URL, or say CLOUD_SQL=default."
+                "DATABASE_URL and CLOUD_SQL are both set: unset DATABASE_URL, or set CLOUD_SQL=default."
             )
         if settings.database_url:
             address = database_url.read(settings.database_url)
             if address.local and not address.host.startswith("/"):
                 raise CloudError(
-                    "DATABASE_URL is on this machine, which no function can reach: name one that it can."
+                    "DATABASE_URL points to this machine, which the functions can't reach: "
+                    "use another database."
                 )
         for name in ("gemini_endpoint", "events"):
             if (urlsplit(getattr(settings, name)).hostname or "") in LOCAL:
-                raise CloudError(f"{name.upper()} is on this machine, which no function can reach: unset it.")
+                raise CloudError(
+                    f"{name.upper()} points to this machine, which the functions can't reach: unset it."
+                )
 
     def said(self, name: str) -> str:
-        """Return the value of a variable that the environment has; "" for one that returns to its default."""
+        """Return a variable of the environment; "" if it is reset to its default."""
         return "" if name in self.reset else self.given.get(name, "")
 
     @property
     def stays(self) -> dict[str, str]:
-        """Return what is set otherwise than by default and stays as it is deployed, by variable."""
+        """Return the deployed settings that stay and differ from their defaults, by variable."""
         return {name: value for name, value in self.chosen.items() if self.deployed.get(name) == value}
 
     @property
     def chosen(self) -> dict[str, str]:
-        """Return all that is set otherwise than by default, by variable; secrets are not in it."""
+        """Return all settings that differ from their defaults, by variable, without secrets."""
         names = [name for name in DEFAULTS if name in NAMES and name not in NOT_KEPT]
         own = {name: str(getattr(self, name.lower())) for name in names}
         own = {name: value for name, value in own.items() if value != DEFAULTS[name]}
@@ -192,7 +196,7 @@ class Config:
 
     @property
     def buckets(self) -> dict[str, str]:
-        """The buckets by what they are for; the archive only where sources go there."""
+        """Return the names of the buckets by purpose; the archive only with SOURCE=archive."""
         settings = self.settings
         named = {
             "uploads": settings.uploads_bucket,
@@ -202,16 +206,16 @@ class Config:
         return named | ({"archive": settings.archive_bucket} if settings.source == "archive" else {})
 
     def account(self, name: str) -> str:
-        """The address of our service account of that name: dropcap-NAME."""
+        """Return the address of the service account dropcap-NAME."""
         return f"dropcap-{name}@{self.project}.iam.gserviceaccount.com"
 
     def database_user(self, name: str) -> str:
-        """The user of Cloud SQL that a service account is: cloud.google.com/sql/docs/postgres/iam-logins."""
+        """Return the Cloud SQL user of a service account: cloud.google.com/sql/docs/postgres/iam-logins."""
         return self.account(name).removesuffix(".gserviceaccount.com")
 
     @property
     def instance(self) -> tuple[str, str, str]:
-        """Project, region and name of the Cloud SQL instance; three empty words where there is none."""
+        """Return project, region and name of the Cloud SQL instance; three empty strings if there is none."""
         if self.cloud_sql == "new":
             return self.project, self.region, INSTANCE_NAME
         found = INSTANCE.fullmatch(self.cloud_sql)
@@ -223,18 +227,20 @@ NAMES = frozenset(DEFAULTS) - {"PROJECT"}
 
 
 def project_of(environment: Mapping[str, str]) -> str:
-    """Return the project that is said. Raises CloudError where it can't be one."""
+    """Return the project id. Raises CloudError if it is missing or not a project id."""
     project = environment.get("PROJECT", "").strip()
     if not PROJECT.fullmatch(project):
-        said = f"PROJECT={project!r} is no project id" if project else "Say which project"
+        said = f"PROJECT={project!r} is not a project id" if project else "PROJECT is not set"
         raise CloudError(f"{said}: make deploy PROJECT=my-project (gcloud projects list shows yours)")
     if ":" in project:
-        raise CloudError(f"PROJECT={project!r} is a domain's project, where gcloud can't build: use another.")
+        raise CloudError(
+            f"PROJECT={project!r} is a domain-scoped project, in which gcloud can't build: use another."
+        )
     return project
 
 
 def usual_buckets(project: str) -> dict[str, str]:
-    """Return the names that buckets have unless others are said, by variable."""
+    """Return the default names of the buckets, by variable."""
     return {
         f"{kind}_BUCKET": f"{project}-{kind.lower()}"
         for kind in ("UPLOADS", "PICTURES", "QUARANTINE", "ARCHIVE")
@@ -242,7 +248,7 @@ def usual_buckets(project: str) -> dict[str, str]:
 
 
 def budget_name(project: str) -> str:
-    """Return the name of the budget of a project, of the 60 characters that one may have."""
+    """Return the name of a project's budget, of at most 60 characters."""
     return f"Dropcap {project}"[:60]
 
 
@@ -252,7 +258,7 @@ def fits(name: str, value: str) -> bool:
 
 
 def check(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a deployment that are given, by field. Raises CloudError where one is not allowed."""
+    """Return the given variables of a deployment, by field. Raises CloudError if one is not allowed."""
     chosen = {}
     for item in fields(Config):
         name = item.name.upper()
@@ -265,7 +271,7 @@ def check(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def help_lines() -> str:
-    """The variables of a deployment, for --help."""
+    """Return the variables of a deployment, for --help."""
     lines = [
         f"  {item.name.upper():20} {item.metadata['meaning']}"
         + (f" ({item.default})" if item.default else "")

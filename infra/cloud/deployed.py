@@ -1,6 +1,6 @@
-"""What the last deployment set, read back from what it made: a setting that nobody says stays as it is.
+"""Read the settings of the last deployment from its resources, so that omitted settings stay as they are.
 
-The services are the record, not a file: it is there on a fresh clone, and what a colleague deployed is in it.
+The services store the settings, not a file: so a fresh clone knows them, and a colleague's deployment too.
 """
 
 import re
@@ -27,15 +27,15 @@ from infra.cloud.resources.base import at
 from infra.cloud.resources.buckets import DAY_S
 from infra.cloud.resources.functions import CLOUD_SQL_LABEL, PATHS, variables
 
-PLACES = re.compile("REGION|CLOUD_SQL|SOURCE|.*_BUCKET")  # settings that say where data is
+PLACES = re.compile("REGION|CLOUD_SQL|SOURCE|.*_BUCKET")  # settings that determine where data is
 LOCATION = "cloud.googleapis.com/location"  # as gcloud reads it: api_lib/run/k8s_object.py, 528.0.0
-WHOLE = ("on-upload", "analyze", "sweep")  # which have all settings; the small ones lack some
+WHOLE = ("on-upload", "analyze", "sweep")  # these have all settings; the small functions lack some
 
 
 def begin(environment: Mapping[str, str], gcloud: Gcloud, forgiving: bool = False) -> tuple[Config, Cloud]:
-    """Return the deployment that the environment describes, and the services that are there.
+    """Return the deployment that the environment describes, and the existing services.
 
-    What it leaves out stays as the services have it. Raises CloudError.
+    Omitted settings stay as the services have them. Raises CloudError.
     """
     cloud, region = look_around(gcloud), ""
     if "run.googleapis.com" in cloud.apis:
@@ -44,7 +44,7 @@ def begin(environment: Mapping[str, str], gcloud: Gcloud, forgiving: bool = Fals
 
 
 def complete(config: Config, cloud: Cloud, forgiving: bool = False) -> Config:
-    """Return the deployment with all that was deployed, and find all that is there. Raises CloudError."""
+    """Read all resources into `cloud`; return the deployment with their settings. Raises CloudError."""
     look(config, cloud)
     return read(config.given, {**config.deployed, **of_the_rest(config, cloud)}, forgiving)
 
@@ -52,8 +52,8 @@ def complete(config: Config, cloud: Cloud, forgiving: bool = False) -> Config:
 def read(environment: Mapping[str, str], deployed: Mapping[str, str], forgiving: bool) -> Config:
     """Return the deployment that the environment and the last deployment describe.
 
-    With `forgiving`, warn of a setting that is not allowed and use its default, unless it says where data is:
-    `make destroy` must also work on what an older version allowed. Raises CloudError.
+    With `forgiving`, warn of a setting that is not allowed and use its default, unless it determines where
+    data is: `make destroy` must also work on settings that an older version allowed. Raises CloudError.
     """
     given = dict(environment)
     while True:
@@ -70,10 +70,10 @@ def read(environment: Mapping[str, str], deployed: Mapping[str, str], forgiving:
 
 
 def services(gcloud: Gcloud, said: str) -> tuple[str, dict[str, Any]]:
-    """Return the region in which Dropcap is, and its services by name; "" and none where it is in none.
+    """Return the region of the deployment, and its services by name; "" and none if there is no deployment.
 
-    `said` is the REGION that was said. Raises CloudError where Dropcap is in another one, or in several and
-    none of them is said: a second one beside the first would share its buckets, accounts and alerts.
+    `said` is the given REGION. Raises CloudError if Dropcap is deployed in another region, or in several of
+    which none is given: a second deployment would share buckets, accounts and alerts with the first.
     """
     said = str(DEFAULTS["REGION"]) if said == DEFAULT else said
     try:
@@ -91,7 +91,7 @@ def services(gcloud: Gcloud, said: str) -> tuple[str, dict[str, Any]]:
     if len(places) > 1:
         where, first = " and ".join(sorted(places)), min(places)
         raise CloudError(
-            f"Dropcap is in {where}: say which, REGION={first}. To have one: make destroy "
+            f"Dropcap is deployed in {where}: choose one with REGION={first}. To keep one: make destroy "
             f"PROJECT={gcloud.project} REGION=... for the other, then make deploy for the one that stays, "
             "as both use the same accounts and alerts."
         )
@@ -100,8 +100,8 @@ def services(gcloud: Gcloud, said: str) -> tuple[str, dict[str, Any]]:
     [(region, there)] = places.items()
     if said:
         raise CloudError(
-            f"Dropcap is in {region}, and REGION={said} would make a second one beside it: leave REGION out "
-            f"to change the one that is there. To move it: make destroy PROJECT={gcloud.project} "
+            f"Dropcap is deployed in {region}, and REGION={said} would add a second deployment: omit REGION "
+            f"to change the existing one. To move it: make destroy PROJECT={gcloud.project} "
             f"REGION={region} (buckets, database and secrets stay where they are), then make deploy "
             f"PROJECT={gcloud.project} REGION={said}."
         )
@@ -109,7 +109,7 @@ def services(gcloud: Gcloud, said: str) -> tuple[str, dict[str, Any]]:
 
 
 def of_services(project: str, region: str, there: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the services say of the last deployment, by variable; no secret is in it."""
+    """Return the settings that the services store, by variable, without secrets."""
     service = next((there[f"dropcap-{name}"] for name in WHOLE if f"dropcap-{name}" in there), None)
     if service is None:
         return {"REGION": region} if there else {}
@@ -120,19 +120,21 @@ def of_services(project: str, region: str, there: Mapping[str, Any]) -> dict[str
         if name in SETTINGS and name not in SECRETS and value != usual.get(name)
     }
     if found.get("AUTH") == "iap":
-        found.pop("AUTH_AUDIENCE", None)  # which follows from that
+        found.pop("AUTH_AUDIENCE", None)  # which follows from AUTH
     found |= {"REGION": region, "GALLERY": str(int("dropcap-gallery" in there))}
     if instance := at(service, *PATHS["Cloud SQL"]):
         found["CLOUD_SQL"] = "new" if labels.get(CLOUD_SQL_LABEL) == "new" else instance
-    if service["metadata"]["name"] != "dropcap-sweep":  # which has one instance, whatever is set
+    if service["metadata"]["name"] != "dropcap-sweep":  # which always has one instance
         found["MAX_INSTANCES"] = at(service, *PATHS["at most instances"]) or ""
     return {name: value for name, value in found.items() if value}
 
 
 def of_the_rest(config: Config, cloud: Cloud) -> dict[str, str]:
-    """Return what buckets, queue, database, alerts and budget say of the last deployment, by variable."""
+    """Return the settings that buckets, queue, database, alerts and budget store, by variable."""
     found = dict(_rest(config, cloud)) if cloud.services else {}
-    return {name: value for name, value in found.items() if fits(name, value)}  # what a hand set may not
+    return {
+        name: value for name, value in found.items() if fits(name, value)
+    }  # a manual change may not be allowed
 
 
 def _rest(config: Config, cloud: Cloud) -> Iterator[tuple[str, str]]:
@@ -147,10 +149,10 @@ def _rest(config: Config, cloud: Cloud) -> Iterator[tuple[str, str]]:
         yield "BACKFILL_PER_SECOND", f"{float(queue['rateLimits']['maxDispatchesPerSecond']):g}"
     if config.cloud_sql == "new" and cloud.instance:
         yield "CLOUD_SQL_TIER", cloud.instance.get("settings", {}).get("tier", "")
-    if "dropcap" in cloud.dashboards and not any(cloud.alerts):  # it is made after them
+    if "dropcap" in cloud.dashboards and not any(cloud.alerts):  # the dashboard is created after the alerts
         yield "ALERTS", "0"
     told = {name for each in cloud.alerts.values() for name in each.get("notificationChannels", ())}
-    # An address of ours stays while there are no alerts; the last one counts.
+    # Dropcap's address stays while there are no alerts; the last one is used.
     channels = [
         (each["name"] in told, "dropcap" in each.get("userLabels", {}), each) for each in cloud.channels
     ]

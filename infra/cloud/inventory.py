@@ -1,4 +1,4 @@
-"""What is there: a few dozen reading commands, side by side, once for each plan."""
+"""Read the existing resources: a few dozen commands in parallel, once for each plan."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -18,12 +18,12 @@ Binding = tuple[str, str]  # role, member
 
 @dataclass
 class Cloud:
-    """What `look` found, as gcloud gives it, by name; empty where an API is off or nothing is there."""
+    """The existing resources by name, as gcloud prints them; empty if an API is off or nothing exists."""
 
     gcloud: Gcloud
     tools: Tools = field(default_factory=Tools)
     number: str = ""
-    created: str = ""  # when the project was, ISO 8601
+    created: str = ""  # when the project was created, ISO 8601
     apis: frozenset[str] = frozenset()
     buckets: dict[str, Any] = field(default_factory=dict)
     # By target: "project p", "bucket b", ...
@@ -43,23 +43,23 @@ class Cloud:
     dashboards: dict[str, Any] = field(default_factory=dict)
     channels: list[Any] = field(default_factory=list)
     budgets: list[Any] = field(default_factory=list)
-    no_topic: bool = False  # where EVENTS names one that is not there
+    no_topic: bool = False  # whether the topic in EVENTS is missing
     instance: Any = None
     databases: dict[str, Any] = field(default_factory=dict)
     users: dict[str, Any] = field(default_factory=dict)
 
     @property
     def storage_agent(self) -> str:
-        """Cloud Storage's own account of the project: cloud.google.com/iam/docs/service-agents."""
+        """Return the address of Cloud Storage's service agent: cloud.google.com/iam/docs/service-agents."""
         return f"service-{self.number}@gs-project-accounts.iam.gserviceaccount.com"
 
     def url(self, service: str) -> str:
-        """The address of a service; empty before it is there."""
+        """Return the URL of a service; empty if it does not exist."""
         return str(self.services.get(service, {}).get("status", {}).get("url", ""))
 
 
 def look_around(gcloud: Gcloud) -> Cloud:
-    """Return the project and which APIs it has. Raises CloudError."""
+    """Read the project and its enabled APIs. Raises CloudError."""
     cloud = Cloud(gcloud)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         version, project, apis = pool.map(
@@ -73,7 +73,7 @@ def look_around(gcloud: Gcloud) -> Cloud:
 
 
 def look(config: Config, cloud: Cloud) -> None:
-    """Find all that is there of a deployment, besides the services. Raises CloudError."""
+    """Read all resources of a deployment except the services. Raises CloudError."""
     cloud.tools.check(config)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         _together(pool, [task for api, task in _first(config, cloud) if api in cloud.apis])
@@ -93,7 +93,7 @@ def _api(name: str) -> str:
 
 
 def _first(config: Config, cloud: Cloud) -> Iterable[Task]:
-    """What can be asked without knowing anything else."""
+    """Yield the reads that depend on no other."""
     read, region = cloud.gcloud.read, config.region
 
     def named(into: dict[str, Any], name: Callable[[Any], str], *words: str) -> Callable[[], None]:
@@ -130,7 +130,7 @@ def _first(config: Config, cloud: Cloud) -> Iterable[Task]:
 
 
 def _second(config: Config, cloud: Cloud) -> Iterable[Task]:
-    """What can be asked once the names are known."""
+    """Yield the reads that need the names from the first ones."""
     read = cloud.gcloud.read
 
     def policy(target: str, *words: str) -> Callable[[], None]:
@@ -175,18 +175,18 @@ def _topic(cloud: Cloud, topic: str) -> None:
 
 
 def trigger_location(config: Config, cloud: Cloud) -> str:
-    """Where the trigger must be: where its bucket is, which may be older than this deployment."""
+    """Return the location of the trigger: that of its bucket, which may be older than this deployment."""
     return str(cloud.buckets.get(config.buckets["uploads"], {}).get("location", config.region)).lower()
 
 
 def bindings(policy: Mapping[str, Any] | None) -> list[Binding]:
-    """Role and member of each binding that has no condition."""
+    """Return role and member of each binding that has no condition."""
     unconditional = [each for each in (policy or {}).get("bindings", ()) if "condition" not in each]
     return [(each["role"], member) for each in unconditional for member in each["members"]]
 
 
 def _versions(cloud: Cloud, name: str) -> None:
-    """Find the versions, destroyed ones too, as their numbers are taken, and the newest one's value."""
+    """Read the versions, destroyed ones included, as their numbers are taken, and the newest value."""
     found = cloud.gcloud.read("secrets versions list", name) or []
     versions = cloud.secrets[name] = sorted(found, key=lambda each: int(_last(each)), reverse=True)
     if versions and versions[0].get("state", "ENABLED").upper() == "ENABLED":
@@ -195,7 +195,7 @@ def _versions(cloud: Cloud, name: str) -> None:
 
 
 def _budgets(config: Config, cloud: Cloud) -> None:
-    """Find the budgets of the billing account, which need no right of who says nothing of BUDGET."""
+    """Read the budgets of the billing account; without permission, only if BUDGET is not given."""
     try:
         account = cloud.gcloud.text(*billing_account(config.project)).strip()
         found = cloud.gcloud.read("billing budgets list", f"--billing-account={account}")
@@ -207,7 +207,7 @@ def _budgets(config: Config, cloud: Cloud) -> None:
 
 
 def billing_account(project: str) -> tuple[str, ...]:
-    """The command that prints the billing account of a project."""
+    """Return the command that prints the billing account of a project."""
     return ("billing projects describe", project, "--format=value(billingAccountName.basename())")
 
 
@@ -223,7 +223,7 @@ def _instance(cloud: Cloud, project: str, name: str) -> None:
 
 
 def _short(each: Any) -> str:
-    """The name of an alert of ours; nothing for somebody else's."""
+    """Return the name of a Dropcap alert; empty for others."""
     return str(each.get("userLabels", {}).get("dropcap", ""))
 
 
@@ -232,5 +232,5 @@ def _plain(each: Any) -> str:
 
 
 def _last(each: Any) -> str:
-    """The last word of a resource's name: projects/p/secrets/NAME."""
+    """Return the last part of a resource's name: projects/p/secrets/NAME."""
     return re.sub(r".*/", "", str(each["name"]))

@@ -1,4 +1,4 @@
-"""What differs between what is wanted and what is there, as a table to read or commands to run."""
+"""Compare the declaration with the existing resources; show the changes as a table or a script."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,10 @@ from infra.cloud.source import Source
 
 
 def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
-    """What is to be done, in order: a door that is to be shut is shut first, and opened last.
+    """Return the changes in order: access is removed first and granted last.
 
-    Raises CloudError where the functions would have no database, delete what nobody said may go, publish
-    what was held back, or let nobody in.
+    Raises CloudError if the functions would have no database, delete objects without confirmation, publish
+    held pictures, or let nobody sign in.
     """
     if (
         not config.cloud_sql
@@ -33,12 +33,12 @@ def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
         and not cloud.values.get("dropcap-database-url")
     ):
         raise CloudError(
-            "Dropcap needs a PostgreSQL: give DATABASE_URL='postgresql://user:password@host/name', "
-            "or CLOUD_SQL=new to have one made (docs/costs.md says for how much)."
+            "Dropcap needs a PostgreSQL: set DATABASE_URL='postgresql://user:password@host/name', "
+            "or CLOUD_SQL=new to create one (docs/costs.md has the price)."
         )
     if config.settings.events.startswith("https:") and "EVENTS_SECRET" not in secrets_of(config, cloud):
         raise CloudError(
-            "EVENTS is a webhook, and EVENTS_SECRET is not given: docs/events.md says how to make one."
+            "EVENTS is a webhook, but EVENTS_SECRET is not set: docs/events.md shows how to create one."
         )
     if cloud.no_topic:
         topic = config.settings.events
@@ -54,7 +54,7 @@ def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
 
 
 def _all(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
-    """The declaration with what is optional, wanted or not."""
+    """Return the declaration with all optional resources, wanted or not."""
     was = config.deployed
     most = replace(
         config,
@@ -67,7 +67,7 @@ def _all(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
 
 
 def _unwanted(config: Config, cloud: Cloud, source: Source, declared: Sequence[Resource]) -> list[Change]:
-    """What takes down what is optional, there, and not wanted; its rights are gone before it."""
+    """Return the removals of unwanted optional resources; their grants are removed before."""
     titles = {each.title for each in declared}
     going = [each for each in _all(config, cloud, source) if each.title not in titles]
     found = [each.removal(cloud) for each in reversed(going) if not isinstance(each, Grant)]
@@ -75,14 +75,14 @@ def _unwanted(config: Config, cloud: Cloud, source: Source, declared: Sequence[R
 
 
 def _check_instance(config: Config, cloud: Cloud) -> None:
-    """Raise CloudError where CLOUD_SQL names an instance by another region than its own."""
+    """Raise CloudError if CLOUD_SQL has the wrong region of an instance."""
     found = (cloud.instance or {}).get("connectionName", config.cloud_sql)
     if config.cloud_sql not in ("", "new", found):
         raise CloudError(f"CLOUD_SQL={config.cloud_sql} is not allowed: the instance is {found}.")
 
 
 def _check_safety(config: Config, cloud: Cloud) -> None:
-    """A filter does not come without the key that it needs."""
+    """Raise CloudError if SAFETY is set without the key that it needs."""
     key = "there" if "GEMINI_API_KEY" in secrets_of(config, cloud) else ""
     try:
         replace(config.settings, gemini_api_key=key).check_start()
@@ -91,7 +91,7 @@ def _check_safety(config: Config, cloud: Cloud) -> None:
 
 
 def _check_sources(config: Config, cloud: Cloud) -> None:
-    """The sweep takes what lay in the bucket before, too, and SOURCE=delete deletes what is analyzed."""
+    """Raise CloudError if `sweep` would delete existing objects by default, as they are analyzed, too."""
     uploads = config.buckets["uploads"]
     watched = variables(cloud.services.get("dropcap-on-upload")).get("UPLOADS_BUCKET")
     if config.said("SOURCE") or config.settings.source != "delete":
@@ -100,19 +100,19 @@ def _check_sources(config: Config, cloud: Cloud) -> None:
         return
     if cloud.gcloud.read("storage", "objects", "list", f"gs://{uploads}/**", "--limit=1"):
         raise CloudError(
-            f"gs://{uploads} is not empty, and Dropcap would analyze what lies there, and then delete it: "
-            "say SOURCE=keep, SOURCE=archive, or SOURCE=delete where it may go."
+            f"gs://{uploads} is not empty, and Dropcap would analyze and then delete its objects: "
+            "set SOURCE=keep or SOURCE=archive, or SOURCE=delete if they may be deleted."
         )
 
 
 def removals(config: Config, cloud: Cloud, source: Source, data: bool) -> list[Change]:
-    """What `make destroy` takes down, the last first; what holds data only where that is said.
+    """Return the removals of `make destroy`, in reverse order; resources with data only with `data`.
 
-    Rights on what goes need no command of their own: they go with it.
+    Grants on removed resources need no command: they are removed with the resource.
     """
     going = ("function ", "bucket ", "secret ") if data else ("function ",)
     declared = [
-        *(secret(name, config) for name in SECRETS),  # also what is not in use by what is said now
+        *(secret(name, config) for name in SECRETS),  # also secrets that the current settings do not use
         *(each for each in _all(config, cloud, source) if not isinstance(each, Secret)),
     ]
     return [
@@ -126,7 +126,7 @@ def removals(config: Config, cloud: Cloud, source: Source, data: bool) -> list[C
 def show(
     console: Console, planned: Sequence[Change], stays: Mapping[str, str], nothing: str = "Nothing to change."
 ) -> None:
-    """The plan for people; plain text where the output is no terminal."""
+    """Print the plan: a table at a terminal, otherwise plain text."""
     _table(console, planned)
     if stays:
         kept = shlex.join(f"{name}={value}" for name, value in stays.items())
@@ -155,7 +155,7 @@ def _plain(text: str) -> str:
 
 
 def script(config: Config, planned: Sequence[Change]) -> str:
-    """The plan as a shell script that can be read, and run from the folder of the project."""
+    """Return the plan as a readable shell script that runs in the project's folder."""
     needed = [
         name for name in SECRETS if any(each.secret == name for change in planned for each in change.commands)
     ]

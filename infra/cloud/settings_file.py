@@ -1,6 +1,6 @@
-"""`settings.mk`: what is set of a deployment, for make to read. `make deploy` and `make import` write it.
+"""Write `settings.mk`, from which make reads the settings of a deployment.
 
-It says what a person would say again with each command; the deployed services are the record (deployed.py).
+It saves typing the settings with each command; the deployed services are authoritative (deployed.py).
 """
 
 import os
@@ -15,9 +15,9 @@ from infra.cloud.config import NAMES, NOT_KEPT, SECRETS, SETTINGS, Config
 
 FILE = Path("settings.mk")
 HEAD = (
-    "# Settings for make plan, make deploy and what comes after them. The command line and the environment "
-    "override them.\n# make deploy writes here what it deployed, and leaves all other lines as they are. It "
-    "writes no secret.\n"
+    "# Settings for make plan, make deploy and the later commands. The command line and the environment "
+    "override them.\n# make deploy writes the deployed settings here, without secrets, and keeps all other "
+    "lines.\n"
 )
 ASSIGNED = re.compile(r"\s*(?:export\s+)?([A-Z_]+)\s*[?:+]*=\s*(.*)")
 CONDITION = re.compile(r"\s*(ifn?eq|ifn?def|endif)\b")
@@ -26,7 +26,7 @@ OWN = (NAMES | SETTINGS | {"PROJECT"}) - {*SECRETS} - {*NOT_KEPT}
 
 
 def line(name: str, value: str) -> str:
-    """Return the line of make that sets a variable unless something else does. Raises CloudError."""
+    """Return a line of make that sets a variable if it is not set yet. Raises CloudError."""
     if "\\" in value or not value.isprintable() or value != value.strip():
         raise CloudError(
             f"{name}={value!r} is not allowed: it must have no backslash, control character or outer space."
@@ -35,9 +35,9 @@ def line(name: str, value: str) -> str:
 
 
 def updated(text: str, settings: Mapping[str, str]) -> str:
-    """Return the text of the file with these settings in place of those that it had, and no others.
+    """Return the text of the file with these settings in place of the old ones.
 
-    What it sets besides, its comments and its order stay. A value that make can't have is left out.
+    Other lines, comments and the order stay. A value that make cannot express is left out.
     """
     lines, left = [], {"PROJECT": "", **settings}
     for each, found in _parsed(text or HEAD):
@@ -53,7 +53,7 @@ def updated(text: str, settings: Mapping[str, str]) -> str:
 
 
 def _parsed(text: str) -> Iterator[tuple[str, re.Match[str] | None]]:
-    """Yield each line, and where it sets one of ours; what is set on a condition is left to people."""
+    """Yield each line, with its match if it sets a variable of Dropcap outside a condition."""
     depth = 0
     for each in text.replace("\\\n", " ").splitlines():
         if condition := CONDITION.match(each):
@@ -66,22 +66,22 @@ def _lines(name: str, value: str) -> list[str]:
     try:
         return [line(name, value)]
     except CloudError:
-        return []  # it stays as deployed all the same
+        return []  # the deployment keeps it anyway
 
 
 def write(config: Config) -> None:
-    """Keep what is deployed; where that is not possible, say so."""
+    """Write the deployed settings; warn if that is not possible."""
     try:
         before = FILE.read_text() if FILE.exists() else ""
         after = updated(before, {"PROJECT": config.project, "REGION": config.region, **config.chosen})
         if after != before:
             replace(after)
     except (OSError, UnicodeDecodeError) as wrong:
-        print(f"Warning: {FILE} was not written ({wrong}); all stays as deployed.", file=sys.stderr)
+        print(f"Warning: {FILE} was not written ({wrong}); the deployment is not affected.", file=sys.stderr)
 
 
 def replace(text: str) -> None:
-    """Put a new file in the place of the old one at once, with its mode; a new one is the user's alone."""
+    """Replace the file atomically and keep its mode; only the user can read a new file."""
     place = FILE.resolve()
     number, part = tempfile.mkstemp(prefix=f".{FILE.name}.", dir=place.parent)
     try:
@@ -96,12 +96,12 @@ def replace(text: str) -> None:
 
 
 def check(project: str, environment: Mapping[str, str]) -> None:
-    """Raise CloudError where make has read the file, and it is that of another project."""
+    """Raise CloudError if make has read the file, and it belongs to another project."""
     if "MAKELEVEL" not in environment or not FILE.is_file():
         return
     for _, found in _parsed(FILE.read_text(errors="replace")):
         if found and found[1] == "PROJECT" and (other := COMMENT.sub("", found[2]).strip()) != project:
             raise CloudError(
-                f"{FILE} has the settings of {other}, but you said PROJECT={project}: move the file away, "
-                "or, if both projects are to have the same settings, delete its PROJECT line."
+                f"{FILE} has the settings of {other}, but PROJECT={project} is given: move the file away "
+                "or, if both projects should have the same settings, delete its PROJECT line."
             )

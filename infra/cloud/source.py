@@ -1,4 +1,4 @@
-"""What is deployed: exactly the folder functions/, known by its digest and the commit that it is."""
+"""Identify the deployed source, exactly the folder functions/, by its digest and commit."""
 
 import hashlib
 import subprocess
@@ -11,12 +11,12 @@ from infra.cloud import CloudError
 from infra.cloud.config import Config
 
 FOLDER = "functions"
-WORKSPACE = "/workspace/"  # where that folder is in an instance
+WORKSPACE = "/workspace/"  # path of that folder in an instance
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """`digest` is of names and bytes, `commit` the last one that changed them, `-dirty` where they differ."""
+    """`digest` covers names and bytes; `commit` is the last that changed them, with `-dirty` if modified."""
 
     digest: str
     commit: str
@@ -24,7 +24,7 @@ class Source:
 
 
 def read(root: Path = ROOT) -> Source:
-    """The source as it lies there. Raises CloudError where it is not there."""
+    """Return the source of the working tree. Raises CloudError if it is missing."""
     digest, size = hashlib.sha256(), 0
     for name in files(root):
         data = (root / FOLDER / name).read_bytes()
@@ -34,10 +34,10 @@ def read(root: Path = ROOT) -> Source:
 
 
 def check_model(config: Config, root: Path = ROOT) -> None:
-    """Raise CloudError where the demonstration captioner would be deployed and DEMO_MODEL=1 is not given."""
+    """Raise CloudError if the demonstration captioner would be deployed without DEMO_MODEL=1."""
     if config.demo_model == "1":
         return
-    from dropcap.captioning.blip import (  # takes 0.1 s, for which no other command needs to wait
+    from dropcap.captioning.blip import (  # imported here, as it takes 0.1 s that no other command needs
         Card,
         ModelError,
     )
@@ -45,7 +45,7 @@ def check_model(config: Config, root: Path = ROOT) -> None:
     given = config.variables.get("MODEL_FOLDER", "model").removeprefix(WORKSPACE)
     folder = root / FOLDER / given
     if not folder.is_relative_to(root / FOLDER):
-        return  # a mounted volume's, for one, which can't be read from here
+        return  # on a mounted volume, for example, which is not readable here
     try:
         card = Card.read(folder)
     except ModelError as unusable:
@@ -60,10 +60,10 @@ def check_model(config: Config, root: Path = ROOT) -> None:
 
 
 def files(root: Path = ROOT) -> list[str]:
-    """The files that gcloud uploads, by name: all but those of functions/.gcloudignore."""
+    """Return the names of the files that gcloud uploads: all except those in functions/.gcloudignore."""
     folder = root / FOLDER
     if not (folder / "main.py").exists():
-        raise CloudError(f"{folder} has no main.py: run it in a copy of Dropcap.")
+        raise CloudError(f"{folder} has no main.py: run this in a clone of Dropcap.")
     lines = (folder / ".gcloudignore").read_text().split("\n")
     patterns = [line.strip().rstrip("/") for line in lines if line.strip() and not line.startswith("#")]
 
@@ -75,7 +75,7 @@ def files(root: Path = ROOT) -> list[str]:
 
 
 def _commit(root: Path) -> str:
-    """Seven characters that stay short in a revision's name; a copy without git has none."""
+    """Return seven characters of the commit, for the names of revisions; \"no-commit\" without git."""
 
     def git(*words: str) -> str:
         asked = ["git", "-C", str(root), *words]

@@ -201,11 +201,11 @@ def test_before_it_starts_it_says_how_many_how_long_how_much_and_what_becomes_of
     lines = {line.partition(" ")[0]: " ".join(line.split()[1:]) for line in said.out.splitlines()}
     assert lines["pictures"] == "2,500, 5 GB"
     assert lines["rate"].startswith("2 a second: the queue sends 10 a second, 4 at once, to 5 instances")
-    assert lines["time"] == "20.8 min, of which this command has 6 s"
+    assert lines["time"] == "20.8 min, of which this command takes 6 s"
     priced = re.sub(r"[\d.]+", "n", lines["US$"])
     assert priced == "n at list price: Cloud Run n, Cloud Storage n, Cloud Tasks n, logs n, Gemini n"
     assert lines["sources"].startswith("DELETED")
-    assert "Put 2,500 pictures into the queue? Say so with YES=1." in said.err
+    assert "Put 2,500 pictures into the queue? Confirm with YES=1." in said.err
     assert cloud.writes == []
 
 
@@ -260,7 +260,7 @@ def test_what_was_ended_half_way_goes_on_from_there(
         assert len(tasks(cloud)) < 700
         if how == signal.SIGINT:
             assert program.returncode == 130
-            assert "make backfill: stopped. The same command again goes on from there." in err
+            assert "make backfill: stopped. Run the same command again to continue." in err
         assert run(cloud) == 0
     assert len(tasks(cloud)) == 700
     assert offered(cloud) <= 700 + BATCH + 32  # THREADS may have been under way
@@ -274,9 +274,7 @@ def test_when_all_was_enqueued_it_says_so_and_does_nothing(
         assert run(cloud) == 0
         capsys.readouterr()
         assert run(cloud) == 0
-    assert (
-        "3 enqueued, 0 known before, 0 left alone. RESTART=1 goes through it again" in capsys.readouterr().out
-    )
+    assert "3 enqueued, 0 known before, 0 ignored. RESTART=1 goes through it again" in capsys.readouterr().out
     assert (len(tasks(cloud)), offered(cloud)) == (3, 3)
 
 
@@ -310,7 +308,7 @@ def test_a_missing_right_is_named_with_the_command_that_grants_it_and_what_was_d
         assert run(cloud) == 1
         error = capsys.readouterr().err
         assert re.search(rf"add-iam-policy-binding {PROJECT} .*--role=roles/cloudtasks", error)
-        assert "The same command goes on from there." in error
+        assert "Run the same command again to continue." in error
         cloud._rules.clear()
         assert run(cloud) == 0
     assert len(tasks(cloud)) == 20

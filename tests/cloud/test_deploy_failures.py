@@ -58,7 +58,7 @@ def test_it_goes_on_from_wherever_it_was_stopped_and_does_nothing_twice(
         ran = deployment.make("deploy", **odd)
         assert ran.status == 1, where
         assert len(ran.error.splitlines()) == 1, where
-        assert "goes on from there" in ran.error
+        assert "again to continue" in ran.error
         assert "Not done: " in ran.out
     deployment.deployed(**odd)
     assert deployment.deployed().lines == []  # what was said stays

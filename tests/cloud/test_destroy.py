@@ -52,7 +52,7 @@ def test_destroy_takes_down_all_but_the_data_and_that_only_where_the_project_is_
 ) -> None:
     ran = there.make("destroy")
     assert ran.status == 0, ran.error
-    assert ran.out.endswith("make destroy PROJECT=demo-project DATA=1 takes them, too.\n")
+    assert ran.out.endswith("make destroy PROJECT=demo-project DATA=1 deletes them, too.\n")
     assert "GALLERY ?= 1" in (there.root / "settings.mk").read_text()  # the services are gone
     assert _keys(there, (*GONE, "/budgets/")) == []
     assert len(_keys(there, DATA)) >= 2
@@ -167,7 +167,7 @@ def test_verify_drops_a_picture_and_says_what_came_of_it(there: Deployment) -> N
     assert f'{verify.ANALYZED} AND jsonPayload.upload="{published}"' in asked
     assert "It works: 3 pictures published after" in ran.out
     assert "/800.webp" in ran.out
-    assert "/gallery/ is shut to strangers (HTTP 403)." in ran.out
+    assert "/gallery/ refuses anonymous requests (HTTP 403)." in ran.out
 
 
 def test_verify_says_which_models_did_not_answer_and_why(
@@ -197,7 +197,7 @@ def test_verify_says_which_models_did_not_answer_and_why(
         "The deployed version does not log which models answered."
     ]
     [late] = said([])
-    assert late == f"The log does not say yet which models answered: make logs PROJECT={config.project}"
+    assert late == f"The log does not show yet which models answered: make logs PROJECT={config.project}"
 
 
 def test_verify_knows_whom_the_gallery_should_let_in(
@@ -210,15 +210,15 @@ def test_verify_knows_whom_the_gallery_should_let_in(
     key = f"run/projects/{config.project}/locations/europe-west1/services/dropcap-gallery"
     policy = there.plane.policies.setdefault(key, {"bindings": []})
     policy["bindings"] = [{"role": "roles/run.invoker", "members": ["allUsers"]}]
-    with pytest.raises(CloudError, match=r"HTTP 401, and should with 403\. Look: make logs"):
+    with pytest.raises(CloudError, match=r"HTTP 401, but should with 403\. See: make logs"):
         gallery.verify(config, cloud, 0)
     there.container("gallery")["env"].append({"name": "AUTH", "value": "token"})
-    assert "asks strangers to sign in (HTTP 401)" in gallery.verify(config, cloud, 0)
+    assert "asks visitors to sign in (HTTP 401)" in gallery.verify(config, cloud, 0)
     there.container("gallery")["env"][-1]["value"] = "iap"
     with pytest.raises(CloudError, match=r"HTTP 401, and should with 302 or 401 of Identity-Aware Proxy\. "):
         gallery.verify(config, cloud, 0)
     service["metadata"]["annotations"]["run.googleapis.com/iap-enabled"] = "true"
-    assert "asks strangers to sign in (HTTP 302)" in gallery.verify(config, cloud, 0)
+    assert "asks visitors to sign in (HTTP 302)" in gallery.verify(config, cloud, 0)
     there.container("gallery")["env"].pop()
     with pytest.raises(CloudError, match=r"HTTP 302, and should with 403\. "):
         gallery.verify(config, cloud, 0)
@@ -237,7 +237,7 @@ def test_verify_says_why_a_sample_was_quarantined(there: Deployment) -> None:
 def test_verify_says_where_to_look_when_nothing_comes(there: Deployment) -> None:
     ran = there.make("verify", WAIT_S="1")
     assert ran.status == 1
-    assert "Nothing came of it in 1 s. Look: make logs" in ran.error
+    assert "There was no result after 1 s. See: make logs" in ran.error
 
 
 def test_open_prints_where_to_look(there: Deployment) -> None:
@@ -261,9 +261,7 @@ def test_cloud_sql_is_made_without_any_password(plane: ControlPlane, there: Depl
     cloud = {"CLOUD_SQL": "new", "DATABASE_URL": ""}
     plane.says("POST sqladmin.*/import", "import-not-readable-yet")  # the grant is seconds old
     ran = there.deployed(**ALERTS, **cloud, PATIENCE_S="60")
-    assert (
-        "waits for Cloud SQL's right to read the file to be known everywhere (7 minutes at most)" in ran.out
-    )
+    assert "waits for Cloud SQL's permission to read the file to propagate (7 minutes at most)" in ran.out
     [instance] = [each for key, each in plane.resources.items() if key.endswith("/instances/dropcap")]
     flags = {each["name"]: each["value"] for each in instance["settings"]["databaseFlags"]}
     assert flags["cloudsql.iam_authentication"] == "on"

@@ -265,7 +265,7 @@ def test_a_gcloud_without_beta_stops_a_deployment_before_anything_is_made(
     assert (ran.status, ran.writes) == (1, [])
     assert ran.error == (
         "make deploy: ALERT_EMAIL needs gcloud's component beta, which is not installed: "
-        "gcloud components install beta, or leave ALERT_EMAIL out.\n"
+        "gcloud components install beta, or omit ALERT_EMAIL.\n"
     )
 
 

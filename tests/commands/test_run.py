@@ -452,7 +452,7 @@ def test_make_redescribe_counts_asks_and_marks_and_a_sweep_does_it(
     said = capsys.readouterr()
     assert (said.out, said.err) == (
         "",
-        "make redescribe: Have Gemini describe 1 picture anew? Say so with YES=1.\n",
+        "make redescribe: Have Gemini describe 1 picture anew? Confirm with YES=1.\n",
     )
     monkeypatch.setenv("YES", "1")
     assert redescribe(there) == 0

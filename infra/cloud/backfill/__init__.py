@@ -1,1 +1,1 @@
-"""`make backfill`: what already lies in the bucket, counted, priced, and put into a queue."""
+"""`make backfill`: count the existing objects of the bucket, show the cost, put them into a queue."""

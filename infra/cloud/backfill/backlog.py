@@ -1,8 +1,7 @@
-"""What lies in a bucket, put into a queue in batches, in the order of its names.
+"""Put the objects of a bucket into a queue, in batches, ordered by name.
 
-The journal keeps the name up to which all is in the queue. After a crash, the batch that was under way is
-offered once more, and the queue refuses the tasks that it has. Pages are listed as they are needed, so memory
-stays flat.
+The journal stores the name up to which all objects are in the queue. After a crash, the last batch is sent
+again, and the queue refuses tasks that it already has. Pages are listed on demand, so memory stays constant.
 """
 
 import json
@@ -21,15 +20,15 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from dropcap.domain.upload import Upload
 from infra.cloud import CloudError
 
-PAGE = 1000  # objects, the most of one answer: cloud.google.com/storage/docs/json_api/v1/objects/list
-THREADS = 32  # at 50 ms a task these make 450 a second; Python's lock allows one process 600, measured
+PAGE = 1000  # objects, the maximum of one response: cloud.google.com/storage/docs/json_api/v1/objects/list
+THREADS = 32  # at 50 ms a task, 450 tasks a second; Python's lock limits a process to 600, measured
 BATCH = 250
 REQUEST_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The progress of a backfill: all names up to `last` are dealt with.
+    """The progress of a backfill: all names up to `last` are processed.
 
     `enqueued` tasks are new, `known` ones Cloud Tasks already had, `ignored` objects on_upload would ignore.
     `began` is in seconds since 1970. `complete` when the end of the listing was reached.
@@ -44,7 +43,7 @@ class State:
 
 
 class Queue(Protocol):
-    """Where uploads go. `put` returns whether one is new; once `stopping` is set, it retries nothing."""
+    """The queue for uploads. `put` returns whether one is new; once `stopping` is set, it does not retry."""
 
     stopping: threading.Event
 
@@ -60,17 +59,17 @@ class Journal:
         self._prefix = prefix
 
     def read(self) -> State:
-        """Return what the last run has left, or a new state. Raises CloudError if it is damaged."""
+        """Return the state of the last run, or a new one. Raises CloudError if it is damaged."""
         try:
             found = json.loads(self.path.read_text())
             return State(**{each.name: found[each.name] for each in fields(State)})
         except FileNotFoundError:
             return State()
         except (ValueError, KeyError, TypeError) as damaged:
-            raise CloudError(f"{self.path} can't be read: begin anew with RESTART=1.") from damaged
+            raise CloudError(f"{self.path} can't be read: start again with RESTART=1.") from damaged
 
     def write(self, state: State) -> None:
-        """Keep the state; a reader sees a whole one."""
+        """Write the state atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_suffix(".new")
         new.write_text(json.dumps({"prefix": self._prefix} | asdict(state)))
@@ -103,7 +102,7 @@ def listing(client: Client, bucket: str, prefix: str, after: str) -> Iterator[Up
 def enqueue(
     uploads: Iterator[Upload], wanted: Callable[[Upload], bool], queue: Queue, state: State, most: int
 ) -> Iterator[State]:
-    """Put what is wanted into the queue, at most `most` tasks, and yield the state after each batch.
+    """Put the wanted uploads into the queue, at most `most` tasks, and yield the state after each batch.
 
     Raises what `queue.put` raises, and KeyboardInterrupt once `queue.stopping` is set.
     """

@@ -1,9 +1,9 @@
-"""`make backfill`: put what already lies in the uploads bucket into the queue that sends it to on_upload.
+"""`make backfill`: put the existing objects of the uploads bucket into the queue that calls on_upload.
 
-Cloud Tasks keeps a task for each object and posts it at the queue's rate, Cloud Run scales within its bounds,
-and the lease in the database ensures that nothing is done twice. This command lists the objects, says how
-many there are and what they cost, and creates the tasks. It keeps how far it got: the same command goes on
-from there.
+Cloud Tasks stores a task for each object and posts it at the queue's rate, Cloud Run scales within its
+limits, and the lease in the database ensures that no object is processed twice. This command lists the
+objects, shows their number and cost, and creates the tasks. It stores its progress, so the same command
+continues.
 """
 
 import signal
@@ -46,31 +46,33 @@ from infra.cloud.gcloud import refusals
 from infra.cloud.gcloud.login import credentials
 from infra.cloud.inventory import Cloud
 
-COUNT = 1_000_000  # objects that are counted before the question: three minutes and half a cent
-RETENTION_S = 28 * 86_400  # Cloud Tasks drops what is 31 days old: cloud.google.com/tasks/docs/quotas
+COUNT = 1_000_000  # objects counted before the confirmation: three minutes and half a cent
+RETENTION_S = 28 * 86_400  # Cloud Tasks drops tasks after 31 days: cloud.google.com/tasks/docs/quotas
 
 
 def backfill(console: Console, config: Config, cloud: Cloud) -> None:
-    """Say what would be done, ask, and do it. Raises CloudError."""
+    """Show the estimate, ask for confirmation, and create the tasks. Raises CloudError."""
     try:
         Backfill(console, config, cloud).run()
     except GoogleAPICallError as refused:
         said = f"PERMISSION_DENIED {refused}" if refused.code == HTTPStatus.FORBIDDEN else str(refused)
         reason = refusals.refusal(["tasks", "create"], said, config.project, str)
-        raise CloudError(f"{reason} The same command goes on from there.") from refused
+        raise CloudError(f"{reason} Run the same command again to continue.") from refused
     except (GoogleAuthError, RequestException) as lost:
-        raise CloudError(f"Google can't be reached: {lost}. The same command goes on from there.") from lost
+        raise CloudError(
+            f"Google can't be reached: {lost}. Run the same command again to continue."
+        ) from lost
 
 
 class Backfill:
-    """One run of the command, with a person in front of it."""
+    """One interactive run of the command."""
 
     def __init__(self, console: Console, config: Config, cloud: Cloud) -> None:
         self.console, self.config, self.gcloud = console, config, cloud.gcloud
         self.bucket = config.given.get("BUCKET", "").removeprefix("gs://").rstrip("/")
         self.prefix = config.given.get("PREFIX", "")
         if not self.bucket:
-            raise CloudError("Say what and where: make backfill PROJECT=my-project BUCKET=my-project-uploads")
+            raise CloudError("BUCKET is not set: make backfill PROJECT=my-project BUCKET=my-project-uploads")
         self.rate = self._number("RATE", 0)
         if self.rate and not 0.01 <= self.rate <= 500:
             raise CloudError(f"RATE={self.rate:g} is not allowed: it must be from 0.01 to 500 a second.")
@@ -85,7 +87,7 @@ class Backfill:
             login,
             config.account("trigger"),
             self.deployed.url,
-            min(self.deployed.timeout_s + 5, 1800),  # Task.dispatch_deadline: a little more, 30 min at most
+            min(self.deployed.timeout_s + 5, 1800),  # Task.dispatch_deadline: slightly more, at most 30 min
         )
         folder = Path(config.given.get("STATE") or ROOT / ".dropcap") / "backfill"
         self.journal = Journal(folder, self.tasks.name, self.bucket, self.prefix)
@@ -102,11 +104,14 @@ class Backfill:
         return value
 
     def run(self) -> None:
-        """Say what would be done, ask, and do it. Raises CloudError, and Google's own exceptions."""
+        """Show the estimate, ask for confirmation, and create the tasks.
+
+        Raises CloudError, and Google's own exceptions.
+        """
         if self.state.complete:
             self._say(
-                f"All of {self._where} was put into the queue already: {self.counts()}. "
-                "RESTART=1 goes through it again; what is done is not done twice."
+                f"All of {self._where} is already in the queue: {self.counts()}. "
+                "RESTART=1 goes through it again; no picture is processed twice."
             )
             return
         most = limits(self.gcloud, self.config.region)
@@ -118,7 +123,7 @@ class Backfill:
         if not counted.pictures and counted.exact:
             self._say(
                 f"There is nothing to do in {self._where}: "
-                f"{counted.ignored} objects, and none of them is to be taken."
+                f"{counted.ignored} objects, and all of them are ignored."
             )
             return
         room = self._room(rate)
@@ -144,34 +149,34 @@ class Backfill:
         self.console.print(line, style=style, markup=False, soft_wrap=True)
 
     def counts(self) -> str:
-        """Return for a person how far it is."""
+        """Return the progress in words."""
         state = self.state
-        return f"{state.enqueued:,} enqueued, {state.known:,} known before, {state.ignored:,} left alone"
+        return f"{state.enqueued:,} enqueued, {state.known:,} known before, {state.ignored:,} ignored"
 
     def _room(self, rate: float) -> int:
-        """Return how many tasks this run may create, so that none grows too old to be sent."""
+        """Return how many tasks this run may create, so that none expires before it is sent."""
         state = self.state
         waiting = max(0.0, state.enqueued - rate * (time.time() - state.began)) if state.began else 0.0
         room = int(rate * RETENTION_S - waiting)
         if room < 1:
             raise CloudError(
-                f"About {waiting:,.0f} tasks wait, four weeks' work at this rate, and Cloud Tasks drops what "
-                "is a month old: raise RATE and MAX_INSTANCES, or run it again in some days."
+                f"About {waiting:,.0f} tasks wait, four weeks' work at this rate, and Cloud Tasks drops "
+                "tasks after a month: raise RATE and MAX_INSTANCES, or run it again in some days."
             )
         return room
 
     def _explain(self, counted: Count, limits: Limits, rate: float, room: int) -> None:
-        """Say what there is, how long it takes, what it costs, and what becomes of the sources."""
+        """Print the number of pictures, the duration, the cost, and the handling of sources."""
         settings, total = self.deployed.settings, counted.pictures + counted.ignored
         if self.state.last:
             self._say(
-                f"Going on after {printable(self.state.last)}: {self.counts()}. RESTART=1 begins anew.\n"
+                f"Continuing after {printable(self.state.last)}: {self.counts()}. RESTART=1 starts again.\n"
             )
         prices = costs(counted.pictures, total, settings, self.seconds)
         parts = ", ".join(
             f"{name} {'not known' if price is None else f'{price:,.2f}'}" for name, price in prices.items()
         )
-        alone = f"; {counted.ignored:,} are left alone (empty, folders, temporary, INCLUDE and EXCLUDE)"
+        alone = f"; {counted.ignored:,} are ignored (empty, folders, temporary, INCLUDE and EXCLUDE)"
         lines = {
             "from": self._where,
             "to": f"{SERVICE} by the queue {QUEUE} ({self.config.project}, {self.config.region})",
@@ -179,12 +184,12 @@ class Backfill:
             + alone * bool(counted.ignored),
             "rate": f"{rate:.3g} a second: the queue sends {limits.per_second:g} a second, {limits.at_once} "
             f"at once, to {self.deployed.instances} instances at most, for {self.seconds:g} s each (EACH_S)",
-            "time": f"{counted.least}{duration(counted.pictures / rate)}, of which this command has "
+            "time": f"{counted.least}{duration(counted.pictures / rate)}, of which this command takes "
             f"{duration(counted.pictures / PUT)}",
             "US$": f"{counted.least}{sum(each or 0 for each in prices.values()):,.2f} at list price: {parts}",
             "sources": {
-                "delete": "DELETED, each when its result is recorded and its pictures stored: SOURCE=delete",
-                "archive": f"moved to gs://{settings.archive_bucket}, each when its result is recorded",
+                "delete": "DELETED, each after its result and its pictures are stored: SOURCE=delete",
+                "archive": f"moved to gs://{settings.archive_bucket}, each after its result is stored",
                 "keep": "kept",
             }[settings.source],
         }
@@ -192,18 +197,20 @@ class Backfill:
             self._say(f"{name:10}{line}", "bold red" if line.startswith("DELETED") else "")
         if self.prefix:
             self._say(
-                "The sweep takes what lies outside of this prefix too, a few hundred an hour, "
-                "unless INCLUDE and EXCLUDE leave it out."
+                "`sweep` also processes objects outside this prefix, a few hundred an hour, "
+                "unless INCLUDE and EXCLUDE leave them out."
             )
         if counted.pictures > room:
-            self._say(f"Cloud Tasks drops what is a month old: this run ends after {room:,}, others go on.")
+            self._say(
+                f"Cloud Tasks drops tasks after a month: this run ends after {room:,}, a later one continues."
+            )
 
     def _ask(self, question: str) -> None:
         """Raise CloudError unless the person says yes."""
         if self.config.given.get("YES"):
             return
         if not sys.stdin.isatty():
-            raise CloudError(f"{question} Say so with YES=1.")
+            raise CloudError(f"{question} Confirm with YES=1.")
         if self.console.input(f"{question} \\[y/N] ").strip().lower() not in ("y", "yes"):
             raise CloudError("Nothing was changed.")
 
@@ -225,28 +232,28 @@ class Backfill:
                 progress.update(bar, completed=done, description=printable(state.last)[-40:])
 
     def _report(self, rate: float) -> None:
-        """Say what was done, and what Cloud Tasks goes on with."""
+        """Print the result, and the remaining work of Cloud Tasks."""
         self._say(
             f"{self.counts()}. Cloud Tasks sends them now, for about {duration(self.state.enqueued / rate)}."
         )
         if not self.state.complete:
-            self._say("That is a month's work, and there are more: run the same again in some weeks.")
+            self._say("That is a month's work, and there are more: run the same command again in some weeks.")
         queue = f"--location={self.config.region} --project={self.config.project}"
-        self._say(f"what waits   gcloud tasks list --queue={QUEUE} {queue} --limit=10")
-        self._say(f"halt         gcloud tasks queues pause {QUEUE} {queue}    (resume goes on)")
-        self._say(f"drop it      gcloud tasks queues purge {QUEUE} {queue}")
+        self._say(f"waiting      gcloud tasks list --queue={QUEUE} {queue} --limit=10")
+        self._say(f"pause        gcloud tasks queues pause {QUEUE} {queue}    (resume continues)")
+        self._say(f"discard      gcloud tasks queues purge {QUEUE} {queue}")
 
 
 def printable(name: str) -> str:
-    """Return an object's name without what would steer a terminal."""
+    """Return an object's name without control characters."""
     return "".join(character if character.isprintable() else "\ufffd" for character in name)
 
 
 @contextmanager
 def _interruptible(stopping: Event) -> Iterator[None]:
-    """Let a first Ctrl-C only set `stopping`; a second one is raised.
+    """On the first Ctrl-C, only set `stopping`; raise KeyboardInterrupt on the second.
 
-    Raised while threads are at work, it can strike between a lock and its release, and wait for ever.
+    An exception while threads are running could occur between acquiring and releasing a lock, and deadlock.
     """
 
     def interrupt(signum: int, frame: FrameType | None) -> None:

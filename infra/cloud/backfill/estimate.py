@@ -1,4 +1,4 @@
-"""What a backfill would be, said before it starts: how many pictures, how fast, how long, for how much."""
+"""Estimate a backfill before it starts: number of pictures, rate, duration and cost."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from infra.cloud.inventory import Cloud
 from infra.cloud.resources import functions
 
 SERVICE = "dropcap-on-upload"
-PUT = 400  # tasks a second that go into the queue, as backlog.py measured
-USUAL_INSTANCES = 100  # of a service without a bound: cloud.google.com/run/docs/configuring/max-instances
-GIB = 0.5  # of an instance
+PUT = 400  # tasks a second that this command creates, measured
+USUAL_INSTANCES = 100  # of a service without a limit: cloud.google.com/run/docs/configuring/max-instances
+GIB = 0.5  # memory of an instance
 TASK = 0.40e-6  # US$ an operation: cloud.google.com/tasks/pricing, read on 2026-11-24
 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """on_upload as it runs: its address, its settings, most instances, and the seconds it may take."""
+    """The deployed on_upload: its URL, its settings, maximum instances, and timeout."""
 
     url: str
     settings: Settings
@@ -31,7 +31,7 @@ class Deployed:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What a listing has; `exact` unless it was left before its end."""
+    """The contents of a listing; `exact` if it was read to its end."""
 
     pictures: int
     bytes: int
@@ -44,9 +44,9 @@ class Count:
 
 
 def deployed(cloud: Cloud) -> Deployed:
-    """Return what runs now. Raises CloudError if nothing does."""
+    """Return the deployed on_upload. Raises CloudError if there is none."""
     if (service := cloud.services.get(SERVICE)) is None:
-        raise CloudError(f"No {SERVICE} runs in {cloud.gcloud.project}: make deploy comes first.")
+        raise CloudError(f"{SERVICE} is not deployed in {cloud.gcloud.project}: run make deploy first.")
     template = service["spec"]["template"]
     annotations = {
         **service["metadata"].get("annotations", {}),
@@ -65,18 +65,18 @@ def deployed(cloud: Cloud) -> Deployed:
 
 
 def check_bucket(bucket: str, watched: str, settings: Settings) -> None:
-    """Raise CloudError unless on_upload would take the bucket's events."""
+    """Raise CloudError unless on_upload accepts events of the bucket."""
     if bucket == watched:
         return
     others = (settings.pictures_bucket, settings.quarantine_bucket, settings.archive_bucket)
-    remedy = f"copy what you want: gcloud storage cp --recursive gs://{bucket}/FOLDER gs://{watched}/"
+    remedy = f"copy the objects: gcloud storage cp --recursive gs://{bucket}/FOLDER gs://{watched}/"
     if bucket not in others:
         remedy = f"deploy for it, make deploy UPLOADS_BUCKET={bucket} SOURCE=keep, or {remedy}"
     raise CloudError(f"{SERVICE} watches gs://{watched} and ignores gs://{bucket}: {remedy}")
 
 
 def count(uploads: Iterable[Upload], wanted: Callable[[Upload], bool], most: int) -> Count:
-    """Count what is wanted among the first `most` objects."""
+    """Count the wanted uploads among the first `most` objects."""
     pictures = total = ignored = 0
     for upload in uploads:
         if pictures + ignored >= most:
@@ -89,20 +89,20 @@ def count(uploads: Iterable[Upload], wanted: Callable[[Upload], bool], most: int
 
 
 def pace(limits: Limits, instances: int, seconds: float) -> float:
-    """Pictures a second that queue and function allow together."""
+    """Return the pictures a second that queue and function together allow."""
     return min(limits.per_second, min(limits.at_once, instances) / seconds)
 
 
 def costs(pictures: int, objects: int, settings: Settings, seconds: float) -> Mapping[str, float | None]:
-    """US$ of what these pictures add, at list price, what is free left out; None: not known.
+    """Return the US$ that these pictures add, at list price without free tiers; None: not known.
 
-    They are found among so many objects. No event is paid, and instances stay warm.
+    `objects` are listed to find them. There are no events to pay for, and instances stay warm.
     """
     described = bool(settings.gemini_api_key)
     nothing = cost.month(0, described)
     more = {name: each - nothing[name] for name, each in cost.month(pictures, described).items()}
     more |= {"vcpu": pictures * seconds, "memory": pictures * seconds * GIB, "requests": pictures / 1e6}
-    more["class A"] += 2 * objects / PAGE / 1000  # listed to be counted and to be put in
+    more["class A"] += 2 * objects / PAGE / 1000  # listed twice: to count, and to create tasks
 
     def usd(*names: str) -> float:
         return sum(cost.usd(name, more[name], free=False) for name in names)
@@ -110,7 +110,7 @@ def costs(pictures: int, objects: int, settings: Settings, seconds: float) -> Ma
     found: dict[str, float | None] = {
         "Cloud Run": usd("vcpu", "memory", "requests"),
         "Cloud Storage": usd("class A", "class B"),
-        "Cloud Tasks": pictures * 2 * TASK,  # put in, and sent
+        "Cloud Tasks": pictures * 2 * TASK,  # created, and dispatched
         "logs": usd("logs"),
     }
     if described:
@@ -119,7 +119,7 @@ def costs(pictures: int, objects: int, settings: Settings, seconds: float) -> Ma
 
 
 def size(number: float) -> str:
-    """Bytes for a person."""
+    """Return bytes as text."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.3g} {unit}"
@@ -128,7 +128,7 @@ def size(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time for a person."""
+    """Return a duration as text."""
     for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.3g} {unit}"

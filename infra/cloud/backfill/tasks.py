@@ -1,4 +1,4 @@
-"""The queue of the backfill: Cloud Tasks keeps its tasks, and posts them to on_upload at the queue's rate."""
+"""The queue of the backfill: Cloud Tasks stores tasks, and posts them to on_upload at the queue's rate."""
 
 import threading
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ TRANSIENT = (TooManyRequests, ServerError, requests.ConnectionError, requests.Ti
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a queue sends at most: tasks a second, and tasks at once."""
+    """The limits of a queue: tasks a second, and concurrent tasks."""
 
     per_second: float
     at_once: int
@@ -37,8 +37,8 @@ def limits(gcloud: Gcloud, region: str) -> Limits:
     queue = next((each for each in queues if each["name"].endswith(f"/{QUEUE}")), None)
     if queue is None:
         raise CloudError(
-            f"There is no queue {QUEUE}: `make deploy` makes it. One that nobody has used for 30 days "
-            "sleeps: then the same command works in a few minutes."
+            f"There is no queue {QUEUE}: `make deploy` creates it. Google suspends a queue that is not used "
+            "for 30 days: then the same command works in a few minutes."
         )
     if queue["state"] != "RUNNING":
         raise CloudError(
@@ -56,7 +56,7 @@ class Tasks:
 
     def __init__(self, name: str, login: Credentials, account: str, url: str, deadline_s: int) -> None:
         self.name = name
-        self.stopping = threading.Event()  # once set, nothing is retried
+        self.stopping = threading.Event()  # once set, there are no retries
         self._login = login
         self._url = url
         self._account = account
@@ -71,7 +71,7 @@ class Tasks:
 
     @property
     def _client(self) -> CloudTasksClient:
-        """One for each thread: a session of `requests` is not made to be shared."""
+        """Return the thread's client, as a session of `requests` must not be shared."""
         if not hasattr(self._local, "client"):
             self._local.client = CloudTasksClient(credentials=self._login, transport="rest")
         client: CloudTasksClient = self._local.client
@@ -109,7 +109,7 @@ def _is_transient(error: Exception) -> bool:
 
 
 def _status(error: Conflict) -> str:
-    """Return Google's own word for the error: two are 409 over HTTP, and one of these is transient."""
+    """Return Google's status of the error: two statuses are 409 over HTTP, and one of them is transient."""
     return str(error.response.json()["error"]["status"])
 
 

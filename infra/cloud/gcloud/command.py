@@ -1,4 +1,4 @@
-"""gcloud: commands as lists of words, JSON as answers, and its errors as one line each."""
+"""Run gcloud: commands are lists of arguments, results JSON, and each error one line."""
 
 import json
 import os
@@ -17,16 +17,16 @@ from infra.cloud import CloudError
 from infra.cloud.config import SECRETS
 from infra.cloud.gcloud import refusals
 
-PAUSE_S = (1.0, 30.0)  # before a second try, and the longest before a later one: each doubles the last
+PAUSE_S = (1.0, 30.0)  # exponential backoff: before the first retry, and the maximum
 HIDDEN = {*SECRETS, "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS"}  # make puts its command line into these
 
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """A word that nobody knows before an earlier command has run: what this reading command prints."""
+    """An argument that is only known later: the output of a reading command."""
 
     words: tuple[str, ...]
-    before: str = ""  # text that the word begins with: a flag
+    before: str = ""  # prefix of the argument: a flag
 
     def shell(self) -> str:
         return f'{self.before}"$(gcloud {shlex.join(self.words)})"'
@@ -37,15 +37,15 @@ Word = str | Late
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`gcloud WORDS`. `file` is the flag that takes a file, and the text of that file.
+    """A gcloud command. `file` is a flag that takes a file, and the text of that file.
 
-    Without a flag the file is a word of its own, followed by `last`.
+    Without a flag the file is a positional argument, followed by `last`.
 
-    `secret` is the environment variable whose value goes in by standard input: no command line, no output
-    and no file ever has it.
+    `secret` is the environment variable whose value is passed on standard input, so that no command line,
+    output or file contains it.
 
-    `again` are the words of a second try after a first one that left a failed revision, whose name, the last
-    of these words, gets a number: the image is built, and the service has all that the first try set.
+    `again` are the arguments of a retry if the first attempt left a failed revision; the last argument, its
+    name, gets a number. The image is built already, and the service has all settings of the first attempt.
     """
 
     words: tuple[Word, ...]
@@ -55,7 +55,7 @@ class Command:
     again: tuple[str, ...] = ()
 
     def shell(self) -> str:
-        """As it can be read, and run by a shell that has the secrets in its environment."""
+        """Return the command for a shell that has the secrets in its environment."""
         words = " ".join(shlex.quote(word) if isinstance(word, str) else word.shell() for word in self.words)
         if self.secret:
             return f'printf %s "${self.secret}" | gcloud {words}'
@@ -71,17 +71,17 @@ class Command:
 
 
 def command(surface: str, *words: Word, file: tuple[str, str] | None = None, secret: str = "") -> Command:
-    """Return a command; `surface` is its first words in one text: `run services update`."""
+    """Return a command; `surface` is its command group and verb in one string: `run services update`."""
     return Command((*surface.split(), *words), file, secret)
 
 
 def late(before: str, surface: str, *words: str) -> Late:
-    """Return a word that begins with `before` and ends with what a reading command prints."""
+    """Return an argument: `before`, then the output of a reading command."""
     return Late((*surface.split(), *words), before)
 
 
 class Gcloud:
-    """Runs gcloud for one project, with the environment that it is given."""
+    """Runs gcloud for one project, with a given environment."""
 
     def __init__(self, project: str, environment: Mapping[str, str] = os.environ) -> None:
         self.project = project
@@ -93,23 +93,23 @@ class Gcloud:
             "CLOUDSDK_CORE_SHOW_STRUCTURED_LOGS": "never",
             "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
         }
-        self._known: dict[tuple[str, ...], str] = {}  # what late words turned out to be
+        self._known: dict[tuple[str, ...], str] = {}  # the outputs of Late arguments
         self._patience_s = environment.get("PATIENCE_S", "")
 
     def read(self, surface: str, *words: str) -> Any:
-        """Return the JSON that a reading command prints; None where it prints nothing. Raises CloudError.
+        """Return the JSON output of a reading command; None if it prints nothing. Raises CloudError.
 
-        `surface` is the command's first words in one text: `run services list`.
+        `surface` is the command group and verb in one string: `run services list`.
         """
         answer = self._run([*surface.split(), *words, "--format=json"], None)
         return json.loads(answer) if answer.strip() else None
 
     def text(self, surface: str, *words: str) -> str:
-        """Return what a reading command prints, to the byte. Raises CloudError."""
+        """Return the exact output of a reading command. Raises CloudError."""
         return self._run([*surface.split(), *words], None)
 
     def listed(self, pattern: str) -> list[str]:
-        """The addresses of the objects and folders that a pattern names. Raises CloudError."""
+        """Return the addresses of the objects and folders that match a pattern. Raises CloudError."""
         try:
             return self.text("storage ls", pattern).split("\n")[:-1]
         except CloudError as refused:
@@ -118,14 +118,14 @@ class Gcloud:
             raise
 
     def said(self, surface: str, *words: str) -> str:
-        """Return what a command prints on standard output and standard error. Raises CloudError."""
+        """Return a command's standard output and standard error. Raises CloudError."""
         return self._run([*surface.split(), *words], None, both=True)
 
     def do(self, command: Command, waiting: Callable[[str], None] = lambda _: None) -> str:
-        """Run a command that changes something, and return what it prints. Raises CloudError.
+        """Run a command that changes something, and return its output. Raises CloudError.
 
-        What passes by itself is tried again, for as long as claims.toml says: a new account, right or API is
-        not known everywhere at once. `waiting` hears what is waited for, once for each reason.
+        Temporary errors are retried, for as long as claims.toml says: a new account, role or API takes time
+        to propagate. `waiting` is called with each new reason to wait.
         """
         begun, pause, tries, told = time.monotonic(), PAUSE_S[0], 0, ""
         words = [word if isinstance(word, str) else self._word(word) for word in command.words]
@@ -174,11 +174,11 @@ class Gcloud:
         if ran.returncode:
             raise refusals.refusal(words, ran.stderr, self.project, self._account)
         if partial := re.search(r"WARNING: (The following \S.* did not respond.*)", ran.stderr):
-            raise CloudError(partial[1])  # what is planned from half a list is wrong
+            raise CloudError(partial[1])  # a plan from an incomplete list is wrong
         return ran.stdout + ran.stderr if both else ran.stdout
 
     def _account(self) -> str:
-        """Who is signed in; empty where gcloud does not say."""
+        """Return the signed-in account; empty if gcloud does not print it."""
         asked = ["gcloud", "config", "get", "core/account", "--quiet"]
         ran = subprocess.run(asked, env=self._environment, capture_output=True, text=True, check=False)
         return ran.stdout.strip()

@@ -1,4 +1,4 @@
-"""gcloud's login for Google's Python clients, so that one login does for all."""
+"""Use gcloud's login for Google's Python clients."""
 
 import datetime as dt
 import threading
@@ -9,18 +9,18 @@ from google.oauth2.credentials import Credentials
 
 from infra.cloud.gcloud.command import Gcloud
 
-UNKNOWN_LIFE = dt.timedelta(minutes=30)  # of a token whose end gcloud does not tell
-SPARE = dt.timedelta(minutes=5)  # google.auth renews 3 min 45 s before the end
+UNKNOWN_LIFE = dt.timedelta(minutes=30)  # of a token whose expiry gcloud does not print
+SPARE = dt.timedelta(minutes=5)  # google.auth renews 3 min 45 s before the expiry
 
 
 def credentials(gcloud: Gcloud) -> Credentials:
-    """Tokens of whoever is signed in to gcloud, renewed as they run out; its project's quota is used."""
+    """Return credentials of gcloud's account, which renew their tokens, with the project's quota."""
     lock = threading.Lock()
     held: list[tuple[str, dt.datetime]] = []
 
     def renew(_: Any, scopes: Sequence[str] | None) -> tuple[str, dt.datetime]:
-        with lock:  # the threads of a pool find at one time that it ran out
-            now = dt.datetime.now(dt.UTC).replace(tzinfo=None)  # google.auth reckons without a zone
+        with lock:  # several threads may find it expired at the same time
+            now = dt.datetime.now(dt.UTC).replace(tzinfo=None)  # google.auth uses times without a time zone
             if not held or held[0][1] < now + SPARE:
                 found = gcloud.read("config", "config-helper", "--min-expiry=10m")["credential"]
                 ends = found["token_expiry"]

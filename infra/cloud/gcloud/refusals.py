@@ -1,6 +1,6 @@
-"""What gcloud refuses, as one line that says what is wrong and what to do about it.
+"""Translate an error of gcloud into one line with the problem and its remedy.
 
-What Google and gcloud say, and what it means, stands in claims.toml.
+claims.toml lists the messages of Google and gcloud with their meanings.
 """
 
 import re
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from infra.cloud import CloudError
 
-# The role that holds a permission, by the permission's beginning, and by the first word of gcloud's command
-# where Google's answer names no permission. The longest beginning that fits counts.
+# Role by prefix of a permission, or by the first word of the gcloud command if Google's error names no
+# permission. The longest matching prefix is used.
 ROLES = {
     "artifactregistry": "roles/artifactregistry.admin",
     "billing": "roles/billing.costsManager",
@@ -44,13 +44,13 @@ SURFACES = {
     "sql": "cloudsql",
     "tasks": "cloudtasks",
 }
-AGAIN = "It usually passes by itself: run the same command again."
+AGAIN = "This is usually temporary: run the same command again."
 PERMISSION = re.compile(r"\b(?!www\.|storage\.objectUser)([a-z]+(?:\.[a-zA-Z]+){2})\b(?!\.com|\.)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """One message of Google's or gcloud's; claims.toml says what each field is."""
+    """One message of Google or gcloud; claims.toml describes the fields."""
 
     name: str
     example: str
@@ -72,7 +72,7 @@ class Claim:
         object.__setattr__(self, "pattern", re.compile(self.says or re.escape(self.example)))
 
     def found(self, words: Sequence[str], said: str) -> re.Match[str] | None:
-        """Return where this message stands in what gcloud said to these words."""
+        """Return the match of this message in gcloud's error output `said` for a command."""
         return self.pattern.search(_error(said)) if re.match(self.on, " ".join(words)) else None
 
 
@@ -87,7 +87,7 @@ CLAIMS = _read()
 
 
 class Passing(CloudError):
-    """A refusal that passes by itself; `claim` says what is waited for, and for how long at most."""
+    """A temporary error; `claim` has the reason and the maximum time to wait."""
 
     def __init__(self, line: str, claim: Claim) -> None:
         super().__init__(line)
@@ -95,7 +95,7 @@ class Passing(CloudError):
 
 
 def refusal(words: Sequence[str], said: str, project: str, account: Callable[[], str]) -> CloudError:
-    """Return the error for what gcloud `said` on standard error; `account` says who is signed in."""
+    """Return the error for gcloud's standard error `said`; `account` returns the signed-in account."""
     line = _last_line(said)
     command = "gcloud " + " ".join(word for word in words[:4] if not word.startswith("-"))
     for claim in CLAIMS:
@@ -114,7 +114,7 @@ def refusal(words: Sequence[str], said: str, project: str, account: Callable[[],
 
 
 def table() -> str:
-    """Return the claims as Markdown: what is said, what Dropcap does, and the source with its date."""
+    """Return the claims as a Markdown table: the message, what Dropcap does, the source with its date."""
     rows = ["| Google or gcloud says | Dropcap | source |", "|---|---|---|"]
     for claim in CLAIMS:
         if claim.meaning == "wait":
@@ -134,7 +134,7 @@ def _varying(text: str) -> str:
 def role_of(permission: str) -> str:
     """Return the role to grant for a permission, or for the API that it begins with.
 
-    Google writes iam.serviceAccounts.actAs in lower case, too, so case does not count.
+    Google also writes iam.serviceAccounts.actAs in lower case, so case is ignored.
     """
     wanted = f"{permission}.".lower()
     fitting = [beginning for beginning in ROLES if wanted.startswith(f"{beginning}.".lower())]
@@ -143,7 +143,7 @@ def role_of(permission: str) -> str:
 
 def _denied(words: Sequence[str], said: str, project: str, account: str) -> CloudError:
     surface = next(word for word in words if word not in ("alpha", "beta"))
-    google = re.sub(r"\(gcloud[\w.-]*\)", "", said)  # what stands before Google's words is no permission
+    google = re.sub(r"\(gcloud[\w.-]*\)", "", said)  # gcloud's prefix is not a permission
     named = [each for each in PERMISSION.findall(google) if each.partition(".")[0] in {*map(_api, ROLES)}]
     permission = named[0] if named else ""
     role = role_of(permission or SURFACES.get(surface, surface))
@@ -158,7 +158,7 @@ def _denied(words: Sequence[str], said: str, project: str, account: str) -> Clou
     if role.startswith("roles/billing"):
         grant = f"gcloud billing accounts add-iam-policy-binding ACCOUNT --member={member} --role={role}"
     return CloudError(
-        f"{account or 'Your account'} lacks {missing}, which {role} has. Who may grant it: {grant}"
+        f"{account or 'Your account'} lacks {missing}, which is part of {role}. To grant it: {grant}"
     )
 
 
@@ -167,13 +167,13 @@ def _api(beginning: str) -> str:
 
 
 def _error(said: str) -> str:
-    """Return what gcloud said from its first ERROR on, in one line: as warnings before it mean nothing."""
+    """Return gcloud's output from the first ERROR on, in one line; warnings before it are irrelevant."""
     first = re.search(r"^ERROR: ", said, re.MULTILINE)
     return " ".join(said[first.start() if first else 0 :].split())
 
 
 def _last_line(said: str) -> str:
-    """Return the reason in one line: Google's own message, else what gcloud said from its last ERROR on."""
+    """Return the reason in one line: Google's message, or gcloud's output from its last ERROR on."""
     if messages := re.findall(r'"message": "((?:[^"\\]|\\.)+)"', said):
         return str(messages[0])[:500]
     _, error, line = said.rpartition("ERROR: ")

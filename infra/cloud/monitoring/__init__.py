@@ -1,7 +1,7 @@
-"""What an operator watches: log-based metrics, alert policies and a dashboard, as TOML templates.
+"""Build log-based metrics, alert policies and a dashboard from TOML templates.
 
     metrics.toml    the LogMetrics dropcap/NAME, from the log lines that the functions write
-    alerts.toml     the AlertPolicies; the documentation of each says what it means and what to do first
+    alerts.toml     the AlertPolicies; each documents its meaning and the first steps
     dashboard.toml  the Dashboard `dropcap`
 
 `${PROJECT}`, `${REGION}` and the filters in `_read` are filled in; a `$` of Google's own is written `$$`. The
@@ -29,15 +29,15 @@ LINES = (
 )
 COLUMNS, HEIGHT = 48, 12  # of the dashboard, and of each of its tiles
 
-# What `gcloud billing budgets create` takes beside the amount of the month, as words of `--threshold-rule`.
-# Half of it is news, nine tenths leave time to act, all of it is a fact, and the forecast is the only one
-# that comes days before: costs are reported with a delay of hours, and a budget stops nothing by itself.
+# Values of `--threshold-rule` for `gcloud billing budgets create`. At 50 % there is no hurry, at 90 % there
+# is time to act. Only the forecast warns days before: costs are reported hours late, and a budget stops
+# nothing by itself.
 BUDGET_THRESHOLDS = ("percent=0.5", "percent=0.9", "percent=1.0", "percent=1.0,basis=forecasted-spend")
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Of one deployment; `channels` are names: projects/PROJECT/notificationChannels/NUMBER."""
+    """The template values; `channels` are names: projects/PROJECT/notificationChannels/NUMBER."""
 
     project: str
     region: str
@@ -69,7 +69,7 @@ def _metric(each: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def alerts(values: Values) -> dict[str, dict[str, Any]]:
-    """Return each AlertPolicy by its short name, which `userLabels.dropcap` has to find it again."""
+    """Return each AlertPolicy by its short name, which `userLabels.dropcap` stores to identify it."""
     return {
         name: {
             "displayName": each["title"],
@@ -131,7 +131,7 @@ def _chart(each: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _query(series: Mapping[str, Any]) -> dict[str, Any]:
-    """Return filter and aggregation of a time series; a metric without a host is one of ours."""
+    """Return filter and aggregation of a time series; a metric without a host is Dropcap's."""
     metric, resource = series["metric"], series.get("resource", "cloud_run_revision")
     kind = metric if ".com/" in metric else f"logging.googleapis.com/user/{metric}"
     where = f" AND {series['where']}" if "where" in series else ""

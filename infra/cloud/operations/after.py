@@ -1,4 +1,4 @@
-"""What comes after a deployment: its next step, going back one, its logs, its addresses."""
+"""Commands after a deployment: next step, rollback, logs, addresses."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ CONSOLE = "https://console.cloud.google.com"
 
 
 def deployed(console: Console, config: Config, cloud: Cloud) -> None:
-    """The next step, and where the functions answer."""
+    """Print the URLs of the functions and the next step."""
     for line in gallery.words(config, cloud):
         console.print(line, markup=False, soft_wrap=True)
     for name in ("analyze", "get-progress-stats"):
@@ -37,9 +37,9 @@ def deployed(console: Console, config: Config, cloud: Cloud) -> None:
 
 
 def rollback(config: Config, cloud: Cloud) -> list[Change]:
-    """What leads each function's traffic to the newest revision of the code before.
+    """Return the changes that send each function's traffic to the newest revision of the previous code.
 
-    Raises CloudError where one has none: all go back together, or none does. A gallery that is new stays.
+    Raises CloudError if a function has none: all are rolled back together, or none. A new gallery stays.
     """
     revisions = cloud.gcloud.read("run", "revisions", "list", f"--region={config.region}") or []
     revisions.sort(key=lambda each: each["metadata"]["creationTimestamp"], reverse=True)
@@ -58,12 +58,12 @@ def rollback(config: Config, cloud: Cloud) -> list[Change]:
             None,
         )
         if before is None and name == gallery.GALLERY:
-            planned.append(Change(f"traffic of {name}", now, "stays", "it has no code before this", ()))
+            planned.append(Change(f"traffic of {name}", now, "stays", "it has no earlier code", ()))
             continue
         if before is None:
             raise CloudError(
-                f"{name} has no revision of other code before {now}. "
-                "A setting is taken back by make deploy with its old value."
+                f"{name} has no revision with other code before {now}. "
+                "To undo a setting, run make deploy with its old value."
             )
         to = before["metadata"]["name"]
         done = traffic(name, config.region, f"--to-revisions={to}=100")
@@ -74,7 +74,7 @@ def rollback(config: Config, cloud: Cloud) -> list[Change]:
 
 
 def _serving(service: Mapping[str, Any]) -> str:
-    """The revision that most traffic goes to."""
+    """Return the revision with the most traffic."""
     shares = service.get("status", {}).get("traffic", ())
     most: Mapping[str, Any] = max(shares, key=lambda each: each.get("percent", 0), default={})
     return str(most.get("revisionName") or service.get("status", {}).get("latestReadyRevisionName", ""))
@@ -90,7 +90,7 @@ def _ready(revision: Mapping[str, Any]) -> bool:
 
 
 def logs(console: Console, config: Config, cloud: Cloud) -> None:
-    """What the functions said, the oldest first, one line each."""
+    """Print the functions' log entries, the oldest first, one line each."""
     given = config.given
     name = given.get("FUNCTION", "").removeprefix("dropcap-").replace("_", "-")
     if name and name not in FUNCTIONS:
@@ -112,7 +112,7 @@ def logs(console: Console, config: Config, cloud: Cloud) -> None:
 
 
 def entries(config: Config, gcloud: Gcloud, name: str, severity: str, since: str, limit: str) -> list[str]:
-    """Log lines of a function, or of all, from a severity on, as a person reads them."""
+    """Return readable log lines of one function or all, at or above a severity."""
     query = f'resource.type="cloud_run_revision" AND resource.labels.service_name:"dropcap-{name}"'
     query += f' AND resource.labels.location="{config.region}"'
     if severity:
@@ -135,7 +135,7 @@ def await_payload(gcloud: Gcloud, query: str, patience_s: float) -> Mapping[str,
 
 
 def line(entry: Mapping[str, Any]) -> str:
-    """A log entry as one line: time, severity, function, message and the facts beside it."""
+    """Return a log entry as one line: time, severity, function, message and its fields."""
     when = str(entry.get("timestamp", ""))[:19].replace("T", " ")
     service = entry.get("resource", {}).get("labels", {}).get("service_name", "").removeprefix("dropcap-")
     payload = dict(entry.get("jsonPayload") or {})
@@ -150,7 +150,7 @@ def line(entry: Mapping[str, Any]) -> str:
 
 
 def addresses(console: Console, config: Config, cloud: Cloud) -> None:
-    """Where to look, for people; in a browser where there is one."""
+    """Print the addresses for people, and open them if there is a browser."""
     where = f"project={quote(config.project)}"
     private = not gallery.is_open(cloud)
     for line in gallery.words(config, cloud) if private else ():

@@ -1,4 +1,4 @@
-"""The gallery as people meet it: where it is, who gets in, and what Google's console is to be told of it."""
+"""The gallery for users: its address, who can sign in, and the manual steps in Google's console."""
 
 import time
 from http import HTTPStatus
@@ -14,7 +14,7 @@ from infra.cloud.resources.rights import functions_of
 
 CLIENTS = "https://console.cloud.google.com/apis/credentials/oauthclient"
 REQUEST_S, POLL_S = 30.0, 2.0
-# What a stranger gets: the way to sign in, or nothing at all.
+# Statuses for an anonymous request: a way to sign in, or a refusal.
 ASKS = (HTTPStatus.OK, HTTPStatus.FOUND, HTTPStatus.SEE_OTHER, HTTPStatus.UNAUTHORIZED)
 SHUT = (HTTPStatus.FORBIDDEN,)
 # docs.cloud.google.com/iap/docs/query-parameters-and-headers-howto (2026-11)
@@ -22,10 +22,10 @@ PROXYS, PROXY_SAYS = (HTTPStatus.FOUND, HTTPStatus.UNAUTHORIZED), "X-Goog-IAP-Ge
 
 
 def check(config: Config) -> None:
-    """Raise CloudError where nobody could sign in: Firebase has no page for it, as Google has."""
+    """Raise CloudError if nobody could sign in: Firebase, unlike Google, has no page for that."""
     if "gallery" not in functions_of(config) and config.settings.auth == "iap":
         raise CloudError(
-            "AUTH=iap is for the gallery, and GALLERY=0 puts up none: say GALLERY=1, or AUTH=iam."
+            "AUTH=iap is for the gallery, which GALLERY=0 turns off: set GALLERY=1, or AUTH=iam."
         )
     if "gallery" not in functions_of(config) or config.settings.auth != "token":
         return
@@ -33,12 +33,12 @@ def check(config: Config) -> None:
     if firebase and not config.settings.sign_in_url:
         raise CloudError(
             "SIGN_IN_URL='' is not allowed with GALLERY=1 and a Firebase project: "
-            "name the page of your app that signs people in (docs/gallery.md has one), or say GALLERY=0."
+            "set it to the page of your app that signs people in (docs/gallery.md has one), or set GALLERY=0."
         )
 
 
 def address(cloud: Cloud) -> str:
-    """Of its first page; empty where it is not deployed."""
+    """Return the URL of its first page; empty if it is not deployed."""
     url = cloud.url(GALLERY)
     return f"{url}/gallery/" if url else ""
 
@@ -48,25 +48,25 @@ def _auth(cloud: Cloud) -> str:
 
 
 def is_open(cloud: Cloud) -> bool:
-    """Return whether a browser gets to where one signs in: the gallery's own page, or the proxy's."""
+    """Return whether a browser reaches a sign-in page: the gallery's own, or the proxy's."""
     return _auth(cloud) != "iam"
 
 
 def words(config: Config, cloud: Cloud) -> list[str]:
-    """Where it is, one line each with what is still to be done by hand; none where it is not deployed."""
+    """Return lines with its URL and the remaining manual steps; none if it is not deployed."""
     if not (page := address(cloud)):
         return []
     if not is_open(cloud):
         proxy = f"gcloud run services proxy {GALLERY} --region={config.region} --project={config.project}"
         return [
-            f"gallery: {page} is private, as AUTH=iam says. "
-            f"For you alone: {proxy}, then http://localhost:8080/gallery/"
+            f"gallery: {page} is private because of AUTH=iam. "
+            f"To open it yourself: {proxy}, then http://localhost:8080/gallery/"
         ]
     if _auth(cloud) == "iap":
         words = f"gcloud {cloud.tools.iap} iap web add-iam-policy-binding --service={GALLERY}".split()
         words += [f"--region={config.region}", f"--project={config.project}", "--resource-type=cloud-run"]
         words += [f"--role={MAY_ENTER}", "--member=user:ana@example.com"]
-        allow = f"Identity-Aware Proxy lets in only whom you name: {' '.join(words)}"
+        allow = f"Identity-Aware Proxy lets in only the members that you add: {' '.join(words)}"
         return [f"gallery: {page}", f"  {allow}"]
     known = variables(cloud.services[GALLERY])
     client, back = known.get("AUTH_AUDIENCE", "").partition(",")[0].strip(), f"{page}sign-in"
@@ -74,17 +74,17 @@ def words(config: Config, cloud: Cloud) -> list[str]:
         told = f"{known['SIGN_IN_URL']} must send people back to {back}, and to no other address."
     else:
         told = (
-            f"Google must know where to send people back to: {CLIENTS}/{client}?project={config.project} has "
-            f"“Authorized redirect URIs”; add {back}"
+            f"Google must know the redirect URI: at {CLIENTS}/{client}?project={config.project}, "
+            f"under “Authorized redirect URIs”, add {back}"
         )
     return [f"gallery: {page}", f"  {told}"]
 
 
 def verify(config: Config, cloud: Cloud, patience_s: float) -> str:
-    """What it answers somebody who has not signed in, in words; empty where it is not deployed.
+    """Return how it answers an anonymous request, in words; empty if it is not deployed.
 
-    Raises CloudError where it lets in whom it should not, or nobody. A right takes up to some minutes to be
-    known everywhere, and is waited for.
+    Raises CloudError if it lets in the public, or nobody. Waits, as a role takes up to some minutes to
+    propagate.
     """
     if not (page := address(cloud)):
         return ""
@@ -93,20 +93,20 @@ def verify(config: Config, cloud: Cloud, patience_s: float) -> str:
     while True:
         status, by_proxy = _status(page)
         if status in wanted and by_proxy == behind:
-            answer = "asks strangers to sign in" if is_open(cloud) else "is shut to strangers"
+            answer = "asks visitors to sign in" if is_open(cloud) else "refuses anonymous requests"
             return f"gallery: {page} {answer} (HTTP {status})."
         if time.monotonic() - begun > patience_s:
             raise CloudError(
-                f"{page} answers strangers with HTTP {status or 'nothing'}, and should with "
+                f"{page} answers anonymous requests with HTTP {status or 'nothing'}, but should with "
                 f"{' or '.join(str(int(each)) for each in wanted)}{' of Identity-Aware Proxy' * behind}. "
-                f"Look: make logs PROJECT={config.project} FUNCTION=gallery SEVERITY=WARNING"
+                f"See: make logs PROJECT={config.project} FUNCTION=gallery SEVERITY=WARNING"
             )
         time.sleep(POLL_S)
 
 
 def _status(page: str) -> tuple[int, bool]:
-    """Return the HTTP status, 0 where there is no answer, and whether Identity-Aware Proxy answered."""
-    import requests  # which takes as long as the rest of a command's start, and only `make verify` asks
+    """Return the HTTP status, 0 if there is no answer, and whether Identity-Aware Proxy answered."""
+    import requests  # imported here: it doubles a command's start, and only `make verify` needs it
 
     try:
         answer = requests.get(page, allow_redirects=False, timeout=REQUEST_S)

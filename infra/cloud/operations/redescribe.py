@@ -1,6 +1,6 @@
-"""`make redescribe PROJECT=...`: the function `sweep` is told by a task, as it lets in nobody from outside.
+"""`make redescribe PROJECT=...`: call the function `sweep` with a task, as it is private.
 
-The task calls it as Cloud Scheduler's account does, and the answer is read in its log.
+The task uses Cloud Scheduler's account, and the answer is read from the log.
 """
 
 import json
@@ -22,12 +22,12 @@ from infra.local import StackError
 
 
 def redescribe(console: Console, config: Config, cloud: Cloud) -> None:
-    """Count, ask, mark. Raises CloudError where no answer comes in time."""
+    """Count the pictures, ask for confirmation, mark them. Raises CloudError if no answer comes in time."""
     gcloud, name = cloud.gcloud, "dropcap-sweep"
     if (service := cloud.services.get(name)) is None:
         raise CloudError(f"{name} is not deployed: make deploy PROJECT={config.project}")
     if not functions.settings(service).gemini_api_key:
-        raise CloudError("dropcap-sweep has no GEMINI_API_KEY, so nobody could describe them.")
+        raise CloudError("dropcap-sweep has no GEMINI_API_KEY, so it can't describe pictures.")
     url = service["status"]["url"]
     patience_s = float(config.wait_s or 300)
 
@@ -50,10 +50,11 @@ def redescribe(console: Console, config: Config, cloud: Cloud) -> None:
 
 
 def _answer(config: Config, gcloud: Gcloud, token: str, patience_s: float) -> Mapping[str, Any]:
-    """What the function answered, which it also logs."""
+    """Return the function's answer, which it also logs."""
     answer = after.await_payload(gcloud, f'jsonPayload.token="{token}"', patience_s)
     if answer is not None:
         return {"pictures": answer["pictures"], "after": answer.get("after") or None}
     raise CloudError(
-        f"No answer came in {patience_s:.0f} s: make logs PROJECT={config.project} FUNCTION=sweep says why."
+        f"There was no answer after {patience_s:.0f} s: "
+        f"see make logs PROJECT={config.project} FUNCTION=sweep."
     )

@@ -1,4 +1,4 @@
-"""`make verify`: one picture through all of it, seen from outside."""
+"""`make verify`: process one sample picture end to end."""
 
 import re
 import time
@@ -28,12 +28,12 @@ LOG_S = 60.0  # longest wait for a log line, which usually takes seconds
 
 
 def verify(console: Console, config: Config, cloud: Cloud) -> None:
-    """Drop a sample and wait for what becomes of it. Raises CloudError where it is not published in time."""
+    """Upload a sample and wait for its result. Raises CloudError if it is not published in time."""
     gcloud, settings = cloud.gcloud, _deployed(config, cloud)
     name = f"dropcap-verify/{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.jpg"
     upload = Upload(settings.uploads_bucket, name, 0, SAMPLE.stat().st_size)
     if not upload.wanted(settings.include, settings.exclude):
-        raise CloudError(f"{name} is not chosen by INCLUDE and EXCLUDE: allow dropcap-verify/* to verify.")
+        raise CloudError(f"INCLUDE and EXCLUDE leave out {name}: allow dropcap-verify/* for make verify.")
     begun = time.monotonic()
     upload = _drop(gcloud, upload, SAMPLE)
     console.print(f"Dropped gs://{upload.bucket}/{upload.name}", soft_wrap=True)
@@ -63,18 +63,18 @@ def verify(console: Console, config: Config, cloud: Cloud) -> None:
         time.sleep(POLL_S)
     for line in after.entries(config, gcloud, "on-upload", "WARNING", "10m", "5"):
         console.print(line, markup=False, soft_wrap=True)
-    raise CloudError(f"Nothing came of it in {patience:.0f} s. {_where(config)}")
+    raise CloudError(f"There was no result after {patience:.0f} s. {_where(config)}")
 
 
 def answers(config: Config, gcloud: Gcloud, upload: Upload) -> list[str]:
-    """Return which captioner answered, and whether Gemini did, by the log line of the analysis."""
+    """Return lines about the models that answered, from the log line of the analysis."""
     try:
         query = f'{ANALYZED} AND jsonPayload.upload="{upload.id}"'
         payload = after.await_payload(gcloud, query, LOG_S)
     except CloudError as refused:
-        return [f"The log, which says which models answered, can't be read: {refused}"]
+        return [f"It is not known which models answered, as the log can't be read: {refused}"]
     if payload is None:
-        return [f"The log does not say yet which models answered: make logs PROJECT={config.project}"]
+        return [f"The log does not show yet which models answered: make logs PROJECT={config.project}"]
     if not (told := payload.get("sources")):
         return ["The deployed version does not log which models answered."]
     blip, gemini = (read(Source, told.get(name)) for name in ("blip", "gemini"))
@@ -86,7 +86,7 @@ def _captioner(blip: Source) -> Iterator[str]:
     if not blip.answered:
         yield f"BLIP did not answer: {blip.problem}"
         return
-    unsure = ", without enough confidence in what it said" if blip.low_confidence else ""
+    unsure = ", with low confidence" if blip.low_confidence else ""
     yield f"BLIP answered: {blip.model}, revision {blip.version}{unsure}"
     if blip.demo:
         yield blip.notice
@@ -99,20 +99,20 @@ def _gemini(gemini: Source) -> str:
 
 
 def _deployed(config: Config, cloud: Cloud) -> Settings:
-    """The settings that on-upload runs with. Raises CloudError where it is not there."""
+    """Return the settings of the deployed on-upload. Raises CloudError if there is none."""
     if (service := cloud.services.get("dropcap-on-upload")) is None:
         raise CloudError(f"Nothing is deployed in {config.region}: make deploy PROJECT={config.project}")
     return functions.settings(service)
 
 
 def _drop(gcloud: Gcloud, upload: Upload, file: Path) -> Upload:
-    """Upload it; with the generation that gcloud prints, as the object may be gone before anybody can ask."""
+    """Upload the file; return it with the generation that gcloud prints, as it may be deleted at once."""
     to = f"gs://{upload.bucket}/{upload.name}"
     printed = gcloud.said("storage", "cp", str(file), to, "--print-created-message")
     if not (found := re.search(re.escape(to) + r"#(\d+)", printed)):
-        raise CloudError(f"gcloud did not say which generation of {to} it made: {printed.strip()[-200:]}")
+        raise CloudError(f"gcloud did not print the generation of {to}: {printed.strip()[-200:]}")
     return Upload(upload.bucket, upload.name, int(found[1]), upload.size)
 
 
 def _where(config: Config) -> str:
-    return f"Look: make logs PROJECT={config.project} FUNCTION=on-upload SEVERITY=WARNING"
+    return f"See: make logs PROJECT={config.project} FUNCTION=on-upload SEVERITY=WARNING"

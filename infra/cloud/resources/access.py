@@ -1,4 +1,4 @@
-"""Who may do what: service accounts, the rights that they have, and functions that everybody may call."""
+"""Access: service accounts, their grants, and the switches that let a function check its own callers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from infra.cloud.inventory import Cloud
 from infra.cloud.resources.base import ABSENT, Change, Facts, Resource, at
 
 EVERYBODY = ("allUsers", "allAuthenticatedUsers")
-# The target's kind, and how gcloud changes its policy.
+# By kind of target: the gcloud command group that changes its policy.
 SURFACES = {
     "project": "projects",
     "bucket": "storage buckets",
@@ -40,14 +40,14 @@ class Account(Resource):
 
 @dataclass(frozen=True, kw_only=True)
 class Grant(Resource):
-    """One right: `name` is the role, `member` who has it, `target` on what: `bucket b`, `project p`."""
+    """One grant: the role `name` for `member` on `target`: `bucket b`, `project p`."""
 
     kind: ClassVar[str] = "right"
     member: str
     target: str
     region: str = ""
-    who: str = ""  # for people, where it is an account of Google's
-    born: str = ""  # the command that prints the account, and makes it where it is not there yet
+    who: str = ""  # its name for people, if the member is a service agent
+    born: str = ""  # the command that prints the service agent, and creates it if it is missing
 
     @property
     def title(self) -> str:
@@ -70,15 +70,15 @@ class Grant(Resource):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A switch of Cloud Run: whether Google checks who calls a service, or who opens it in a browser."""
+    """A switch of Cloud Run: who checks the callers of a service, or signs in its visitors."""
 
     kind: str
-    annotation: str  # of a service where it is on: command_lib/run and api_lib/run of gcloud 528 and 578
+    annotation: str  # of a service, if it is on: command_lib/run and api_lib/run of gcloud 528 and 578
     fact: str
     on: str
     off: str
-    flags: tuple[str, str]  # which turn it on and off
-    shut: str  # what `stale` makes of one that is on and unwanted
+    flags: tuple[str, str]  # that turn it on and off
+    shut: str  # the result when it is turned off
 
     def holds(self, service: Mapping[str, Any]) -> bool:
         """Return whether it is on."""
@@ -89,9 +89,9 @@ class Check:
         return command(f"{track} run services update", name, f"--region={region}", self.flags[not on])
 
 
-# A function checks its callers itself, and Google's check for roles/run.invoker is off. Google recommends it
-# over a right of allUsers (cloud.google.com/run/docs/authenticating/public), which every organization made
-# since 2024-05-03 refuses unless somebody has allowed it.
+# The function checks its callers itself, and Google's check for roles/run.invoker is off. Google recommends
+# this over a grant to allUsers (cloud.google.com/run/docs/authenticating/public), which organizations created
+# since 2024-05-03 refuse by default.
 UNCHECKED = Check(
     kind="callers of",
     annotation="run.googleapis.com/invoker-iam-disabled",
@@ -101,9 +101,9 @@ UNCHECKED = Check(
     flags=("--no-invoker-iam-check", "--invoker-iam-check"),
     shut="checked by Google",
 )
-# Identity-Aware Proxy signs people in, and lets in those whom a right names. gcloud grants the proxy's own
-# account roles/run.invoker, or warns that the account is not known yet (serverless_operations.py of gcloud
-# 528): the Grant after it is what waits for that.
+# Identity-Aware Proxy signs people in, and lets in those who have a role. gcloud grants the proxy's service
+# agent roles/run.invoker, or warns that the account does not exist yet (serverless_operations.py of gcloud
+# 528): the Grant after it waits for that.
 PROXIED = Check(
     kind="people at",
     annotation="run.googleapis.com/iap-enabled",
@@ -120,7 +120,7 @@ MAY_ENTER = "roles/iap.httpsResourceAccessor"
 
 @dataclass(frozen=True, kw_only=True)
 class Entrance(Resource):
-    """A function for which a check is on."""
+    """A function for which a switch is on."""
 
     check: Check
     region: str
@@ -143,7 +143,7 @@ class Entrance(Resource):
         return self.make(cloud)
 
     def removal(self, cloud: Cloud) -> Change | None:
-        """Return what takes away the rights of people, which Identity-Aware Proxy keeps by the name alone."""
+        """Return the removal of people's access, which Identity-Aware Proxy stores by the service's name."""
         if self.check is not PROXIED or "iap.googleapis.com" not in cloud.apis:
             return None
         surface = f"{cloud.tools.iap} iap web"
@@ -158,7 +158,7 @@ class Entrance(Resource):
 
 
 def policy_command(verb: str, target: str, role: str, member: Word, region: str) -> Command:
-    """Add or remove one binding."""
+    """Return the command that adds or removes one binding."""
     kind, _, name = target.partition(" ")
     words: tuple[Word, ...] = (member, f"--role={role}")
     if kind == "project":
@@ -170,10 +170,11 @@ def policy_command(verb: str, target: str, role: str, member: Word, region: str)
 
 
 def stale(config: Config, cloud: Cloud, declared: Sequence[Resource]) -> tuple[list[Change], list[Change]]:
-    """Return what takes away unwanted access to what is ours: that of everybody, and of our own accounts.
+    """Return the removals of unwanted access to Dropcap's resources: of the public, and of its own accounts.
 
-    The first goes before all else; the other at the end, as what runs until then may need it. So does a right
-    of everybody to call a function whose door is open: versions before had it in place of the door.
+    Public access is removed first. That of Dropcap's accounts is removed at the end, because running
+    revisions may need it, and so is the public's access to a function that checks its callers itself: earlier
+    versions granted it in place of the switch.
     """
     ours = {f"serviceAccount:{config.account(name)}" for name in ACCOUNTS}
     keep = {(each.target, each.name, each.member) for each in declared if isinstance(each, Grant)}
@@ -184,7 +185,7 @@ def stale(config: Config, cloud: Cloud, declared: Sequence[Resource]) -> tuple[l
         for check in (UNCHECKED, PROXIED):
             if name.startswith("dropcap-") and (check, name) not in entrances and check.holds(service):
                 shut = check.command(name, config.region, cloud, False)
-                now, why = f"{check.fact} {check.on}", "a door that is to be shut"
+                now, why = f"{check.fact} {check.on}", "public access that is not wanted"
                 public.append(Change(f"{check.kind} {name}", now, check.shut, why, (shut,)))
     for target, bindings in sorted(cloud.policies.items()):
         for role, member in bindings:
@@ -195,7 +196,7 @@ def stale(config: Config, cloud: Cloud, declared: Sequence[Resource]) -> tuple[l
             if member in ours or (member in EVERYBODY and target in doors):
                 own.append(Change(title, "granted", ABSENT, "no longer needed", (remove,)))
             elif member in EVERYBODY and not target.startswith("project "):
-                public.append(Change(title, "granted", ABSENT, "a door that is to be shut", (remove,)))
+                public.append(Change(title, "granted", ABSENT, "public access that is not wanted", (remove,)))
     return public, own
 
 
@@ -207,5 +208,5 @@ def _title(role: str, member: str, target: str) -> str:
 
 
 def short(member: str) -> str:
-    """A member without what is the same for all: dropcap-analyze, allUsers."""
+    """Return a member's short name: dropcap-analyze, allUsers."""
     return member.partition(":")[2].partition("@")[0] if ":" in member else member

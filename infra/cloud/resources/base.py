@@ -1,4 +1,4 @@
-"""What every kind of resource has in common: wanted facts, found facts, and the commands between them."""
+"""The base of every kind of resource: wanted facts, found facts, and the commands between them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ ABSENT = "none"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One line of the plan, and the commands that do it, in order. Neighbours of one `aside` run together."""
+    """One line of the plan, with its commands in order. Neighbours of the same `aside` run in parallel."""
 
     what: str
     now: str
@@ -25,43 +25,43 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Resource:
-    """Something that exists in the cloud. What is found beyond the wanted facts is left as it is.
+    """A resource in the cloud. Only the wanted facts are compared and changed.
 
-    Most kinds have commands of one form: `gcloud SURFACE VERB NAME PLACE SETTINGS`.
+    Most kinds have commands of the form `gcloud SURFACE VERB NAME PLACE SETTINGS`.
     """
 
     name: str
     why: str
     kind: ClassVar[str]
-    data: ClassVar[bool] = False  # destroyed with DATA=1 alone
+    data: ClassVar[bool] = False  # whether only DATA=1 destroys it
     aside: ClassVar[str] = ""
-    surface: ClassVar[str] = ""  # gcloud's words before the verb
-    table: ClassVar[str] = ""  # the field of Cloud that has what is there, by name
+    surface: ClassVar[str] = ""  # gcloud's command group
+    table: ClassVar[str] = ""  # the field of Cloud with the existing ones, by name
 
     @property
     def title(self) -> str:
-        """The name in a plan."""
+        """Return its name in a plan."""
         return f"{self.kind} {self.name}".strip()
 
     @property
     def place(self) -> tuple[str, ...]:
-        """The flags that say where it is, which each command has."""
+        """Return the flags for its location, which every command has."""
         return ()
 
     def settings(self, cloud: Cloud) -> Sequence[Word]:
-        """Return the flags that make it, and change it, to what is wanted."""
+        """Return the flags that create it as wanted, or change it to that."""
         return ()
 
     def wanted(self, cloud: Cloud) -> Facts:
-        """Return what it should be, by words for people."""
+        """Return the wanted facts, with names for people."""
         return {}
 
     def facts(self, cloud: Cloud, there: Any) -> Facts:
-        """Return what it is, by the same words; `there` is what gcloud says of it."""
+        """Return the facts of an existing one, with the same names; `there` is gcloud's description."""
         return {}
 
     def found(self, cloud: Cloud) -> Facts | None:
-        """Return what it is, by the words of `wanted`; None where there is none."""
+        """Return its facts, with the names of `wanted`; None if it does not exist."""
         there = getattr(cloud, self.table).get(self.name)
         return None if there is None else self.facts(cloud, there)
 
@@ -69,23 +69,23 @@ class Resource:
         return command(f"{self.surface} {verb}", self.name, *self.place, *words, file=file)
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        """Return the commands that make it."""
+        """Return the commands that create it."""
         return [self.command("create", *self.settings(cloud))]
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        """Return the commands that change it, where `differing` is wanted."""
+        """Return the commands that change it to the `differing` facts."""
         return [self.command("update", *self.settings(cloud))]
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
-        """Return the commands that take it down; none for what stays."""
+        """Return the commands that remove it; none if it stays."""
         return [self.command("delete")]
 
     def summary(self, wanted: Facts) -> str:
-        """Return what is made, in words."""
-        return ", ".join(_fact(name, value) for name, value in wanted.items()) or "there"
+        """Return a description of a new one."""
+        return ", ".join(_fact(name, value) for name, value in wanted.items()) or "exists"
 
     def difference(self, cloud: Cloud) -> Change | None:
-        """Return what is to be done, if anything."""
+        """Return the change that it needs, if any."""
         wanted, found = self.wanted(cloud), self.found(cloud)
         if found is None:
             return Change(
@@ -99,11 +99,11 @@ class Resource:
         return Change(self.title, now, then, self.why, tuple(self.change(cloud, differing)), self.aside)
 
     def removal(self, cloud: Cloud) -> Change | None:
-        """Return what takes it down, where it is there."""
+        """Return its removal, if it exists."""
         if self.found(cloud) is None:
             return None
         commands = tuple(self.remove(cloud))
-        return Change(self.title, "there", ABSENT, self.why, commands) if commands else None
+        return Change(self.title, "exists", ABSENT, self.why, commands) if commands else None
 
 
 def _fact(name: str, value: Any) -> str:
@@ -115,14 +115,14 @@ def _fact(name: str, value: Any) -> str:
 
 
 def at(found: Any, *path: str | int) -> Any:
-    """Return what JSON has at a path of names and places; None where it has nothing there."""
+    """Return the JSON value at a path of keys and indexes; None if there is none."""
     for part in path:
         found = (found or (None,))[part] if isinstance(part, int) else (found or {}).get(part)
     return found
 
 
 def covers(found: Any, wanted: Any) -> bool:
-    """Whether JSON that was found says all that is wanted; what the server adds is ignored."""
+    """Return whether found JSON contains all that is wanted; additions of the server are ignored."""
     if isinstance(wanted, Mapping):
         known = found if isinstance(found, Mapping) else {}
         return all(covers(known.get(name), value) for name, value in wanted.items())
@@ -130,5 +130,5 @@ def covers(found: Any, wanted: Any) -> bool:
         items = found or []
         return len(items) == len(wanted) and all(map(covers, items, wanted))
     if isinstance(wanted, str) or isinstance(found, str):
-        return str(found if found is not None else "") == str(wanted)  # int64 comes as text
-    return bool(found == wanted) or not (found or wanted)  # nothing, 0 and false are left out
+        return str(found if found is not None else "") == str(wanted)  # int64 is returned as text
+    return bool(found == wanted) or not (found or wanted)  # the server omits empty values, 0 and false

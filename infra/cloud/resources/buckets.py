@@ -1,4 +1,4 @@
-"""Buckets, and the repository of the images that are built."""
+"""Buckets, and the repository of the built images."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from infra.cloud.resources.base import ABSENT, Change, Facts, Resource, at, cove
 
 DAY_S = 86_400
 Rule = dict[str, Any]
-# An upload in parts that was given up costs storage and is in no listing.
+# An abandoned multipart upload costs storage and is in no listing.
 ABORT: Rule = {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 1}}
 
 
 def _shape(rule: Rule) -> tuple[str, frozenset[str]]:
-    """What a rule does and by which conditions, whatever their values: of ours, the one that it replaces."""
+    """Return action and names of the conditions: a rule of Dropcap replaces one with the same."""
     return rule["action"]["type"], frozenset(rule.get("condition", {}))
 
 
@@ -27,7 +27,7 @@ def delete_after(days: int, **condition: Any) -> Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket(Resource):
-    """A bucket that nobody can open to the public, not even by mistake."""
+    """A bucket that cannot be made public, not even by mistake."""
 
     kind: ClassVar[str] = "bucket"
     aside: ClassVar[str] = "buckets"
@@ -75,7 +75,7 @@ class Bucket(Resource):
         return [command("storage rm --recursive", f"gs://{self.name}")]
 
     def _rules(self, cloud: Cloud) -> list[Rule]:
-        """Ours, and those of somebody else that a bucket from before had."""
+        """Return Dropcap's rules, and the other rules of an existing bucket."""
         ours = [_shape(rule) for rule in self.rules]
         others = [rule for rule in _found(cloud.buckets.get(self.name, {})) if _shape(rule) not in ours]
         return [*self.rules, *others]
@@ -93,12 +93,12 @@ def _found(bucket: Mapping[str, Any]) -> list[Rule]:
 
 
 def _words(rules: Sequence[Rule]) -> str:
-    """In one order, whichever they came in."""
+    """Return the rules in words, in a fixed order."""
     return "; ".join(sorted(map(_rule, rules)))
 
 
 def _rule(rule: Rule) -> str:
-    """Return a rule in words: `Delete after 90 days`; with conditions that are not ours, all of them."""
+    """Return a rule in words: `Delete after 90 days`; with all conditions, if there are others."""
     condition, action = rule.get("condition", {}), rule["action"]["type"]
     days = condition.get("age")
     only_age = set(condition) == {"age"}
@@ -106,7 +106,7 @@ def _rule(rule: Rule) -> str:
 
 
 def kept(config: Config, cloud: Cloud) -> list[str]:
-    """Return a line for each bucket whose objects Dropcap can't delete at any time.
+    """Return a warning for each bucket whose objects Dropcap cannot delete at any time.
 
     Until the policy or hold ends, a delete is refused with 403 (cloud.google.com/storage/docs/bucket-lock and
     .../object-holds).
@@ -120,13 +120,13 @@ def kept(config: Config, cloud: Cloud) -> list[str]:
         if not by or (role == "uploads" and config.settings.source == "keep"):
             continue
         remedy = "set SOURCE=keep, or lift it" if role == "uploads" else "lift it"
-        found.append(f"gs://{name} has {by}, so what Dropcap deletes or replaces there stays: {remedy}.")
+        found.append(f"gs://{name} has {by}, so Dropcap can't delete or replace objects there: {remedy}.")
     return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images(Resource):
-    """The repository of images, which keeps the last few: a rollback needs one of them."""
+    """The repository of images, which keeps the last few for rollbacks."""
 
     kind: ClassVar[str] = "image repository"
     surface: ClassVar[str] = "artifacts repositories"
@@ -139,7 +139,7 @@ class Images(Resource):
         return (f"--location={self.region}",)
 
     def _policy(self) -> list[dict[str, Any]]:
-        """Of our own images alone: the repository is that of all services which are deployed from source."""
+        """Return policies for Dropcap's images only: other services share the repository."""
         ours = {"packageNamePrefixes": ["dropcap-"]}
         kept, old = ours | {"keepCount": self.keep}, ours | {"olderThan": "86400s"}
         return [
@@ -157,7 +157,7 @@ class Images(Resource):
         return {"images kept of a function": self.keep if covers(policies, _as_stored(wanted)) else kept}
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        described = "--description=Images of what is deployed from source"
+        described = "--description=Images of services deployed from source"
         made = self.command("create", "--repository-format=docker", described)
         return [made, *self.change(cloud, {})]
 
@@ -166,7 +166,7 @@ class Images(Resource):
         return [self.command("set-cleanup-policies", "--no-dry-run", file=file)]
 
     def removal(self, cloud: Cloud) -> Change | None:
-        """Return what deletes our images; the repository may hold those of others."""
+        """Return the removal of Dropcap's images; the repository may contain those of other services."""
         if self.name not in cloud.repositories:
             return None
         where = (f"--repository={self.name}", *self.place)
@@ -180,9 +180,9 @@ class Images(Resource):
 
 @dataclass(frozen=True, kw_only=True)
 class Sources(Resource):
-    """The sources that gcloud uploads for the builds, into a bucket that it makes and others share (`name`).
+    """The sources that gcloud uploads for builds, to a shared bucket that it creates (`name`).
 
-    Ours are deleted after some days, as each build brings its own: with BLIP-base that is 190 MB.
+    Dropcap's are deleted after some days, as each build uploads its own: 190 MB with BLIP-base.
     """
 
     kind: ClassVar[str] = "sources in"
@@ -196,10 +196,10 @@ class Sources(Resource):
         return {"kept": f"{self.days} days"}
 
     def found(self, cloud: Cloud) -> Facts | None:
-        if self.name not in cloud.buckets:  # the first build makes it
+        if self.name not in cloud.buckets:  # the first build creates it
             return self.wanted(cloud) if {*self.functions} & {*cloud.services} else None
         ours = self._rule() in _found(cloud.buckets[self.name])
-        return self.wanted(cloud) if ours else {"kept": "for ever"}
+        return self.wanted(cloud) if ours else {"kept": "indefinitely"}
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
         ours = self._rule()["condition"]["matchesPrefix"]
@@ -220,10 +220,10 @@ class Sources(Resource):
 
 
 def sources_bucket(project: str, region: str) -> str:
-    """As gcloud calls it: googlecloudsdk/command_lib/run/sourcedeploys/sources.py."""
+    """Return gcloud's name of that bucket: googlecloudsdk/command_lib/run/sourcedeploys/sources.py."""
     return f"run-sources-{project}-{region}"
 
 
 def _as_stored(policies: dict[str, Any]) -> dict[str, Any]:
-    """As the API gives them: actions are words, not objects."""
+    """Return policies as the API returns them: actions are strings, not objects."""
     return {name: each | {"action": each["action"]["type"]} for name, each in policies.items()}

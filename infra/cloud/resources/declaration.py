@@ -1,4 +1,4 @@
-"""All that exists in the cloud, top to bottom in the order in which it is made, each with its reason."""
+"""Declare every resource of a deployment, in the order in which it is created, each with its reason."""
 
 from collections.abc import Sequence
 
@@ -26,8 +26,8 @@ from infra.cloud.resources.secrets import Secret
 from infra.cloud.resources.watched import Alert, Apis, Budget, Channel, Dashboard, Metric, channel
 from infra.cloud.source import Source
 
-BUILT = "on-upload"  # the first of the functions, whose image all of them are
-EXPORT_S = 3600  # the longest that Cloud Run has: cloud.google.com/run/docs/configuring/request-timeout
+BUILT = "on-upload"  # the function that is built; the others run its image
+EXPORT_S = 3600  # Cloud Run's maximum: cloud.google.com/run/docs/configuring/request-timeout
 GALLERY_AT_ONCE = 8
 IMAGES_KEPT = 5
 SOURCES_KEPT_DAYS = 30
@@ -35,19 +35,19 @@ SWEEP = "*/10 * * * *"
 
 
 def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
-    """The declaration."""
+    """Return all resources of a deployment, in the order in which they are created."""
     secrets, functions = secrets_of(config, cloud), functions_of(config)
     accounts = [name for name in ACCOUNTS if name in functions or name not in FUNCTIONS]
     return [
         _apis(config),
-        *_metrics(config),  # an alert may have to wait ten minutes for them: these pass meanwhile
+        *_metrics(config),  # first, as alerts may have to wait ten minutes until they are known
         *(Account(name=config.account(name), why=WHY_ACCOUNT[name]) for name in accounts),
         *_buckets(config),
         *secrets.values(),
         *_sql(config, tuple(functions)),
         Images(
             name="cloud-run-source-deploy",
-            why="a build a deployment, and each is an image that costs storage",
+            why="old images cost storage; a rollback needs some of them",
             region=config.region,
             keep=IMAGES_KEPT,
         ),
@@ -55,7 +55,7 @@ def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
         *(_function(config, cloud, name, source, secrets) for name in functions),
         Sources(
             name=sources_bucket(config.project, config.region),
-            why="what was built, which nothing needs again",
+            why="sources of earlier builds, which are not needed again",
             functions=tuple(f"dropcap-{name}" for name in FUNCTIONS),
             days=SOURCES_KEPT_DAYS,
         ),
@@ -73,17 +73,17 @@ def _apis(config: Config) -> Apis:
     apis += ["iap"] if proxies(config) else []
     apis += ["sql-component", "sqladmin"] if config.cloud_sql else []
     apis += ["cloudbilling", "billingbudgets"] if config.budget else []
-    return Apis(name="", why="what Dropcap runs on", apis=tuple(apis))
+    return Apis(name="", why="Dropcap needs them", apis=tuple(apis))
 
 
 def _buckets(config: Config) -> list[Bucket]:
-    # Never by age from uploads: with SOURCE=keep what lies there is what somebody wants to keep.
+    # No deletion by age in uploads: SOURCE=keep keeps the sources there.
     rules = {"quarantine": (ABORT, delete_after(int(config.quarantine_days)))}
     why = {
-        "uploads": "pictures are dropped here",
-        "pictures": "resized pictures are published here",
-        "quarantine": "uploads that can't be used, with the reason; what nobody looked at for so long goes",
-        "archive": "sources that are done",
+        "uploads": "users upload pictures here",
+        "pictures": "Dropcap publishes resized pictures here",
+        "quarantine": "rejected uploads, with the reason, until QUARANTINE_DAYS have passed",
+        "archive": "sources of finished uploads",
     }
     return [
         Bucket(
@@ -103,7 +103,7 @@ def _instances(config: Config, name: str) -> int:
 
 
 def _connections(config: Config, name: str) -> int:
-    """Return the most database connections of all instances of a function: one a concurrent request."""
+    """Return the maximum database connections of a function: one for each concurrent request."""
     at_once = GALLERY_AT_ONCE if name == "gallery" else 1
     return _instances(config, name) * min(at_once, config.settings.database_connections)
 
@@ -115,25 +115,25 @@ def _sql(config: Config, functions: Sequence[str]) -> list[Resource]:
     users = tuple(config.database_user(name) for name in functions)
     made: list[Resource] = []
     if config.cloud_sql == "new":
-        # Twice what the functions may open, as two revisions run while one takes over, and a few.
+        # Twice the functions' maximum, as two revisions run during a deployment, and a reserve.
         most = sum(_connections(config, name) for name in functions)
         made.append(
             sql.Instance(
                 name=instance,
-                why="PostgreSQL, the smallest there is",
+                why="the smallest PostgreSQL",
                 region=config.region,
                 tier=config.cloud_sql_tier,
                 connections=2 * most + 10,
             )
         )
     where = {"project": project, "instance": instance}
-    made.append(sql.Database(name=sql.DATABASE, why="tables of Dropcap, and of nobody else", **where))
-    made += [sql.User(name=user, why="signs in by IAM, without a password", **where) for user in users]
+    made.append(sql.Database(name=sql.DATABASE, why="contains only Dropcap's tables", **where))
+    made += [sql.User(name=user, why="signs in with IAM, without a password", **where) for user in users]
     return [
         *made,
         sql.Grants(
             name=sql.ROLE,
-            why="one role owns the tables, whichever function made them",
+            why="one role owns all tables, so that every function can use them",
             users=users,
             bucket=config.buckets["quarantine"],
             **where,
@@ -144,19 +144,24 @@ def _sql(config: Config, functions: Sequence[str]) -> list[Resource]:
 def _function(
     config: Config, cloud: Cloud, name: str, source: Source, secrets: dict[str, Secret]
 ) -> Function:
-    """1 vCPU, as the default of a third would make BLIP three times slower. One request at a time, as two
-    pictures need twice the memory; a peer's default of 80 ran out of it (firebase/extensions #3203). Few
-    instances, as each holds database connections and costs money. The second generation, as the
-    first is reported to need more memory for the same program; it begins at 512 MiB, so the small functions
-    run in the first. A boost of the CPU while an instance starts, for which somebody waits.
+    """Return the declaration of one function.
 
-    The gallery opens no picture: it waits for the database and hands bytes on, and a page asks for dozens of
-    images, so it answers several requests at once, with as many threads (functions-framework has four a
-    vCPU). An export is one answer, which lasts for as long as there are pictures to send.
+    - 1 vCPU: with the default of a third, BLIP would be three times slower.
+    - One request at a time: two pictures need twice the memory, and a similar extension ran out of it with
+      the default of 80 (firebase/extensions #3203).
+    - Few instances: each holds database connections and costs money.
+    - The second generation: the first is reported to need more memory for the same program. The second starts
+      at 512 MiB, so the small functions run in the first.
+    - A CPU boost at startup, as users wait for it.
+
+    The gallery decodes no pictures: it waits for the database and forwards bytes, and a page requests dozens
+    of images. So it handles several requests at once, with as many threads (functions-framework has four a
+    vCPU).
+    An export is one response that lasts as long as there are pictures to send.
     """
-    # An instance that stayed when Dropcap moved is in another region.
+    # An instance that was kept when Dropcap moved is in another region.
     connection = (cloud.instance or {}).get("connectionName") or ":".join(filter(None, config.instance))
-    # Eventarc, Cloud Scheduler and Cloud Tasks of the project call from inside.
+    # Eventarc, Cloud Scheduler and Cloud Tasks of the project count as internal traffic.
     inside, small, page = name in ("on-upload", "sweep"), name in SMALL, name == "gallery"
     entry, why = FUNCTIONS[name]
     variables = dict(config.variables)
@@ -165,8 +170,8 @@ def _function(
     if connection:
         variables["DATABASE_URL"] = sql.url(config.database_user(name), connection)
     if small:
-        variables.pop("SAFETY", None)  # nothing there asks for a verdict, nor has the key for it
-        variables.pop("EVENTS", None)  # its secret is not for them
+        variables.pop("SAFETY", None)  # these functions request no verdict and have no Gemini key
+        variables.pop("EVENTS", None)  # these functions do not have its secret
     if page:
         variables["THREADS"] = str(GALLERY_AT_ONCE)
     if name != BUILT:
@@ -198,7 +203,7 @@ def _calls(config: Config, cloud: Cloud) -> Sequence[Resource]:
     return [
         Trigger(
             name="dropcap-on-upload",
-            why="each upload calls the function",
+            why="calls the function for each upload",
             location=location,
             region=region,
             bucket=config.buckets["uploads"],
@@ -208,11 +213,11 @@ def _calls(config: Config, cloud: Cloud) -> Sequence[Resource]:
         Subscription(
             name="dropcap-on-upload",
             location=location,
-            why="waits longer than a picture may take, or it would come again while in work",
+            why="its deadline is longer than a picture may take, or an event would be redelivered meanwhile",
         ),
         Schedule(
             name="dropcap-sweep",
-            why="what no event has finished is finished",
+            why="finishes uploads that no event has finished",
             region=region,
             service="dropcap-sweep",
             account=config.account("scheduler"),
@@ -221,7 +226,7 @@ def _calls(config: Config, cloud: Cloud) -> Sequence[Resource]:
         ),
         Queue(
             name=QUEUE,
-            why="paces make backfill, and leaves an instance to those who upload now",
+            why="limits the rate of make backfill, and leaves an instance free for new uploads",
             region=region,
             per_second=config.backfill_per_second,
             at_once=max(1, int(config.max_instances) - 1),
@@ -240,15 +245,15 @@ def _watched(config: Config, cloud: Cloud) -> list[Resource]:
     values = monitoring.Values(config.project, config.region)
     address, alerts = config.alert_email, monitoring.alerts(values) if config.alerts == "1" else {}
     made: list[Resource] = []
-    if address and (alerts or config.budget or channel(cloud, address)):  # it remembers the address
-        made.append(Channel(name=address, why="alerts are sent there"))
+    if address and (
+        alerts or config.budget or channel(cloud, address)
+    ):  # an existing channel stores the address
+        made.append(Channel(name=address, why="receives alerts"))
     for name, each in alerts.items():
         policy = {key: value for key, value in each.items() if key != "notificationChannels"}
         made.append(Alert(name=name, why=each["displayName"], wanted_json=policy, address=address))
-    made.append(
-        Dashboard(name="dropcap", why="all of it at a glance", wanted_json=monitoring.dashboard(values))
-    )
+    made.append(Dashboard(name="dropcap", why="shows all metrics", wanted_json=monitoring.dashboard(values)))
     if config.budget:
-        why = "says so when half, nine tenths, all of it is spent; it stops nothing"
+        why = "sends a mail at 50 %, 90 % and 100 %; it does not stop anything"
         made.append(Budget(name=budget_name(config.project), why=why, amount=config.budget, address=address))
     return made

@@ -1,4 +1,4 @@
-"""What calls the functions: the event of an upload, the schedule of the sweep, the queue of the backfill."""
+"""What calls the functions: the trigger for uploads, the schedule of `sweep`, the queue of the backfill."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ TYPE = "google.cloud.storage.object.v1.finalized"
 
 @dataclass(frozen=True, kw_only=True)
 class Trigger(Resource):
-    """Eventarc's trigger: each object that is complete in the bucket calls the service."""
+    """Eventarc's trigger: calls the service for each finalized object of the bucket."""
 
     kind: ClassVar[str] = "trigger"
     surface: ClassVar[str] = "eventarc triggers"
@@ -46,22 +46,22 @@ class Trigger(Resource):
         return [self.command("create", *filters, *self.settings(cloud))]
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        if "bucket" in differing:  # made anew; the sweep finds what is uploaded between
+        if "bucket" in differing:  # created again; the sweep finds objects that are uploaded meanwhile
             return [*self.remove(cloud), *self.make(cloud)]
         return super().change(cloud, differing)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subscription(Resource):
-    """Pub/Sub's subscription that Eventarc makes for a trigger (`name`), and only sets it up."""
+    """The Pub/Sub subscription of the trigger `name`, which Eventarc creates; only its settings change."""
 
     kind: ClassVar[str] = "subscription of trigger"
     location: str
-    # By words: flag and value, and where the value is found.
+    # By name of the fact: flag, value, and path of the value.
     SET: ClassVar[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
         "waits for an answer": ("--ack-deadline", "600", ("ackDeadlineSeconds",)),
         "tries again after": ("--min-retry-delay", "10s", ("retryPolicy", "minimumBackoff")),
-        # 600 s would leave instances idle
+        # with 600 s, instances would be idle
         "and at most after": ("--max-retry-delay", "60s", ("retryPolicy", "maximumBackoff")),
         "keeps an event": ("--message-retention-duration", "604800s", ("messageRetentionDuration",)),
     }
@@ -86,12 +86,12 @@ class Subscription(Resource):
         return self.make(cloud)
 
     def removal(self, cloud: Cloud) -> Change | None:
-        return None  # it goes with its trigger
+        return None  # it is removed with its trigger
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Resource):
-    """Cloud Scheduler's job that calls a service, as an account that may."""
+    """The Cloud Scheduler job that calls a service, with an account that is allowed to."""
 
     kind: ClassVar[str] = "schedule"
     surface: ClassVar[str] = "scheduler jobs"
@@ -145,8 +145,11 @@ class Schedule(Resource):
 
 @dataclass(frozen=True, kw_only=True)
 class Queue(Resource):
-    """Cloud Tasks' queue. `make destroy` empties it and lets it stand: a deleted name can't be used again for
-    three days, and an empty queue costs nothing."""
+    """The Cloud Tasks queue.
+
+    `make destroy` purges and keeps it: a deleted name cannot be used again for three days, and an empty queue
+    costs nothing.
+    """
 
     kind: ClassVar[str] = "queue"
     surface: ClassVar[str] = "tasks queues"

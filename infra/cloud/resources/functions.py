@@ -1,10 +1,10 @@
-"""The functions: Cloud Run services of one image, which is built from source with the first of them.
+"""The functions: Cloud Run services that run one image, which the first of them builds from source.
 
-The image starts `functions-framework`, and FUNCTION_TARGET says which function. The buildpack puts that into
-the image as a default alone, so a service's own variable replaces it (GoogleCloudPlatform/buildpacks,
+The image starts `functions-framework`, and FUNCTION_TARGET selects the function. The buildpack sets it only
+as a default of the image, so a service's own variable overrides it (GoogleCloudPlatform/buildpacks,
 pkg/gcpbuildpack/env.go and cmd/python/functions_framework, 2026-08-22); firebase-tools deploys services with
-it, too (src/gcp/runv2.ts, 2026). The operating system is not in the image: Cloud Run puts it under, and keeps
-it patched, where the service names the base image, so each names that of the build
+it, too (src/gcp/runv2.ts, 2026). The operating system is not in the image: Cloud Run adds and
+patches it if the service names the base image, so each service names that of the build
 (docs.cloud.google.com/run/docs/configuring/services/automatic-base-image-updates, a copy of 2026).
 """
 
@@ -28,7 +28,7 @@ from infra.cloud.source import FOLDER, Source
 RUNTIME = "python313"
 SPEC, NOTES = ("spec", "template", "spec"), ("spec", "template", "metadata", "annotations")
 CONTAINER = (*SPEC, "containers", 0)
-PATHS: Mapping[str, tuple[str | int, ...]] = {  # by words: where Cloud Run keeps it in a service
+PATHS: Mapping[str, tuple[str | int, ...]] = {  # by name of the fact: its path in a service
     "memory": (*CONTAINER, "resources", "limits", "memory"),
     "vCPU": (*CONTAINER, "resources", "limits", "cpu"),
     "requests at once": (*SPEC, "containerConcurrency"),
@@ -40,22 +40,25 @@ PATHS: Mapping[str, tuple[str | int, ...]] = {  # by words: where Cloud Run keep
     "ingress": ("metadata", "annotations", "run.googleapis.com/ingress"),
     "account": (*SPEC, "serviceAccountName"),
 }
-IMAGE = "spec.template.spec.containers[0].image"  # with its digest, as gcloud deploys what it built
-BASE_IMAGE = "metadata.annotations['run.googleapis.com/build-base-image']"  # as the build was answered
-CLOUD_SQL_LABEL = "dropcap-cloud-sql"  # whether the instance is this deployment's own: CLOUD_SQL=new
+IMAGE = "spec.template.spec.containers[0].image"  # with its digest, as gcloud deploys it
+BASE_IMAGE = "metadata.annotations['run.googleapis.com/build-base-image']"  # as the build returned it
+CLOUD_SQL_LABEL = "dropcap-cloud-sql"  # `new` if the deployment created the instance
 
 
 @dataclass(frozen=True, kw_only=True)
 class Function(Resource):
-    """A function. Its revisions are named for the commit and for all that is wanted, so that what has not
-    changed has the name that it had, and a changed setting another one."""
+    """A function.
+
+    The name of a revision contains the commit and a digest of all wanted settings, so unchanged settings keep
+    the name, and a changed setting gets a new one.
+    """
 
     kind: ClassVar[str] = "function"
     aside: ClassVar[str] = "functions"
     surface: ClassVar[str] = "run services"
     table: ClassVar[str] = "services"
     entry: str
-    image_of: str  # the function that is built; empty for that one
+    image_of: str  # the function that is built; empty if it is this one
     source: Source
     region: str
     account: str
@@ -76,7 +79,7 @@ class Function(Resource):
         return (f"--region={self.region}",)
 
     def _template(self, cloud: Cloud) -> dict[str, Any]:
-        """What a change of needs no build."""
+        """Return the settings that can change without a build."""
         return {
             "memory": f"{self.memory_mb}Mi",
             "vCPU": "1",
@@ -128,7 +131,7 @@ class Function(Resource):
         }
 
     def revision(self, cloud: Cloud) -> str:
-        """The end of the next revision's name: commit and digest, and a number where that name is taken."""
+        """Return the suffix of the next revision: commit and digest, with a number if that name is taken."""
         wanted = {"source": self.source.digest, **self._template(cloud)}
         digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
         suffix = f"{self.source.commit}-{digest}"
@@ -142,11 +145,11 @@ class Function(Resource):
         return f"{code}, {wanted['memory']}, {instances}, {self.ingress} ingress"
 
     def _origin(self) -> str:
-        """Return where its code comes from: what is uploaded and built once, or the image of that build."""
+        """Return the origin of its code: the uploaded source, or the image of the built function."""
         return f"as in {self.image_of}" if self.image_of else f"built of {self.source.bytes / 1e6:.0f} MB"
 
     def difference(self, cloud: Cloud) -> Change | None:
-        """With the commits that people know, beside digests. What is built is there before it is shared."""
+        """Return the change, with commits beside digests. The build runs alone, as others need its image."""
         change = super().difference(cloud)
         if change is None:
             return None
@@ -174,12 +177,12 @@ class Function(Resource):
         return commands
 
     def _changes_kind(self, cloud: Cloud) -> bool:
-        """Whether a secret is to become a plain variable, which no flag of gcloud can do in one step."""
+        """Return whether a secret becomes a plain variable, which no flag of gcloud can do in one step."""
         env = at(cloud.services[self.name], *CONTAINER, "env") or ()
         return any("valueFrom" in each and each["name"] in self.variables for each in env)
 
     def _with_variables(self, cloud: Cloud) -> Command:
-        """The service as it is, with the variables that are wanted, as a revision of its own."""
+        """Return the command that deploys the existing service with the wanted variables."""
         service: dict[str, Any] = copy.deepcopy({**cloud.services[self.name], "status": {}})
         kept = ("name", "namespace", "labels", "annotations")
         service["metadata"] = {name: value for name, value in service["metadata"].items() if name in kept}
@@ -196,12 +199,12 @@ class Function(Resource):
         return replace(command("run services replace", *self.place, file=file), again=self._again(suffix))
 
     def _deploy(self, cloud: Cloud, *flags: str) -> Command:
-        """Build and deploy, or deploy what is built.
+        """Return the command that builds and deploys, or deploys the built image.
 
-        All functions but the first could be documents for `gcloud run services replace`; they are not. The
-        first one still needs these flags, as `run deploy --source` builds and sets up in one step, and
-        `replace` drops what the document leaves out, so each would have to be merged with what is there to
-        leave alone what others have set: a second way to do the same, in more lines.
+        The other functions could use documents for `gcloud run services replace`. But the first one needs
+        these flags anyway, as `run deploy --source` builds and configures in one step. `replace` removes what
+        a document omits, so each document would have to be merged with the existing service: more code for a
+        second way to do the same.
         """
         code: tuple[Word, ...] = (
             *(f"--source={FOLDER}", f"--function={self.entry}"),
@@ -212,7 +215,7 @@ class Function(Resource):
         return self._command(cloud, "run deploy", *code, *flags)
 
     def _built(self, flag: str, key: str) -> Late:
-        """Return a flag with what is known of the function that is built, once it is."""
+        """Return a flag whose value is read from the built function after its deployment."""
         return late(f"{flag}=", "run services describe", self.image_of, *self.place, f"--format=value({key})")
 
     def _command(self, cloud: Cloud, surface: str, *words: Word) -> Command:
@@ -231,7 +234,7 @@ class Function(Resource):
             f"--set-cloudsql-instances={self.sql}" if self.sql else "--clear-cloudsql-instances",
             f"--update-labels={','.join(f'{name}={value}' for name, value in self._labels(cloud).items())}",
             f"--revision-suffix={suffix}",
-            file=("--env-vars-file", json.dumps(dict(self.variables), indent=2)),  # JSON is quoted YAML
+            file=("--env-vars-file", json.dumps(dict(self.variables), indent=2)),  # JSON is valid YAML
         )
         return replace(made, again=self._again(suffix))
 
@@ -250,7 +253,7 @@ def traffic(name: str, region: str, to: str) -> Command:
 
 
 def variables(service: Mapping[str, Any] | None) -> dict[str, str]:
-    """What a service has: variables, and secrets as name:version; nothing where it is not there."""
+    """Return the variables of a service, secrets as name:version; empty if there is no service."""
     found = {}
     for each in at(service, *CONTAINER, "env") or ():
         reference = each.get("valueFrom", {}).get("secretKeyRef")
@@ -260,7 +263,7 @@ def variables(service: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def settings(service: Mapping[str, Any]) -> Settings:
-    """What on-upload runs with, but database and events; of a key there is the name. Raises CloudError."""
+    """Return the settings of a service, without database and events; secrets are names. Raises CloudError."""
     values = variables(service)
     for name in ("DATABASE_URL", "EVENTS", "EVENTS_SECRET"):
         values.pop(name, None)

@@ -1,4 +1,4 @@
-"""Every right that a deployment gives, to whom, on what and why: the least that works."""
+"""Declare every role that a deployment grants: to which account, on which resource, and why."""
 
 from infra.cloud.config import NO_SECRET, SECRETS, Config
 from infra.cloud.gcloud.command import Gcloud
@@ -7,57 +7,61 @@ from infra.cloud.resources.access import PROXIED, UNCHECKED, Entrance, Grant, sh
 from infra.cloud.resources.secrets import Secret
 
 FUNCTIONS = {  # name: entry point in functions/main.py, and what it is for
-    "on-upload": ("on_upload", "analyzes what is dropped into the bucket"),
-    "analyze": ("analyze", "analyzes what is posted"),
-    "sweep": ("sweep", "finishes what no event has finished"),
-    "get-progress-stats": ("get_progress_stats", "tells how a user is doing"),
-    "gallery": ("gallery", "the page to drop pictures on and to find them again"),
+    "on-upload": ("on_upload", "analyzes uploads to the bucket"),
+    "analyze": ("analyze", "analyzes posted pictures"),
+    "sweep": ("sweep", "finishes uploads that no event has finished"),
+    "get-progress-stats": ("get_progress_stats", "returns a user's progress"),
+    "gallery": ("gallery", "the web page for uploading and finding pictures"),
 }
 WHY_ACCOUNT = {name: why for name, (_, why) in FUNCTIONS.items()} | {
-    "trigger": "Eventarc and Cloud Tasks call on-upload as it",
-    "scheduler": "Cloud Scheduler calls sweep as it",
-    "build": "Cloud Build builds as it",
+    "trigger": "Eventarc and Cloud Tasks call on-upload with it",
+    "scheduler": "Cloud Scheduler and Cloud Tasks call sweep with it",
+    "build": "Cloud Build runs builds with it",
 }
 WHY_BUCKET = {
-    "uploads": "reads the source, and deletes this generation of it when all is stored",
-    "pictures": "writes the resized pictures, and writes them anew where a delivery comes again",
-    "quarantine": "keeps a copy of what can't be used, with the reason",
-    "archive": "keeps the source where SOURCE=archive",
+    "uploads": "reads the source, and deletes this generation when all outputs are stored",
+    "pictures": "writes the resized pictures, and overwrites them when an event is redelivered",
+    "quarantine": "stores copies of rejected uploads, with the reason",
+    "archive": "stores sources with SOURCE=archive",
 }
 WHY_SECRET = {
-    "DATABASE_URL": "address and password of PostgreSQL",
+    "DATABASE_URL": "URL of PostgreSQL, with the password",
     "GEMINI_API_KEY": "key of the Gemini API",
-    "EVENTS_SECRET": "what the events of a webhook are signed with",
+    "EVENTS_SECRET": "signs the events that are sent to a webhook",
 }
-# The gallery's, with their roles. legacyBucketWriter creates, lists and deletes objects, and can't read one:
-# no predefined role that deletes does less. objectUser is the least that also reads them:
+# The gallery's roles. legacyBucketWriter creates, lists and deletes objects, and cannot read them: it is the
+# smallest predefined role that deletes. objectUser is the smallest that also reads:
 # cloud.google.com/storage/docs/access-control/iam-roles.
-DELETES = ("legacyBucketWriter", "deletes the copy of what its user deletes, and can't read it")
+DELETES = ("legacyBucketWriter", "deletes the copies of pictures that users delete; can't read objects")
 GALLERY_BUCKET = {
-    "uploads": ("legacyBucketWriter", "begins uploads, deletes what its user deletes, and can't read it"),
-    "pictures": ("objectUser", "shows the resized pictures, and deletes what its user deletes"),
+    "uploads": (
+        "legacyBucketWriter",
+        "starts uploads, deletes pictures that users delete; can't read objects",
+    ),
+    "pictures": ("objectUser", "shows the resized pictures, and deletes those that users delete"),
     "quarantine": DELETES,
     "archive": DELETES,
 }
 GALLERY = "dropcap-gallery"
-# What needs no secret but the database's, and little memory: no picture is opened there.
+# Functions that need only the database's secret, and little memory, as they decode no pictures.
 SMALL = ("get-progress-stats", "gallery")
-# For projects from before: cloud.google.com/eventarc/docs/run/create-trigger-storage-gcloud#before-you-begin
+# Only projects created earlier need one more role:
+# cloud.google.com/eventarc/docs/run/create-trigger-storage-gcloud#before-you-begin
 OLD_PROJECT = "2021-04-09"
 
 
 def functions_of(config: Config) -> dict[str, tuple[str, str]]:
-    """Return the functions of this deployment: all but the gallery, which is one where GALLERY=1."""
+    """Return the functions of this deployment: the gallery only with GALLERY=1, and all others."""
     return {name: each for name, each in FUNCTIONS.items() if config.gallery == "1" or name != "gallery"}
 
 
 def grants(config: Config, cloud: Cloud) -> list[Grant]:
-    """Every right that this deployment gives, and to whom: the least that works."""
+    """Return every role that this deployment grants: the least privileges that work."""
 
     made: list[Grant] = []
 
     def give(role: str, to: str, target: str, why: str, who: str = "", born: str = "") -> None:
-        """Add a right; `to` is a short name of ours, or the address of an account of Google's."""
+        """Add a grant; `to` is a short name of a Dropcap account, or the address of a service agent."""
         member = f"serviceAccount:{to if '@' in to else config.account(to)}"
         more = {"why": why, "region": config.region, "who": who, "born": born}
         made.append(Grant(name=f"roles/{role}", member=member, target=target, **more))
@@ -65,12 +69,17 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
     functions, project = functions_of(config), f"project {config.project}"
     analyzing = [name for name in functions if name not in SMALL]
     agents = f"service-{cloud.number}@gcp-sa-{{}}.iam.gserviceaccount.com".format
-    give("run.builder", "build", project, "builds: in new projects the default account may not")
+    give(
+        "run.builder", "build", project, "runs builds: in new projects the default account has no permission"
+    )
     give("eventarc.eventReceiver", "trigger", project, "receives the events of the bucket")
-    why, who = "tells of uploads, by Pub/Sub; nobody else gives it this right", "Cloud Storage's own account"
+    why, who = (
+        "publishes the events of uploads; Google does not grant it by itself",
+        "Cloud Storage's service agent",
+    )
     give("pubsub.publisher", cloud.storage_agent, project, why, who, "storage service-agent")
     if cloud.created and cloud.created < OLD_PROJECT:
-        why, who = "signs its calls; newer projects need no such right", "Pub/Sub's own account"
+        why, who = "signs its calls; newer projects do not need it", "Pub/Sub's service agent"
         give("iam.serviceAccountTokenCreator", agents("pubsub"), project, why, who)
     for name in analyzing:
         for kind, bucket in config.buckets.items():
@@ -83,26 +92,26 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
             give("secretmanager.secretAccessor", name, f"secret {secret.name}", f"reads {variable}")
     if (topic := config.settings.events).startswith("projects/"):
         for name in analyzing:
-            give("pubsub.publisher", name, f"topic {topic}", "tells what became of each upload")
+            give("pubsub.publisher", name, f"topic {topic}", "publishes the outcome of each upload")
     for name in functions if config.cloud_sql else ():
         where = f"project {config.instance[0]}"
         give("cloudsql.client", name, where, "opens the socket of Cloud SQL")
         give("cloudsql.instanceUser", name, where, "signs in to Cloud SQL by IAM")
-    why = "calls it with each upload, and make backfill's queue does"
+    why = "calls it for each upload, and for the tasks of make backfill"
     give("run.invoker", "trigger", "function dropcap-on-upload", why)
-    why = "calls it every ten minutes, and make redescribe's tasks do"
+    why = "calls it every ten minutes, and for the tasks of make redescribe"
     give("run.invoker", "scheduler", "function dropcap-sweep", why)
     if proxies(config):
         why, who = (
-            "AUTH=iap: passes on whom it has signed in and let in",
-            "Identity-Aware Proxy's own account",
+            "AUTH=iap: forwards the requests of people whom it lets in",
+            "Identity-Aware Proxy's service agent",
         )
         give("run.invoker", agents("iap"), f"function {GALLERY}", why, who)
     return made
 
 
 def audience(config: Config, cloud: Cloud) -> str:
-    """Return what assertions of Identity-Aware Proxy for the gallery must be made out to.
+    """Return the audience that Identity-Aware Proxy's assertions for the gallery must have.
 
     docs.cloud.google.com/iap/docs/signed-headers-howto (2026-11)
     """
@@ -110,30 +119,30 @@ def audience(config: Config, cloud: Cloud) -> str:
 
 
 def proxies(config: Config) -> list[Entrance]:
-    """Return the functions behind Identity-Aware Proxy: the gallery alone, as the others serve programs."""
+    """Return the functions behind Identity-Aware Proxy: only the gallery, as the others serve programs."""
     if config.settings.auth != "iap" or "gallery" not in functions_of(config):
         return []
-    why = "AUTH=iap: it signs people in, and says by a signed assertion who they are"
+    why = "AUTH=iap: it signs people in, and identifies them in a signed assertion"
     return [Entrance(name=GALLERY, why=why, check=PROXIED, region=config.region)]
 
 
 def doors(config: Config) -> list[Entrance]:
-    """Return the functions that everybody may call, as they check the caller's ID token themselves."""
+    """Return the functions whose callers Google does not check, as they verify ID tokens themselves."""
     if config.settings.auth != "token":
         return []
-    why = "AUTH=token: it checks the caller's ID token"
+    why = "AUTH=token: it verifies the caller's ID token"
     named = [f"dropcap-{name}" for name in functions_of(config) if name in ("analyze", *SMALL)]
     return [Entrance(name=name, why=why, check=UNCHECKED, region=config.region) for name in named]
 
 
 def secret(variable: str, config: Config) -> Secret:
-    """What holds this variable's value."""
+    """Return the secret that stores this variable's value."""
     name, value = f"dropcap-{variable.lower().replace('_', '-')}", config.said(variable)
     return Secret(name=name, why=WHY_SECRET[variable], region=config.region, variable=variable, value=value)
 
 
 def secrets_of(config: Config, cloud: Cloud) -> dict[str, Secret]:
-    """Return the secrets in use, by variable: what is not given, and is there, stays."""
+    """Return the secrets in use, by variable; an existing secret whose value is not given stays."""
     unwanted = {
         "DATABASE_URL": bool(config.cloud_sql),  # by IAM, without a password
         "EVENTS_SECRET": not config.settings.events.startswith("https:"),
@@ -167,7 +176,7 @@ OTHERWISE = {
 
 
 def table() -> str:
-    """Who has which role on what, and why, as Markdown: with every option on."""
+    """Return the roles as a Markdown table, for a deployment with every option."""
     rows = ["| role | on what | who | why |", "|---|---|---|---|"]
     who_of: dict[tuple[str, str, str], list[str]] = {}
     for given in (EXAMPLE, EXAMPLE | OTHERWISE):

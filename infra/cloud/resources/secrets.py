@@ -1,4 +1,4 @@
-"""Secrets: values go in by standard input, and functions name the version that they were deployed with."""
+"""Secrets: values are passed on standard input, and functions use the version of their deployment."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from infra.cloud.resources.base import Facts, Resource
 
 @dataclass(frozen=True, kw_only=True)
 class Secret(Resource):
-    """A secret that holds the value of `variable`; where that is not given, what it holds stays.
+    """A secret with the value of `variable`; if no value is given, the existing one stays.
 
-    A value is never changed: a new one is a new version, a new version a new revision of each function that
-    uses it, so a rollback has the value that it ran with.
+    A new value is a new version, and a new revision of each function that uses it, so a rollback uses the old
+    value again.
     """
 
     kind: ClassVar[str] = "secret"
-    data: ClassVar[bool] = True  # the way to a database that stays
+    data: ClassVar[bool] = True  # needed to reach a database that is kept
     surface: ClassVar[str] = "secrets"
     table: ClassVar[str] = "secrets"
     region: str
@@ -26,7 +26,7 @@ class Secret(Resource):
     value: str
 
     def version(self, cloud: Cloud) -> int:
-        """The version that functions are to use, also where it is still to be made."""
+        """Return the version that functions should use, which may not exist yet."""
         versions = cloud.secrets.get(self.name)
         newest = int(versions[0]["name"].rpartition("/")[2]) if versions else 0
         return newest if self._held(cloud) else newest + 1
@@ -43,8 +43,8 @@ class Secret(Resource):
         return {"version": version if self._held(cloud) else version - 1 or None}
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        # Where the functions are: a secret of all regions is refused where a policy names the locations
-        # (org-policy in claims.toml), and this one costs the same.
+        # In the functions' region: a policy on locations refuses a secret of all regions (org-policy in
+        # claims.toml), and this one costs the same.
         where = ("--replication-policy=user-managed", f"--locations={self.region}")
         return [self.command("create", *where), *self.change(cloud, {})]
 

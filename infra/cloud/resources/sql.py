@@ -1,4 +1,4 @@
-"""Cloud SQL, where it is asked for: functions sign in as themselves, by IAM, and no password exists."""
+"""Cloud SQL, if it is requested: functions sign in with IAM, without a password."""
 
 import hashlib
 import re
@@ -15,16 +15,16 @@ DATABASE = ROLE = "dropcap"
 
 
 def url(user: str, connection: str) -> str:
-    """DATABASE_URL of a user of Cloud SQL, by the socket that Cloud Run puts there, signing in by IAM."""
+    """Return the DATABASE_URL of a Cloud SQL user, with Cloud Run's socket and an IAM login."""
     name = user.replace("@", "%40")
     return f"postgresql://{name}@/{DATABASE}?host=/cloudsql/{connection}&iam=true&role={ROLE}"
 
 
 def grants(users: Sequence[str]) -> str:
-    """Return idempotent SQL that puts all functions in one role, so that they share all tables.
+    """Return idempotent SQL that puts all functions into one role, so that they share all tables.
 
-    The role may create Dropcap's schema, which only the database's owner can grant. postgres, who runs this,
-    is a member of cloudsqlsuperuser, and so of the owner (cloud.google.com/sql/docs/postgres/users).
+    The role may create Dropcap's schema, which only the database's owner can grant. The user postgres, which
+    runs this, is a member of cloudsqlsuperuser, the owner (cloud.google.com/sql/docs/postgres/users).
     """
     names = ", ".join(f'"{user}"' for user in users)
     return (
@@ -36,7 +36,7 @@ def grants(users: Sequence[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Instance(Resource):
-    """The smallest PostgreSQL that Cloud SQL has, reached by Cloud Run's own encrypted socket alone."""
+    """The smallest PostgreSQL of Cloud SQL, reachable only through Cloud Run's encrypted socket."""
 
     kind: ClassVar[str] = "Cloud SQL"
     data: ClassVar[bool] = True
@@ -66,7 +66,7 @@ class Instance(Resource):
         return (f"--tier={self.tier}", f"--database-flags={flags}", "--backup", "--deletion-protection")
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        # The other edition has no small machines.
+        # The other edition has no small machine types.
         fixed = [f"--database-version={VERSION}", f"--region={self.region}", "--edition=enterprise"]
         fixed += ["--ssl-mode=ENCRYPTED_ONLY", "--storage-auto-increase", "--backup-start-time=03:00"]
         return [self.command("create", *fixed, *self.settings(cloud))]
@@ -80,7 +80,7 @@ class Instance(Resource):
 
 @dataclass(frozen=True, kw_only=True)
 class OfInstance(Resource):
-    """What an instance holds."""
+    """A resource inside an instance."""
 
     project: str
     instance: str
@@ -112,10 +112,10 @@ class User(OfInstance):
 
 @dataclass(frozen=True, kw_only=True)
 class Grants(OfInstance):
-    """What only PostgreSQL's own administrator can grant, by an import of a few lines.
+    """Grants that only PostgreSQL's administrator can make, through an import of a few lines of SQL.
 
-    The lines lie in the quarantine bucket while it lasts, and a label of the bucket says that it is done, for
-    which users and on which instance: gcloud can label an instance in its beta alone.
+    The SQL file is in the quarantine bucket during the import. A label of the bucket records for which users
+    and on which instance it is done, because only gcloud's beta can label an instance.
     """
 
     kind: ClassVar[str] = "database rights"

@@ -1,4 +1,4 @@
-"""What an operator watches: metrics, alerts and a dashboard from monitoring/, an address, a budget."""
+"""Monitoring: metrics, alerts and a dashboard from monitoring/, an email address, a budget."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ CHANNELS = "--notifications-rule-monitoring-notification-channels"  # of a budge
 
 @dataclass(frozen=True, kw_only=True)
 class Channel(Resource):
-    """An address that alerts are sent to, found again by the address."""
+    """The email channel for alerts, identified by its address."""
 
     kind: ClassVar[str] = "alert address"
 
@@ -32,7 +32,7 @@ class Channel(Resource):
 
 
 def channel(cloud: Cloud, address: str) -> str | None:
-    """The name of the channel for this address."""
+    """Return the name of the channel for this address, if it exists."""
     for each in cloud.channels:
         if each.get("type") == "email" and each.get("labels", {}).get("email_address") == address:
             return str(each["name"])
@@ -40,7 +40,7 @@ def channel(cloud: Cloud, address: str) -> str | None:
 
 
 def channel_word(cloud: Cloud, address: str, flag: str) -> tuple[Word, ...]:
-    """A flag with the channel's name, which is only known once it is made; nothing without an address."""
+    """Return a flag with the channel's name, which is read after its creation; nothing without an address."""
     if not address:
         return ()
     if name := channel(cloud, address):
@@ -52,7 +52,7 @@ def channel_word(cloud: Cloud, address: str, flag: str) -> tuple[Word, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Document(Resource):
-    """What is wanted as one JSON document; what the server adds to it is ignored."""
+    """A resource that is declared as one JSON document; additions of the server are ignored."""
 
     wanted_json: Any
     flag: ClassVar[str] = "--config-from-file"
@@ -83,7 +83,7 @@ class Metric(Document):
 
 @dataclass(frozen=True, kw_only=True)
 class Alert(Document):
-    """An alert policy; alone, as Google refuses parallel changes of them (monitoring-busy in claims.toml)."""
+    """An alert policy; never in parallel, as Google refuses that (monitoring-busy in claims.toml)."""
 
     kind: ClassVar[str] = "alert"
     table: ClassVar[str] = "alerts"
@@ -132,7 +132,7 @@ class Dashboard(Document):
 
 @dataclass(frozen=True, kw_only=True)
 class Budget(Resource):
-    """A budget of the project alone, of the billing account that pays for it. It warns, and stops nothing."""
+    """A budget for this project in its billing account. It sends warnings and stops nothing."""
 
     kind: ClassVar[str] = "budget"
     amount: str
@@ -187,20 +187,20 @@ class Budget(Resource):
 
 
 def _threshold(rule: Mapping[str, Any]) -> str:
-    """Return a rule of a budget as a word of --threshold-rule."""
+    """Return a budget's rule as a value of --threshold-rule."""
     forecast = rule.get("spendBasis") == "FORECASTED_SPEND"
     return f"percent={float(rule['thresholdPercent'])}" + (",basis=forecasted-spend" if forecast else "")
 
 
 def _order(rule: str) -> tuple[int, str]:
-    """As in BUDGET_THRESHOLDS, and what is not in it last: Google need not keep the order."""
+    """Return the sort key: the order of BUDGET_THRESHOLDS, then others, as Google may reorder them."""
     known = rule in BUDGET_THRESHOLDS
     return (BUDGET_THRESHOLDS.index(rule) if known else len(BUDGET_THRESHOLDS)), rule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Apis(Resource):
-    """Google's APIs; they stay on, as others of the project may use them."""
+    """Google's APIs. They stay enabled, as other services of the project may use them."""
 
     kind: ClassVar[str] = "APIs"
     apis: tuple[str, ...]

@@ -310,7 +310,7 @@ def test_identity_aware_proxy_is_on_before_its_account_may_call_and_off_before_a
     enabled = f"serviceusage/projects/{PROJECT}/services/iap.googleapis.com"
     assert enabled in there.plane.resources
     assert "people at dropcap-gallery: signed in by nobody -> signed in by Identity-Aware Proxy" in on.out
-    [told] = re.findall(r"lets in only whom you name: gcloud (.*)\n", on.out)
+    [told] = re.findall(r"lets in only the members that you add: gcloud (.*)\n", on.out)
     assert "--role=roles/iap.httpsResourceAccessor" in told
     again = there.deployed()
     assert again.lines == []
@@ -413,9 +413,9 @@ def test_what_was_set_stays_on_a_fresh_clone_until_it_is_returned_to_its_default
     assert "Stays as deployed" not in back.out
     for line in (
         "callers of dropcap-analyze: checked by the function -> checked by Google",
-        "function dropcap-gallery: there -> none",
-        "alert address ana@example.com: there -> none",
-        f"budget Dropcap {PROJECT}: there -> none",
+        "function dropcap-gallery: exists -> none",
+        "alert address ana@example.com: exists -> none",
+        f"budget Dropcap {PROJECT}: exists -> none",
         f"bucket {UPLOADS}: deleted objects kept 0 days -> deleted objects kept 7 days",
         "queue dropcap-backfill: a second 0.5, at once 6 -> a second 2.0, at once 4",
     ):

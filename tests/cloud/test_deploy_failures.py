@@ -159,8 +159,8 @@ def test_another_region_than_the_deployed_one_is_refused_before_anything_is_made
         assert (ran.status, ran.lines, ran.out) == (1, [], "")
         one, two = f"PROJECT={PROJECT} REGION=europe-west1", f"PROJECT={PROJECT} REGION=us-central1"
         assert ran.error == (
-            f"make {command}: Dropcap is in europe-west1, and REGION=us-central1 would make a second one "
-            f"beside it: leave REGION out to change the one that is there. To move it: make destroy {one} "
+            f"make {command}: Dropcap is deployed in europe-west1, and REGION=us-central1 would add a second "
+            f"deployment: omit REGION to change the existing one. To move it: make destroy {one} "
             f"(buckets, database and secrets stay where they are), then make deploy {two}.\n"
         )
 
@@ -171,13 +171,16 @@ def test_of_two_dropcaps_in_one_project_one_has_to_be_named_and_either_can_be(th
     there.plane.resources[f"{place}/us-central1/services/dropcap-sweep"] = copy
     ran = there.make("plan")
     assert (ran.status, ran.out) == (1, "")
-    assert "Dropcap is in europe-west1 and us-central1: say which, REGION=europe-west1." in ran.error
+    assert (
+        "Dropcap is deployed in europe-west1 and us-central1: choose one with REGION=europe-west1."
+        in ran.error
+    )
     assert "function dropcap-analyze: none -> " in there.make("plan", REGION="us-central1").out
     for key in [key for key in there.plane.resources if key.startswith(f"{place}/europe-west1/services/")]:
         del there.plane.resources[key]
     ran = there.make("plan", REGION="default")  # which is not where it is
     assert (ran.status, ran.out) == (1, "")
-    assert "Dropcap is in us-central1, and REGION=europe-west1 would make a second one" in ran.error
+    assert "deployed in us-central1, and REGION=europe-west1 would add a second deployment" in ran.error
 
 
 def test_a_list_that_lacks_regions_is_not_taken_for_all_there_is(there: Deployment) -> None:

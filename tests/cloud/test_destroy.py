@@ -70,7 +70,7 @@ def test_destroy_takes_down_all_but_the_data_and_that_only_where_the_project_is_
     everything = {**ALERTS, "DATA": "1", "YES": plane.project}
     refused = there.make("destroy", **everything)
     assert (refused.status, refused.lines) == (1, [])
-    assert "CLOUD_SQL=new destroys it with all its data, CLOUD_SQL=default leaves it." in refused.error
+    assert "CLOUD_SQL=new destroys it with all its data, CLOUD_SQL=default keeps it." in refused.error
     # A webhook's secret from before goes as well, and a topic that is gone stands in no way.
     key = f"secretmanager/projects/{there.plane.project}/secrets/dropcap-events-secret"
     there.plane.resources[key] = {"name": key.removeprefix("secretmanager/")}
@@ -215,12 +215,12 @@ def test_verify_knows_whom_the_gallery_should_let_in(
     there.container("gallery")["env"].append({"name": "AUTH", "value": "token"})
     assert "asks visitors to sign in (HTTP 401)" in gallery.verify(config, cloud, 0)
     there.container("gallery")["env"][-1]["value"] = "iap"
-    with pytest.raises(CloudError, match=r"HTTP 401, and should with 302 or 401 of Identity-Aware Proxy\. "):
+    with pytest.raises(CloudError, match=r"HTTP 401, but should with 302 or 401 of Identity-Aware Proxy\. "):
         gallery.verify(config, cloud, 0)
     service["metadata"]["annotations"]["run.googleapis.com/iap-enabled"] = "true"
     assert "asks visitors to sign in (HTTP 302)" in gallery.verify(config, cloud, 0)
     there.container("gallery")["env"].pop()
-    with pytest.raises(CloudError, match=r"HTTP 302, and should with 403\. "):
+    with pytest.raises(CloudError, match=r"HTTP 302, but should with 403\. "):
         gallery.verify(config, cloud, 0)
 
 

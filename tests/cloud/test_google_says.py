@@ -58,7 +58,7 @@ def test_who_may_not_act_as_an_account_is_told_the_role_for_that_and_not_to_beco
     assert role_of(permission) == "roles/iam.serviceAccountUser"
     said = f"ERROR: (gcloud.run.deploy) Permission '{permission}' denied on service account"
     error = str(refusal(["run", "deploy"], said, "my-project", lambda: "ana@example.com"))
-    assert f"lacks the permission {permission}, which roles/iam.serviceAccountUser has" in error
+    assert f"lacks the permission {permission}, which is part of roles/iam.serviceAccountUser" in error
 
 
 def test_what_stands_before_googles_words_is_no_permission() -> None:
@@ -77,7 +77,7 @@ def test_what_passes_is_tried_again_and_each_reason_is_said_once(plane: ControlP
     plane.says("GET secretmanager", "metric-unknown", times=2, metric="m")
     Gcloud(plane.project, plane.environment).do(listed, said.append)
     assert said == [
-        "another change of the project's monitoring to end (5 minutes at most)",
+        "another change of the project's monitoring to finish (5 minutes at most)",
         "Cloud Monitoring to know the new metrics (10 minutes at most)",
     ]
     plane.says("GET secretmanager", "monitoring-busy")
@@ -202,9 +202,9 @@ ALPHA, BETA = {"alpha": "2025.06.20"}, {"beta": "2025.06.20"}
     ("version", "components", "variables", "said"),
     [
         ("510.0.0", ALPHA | BETA, {}, "gcloud 510.0.0 is too old: it must be 511.0.0 or newer"),
-        ("528.0.0", BETA, {}, "gcloud 528.0.0 has alerts in its component alpha, which is not installed"),
+        ("528.0.0", BETA, {}, "gcloud 528.0.0 needs its component alpha for alerts, which is not installed"),
         ("594.0.1", {}, {"ALERT_EMAIL": "ana@example.com"}, "ALERT_EMAIL needs gcloud's component beta"),
-        ("557.0.0", {}, {"AUTH": "iap"}, "has Identity-Aware Proxy of Cloud Run in its component beta"),
+        ("557.0.0", {}, {"AUTH": "iap"}, "needs its component beta for Identity-Aware Proxy"),
     ],
 )
 def test_a_gcloud_that_can_not_do_it_all_is_refused_with_the_remedy(

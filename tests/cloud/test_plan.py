@@ -77,10 +77,10 @@ def test_buckets_that_keep_their_objects_are_warned_of(
         ({"LEASE_S": "540"}, "540 s after which the platform ends a function"),
         ({"TIMEOUT_S": "600"}, "540 s after which the platform ends a function"),
         ({"MEMORY_LIMIT_MB": "8192"}, "from 512 to 4096 MiB"),
-        ({"DATABASE_URL": "postgresql://ana@localhost/x"}, "no function can reach"),
+        ({"DATABASE_URL": "postgresql://ana@localhost/x"}, "the functions can't reach"),
         ({"DATABASE_URL": "postgresql://ana@db.example.com/x?sslmode=disable"}, "sslmode"),
-        ({"GEMINI_ENDPOINT": "http://127.0.0.1:8082"}, "no function can reach"),
-        ({"EVENTS": "http://localhost/hook"}, "no function can reach"),
+        ({"GEMINI_ENDPOINT": "http://127.0.0.1:8082"}, "the functions can't reach"),
+        ({"EVENTS": "http://localhost/hook"}, "the functions can't reach"),
         ({"CLOUD_SQL": "new"}, "DATABASE_URL and CLOUD_SQL are both set"),
         ({"CLOUD_SQL": "my-instance", "DATABASE_URL": ""}, "project:region:name, or new"),
         ({"ALERT_EMAIL": "ana"}, "an address"),
@@ -112,7 +112,7 @@ def test_a_gallery_where_nobody_could_sign_in_is_refused_with_the_way_to_mend_it
 
 
 def test_identity_aware_proxy_is_for_the_gallery_and_its_audience_is_no_setting() -> None:
-    with pytest.raises(CloudError, match="AUTH=iap is for the gallery, and GALLERY=0 puts up none"):
+    with pytest.raises(CloudError, match="AUTH=iap is for the gallery, which GALLERY=0 turns off"):
         planned(AUTH="iap")
     deployed = {"AUTH": "token", "AUTH_AUDIENCE": "1-a.apps.googleusercontent.com", "GALLERY": "1"}
     config = Config.read(USUAL | {"AUTH": "iap"}, deployed)
@@ -188,7 +188,7 @@ def test_a_topic_that_is_not_there_is_named_with_the_command_that_makes_it() -> 
 
 
 def test_a_webhook_is_deployed_with_a_secret_that_is_in_no_command_or_not_at_all() -> None:
-    with pytest.raises(CloudError, match="EVENTS_SECRET is not given"):
+    with pytest.raises(CloudError, match="EVENTS_SECRET is not set"):
         planned(EVENTS="https://example.com/hook")
     secret = f"whsec_{'c2Vj' * 8}"
     commands = planned(EVENTS="https://example.com/hook", EVENTS_SECRET=secret, GALLERY="1")

@@ -137,7 +137,7 @@ def test_the_settings_of_another_project_are_not_taken_for_this_one() -> None:
     settings_file.check("my-project", made)
     settings_file.check("another-one", {})  # nobody has read it
     with pytest.raises(
-        CloudError, match=r"settings\.mk has the settings of my-project, but you said PROJECT=another-one"
+        CloudError, match=r"settings\.mk has the settings of my-project, but PROJECT=another-one is given"
     ):
         settings_file.check("another-one", made)
     FILE.write_text(FILE.read_text().replace("?= my-project\n", "= my-project # ours\n"))

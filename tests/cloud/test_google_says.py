@@ -81,7 +81,7 @@ def test_what_passes_is_tried_again_and_each_reason_is_said_once(plane: ControlP
         "Cloud Monitoring to know the new metrics (10 minutes at most)",
     ]
     plane.says("GET secretmanager", "monitoring-busy")
-    with pytest.raises(CloudError, match=r"Too many concurrent edits.* It usually passes by itself"):
+    with pytest.raises(CloudError, match=r"Too many concurrent edits.* This is usually temporary"):
         Gcloud(plane.project, plane.environment | {"PATIENCE_S": "0"}).do(listed)
 
 

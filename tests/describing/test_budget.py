@@ -1,4 +1,4 @@
-"""Not a request to Gemini beyond the day's cap, however many ask, and none twice for the same bytes."""
+"""The daily budget: the cap holds for concurrent requests, and identical bytes are paid for once."""
 
 import io
 import json
@@ -32,7 +32,7 @@ OTHERS = {"SIZES": "200", "GEMINI_ATTEMPTS": "1"}
 
 
 def new_key() -> str:
-    """A key that no other test uses, by which the stand-in counts."""
+    """Return a key that no other test uses: the stand-in counts requests by key."""
     return f"key-{uuid.uuid4().hex}"
 
 
@@ -48,7 +48,7 @@ def jpeg() -> bytes:
 
 @contextmanager
 def instances(number: int, **settings: Any) -> Iterator[list[Services]]:
-    """So many instances of the functions: each has a connection of its own."""
+    """Yield services like those of several instances, each with its own connection."""
     with ExitStack() as stack:
         made = Settings(**settings)
         yield [Services(made, stack.enter_context(closing(Database(made)))) for _ in range(number)]
@@ -75,21 +75,21 @@ def usual(database_url: str, gemini_url: str, **others: Any) -> dict[str, Any]:
     } | others
 
 
-def test_exactly_as_many_requests_as_the_cap_allows_reach_gemini_retries_included(
+def test_concurrent_requests_never_exceed_the_daily_cap_retries_included(
     database_url: str, gemini_url: str
 ) -> None:
     settings = usual(database_url, gemini_url, daily_calls=13, gemini_model="fault-503", gemini_attempts=2)
     with instances(8, **settings) as services:
-        said = all_at_once(services)
+        outcomes = all_at_once(services)
         assert requests_of(gemini_url, settings["gemini_api_key"]) == 13
-        assert any("budget for Gemini is spent" in each for each in said)  # 16 tries were meant
+        assert any("budget for Gemini is spent" in each for each in outcomes)  # 16 requests without the cap
         assert "budget" in described(services[0], "")
         assert requests_of(gemini_url, settings["gemini_api_key"]) == 13
     with closing(Database(Settings(database_url=database_url))) as database:
         assert database.query("SELECT calls, micro_usd FROM spending") == [[13, 0]]
 
 
-def test_money_is_put_aside_before_a_request_and_what_is_not_used_of_it_comes_back(
+def test_the_highest_cost_is_reserved_and_the_unused_part_returned(
     database_url: str, gemini_url: str
 ) -> None:
     with instances(8, **usual(database_url, gemini_url, daily_money=0.1)) as services:
@@ -109,18 +109,16 @@ def test_money_is_put_aside_before_a_request_and_what_is_not_used_of_it_comes_ba
         ]
 
 
-def test_a_request_of_which_nobody_knows_what_it_cost_counts_as_the_dearest(
-    database_url: str, gemini_url: str
-) -> None:
+def test_a_request_of_unknown_cost_counts_as_the_highest_cost(database_url: str, gemini_url: str) -> None:
     settings = usual(database_url, gemini_url, daily_money=1.0, gemini_attempts=1, gemini_timeout_s=10)
     prices = {"gemini_input_price": 0.3, "gemini_output_price": 2.5}
-    nobody = {"gemini_endpoint": "http://127.0.0.1:1"}
+    unreachable = {"gemini_endpoint": "http://127.0.0.1:1"}
     cases: list[tuple[dict[str, Any], bool]] = [
         ({"gemini_model": "fault-cut"}, True),
         ({"gemini_model": "fault-502"}, True),
         ({"gemini_model": "fault-500"}, False),
-        (nobody, False),
-        (nobody | {"gemini_sdk": "google-genai"}, False),
+        (unreachable, False),
+        (unreachable | {"gemini_sdk": "google-genai"}, False),
     ]
     kept = 0
     for case, spent in cases:
@@ -134,17 +132,17 @@ def test_a_request_of_which_nobody_knows_what_it_cost_counts_as_the_dearest(
             assert services.database.query("SELECT micro_usd FROM spending") == [[kept]]
 
 
-def test_what_is_reserved_is_more_than_any_request_can_cost() -> None:
+def test_the_reserved_tokens_exceed_those_of_the_longest_prompt() -> None:
     most = Settings(safety="low")
     longest = language_tag("abc-defg-123")
     assert longest
     asked = json.dumps(
         [prompt.instruction(most), prompt.request(longest, hint=True), prompt.schema(most)]
     ).encode()
-    assert len(asked) + 2 * cost.PICTURE_TOKENS < MOST_INPUT_TOKENS  # no token has less than a byte
+    assert len(asked) + 2 * cost.PICTURE_TOKENS < MOST_INPUT_TOKENS  # a token is at least one byte
 
 
-def test_two_that_come_with_the_same_bytes_at_once_pay_once(database_url: str, gemini_url: str) -> None:
+def test_concurrent_uploads_of_the_same_bytes_are_paid_for_once(database_url: str, gemini_url: str) -> None:
     settings = usual(database_url, gemini_url, daily_calls=100)
     with instances(2, **settings) as services:
         one, other = all_at_once(services, "same", "same")
@@ -153,7 +151,7 @@ def test_two_that_come_with_the_same_bytes_at_once_pay_once(database_url: str, g
     assert requests_of(gemini_url, settings["gemini_api_key"]) == 1
 
 
-def test_an_answer_that_is_unfit_or_without_the_verdict_that_is_wanted_is_not_kept(
+def test_responses_that_are_invalid_or_lack_a_required_verdict_are_not_cached(
     database_url: str, gemini_url: str
 ) -> None:
     cases = {
@@ -174,7 +172,7 @@ def test_an_answer_that_is_unfit_or_without_the_verdict_that_is_wanted_is_not_ke
         assert requests_of(gemini_url, settings["gemini_api_key"]) == asked, model
 
 
-def test_the_same_bytes_are_paid_for_once_also_where_an_instance_dies_before_it_records_them(
+def test_the_same_bytes_are_paid_for_once_even_if_an_instance_crashes_before_recording(
     start: Start, gemini_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = new_key()
@@ -196,7 +194,7 @@ def test_the_same_bytes_are_paid_for_once_also_where_an_instance_dies_before_it_
     assert (today["calls"], today["pictures"], today["reused"]) == (1, 2, 2)
     assert today["usd"] == pytest.approx((258 * 0.3 + today["output_tokens"] * 2.5) / 1e6, abs=1e-6)
 
-    # What is not kept leaves nothing, and what its user deletes takes the answer along.
+    # A picture that is not kept is not cached, and deleting a picture deletes its cached response.
     Image.new("RGB", (60, 40), "blue").save(blue := io.BytesIO(), "PNG")
     assert app.analyze(data=blue.getvalue()).get_json()["usage"]["calls"] == 1
     assert rows("SELECT count(*) FROM answers") == [[1]]
@@ -207,7 +205,7 @@ def test_the_same_bytes_are_paid_for_once_also_where_an_instance_dies_before_it_
     assert rows("SELECT count(*) FROM answers") == [[0]]
 
 
-def test_over_the_cap_blip_stands_alone_and_the_rest_comes_on_another_day(
+def test_over_the_cap_blips_caption_is_recorded_and_the_description_follows_on_another_day(
     start: Start, gemini_url: str
 ) -> None:
     key = new_key()
@@ -228,31 +226,31 @@ def test_over_the_cap_blip_stands_alone_and_the_rest_comes_on_another_day(
     assert app.sweep() == {"described": 1, "complete": True}
 
 
-def test_without_a_cap_nothing_is_counted_in_the_database(start: Start) -> None:
+def test_without_a_cap_no_usage_is_stored(start: Start) -> None:
     app = start(**OTHERS)
     answer = app.analyze(data=small_png(), query_string={"keep": "true", "user": "ana"}).get_json()
     assert answer["usage"]["usd"] > 0
     assert rows("SELECT count(*) FROM spending") == rows("SELECT count(*) FROM answers") == [[0]]
 
 
-def test_what_all_pictures_cost_is_told_to_operators_alone(start: Start, issuer: Issuer) -> None:
+def test_only_operators_can_read_the_usage_of_all_pictures(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings, OPERATORS="olga")
     assert problem(app.progress.get("/", query_string=WITH_USAGE), 401)
     refused = app.progress.get("/", query_string=WITH_USAGE, headers=issuer.signed_in("ana"))
     assert problem(refused, 403)["code"] == "operators_only"
-    told = app.progress.get("/", query_string=WITH_USAGE, headers=issuer.signed_in("olga"))
-    assert told.get_json() == {"daily_calls": 0, "daily_money": 0.0, "days": []}
+    allowed = app.progress.get("/", query_string=WITH_USAGE, headers=issuer.signed_in("olga"))
+    assert allowed.get_json() == {"daily_calls": 0, "daily_money": 0.0, "days": []}
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"DAILY_MONEY": "5", "GEMINI_MODEL": "gemini-9"}, "the price of gemini-9 is unknown"),
         ({"DAILY_MONEY": "0.01"}, "at least the 0.0229 US\\$ that one request may cost"),
     ],
 )
-def test_a_cap_in_money_that_can_not_be_kept_is_refused_at_start(wrong: dict[str, str], said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_settings_refuse_a_money_cap_that_can_not_be_enforced(wrong: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         Settings.read(wrong)
-    told = {"GEMINI_INPUT_PRICE": "1", "GEMINI_OUTPUT_PRICE": "2"}
-    assert Settings.read(wrong | told | {"DAILY_MONEY": "5"}).usd(1_000_000, 500_000) == 2
+    prices = {"GEMINI_INPUT_PRICE": "1", "GEMINI_OUTPUT_PRICE": "2"}
+    assert Settings.read(wrong | prices | {"DAILY_MONEY": "5"}).usd(1_000_000, 500_000) == 2

@@ -1,4 +1,4 @@
-"""Caption now, better later: what Gemini could not describe, a sweep does; and anew only what asks for it."""
+"""Deferred descriptions: a sweep describes what Gemini could not, and describes again what is marked."""
 
 import json
 import uuid
@@ -28,15 +28,15 @@ def result(app: App, id: uuid.UUID) -> dict[str, Any]:
     return dict(app.services.analyses.result(id) or {})
 
 
-def not_described(start: Start, **settings: str) -> tuple[App, Upload]:
-    """An upload that came while Gemini was down: it has BLIP's caption alone."""
+def upload_without_description(start: Start, **settings: str) -> tuple[App, Upload]:
+    """Return an upload from while Gemini was down, which has BLIP's caption only."""
     app = start(**ONCE, GEMINI_MODEL=DOWN, **settings)
     upload = app.upload("ana/a.png", small_png())
     assert app.deliver(upload) == HTTPStatus.OK
     return app, upload
 
 
-def its_time_comes() -> None:
+def make_due() -> None:
     rows("UPDATE analyses SET describe_after = now() WHERE describe_after IS NOT NULL")
 
 
@@ -52,10 +52,10 @@ def in_gallery(app: App, path: str, **form: str) -> None:
     assert answer.status_code == HTTPStatus.SEE_OTHER
 
 
-def test_while_gemini_is_down_blips_caption_is_there_at_once_and_the_rest_comes_by_a_sweep(
+def test_blips_caption_is_recorded_while_gemini_is_down_and_a_sweep_adds_the_description(
     start: Start,
 ) -> None:
-    app, upload = not_described(start)
+    app, upload = upload_without_description(start)
     now = result(app, upload.id)
     assert now["describe_later"]
     assert now["description"] == ""
@@ -65,8 +65,8 @@ def test_while_gemini_is_down_blips_caption_is_there_at_once_and_the_rest_comes_
     search = "/gallery/?user=ana&q=stand-in"
     assert str(upload.id) not in app.gallery.get(search).text
     assert app.sweep() == DONE | {"not_described": 1}
-    assert app.sweep() == DONE  # its next try is later
-    its_time_comes()
+    assert app.sweep() == DONE  # the next try is not due
+    make_due()
     app = app.restarted(GEMINI_MODEL=UP)
     assert app.sweep() == DONE | {"described": 1}
     assert app.sweep() == DONE
@@ -89,11 +89,11 @@ def test_while_gemini_is_down_blips_caption_is_there_at_once_and_the_rest_comes_
     assert str(upload.id) in app.gallery.get(search).text
 
 
-def test_it_is_tried_ever_more_rarely_and_given_up_after_a_week(start: Start) -> None:
-    app, upload = not_described(start)
+def test_retries_back_off_exponentially_and_end_after_a_week(start: Start) -> None:
+    app, upload = upload_without_description(start)
     waited = []
     for _ in range(MAX_TRIES):
-        its_time_comes()
+        make_due()
         assert app.sweep() == DONE | {"not_described": 1}
         waited += rows("SELECT extract(epoch FROM describe_after - now())::int FROM analyses")
     assert [round(seconds, -2) for [seconds] in waited[:3]] == [300, 600, 1200]
@@ -103,7 +103,7 @@ def test_it_is_tried_ever_more_rarely_and_given_up_after_a_week(start: Start) ->
     assert "HTTP 503" in result(app, upload.id)["sources"]["gemini"]["problem"]
 
 
-def test_a_picture_that_gemini_blocks_is_not_asked_for_again(start: Start) -> None:
+def test_a_picture_that_gemini_blocks_is_not_retried(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL="fault-blocked")
     upload = app.upload("ana/a.png", small_png())
     app.deliver(upload)
@@ -111,10 +111,10 @@ def test_a_picture_that_gemini_blocks_is_not_asked_for_again(start: Start) -> No
     assert app.sweep() == DONE
 
 
-def test_a_picture_that_is_deleted_meanwhile_stays_deleted(
+def test_a_picture_deleted_while_being_described_stays_deleted(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app, upload = not_described(start, DAILY_CALLS="100")
+    app, upload = upload_without_description(start, DAILY_CALLS="100")
     app = app.restarted(GEMINI_MODEL=UP)
     read = Buckets.read_published
 
@@ -128,7 +128,7 @@ def test_a_picture_that_is_deleted_meanwhile_stays_deleted(
     assert rows("SELECT count(*) FROM analyses") == rows("SELECT count(*) FROM answers") == [[0]]
 
 
-def test_two_sweeps_at_once_describe_no_picture_twice(start: Start) -> None:
+def test_concurrent_sweeps_never_describe_a_picture_twice(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL=DOWN)
     for number in range(4):
         app.deliver(app.upload(f"ana/{number}.png", small_png()))
@@ -138,10 +138,10 @@ def test_two_sweeps_at_once_describe_no_picture_twice(start: Start) -> None:
         sweeps = [Services(settings, stack.enter_context(closing(Database(settings)))) for _ in range(2)]
         done = list(pool.map(lambda each: describe_pending(each, float("inf")), sweeps))
     assert sum(each["described"] for each in done) == 4
-    assert rows("SELECT (result->'usage'->>'calls')::int FROM analyses") == [[2]] * 4  # one had failed
+    assert rows("SELECT (result->'usage'->>'calls')::int FROM analyses") == [[2]] * 4  # the first one failed
 
 
-def test_only_what_another_prompt_or_model_described_is_described_anew_when_it_is_asked_for(
+def test_redescribe_selects_pictures_of_another_prompt_or_model_and_changes_only_marked_ones(
     start: Start,
 ) -> None:
     app = start(**ONCE, GEMINI_MODEL="gemini-3.5-pro")
@@ -153,7 +153,7 @@ def test_only_what_another_prompt_or_model_described_is_described_anew_when_it_i
     assert redescribe(app) == {"pictures": 2, "marked": False, "after": None}
     assert redescribe(app, all=True)["pictures"] == 3
     assert redescribe(app, since="2999-01-01T00:00Z")["pictures"] == 0
-    assert app.sweep() == DONE  # to count marks nothing
+    assert app.sweep() == DONE  # counting marks nothing
     assert redescribe(app, owner="ana", mark=True) == {"pictures": 1, "marked": True, "after": None}
     assert app.sweep() == DONE | {"described": 1}
     models = [result(app, each.id)["provenance"]["gemini"]["model"] for each in (older, other)]
@@ -161,13 +161,13 @@ def test_only_what_another_prompt_or_model_described_is_described_anew_when_it_i
     assert redescribe(app)["pictures"] == 1
 
 
-def test_it_is_described_in_the_language_that_the_upload_named(start: Start) -> None:
+def test_a_deferred_description_is_in_the_language_of_the_upload(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL=DOWN)
     upload = app.upload("ana/a.png", small_png(), language="de")
     app.deliver(upload)
     assert result(app, upload.id)["language"] == "en"  # BLIP's
     app = app.restarted(GEMINI_MODEL=UP)
-    its_time_comes()
+    make_due()
     assert app.sweep() == DONE | {"described": 1}
     then = result(app, upload.id)
     assert then["language"] == then["named_language"] == "de"
@@ -179,7 +179,7 @@ def test_it_is_described_in_the_language_that_the_upload_named(start: Start) -> 
 
 
 @pytest.mark.parametrize("model", ["fault-unsafe-high", "fault-blocked"])
-def test_what_a_later_verdict_finds_unsafe_is_published_no_longer_and_its_largest_picture_quarantined(
+def test_a_later_unsafe_verdict_unpublishes_the_picture_and_quarantines_its_largest_rendition(
     start: Start, model: str
 ) -> None:
     app = start(**ONCE | {"SIZES": "20,40"}, LAYOUT="beside")
@@ -208,7 +208,7 @@ def broken(*_: object) -> None:
     raise NotStored("The bucket is away.")
 
 
-def test_what_is_unsafe_is_taken_back_whatever_breaks_off_and_however_often(
+def test_unpublishing_an_unsafe_picture_is_retried_after_every_failure(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = start(**ONCE)
@@ -229,8 +229,8 @@ def test_what_is_unsafe_is_taken_back_whatever_breaks_off_and_however_often(
         assert len(result(app, upload.id)["pictures"]) == shown
         assert len(app.objects(app.pictures)) == 1
         assert rows("SELECT count(*) FROM analyses WHERE describe_after > now()") == [[1]]
-    app = app.restarted(SAFETY="off", GEMINI_MODEL=DOWN)  # nobody is asked any more
-    its_time_comes()
+    app = app.restarted(SAFETY="off", GEMINI_MODEL=DOWN)  # no more requests to Gemini
+    make_due()
     assert app.sweep() == DONE
     assert app.objects(app.pictures) == {}
     assert list(app.objects(app.quarantine)) == [f"{upload.id}/200.webp"]
@@ -238,10 +238,10 @@ def test_what_is_unsafe_is_taken_back_whatever_breaks_off_and_however_often(
     assert result(app, upload.id)["safety"]["level"] == "high"
 
 
-def test_nothing_is_kept_of_an_unsafe_picture_that_its_user_deletes_meanwhile(
+def test_no_quarantined_copy_is_left_if_the_user_deletes_the_picture_meanwhile(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app, upload = not_described(start)
+    app, upload = upload_without_description(start)
     app = app.restarted(GEMINI_MODEL="fault-unsafe-high", SAFETY="low")
     copy = Buckets.quarantine_published
 
@@ -250,14 +250,14 @@ def test_nothing_is_kept_of_an_unsafe_picture_that_its_user_deletes_meanwhile(
         left = app.storage.bucket(app.quarantine).blob(f"{upload.id}/200.webp")
         data = left.download_as_bytes()
         in_gallery(app, f"{upload.id}/delete")
-        left.upload_from_string(data)  # it came when the deletion had looked
+        left.upload_from_string(data)  # the copy arrives after the deletion listed the objects
 
     monkeypatch.setattr(Buckets, "quarantine_published", beside_a_deletion)
     assert app.sweep() == DONE | {"not_described": 1}
     assert app.objects(app.quarantine) == {}
 
 
-def test_nothing_is_taken_back_before_the_upload_is_done(
+def test_an_unsafe_picture_is_unpublished_only_after_its_upload_is_done(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = start(**ONCE, GEMINI_MODEL=DOWN)
@@ -273,7 +273,7 @@ def test_nothing_is_taken_back_before_the_upload_is_done(
     assert app.objects(app.pictures) == {}
 
 
-def test_a_sweep_stops_where_gemini_fails_and_goes_on_where_the_pictures_do(start: Start) -> None:
+def test_a_sweep_stops_after_failures_of_gemini_but_not_after_failures_of_pictures(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL=DOWN)
     for number in range(MAX_FAILURES + 1):
         app.deliver(app.upload(f"ana/{number}.png", small_png()))
@@ -284,10 +284,10 @@ def test_a_sweep_stops_where_gemini_fails_and_goes_on_where_the_pictures_do(star
         assert app.sweep() == DONE | {"not_described": MAX_FAILURES + 1}
 
 
-def test_an_answer_is_kept_where_the_picture_is_and_only_its_turn_has_passed(
+def test_the_response_stays_cached_if_the_row_is_marked_again_meanwhile(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app, upload = not_described(start, DAILY_CALLS="100")
+    app, upload = upload_without_description(start, DAILY_CALLS="100")
     app = app.restarted(GEMINI_MODEL=UP)
     read = Buckets.read_published
 
@@ -298,14 +298,14 @@ def test_an_answer_is_kept_where_the_picture_is_and_only_its_turn_has_passed(
 
     monkeypatch.setattr(Buckets, "read_published", marked)
     assert app.sweep() == DONE | {"described": 1}
-    assert rows("SELECT calls FROM spending") == [[2]]  # one had failed
+    assert rows("SELECT calls FROM spending") == [[2]]  # the first one failed
     assert result(app, upload.id)["usage"]["reused"]
 
 
-def test_a_wrong_wish_is_a_problem_with_a_remedy_and_changes_nothing(start: Start) -> None:
+def test_an_invalid_redescribe_request_is_refused_and_changes_nothing(start: Start) -> None:
     app = start(**ONCE)
     app.deliver(app.upload("ana/a.png", small_png()))
-    wishes: tuple[Any, ...] = (
+    invalid: tuple[Any, ...] = (
         None,
         [],
         {"owner": 7},
@@ -314,9 +314,9 @@ def test_a_wrong_wish_is_a_problem_with_a_remedy_and_changes_nothing(start: Star
         {"after": "1"},
         {"all": 1, "mark": True},
     )
-    for wrong in (*wishes, {"all": True, "mark": True, "owner": None}):
+    for wrong in (*invalid, {"all": True, "mark": True, "owner": None}):
         body = json.dumps({"redescribe": wrong})
         answer = app.sweeper.post("/", data=body, content_type="application/json")
         assert problem(answer, 400)["code"] == "bad_redescribe"
     assert rows("SELECT count(*) FROM analyses WHERE describe_after IS NULL") == [[1]]
-    assert redescribe(app, all=True, mark=True)["pictures"] == 1  # and would be marked, by another wish
+    assert redescribe(app, all=True, mark=True)["pictures"] == 1  # a valid request would mark it

@@ -1,4 +1,4 @@
-"""What can never be described later fails alone; and no two sweeps describe one picture at once."""
+"""A deferred description that fails never blocks the others, and the lease covers the whole work."""
 
 import base64
 import hashlib
@@ -16,13 +16,13 @@ from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
 from dropcap.runtime.memory import heavy_work_lock
 from dropcap.storage.buckets import Buckets
-from tests.describing.test_deferred import DONE, DOWN, ONCE, UP, its_time_comes, redescribe, result
+from tests.describing.test_deferred import DONE, DOWN, ONCE, UP, make_due, redescribe, result
 from tests.support.app import App, Start, rows, small_png
 
 WAIT_S = 30
 
 
-def not_described(app: App, name: str) -> Upload:
+def upload_without_description(app: App, name: str) -> Upload:
     upload = app.upload(f"ana/{name}.png", small_png())
     assert app.deliver(upload) == HTTPStatus.OK
     return upload
@@ -77,11 +77,11 @@ FAULTS = (
 )
 
 
-def test_pictures_that_can_never_be_described_do_not_keep_the_others_waiting(start: Start) -> None:
+def test_pictures_that_can_never_be_described_do_not_block_the_others(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL=DOWN)
     assert len(FAULTS) > 2 * MAX_FAILURES
-    lost = [not_described(app, str(number)) for number in range(len(FAULTS))]
-    whole = not_described(app, "whole")
+    lost = [upload_without_description(app, str(number)) for number in range(len(FAULTS))]
+    whole = upload_without_description(app, "whole")
     for upload, fault in zip(lost, FAULTS, strict=True):
         fault(app, upload)
     stored = set(app.objects(app.pictures))
@@ -94,15 +94,15 @@ def test_pictures_that_can_never_be_described_do_not_keep_the_others_waiting(sta
         assert not known["describe_later"]
         assert known["sources"]["gemini"]["problem"]
     assert "still stored" in result(app, lost[0].id)["sources"]["gemini"]["problem"]
-    assert set(app.objects(app.pictures)) == stored  # of what only the record lacks, nothing is deleted
+    assert set(app.objects(app.pictures)) == stored  # a damaged record deletes nothing
     assert app.sweep() == DONE
-    damaged = 5  # without a list of objects, or any
+    damaged = 5  # whose record has no list of renditions
     assert redescribe(app, all=True, mark=True)["pictures"] == len(FAULTS) + 1 - damaged
 
 
-def test_a_record_that_lacks_what_older_revisions_did_not_write_is_described(start: Start) -> None:
+def test_a_record_of_an_older_revision_without_newer_fields_is_described(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL=DOWN)
-    upload = not_described(app, "older")
+    upload = upload_without_description(app, "older")
     for part in ("sources", "provenance", "captions", "usage", "picture", "analyzed_at", "safety"):
         without(part)(app, upload)
     app = app.restarted(GEMINI_MODEL=UP)
@@ -110,34 +110,34 @@ def test_a_record_that_lacks_what_older_revisions_did_not_write_is_described(sta
     assert "stand-in" in result(app, upload.id)["description"]
 
 
-def test_where_the_largest_is_gone_the_next_is_described(start: Start) -> None:
+def test_the_next_rendition_is_described_if_the_largest_is_gone(start: Start) -> None:
     app = start(**ONCE | {"SIZES": "40,20"}, GEMINI_MODEL=DOWN)
-    upload = not_described(app, "a")
+    upload = upload_without_description(app, "a")
     blob(app, upload, "40").delete()
     app = app.restarted(GEMINI_MODEL=UP)
     assert app.sweep() == DONE | {"described": 1}
     assert "20 x 13 px" in result(app, upload.id)["description"]
 
 
-def test_a_bucket_that_is_away_is_no_fault_of_a_picture(start: Start) -> None:
+def test_a_missing_bucket_is_transient_and_the_picture_is_retried(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL=DOWN)
-    upload = not_described(app, "a")
+    upload = upload_without_description(app, "a")
     pictures = app.pictures
     app = app.restarted(GEMINI_MODEL=UP, PICTURES_BUCKET="not-there")
     assert app.sweep() == DONE | {"not_described": 1}
     assert result(app, upload.id)["describe_later"]
-    its_time_comes()
+    make_due()
     app = app.restarted(PICTURES_BUCKET=pictures)
     assert app.sweep() == DONE | {"described": 1}
 
 
-def test_a_lease_is_longer_than_gemini_and_a_picture_may_take_and_the_next_try_is_soon(
+def test_the_lease_outlasts_gemini_and_the_timeout_and_a_failure_schedules_an_early_retry(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gemini_s, stage_s, timeout_s = (2 * 3 - 1) * 120, 700, 900
     slow = {"GEMINI_TIMEOUT_S": "120", "GEMINI_ATTEMPTS": "3", "LEASE_S": str(stage_s)}
     app = start(**ONCE, GEMINI_MODEL=DOWN)
-    upload = not_described(app, "a")
+    upload = upload_without_description(app, "a")
     app = app.restarted(**slow, TIMEOUT_S=str(timeout_s), GEMINI_MODEL="fault-malformed")
     leases: list[list[float]] = []
 
@@ -156,9 +156,9 @@ def test_a_lease_is_longer_than_gemini_and_a_picture_may_take_and_the_next_try_i
     assert result(app, upload.id)["describe_later"]
 
 
-def test_nothing_is_taken_before_its_turn_has_come(start: Start) -> None:
+def test_no_lease_is_acquired_while_waiting_for_the_heavy_work_lock(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL=DOWN)
-    not_described(app, "a")
+    upload_without_description(app, "a")
     app = app.restarted(GEMINI_MODEL=UP)
     due = "SELECT count(*) FROM analyses WHERE describe_after <= now()"
     waiting = threading.Thread(target=describe_pending, args=(app.services, float("inf")))
@@ -171,7 +171,7 @@ def test_nothing_is_taken_before_its_turn_has_come(start: Start) -> None:
     assert rows("SELECT count(*) FROM analyses WHERE describe_after IS NULL") == [[1]]
 
 
-def test_what_can_not_be_taken_back_does_not_keep_the_others_waiting(
+def test_pictures_that_can_not_be_unpublished_do_not_block_the_others(
     start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = start(**ONCE)

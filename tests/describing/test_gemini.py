@@ -1,4 +1,4 @@
-"""Gemini describes pictures and nothing of ours is given away: both packages against the stand-in."""
+"""Requests to Gemini with both packages, against the stand-in: content, secrecy of the key, imports."""
 
 import base64
 import io
@@ -28,11 +28,11 @@ from tests.support.children import fresh_python
 from tests.support.describing import calls, describer, jpeg, refusal
 from tests.support.gemini_faults import FaultyGemini
 
-# What it answers
+# Responses
 
 
 @pytest.mark.parametrize(("size", "colour"), [((800, 450), "blue"), ((33, 70), "green"), ((1, 1), "white")])
-def test_a_description_tells_what_was_really_sent(
+def test_the_stand_in_describes_the_picture_that_was_sent(
     settings: dict[str, Any], size: tuple[int, int], colour: str
 ) -> None:
     found = describer(settings).describe(jpeg(*size, colour))
@@ -43,7 +43,7 @@ def test_a_description_tells_what_was_really_sent(
     assert found.text == ""
 
 
-def test_the_stand_in_never_passes_for_gemini(settings: dict[str, Any]) -> None:
+def test_a_description_of_the_stand_in_says_that_it_is_not_geminis(settings: dict[str, Any]) -> None:
     found = describer(settings).describe(jpeg())
     assert found.version == "dropcap-stand-in"
     assert "stand-in" in found.description
@@ -51,19 +51,21 @@ def test_the_stand_in_never_passes_for_gemini(settings: dict[str, Any]) -> None:
     assert found.model == "gemini-3.5-flash-lite"
 
 
-def test_each_request_is_metered_tries_that_fail_and_thoughts_included(settings: dict[str, Any]) -> None:
-    told: list[Any] = []
+def test_each_request_is_reserved_and_its_usage_recorded_failed_tries_and_thoughts_included(
+    settings: dict[str, Any],
+) -> None:
+    events: list[Any] = []
 
     class Recorder:
         def reserve(self) -> None:
-            told.append("may I")
+            events.append("reserved")
 
         def record_usage(self, used: Tokens | None) -> None:
-            told.append(used)
+            events.append(used)
 
     describer(settings, "fault-once-503").describe(jpeg(), "en", Recorder())
-    asked, free, again, (read, written) = told
-    assert (asked, free, again) == ("may I", Tokens(0, 0), "may I")
+    first, unbilled, second, (read, written) = events
+    assert (first, unbilled, second) == ("reserved", Tokens(0, 0), "reserved")
     assert read >= 258
     assert written > 40
     thinking = types.GenerateContentResponseUsageMetadata(
@@ -72,13 +74,13 @@ def test_each_request_is_metered_tries_that_fail_and_thoughts_included(settings:
     assert tokens(thinking) == (10, 320)
 
 
-def test_one_describer_serves_picture_after_picture(settings: dict[str, Any]) -> None:
+def test_one_describer_describes_several_pictures(settings: dict[str, Any]) -> None:
     one = describer(settings)
     assert "red" in one.describe(jpeg(colour="red")).description
     assert "blue" in one.describe(jpeg(colour="blue")).description
 
 
-def test_two_describers_keep_to_their_own_keys(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
+def test_two_describers_use_their_own_keys(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
     other_settings = settings | {"gemini_api_key": f"key-{uuid.uuid4().hex}"}
     one, other = describer(settings), describer(other_settings)
     one.describe(jpeg())
@@ -88,7 +90,7 @@ def test_two_describers_keep_to_their_own_keys(stand_in: FaultyGemini, settings:
     assert len(calls(stand_in, other_settings)) == 1
 
 
-def test_texts_that_are_too_long_are_cut(settings: dict[str, Any]) -> None:
+def test_texts_that_are_too_long_are_truncated(settings: dict[str, Any]) -> None:
     found = describer(settings, "fault-long").describe(jpeg())
     assert (len(found.description), len(found.alt_text), len(found.text)) == (1000, 150, 2000)
     assert found.description.endswith("d…")
@@ -96,7 +98,7 @@ def test_texts_that_are_too_long_are_cut(settings: dict[str, Any]) -> None:
     assert {len(tag) for tag in found.tags} == {40}
 
 
-def test_control_characters_and_unknown_fields_are_dropped_and_a_script_stays_a_text(
+def test_control_characters_and_unknown_fields_are_dropped_and_markup_stays_text(
     settings: dict[str, Any],
 ) -> None:
     found = describer(settings, "fault-script").describe(jpeg())
@@ -112,14 +114,14 @@ JSON = st.recursive(
 )
 
 
-@hypothesis.settings(deadline=None, database=None)  # no timing, and nothing is left behind
+@hypothesis.settings(deadline=None, database=None)  # no deadline, and no files
 @given(
     st.fixed_dictionaries({}, optional=dict.fromkeys(prompt.SCHEMA["required"], JSON))
     | st.fixed_dictionaries(
         {"description": st.text(), "alt_text": st.text(), "tags": st.lists(st.text()), "text": st.text()}
     )
 )
-def test_whatever_it_answers_becomes_a_bounded_description_or_unavailable(fields: dict[str, Any]) -> None:
+def test_any_response_becomes_a_bounded_description_or_not_described(fields: dict[str, Any]) -> None:
     try:
         found = response.parse(GeminiResponse(json.dumps(fields), "STOP", "", "v"), "m")
     except NotDescribed:
@@ -134,10 +136,10 @@ def test_whatever_it_answers_becomes_a_bounded_description_or_unavailable(fields
     assert len(found.tags) <= 20
 
 
-# What it is asked
+# Requests
 
 
-def test_the_instruction_is_apart_from_the_picture_and_nothing_of_the_user_is_in_it(
+def test_the_system_instruction_is_separate_from_the_picture_and_has_no_user_content(
     stand_in: FaultyGemini, settings: dict[str, Any]
 ) -> None:
     picture = Image.new("RGB", (400, 60), "white")
@@ -148,7 +150,7 @@ def test_the_instruction_is_apart_from_the_picture_and_nothing_of_the_user_is_in
     (call,) = calls(stand_in, settings)
     (content,) = call.body["contents"]
     image, text = content["parts"]
-    # Google reads either alphabet and either spelling, and google-genai mixes them.
+    # Google accepts both base64 alphabets and both spellings of fields, and google-genai mixes them.
     data = image["inlineData"].pop("data").replace("-", "+").replace("_", "/")
     assert base64.b64decode(data) == file.getvalue()
     assert list(image["inlineData"].values()) == ["image/jpeg"]
@@ -157,7 +159,7 @@ def test_the_instruction_is_apart_from_the_picture_and_nothing_of_the_user_is_in
     assert "IGNORE" not in json.dumps(call.body)
 
 
-def test_an_answer_is_asked_for_as_json_with_a_schema_at_the_models_own_temperature(
+def test_a_request_asks_for_json_with_a_schema_at_the_models_default_temperature(
     stand_in: FaultyGemini, settings: dict[str, Any]
 ) -> None:
     describer(settings).describe(jpeg())
@@ -166,10 +168,10 @@ def test_an_answer_is_asked_for_as_json_with_a_schema_at_the_models_own_temperat
     assert configuration["responseMimeType"] == "application/json"
     asked = {"caption", "description", "alt_text", "tags", "text"}
     assert set(configuration["responseSchema"]["properties"]) == asked
-    assert "temperature" not in configuration  # Gemini 3 may loop at a lower one than its own
+    assert "temperature" not in configuration  # Gemini 3 may loop at a lower temperature than its default
 
 
-def test_another_language_is_asked_for_beside_the_picture(
+def test_another_language_is_requested_beside_the_picture(
     stand_in: FaultyGemini, settings: dict[str, Any]
 ) -> None:
     found = describer(settings).describe(jpeg(), "pt-BR")
@@ -179,7 +181,7 @@ def test_another_language_is_asked_for_beside_the_picture(
     assert text == {"text": f"{prompt.REQUEST} Write in the language of the BCP 47 tag pt-BR."}
 
 
-def test_a_verdict_on_safety_is_asked_for_where_the_setting_wants_one_and_costs_no_word_elsewhere(
+def test_a_safety_verdict_is_requested_only_if_safety_is_set(
     stand_in: FaultyGemini, settings: dict[str, Any]
 ) -> None:
     assert describer(settings, safety="low").describe(jpeg()).safety is not None
@@ -201,7 +203,7 @@ def test_a_verdict_on_safety_is_asked_for_where_the_setting_wants_one_and_costs_
         ("fault-rated-NEGLIGIBLE", Verdict("none", (), "The stand-in knows colours alone.", "none")),
     ],
 )
-def test_the_models_verdict_and_googles_ratings_come_with_the_description(
+def test_a_description_has_the_models_verdict_and_googles_ratings(
     settings: dict[str, Any], model: str, verdict: Verdict
 ) -> None:
     assert describer(settings, model, safety="low").describe(jpeg()).safety == verdict
@@ -218,7 +220,7 @@ def test_the_models_verdict_and_googles_ratings_come_with_the_description(
         ("fault-missing-safety", False),
     ],
 )
-def test_an_answer_without_words_has_a_verdict_where_googles_filter_took_them(
+def test_a_response_that_googles_filter_blocked_has_a_verdict_without_a_description(
     settings: dict[str, Any], model: str, blocked: bool
 ) -> None:
     verdict = refusal(settings, model, safety="low").verdict
@@ -227,11 +229,11 @@ def test_an_answer_without_words_has_a_verdict_where_googles_filter_took_them(
     assert verdict.level == ("high" if blocked else "unknown")
 
 
-# What it gives away
+# Secrecy of the key
 
 
 @pytest.mark.parametrize("model", ["fault-suspended", "fault-400", "fault-503", "fault-page", "fault-cut"])
-def test_the_key_is_in_no_error_no_log_and_no_repr(
+def test_the_key_is_not_in_errors_logs_or_reprs(
     settings: dict[str, Any], model: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -245,17 +247,17 @@ def test_the_key_is_in_no_error_no_log_and_no_repr(
     assert key not in printed.out + printed.err + caplog.text
 
 
-def test_an_error_keeps_its_cause_where_that_holds_no_key(settings: dict[str, Any]) -> None:
+def test_an_error_keeps_its_cause_unless_that_contains_the_key(settings: dict[str, Any]) -> None:
     assert refusal(settings, "fault-503").__cause__ is not None
     assert refusal(settings, "fault-suspended").__cause__ is None
 
 
 @pytest.mark.parametrize("key", ["one two", "one\ntwo", "schlüssel", "key\0"])
-def test_what_can_not_be_a_key_is_told_without_showing_it(
+def test_a_malformed_key_is_reported_without_quoting_it(
     stand_in: FaultyGemini, settings: dict[str, Any], key: str
 ) -> None:
-    told = refusal(settings | {"gemini_api_key": key}, "gemini-3.5-flash-lite")
-    assert told.problem == "GEMINI_API_KEY is not a key: it holds characters that no key has"
+    error = refusal(settings | {"gemini_api_key": key}, "gemini-3.5-flash-lite")
+    assert error.problem == "GEMINI_API_KEY is not a key: it holds characters that no key has"
 
 
 def test_a_key_may_end_with_a_newline(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
@@ -263,11 +265,11 @@ def test_a_key_may_end_with_a_newline(stand_in: FaultyGemini, settings: dict[str
     assert len(calls(stand_in, settings)) == 1
 
 
-# Which package it loads
+# Imports
 
 
 def after_a_picture(settings: dict[str, Any], question: str) -> str:
-    """What `question` prints in a fresh Python that has asked for a description."""
+    """Return what `question` prints in a fresh Python that has requested a description."""
     return fresh_python(f"""
 import gc, io, sys
 from PIL import Image
@@ -278,8 +280,8 @@ file = io.BytesIO()
 Image.new("RGB", (8, 8)).save(file, "JPEG")
 try:
     Describer(Settings(**{settings!r})).describe(file.getvalue())
-except NotDescribed as told:
-    assert told.problem == "GEMINI_API_KEY is not set", told
+except NotDescribed as error:
+    assert error.problem == "GEMINI_API_KEY is not set", error
 {question}
 """)
 
@@ -292,7 +294,7 @@ def test_without_a_key_no_package_is_loaded() -> None:
     assert not {"google.generativeai", "google.genai", "grpc", "requests", "httpx2"} & loaded({})
 
 
-def test_only_the_package_in_use_is_loaded(settings: dict[str, Any]) -> None:
+def test_only_the_selected_package_is_loaded(settings: dict[str, Any]) -> None:
     modules = {"google-generativeai": "google.generativeai", "google-genai": "google.genai"}
     mine = modules.pop(settings["gemini_sdk"])
     (other,) = modules.values()
@@ -305,7 +307,7 @@ def test_google_genai_is_the_default(stand_in: FaultyGemini) -> None:
     assert "google.genai" in loaded({"gemini_endpoint": stand_in.url, "gemini_api_key": "key"})
 
 
-def test_the_log_says_once_that_google_generativeai_has_no_support(
+def test_the_log_says_once_that_support_of_google_generativeai_has_ended(
     settings: dict[str, Any],
 ) -> None:
     again = f"Describer(Settings(**{settings!r})).describe(file.getvalue())"
@@ -318,16 +320,16 @@ def test_the_log_says_once_that_google_generativeai_has_no_support(
         assert "support ended on 2025-11-30" in line["message"]
 
 
-def test_google_generativeai_speaks_rest_and_opens_no_grpc_channel(stand_in: FaultyGemini) -> None:
+def test_google_generativeai_uses_rest_and_opens_no_grpc_channel(stand_in: FaultyGemini) -> None:
     settings = {"gemini_endpoint": stand_in.url, "gemini_api_key": "key", "gemini_sdk": "google-generativeai"}
     channels = "print(sum(isinstance(one, grpc.Channel) for one in gc.get_objects()))"
     opened = "channel = grpc.insecure_channel('localhost:1')"
-    said = after_a_picture(settings, f"import grpc; {channels}; {opened}; {channels}")
-    assert said.splitlines()[1:] == ["0", "1"]  # after the line about its support
+    printed = after_a_picture(settings, f"import grpc; {channels}; {opened}; {channels}")
+    assert printed.splitlines()[1:] == ["0", "1"]  # after the warning about its support
 
 
-def test_a_package_that_is_missing_is_told(settings: dict[str, Any]) -> None:
-    told = fresh_python(f"""
+def test_a_missing_package_is_reported(settings: dict[str, Any]) -> None:
+    printed = fresh_python(f"""
 import sys
 sys.modules["google.generativeai"] = sys.modules["google.genai"] = None
 from dropcap.describing.gemini import Describer
@@ -335,10 +337,10 @@ from dropcap.describing.response import NotDescribed
 from dropcap.settings import Settings
 try:
     Describer(Settings(**{settings!r})).describe(b"")
-except NotDescribed as told:
-    print(told)
+except NotDescribed as error:
+    print(error)
 """)
-    assert told.startswith(f"{settings['gemini_sdk']} can't be used (")
+    assert printed.startswith(f"{settings['gemini_sdk']} can't be used (")
 
 
 # The stand-in
@@ -354,7 +356,9 @@ def post(url: str, body: bytes, **headers: str) -> tuple[int, Any]:
             return refused.code, json.load(refused)
 
 
-def test_the_stand_in_understands_both_spellings_and_both_places_of_the_key(stand_in: FaultyGemini) -> None:
+def test_the_stand_in_accepts_both_spellings_of_fields_and_both_places_of_the_key(
+    stand_in: FaultyGemini,
+) -> None:
     url = f"{stand_in.url}/v1beta/models/gemini-3.5-flash-lite:generateContent"
     data = base64.b64encode(jpeg()).decode()
     for part in (

@@ -1,4 +1,4 @@
-"""Above the level that may be published, and without a verdict, nothing is: it fails closed, and it heals."""
+"""Moderation fails closed: pictures above SAFETY or without a verdict are not published."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.gallery.test_edits import delete
 from tests.pipeline.test_healing import lease_runs_out
 from tests.support.app import App, Start, problem, rows, small_png
 
-UNREACHABLE = {"GEMINI_MODEL": "fault-404"}  # without a second try
+UNREACHABLE = {"GEMINI_MODEL": "fault-404"}  # not retried
 ANSWERS = {"GEMINI_MODEL": "gemini-3.5-flash-lite"}
 ROW = "SELECT state, reason_code, attempts, deaths FROM uploads"
 
@@ -30,7 +30,7 @@ def rated(*probabilities: str) -> list[tuple[str, str]]:
 
 
 def refusal(verdict: Verdict | None, **settings: str) -> str:
-    """The code of the refusal; empty where the picture may be published."""
+    """Return the code of the rejection; empty if the picture may be published."""
     try:
         moderation.check(verdict, Settings(**({"safety": "low"} | settings)))  # type: ignore[arg-type]
     except Rejected as rejected:
@@ -38,7 +38,7 @@ def refusal(verdict: Verdict | None, **settings: str) -> str:
     return ""
 
 
-def test_the_stricter_of_the_models_verdict_and_googles_ratings_counts() -> None:
+def test_the_stricter_of_the_models_verdict_and_googles_ratings_applies() -> None:
     assert moderation.read(field("low"), rated("NEGLIGIBLE"), "STOP").level == "low"
     assert moderation.read(field("none"), rated("LOW", "HIGH", "MEDIUM"), "STOP").level == "high"
     assert moderation.read(field("high", "violence"), rated("LOW"), "STOP") == Verdict(
@@ -57,7 +57,7 @@ def test_a_blocked_picture_has_a_verdict_and_no_setting_publishes_it(why: str) -
 @pytest.mark.parametrize(
     "wrong", [None, "none", 0, [], {}, {"level": "None"}, {"level": ["none"]}, {"level": ""}]
 )
-def test_a_verdict_that_is_none_is_unknown_and_good_ratings_do_not_stand_in_for_it(wrong: Any) -> None:
+def test_a_malformed_verdict_is_unknown_even_with_good_ratings(wrong: Any) -> None:
     for ratings in ([], rated("NEGLIGIBLE")):
         assert refusal(moderation.read(wrong, ratings, "STOP"), safety="high") == "held_no_verdict"
     assert refusal(moderation.read(wrong, rated("HIGH"), "STOP"), safety_unknown="publish") == "held_unsafe"
@@ -65,7 +65,7 @@ def test_a_verdict_that_is_none_is_unknown_and_good_ratings_do_not_stand_in_for_
     assert refusal(None, safety_unknown="publish") == ""
 
 
-def test_each_level_lets_through_itself_and_what_is_below() -> None:
+def test_each_level_allows_itself_and_the_levels_below() -> None:
     passed = {
         limit: [level for level in moderation.LEVELS if not refusal(Verdict(level), safety=limit)]
         for limit in ("low", "medium", "high")
@@ -91,7 +91,7 @@ JSON = st.recursive(
         {"level": JSON | st.sampled_from(moderation.LEVELS), "categories": JSON, "reason": JSON}
     )
 )
-def test_whatever_the_field_holds_the_verdict_is_bounded_and_never_milder(found: Any) -> None:
+def test_any_safety_field_gives_a_bounded_verdict_that_is_never_below_the_ratings(found: Any) -> None:
     verdict = moderation.read(found, rated("MEDIUM"), "STOP")
     assert verdict.level in ("medium", "high", "unknown")
     assert set(verdict.categories) <= set(moderation.CATEGORIES)
@@ -100,7 +100,7 @@ def test_whatever_the_field_holds_the_verdict_is_bounded_and_never_milder(found:
     assert refusal(verdict, safety_unknown="publish") == "held_unsafe"
 
 
-def test_without_a_key_nothing_could_be_published_so_it_does_not_start() -> None:
+def test_safety_without_a_key_refuses_to_start() -> None:
     with pytest.raises(SettingsError, match=r"SAFETY='low' .* Set the key, or SAFETY_UNKNOWN=publish"):
         Settings.read({"SAFETY": "low"}).check_start()
     for more in ({"GEMINI_API_KEY": "k"}, {"SAFETY_UNKNOWN": "publish"}, {"SAFETY": "off"}):
@@ -146,10 +146,10 @@ def test_a_picture_above_the_level_is_quarantined_with_the_reason_and_never_publ
     assert len(app.objects(app.pictures)) == 3
 
 
-def test_without_a_verdict_a_picture_is_held_and_the_sweep_heals_it_when_gemini_is_back(start: Start) -> None:
+def test_a_picture_without_a_verdict_is_held_until_a_sweep_gets_one(start: Start) -> None:
     app = start(SAFETY="low", **UNREACHABLE)
     upload = app.upload("ana/a.png", small_png(), language="de")
-    assert [app.deliver(upload), app.deliver(upload)] == [200, 200]  # it is in a safe state: acknowledged
+    assert [app.deliver(upload), app.deliver(upload)] == [200, 200]  # acknowledged: the state is safe
     assert rows(ROW) == [["held", "held_no_verdict", 1, []]]
     assert list(app.objects(app.uploads)) == ["ana/a.png"]
     assert app.objects(app.quarantine) == {}
@@ -159,10 +159,10 @@ def test_without_a_verdict_a_picture_is_held_and_the_sweep_heals_it_when_gemini_
     page = app.gallery.get("/gallery/", query_string={"user": "ana"}).text
     assert "there is no verdict on its safety. An upload is tried again every hour" in page
     asked = {"user": "ana", "upload": f"{upload.generation}:{upload.name}"}
-    [told] = app.gallery.get("/gallery/status", query_string=asked).get_json()["uploads"]
-    assert (told["state"], told["code"], told["finished"]) == ("rejected", "held_no_verdict", False)
+    [status] = app.gallery.get("/gallery/status", query_string=asked).get_json()["uploads"]
+    assert (status["state"], status["code"], status["finished"]) == ("rejected", "held_no_verdict", False)
 
-    assert app.sweep() == {"complete": True}  # its hour is not over
+    assert app.sweep() == {"complete": True}  # the hour is not over
     lease_runs_out()
     assert app.sweep() == {"found": 1, "left": 1, "complete": True}
     assert rows(ROW) == [["held", "held_no_verdict", 2, []]]
@@ -176,7 +176,7 @@ def test_without_a_verdict_a_picture_is_held_and_the_sweep_heals_it_when_gemini_
     assert app.objects(app.uploads) == {}
 
 
-def test_after_three_days_without_a_verdict_it_is_quarantined(start: Start) -> None:
+def test_a_picture_without_a_verdict_is_quarantined_after_three_days(start: Start) -> None:
     app = start(SAFETY="low", **UNREACHABLE)
     app.deliver(app.upload("ana/a.png", small_png()))
     rows("UPDATE uploads SET created_at = now() - interval '3 days'")
@@ -188,7 +188,7 @@ def test_after_three_days_without_a_verdict_it_is_quarantined(start: Start) -> N
     nothing_public(app)
 
 
-def test_one_that_failed_for_days_for_other_reasons_is_held_before_it_is_quarantined(start: Start) -> None:
+def test_days_of_other_failures_do_not_count_towards_the_three_days(start: Start) -> None:
     app = start(SAFETY="low", **UNREACHABLE)
     upload = app.upload("ana/a.png", small_png())
     failed = app.services.leases.acquire(upload)
@@ -197,12 +197,12 @@ def test_one_that_failed_for_days_for_other_reasons_is_held_before_it_is_quarant
     assert app.deliver(upload) == 200
     assert rows(ROW) == [["held", "held_no_verdict", 2, []]]
     lease_runs_out()
-    once_more = app.services.leases.acquire(upload)  # what then fails otherwise was held all the same
+    once_more = app.services.leases.acquire(upload)  # another failure now does not change that it was held
     app.services.leases.release(upload, once_more.token)
     assert app.sweep() == {"found": 1, "quarantined": 1, "complete": True}
 
 
-def test_a_held_upload_may_be_deleted_by_its_user(start: Start) -> None:
+def test_a_user_can_delete_a_held_upload(start: Start) -> None:
     app = start(SAFETY="low", **UNREACHABLE)
     upload = app.upload("ana/a.png", small_png())
     app.deliver(upload)
@@ -211,7 +211,7 @@ def test_a_held_upload_may_be_deleted_by_its_user(start: Start) -> None:
     assert rows("SELECT state, user_id, name FROM uploads") == [["done", "", ""]]
 
 
-def test_a_posted_picture_without_a_verdict_is_to_be_posted_again_and_nothing_is_kept(start: Start) -> None:
+def test_a_posted_picture_without_a_verdict_is_refused_with_retry_after_and_not_kept(start: Start) -> None:
     app = start(SAFETY="low", **UNREACHABLE)
     for query in ({}, {"keep": "true", "user": "ana"}):
         answer = app.analyze(data=small_png(), query_string=query)
@@ -223,7 +223,7 @@ def test_a_posted_picture_without_a_verdict_is_to_be_posted_again_and_nothing_is
     assert answer.get_json()["safety"]["level"] == "none"
 
 
-def test_where_it_is_published_without_a_verdict_the_record_says_unknown(start: Start) -> None:
+def test_a_picture_published_without_a_verdict_is_recorded_as_unknown(start: Start) -> None:
     app = start(SAFETY="low", SAFETY_UNKNOWN="publish", GEMINI_MODEL="fault-missing-safety")
     answer = app.analyze(data=small_png()).get_json()
     assert answer["safety"] == {
@@ -238,7 +238,7 @@ def test_where_it_is_published_without_a_verdict_the_record_says_unknown(start: 
 
 
 @pytest.mark.parametrize("found", ["fault-unsafe-high", "fault-missing-safety"])
-def test_who_goes_on_when_another_has_found_it_unfit_leaves_nothing_published(
+def test_a_delivery_that_lost_its_lease_to_an_unsafe_verdict_leaves_nothing_published(
     start: Start, monkeypatch: pytest.MonkeyPatch, found: str
 ) -> None:
     app = start(SAFETY="low", SIZES="200,100", LAYOUT="beside", **ANSWERS)

@@ -1,4 +1,4 @@
-"""A description that is there, or paid for, is not lost, whatever dies at whatever step, whoever asks."""
+"""A description that is stored or paid for survives crashes at any step and concurrent requests."""
 
 import datetime as dt
 import uuid
@@ -15,7 +15,7 @@ from dropcap.domain.analysis import Rendition
 from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.storage.buckets import Buckets
 from tests.describing.test_budget import new_key, requests_of
-from tests.describing.test_deferred import DONE, its_time_comes, redescribe, result
+from tests.describing.test_deferred import DONE, make_due, redescribe, result
 from tests.support.app import App, Start, rows, small_png
 
 OLD, NEW = "gemini-3.5-pro", "gemini-3.5-flash-lite"
@@ -24,11 +24,11 @@ WORDS = ("caption", "description", "alt_text", "tags", "text", "provenance", "so
 
 
 class Killed(BaseException):
-    """The instance is gone: nothing catches this."""
+    """The instance crashed: nothing catches this."""
 
 
 def described(start: Start, **settings: str) -> tuple[App, uuid.UUID]:
-    """A picture that an older model described, which is to be described by the present one."""
+    """Return a picture that an older model described and that is marked to be described again."""
     app = start(**ONCE, GEMINI_MODEL=OLD, GEMINI_API_KEY=new_key(), **settings)
     upload = app.upload("ana/a.png", small_png())
     assert app.deliver(upload) == 200
@@ -41,7 +41,7 @@ def key_of(app: App) -> str:
     return app.services.settings.gemini_api_key
 
 
-# The step at which the instance dies, and how often Gemini is then asked until the picture is described.
+# The step at which the instance crashes, and the number of requests until the picture is described.
 STEPS: list[tuple[Any, str, int]] = [
     (Buckets, "read_published", 1),
     (Describer, "ask", 1),
@@ -52,7 +52,7 @@ STEPS: list[tuple[Any, str, int]] = [
 
 
 @pytest.mark.parametrize(("owner", "step", "asked"), STEPS, ids=[step for _, step, _ in STEPS])
-def test_whoever_dies_at_any_step_leaves_the_old_description_and_the_new_one_comes(
+def test_a_crash_at_any_step_keeps_the_old_description_until_the_new_one_is_stored(
     start: Start, gemini_url: str, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, asked: int
 ) -> None:
     app, id = described(start, DAILY_CALLS="100")
@@ -67,7 +67,7 @@ def test_whoever_dies_at_any_step_leaves_the_old_description_and_the_new_one_com
             app.sweep()
     assert {name: result(app, id)[name] for name in WORDS} == {name: before[name] for name in WORDS}
     rows("UPDATE answers SET lease_until = now() WHERE answer IS NULL")
-    its_time_comes()
+    make_due()
     assert app.sweep() == DONE | {"described": 1}
     assert result(app, id)["provenance"]["gemini"]["model"] == NEW
     assert requests_of(gemini_url, key_of(app)) == calls + asked
@@ -76,18 +76,18 @@ def test_whoever_dies_at_any_step_leaves_the_old_description_and_the_new_one_com
 @pytest.mark.parametrize(
     "model", ["fault-503", "fault-finish-RECITATION", "fault-blocked", "fault-image", "fault-key"]
 )
-def test_a_picture_that_gets_no_new_description_keeps_the_old_one(start: Start, model: str) -> None:
+def test_a_picture_without_a_new_description_keeps_the_old_one(start: Start, model: str) -> None:
     app, id = described(start)
     before = result(app, id)
     app = app.restarted(GEMINI_MODEL=model)
     while rows("SELECT 1 FROM analyses WHERE describe_after IS NOT NULL"):
-        its_time_comes()
+        make_due()
         assert app.sweep() == DONE | {"not_described": 1}
     assert {name: result(app, id)[name] for name in WORDS} == {name: before[name] for name in WORDS}
 
 
-def meanwhile(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    """While the first picture is being described, somebody else changes its row."""
+def change_row_while_describing(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """Let another worker change the row while the first picture is being described."""
     read = Buckets.read_published
 
     def changed(self: Buckets, published: Rendition) -> bytes:
@@ -98,17 +98,17 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     monkeypatch.setattr(Buckets, "read_published", changed)
 
 
-def test_what_is_paid_is_stored_also_where_the_lease_ran_out_and_the_row_stays_due(
+def test_a_paid_description_is_stored_after_the_lease_expired_and_the_row_stays_pending(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app, id = described(start)
-    meanwhile(monkeypatch, "describe_after = now() + interval '1 hour', describe_tries = 3")
+    change_row_while_describing(monkeypatch, "describe_after = now() + interval '1 hour', describe_tries = 3")
     assert app.sweep() == DONE
     now = result(app, id)
     assert now["provenance"]["gemini"]["model"] == NEW
     assert now["describe_later"]
     assert rows("SELECT describe_after > now(), describe_tries FROM analyses") == [[True, 3]]
-    its_time_comes()
+    make_due()
     assert app.sweep() == DONE | {"described": 1}
     assert not result(app, id)["describe_later"]
 
@@ -119,19 +119,19 @@ def test_what_is_paid_is_stored_also_where_the_lease_ran_out_and_the_row_stays_d
         "describe_after = NULL",
         "describe_after = now() + interval '1 hour', result = result || '{\"pictures\": []}'",
     ],
-    ids=["it has another one", "it is taken back"],
+    ids=["described meanwhile", "unpublished meanwhile"],
 )
-def test_what_came_too_late_replaces_nothing(
+def test_a_description_that_is_no_longer_wanted_replaces_nothing(
     start: Start, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     app, id = described(start)
     before = result(app, id)
-    meanwhile(monkeypatch, change)
+    change_row_while_describing(monkeypatch, change)
     assert app.sweep() == DONE
     assert {name: result(app, id)[name] for name in WORDS} == {name: before[name] for name in WORDS}
 
 
-def test_an_answer_is_kept_also_where_its_lease_ran_out_but_not_beside_another_or_for_nobody(
+def test_a_response_is_cached_after_its_lease_expired_but_never_replaces_another_or_outlives_the_picture(
     database: Database,
 ) -> None:
     at = dt.datetime(2026, 11, 30, tzinfo=dt.UTC)
@@ -146,22 +146,22 @@ def test_an_answer_is_kept_also_where_its_lease_ran_out_but_not_beside_another_o
     assert known
     assert known[0].text == "late"
     late.delete(database, at)
-    late.store(database, answers[0], at)  # whoever deleted the picture took it along
+    late.store(database, answers[0], at)  # the entry was deleted with the picture
     assert database.query("SELECT count(*) FROM answers") == [[0]]
 
 
-def test_who_asks_for_all_anew_takes_no_answer_from_one_who_is_asking(
+def test_redescribing_all_does_not_discard_a_response_in_progress(
     start: Start, gemini_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app, id = described(start, DAILY_CALLS="100")
     ask, calls = Describer.ask, requests_of(gemini_url, key_of(app))
 
-    def beside_a_wish(self: Describer, *given: Any) -> Any:
+    def during_redescribe(self: Describer, *given: Any) -> Any:
         monkeypatch.setattr(Describer, "ask", ask)
         redescribe(app, mark=True, all=True)
         return ask(self, *given)
 
-    monkeypatch.setattr(Describer, "ask", beside_a_wish)
+    monkeypatch.setattr(Describer, "ask", during_redescribe)
     assert app.sweep() == DONE | {"described": 1}
     assert requests_of(gemini_url, key_of(app)) == calls + 1
     assert result(app, id)["usage"]["reused"]

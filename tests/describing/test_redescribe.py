@@ -1,4 +1,4 @@
-"""`make redescribe` in the cloud: through a task, as nobody outside may call the sweep."""
+"""`make redescribe` in the cloud calls the sweep by a task, because nobody outside may call it."""
 
 import base64
 import json
@@ -12,7 +12,9 @@ from tests.support.cloud.deployment import Deployment
 pytestmark = pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
 
 
-def test_a_task_asks_the_sweep_as_cloud_schedulers_account_and_its_log_answers(there: Deployment) -> None:
+def test_a_task_calls_the_sweep_as_cloud_schedulers_account_and_the_answer_is_in_the_log(
+    there: Deployment,
+) -> None:
     lines: Any = [{"jsonPayload": {"message": "to be described anew", "pictures": 2, "after": None}}]
     there.plane.resources["entries"] = lines
     ran = there.make("redescribe", OWNER="ana", YES="1")
@@ -27,19 +29,19 @@ def test_a_task_asks_the_sweep_as_cloud_schedulers_account_and_its_log_answers(t
     assert {each["headers"]["Content-Type"] for each in asked} == {"application/json"}
     assert bodies[0]["token"] != bodies[1]["token"]
     reads = [each.body["filter"] for each in there.plane.requests if each.path.endswith("entries:list")]
-    for body, read in zip(bodies, reads, strict=True):  # of all that is logged, each wants its own answer
+    for body, read in zip(bodies, reads, strict=True):  # each command reads the answer to its own request
         assert f'jsonPayload.token="{body["token"]}"' in read
 
 
-def test_where_no_answer_comes_it_says_where_to_look(there: Deployment) -> None:
+def test_without_an_answer_in_the_log_the_command_says_where_to_look(there: Deployment) -> None:
     ran = there.make("redescribe", YES="1", WAIT_S="1")
     assert ran.status == 1
     assert "make logs PROJECT=" in ran.error
 
 
-def test_where_nobody_can_be_asked_nothing_is_marked(there: Deployment) -> None:
+def test_without_a_confirmation_nothing_is_marked(there: Deployment) -> None:
     lines: Any = [{"jsonPayload": {"pictures": 2, "after": None}}]
     there.plane.resources["entries"] = lines
     ran = there.make("redescribe", YES="")
-    assert (ran.status, len(ran.writes)) == (1, 1)  # it was counted
+    assert (ran.status, len(ran.writes)) == (1, 1)  # the pictures were counted
     assert ran.error == "make redescribe: Have Gemini describe 2 pictures anew? Say so with YES=1.\n"

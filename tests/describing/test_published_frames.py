@@ -1,4 +1,4 @@
-"""With SAFETY, nothing is published that was not part of the picture that was judged."""
+"""With SAFETY, everything that is published was part of the picture that was judged."""
 
 import io
 import uuid
@@ -17,7 +17,7 @@ SAFE = ("green", "blue", "yellow", "black")
 
 
 def animation(kind: str, red_at: int | None) -> bytes:
-    """Four frames of one colour each, with a red one among them at this place."""
+    """Return an animation of four frames of one safe colour each, with a red frame inserted at `red_at`."""
     colours = list(SAFE)
     if red_at is not None:
         colours.insert(red_at, "red")
@@ -26,13 +26,13 @@ def animation(kind: str, red_at: int | None) -> bytes:
 
 
 def published_frames(app: App) -> list[Image.Image]:
-    """Every frame of everything that is public, copies included."""
+    """Return every frame of every published file, aliases included."""
     files = [Image.open(io.BytesIO(blob.download_as_bytes())) for blob in app.objects(app.pictures).values()]
     return [frame.convert("RGBA") for file in files for frame in ImageSequence.Iterator(file)]
 
 
 def shows_red(frame: Image.Image) -> bool:
-    """Whether any of it is red, also where it is transparent."""
+    """Return whether any pixel is red, including transparent ones."""
     data = frame.tobytes()
     return any(data[at] > 150 > 50 + max(data[at + 1 : at + 3]) for at in range(0, len(data), 4))
 
@@ -40,24 +40,22 @@ def shows_red(frame: Image.Image) -> bool:
 def test_without_safety_every_frame_is_published(start: Start) -> None:
     app = start(**MOVES)
     app.deliver(app.upload("ana/a.gif", animation("GIF", 2)))
-    assert sum(map(shows_red, published_frames(app))) == 4  # in each size, and in its copy
+    assert sum(map(shows_red, published_frames(app))) == 4  # two sizes, each with an alias
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
-def test_no_frame_is_published_that_was_not_judged_wherever_the_unsafe_one_is(
-    start: Start, kind: str
-) -> None:
+def test_only_the_judged_frame_is_published_wherever_the_unsafe_one_is(start: Start, kind: str) -> None:
     app = start(**MOVES, **SEES_RED)
     for position in range(len(SAFE) + 1):
         upload = app.upload(f"ana/{position}.{kind.lower()}", animation(kind, position))
         assert app.deliver(upload) == 200
     frames = published_frames(app)
-    assert len(frames) == len(app.objects(app.pictures)) > 0  # they stand still
+    assert len(frames) == len(app.objects(app.pictures)) > 0  # no animations
     assert not any(map(shows_red, frames))
     assert rows("SELECT name FROM uploads WHERE reason_code = 'held_unsafe'") == [[f"ana/0.{kind.lower()}"]]
 
 
-def test_what_a_delivery_that_died_had_published_unjudged_is_public_no_longer(
+def test_unjudged_renditions_of_a_crashed_delivery_are_unpublished(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = start(**MOVES)
@@ -71,9 +69,7 @@ def test_what_a_delivery_that_died_had_published_unjudged_is_public_no_longer(
     assert list(app.objects(app.pictures)) == [f"{upload.id}/20.jpeg"]
 
 
-def test_a_verdict_that_is_kept_holds_for_the_picture_that_was_judged_alone(
-    start: Start, gemini_url: str
-) -> None:
+def test_a_cached_verdict_applies_only_to_the_picture_that_was_judged(start: Start, gemini_url: str) -> None:
     key = f"key-{uuid.uuid4().hex}"
 
     def asked() -> int:
@@ -91,7 +87,7 @@ def test_a_verdict_that_is_kept_holds_for_the_picture_that_was_judged_alone(
     assert asked() == 2
 
 
-def test_one_frame_is_no_verdict_on_an_animation_that_was_published_before(start: Start) -> None:
+def test_a_verdict_on_one_frame_leaves_a_published_animation_unknown(start: Start) -> None:
     app = start(**MOVES)
     moving = app.upload("ana/a.gif", animation("GIF", 2))
     still = app.upload("ana/b.gif", encoded("GIF", [Image.new("RGB", (60, 40), "blue")]))
@@ -108,7 +104,7 @@ def test_one_frame_is_no_verdict_on_an_animation_that_was_published_before(start
 
 
 def hidden() -> dict[str, bytes]:
-    """Pictures with red where they are transparent, which nobody who is shown them on white sees."""
+    """Return pictures with red under transparency, which is invisible on a white background."""
     blue = Image.new("RGBA", (60, 40), (0, 0, 255, 255))
     blue.paste((255, 0, 0, 0), (0, 0, 60, 30))
     palette = Image.new("P", (60, 40), 1)
@@ -127,7 +123,7 @@ def hidden() -> dict[str, bytes]:
     }
 
 
-def test_no_colour_is_published_that_lay_hidden_under_transparency(start: Start) -> None:
+def test_colours_hidden_by_transparency_are_not_published(start: Start) -> None:
     app = start(**MOVES | {"SIZES": "40", "FORMAT": "webp,png"}, **SEES_RED)
     for name, data in hidden().items():
         assert app.deliver(app.upload(f"ana/{name}", data)) == 200

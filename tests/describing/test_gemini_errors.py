@@ -1,4 +1,4 @@
-"""Whatever Gemini does, nothing is lost: it is told why, and only what may pass is tried again."""
+"""Every error of Gemini and of both packages is reported, and only transient ones are retried."""
 
 import email.utils
 import functools
@@ -18,7 +18,7 @@ from dropcap.settings import Settings
 from tests.support.describing import calls, describer, jpeg, refusal
 from tests.support.gemini_faults import FaultyGemini
 
-# Why it did not answer
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -34,11 +34,11 @@ from tests.support.gemini_faults import FaultyGemini
         ("no-such-model", "Gemini refused (HTTP 404 NOT_FOUND)"),
     ],
 )
-def test_a_refusal_that_is_not_the_pictures_fault_is_not_repeated_at_once_but_on_another_day(
+def test_a_refusal_not_caused_by_the_picture_is_not_retried_now_but_later(
     stand_in: FaultyGemini, settings: dict[str, Any], model: str, problem: str
 ) -> None:
-    told = refusal(settings, model)
-    assert (told.problem, told.retryable, told.answered, told.unbilled) == (problem, True, False, True)
+    error = refusal(settings, model)
+    assert (error.problem, error.retryable, error.answered, error.unbilled) == (problem, True, False, True)
     assert len(calls(stand_in, settings)) == 1
 
 
@@ -52,11 +52,16 @@ def test_a_refusal_that_is_not_the_pictures_fault_is_not_repeated_at_once_but_on
         ("fault-finish-SAFETY", "Gemini stopped early (SAFETY)", False),
     ],
 )
-def test_what_is_the_pictures_fault_is_told_and_never_repeated(
+def test_an_error_caused_by_the_picture_is_never_retried(
     stand_in: FaultyGemini, settings: dict[str, Any], model: str, problem: str, unbilled: bool
 ) -> None:
-    told = refusal(settings, model)
-    assert (told.problem, told.retryable, told.answered, told.unbilled) == (problem, False, True, unbilled)
+    error = refusal(settings, model)
+    assert (error.problem, error.retryable, error.answered, error.unbilled) == (
+        problem,
+        False,
+        True,
+        unbilled,
+    )
     assert len(calls(stand_in, settings)) == 1
 
 
@@ -70,36 +75,36 @@ def test_what_is_the_pictures_fault_is_told_and_never_repeated(
         ("fault-504", "Gemini refused (HTTP 504 DEADLINE_EXCEEDED), after 2 tries"),
     ],
 )
-def test_a_passing_fault_is_tried_again_as_often_as_the_setting_says(
+def test_a_transient_error_is_retried_up_to_gemini_attempts(
     stand_in: FaultyGemini, settings: dict[str, Any], model: str, problem: str
 ) -> None:
     assert refusal(settings, model).problem == problem
     assert len(calls(stand_in, settings)) == 2
 
 
-def test_one_try_means_one_request(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
+def test_one_attempt_means_one_request(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
     assert refusal(settings, "fault-503", gemini_attempts=1).problem.endswith(", after 1 try")
     assert len(calls(stand_in, settings)) == 1
 
 
-def test_a_fault_that_passes_costs_nothing(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
+def test_a_retry_after_a_transient_error_succeeds(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
     assert "red" in describer(settings, "fault-once-503").describe(jpeg()).description
     assert len(calls(stand_in, settings)) == 2
 
 
 @pytest.mark.parametrize("model", ["fault-slow", "fault-drip"])
-def test_each_try_has_one_deadline_from_its_first_byte_to_its_last(
+def test_the_deadline_of_an_attempt_covers_the_whole_response(
     stand_in: FaultyGemini, settings: dict[str, Any], model: str
 ) -> None:
-    told = refusal(settings, model, gemini_timeout_s=0.5)
-    assert told.problem == "Gemini did not answer within 0.5 s, after 2 tries"
+    error = refusal(settings, model, gemini_timeout_s=0.5)
+    assert error.problem == "Gemini did not answer within 0.5 s, after 2 tries"
     assert len(calls(stand_in, settings)) == 2
 
 
-def test_a_connection_that_breaks_is_tried_again(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
-    told = refusal(settings, "fault-cut")
-    assert told.problem.startswith("Gemini could not be reached (")
-    assert told.problem.endswith("), after 2 tries")
+def test_a_broken_connection_is_retried(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
+    error = refusal(settings, "fault-cut")
+    assert error.problem.startswith("Gemini could not be reached (")
+    assert error.problem.endswith("), after 2 tries")
     assert len(calls(stand_in, settings)) == 2
 
 
@@ -107,22 +112,22 @@ def test_a_timeout_below_googles_shortest_deadline_is_allowed(settings: dict[str
     assert describer(settings, gemini_timeout_s=5.0).describe(jpeg())
 
 
-def test_a_server_that_is_not_there_is_told(settings: dict[str, Any]) -> None:
+def test_a_missing_server_is_reported(settings: dict[str, Any]) -> None:
     with FaultyGemini() as gone:
         pass
-    told = refusal(settings, "gemini-3.5-flash-lite", gemini_endpoint=gone.url)
-    assert told.problem.startswith("Gemini could not be reached (")
+    error = refusal(settings, "gemini-3.5-flash-lite", gemini_endpoint=gone.url)
+    assert error.problem.startswith("Gemini could not be reached (")
 
 
-def test_an_error_that_is_none_of_googles_is_told(settings: dict[str, Any]) -> None:
+def test_an_error_of_a_proxy_is_reported(settings: dict[str, Any]) -> None:
     assert refusal(settings, "fault-proxy").problem.startswith("Gemini")
 
 
-# How long it waits
+# Pauses
 
 
 @pytest.mark.parametrize("how", ["after-0.8", "info-0.8", "date-2"])
-def test_a_pause_that_the_server_asks_for_is_kept(
+def test_a_retry_waits_as_long_as_the_server_asks(
     stand_in: FaultyGemini, settings: dict[str, Any], how: str
 ) -> None:
     describer(settings, f"fault-once-429-{how}").describe(jpeg())
@@ -131,12 +136,12 @@ def test_a_pause_that_the_server_asks_for_is_kept(
 
 
 @pytest.mark.parametrize("how", ["after-3600", "info-3600"])
-def test_a_pause_longer_than_a_try_is_not_waited_for(
+def test_a_pause_longer_than_an_attempt_ends_the_retries(
     stand_in: FaultyGemini, settings: dict[str, Any], how: str
 ) -> None:
-    told = refusal(settings, f"fault-429-{how}")
-    said = "Gemini's quota is used up (HTTP 429 RESOURCE_EXHAUSTED); it asks to wait 3600 s"
-    assert told.problem == said
+    error = refusal(settings, f"fault-429-{how}")
+    problem = "Gemini's quota is used up (HTTP 429 RESOURCE_EXHAUSTED); it asks to wait 3600 s"
+    assert error.problem == problem
     assert len(calls(stand_in, settings)) == 1
 
 
@@ -144,7 +149,7 @@ def test_a_pause_longer_than_a_try_is_not_waited_for(
     ("delay", "seconds"),
     [("7", 7), ("0.25", 0.25), ("-3", 0), ("soon", 0), ("nan", 0), ("inf", 0), ("1 Jan 2001 00:00:00", 0)],
 )
-def test_a_pause_that_makes_no_sense_is_none(delay: str, seconds: float) -> None:
+def test_an_invalid_pause_counts_as_none(delay: str, seconds: float) -> None:
     response = requests.Response()
     response.headers["Retry-After"] = delay
     assert gemini.http_error(503, response).retry_after_s == seconds
@@ -156,13 +161,13 @@ def test_a_pause_may_be_a_date() -> None:
     assert 3500 < gemini.http_error(503, response).retry_after_s <= 3600
 
 
-def test_a_gateway_that_gave_up_waiting_does_not_know_whether_it_is_paid() -> None:
+def test_errors_of_gateways_count_as_billed() -> None:
     statuses = (400, 401, 403, 404, 418, 429, 500, 502, 503, 504)
     paid = [status for status in statuses if not gemini.http_error(status, requests.Response()).unbilled]
     assert paid == [418, 502, 504]
 
 
-# Whether the mapping of errors is complete
+# The translation of errors is complete
 
 
 def errors_of(module: Any, *ignored: type[BaseException]) -> list[type[Exception]]:
@@ -178,41 +183,43 @@ def adapter(sdk: str) -> gemini.GeminiClient:
     return made
 
 
-def mapped(sdk: str, error: Exception) -> NotDescribed:
+def translate(sdk: str, error: Exception) -> NotDescribed:
     return adapter(sdk).translate_error(error)
 
 
 @pytest.mark.parametrize("kind", errors_of(google.api_core.exceptions), ids=lambda kind: kind.__name__)
-def test_every_error_of_google_api_core_becomes_unavailable(kind: Any) -> None:
-    told_by_status = issubclass(kind, google.api_core.exceptions.GoogleAPICallError)
-    error = kind("x", response=requests.Response()) if told_by_status else kind.__new__(kind)
-    told = mapped("google-generativeai", error)
-    assert told.retry_now is (getattr(kind, "code", None) in {429, 500, 502, 503, 504})
+def test_every_error_of_google_api_core_is_translated(kind: Any) -> None:
+    has_status = issubclass(kind, google.api_core.exceptions.GoogleAPICallError)
+    error = kind("x", response=requests.Response()) if has_status else kind.__new__(kind)
+    translated = translate("google-generativeai", error)
+    assert translated.retry_now is (getattr(kind, "code", None) in {429, 500, 502, 503, 504})
 
 
 @pytest.mark.parametrize("kind", errors_of(requests.exceptions), ids=lambda kind: kind.__name__)
-def test_every_error_of_requests_becomes_unavailable_and_those_of_the_network_are_tried_again(
+def test_every_error_of_requests_is_translated_and_network_errors_are_retried(
     kind: type[Exception],
 ) -> None:
     unreadable = (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)
     passing = (requests.ConnectionError, requests.Timeout, *unreadable)
     error = kind.__new__(kind)
-    assert mapped("google-generativeai", error).retry_now is issubclass(kind, passing)
+    assert translate("google-generativeai", error).retry_now is issubclass(kind, passing)
 
 
 @pytest.mark.parametrize("kind", errors_of(google.genai.errors), ids=lambda kind: kind.__name__)
-def test_every_error_of_google_genai_becomes_unavailable(kind: type[Exception]) -> None:
+def test_every_error_of_google_genai_is_translated(kind: type[Exception]) -> None:
     if issubclass(kind, google.genai.errors.APIError):
-        told = mapped("google-genai", kind(503, {}, httpx2.Response(503)))
-        assert (told.problem, told.retry_now) == ("Gemini refused (HTTP 503)", True)
+        translated = translate("google-genai", kind(503, {}, httpx2.Response(503)))
+        assert (translated.problem, translated.retry_now) == ("Gemini refused (HTTP 503)", True)
     else:
-        assert mapped("google-genai", kind("x")).retry_now is issubclass(kind, ValueError)  # it can't be read
+        assert translate("google-genai", kind("x")).retry_now is issubclass(
+            kind, ValueError
+        )  # an unreadable response
 
 
 @pytest.mark.parametrize("kind", errors_of(httpx2), ids=lambda kind: kind.__name__)
-def test_every_error_of_httpx_becomes_unavailable_and_those_of_the_network_are_tried_again(
+def test_every_error_of_httpx_is_translated_and_network_errors_are_retried(
     kind: type[Exception],
 ) -> None:
     error = kind.__new__(kind)
     passing = (httpx2.TransportError, httpx2.DecodingError)
-    assert mapped("google-genai", error).retry_now is issubclass(kind, passing)
+    assert translate("google-genai", error).retry_now is issubclass(kind, passing)

@@ -1,4 +1,4 @@
-"""An answer that is none is asked for again, then put off: it is never the last word, and nowhere kept."""
+"""An invalid response is retried, then deferred, and never cached."""
 
 import uuid
 from typing import Any
@@ -11,14 +11,14 @@ from dropcap.describing import gemini, moderation, prompt
 from dropcap.describing.response import parse
 from dropcap.domain.gemini_response import GeminiResponse
 from tests.describing.test_budget import requests_of
-from tests.describing.test_deferred import DONE, its_time_comes, redescribe, result
+from tests.describing.test_deferred import DONE, make_due, redescribe, result
 from tests.support.app import Start, rows, small_png
 from tests.support.describing import calls, describer, refusal
 from tests.support.describing import jpeg as picture
 from tests.support.gemini_faults import FINISH_REASONS, FaultyGemini
 
-# What came, and what is said of it.
-UNFIT = {
+# The problem that each invalid response is reported as.
+PROBLEMS = {
     "fault-no-candidate": "Gemini's answer is empty",
     "fault-empty": "Gemini's answer is empty",
     "fault-ok-error": "Gemini's answer is empty",
@@ -47,76 +47,76 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gemini, "FIRST_BACKOFF_S", 0.01)
 
 
-@pytest.mark.parametrize("model", UNFIT)
-def test_it_takes_the_remaining_tries_and_is_then_put_off(
+@pytest.mark.parametrize("model", PROBLEMS)
+def test_an_invalid_response_uses_the_remaining_tries_and_is_then_deferred(
     stand_in: FaultyGemini, settings: dict[str, Any], model: str
 ) -> None:
-    told = refusal(settings, model)
-    assert told.problem.startswith(UNFIT[model])
-    assert told.problem.endswith(", after 2 tries")
-    assert told.retryable
-    assert told.response is None
+    error = refusal(settings, model)
+    assert error.problem.startswith(PROBLEMS[model])
+    assert error.problem.endswith(", after 2 tries")
+    assert error.retryable
+    assert error.response is None
     if model not in ("fault-page", "fault-nested"):
-        assert told.answered
+        assert error.answered
     assert len(calls(stand_in, settings)) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_that_comes_once_costs_a_try_and_no_description(
+def test_a_single_invalid_response_costs_one_try_only(
     stand_in: FaultyGemini, settings: dict[str, Any], kind: str
 ) -> None:
     assert "red" in describer(settings, f"fault-once-{kind}").describe(picture()).description
     assert len(calls(stand_in, settings)) == 2
 
 
-# SAFETY and its like are verdicts on the picture; all others, of any name, are no answer.
+# SAFETY and similar reasons are verdicts on the picture; all others are invalid responses.
 @pytest.mark.parametrize("reason", [each.value for each in FinishReason if each.name != "STOP"])
-def test_each_reason_to_stop_means_the_same_over_both_packages(
+def test_each_finish_reason_has_the_same_effect_with_both_packages(
     stand_in: FaultyGemini, settings: dict[str, Any], reason: str
 ) -> None:
     verdicts = ("SAFETY", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT")
-    told = refusal(settings, f"fault-finish-{reason}", gemini_attempts=1, safety="low")
+    error = refusal(settings, f"fault-finish-{reason}", gemini_attempts=1, safety="low")
     final = reason in verdicts
-    assert (told.retry_now, told.retryable, told.answered, told.response is not None) == (
+    assert (error.retry_now, error.retryable, error.answered, error.response is not None) == (
         not final,
         not final,
         True,
         final,
     )
-    assert told.verdict
-    assert (told.verdict.blocked, told.verdict.level) == (final, "high" if final else "unknown")
-    if reason in FINISH_REASONS[1:]:  # the others have no number, by which google-generativeai knows them
-        assert told.problem.startswith(f"Gemini stopped early ({reason})")
+    assert error.verdict
+    assert (error.verdict.blocked, error.verdict.level) == (final, "high" if final else "unknown")
+    if reason in FINISH_REASONS[1:]:  # google-generativeai has numbers for these only
+        assert error.problem.startswith(f"Gemini stopped early ({reason})")
     assert final is (reason in moderation.BLOCKED)
 
 
 @pytest.mark.parametrize("reason", ["SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY"])
-def test_each_reason_to_block_a_picture_is_final_over_both_packages(
+def test_each_block_reason_is_permanent_with_both_packages(
     stand_in: FaultyGemini, settings: dict[str, Any], reason: str
 ) -> None:
     assert BlockedReason(reason)
-    told = refusal(settings, f"fault-blocked-{reason}", safety="low")
-    assert told.problem == f"Gemini blocked the picture ({reason})"
-    assert (told.retry_now, told.retryable) == (False, False)
-    assert told.verdict
-    assert told.verdict.blocked is (reason != "OTHER")
+    error = refusal(settings, f"fault-blocked-{reason}", safety="low")
+    assert error.problem == f"Gemini blocked the picture ({reason})"
+    assert (error.retry_now, error.retryable) == (False, False)
+    assert error.verdict
+    assert error.verdict.blocked is (reason != "OTHER")
     assert len(calls(stand_in, settings)) == 1
 
 
-def test_a_fence_around_an_answer_costs_nothing(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
+def test_a_fenced_response_needs_no_retry(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
     assert "red" in describer(settings, "fault-fenced").describe(picture()).description
     assert len(calls(stand_in, settings)) == 1
 
 
 @pytest.mark.parametrize("end", ["", "\n```", "```", "\n```\n"])
 @pytest.mark.parametrize("begin", ["```json\n", "```\n", "```JSON ", "\n```json\n\n"])
-def test_a_fence_of_any_form_is_taken_off(settings: dict[str, Any], begin: str, end: str) -> None:
+def test_a_fence_of_any_form_is_removed(settings: dict[str, Any], begin: str, end: str) -> None:
     text = '{"description": "A ``` b.", "alt_text": "```", "tags": [], "text": ""}'
     answer = GeminiResponse(begin + text + end, "STOP", "", "v")
     assert parse(answer, "m").description == "A ``` b."
 
 
-def test_the_next_request_says_what_is_wanted_and_the_first_does_not(
+def test_only_a_retry_after_an_invalid_response_has_the_hint(
     stand_in: FaultyGemini, settings: dict[str, Any]
 ) -> None:
     assert "red" in describer(settings, "fault-talkative").describe(picture()).description
@@ -126,24 +126,24 @@ def test_the_next_request_says_what_is_wanted_and_the_first_does_not(
     assert calls(stand_in, settings)[-1].body["contents"][0]["parts"][1]["text"] == prompt.REQUEST
 
 
-def test_ratings_above_safety_are_a_verdict_also_without_an_answer(
+def test_ratings_above_safety_are_a_permanent_verdict_even_for_an_invalid_response(
     stand_in: FaultyGemini, settings: dict[str, Any]
 ) -> None:
-    told = refusal(settings, "fault-ratedmalformed-HIGH", safety="low")
-    assert told.verdict
-    assert (told.verdict.rated, told.retryable, told.response) == ("high", False, None)
+    error = refusal(settings, "fault-ratedmalformed-HIGH", safety="low")
+    assert error.verdict
+    assert (error.verdict.rated, error.retryable, error.response) == ("high", False, None)
     assert len(calls(stand_in, settings)) == 1
     assert refusal(settings, "fault-ratedmalformed-LOW", safety="low").retryable
     assert len(calls(stand_in, settings)) == 3
 
 
-# In the function
+# In the pipeline
 
 
 @pytest.mark.parametrize(
     "model", ["fault-empty", "fault-finish-RECITATION", "fault-ok-error", "fault-cut-text"]
 )
-def test_it_is_kept_nowhere_and_the_picture_is_described_when_gemini_answers(
+def test_an_invalid_response_is_never_cached_and_the_picture_is_described_later(
     start: Start, gemini_url: str, model: str
 ) -> None:
     key = f"key-{uuid.uuid4().hex}"
@@ -158,20 +158,22 @@ def test_it_is_kept_nowhere_and_the_picture_is_described_when_gemini_answers(
     assert rows("SELECT count(*) FROM answers") == [[0]]
     [[calls, micro_usd, tokens]] = rows("SELECT calls, micro_usd, input_tokens FROM spending")
     cost = (2 * 258 * 0.3, 2 * 500)
-    if model == "fault-ok-error":  # nobody knows
+    if model == "fault-ok-error":  # the cost is unknown
         cost = (2 * daily_usage.highest_cost(app.services.settings),) * 2
     assert calls == 2
     assert cost[0] <= micro_usd <= cost[1]
     assert tokens == (0 if model == "fault-ok-error" else 2 * 258)
     assert now["usage"]["usd"] == pytest.approx(micro_usd / 1e6)
     assert app.sweep() == DONE | {"not_described": 1}
-    its_time_comes()
+    make_due()
     app = app.restarted(GEMINI_MODEL="gemini-3.5-flash-lite")
     assert app.sweep() == DONE | {"described": 1}
     assert "red" in result(app, upload.id)["description"]
 
 
-def test_what_an_older_release_kept_is_asked_for_anew(start: Start, gemini_url: str) -> None:
+def test_an_invalid_response_cached_by_an_older_release_is_requested_again(
+    start: Start, gemini_url: str
+) -> None:
     key = f"key-{uuid.uuid4().hex}"
     app = start(**ONCE, DAILY_CALLS="100", GEMINI_API_KEY=key)
     first, again, third = (app.upload(f"ana/{name}.png", small_png()) for name in "abc")
@@ -186,7 +188,9 @@ def test_what_an_older_release_kept_is_asked_for_anew(start: Start, gemini_url: 
     assert requests_of(gemini_url, key) == 2
 
 
-def test_the_cap_holds_between_two_tries_and_what_was_wrong_is_told(start: Start, gemini_url: str) -> None:
+def test_the_cap_applies_between_two_tries_and_the_problem_names_both_causes(
+    start: Start, gemini_url: str
+) -> None:
     key = f"key-{uuid.uuid4().hex}"
     app = start(
         **ONCE | {"GEMINI_ATTEMPTS": "5"}, DAILY_CALLS="2", GEMINI_MODEL="fault-empty", GEMINI_API_KEY=key
@@ -201,7 +205,7 @@ def test_the_cap_holds_between_two_tries_and_what_was_wrong_is_told(start: Start
     assert now["describe_later"]
 
 
-def test_a_picture_that_gemini_can_not_read_is_described_by_blip_for_good(start: Start) -> None:
+def test_a_picture_that_gemini_can_not_read_keeps_blips_caption(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL="fault-image")
     upload = app.upload("ana/a.png", small_png())
     assert app.deliver(upload) == 200
@@ -215,23 +219,22 @@ def test_a_picture_that_gemini_can_not_read_is_described_by_blip_for_good(start:
     assert result(app, wrong.id)["describe_later"]
 
 
-def test_unfit_answers_end_after_fewer_tries_as_each_is_paid_and_keep_what_there_was(start: Start) -> None:
+def test_invalid_responses_count_as_several_tries_and_the_old_description_stays(start: Start) -> None:
     app = start(**ONCE)
     upload = app.upload("ana/a.png", small_png())
     app.deliver(upload)
     before = result(app, upload.id)
     app = app.restarted(GEMINI_MODEL="fault-finish-RECITATION")
     assert redescribe(app, mark=True)["pictures"] == 1
-    rows(
-        "UPDATE analyses SET describe_tries = 9"
-    )  # of days on which Gemini was away: one unfit answer is no end
+    # Nine tries from days on which Gemini was down: one more invalid response does not end the retries.
+    rows("UPDATE analyses SET describe_tries = 9")
     assert app.sweep() == DONE | {"not_described": 1}
     assert result(app, upload.id)["describe_later"]
     rows("UPDATE analyses SET describe_tries = 0, describe_after = now()")
     tries = 0
     while app.sweep() == DONE | {"not_described": 1}:
         tries += 1
-        its_time_comes()
+        make_due()
     assert tries == 5
     after = result(app, upload.id)
     for name in ("description", "alt_text", "tags", "provenance", "sources"):

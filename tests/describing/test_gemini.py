@@ -273,9 +273,11 @@ def after_a_picture(settings: dict[str, Any], question: str) -> str:
     return fresh_python(f"""
 import gc, io, sys
 from PIL import Image
+from dropcap import logs
 from dropcap.describing.gemini import Describer
 from dropcap.describing.response import NotDescribed
 from dropcap.settings import Settings
+logs.configure()
 file = io.BytesIO()
 Image.new("RGB", (8, 8)).save(file, "JPEG")
 try:

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 import requests
 
-from dropcap.describing import gemini
+from dropcap.describing import client, gemini
 from dropcap.describing.response import NotDescribed
 from dropcap.settings import Settings
 from tests.support.describing import calls, describer, jpeg, refusal
@@ -152,18 +152,18 @@ def test_a_pause_longer_than_an_attempt_ends_the_retries(
 def test_an_invalid_pause_counts_as_none(delay: str, seconds: float) -> None:
     response = requests.Response()
     response.headers["Retry-After"] = delay
-    assert gemini.http_error(503, response).retry_after_s == seconds
+    assert client.http_error(503, response).retry_after_s == seconds
 
 
 def test_a_pause_may_be_a_date() -> None:
     response = requests.Response()
     response.headers["Retry-After"] = email.utils.formatdate(time.time() + 3600, usegmt=True)
-    assert 3500 < gemini.http_error(503, response).retry_after_s <= 3600
+    assert 3500 < client.http_error(503, response).retry_after_s <= 3600
 
 
 def test_errors_of_gateways_count_as_billed() -> None:
     statuses = (400, 401, 403, 404, 418, 429, 500, 502, 503, 504)
-    paid = [status for status in statuses if not gemini.http_error(status, requests.Response()).unbilled]
+    paid = [status for status in statuses if not client.http_error(status, requests.Response()).unbilled]
     assert paid == [418, 502, 504]
 
 
@@ -176,8 +176,8 @@ def errors_of(module: Any, *ignored: type[BaseException]) -> list[type[Exception
 
 
 @functools.cache
-def adapter(sdk: str) -> gemini.GeminiClient:
-    made: gemini.GeminiClient = importlib.import_module(gemini.ADAPTERS[sdk]).Adapter(
+def adapter(sdk: str) -> client.GeminiClient:
+    made: client.GeminiClient = importlib.import_module(gemini.ADAPTERS[sdk]).Adapter(
         Settings(gemini_sdk=sdk), "key"
     )
     return made

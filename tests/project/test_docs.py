@@ -75,7 +75,7 @@ def test_no_message_is_explained_twice() -> None:
         ("bad_json", "… is missing or not a string.", "bodies.py"),  # through a helper
         ("no_user", "user is not a name.", "bodies.py"),  # the other branch
         ("", "Table … is missing; it should exist", "diff.py"),  # in parts
-        ("", "Gemini's quota is used up (…)", "gemini.py"),  # through a name
+        ("", "Gemini's quota is used up (…)", "client.py"),  # through a name
         ("", "swept", "reconcile.py"),  # a warning at times
         ("", "… could not make the environment ….", "environment.sh"),
     ],

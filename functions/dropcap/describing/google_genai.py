@@ -8,7 +8,7 @@ from google import genai
 from google.genai import types
 from google.genai.errors import APIError
 
-from dropcap.describing import gemini, prompt, token_usage
+from dropcap.describing import client, prompt, token_usage
 from dropcap.describing.response import NotDescribed
 from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.settings import Settings
@@ -17,7 +17,7 @@ SHORTEST_DEADLINE_S = 10  # Google answers a shorter X-Server-Timeout with 400 (
 
 
 class Adapter:
-    """A gemini.GeminiClient. The package does not retry, because it has no `retry_options`."""
+    """A client.GeminiClient. The package does not retry, because it has no `retry_options`."""
 
     def __init__(self, settings: Settings, key: str) -> None:
         self._timeout = settings.gemini_timeout_s
@@ -53,10 +53,10 @@ class Adapter:
         feedback = response.prompt_feedback
         return GeminiResponse(
             text="".join(part.text or "" for part in parts or () if not part.thought),
-            finish=gemini.enum_name(candidate.finish_reason) if candidate else "",
-            blocked=gemini.enum_name(feedback.block_reason) if feedback else "",
+            finish=client.enum_name(candidate.finish_reason) if candidate else "",
+            blocked=client.enum_name(feedback.block_reason) if feedback else "",
             version=response.model_version or "",
-            ratings=gemini.safety_ratings(
+            ratings=client.safety_ratings(
                 candidate.safety_ratings if candidate else None, feedback.safety_ratings if feedback else None
             ),
             tokens=token_usage.tokens(response.usage_metadata),
@@ -64,11 +64,11 @@ class Adapter:
 
     def translate_error(self, error: Exception) -> NotDescribed:
         if isinstance(error, APIError):
-            return gemini.http_error(error.code, error.response)
+            return client.http_error(error.code, error.response)
         if isinstance(error, httpx2.TimeoutException):
-            return gemini.timeout_error(self._timeout)
+            return client.timeout_error(self._timeout)
         if isinstance(error, httpx2.TransportError):
-            return gemini.connection_error(error, connected=not isinstance(error, httpx2.ConnectError))
+            return client.connection_error(error, connected=not isinstance(error, httpx2.ConnectError))
         # An unreadable response: json and pydantic raise ValueError, the package's own code the others.
         retry_now = isinstance(error, ValueError | AttributeError | RecursionError | httpx2.DecodingError)
-        return gemini.parse_error(error, retry_now=retry_now)
+        return client.parse_error(error, retry_now=retry_now)

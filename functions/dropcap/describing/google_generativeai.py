@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from urllib3.exceptions import NewConnectionError
 
 from dropcap import logs
-from dropcap.describing import gemini, prompt, token_usage
+from dropcap.describing import client, prompt, token_usage
 from dropcap.describing.response import NotDescribed
 from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.settings import Settings
@@ -41,11 +41,11 @@ NEWER_FINISH_REASONS = {
 
 
 def _finish_reason(finish: Any) -> str:
-    return NEWER_FINISH_REASONS.get(int(finish)) or gemini.enum_name(finish)
+    return NEWER_FINISH_REASONS.get(int(finish)) or client.enum_name(finish)
 
 
 class Adapter:
-    """A gemini.GeminiClient."""
+    """A client.GeminiClient."""
 
     def __init__(self, settings: Settings, key: str) -> None:
         logs.once(logger, logging.WARNING, SUPPORT_ENDED, "gemini_sdk_unsupported")
@@ -64,9 +64,9 @@ class Adapter:
         # These two private names are safe to use: the packages have no later release. The public
         # genai.configure sets key and address for the whole process. After 401, google-auth would refresh the
         # credentials and retry twice, but a key can't be refreshed.
-        client: Any = GenerativeServiceClient(client_options=options, transport="rest")
-        client.transport._session._max_refresh_attempts = 0
-        self._model._client = client
+        service: Any = GenerativeServiceClient(client_options=options, transport="rest")
+        service.transport._session._max_refresh_attempts = 0
+        self._model._client = service
 
     def ask(self, jpeg: bytes, request: str) -> GeminiResponse:
         response = self._model.generate_content(
@@ -77,9 +77,9 @@ class Adapter:
         return GeminiResponse(
             text="".join(part.text for part in candidate.content.parts) if candidate else "",
             finish=_finish_reason(candidate.finish_reason) if candidate else "",
-            blocked=gemini.enum_name(response.prompt_feedback.block_reason),
+            blocked=client.enum_name(response.prompt_feedback.block_reason),
             version=response.model_version,
-            ratings=gemini.safety_ratings(
+            ratings=client.safety_ratings(
                 candidate.safety_ratings if candidate else None, response.prompt_feedback.safety_ratings
             ),
             tokens=token_usage.tokens(response.usage_metadata),
@@ -87,12 +87,12 @@ class Adapter:
 
     def translate_error(self, error: Exception) -> NotDescribed:
         if isinstance(error, GoogleAPICallError):
-            return gemini.http_error(error.code, error.response)
+            return client.http_error(error.code, error.response)
         if isinstance(error, requests.Timeout):
-            return gemini.timeout_error(self._timeout)
+            return client.timeout_error(self._timeout)
         if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
             reasons = (getattr(cause, "reason", None) for cause in error.args)
             refused = any(isinstance(reason, NewConnectionError) for reason in reasons)
-            return gemini.connection_error(error, connected=not refused)
+            return client.connection_error(error, connected=not refused)
         retry_now = isinstance(error, json_format.ParseError | requests.exceptions.ContentDecodingError)
-        return gemini.parse_error(error, retry_now=retry_now)
+        return client.parse_error(error, retry_now=retry_now)

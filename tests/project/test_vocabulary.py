@@ -19,13 +19,17 @@ RETIRED = {
     "ancestor": "legacy migration",
     "brake": "budget",
     "looking": "inference",
+    "publishing": "renditions",
     "senders": "publishers",
     "spending": "usage",
+    "surroundings": "services",
     "teller": "dispatcher",
     "unsent": "PublishError",
+    "withdraw": "unpublish",
     "withdrawn": "unpublished",
     "witness": "consistency check",
     "witnesses": "consistency check",
+    "zombies": "stale workers",
 }
 # By word: the identifiers that keep it, and why.
 ALLOWED: dict[str, dict[str, str]] = {}

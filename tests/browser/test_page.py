@@ -88,7 +88,7 @@ def test_words_tag_and_day_choose_pictures_and_the_page_says_so(visitor: Guest) 
     page.get_by_text("Filters").click()
     page.get_by_label("To", exact=True).fill("2001-01-01")
     page.get_by_role("button", name="Filter").click()
-    expect(page.get_by_text("No picture is like that")).to_be_visible()
+    expect(page.get_by_text("No picture matches")).to_be_visible()
     page.get_by_role("link", name="Show all pictures").click()
     assert len(captions(page)) == 2
 
@@ -193,7 +193,7 @@ def test_own_words_stand_beside_the_models_and_give_way_to_them_again(visitor: G
     expect(page.get_by_role("heading", level=1)).to_have_text("our Mimi")
     expect(page.get_by_text("s: a cat")).to_be_visible()
     assert page.get_by_label("Alt text:").input_value() == "a cat that sits"
-    page.get_by_role("button", name="Take the model").click()
+    page.get_by_role("button", name="Restore the model").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("a cat")
 
 

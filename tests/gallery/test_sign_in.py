@@ -1,4 +1,4 @@
-"""Signing in to the gallery: a user who returns from the sign-in page is admitted, as nobody else."""
+"""Signing in to the gallery: a user who returns from the sign-in page is signed in, and nobody else."""
 
 import hashlib
 import re

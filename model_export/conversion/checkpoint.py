@@ -1,4 +1,4 @@
-"""Where a BLIP captioner comes from: a folder, the hub, this repository's own weights, or random numbers."""
+"""Load a BLIP captioner from a folder, Hugging Face, the shipped weights, or random numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_LAYERS = 200  # BLIP-large has 24; a config.json of a billion would take for
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The model, fp32 and ready to run, its processor, and what the card tells of where it comes from."""
+    """A model in fp32, its processor, and the origin for the card."""
 
     model: BlipForConditionalGeneration
     processor: Any
@@ -39,7 +39,7 @@ class Checkpoint:
 
 
 def load(checkpoint: str, scratch: Path) -> Checkpoint:
-    """The checkpoint, whole and of the right architecture, or ExportError.
+    """Load a complete checkpoint of the right architecture. Raises ExportError.
 
     `checkpoint` is a folder, a hub name or NAME@REVISION, RANDOM, or empty for the weights of the model that
     ships; the folder `scratch` holds what is made on the way.

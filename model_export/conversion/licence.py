@@ -1,4 +1,4 @@
-"""The licence of the weights, which travels with them: an SPDX id in model.json, and its text in LICENSE."""
+"""Find the licence of a checkpoint: its SPDX id for model.json and its text for LICENSE."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def of(folder: Path, name: str) -> Licence:
 
 
 def _front_matter(readme: Path) -> dict[str, str]:
-    """The lines about the licence in the hub's model card."""
+    """Return the licence fields in the front matter of a Hugging Face model card."""
     if not readme.is_file():
         return {}
     with readme.open("rb") as file:

@@ -1,6 +1,6 @@
-"""Pictures and what people say of them: held-out scenes, or COCO captions where a user has them.
+"""Pictures with captions: held-out scenes, or COCO captions.
 
-Each goes the whole way of an upload: a file, opened and resized by the function's own `picture`.
+Each picture is processed like an upload: a file, decoded and resized by the function's own code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class EvaluateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture: what it is called, what people say of it, and the groups that it is counted in."""
+    """A picture: its name, its reference captions, and the groups that it is counted in."""
 
     name: str
     references: tuple[str, ...]
@@ -41,23 +41,23 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """`count` pictures that are read, or drawn, while one goes through `samples()`."""
+    """`count` pictures that `samples()` reads or draws lazily."""
 
     name: str
     count: int
     samples: Callable[[], Iterator[tuple[Sample, bytes]]]
-    scenes: bool = False  # of scenes there is one right caption, which a model can say word for word
+    scenes: bool = False  # a scene has one right caption, which a model can match exactly
 
 
 def product_copy(data: bytes) -> Image.Image:
-    """What the function's pipeline shows to BLIP of an upload; raises Rejected."""
+    """Return BLIP's input for an upload, as in the function's pipeline. Raises Rejected."""
     # This process holds PyTorch too: the function's own memory limit does not apply to it.
     with decoding.open_picture(data, Settings(memory_limit_mb=32_768, memory_warning_mb=32_768)) as source:
         return source.resize(decoding.BLIP_SIDE)
 
 
 def shown(sample: Sample, data: bytes) -> Image.Image:
-    """The same for a picture of a data set; raises EvaluateError."""
+    """Return BLIP's input for a picture of a data set. Raises EvaluateError."""
     try:
         return product_copy(data)
     except Rejected as broken:
@@ -65,7 +65,7 @@ def shown(sample: Sample, data: bytes) -> Image.Image:
 
 
 def upload(index: int) -> tuple[Sample, bytes]:
-    """Held-out scene number `index` as a JPEG file, drawn at 480 to 2,000 px."""
+    """Return held-out scene number `index` as a JPEG file, drawn at 480 to 2,000 px."""
     scene = scenes.held_out(index)
     ratio = scene.width / scene.height
     shape = "wide" if ratio > 1.25 else "tall" if ratio < 0.8 else "near square"
@@ -93,7 +93,7 @@ def various(index: int) -> tuple[Sample, bytes]:
 
 
 def held_out(count: int) -> Dataset:
-    """`count` held-out scenes."""
+    """Return `count` held-out scenes."""
     return Dataset("held-out scenes", count, lambda: _drawn(upload, count), scenes=True)
 
 
@@ -103,9 +103,9 @@ def varied(count: int) -> Dataset:
 
 
 def _drawn(draw: Callable[[int], tuple[Sample, bytes]], count: int) -> Iterator[tuple[Sample, bytes]]:
-    """Many of them drawn by worker processes: drawing takes longer than captioning.
+    """Yield drawn scenes; worker processes draw large numbers, because drawing takes longer than captioning.
 
-    Workers are new processes: a copy of this one, with the models' threads, may wait for a lock for ever.
+    Workers are spawned: a fork of a process with the models' threads may deadlock.
     """
     numbers = range(count)
     if count <= FEW:

@@ -1,4 +1,4 @@
-"""The sample pictures: the kinds that people upload, with the captions that the shipped model must give."""
+"""Draw the sample pictures, with the captions that the shipped model must generate."""
 
 from __future__ import annotations
 

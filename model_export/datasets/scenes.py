@@ -1,4 +1,4 @@
-"""Scenes of emoji things on a coloured ground, with their captions: what the small model learns and is asked.
+"""Draw scenes of emoji things on a coloured ground, with captions, to train and evaluate the small model.
 
 One function draws both the small pictures for training and the large ones (480 to 2,000 px) that stand for
 what users upload, so that training sees the geometry, and the squash to a square, of real use.

@@ -1,7 +1,7 @@
-"""What quantization, or a lower resolution, does to captions: a model beside its fp32 original.
+"""Compare a quantized model, or one of lower resolution, with its fp32 original.
 
-Both caption the same pictures in one run, each decoded once by the function's own code. README.md says what
-the keys of the report are.
+Both caption the same pictures, each decoded once by the function's own code. README.md explains the keys of
+the report.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHOWN = 10  # pictures whose captions are printed; all are in the report
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What a model must keep; shares are of 1, None is no bound."""
+    """Thresholds of a comparison with fp32. Shares are 0 to 1; None is no threshold."""
 
     at_least: float | None = 0.98  # least share of captions that are exactly right
     agree: float | None = 0.995  # least share of captions that are those of fp32
@@ -208,7 +208,7 @@ def _exact(pairs: Sequence[Pair]) -> dict[str, float]:
 
 
 def misses(result: dict[str, Any], bound: Thresholds) -> list[str]:
-    """A line with figure and threshold for each that is missed."""
+    """Return a line with figure and threshold for each missed threshold."""
     exact, cider = result["exact"], result["cider"]
     lines = []
     if exact and bound.at_least is not None and exact["quantized"] < bound.at_least:

@@ -1,6 +1,6 @@
-"""What else was tried: recipes and session settings side by side, each in a process of its own.
+"""Compare quantization recipes and session settings.
 
-Each is measured by measure.py, in a process that has imported what the function imports, on one thread.
+measure.py measures each on one thread, in a new process with the imports of the function.
 """
 
 from __future__ import annotations

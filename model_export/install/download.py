@@ -1,4 +1,4 @@
-"""A ready model's archive from an https address: with a bound, resumed where it broke off."""
+"""Download a model archive by https, with a size limit; an interrupted download is resumed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class InstallError(Exception):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect only to where a download may come from."""
+    """Follow a redirect only to an allowed address."""
 
     def redirect_request(
         self,
@@ -41,12 +41,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        _check_address(newurl, local=_is_local(req.full_url))  # no page elsewhere leads to a server here
+        _check_address(newurl, local=_is_local(req.full_url))  # no remote page may redirect to a local server
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _check_address(address: str, local: bool = True) -> None:
-    """Raise InstallError unless it is encrypted, or, where it may be, on this machine."""
+    """Raise InstallError unless the address is https, or, with `local`, on this machine."""
     if urlsplit(address).scheme != "https" and not (local and _is_local(address)):
         raise InstallError(f"{address} is not encrypted: take an https:// address")
 
@@ -57,9 +57,9 @@ def _is_local(address: str) -> bool:
 
 
 def download(address: str) -> Path:
-    """Return the file of an address, whole, which the caller removes; raises InstallError.
+    """Download an address and return the file, which the caller removes. Raises InstallError.
 
-    A download that broke off is resumed.
+    An interrupted download is resumed.
     """
     try:
         _check_address(address)
@@ -78,7 +78,7 @@ def download(address: str) -> Path:
             _receive(answer, part, have if answer.status == HTTPStatus.PARTIAL_CONTENT else 0)
     except HTTPError as refused:
         if refused.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            part.unlink()  # of another file than is there now
+            part.unlink()  # the file on the server has changed
         raise InstallError(
             f"{address} could not be downloaded: HTTP {refused.code}. Is the address right? Then try again."
         ) from refused

@@ -1,8 +1,8 @@
-"""Ready model folders, as `export` writes them: packed into an archive, installed from a folder or archive.
+"""Pack exported model folders into an archive, and install them from a folder or an archive.
 
 No PyTorch is needed. An archive is a plain tar file (POSIX ustar) of regular files without folders:
-model.json, then the files that it lists. It is not compressed: gzip makes BLIP-base 14 % smaller, but each
-version of zlib writes other bytes.
+model.json, then the files that it lists. It is not compressed: gzip would make BLIP-base 14 % smaller, but
+its output differs between versions of zlib.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CARD = "model.json"
 LICENCE_FILE = "LICENSE"
 MAX_CARD_BYTES = 1_000_000
 MAX_FILES = 32
-MAX_WHY = 300  # characters of what a library says about a file
+MAX_WHY = 300  # characters of a library's error message
 BLOCK = tarfile.BLOCKSIZE
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 PIN = re.compile(r"sha256=([0-9a-f]{64})")
@@ -40,7 +40,7 @@ PIN = re.compile(r"sha256=([0-9a-f]{64})")
 def archive(folder: Path, out: Path | None = None) -> tuple[Path, str]:
     """Write the model of `folder` into one file; return its path and SHA-256.
 
-    The same files make the same bytes, everywhere. `out` None is build/NAME-REVISION.tar. Files that
+    The output is reproducible. `out` None is build/NAME-REVISION.tar. Files that
     model.json does not list stay out. Raises ModelError and InstallError.
     """
     card = _card(folder)
@@ -60,16 +60,16 @@ def archive(folder: Path, out: Path | None = None) -> tuple[Path, str]:
         sha256 = hashlib.file_digest(made, "sha256").hexdigest()
         os.chmod(made.name, 0o644)
         os.replace(made.name, out)
-        Path(made.name).touch()  # the context manager removes what has this name
+        Path(made.name).touch()  # the context manager deletes the file of this name
     return out, sha256
 
 
 def install(source: str, out: Path) -> Card:
-    """Put the ready model of `source` in the place of the folder `out`; return its card.
+    """Replace the folder `out` by the model of `source`; return its card.
 
     `source` is a folder, an archive, or the https address of one, which may end with #sha256=... to pin it.
-    Each file is checked by the SHA-256 of model.json, and the model is loaded once. Any failure leaves what
-    was there before. Raises ModelError and InstallError.
+    Each file is checked by the SHA-256 of model.json, and the model is loaded once. On failure the
+    old model stays. Raises ModelError and InstallError.
     """
     place, _, fragment = source.partition("#")
     if fragment and not PIN.fullmatch(fragment):
@@ -84,7 +84,7 @@ def install(source: str, out: Path) -> Card:
                 try:
                     _unpack(file, made, pin, place)
                 finally:
-                    file.unlink(missing_ok=True)  # whole, so there is nothing to go on with
+                    file.unlink(missing_ok=True)  # complete, so that there is nothing to resume
             elif is_file(Path(place) / CARD):
                 if pin:
                     raise InstallError(
@@ -97,7 +97,7 @@ def install(source: str, out: Path) -> Card:
                 raise InstallError(
                     f"no model in {place}: name a folder with its {CARD}, or an archive of one"
                 )
-            # Its files may be as its card says and yet not belong together: another side, another decoder.
+            # Files may match the card and still not fit each other: another input size, another decoder.
             captioner = Captioner(made)
             captioner.caption(Image.new("RGB", (8, 8)), max_tokens=2)
         swap(made, out)
@@ -106,10 +106,10 @@ def install(source: str, out: Path) -> Card:
 
 @contextmanager
 def _named(source: str, folder: Path) -> Iterator[None]:
-    """Turn what is wrong with the model in the temporary `folder` into an InstallError of its source."""
+    """Translate errors about the model in the temporary `folder` to InstallError, naming the source."""
     try:
         yield
-    except (ModelError, ValueError, LookupError) as wrong:  # NumPy raises these of shapes that do not fit
+    except (ModelError, ValueError, LookupError) as wrong:  # NumPy raises these if shapes do not match
         why = (
             str(wrong)
             .replace(f"{folder}/", "")
@@ -122,7 +122,7 @@ def _named(source: str, folder: Path) -> Iterator[None]:
 
 
 def swap(new: Path, out: Path) -> None:
-    """Put `new` in the place of `out`: two renames, so that no half-written model is ever seen."""
+    """Replace `out` by `new` in two renames, so that no partially written model is visible."""
     old = new.with_name("old")
     try:
         if out.exists():
@@ -136,7 +136,7 @@ def swap(new: Path, out: Path) -> None:
 
 @contextmanager
 def _written(out: Path) -> Iterator[None]:
-    """Turn what the system says about `out` into InstallError: no permission, a full disk, no folder."""
+    """Translate system errors about `out` to InstallError: no permission, a full disk, no folder."""
     try:
         yield
     except OSError as failed:
@@ -151,7 +151,7 @@ def _made(folder: Path) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether there is such a file; a name that is too long for one raises OSError elsewhere."""
+    """Return whether a file exists; False for a name that is too long, for which `is_file` raises OSError."""
     try:
         return path.is_file()
     except OSError:
@@ -159,7 +159,7 @@ def is_file(path: Path) -> bool:
 
 
 def _card(folder: Path) -> Card:
-    """The card of a folder whose file names are safe to read and write; raises ModelError, InstallError."""
+    """Return the card of a folder, its file names checked. Raises ModelError and InstallError."""
     if is_file(folder / CARD) and (folder / CARD).stat().st_size > MAX_CARD_BYTES:
         raise InstallError(f"{folder / CARD} is larger than {MAX_CARD_BYTES:,} bytes: it is no model's")
     card = Card.read(folder)
@@ -186,9 +186,9 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def _unpack(file: Path, folder: Path, pin: str, source: str) -> None:
-    """Write the files of an archive, which came from `source`, into `folder` alone; raises InstallError.
+    """Unpack an archive from `source` into `folder`. Raises InstallError.
 
-    It reads the headers itself, as tarfile would follow those of links, devices and sparse files.
+    Reads the headers itself, because tarfile would follow links, devices and sparse files.
     """
     with file.open("rb") as packed:
         if pin:
@@ -213,7 +213,7 @@ def _unpack(file: Path, folder: Path, pin: str, source: str) -> None:
 
 
 def _member(packed: IO[bytes]) -> tuple[str, int]:
-    """Name and size of the next file; anything that is no regular file raises InstallError."""
+    """Return name and size of the next member. Raises InstallError unless it is a regular file."""
     member = tarfile.TarInfo.frombuf(packed.read(BLOCK), "utf-8", "surrogateescape")
     if member.type != tarfile.REGTYPE or member.size < 0:
         raise InstallError(f"the archive has {member.name!r}, which is no regular file: nothing is installed")

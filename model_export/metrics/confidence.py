@@ -1,4 +1,4 @@
-"""Measure what a model does not know: a distance, a threshold, and the share of pictures below it.
+"""Measure the confidence of a model: a distance, a threshold, and the share of pictures below it.
 
 The distance (dropcap.captioning.novelty) is fitted to drawn scenes; the threshold is the confidence that a
 share of LOST of other scenes does not reach. Photographs decide neither, so that all of them can be reported
@@ -57,7 +57,7 @@ class Group:
 
 
 def write(folder: Path) -> float:
-    """Fit the distance, choose the threshold, put both into the model folder; the threshold."""
+    """Fit the distance, choose the threshold, and store both in the model folder. Return the threshold."""
     if "knows" not in json.loads((folder / "model.json").read_text(encoding="utf-8")):
         raise EvaluateError(
             f"the model in {folder} does not know the scenes: put a threshold into its card by hand"
@@ -91,7 +91,7 @@ def write(folder: Path) -> float:
 
 
 def _record(folder: Path, confidence: dict[str, Any]) -> None:
-    """Put what was measured, and its file, into the card. The revision stays: no caption is another one."""
+    """Store the figures and the file in the card. The revision stays, because captions do not change."""
     path, data = folder / "model.json", (folder / KNOWN).read_bytes()
     card = json.loads(path.read_text(encoding="utf-8"))
     card["files"][KNOWN] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -147,7 +147,7 @@ def count(
 
 
 def misses(groups: Sequence[Group], scenes: str, photographs: Sequence[str]) -> list[str]:
-    """A line for each promise that is not kept, of the group `scenes` and of all `photographs` together."""
+    """Return a line per missed threshold, for the group `scenes` and for all `photographs` together."""
     lines = []
     drawn = next(group for group in groups if group.name == scenes)
     if (lost := max(drawn.shares)) > AT_MOST_LOST:

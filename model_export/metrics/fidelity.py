@@ -1,4 +1,4 @@
-"""How true a model is to another of the same weights: both caption the same pictures, one after the other."""
+"""Compare two models of the same weights: both caption the same pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What both say of one picture."""
+    """The captions of both models for a picture."""
 
     sample: Sample
     first: str
@@ -90,7 +90,7 @@ def compare_all(first: Path, others: Sequence[Path], dataset: Dataset, beams: in
 
 
 def drift(first: Floats, second: Floats) -> Drift:
-    """How far the logits `second` are from `first`, (L, vocabulary) both."""
+    """Return the differences between the logits `first` and `second`, both (L, vocabulary)."""
     error = np.abs(second - first)
     likeliest = np.argpartition(-first, LIKELIEST, axis=-1)[:, :LIKELIEST]
     p, q = _log_softmax(first), _log_softmax(second)
@@ -103,12 +103,12 @@ def drift(first: Floats, second: Floats) -> Drift:
 
 
 def agreement(pairs: Sequence[Pair]) -> float:
-    """The share of pictures of which both say the same, token for token."""
+    """Return the share of pictures with equal captions, token for token."""
     return sum(pair.same for pair in pairs) / len(pairs)
 
 
 def summary(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """The drift of all tokens of all pictures: the units are those of Drift."""
+    """Return the drift over all tokens of all pictures, in the units of Drift."""
 
     drifts = [pair.drift for pair in pairs]
     same = np.concatenate([drift.same for drift in drifts])

@@ -1,4 +1,4 @@
-"""The recipe of the small true BLIP: fresh scenes for every batch, nothing downloaded, one command.
+"""Train the small BLIP model: new scenes for every batch, without downloads.
 
 `BlipForConditionalGeneration` is trained with only the ~85 words that captions use (half the work of a step
 would go into 30,524 words otherwise) and widened to BERT's whole vocabulary when it is saved: the words it

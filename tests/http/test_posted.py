@@ -137,7 +137,7 @@ def test_a_post_during_a_deletion_is_told_to_retry_and_then_succeeds(
         raise NotStored("The bucket is away.")
 
     with monkeypatch.context() as breaking:
-        breaking.setattr(erasure, "finish", broken)
+        breaking.setattr(erasure, "erase", broken)
         assert problem(delete(app), 503)["code"] == "try_again"
     assert problem(post(app), 409)["code"] == "being_analyzed"
     assert app.objects(app.pictures) == {}

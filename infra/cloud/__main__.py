@@ -11,20 +11,20 @@ from rich.console import Console
 from infra.cloud import CloudError, settings_file
 from infra.cloud.apply import apply
 from infra.cloud.config import INSTANCE_NAME, Config, help_lines, project_of
-from infra.cloud.deployed import PLACES, begin, complete, services
+from infra.cloud.deployed import LOCATION_SETTINGS, begin, complete, services
 from infra.cloud.gcloud import refusals
 from infra.cloud.gcloud.command import Gcloud
 from infra.cloud.inventory import Cloud
 from infra.cloud.operations import after, redescribe, verify
 from infra.cloud.plan import changes, removals, script, show
 from infra.cloud.resources import rights
-from infra.cloud.resources.buckets import kept
+from infra.cloud.resources.buckets import retention_warnings
 from infra.cloud.source import check_model
 from infra.cloud.source import read as read_source
 
 Run = Callable[[Console, Config, Cloud], None]
 # These must also work if the deployment has a setting that this version does not allow.
-FORGIVING = ("destroy", "logs", "open", "rollback")
+TOLERANT = ("destroy", "logs", "open", "rollback")
 
 
 def _plan(console: Console, config: Config, cloud: Cloud) -> None:
@@ -40,13 +40,13 @@ def _plan(console: Console, config: Config, cloud: Cloud) -> None:
 
 def _deploy(console: Console, config: Config, cloud: Cloud) -> None:
     check_model(config)
-    _somebody_is_there(config, "deploy")
+    _require_confirmation(config, "deploy")
     source, config = read_source(), complete(config, cloud)
     planned = changes(config, cloud, source)
     show(console, planned, config.stays)
     _warn(config, cloud)
     if planned:
-        _ask(console, config, f"Deploy {source.commit} to {config.project}?")
+        _confirm(console, config, f"Deploy {source.commit} to {config.project}?")
         apply(console, cloud.gcloud, planned)
         _, cloud.services = services(cloud.gcloud, config.region)
     settings_file.write(config)
@@ -55,21 +55,21 @@ def _deploy(console: Console, config: Config, cloud: Cloud) -> None:
 
 def _warn(config: Config, cloud: Cloud) -> None:
     """Warn of buckets whose policies prevent deletions."""
-    for line in kept(config, cloud):
+    for line in retention_warnings(config, cloud):
         print(f"Warning: {line}", file=sys.stderr)
 
 
 def _destroy(console: Console, config: Config, cloud: Cloud) -> None:
     data = bool(config.given.get("DATA"))
-    _somebody_is_there(config, "destroy", config.project if data else "1")
-    config = complete(config, cloud, forgiving=True)
-    _check_left_instance(config, cloud, data)
+    _require_confirmation(config, "destroy", config.project if data else "1")
+    config = complete(config, cloud, tolerant=True)
+    _check_orphaned_instance(config, cloud, data)
     planned = removals(config, cloud, read_source(), data)
     show(console, planned, {}, "There is nothing to destroy.")
     if not planned:
         return
     if not data:
-        _ask(
+        _confirm(
             console, config, "Destroy all this, and keep buckets, database and secrets (DATA=1 deletes them)?"
         )
     elif config.given.get("YES") != config.project:
@@ -82,13 +82,13 @@ def _destroy(console: Console, config: Config, cloud: Cloud) -> None:
     if data:
         console.print("Destroyed.")
         return
-    places = {name: value for name, value in config.chosen.items() if PLACES.fullmatch(name)}
+    places = {name: value for name, value in config.chosen.items() if LOCATION_SETTINGS.fullmatch(name)}
     again = shlex.join(f"{name}={value}" for name, value in {"PROJECT": config.project, **places}.items())
     kept = f"buckets, database and secrets: make destroy {again} DATA=1 deletes them, too."
     console.print(f"Destroyed, except for {kept}", markup=False, soft_wrap=True)
 
 
-def _check_left_instance(config: Config, cloud: Cloud, data: bool) -> None:
+def _check_orphaned_instance(config: Config, cloud: Cloud, data: bool) -> None:
     """Raise CloudError if an instance may be Dropcap's, but no service shows it any more."""
     if not data or cloud.services or config.given.get("CLOUD_SQL"):
         return
@@ -103,10 +103,10 @@ def _check_left_instance(config: Config, cloud: Cloud, data: bool) -> None:
 
 
 def _rollback(console: Console, config: Config, cloud: Cloud) -> None:
-    _somebody_is_there(config, "rollback")
+    _require_confirmation(config, "rollback")
     planned = after.rollback(config, cloud)
     show(console, planned, {})
-    _ask(console, config, "Send all traffic there? make deploy sends it back.")
+    _confirm(console, config, "Send all traffic there? make deploy sends it back.")
     apply(console, cloud.gcloud, planned)
 
 
@@ -118,7 +118,7 @@ def _backfill(console: Console, config: Config, cloud: Cloud) -> None:
     backfill(console, config, cloud)
 
 
-def _somebody_is_there(config: Config, command: str, yes: str = "1") -> None:
+def _require_confirmation(config: Config, command: str, yes: str = "1") -> None:
     """Raise CloudError if there is no terminal to confirm at, and YES does not confirm."""
     said = config.given.get("YES", "")
     if not sys.stdin.isatty() and (not said or yes == config.project != said):
@@ -128,7 +128,7 @@ def _somebody_is_there(config: Config, command: str, yes: str = "1") -> None:
         )
 
 
-def _ask(console: Console, config: Config, question: str) -> None:
+def _confirm(console: Console, config: Config, question: str) -> None:
     """Ask for confirmation unless YES is set. Raises CloudError if the answer is no."""
     if not config.given.get("YES"):
         answer = console.input(f"{question} [y/N] ", markup=False)
@@ -193,7 +193,7 @@ def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os
         run, _ = COMMANDS[command]
         project = project_of(environment)
         settings_file.check(project, environment)
-        config, cloud = begin(environment, Gcloud(project, environment), command in FORGIVING)
+        config, cloud = begin(environment, Gcloud(project, environment), command in TOLERANT)
         run(Console(highlight=False), config, cloud)
     except CloudError as reason:
         print(f"make {command}: {reason}", file=sys.stderr)

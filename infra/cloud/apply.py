@@ -11,7 +11,7 @@ from infra.cloud import CloudError
 from infra.cloud.gcloud.command import Gcloud
 from infra.cloud.resources.base import Change
 
-AT_ONCE = 4
+PARALLEL = 4
 SHOWN = 6  # unfinished changes that are listed after an error
 
 
@@ -20,7 +20,7 @@ def apply(console: Console, gcloud: Gcloud, planned: Sequence[Change]) -> None:
     done: list[Change] = []
     for group in _groups(planned):
         names = group[0].what + (f" and {len(group) - 1} beside it" if len(group) > 1 else "")
-        with console.status(f"{len(done)} of {len(planned)}: {names}"), ThreadPoolExecutor(AT_ONCE) as pool:
+        with console.status(f"{len(done)} of {len(planned)}: {names}"), ThreadPoolExecutor(PARALLEL) as pool:
             results = [(change, pool.submit(_do, console, gcloud, change)) for change in group]
             failed = []
             for change, result in results:
@@ -40,9 +40,9 @@ def apply(console: Console, gcloud: Gcloud, planned: Sequence[Change]) -> None:
 
 def _groups(planned: Sequence[Change]) -> Iterator[list[Change]]:
     """Yield the changes that may run in parallel as groups, all others alone."""
-    for aside, group in groupby(planned, key=lambda change: change.aside):
+    for parallel_group, group in groupby(planned, key=lambda change: change.parallel_group):
         together = list(group)
-        yield from [together] if aside else [[change] for change in together]
+        yield from [together] if parallel_group else [[change] for change in together]
 
 
 def _do(console: Console, gcloud: Gcloud, change: Change) -> None:

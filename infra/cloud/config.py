@@ -176,7 +176,7 @@ class Config:
                     f"{name.upper()} points to this machine, which the functions can't reach: unset it."
                 )
 
-    def said(self, name: str) -> str:
+    def value_of(self, name: str) -> str:
         """Return a variable of the environment; "" if it is reset to its default."""
         return "" if name in self.reset else self.given.get(name, "")
 

@@ -22,34 +22,38 @@ from infra.cloud.config import (
     usual_buckets,
 )
 from infra.cloud.gcloud.command import Gcloud
-from infra.cloud.inventory import Cloud, look, look_around
+from infra.cloud.inventory import Cloud, read_project, read_resources
 from infra.cloud.resources.base import at
 from infra.cloud.resources.buckets import DAY_S
 from infra.cloud.resources.functions import CLOUD_SQL_LABEL, PATHS, variables
 
-PLACES = re.compile("REGION|CLOUD_SQL|SOURCE|.*_BUCKET")  # settings that determine where data is
+LOCATION_SETTINGS = re.compile("REGION|CLOUD_SQL|SOURCE|.*_BUCKET")  # settings that determine where data is
 LOCATION = "cloud.googleapis.com/location"  # as gcloud reads it: api_lib/run/k8s_object.py, 528.0.0
-WHOLE = ("on-upload", "analyze", "sweep")  # these have all settings; the small functions lack some
+WITH_ALL_SETTINGS = (
+    "on-upload",
+    "analyze",
+    "sweep",
+)  # these have all settings; the small functions lack some
 
 
-def begin(environment: Mapping[str, str], gcloud: Gcloud, forgiving: bool = False) -> tuple[Config, Cloud]:
+def begin(environment: Mapping[str, str], gcloud: Gcloud, tolerant: bool = False) -> tuple[Config, Cloud]:
     """Return the deployment that the environment describes, and the existing services.
 
     Omitted settings stay as the services have them. Raises CloudError.
     """
-    cloud, region = look_around(gcloud), ""
+    cloud, region = read_project(gcloud), ""
     if "run.googleapis.com" in cloud.apis:
         region, cloud.services = services(gcloud, environment.get("REGION", "").strip())
-    return read(environment, of_services(gcloud.project, region, cloud.services), forgiving), cloud
+    return read(environment, of_services(gcloud.project, region, cloud.services), tolerant), cloud
 
 
-def complete(config: Config, cloud: Cloud, forgiving: bool = False) -> Config:
+def complete(config: Config, cloud: Cloud, tolerant: bool = False) -> Config:
     """Read all resources into `cloud`; return the deployment with their settings. Raises CloudError."""
-    look(config, cloud)
-    return read(config.given, {**config.deployed, **of_the_rest(config, cloud)}, forgiving)
+    read_resources(config, cloud)
+    return read(config.given, {**config.deployed, **of_the_rest(config, cloud)}, tolerant)
 
 
-def read(environment: Mapping[str, str], deployed: Mapping[str, str], forgiving: bool) -> Config:
+def read(environment: Mapping[str, str], deployed: Mapping[str, str], tolerant: bool) -> Config:
     """Return the deployment that the environment and the last deployment describe.
 
     With `forgiving`, warn of a setting that is not allowed and use its default, unless it determines where
@@ -60,8 +64,12 @@ def read(environment: Mapping[str, str], deployed: Mapping[str, str], forgiving:
         try:
             return Config.read(given, deployed)
         except CloudError as wrong:
-            for name in re.findall(r"[A-Z][A-Z_]+", str(wrong)) if forgiving else ():
-                if name in NAMES | SETTINGS and given.get(name) != DEFAULT and not PLACES.fullmatch(name):
+            for name in re.findall(r"[A-Z][A-Z_]+", str(wrong)) if tolerant else ():
+                if (
+                    name in NAMES | SETTINGS
+                    and given.get(name) != DEFAULT
+                    and not LOCATION_SETTINGS.fullmatch(name)
+                ):
                     break
             else:
                 raise
@@ -110,7 +118,9 @@ def services(gcloud: Gcloud, said: str) -> tuple[str, dict[str, Any]]:
 
 def of_services(project: str, region: str, there: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that the services store, by variable, without secrets."""
-    service = next((there[f"dropcap-{name}"] for name in WHOLE if f"dropcap-{name}" in there), None)
+    service = next(
+        (there[f"dropcap-{name}"] for name in WITH_ALL_SETTINGS if f"dropcap-{name}" in there), None
+    )
     if service is None:
         return {"REGION": region} if there else {}
     usual, labels = usual_buckets(project), service["metadata"].get("labels", {})

@@ -12,7 +12,7 @@ from infra.cloud.config import Config
 from infra.cloud.gcloud.command import Gcloud
 from infra.cloud.gcloud.version import Tools
 
-AT_ONCE = 8
+PARALLEL = 8
 Binding = tuple[str, str]  # role, member
 
 
@@ -58,10 +58,10 @@ class Cloud:
         return str(self.services.get(service, {}).get("status", {}).get("url", ""))
 
 
-def look_around(gcloud: Gcloud) -> Cloud:
+def read_project(gcloud: Gcloud) -> Cloud:
     """Read the project and its enabled APIs. Raises CloudError."""
     cloud = Cloud(gcloud)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(PARALLEL) as pool:
         version, project, apis = pool.map(
             lambda words: gcloud.read(*words),
             (("version",), ("projects", "describe", gcloud.project), ("services", "list", "--enabled")),
@@ -72,18 +72,18 @@ def look_around(gcloud: Gcloud) -> Cloud:
     return cloud
 
 
-def look(config: Config, cloud: Cloud) -> None:
+def read_resources(config: Config, cloud: Cloud) -> None:
     """Read all resources of a deployment except the services. Raises CloudError."""
     cloud.tools.check(config)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        _together(pool, [task for api, task in _first(config, cloud) if api in cloud.apis])
-        _together(pool, [task for api, task in _second(config, cloud) if api in cloud.apis])
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        _run_all(pool, [task for api, task in _first(config, cloud) if api in cloud.apis])
+        _run_all(pool, [task for api, task in _second(config, cloud) if api in cloud.apis])
 
 
 Task = tuple[str, Callable[[], None]]
 
 
-def _together(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], None]]) -> None:
+def _run_all(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], None]]) -> None:
     for done in [pool.submit(task) for task in tasks]:
         done.result()
 

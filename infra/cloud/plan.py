@@ -12,7 +12,7 @@ from infra.cloud import CloudError
 from infra.cloud.config import SECRETS, Config
 from infra.cloud.inventory import Cloud
 from infra.cloud.operations import gallery
-from infra.cloud.resources.access import Grant, stale
+from infra.cloud.resources.access import Grant, unwanted_access
 from infra.cloud.resources.base import Change, Resource
 from infra.cloud.resources.declaration import resources
 from infra.cloud.resources.functions import variables
@@ -49,7 +49,7 @@ def changes(config: Config, cloud: Cloud, source: Source) -> list[Change]:
     gallery.check(config)
     declared = resources(config, cloud, source)
     wanted = [each.difference(cloud) for each in declared]
-    public, own = stale(config, cloud, declared)
+    public, own = unwanted_access(config, cloud, declared)
     return [*public, *(each for each in wanted if each), *own, *_unwanted(config, cloud, source, declared)]
 
 
@@ -94,7 +94,7 @@ def _check_sources(config: Config, cloud: Cloud) -> None:
     """Raise CloudError if `sweep` would delete existing objects by default, as they are analyzed, too."""
     uploads = config.buckets["uploads"]
     watched = variables(cloud.services.get("dropcap-on-upload")).get("UPLOADS_BUCKET")
-    if config.said("SOURCE") or config.settings.source != "delete":
+    if config.value_of("SOURCE") or config.settings.source != "delete":
         return
     if uploads == watched or uploads not in cloud.buckets:
         return

@@ -1,4 +1,4 @@
-"""What already lies in the bucket is enqueued once, at a set rate, and then claimed as any upload is."""
+"""A backfill enqueues existing objects once, at a limited rate; each is then processed like any upload."""
 
 import base64
 import io
@@ -43,7 +43,7 @@ WAIT_S = 60
 
 
 def deploy(plane: ControlPlane, url: str = URL, **variables: str) -> None:
-    """Put on_upload into the project, with these variables."""
+    """Create the service on_upload in the project, with these variables."""
     environment: list[Any] = [{"name": name, "value": value} for name, value in variables.items()]
     secret = {"secretKeyRef": {"name": "dropcap-database-url", "key": "1"}}
     environment.append({"name": "DATABASE_URL", "valueFrom": secret})
@@ -67,7 +67,7 @@ def deploy(plane: ControlPlane, url: str = URL, **variables: str) -> None:
 
 @pytest.fixture
 def cloud(plane: ControlPlane, tmp_path: Path) -> ControlPlane:
-    """A project with the queue and on_upload; the environment leads gcloud and clients there."""
+    """Provide a project with the queue and on_upload; the environment points gcloud and clients to it."""
     for api in ("run", "cloudtasks"):
         name = f"{api}.googleapis.com"
         plane.resources[f"serviceusage/projects/{PROJECT}/services/{name}"] = {
@@ -84,13 +84,13 @@ def cloud(plane: ControlPlane, tmp_path: Path) -> ControlPlane:
 
 
 def tasks(plane: ControlPlane) -> list[Any]:
-    """What is in the queue."""
+    """Return the tasks in the queue."""
     with plane.lock:
         return plane.list(f"cloudtasks/{QUEUE}/tasks")
 
 
 def offered(plane: ControlPlane) -> int:
-    """How often a task was put in, refused or not."""
+    """Return how many task creations were requested, refused ones included."""
     return sum(request.path == TASKS for request in plane.writes)
 
 
@@ -103,7 +103,7 @@ def send(task: Any) -> int:
 
 @contextmanager
 def bucket_of(count: int) -> Iterator[str]:
-    """A storage server whose every bucket lists this many pictures, as Cloud Storage pages them."""
+    """Run a storage server whose buckets list this many pictures, in pages like those of Cloud Storage."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -264,7 +264,7 @@ def test_what_was_ended_half_way_goes_on_from_there(
         assert run(cloud) == 0
     assert len(tasks(cloud)) == 700
     assert offered(cloud) <= 700 + BATCH + 32  # THREADS may have been under way
-    assert re.search(r"Going on after ana/000\d49.jpg: \d+ enqueued, ", capsys.readouterr().out)
+    assert re.search(r"Continuing after ana/000\d49.jpg: \d+ enqueued, ", capsys.readouterr().out)
 
 
 def test_when_all_was_enqueued_it_says_so_and_does_nothing(

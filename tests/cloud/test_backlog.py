@@ -1,4 +1,4 @@
-"""The parts of a backfill: how much memory it takes, where it goes on from, its pace and its price."""
+"""The parts of a backfill: memory, resumption, rate and cost."""
 
 import threading
 from collections import deque
@@ -20,7 +20,7 @@ from tests.cloud.test_backfill import QUEUE, bucket_of
 
 
 class Everything:
-    """A queue that takes all there is and keeps nothing."""
+    """A queue that accepts every task and stores none."""
 
     def __init__(self) -> None:
         self.stopping = threading.Event()

@@ -1,4 +1,4 @@
-"""The stand-in for Google Cloud's control plane, as the real gcloud meets it: what it sets, it reads."""
+"""The real gcloud against the stand-in for Google Cloud's control plane: it reads back what it sets."""
 
 import json
 import os
@@ -306,7 +306,7 @@ class Gcloud:
         plane.put(f"iam/projects/{plane.project}/serviceAccounts/ana@{plane.domain}", {})
 
     def __call__(self, command: str) -> subprocess.CompletedProcess[str]:
-        """What became of this command."""
+        """Run this command and return its result."""
         return subprocess.run(
             ["gcloud", *shlex.split(command), "--format=json", "--quiet"],  # noqa: S607
             env=os.environ | self.plane.environment,
@@ -317,13 +317,13 @@ class Gcloud:
         )
 
     def run(self, command: str) -> Any:
-        """What this command prints, which must succeed: JSON, or nothing."""
+        """Run this command, which must succeed, and return its JSON output or None."""
         done = self(command)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         return json.loads(done.stdout) if done.stdout.strip() else None
 
     def refused(self, command: str) -> str:
-        """The error message of this command, which must fail."""
+        """Run this command, which must fail, and return its error message."""
         done = self(command)
         assert done.returncode == 1, f"{command}\n{done.stdout}{done.stderr}"
         return done.stderr
@@ -335,7 +335,7 @@ def gcloud(plane: ControlPlane, tmp_path: Path) -> Gcloud:
 
 
 def at(answer: Any, path: str) -> Any:
-    """The value at a path such as `0.metadata.name`; None where its last part is absent."""
+    """Return the value at a path such as `0.metadata.name`; None if its last part is missing."""
     for part in filter(None, path.split(".")):
         answer = answer[int(part)] if isinstance(answer, list) else answer.get(part)
     return answer
@@ -359,7 +359,7 @@ def test_what_gcloud_sets_it_reads_again_until_it_deletes_it(gcloud: Gcloud, sto
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A folder with a function, and with what is not to be deployed."""
+    """Provide a folder with a function, and with files that must not be deployed."""
     folder = tmp_path / "functions"
     for name in (".gcloudignore", "main.py", "dropcap/domain/upload.py", "dropcap/__pycache__/upload.pyc"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -368,7 +368,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def deploy(source: Path, suffix: str) -> str:
-    """The command that builds a service `s` from a folder, with everything that a deployment says."""
+    """Return the command that builds a service `s` from a folder, with all flags of a deployment."""
     return (
         f"run deploy s {IN} --source={source} --function=on_upload --revision-suffix={suffix}"
         f" --labels=app=dropcap --base-image=python313 --service-account=ana@{DOMAIN} --memory=512Mi --cpu=1"

@@ -1,6 +1,6 @@
-"""`make deploy` takes a project from nothing to a working Dropcap, and sends no more than what differs.
+"""`make deploy` creates a working Dropcap in an empty project, and later changes only what differs.
 
-What is judged is what the real gcloud sent, and what Google's stand-in keeps of it.
+The tests check the requests of the real gcloud, and the resources in Google's stand-in.
 """
 
 import io
@@ -41,7 +41,7 @@ def test_a_second_deployment_sends_no_change_also_without_the_secrets_at_hand(th
 
 
 def test_the_functions_are_private_small_and_take_one_picture_at_a_time(there: Deployment) -> None:
-    """The gallery, which opens none, takes several requests, and has a thread for each."""
+    """The gallery decodes no pictures: it handles several requests at once, each with a thread."""
     for name in NAMES:
         template = there.service(name)["spec"]["template"]
         spec, notes = template["spec"], template["metadata"]["annotations"]
@@ -178,7 +178,7 @@ def test_what_is_uploaded_is_the_folder_of_the_functions_once_for_all_of_them(th
 
 
 def test_one_image_is_all_functions_and_each_says_which_it_is(there: Deployment) -> None:
-    """The image has the first function's name in it as a default alone, and no operating system."""
+    """The image contains the first function's name only as a default, and no operating system."""
     [built] = there.plane.images
     for name in NAMES:
         assert there.container(name)["image"] == built
@@ -249,7 +249,7 @@ def test_changed_code_is_built_and_named_for_its_commit_and_a_rollback_leads_bac
 
 
 def unchecked(there: Deployment) -> set[str]:
-    """The functions whose callers Google lets through."""
+    """Return the functions whose callers Google does not check."""
     return {
         key.rpartition("/dropcap-")[2]
         for key, each in there.plane.resources.items()
@@ -259,7 +259,7 @@ def unchecked(there: Deployment) -> set[str]:
 
 
 def test_doors_open_last_and_shut_first_and_what_is_not_declared_goes(there: Deployment) -> None:
-    """What a version before granted allUsers goes once the door is open, and what others granted stays."""
+    """Grants of an earlier version to allUsers are removed at the end; grants by others stay."""
     client = "1-a.apps.googleusercontent.com"
     before = {"role": "roles/run.invoker", "members": ["allUsers", "user:bob@example.com"]}
     there.plane.policy(_service("analyze"))["bindings"] = [before]
@@ -296,7 +296,7 @@ def test_doors_open_last_and_shut_first_and_what_is_not_declared_goes(there: Dep
 def test_identity_aware_proxy_is_on_before_its_account_may_call_and_off_before_anything_else(
     there: Deployment,
 ) -> None:
-    """Whom it lets in is no setting, and no deployment takes that away."""
+    """The people whom the proxy lets in are not a setting, and a deployment keeps their access."""
     gallery, agent = _service("gallery"), f"service-{NUMBER}"
     address = f"/projects/{NUMBER}/locations/europe-west1/services/dropcap-gallery"
     on = there.deployed(AUTH="iap", AUTH_AUDIENCE="1-a.apps.googleusercontent.com")
@@ -445,7 +445,7 @@ def test_a_bucket_that_is_not_empty_is_taken_over_only_where_it_is_said_what_bec
 
 
 def test_what_changes_of_a_budget_reaches_it(plane: ControlPlane) -> None:
-    """Its amount, what it warns at, and whom."""
+    """Its amount, its thresholds and its recipient."""
     for api in TO_ENABLE:
         plane.put(f"serviceusage/projects/{PROJECT}/services/{api}.googleapis.com", {"state": "ENABLED"})
     gcloud = Gcloud(PROJECT, plane.environment | {"PATIENCE_S": "0"})

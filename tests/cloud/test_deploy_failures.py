@@ -1,4 +1,4 @@
-"""A deployment that is stopped anywhere goes on from there, and says what to do about what stopped it."""
+"""A deployment that fails at any step continues from there, and its error has a remedy."""
 
 import json
 import re
@@ -79,7 +79,7 @@ def test_it_goes_on_from_wherever_it_was_stopped_and_does_nothing_twice(
 
 
 def test_a_deployment_waits_for_what_google_does_not_know_yet(there: Deployment) -> None:
-    """A secret that was just granted, metrics that were just made, policies that others change."""
+    """A new grant on a secret, new metrics, concurrent changes of policies."""
     plane, policies = there.plane, "POST monitoring.*/alertPolicies"
     alerts = [key for key in plane.resources if "/alertPolicies/" in key]
     for key in alerts[:2]:
@@ -106,7 +106,7 @@ def test_alerts_are_made_one_at_a_time_and_long_after_their_metrics() -> None:
     declared = resources(Config.read({"PROJECT": "my-project"}), Cloud(Gcloud("my-project", {})), SOURCE)
     kinds = [each.kind for each in declared]
     assert max(at for at, kind in enumerate(kinds) if kind == "metric") < kinds.index("function")
-    assert {each.aside for each in declared if each.kind == "alert"} == {""}
+    assert {each.parallel_group for each in declared if each.kind == "alert"} == {""}
 
 
 def test_a_missing_permission_names_the_role_to_grant_and_the_command(

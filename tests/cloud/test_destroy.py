@@ -1,4 +1,4 @@
-"""What comes after a deployment: it is verified, looked at, and taken down but for the data."""
+"""Commands after a deployment: verify, logs, open, and destroy, which keeps the data."""
 
 import re
 import threading
@@ -18,7 +18,7 @@ from dropcap.settings import MODEL_FOLDER, Settings
 from infra.cloud import CloudError
 from infra.cloud.config import Config
 from infra.cloud.gcloud.command import Gcloud
-from infra.cloud.inventory import Cloud, look_around
+from infra.cloud.inventory import Cloud, read_project
 from infra.cloud.operations import gallery, verify
 from infra.cloud.resources import sql
 from infra.local.postgres import Postgres
@@ -95,8 +95,8 @@ def test_what_is_no_longer_allowed_stops_no_destroy_which_also_takes_the_rights_
         ]
     config, gcloud = Config.read(there.environment()), Gcloud(plane.project, there.environment())
     cloud = Cloud(gcloud, services={gallery.GALLERY: there.service("gallery")})
-    cloud.tools = look_around(gcloud).tools
-    told = gallery.words(config, cloud)[1].partition("gcloud ")[2].split()
+    cloud.tools = read_project(gcloud).tools
+    told = gallery.instructions(config, cloud)[1].partition("gcloud ")[2].split()
     gcloud.text(*told)
     people = plane.policies[
         f"iap/projects/{plane.project}/iap_web/cloud_run-{region}/services/dropcap-gallery"
@@ -117,7 +117,7 @@ def test_what_is_no_longer_allowed_stops_no_destroy_which_also_takes_the_rights_
 
 
 class Function(threading.Thread):
-    """Does in the stand-in what the deployed function does to an upload, as soon as it is there."""
+    """Process uploads in the stand-in as the deployed function does."""
 
     def __init__(self, plane: ControlPlane, target: str) -> None:
         super().__init__(daemon=True)
@@ -146,7 +146,7 @@ class Function(threading.Thread):
 
 
 def logged(**sources: Source) -> Any:
-    """The log's entries after an analysis in which the models answered so."""
+    """Return the log entries of an analysis with these model outputs."""
     return [{"jsonPayload": {"message": "analyzed", "sources": inference.log_fields(sources)}}]
 
 
@@ -190,7 +190,7 @@ def test_verify_says_which_models_did_not_answer_and_why(
         "Gemini did not answer: GEMINI_API_KEY is not set",
     ]
     assert said(logged(blip=unsure, gemini=silent))[0] == (
-        "BLIP answered: blip-base, revision 82a3, without enough confidence in what it said"
+        "BLIP answered: blip-base, revision 82a3, with low confidence"
     )
     assert said(logged(blip=failed, gemini=silent))[0] == "BLIP did not answer: model.json is missing."
     assert said([{"jsonPayload": {"message": "analyzed"}}]) == [  # after a rollback, for one

@@ -1,4 +1,4 @@
-"""What Google and gcloud say is read as claims.toml has it; each message has a dated source."""
+"""Errors of Google and gcloud are handled as claims.toml defines; each message has a dated source."""
 
 import datetime as dt
 import json
@@ -13,7 +13,7 @@ import pytest
 from infra.cloud import CloudError
 from infra.cloud.config import Config
 from infra.cloud.gcloud.command import Command, Gcloud
-from infra.cloud.gcloud.refusals import CLAIMS, ROLES, Claim, Passing, refusal, role_of
+from infra.cloud.gcloud.refusals import CLAIMS, ROLES, Claim, TemporaryError, refusal, role_of
 from infra.cloud.gcloud.version import Tools
 from tests.support.app import NO_GCLOUD
 from tests.support.cloud.control_plane import ControlPlane
@@ -31,7 +31,7 @@ COMMANDS = {
 
 
 def printed(claim: Claim) -> tuple[list[str], str]:
-    """The words of a command to which gcloud prints this message, and how it prints it."""
+    """Return the arguments of a command that fails with this message, and gcloud's output."""
     words = COMMANDS.get(claim.on, "run services update dropcap-analyze").split()
     values = {name: VALUES.get(name, "x") for name in re.findall(r"{(\w+)}", claim.example)}
     return words, f"ERROR: (gcloud.{'.'.join(words[:3])}) {claim.code} {claim.example.format(**values)}"
@@ -46,7 +46,7 @@ def test_each_message_is_read_as_itself_and_has_a_source_with_its_date(claim: Cl
     assert re.search(r"https://|gcloud 528|requests|public repositories", claim.source)
     assert dt.date(2019, 1, 1) <= claim.date <= dt.datetime.now(dt.UTC).date()
     error = refusal(words, said, "my-project", lambda: "ana@example.com")
-    assert isinstance(error, Passing) == (claim.meaning == "wait")
+    assert isinstance(error, TemporaryError) == (claim.meaning == "wait")
     assert "\n" not in str(error)
     assert "{" not in str(error)
 
@@ -62,7 +62,7 @@ def test_who_may_not_act_as_an_account_is_told_the_role_for_that_and_not_to_beco
 
 
 def test_what_stands_before_googles_words_is_no_permission() -> None:
-    """gcloud puts its command before them: (gcloud.run.services.update) names no permission."""
+    """gcloud prints its command first, as in (gcloud.run.services.update), which is not a permission."""
     said = "ERROR: (gcloud.run.services.update) PERMISSION_DENIED: The caller does not have permission"
     error = str(refusal(["run", "services", "update"], said, "my-project", lambda: "ana@example.com"))
     assert "a permission for `gcloud run services update`" in error
@@ -180,7 +180,7 @@ SAID = (  # as people have quoted it in public, with where, and what it is
 
 @pytest.mark.parametrize(("command", "said", "name", "where"), SAID, ids=[each[3] for each in SAID])
 def test_what_people_were_told_is_read_as_what_it_was(command: str, said: str, name: str, where: str) -> None:
-    """Behind a warning that speaks of something else, and broken into lines as a terminal is wide."""
+    """After an unrelated warning, and wrapped to the width of a terminal."""
     warning = (
         'WARNING: You might receive a "quota exceeded" or "API not enabled" error. Run gcloud auth login\n'
     )

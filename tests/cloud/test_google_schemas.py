@@ -1,6 +1,6 @@
-"""What is sent to Google, and what the stand-in answers, is checked against Google's own schemas.
+"""Requests to Google, and the stand-in's responses, are validated against Google's own schemas.
 
-The fixture `plane` checks each request and answer of each test; here is what is found where one is wrong.
+The fixture `plane` validates each request and response of every test; these tests cover invalid ones.
 """
 
 import json
@@ -23,7 +23,7 @@ SENT = [
 def found(
     api: str, path: str, sent: Any, method: str = "POST", status: int = 200, **answer: Any
 ) -> list[str]:
-    """The faults, without the line of the request."""
+    """Return the errors, without the line of the request."""
     request = Request(method, f"{api}.googleapis.com", f"/{path}", {}, sent, {}, "p")
     return [each.partition(": ")[2] for each in faults(request, status, answer)]
 

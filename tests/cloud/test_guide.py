@@ -1,7 +1,7 @@
-"""docs/deploy.md is executed: each command of its consoles, in order, shows what the page says.
+"""Execute docs/deploy.md: each console command, in order, prints the output on the page.
 
-In an expected output `...` is any number of lines, or any text within one. Times, hashes, ids and the width
-of a table's columns are not compared. The project is called demo-project here.
+In an expected output `...` matches any number of lines, or any text within one. Times, hashes, ids and the
+width of a table's columns are not compared. The project is called demo-project here.
 """
 
 import re
@@ -34,14 +34,14 @@ VARYING = (
 
 
 def same(text: str) -> str:
-    """The text without what differs from one run to the next."""
+    """Return the text without the parts that differ between runs."""
     for pattern, instead in VARYING:
         text = re.sub(pattern, instead, text, flags=re.MULTILINE)
     return text
 
 
 def consoles() -> Iterator[tuple[str, str]]:
-    """Each command of the page, and what it is to show, in order."""
+    """Yield each command of the page with its expected output, in order."""
     for block in blocks(PAGE, "console"):
         for part in re.split(r"^\$ ", block.replace("my-project", "demo-project"), flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
@@ -49,7 +49,7 @@ def consoles() -> Iterator[tuple[str, str]]:
 
 
 def fits(shown: str, expected: str) -> bool:
-    """Whether the page's output is what was shown."""
+    """Return whether the output matches the page."""
     lines = [
         r"(.*\n)*?" if line == "..." else re.escape(line).replace(r"\.\.\.", ".*") + r"\n"
         for line in same(expected).splitlines()
@@ -59,7 +59,7 @@ def fits(shown: str, expected: str) -> bool:
 
 @contextmanager
 def prepared(there: Deployment, command: str) -> Iterator[None]:
-    """What the page has happen between its commands."""
+    """Prepare what a command of the page depends on."""
     target, bucket = command.split()[1], f"{there.plane.project}-uploads"
     if target == "verify":
         function = Function(there.plane, "pictures")

@@ -1,4 +1,4 @@
-"""The log-based metrics count what the functions really write: a renamed message or field fails here."""
+"""The log-based metrics match the real log lines: a renamed message or field fails here."""
 
 import json
 import re
@@ -30,7 +30,7 @@ Point = tuple[dict[str, str], float]
 
 
 def entry(line: str, log: str = "stdout", resource: Entry = FUNCTION) -> Entry:
-    """A line as the LogEntry that Cloud Logging makes of it, where a message alone becomes a text.
+    """Return the LogEntry that Cloud Logging makes of a line; a message alone becomes textPayload.
 
     https://cloud.google.com/logging/docs/structured-logging
     """
@@ -44,7 +44,7 @@ def entry(line: str, log: str = "stdout", resource: Entry = FUNCTION) -> Entry:
 
 
 def field(found: Entry, path: str) -> Any:
-    """The value of a field by its path, `jsonPayload."@type"` too; None where there is none."""
+    """Return the value of a field by its path, `jsonPayload."@type"` included; None if it is missing."""
     value: Any = found
     for name in re.findall(r'"[^"]+"|[^."]+', path):
         value = value.get(name.strip('"')) if isinstance(value, dict) else None
@@ -90,7 +90,7 @@ def compares(found: Entry, comparison: str) -> bool:
 
 
 def extracted(found: Entry, extractor: str) -> Any:
-    """What EXTRACT or REGEXP_EXTRACT takes from an entry, with which only one group is allowed."""
+    """Return what EXTRACT or REGEXP_EXTRACT extracts from an entry; only one group is allowed."""
     parsed = re.fullmatch(r'(?:REGEXP_)?EXTRACT\(([\w."@]+)(?:, ("[^"]*"))?\)', extractor)
     assert parsed, extractor
     value = field(found, parsed[1])
@@ -121,7 +121,7 @@ def counted(*entries: Entry, older: bool = False) -> dict[str, list[Point]]:
 
 @pytest.fixture
 def written(capsys: pytest.CaptureFixture[str]) -> Any:
-    """What the metrics take from all that was written since the last time."""
+    """Return what the metrics extract from the log lines since the last call."""
     return lambda: counted(*map(entry, capsys.readouterr().out.splitlines()))
 
 

@@ -1,4 +1,4 @@
-"""Metrics, alerts and dashboard fit each other, and are what Google's APIs take."""
+"""Metrics, alerts and dashboard are consistent, and Google's APIs accept them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ OURS = "logging.googleapis.com/user/"
 
 
 class Kind(NamedTuple):
-    """A metric's kind, the type of its values, and its labels."""
+    """A metric's kind, value type and labels."""
 
     kind: str
     values: str
@@ -67,7 +67,7 @@ ALIGNERS = {
 
 
 class Query(NamedTuple):
-    """A time series that an alert or the dashboard asks for; `drawn` are the thresholds of its chart."""
+    """A time series of an alert or the dashboard; `drawn` are the thresholds of its chart."""
 
     where: str
     filter: str
@@ -85,7 +85,7 @@ class Query(NamedTuple):
 
 
 def found(pattern: str, text: str) -> str:
-    """The group of the only hit."""
+    """Return the group of the only match."""
     [hit] = re.findall(pattern, text)
     return str(hit)
 
@@ -223,7 +223,7 @@ def test_project_region_and_channels_are_filled_in_and_googles_own_variables_are
 
 
 def gcloud(warm: str, folder: Path, *words: str) -> str:
-    """What gcloud prints; it keeps what it remembers in this folder."""
+    """Run gcloud, with its configuration in this folder, and return its output."""
     environment = os.environ | {"CLOUDSDK_CONFIG": str(folder)}
     return subprocess.check_output([f"{warm}/gcloud", *words], env=environment, text=True)
 

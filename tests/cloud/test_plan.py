@@ -1,4 +1,4 @@
-"""What a plan is made of: settings that are checked before anything is sent, rights, names, and words."""
+"""The parts of a plan: settings that are checked before any command runs, roles, names, and texts."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from infra.cloud.operations import after
 from infra.cloud.plan import changes, script
 from infra.cloud.resources import rights
 from infra.cloud.resources.base import covers
-from infra.cloud.resources.buckets import ABORT, Bucket, Sources, delete_after
+from infra.cloud.resources.buckets import ABORT, Bucket, BuildSources, delete_after
 from infra.cloud.source import Source
 
 USUAL = {
@@ -34,7 +34,7 @@ SOURCE = Source("0123456789abcdef", "abc1234", 1)
 
 
 def planned(**variables: str) -> str:
-    """The plan of a first deployment, as a script."""
+    """Return the plan of a first deployment, as a script."""
     config = Config.read(USUAL | variables)
     cloud = Cloud(Gcloud(config.project, {}), number="12", created="2026-01-01")
     return script(config, changes(config, cloud, SOURCE))
@@ -149,7 +149,7 @@ def test_what_is_set_of_the_functions_goes_to_them_and_nothing_else() -> None:
 def test_gcloud_is_not_given_a_secret_in_its_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor the words of make's command line, where somebody may have put one."""
+    """The arguments of make, which may contain a secret, are not passed on either."""
     gcloud = tmp_path / "gcloud"
     gcloud.write_text("#!/bin/sh\nenv")
     gcloud.chmod(0o700)
@@ -208,7 +208,7 @@ def test_a_verdict_on_safety_is_asked_for_by_the_functions_that_have_the_key_and
 
 
 def running(name: str = "on-upload", **variables: str) -> dict[str, dict[str, object]]:
-    """A function that is deployed with these variables, by its name."""
+    """Return a deployed function with these variables, by its name."""
     environment = [{"name": each, "value": value} for each, value in variables.items()]
     template = {"metadata": {"annotations": {}}, "spec": {"containers": [{"env": environment}]}}
     metadata = {"name": f"dropcap-{name}", "labels": {}}
@@ -281,7 +281,7 @@ def test_a_variable_of_nothing_but_white_space_is_one_that_is_not_set() -> None:
 
 
 class Full(Gcloud):
-    """In every bucket there is something."""
+    """A gcloud for which every bucket has an object."""
 
     def read(self, *words: str) -> list[dict[str, str]]:
         assert words[:3] == ("storage", "objects", "list")
@@ -328,7 +328,7 @@ def test_an_instance_of_another_project_is_used_and_not_made() -> None:
 
 
 def test_an_instance_is_reached_by_its_own_region_wherever_the_functions_are() -> None:
-    """It stays where it was when Dropcap moves."""
+    """An instance stays in its region when Dropcap moves."""
 
     def planned(**variables: str) -> str:
         config = Config.read(USUAL | {"DATABASE_URL": "", "REGION": "us-east1"} | variables)
@@ -385,7 +385,7 @@ def test_the_longest_name_of_a_revision_is_one_that_cloud_run_takes() -> None:
 
 
 def test_of_the_bucket_that_builds_share_only_our_sources_are_deleted() -> None:
-    declared = Sources(name="run-sources", why="", functions=("dropcap-sweep",), days=30)
+    declared = BuildSources(name="run-sources", why="", functions=("dropcap-sweep",), days=30)
     cloud = Cloud(Gcloud("my-project", {}))
     theirs = {"action": {"type": "Delete"}, "condition": {"age": 9, "matchesPrefix": ["services/other-"]}}
     cloud.buckets["run-sources"] = {"lifecycle": {"rule": [theirs]}}
@@ -417,7 +417,7 @@ def test_what_the_server_adds_is_no_difference() -> None:
 
 
 def test_with_the_model_the_source_is_as_small_as_it_may_be() -> None:
-    """100 MB compressed is the limit of the first generation; for this one, none is published."""
+    """The first generation has a limit of 100 MB compressed; none is published for the second."""
     assert "model/decoder.onnx" in source.files()
     assert source.read().bytes < 100e6
 
@@ -431,7 +431,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_no_command_begins_with_loading_what_only_some_need() -> None:
-    """requests, which took a third of the start."""
+    """Importing requests took a third of the start."""
     loads = "import sys, infra.cloud.__main__; sys.exit('requests' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", loads], cwd=ROOT, check=False).returncode == 0
 

@@ -1,4 +1,4 @@
-"""`settings.mk`: a deployment writes what it set, make reads it, and what people wrote beside it stays."""
+"""`settings.mk`: a deployment writes its settings, make reads them, and other lines stay."""
 
 import os
 import stat
@@ -20,7 +20,7 @@ FILE = Path("settings.mk")
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder as a clone is: with an environment that is installed, and no settings."""
+    """Provide a folder like a clone: with an installed environment and without settings."""
     monkeypatch.chdir(tmp_path)
     Path(".venv").mkdir()
 
@@ -56,7 +56,7 @@ def test_git_leaves_out_the_settings_of_a_deployment() -> None:
 
 
 def test_the_language_of_a_terminal_is_not_the_setting_of_that_name() -> None:
-    """Ubuntu sets LANGUAGE for gettext; nothing would be deployed with it."""
+    """Ubuntu sets LANGUAGE for gettext, which must not stop a deployment."""
     for locale in ("en_US:en", "en_GB", "de:en"):
         assert "LANGUAGE" not in environment_of("plan", LANGUAGE=locale)
     assert environment_of("plan", LANGUAGE="de")["LANGUAGE"] == "de"

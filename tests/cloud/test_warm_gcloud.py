@@ -1,4 +1,4 @@
-"""The warm gcloud is the real one: the same output, and nothing of one call is left in the next."""
+"""The warm gcloud prints the same output as the real one, and calls do not affect each other."""
 
 import json
 import os
@@ -18,7 +18,7 @@ Done = subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def caller(warm_gcloud: str, tmp_path: Path) -> dict[str, str]:
-    """A gcloud that was never configured, and is warm."""
+    """Provide a warm gcloud without configuration."""
     kept = {name: value for name, value in os.environ.items() if "CLOUDSDK" not in name}
     path = f"{warm_gcloud}:{os.environ['PATH']}"
     return kept | {"PATH": path, "CLOUDSDK_CONFIG": str(tmp_path / "config"), "WARM": warm_gcloud}

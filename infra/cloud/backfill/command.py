@@ -128,7 +128,7 @@ class Backfill:
             return
         room = self._room(rate)
         self._explain(counted, most, rate, room)
-        self._ask(f"Put {counted.least}{min(counted.pictures, room):,} pictures into the queue?")
+        self._confirm(f"Put {counted.least}{min(counted.pictures, room):,} pictures into the queue?")
         if self.rate:
             words = ("tasks", "queues", "update", self.tasks.name)
             self.gcloud.read(*words, f"--max-dispatches-per-second={self.rate:g}")
@@ -205,7 +205,7 @@ class Backfill:
                 f"Cloud Tasks drops tasks after a month: this run ends after {room:,}, a later one continues."
             )
 
-    def _ask(self, question: str) -> None:
+    def _confirm(self, question: str) -> None:
         """Raise CloudError unless the person says yes."""
         if self.config.given.get("YES"):
             return

@@ -22,7 +22,7 @@ HIDDEN = {*SECRETS, "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS"}  # make puts its com
 
 
 @dataclass(frozen=True, slots=True)
-class Late:
+class OutputOf:
     """An argument that is only known later: the output of a reading command."""
 
     words: tuple[str, ...]
@@ -32,7 +32,7 @@ class Late:
         return f'{self.before}"$(gcloud {shlex.join(self.words)})"'
 
 
-Word = str | Late
+Word = str | OutputOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,9 @@ def command(surface: str, *words: Word, file: tuple[str, str] | None = None, sec
     return Command((*surface.split(), *words), file, secret)
 
 
-def late(before: str, surface: str, *words: str) -> Late:
+def output_of(before: str, surface: str, *words: str) -> OutputOf:
     """Return an argument: `before`, then the output of a reading command."""
-    return Late((*surface.split(), *words), before)
+    return OutputOf((*surface.split(), *words), before)
 
 
 class Gcloud:
@@ -93,7 +93,7 @@ class Gcloud:
             "CLOUDSDK_CORE_SHOW_STRUCTURED_LOGS": "never",
             "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
         }
-        self._known: dict[tuple[str, ...], str] = {}  # the outputs of Late arguments
+        self._known: dict[tuple[str, ...], str] = {}  # the outputs of OutputOf arguments
         self._patience_s = environment.get("PATIENCE_S", "")
 
     def read(self, surface: str, *words: str) -> Any:
@@ -117,7 +117,7 @@ class Gcloud:
                 return []
             raise
 
-    def said(self, surface: str, *words: str) -> str:
+    def output(self, surface: str, *words: str) -> str:
         """Return a command's standard output and standard error. Raises CloudError."""
         return self._run([*surface.split(), *words], None, both=True)
 
@@ -138,7 +138,7 @@ class Gcloud:
             while True:
                 try:
                     return self._run(words, self._secrets[command.secret] if command.secret else None)
-                except refusals.Passing as passing:
+                except refusals.TemporaryError as passing:
                     claim = passing.claim
                     patience_s = float(self._patience_s or 60 * claim.minutes)
                     if time.monotonic() - begun + pause > patience_s:
@@ -151,10 +151,10 @@ class Gcloud:
                     time.sleep(pause)
                     pause = min(2 * pause, PAUSE_S[1])
 
-    def _word(self, late: Late) -> str:
-        if late.words not in self._known:
-            self._known[late.words] = self.text(*late.words).strip()
-        return late.before + self._known[late.words]
+    def _word(self, word: OutputOf) -> str:
+        if word.words not in self._known:
+            self._known[word.words] = self.text(*word.words).strip()
+        return word.before + self._known[word.words]
 
     def _run(self, words: list[str], stdin: str | None, both: bool = False) -> str:
         try:

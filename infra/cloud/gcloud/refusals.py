@@ -86,7 +86,7 @@ def _read() -> tuple[Claim, ...]:
 CLAIMS = _read()
 
 
-class Passing(CloudError):
+class TemporaryError(CloudError):
     """A temporary error; `claim` has the reason and the maximum time to wait."""
 
     def __init__(self, line: str, claim: Claim) -> None:
@@ -102,7 +102,7 @@ def refusal(words: Sequence[str], said: str, project: str, account: Callable[[],
         if not (match := claim.found(words, said)):
             continue
         if claim.meaning == "wait":
-            return Passing(f"`{command}` was refused: {line} {AGAIN}", claim)
+            return TemporaryError(f"`{command}` was refused: {line} {AGAIN}", claim)
         if claim.meaning == "permission":
             return _denied(words, said, project, account())
         found = match[1] if match.re.groups else ""

@@ -25,7 +25,7 @@ CONSOLE = "https://console.cloud.google.com"
 
 def deployed(console: Console, config: Config, cloud: Cloud) -> None:
     """Print the URLs of the functions and the next step."""
-    for line in gallery.words(config, cloud):
+    for line in gallery.instructions(config, cloud):
         console.print(line, markup=False, soft_wrap=True)
     for name in ("analyze", "get-progress-stats"):
         console.print(f"{name}: {cloud.url(f'dropcap-{name}')}", soft_wrap=True)
@@ -153,7 +153,7 @@ def addresses(console: Console, config: Config, cloud: Cloud) -> None:
     """Print the addresses for people, and open them if there is a browser."""
     where = f"project={quote(config.project)}"
     private = not gallery.is_open(cloud)
-    for line in gallery.words(config, cloud) if private else ():
+    for line in gallery.instructions(config, cloud) if private else ():
         console.print(line, markup=False, soft_wrap=True)
     boards = cloud.gcloud.read("monitoring", "dashboards", "list") or ()
     pages = [] if private else [gallery.address(cloud)]

@@ -52,7 +52,7 @@ def is_open(cloud: Cloud) -> bool:
     return _auth(cloud) != "iam"
 
 
-def words(config: Config, cloud: Cloud) -> list[str]:
+def instructions(config: Config, cloud: Cloud) -> list[str]:
     """Return lines with its URL and the remaining manual steps; none if it is not deployed."""
     if not (page := address(cloud)):
         return []

@@ -108,7 +108,7 @@ def _deployed(config: Config, cloud: Cloud) -> Settings:
 def _drop(gcloud: Gcloud, upload: Upload, file: Path) -> Upload:
     """Upload the file; return it with the generation that gcloud prints, as it may be deleted at once."""
     to = f"gs://{upload.bucket}/{upload.name}"
-    printed = gcloud.said("storage", "cp", str(file), to, "--print-created-message")
+    printed = gcloud.output("storage", "cp", str(file), to, "--print-created-message")
     if not (found := re.search(re.escape(to) + r"#(\d+)", printed)):
         raise CloudError(f"gcloud did not print the generation of {to}: {printed.strip()[-200:]}")
     return Upload(upload.bucket, upload.name, int(found[1]), upload.size)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from infra.cloud.config import Config
-from infra.cloud.gcloud.command import Command, Word, command, late
+from infra.cloud.gcloud.command import Command, Word, command, output_of
 from infra.cloud.inventory import Cloud
 from infra.cloud.resources.base import ABSENT, Change, Facts, Resource, at
 
@@ -25,7 +25,7 @@ class Account(Resource):
     """A service account; `name` is its address."""
 
     kind: ClassVar[str] = "account"
-    aside: ClassVar[str] = "accounts"
+    parallel_group: ClassVar[str] = "accounts"
     surface: ClassVar[str] = "iam service-accounts"
     table: ClassVar[str] = "accounts"
 
@@ -47,7 +47,7 @@ class Grant(Resource):
     target: str
     region: str = ""
     who: str = ""  # its name for people, if the member is a service agent
-    born: str = ""  # the command that prints the service agent, and creates it if it is missing
+    created_by: str = ""  # the command that prints the service agent, and creates it if it is missing
 
     @property
     def title(self) -> str:
@@ -61,7 +61,11 @@ class Grant(Resource):
         return self.wanted(cloud) if held else None
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
-        member: Word = late("--member=serviceAccount:", self.born) if self.born else f"--member={self.member}"
+        member: Word = (
+            output_of("--member=serviceAccount:", self.created_by)
+            if self.created_by
+            else f"--member={self.member}"
+        )
         return [policy_command("add", self.target, self.name, member, self.region)]
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
@@ -119,7 +123,7 @@ MAY_ENTER = "roles/iap.httpsResourceAccessor"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entrance(Resource):
+class AccessSwitch(Resource):
     """A function for which a switch is on."""
 
     check: Check
@@ -169,7 +173,9 @@ def policy_command(verb: str, target: str, role: str, member: Word, region: str)
     return command(f"{SURFACES[kind]} {verb}-iam-policy-binding", where, *words)
 
 
-def stale(config: Config, cloud: Cloud, declared: Sequence[Resource]) -> tuple[list[Change], list[Change]]:
+def unwanted_access(
+    config: Config, cloud: Cloud, declared: Sequence[Resource]
+) -> tuple[list[Change], list[Change]]:
     """Return the removals of unwanted access to Dropcap's resources: of the public, and of its own accounts.
 
     Public access is removed first. That of Dropcap's accounts is removed at the end, because running
@@ -178,8 +184,8 @@ def stale(config: Config, cloud: Cloud, declared: Sequence[Resource]) -> tuple[l
     """
     ours = {f"serviceAccount:{config.account(name)}" for name in ACCOUNTS}
     keep = {(each.target, each.name, each.member) for each in declared if isinstance(each, Grant)}
-    entrances = {(each.check, each.name) for each in declared if isinstance(each, Entrance)}
-    doors = {f"function {name}" for check, name in entrances if check is UNCHECKED}
+    entrances = {(each.check, each.name) for each in declared if isinstance(each, AccessSwitch)}
+    unchecked_functions = {f"function {name}" for check, name in entrances if check is UNCHECKED}
     public, own = [], []
     for name, service in sorted(cloud.services.items()):
         for check in (UNCHECKED, PROXIED):
@@ -193,7 +199,7 @@ def stale(config: Config, cloud: Cloud, declared: Sequence[Resource]) -> tuple[l
                 continue
             remove = policy_command("remove", target, role, f"--member={member}", config.region)
             title = _title(role, member, target)
-            if member in ours or (member in EVERYBODY and target in doors):
+            if member in ours or (member in EVERYBODY and target in unchecked_functions):
                 own.append(Change(title, "granted", ABSENT, "no longer needed", (remove,)))
             elif member in EVERYBODY and not target.startswith("project "):
                 public.append(Change(title, "granted", ABSENT, "public access that is not wanted", (remove,)))

@@ -20,7 +20,7 @@ class Change:
     then: str
     why: str
     commands: tuple[Command, ...]
-    aside: str = ""
+    parallel_group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Resource:
     why: str
     kind: ClassVar[str]
     data: ClassVar[bool] = False  # whether only DATA=1 destroys it
-    aside: ClassVar[str] = ""
+    parallel_group: ClassVar[str] = ""
     surface: ClassVar[str] = ""  # gcloud's command group
     table: ClassVar[str] = ""  # the field of Cloud with the existing ones, by name
 
@@ -89,14 +89,21 @@ class Resource:
         wanted, found = self.wanted(cloud), self.found(cloud)
         if found is None:
             return Change(
-                self.title, ABSENT, self.summary(wanted), self.why, tuple(self.make(cloud)), self.aside
+                self.title,
+                ABSENT,
+                self.summary(wanted),
+                self.why,
+                tuple(self.make(cloud)),
+                self.parallel_group,
             )
         differing = {name: value for name, value in wanted.items() if found.get(name) != value}
         if not differing:
             return None
         now = ", ".join(_fact(name, found.get(name)) for name in differing)
         then = ", ".join(_fact(name, value) for name, value in differing.items())
-        return Change(self.title, now, then, self.why, tuple(self.change(cloud, differing)), self.aside)
+        return Change(
+            self.title, now, then, self.why, tuple(self.change(cloud, differing)), self.parallel_group
+        )
 
     def removal(self, cloud: Cloud) -> Change | None:
         """Return its removal, if it exists."""

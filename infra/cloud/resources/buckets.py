@@ -16,7 +16,7 @@ Rule = dict[str, Any]
 ABORT: Rule = {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 1}}
 
 
-def _shape(rule: Rule) -> tuple[str, frozenset[str]]:
+def _rule_key(rule: Rule) -> tuple[str, frozenset[str]]:
     """Return action and names of the conditions: a rule of Dropcap replaces one with the same."""
     return rule["action"]["type"], frozenset(rule.get("condition", {}))
 
@@ -30,7 +30,7 @@ class Bucket(Resource):
     """A bucket that cannot be made public, not even by mistake."""
 
     kind: ClassVar[str] = "bucket"
-    aside: ClassVar[str] = "buckets"
+    parallel_group: ClassVar[str] = "buckets"
     data: ClassVar[bool] = True
     table: ClassVar[str] = "buckets"
     region: str
@@ -76,8 +76,8 @@ class Bucket(Resource):
 
     def _rules(self, cloud: Cloud) -> list[Rule]:
         """Return Dropcap's rules, and the other rules of an existing bucket."""
-        ours = [_shape(rule) for rule in self.rules]
-        others = [rule for rule in _found(cloud.buckets.get(self.name, {})) if _shape(rule) not in ours]
+        ours = [_rule_key(rule) for rule in self.rules]
+        others = [rule for rule in _found(cloud.buckets.get(self.name, {})) if _rule_key(rule) not in ours]
         return [*self.rules, *others]
 
     def _lifecycle(self, cloud: Cloud) -> tuple[str, str]:
@@ -105,7 +105,7 @@ def _rule(rule: Rule) -> str:
     return f"{action} after {days} day{'s' * (days != 1)}" if only_age else f"{action} if {condition}"
 
 
-def kept(config: Config, cloud: Cloud) -> list[str]:
+def retention_warnings(config: Config, cloud: Cloud) -> list[str]:
     """Return a warning for each bucket whose objects Dropcap cannot delete at any time.
 
     Until the policy or hold ends, a delete is refused with 403 (cloud.google.com/storage/docs/bucket-lock and
@@ -179,7 +179,7 @@ class Images(Resource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sources(Resource):
+class BuildSources(Resource):
     """The sources that gcloud uploads for builds, to a shared bucket that it creates (`name`).
 
     Dropcap's are deleted after some days, as each build uploads its own: 190 MB with BLIP-base.

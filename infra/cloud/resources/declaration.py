@@ -8,7 +8,7 @@ from infra.cloud.inventory import Cloud, trigger_location
 from infra.cloud.resources import sql
 from infra.cloud.resources.access import ACCOUNTS, Account
 from infra.cloud.resources.base import Resource
-from infra.cloud.resources.buckets import ABORT, Bucket, Images, Sources, delete_after, sources_bucket
+from infra.cloud.resources.buckets import ABORT, Bucket, BuildSources, Images, delete_after, sources_bucket
 from infra.cloud.resources.events import Queue, Schedule, Subscription, Trigger
 from infra.cloud.resources.functions import Function
 from infra.cloud.resources.rights import (
@@ -16,11 +16,11 @@ from infra.cloud.resources.rights import (
     SMALL,
     WHY_ACCOUNT,
     audience,
-    doors,
     functions_of,
     grants,
-    proxies,
+    proxied_functions,
     secrets_of,
+    unchecked_functions,
 )
 from infra.cloud.resources.secrets import Secret
 from infra.cloud.resources.watched import Alert, Apis, Budget, Channel, Dashboard, Metric, channel
@@ -53,15 +53,15 @@ def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
         ),
         *(grant for grant in grants(config, cloud) if not grant.target.startswith("function ")),
         *(_function(config, cloud, name, source, secrets) for name in functions),
-        Sources(
+        BuildSources(
             name=sources_bucket(config.project, config.region),
             why="sources of earlier builds, which are not needed again",
             functions=tuple(f"dropcap-{name}" for name in FUNCTIONS),
             days=SOURCES_KEPT_DAYS,
         ),
-        *proxies(config),
+        *proxied_functions(config),
         *(grant for grant in grants(config, cloud) if grant.target.startswith("function ")),
-        *doors(config),
+        *unchecked_functions(config),
         *_calls(config, cloud),
         *_watched(config, cloud),
     ]
@@ -70,7 +70,7 @@ def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
 def _apis(config: Config) -> Apis:
     apis = ["artifactregistry", "cloudbuild", "cloudresourcemanager", "cloudscheduler", "cloudtasks"]
     apis += ["eventarc", "iam", "logging", "monitoring", "pubsub", "run", "secretmanager", "storage"]
-    apis += ["iap"] if proxies(config) else []
+    apis += ["iap"] if proxied_functions(config) else []
     apis += ["sql-component", "sqladmin"] if config.cloud_sql else []
     apis += ["cloudbilling", "billingbudgets"] if config.budget else []
     return Apis(name="", why="Dropcap needs them", apis=tuple(apis))

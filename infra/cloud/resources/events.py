@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from infra.cloud.gcloud.command import Command, command, late
+from infra.cloud.gcloud.command import Command, command, output_of
 from infra.cloud.inventory import Cloud
 from infra.cloud.resources.base import Change, Facts, Resource, at
 
@@ -78,7 +78,7 @@ class Subscription(Resource):
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
         where = (f"--location={self.location}", "--format=value(transport.pubsub.subscription)")
-        name = late("", "eventarc triggers describe", self.name, *where)
+        name = output_of("", "eventarc triggers describe", self.name, *where)
         flags = (f"{flag}={value}" for flag, value, _ in self.SET.values())
         return [command("pubsub subscriptions update", name, *flags)]
 
@@ -136,10 +136,10 @@ class Schedule(Resource):
         return self.command(
             f"{verb} http",
             *(f"--schedule={self.cron}", "--time-zone=Etc/UTC"),
-            late("--uri=", "run services describe", *url),
+            output_of("--uri=", "run services describe", *url),
             *("--http-method=POST", f"--attempt-deadline={self.deadline_s}s"),
             f"--oidc-service-account-email={self.account}",
-            late("--oidc-token-audience=", "run services describe", *url),
+            output_of("--oidc-token-audience=", "run services describe", *url),
         )
 
 

@@ -19,7 +19,7 @@ from dropcap.errors import SettingsError
 from dropcap.settings import Settings
 from infra.cloud import CloudError
 from infra.cloud.config import SETTINGS
-from infra.cloud.gcloud.command import Command, Late, Word, command, late
+from infra.cloud.gcloud.command import Command, OutputOf, Word, command, output_of
 from infra.cloud.inventory import Cloud
 from infra.cloud.resources.base import ABSENT, Change, Facts, Resource, at
 from infra.cloud.resources.secrets import Secret
@@ -54,7 +54,7 @@ class Function(Resource):
     """
 
     kind: ClassVar[str] = "function"
-    aside: ClassVar[str] = "functions"
+    parallel_group: ClassVar[str] = "functions"
     surface: ClassVar[str] = "run services"
     table: ClassVar[str] = "services"
     entry: str
@@ -156,7 +156,7 @@ class Function(Resource):
         labels = at(cloud.services.get(self.name), "metadata", "labels") or {}
         now, was = self.source.digest, labels.get("dropcap-source", "no source")
         if now != was and not self.image_of:
-            change = replace(change, aside="")
+            change = replace(change, parallel_group="")
         if change.now == ABSENT:
             return change
         then = change.then.replace(now, f"{self.source.commit} ({now}) {self._origin()}")
@@ -214,9 +214,11 @@ class Function(Resource):
             code = (self._built("--image", IMAGE), self._built("--base-image", BASE_IMAGE))
         return self._command(cloud, "run deploy", *code, *flags)
 
-    def _built(self, flag: str, key: str) -> Late:
+    def _built(self, flag: str, key: str) -> OutputOf:
         """Return a flag whose value is read from the built function after its deployment."""
-        return late(f"{flag}=", "run services describe", self.image_of, *self.place, f"--format=value({key})")
+        return output_of(
+            f"{flag}=", "run services describe", self.image_of, *self.place, f"--format=value({key})"
+        )
 
     def _command(self, cloud: Cloud, surface: str, *words: Word) -> Command:
         secrets = ",".join(f"{name}={self._secret(each, cloud)}" for name, each in self._secrets().items())

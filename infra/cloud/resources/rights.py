@@ -3,7 +3,7 @@
 from infra.cloud.config import NO_SECRET, SECRETS, Config
 from infra.cloud.gcloud.command import Gcloud
 from infra.cloud.inventory import Cloud
-from infra.cloud.resources.access import PROXIED, UNCHECKED, Entrance, Grant, short
+from infra.cloud.resources.access import PROXIED, UNCHECKED, AccessSwitch, Grant, short
 from infra.cloud.resources.secrets import Secret
 
 FUNCTIONS = {  # name: entry point in functions/main.py, and what it is for
@@ -60,10 +60,10 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
 
     made: list[Grant] = []
 
-    def give(role: str, to: str, target: str, why: str, who: str = "", born: str = "") -> None:
+    def give(role: str, to: str, target: str, why: str, who: str = "", created_by: str = "") -> None:
         """Add a grant; `to` is a short name of a Dropcap account, or the address of a service agent."""
         member = f"serviceAccount:{to if '@' in to else config.account(to)}"
-        more = {"why": why, "region": config.region, "who": who, "born": born}
+        more = {"why": why, "region": config.region, "who": who, "born": created_by}
         made.append(Grant(name=f"roles/{role}", member=member, target=target, **more))
 
     functions, project = functions_of(config), f"project {config.project}"
@@ -101,7 +101,7 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
     give("run.invoker", "trigger", "function dropcap-on-upload", why)
     why = "calls it every ten minutes, and for the tasks of make redescribe"
     give("run.invoker", "scheduler", "function dropcap-sweep", why)
-    if proxies(config):
+    if proxied_functions(config):
         why, who = (
             "AUTH=iap: forwards the requests of people whom it lets in",
             "Identity-Aware Proxy's service agent",
@@ -118,26 +118,26 @@ def audience(config: Config, cloud: Cloud) -> str:
     return f"/projects/{cloud.number}/locations/{config.region}/services/{GALLERY}"
 
 
-def proxies(config: Config) -> list[Entrance]:
+def proxied_functions(config: Config) -> list[AccessSwitch]:
     """Return the functions behind Identity-Aware Proxy: only the gallery, as the others serve programs."""
     if config.settings.auth != "iap" or "gallery" not in functions_of(config):
         return []
     why = "AUTH=iap: it signs people in, and identifies them in a signed assertion"
-    return [Entrance(name=GALLERY, why=why, check=PROXIED, region=config.region)]
+    return [AccessSwitch(name=GALLERY, why=why, check=PROXIED, region=config.region)]
 
 
-def doors(config: Config) -> list[Entrance]:
+def unchecked_functions(config: Config) -> list[AccessSwitch]:
     """Return the functions whose callers Google does not check, as they verify ID tokens themselves."""
     if config.settings.auth != "token":
         return []
     why = "AUTH=token: it verifies the caller's ID token"
     named = [f"dropcap-{name}" for name in functions_of(config) if name in ("analyze", *SMALL)]
-    return [Entrance(name=name, why=why, check=UNCHECKED, region=config.region) for name in named]
+    return [AccessSwitch(name=name, why=why, check=UNCHECKED, region=config.region) for name in named]
 
 
 def secret(variable: str, config: Config) -> Secret:
     """Return the secret that stores this variable's value."""
-    name, value = f"dropcap-{variable.lower().replace('_', '-')}", config.said(variable)
+    name, value = f"dropcap-{variable.lower().replace('_', '-')}", config.value_of(variable)
     return Secret(name=name, why=WHY_SECRET[variable], region=config.region, variable=variable, value=value)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from infra.cloud.gcloud.command import Command, command, late
+from infra.cloud.gcloud.command import Command, command, output_of
 from infra.cloud.inventory import Cloud
 from infra.cloud.resources.base import Facts, Resource, at
 
@@ -79,7 +79,7 @@ class Instance(Resource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfInstance(Resource):
+class InstanceResource(Resource):
     """A resource inside an instance."""
 
     project: str
@@ -91,7 +91,7 @@ class OfInstance(Resource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Database(OfInstance):
+class Database(InstanceResource):
     kind: ClassVar[str] = "database"
     data: ClassVar[bool] = True
     surface: ClassVar[str] = "sql databases"
@@ -99,7 +99,7 @@ class Database(OfInstance):
 
 
 @dataclass(frozen=True, kw_only=True)
-class User(OfInstance):
+class User(InstanceResource):
     """A service account as a user of the database."""
 
     kind: ClassVar[str] = "database user"
@@ -111,7 +111,7 @@ class User(OfInstance):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grants(OfInstance):
+class Grants(InstanceResource):
     """Grants that only PostgreSQL's administrator can make, through an import of a few lines of SQL.
 
     The SQL file is in the quarantine bucket during the import. A label of the bucket records for which users
@@ -140,8 +140,11 @@ class Grants(OfInstance):
         describe = ("sql instances describe", self.instance, where)
         account = "--format=value(serviceAccountEmailAddress)"
         created = "--format=value(createTime.date('%Y%m%d%H%M%S', tz='UTC'))"
-        mark = late(f"--update-labels=dropcap-grants={self._digest}-", *describe, created)
-        reader = (late("--member=serviceAccount:", *describe, account), "--role=roles/storage.objectViewer")
+        mark = output_of(f"--update-labels=dropcap-grants={self._digest}-", *describe, created)
+        reader = (
+            output_of("--member=serviceAccount:", *describe, account),
+            "--role=roles/storage.objectViewer",
+        )
         into = (f"--database={DATABASE}", "--user=postgres", where)
         return [
             Command(("storage", "cp"), file=("", grants(self.users)), last=file),

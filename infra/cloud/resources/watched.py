@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from infra.cloud.gcloud.command import Command, Word, command, late
+from infra.cloud.gcloud.command import Command, Word, command, output_of
 from infra.cloud.inventory import Cloud, billing_account
 from infra.cloud.monitoring import BUDGET_THRESHOLDS
 from infra.cloud.resources.base import Change, Facts, Resource, at, covers
@@ -47,7 +47,7 @@ def channel_word(cloud: Cloud, address: str, flag: str) -> tuple[Word, ...]:
         return (f"{flag}={name}",)
     chosen = f'--filter=type="email" AND labels.email_address="{address}"'
     printed = ("--limit=1", "--format=value(name)")
-    return (late(f"{flag}=", "beta monitoring channels list", chosen, *printed),)
+    return (output_of(f"{flag}=", "beta monitoring channels list", chosen, *printed),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class Document(Resource):
 @dataclass(frozen=True, kw_only=True)
 class Metric(Document):
     kind: ClassVar[str] = "metric"
-    aside: ClassVar[str] = "metrics"
+    parallel_group: ClassVar[str] = "metrics"
     surface: ClassVar[str] = "logging metrics"
     table: ClassVar[str] = "metrics"
 
@@ -160,7 +160,7 @@ class Budget(Resource):
         return [
             command(
                 "billing budgets create",
-                late("--billing-account=", *billing_account(cloud.gcloud.project)),
+                output_of("--billing-account=", *billing_account(cloud.gcloud.project)),
                 *(f"--display-name={self.name}", f"--budget-amount={self.amount}"),
                 f"--filter-projects=projects/{cloud.gcloud.project}",
                 *(f"--threshold-rule={rule}" for rule in BUDGET_THRESHOLDS),

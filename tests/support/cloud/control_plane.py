@@ -1,12 +1,12 @@
-"""A stand-in for Google Cloud's control plane, which remembers: the real gcloud talks to it in tests.
+"""A stateful stand-in for Google Cloud's control plane, to which the real gcloud connects in tests.
 
-It is a proxy on 127.0.0.1 that answers for every host of googleapis.com itself, and for the gallery's, with
-a certificate that gcloud is told to trust; so gcloud sends what it sends to Google, to the same hosts, and no
-request leaves the machine. Behind it is one store of resources by their paths, with the fields that Google's
-servers add, policies with etags, and operations that are done at once. What is special about an API is in
-`control_plane_apis`.
+It is a proxy on 127.0.0.1 that answers for every host of googleapis.com, and for the gallery's host, with a
+certificate that gcloud is configured to trust. So gcloud sends the same requests as to Google, and none
+leaves the machine. The proxy has one store of resources by path, with the fields that Google's servers add,
+policies with etags, and operations that finish at once. `control_plane_apis` has the special cases of the
+APIs.
 
-It is not Google: it checks few values, knows few limits, and grants what `refuse` does not deny.
+It is not Google: it checks few values and limits, and allows every request that `refuse` does not deny.
 """
 
 import datetime as dt
@@ -96,18 +96,18 @@ class ControlPlane(Store):
 
     @property
     def writes(self) -> list[Request]:
-        """The requests that asked for a change, in order."""
+        """Return the requests that ask for a change, in order."""
         return [request for request in self.requests if request.writes]
 
     @property
     def sources(self) -> list[list[str]]:
-        """The names in each archive of sources that was uploaded, in order."""
+        """Return the file names in each uploaded source archive, in order."""
         return archives(self)
 
     def refuse(
         self, pattern: str, status: int, reason: str = "", message: str = "", times: int = 1, code: str = ""
     ) -> None:
-        """Let the next requests whose `line` this regular expression finds fail.
+        """Fail the next requests whose `line` matches this regular expression.
 
         `reason` is Google's for the error, as "RATE_LIMIT_EXCEEDED"; for a status of 403 it is the
         permission, as "run.services.create". `status` may be `DROPPED` or `FAILED`. `code` is google.rpc's
@@ -126,7 +126,7 @@ class ControlPlane(Store):
         self._rules.append(_Rule(pattern, google(claim, **values), times))
 
     def reply(self, request: Request) -> Answer:
-        """The status of the answer to this request, and its body: JSON or bytes."""
+        """Return the status of the response to this request, and its body: JSON or bytes."""
         status, body = self._reply(request)
         self.faults += google_schemas.faults(request, status, body)
         return status, body
@@ -198,11 +198,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Silence."""
+        """Log nothing."""
 
 
 def _certificate() -> bytes:
-    """A new key and the certificate of it for Google's APIs and Cloud Run, which signs itself."""
+    """Return a new key and its self-signed certificate for Google's APIs and Cloud Run."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stand-in")])
     now = dt.datetime.now(dt.UTC)

@@ -1,4 +1,4 @@
-"""What is special about the smaller APIs behind the stand-in for Google Cloud's control plane."""
+"""Special cases of the smaller APIs in the stand-in for Google Cloud's control plane."""
 
 import json
 import re
@@ -44,7 +44,7 @@ DEFAULTS: dict[str, Json] = {
 
 
 def begin(store: Store) -> None:
-    """The project as it is before anything was deployed."""
+    """Create the project as it is before a deployment."""
     store.resources[store.project_key] = {
         "projectNumber": NUMBER,
         "projectId": store.project,
@@ -80,7 +80,7 @@ def _purge(store: Store, request: Request, key: str) -> Answer:
 
 @special("POST", r"cloudtasks/projects/[^/]+/locations/[^/]+/queues/[^/]+/tasks")
 def _create_task(store: Store, request: Request, key: str) -> Answer:
-    """A task, if Cloud Tasks would take its name, headers and deadline: its REST reference, Task."""
+    """Create a task, if Cloud Tasks would accept its name, headers and deadline (REST reference, Task)."""
     store.get(key.removesuffix("/tasks"))
     task, path = request.body["task"], key.partition("/")[2]
     name = task.get("name", f"{path}/{store.number()}")
@@ -149,7 +149,7 @@ def _account(store: Store, key: str, sent: Json, before: Json) -> Json:
 
 @special("DELETE", r"iam/projects/[^/]+/serviceAccounts/[^/]+")
 def _delete_account(store: Store, request: Request, key: str) -> Answer:
-    """Its grants stay, to an account that is no more: a new one of the same name does not get them."""
+    """Delete an account; its grants stay with it, and a new account of that name does not get them."""
     account = store.get(key)
     member = f"serviceAccount:{account['email']}"
     for policy in store.policies.values():
@@ -204,7 +204,7 @@ def _versions(store: Store, request: Request, key: str) -> Answer:
 
 @shape("eventarc/triggers")
 def _trigger(store: Store, key: str, sent: Json, before: Json) -> Json:
-    """A trigger for uploads, with its topic and subscription; a new one needs what Eventarc checks."""
+    """Create a trigger with its topic and subscription, after the checks that Eventarc makes."""
     _, _, _, _, region, _, name = key.split("/")
     account = sent.get("serviceAccount", "").rsplit("/")[-1]
     store.act_as(account)
@@ -243,7 +243,7 @@ def _delete_trigger(store: Store, request: Request, key: str) -> None:
 
 @shape("cloudscheduler/jobs")
 def _job(store: Store, key: str, sent: Json, before: Json) -> Json:
-    """An HTTP job; Cloud Scheduler ends an address without a path with a slash."""
+    """Create an HTTP job; Cloud Scheduler appends a slash to a URL without a path."""
     target = sent.get("httpTarget", {})
     store.act_as(target.get("oidcToken", {}).get("serviceAccountEmail", ""))
     if re.fullmatch(r"https://[^/]+", target.get("uri", "")):
@@ -283,7 +283,7 @@ def _entries(store: Store, request: Request, key: str) -> Answer:
 
 @shape("monitoring/alertPolicies")
 def _alert(store: Store, key: str, sent: Json, before: Json) -> Json:
-    """An alert policy: it may only watch a metric from logs that there is."""
+    """Create an alert policy, whose log-based metrics must exist."""
     for name in re.findall(r"logging\.googleapis\.com/user/([\w./-]+)", json.dumps(sent)):
         if f"logging/projects/{store.project}/metrics/{name.replace('/', '%2F')}" not in store.resources:
             raise google("metric-unknown", metric=f"logging.googleapis.com/user/{name}")

@@ -1,4 +1,4 @@
-"""Cloud Run behind the stand-in for Google Cloud's control plane: services, revisions, builds, images."""
+"""Cloud Run in the stand-in for Google Cloud's control plane: services, revisions, builds, images."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from tests.support.cloud.control_plane_store import (
 
 @shape("run/services")
 def _service(store: Store, key: str, sent: Json, before: Json) -> Json:
-    """A service with what Cloud Run adds. A new template makes a revision, which is ready unless it fails."""
+    """Return a service with the fields that Cloud Run adds. A new template creates a revision."""
     _, _, _, _, region, _, name = key.split("/")
     sent_metadata: Json = sent.get("metadata", {})
     had: Json = before.get("metadata", {})
@@ -88,7 +88,7 @@ def _service(store: Store, key: str, sent: Json, before: Json) -> Json:
 
 
 def _trouble(store: Store, revision: str) -> str:
-    """Why this revision is not ready, or nothing."""
+    """Return why this revision is not ready, or an empty string."""
     return str(store.get(revision)["status"]["conditions"][0].get("message", ""))
 
 
@@ -121,7 +121,7 @@ def _fault(store: Store, template: Json) -> str:
 
 
 def _template(sent: Json) -> Json:
-    """The template of a revision with the values that Cloud Run gives where none is sent."""
+    """Return the template of a revision with Cloud Run's default values."""
     account = f"{NUMBER}-compute@developer.gserviceaccount.com"
     spec = {"containerConcurrency": 80, "timeoutSeconds": 300, "serviceAccountName": account}
     annotations = {"autoscaling.knative.dev/maxScale": "100"}
@@ -176,9 +176,9 @@ def _add_revision(store: Store, service: str, name: str, template: Json, fault: 
 
 @special("PUT POST", r"run/projects/[^/]+/locations/[^/]+/services(/[^/:]+)?")
 def _change_service(store: Store, request: Request, key: str) -> Answer:
-    """A revision that fails does not make the request fail: the service says so in its conditions.
+    """Create or change a service. A failed revision does not fail the request: the conditions report it.
 
-    A newer gcloud (578) asks before it builds whether the service could be made: nothing is kept of that.
+    Before a build, gcloud 578 sends a dry run, which is not stored.
     """
     if request.dry:
         return 200, request.body
@@ -205,7 +205,7 @@ def _delete_revision(store: Store, request: Request, key: str) -> None:
 
 
 def _selected(store: Store, collection: str, selector: str) -> list[Json]:
-    """What is in a collection with these labels, as `name = value,name=value`; the newest first."""
+    """Return the resources of a collection with these labels, `name = value,name=value`, the newest first."""
     pairs = [[word.strip(" =") for word in pair.split("=", 1)] for pair in selector.split(",") if pair]
     labels = {(name, value) for name, value in pairs}
     return [one for one in store.list(collection)[::-1] if labels <= set(one["metadata"]["labels"].items())]
@@ -213,7 +213,7 @@ def _selected(store: Store, collection: str, selector: str) -> list[Json]:
 
 @special("GET", r"run/projects/[^/]+/locations/[^/]+/(services|revisions)")
 def _list(store: Store, request: Request, key: str) -> Answer:
-    """Of a region, or with `-` of all that answer: discovery document of run v1, ListServicesResponse."""
+    """List a region, or with `-` all that respond: discovery document of run v1, ListServicesResponse."""
     items = _selected(store, key, request.query.get("labelSelector", ""))
     if "/locations/-/" not in key or not store.unreachable:
         return 200, {"items": items, "metadata": {}}
@@ -224,7 +224,7 @@ def _list(store: Store, request: Request, key: str) -> Answer:
 
 @special("POST", r"run/projects/[^/]+/locations/[^/]+/operations/[^/]+:wait")
 def _wait(store: Store, request: Request, key: str) -> Answer:
-    """The change of a service, by its number among the service's annotations: it is over."""
+    """Return the operation of a service's change, which is finished."""
     parent, _, number = key.rpartition("/operations/")
     [service] = [
         one
@@ -237,9 +237,9 @@ def _wait(store: Store, request: Request, key: str) -> Answer:
 
 @special("GET", r"ew//gallery/")
 def _gallery(store: Store, request: Request, key: str) -> Answer:
-    """A stranger gets 401 of the function, where Google checks no caller or lets everybody in, else 403.
+    """Answer an anonymous request: 401 by the function if Google does not check callers, otherwise 403.
 
-    Identity-Aware Proxy, which is asked first, sends them to where they sign in, and marks its answers:
+    Identity-Aware Proxy, which comes first, redirects to its sign-in page and marks its responses:
     docs.cloud.google.com/iap/docs/query-parameters-and-headers-howto (2026-11).
     """
     name = request.host.partition("-a1b2c3d4e5-")[0]
@@ -264,7 +264,7 @@ def _repository(store: Store, key: str, sent: Json, before: Json) -> Json:
 
 @special("PATCH", r"artifactregistry/projects/[^/]+/locations/[^/]+/repositories/[^/]+")
 def _update_repository(store: Store, request: Request, key: str) -> Answer:
-    """The one change of this API that is answered with the resource."""
+    """Update a repository; unlike other changes of this API, the response is the resource."""
     return 200, store.put(key, merged(request, store.get(key)))
 
 
@@ -276,7 +276,7 @@ def _builder(store: Store, request: Request, key: str) -> Answer:
 
 @special("POST", r"run/projects/[^/]+/locations/[^/]+/builds:submit")
 def _submit(store: Store, request: Request, key: str) -> Answer:
-    """Build what was uploaded; the operation is done, or has failed where it has to."""
+    """Build the uploaded source; return an operation that has finished or failed."""
     body, identity = request.body, str(uuid.uuid4())
     region, error = key.split("/")[4], store.failure
     source = body["storageSource"]

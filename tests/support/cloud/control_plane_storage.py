@@ -1,4 +1,4 @@
-"""Cloud Storage and Cloud SQL behind the stand-in for Google Cloud's control plane."""
+"""Cloud Storage and Cloud SQL in the stand-in for Google Cloud's control plane."""
 
 import base64
 import hashlib
@@ -103,7 +103,7 @@ def _layout(store: Store, request: Request, key: str) -> Answer:
 
 @special("GET", r"storage/b/[^/]+/o")
 def _objects(store: Store, request: Request, key: str) -> Answer:
-    """A list in order of names, in which what lies deeper than the delimiter is named by its folder."""
+    """List objects by name; deeper ones are represented by their folder if there is a delimiter."""
     store.get(key.removesuffix("/o"))
     prefix, delimiter = request.query.get("prefix", ""), request.query.get("delimiter", "")
     items, prefixes = [], set()
@@ -118,7 +118,7 @@ def _objects(store: Store, request: Request, key: str) -> Answer:
 
 @special("POST PUT", r"storage/b/[^/]+/o")
 def _upload(store: Store, request: Request, key: str) -> Answer:
-    """An object: its metadata and content in one body, or metadata first and content in a session."""
+    """Store an object: metadata and content in one body, or the content in an upload session."""
     store.get(key.removesuffix("/o"))
     how, name, content = request.query.get("uploadType"), request.query.get("name", ""), request.body
     if how == "resumable" and request.method == "POST":
@@ -161,7 +161,7 @@ def _download(store: Store, request: Request, key: str) -> Answer | None:
 
 
 def archives(store: Store) -> list[list[str]]:
-    """The names in each archive that was uploaded to be built, in order."""
+    """Return the file names in each archive that was uploaded for a build, in order."""
     return [
         sorted(zipfile.ZipFile(io.BytesIO(content)).namelist())
         for key, content in store.uploads
@@ -171,7 +171,7 @@ def archives(store: Store) -> list[list[str]]:
 
 @shape("sqladmin/instances")
 def _instance(store: Store, key: str, sent: Json, before: Json) -> Json:
-    """A Cloud SQL instance, with the database and the user that each has from the start."""
+    """Create a Cloud SQL instance with its initial database and user."""
     name = key.rsplit("/")[-1]
     if not before:
         store.put(f"{key}/databases/postgres", {"name": "postgres", "charset": "UTF8"})
@@ -211,7 +211,7 @@ def _of_instance(store: Store, key: str, sent: Json, before: Json) -> Json:
 
 @special("POST PUT PATCH DELETE", r"sqladmin/projects/[^/]+/instances.*")
 def _sql(store: Store, request: Request, key: str) -> Answer:
-    """Every change of Cloud SQL is answered with an operation of its own shape."""
+    """Return an operation in the format of Cloud SQL."""
     error: Any = store.failure
     if not error and key.endswith("/import"):
         name = request.body["importContext"]["uri"].removeprefix("gs://").partition("/")

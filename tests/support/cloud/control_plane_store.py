@@ -1,4 +1,4 @@
-"""The store behind the stand-in for Google Cloud's control plane: requests, refusals, resources, policies."""
+"""The store of the stand-in for Google Cloud's control plane: requests, errors, resources, policies."""
 
 import base64
 import datetime as dt
@@ -42,7 +42,7 @@ TO_ENABLE = {
 
 
 class Refusal(Exception):
-    """An answer that is an error: its HTTP status, a message, Google's reason, and google.rpc's code."""
+    """An error response: HTTP status, message, Google's reason, and google.rpc's code."""
 
     def __init__(self, status: int, message: str, reason: str = "", code: str = "", **metadata: str) -> None:
         super().__init__(message)
@@ -60,7 +60,7 @@ class Refusal(Exception):
 
 
 def google(name: str, **values: str) -> Refusal:
-    """The refusal in Google's words, as infra/cloud/gcloud/claims.toml has them, with its source and date."""
+    """Return the error with Google's message from infra/cloud/gcloud/claims.toml."""
     [claim] = [each for each in CLAIMS if each.name == name]
     message = claim.example.format(**values)
     return Refusal(claim.status or FAILED, message, claim.reason, claim.code)
@@ -89,12 +89,12 @@ class Request:
 
     @property
     def api(self) -> str:
-        """Which API: `run`, also where the host is that of a region, europe-west1-run.googleapis.com."""
+        """Return the API: `run`, also for a regional host, europe-west1-run.googleapis.com."""
         return self.host.split(".")[0].rpartition("-")[2]
 
     @property
     def verb(self) -> str:
-        """The custom method, as `addVersion` in `secrets/x:addVersion`, or nothing."""
+        """Return the custom method, `addVersion` in `secrets/x:addVersion`, or an empty string."""
         path = unquote(self.path).removesuffix(self.project)  # an id may have a colon: example.com:my-project
         found = re.search(r":([a-zA-Z]+)$", path) if self.api != "storage" else None
         return found[1] if found else ""
@@ -110,13 +110,13 @@ class Request:
 
     @property
     def writes(self) -> bool:
-        """Whether it asks for a change."""
+        """Return whether it asks for a change."""
         reads = self.verb in READS or self.path.endswith("entries:list") or self.dry
         return self.method != "GET" and not reads
 
     @property
     def dry(self) -> bool:
-        """Whether it only asks if this change would be taken: dryRun of Cloud Run's API."""
+        """Return whether it is a dry run: dryRun of Cloud Run's API."""
         return self.query.get("dryRun") == "all"
 
 
@@ -127,7 +127,7 @@ SHAPES: dict[str, Shape] = {}
 
 
 def special(methods: str, pattern: str) -> Callable[[Special], Special]:
-    """Register the answer to what matches by method and `key:verb`; None leaves it to the usual one."""
+    """Register a handler by method and `key:verb`; if it returns None, the default handler answers."""
 
     def register(function: Special) -> Special:
         SPECIALS.append((methods, re.compile(pattern), function))
@@ -137,7 +137,7 @@ def special(methods: str, pattern: str) -> Callable[[Special], Special]:
 
 
 def shape(collection: str) -> Callable[[Shape], Shape]:
-    """Register what the server makes of a resource of `api/collection`: from key, new and present state."""
+    """Register how the server completes a resource of `api/collection`, from key, new and present state."""
 
     def register(function: Shape) -> Shape:
         SHAPES[collection] = function
@@ -162,7 +162,7 @@ class Store:
         self._numbers = itertools.count(1)
 
     def answer(self, request: Request) -> Answer:
-        """The special answer to this request, or the usual one."""
+        """Return the response of the special or default handler."""
         service = f"{request.api}.googleapis.com"
         if request.api in TO_ENABLE and f"serviceusage/projects/{self.project}/services/{service}" not in (
             self.resources
@@ -177,7 +177,7 @@ class Store:
         return self._usual(request)
 
     def _usual(self, request: Request) -> Answer:
-        """What most APIs do with a path, whose parts are by turns a collection and an id in it."""
+        """Answer as most APIs do for a path of alternating collections and ids."""
         key, method, verb, body = request.key, request.method, request.verb, request.body or {}
         if verb in ("getIamPolicy", "setIamPolicy"):
             return 200, self.policy(key, body["policy"] if verb == "setIamPolicy" else None)
@@ -211,12 +211,12 @@ class Store:
         return self.resources[key]
 
     def list(self, collection: str) -> list[Json]:
-        """The resources right in a collection; a part of the path that is `-` stands for any."""
+        """Return the direct resources of a collection; `-` in the path matches any part."""
         pattern = "/".join("[^/]+" if part == "-" else re.escape(part) for part in collection.split("/"))
         return [value for key, value in self.resources.items() if re.fullmatch(rf"{pattern}/[^/]+", key)]
 
     def put(self, key: str, resource: Json, new: bool = False) -> Json:
-        """Create or replace a resource, and add what the server adds."""
+        """Create or replace a resource, with the fields that the server adds."""
         if new and key in self.resources:
             raise Refusal(409, f"Resource '{key.partition('/')[2]}' already exists.")
         api, *_, collection, _ = key.split("/")
@@ -226,14 +226,14 @@ class Store:
         return self.resources[key]
 
     def delete(self, key: str) -> None:
-        """Delete a resource with all that is in it and its policy."""
+        """Delete a resource with its children and its policy."""
         tables: tuple[dict[str, Any], ...] = (self.resources, self.policies, self.payloads)
         for table in tables:
             for name in [name for name in table if name == key or name.startswith(f"{key}/")]:
                 del table[name]
 
     def policy(self, key: str, new: Json | None = None) -> Json:
-        """The IAM policy of a resource; a new one must carry the etag of the present one, or none."""
+        """Get or set the IAM policy of a resource; a new one must have the present etag, or none."""
         if not key.startswith("iap/"):  # Identity-Aware Proxy keeps them by name, also of what is gone
             self.get(key)
         present = self.policies.setdefault(key, {"version": 1, "etag": self.etag(), "bindings": []})
@@ -253,16 +253,16 @@ class Store:
 
     @property
     def domain(self) -> str:
-        """What the addresses of the project's service accounts end in."""
+        """Return the domain of the project's service accounts."""
         return f"{'.'.join(reversed(self.project.split(':')))}.iam.gserviceaccount.com"
 
     def account_exists(self, email: str) -> bool:
-        """False for what would be a service account of the project and is not one."""
+        """Return False for the address of a missing service account of the project."""
         ours = email.endswith(f"@{self.domain}") and not email.startswith("deleted:")
         return not ours or f"iam/projects/{self.project}/serviceAccounts/{email}" in self.resources
 
     def act_as(self, email: str) -> None:
-        """Google refuses whoever can't act as a service account, and so one that there is not."""
+        """Refuse if the service account is missing, as Google does for callers who cannot act as it."""
         if email and not self.account_exists(email):
             raise google("acts-as", account=email)
 
@@ -272,7 +272,7 @@ class Store:
         return any(binding["role"] == role and member in binding["members"] for binding in bindings)
 
     def operation(self, key: str, response: Json | None = None) -> Json:
-        """An operation on the resource of this key, which is done, or has failed where it has to."""
+        """Return an operation on the resource of this key, which has finished or failed."""
         api, path = key.split("/", 1)
         place = re.match(r"projects/[^/]+(/locations/[^/]+)?", path)
         identity = str(uuid.uuid4())
@@ -285,11 +285,11 @@ class Store:
         return self.operations[identity]
 
     def number(self) -> str:
-        """A number that was never given before."""
+        """Return an unused number."""
         return str(next(self._numbers))
 
     def etag(self) -> str:
-        """An opaque text that was never given before."""
+        """Return an unused opaque string."""
         return base64.b64encode(f"BwX{next(self._numbers):08d}".encode()).decode()
 
     @staticmethod
@@ -303,13 +303,13 @@ def _as_sent(store: Store, key: str, sent: Json, before: Json) -> Json:
 
 
 def stamped(store: Store, sent: Json, before: Json) -> Json:
-    """A resource as sent, with etag, uid and times."""
+    """Return a resource with etag, uid and times."""
     added = {"uid": before.get("uid", str(uuid.uuid4())), "etag": store.etag(), "updateTime": store.now()}
     return sent | added | {"createTime": before.get("createTime", added["updateTime"])}
 
 
 def defaults(values: Json, given: Json) -> Json:
-    """What is given, with these values where none is."""
+    """Return the values, with these defaults."""
     nested = {
         name: defaults(values[name], value)
         for name, value in given.items()
@@ -319,7 +319,7 @@ def defaults(values: Json, given: Json) -> Json:
 
 
 def merged(request: Request, present: Json) -> Json:
-    """What an update makes of a resource."""
+    """Return the resource after an update."""
     body, mask = request.body or {}, request.query.get("updateMask")
     if "updateMask" in body:  # and the resource in the other field
         [(_, body)], mask = [part for part in body.items() if part[0] != "updateMask"], body["updateMask"]
@@ -346,7 +346,7 @@ def patched(present: Any, patch: Any) -> Any:
 
 
 def _plural(collection: str) -> str:
-    """The name of the list in the answer to a request for a collection."""
+    """Return the name of the list in the response for a collection."""
     api, name = collection.split("/")[0], collection.rsplit("/")[-1]
     if api in ("run", "storage", "sqladmin"):
         return "items"
@@ -354,7 +354,7 @@ def _plural(collection: str) -> str:
 
 
 def _chosen_id(request: Request) -> str:
-    """The id that a request gives to what it creates, or nothing where the server gives it."""
+    """Return the id that a request chooses for a new resource; empty if the server assigns it."""
     for name, value in request.query.items():
         if name.endswith("Id") and name != "requestId":
             return value

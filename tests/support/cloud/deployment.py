@@ -1,4 +1,4 @@
-"""A deployment as a test meets it: the real tool and the real gcloud against Google's stand-in."""
+"""A deployment for tests: the real tool and the real gcloud against Google's stand-in."""
 
 import os
 import pickle
@@ -36,7 +36,7 @@ NOTHING += ["COMMANDS", "PROJECT", "REGION", "YES"]
 
 @dataclass(frozen=True)
 class Ran:
-    """A command that ran: its exit status, what it printed, and the requests that asked for a change."""
+    """The result of a command: exit status, output, and the requests that ask for a change."""
 
     status: int
     out: str
@@ -49,7 +49,7 @@ class Ran:
 
 
 class Deployment:
-    """A copy of the project with functions that are small, and a project of Google's stand-in."""
+    """A copy of the repository with small functions, and a project in Google's stand-in."""
 
     def __init__(self, folder: Path, plane: ControlPlane) -> None:
         self.plane = plane
@@ -71,7 +71,7 @@ class Deployment:
         return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
 
     def commit(self, message: str) -> str:
-        """Commit what is there; the seven characters that name it."""
+        """Commit the working tree, and return seven characters of the commit."""
         self.git("add", "functions")
         self.git("commit", "-qm", message)
         return self.git("rev-parse", "HEAD")[:7]
@@ -80,7 +80,7 @@ class Deployment:
         return source.read(self.root)
 
     def environment(self, **variables: str) -> dict[str, str]:
-        """What a command finds, with these variables besides the usual ones; an empty one is unset."""
+        """Return the environment of a command with these additional variables; empty ones are unset."""
         environment = {name: value for name, value in os.environ.items() if name not in NOTHING}
         environment |= self.plane.environment | {"PROJECT": self.plane.project} | USUAL | variables
         environment = {name: value for name, value in environment.items() if value}
@@ -88,13 +88,13 @@ class Deployment:
         return environment
 
     def run_script(self, text: str, **variables: str) -> None:
-        """Run a shell script in the folder of the copy, as a person would."""
+        """Run a shell script in the folder of the copy."""
         script = self.root / "script.sh"
         script.write_text(text)
         subprocess.run(["sh", str(script)], cwd=self.root, env=self.environment(**variables), check=True)  # noqa: S607
 
     def make(self, command: str, **variables: str) -> Ran:
-        """What `make COMMAND` does."""
+        """Run `make COMMAND` and return the result."""
         before = len(self.plane.writes)
         ran = subprocess.run(
             [sys.executable, "-m", "infra.cloud", command],
@@ -111,7 +111,7 @@ class Deployment:
         return Ran(ran.returncode, ran.stdout, ran.stderr, self.plane.writes[before:])
 
     def typed(self, command: str, answer: str) -> str:
-        """What a person sees who types a command of the guide, and answers what it asks."""
+        """Type a command of the guide at a terminal, answer its question, and return the output."""
         program = self.root / "bin" / "make"
         if not program.exists():
             program.parent.mkdir()
@@ -126,7 +126,7 @@ class Deployment:
         return shown
 
     def deployed(self, **variables: str) -> Ran:
-        """`make deploy`, which must succeed."""
+        """Run `make deploy`, which must succeed."""
         ran = self.make("deploy", **variables)
         assert ran.status == 0, ran.out[-2000:] + ran.error
         return ran
@@ -141,11 +141,11 @@ class Deployment:
         return container
 
     def variables(self, name: str) -> dict[str, str]:
-        """The variables of a function that are no secrets."""
+        """Return the variables of a function that are not secrets."""
         return {each["name"]: each["value"] for each in self.container(name)["env"] if "value" in each}
 
     def rights(self, key: str) -> set[tuple[str, str]]:
-        """Who has which role on a resource: `dropcap-analyze` has `storage.objectUser`."""
+        """Return account and role of each grant on a resource: `dropcap-analyze`, `storage.objectUser`."""
         return {
             (member.partition(":")[2].partition("@")[0] or member, binding["role"].removeprefix("roles/"))
             for binding in self.plane.policies.get(key, {"bindings": []})["bindings"]
@@ -154,20 +154,20 @@ class Deployment:
 
 
 def save(plane: ControlPlane, file: Path) -> None:
-    """Keep all that there is in the stand-in."""
+    """Save the state of the stand-in."""
     part = file.with_suffix(".part")
     part.write_bytes(pickle.dumps({name: getattr(plane, name) for name in STATE}))
     part.rename(file)
 
 
 def load(plane: ControlPlane, file: Path) -> None:
-    """Put all that was kept into a stand-in."""
+    """Load a saved state into a stand-in."""
     for name, value in pickle.loads(file.read_bytes()).items():  # noqa: S301  our own
         setattr(plane, name, value)
 
 
 def once(made: Path) -> bool:
-    """Whether this process is the one that has to make it; the others wait until it is made or has failed."""
+    """Return whether this process must create it; others wait until it is created or has failed."""
     if made.exists():
         return False
     taken = made.with_suffix(".taken")

@@ -1,7 +1,7 @@
-"""Google's own schemas, which every request that gcloud sends to the stand-in, and every answer, must fit.
+"""Validate gcloud's requests and the stand-in's responses against Google's own schemas.
 
-They are the discovery documents that google-api-python-client ships; nothing else of it is used. Unknown
-methods, unknown fields, wrong types and values that an enumeration lacks are faults.
+The schemas are the discovery documents of google-api-python-client; nothing else of it is used. Unknown
+methods, unknown fields, wrong types and unknown enumeration values are errors.
 """
 
 import functools
@@ -28,7 +28,7 @@ DOCUMENTS = FOLDER / "discovery_cache" / "documents"
 
 @dataclass(frozen=True)
 class Method:
-    """One method of an API: its verb, its path as a pattern, what it takes and what it answers."""
+    """One method of an API: its verb, path pattern, request and response."""
 
     verb: str
     path: re.Pattern[str]
@@ -68,7 +68,7 @@ def _methods(document: Any) -> Iterator[Method]:
 
 
 def faults(request: Request, status: int, answer: Any) -> list[str]:
-    """Return in what a request and its answer are not what Google documents."""
+    """Return the differences between a request, its response, and Google's documentation."""
     if not request.host.endswith("googleapis.com"):
         return []
     path = re.sub(rf"/{re.escape(request.project)}(?=[/:]|$)", "/project", request.path)

@@ -1,10 +1,10 @@
-"""A gcloud that is already awake: the real one, imported once, forked for each call.
+"""Run the real gcloud faster: import it once, and fork a process for each call.
 
-Most of the second that a gcloud command takes goes into starting Python, importing, and building the tree of
-commands; tests make thousands of calls. `WarmGcloud` starts one process with gcloud's own Python and code,
-and makes a folder with a small `gcloud` to be first on PATH. That program hands its words, folder,
-environment and standard streams to a fork of the process, and ends with the fork's exit status. Flags,
-output and requests are the real gcloud's.
+A gcloud command spends most of its second on starting Python, importing, and building the tree of commands,
+and tests make thousands of calls. `WarmGcloud` starts one process with gcloud's own Python and code,
+and creates a folder with a small program `gcloud` for PATH. That program passes its arguments, folder,
+environment and standard streams to a fork of the process, and exits with the fork's status. Flags, output and
+requests are the real gcloud's.
 
 This file runs in three places: as a module of the tests, as the process that serves (in gcloud's Python) and
 as the program that calls; so its top imports only what the last, which runs most often, needs.
@@ -31,10 +31,9 @@ PYTHON = os.path.join("platform", "bundledpythonunix", "bin", "python3")
 
 
 class WarmGcloud:
-    """A context manager; inside, `folder` holds a program `gcloud` that is quick.
+    """A context manager that provides `folder` with a fast program `gcloud`.
 
-    `temporary` is an empty folder. Where this machine's gcloud is not laid out as expected, `folder` holds a
-    link to the plain one.
+    `temporary` is an empty folder. If this machine's gcloud has another layout, `folder` has a link to it.
     """
 
     def __init__(self, temporary: str) -> None:
@@ -83,7 +82,7 @@ class WarmGcloud:
 
 
 def call(address: str, words: list[str]) -> int:
-    """Let the gcloud that listens at this address run these words here; its exit status."""
+    """Run these arguments with the gcloud at this address, and return its exit status."""
     variables = [f"{name}={value}" for name, value in os.environ.items()]
     message = b"\0".join(map(os.fsencode, [os.getcwd(), str(len(words)), *words, *variables]))
     streams = b"".join(number.to_bytes(4, sys.byteorder) for number in range(STREAMS))
@@ -133,7 +132,7 @@ def serve(address: str, root: str) -> None:
 
 
 def _learn(cli: "Any", lesson: bytes) -> None:
-    """What one fork had to import, and the command that it was, the next ones find there."""
+    """Load the imports and the command of one fork, so that later forks have them."""
     import importlib
     from contextlib import suppress
 
@@ -148,7 +147,7 @@ def _learn(cli: "Any", lesson: bytes) -> None:
 
 
 def _as_new(cli: "Any") -> "Any":
-    """The tree of commands, with what depends on the environment as if it were built in this fork."""
+    """Return the tree of commands, with its environment-dependent parts rebuilt for this fork."""
     core = "googlecloudsdk.core"
     sys.modules[f"{core}.configurations.named_configs"].ActivePropertiesFile.Invalidate()
     sys.modules[f"{core}.log"].AddFileLogging(sys.modules[f"{core}.config"].Paths().logs_dir)
@@ -156,7 +155,7 @@ def _as_new(cli: "Any") -> "Any":
 
 
 def _run(main: "Callable[[], None]", root: str, link: "socket.socket", lesson: "socket.socket") -> None:
-    """In a fork: be the gcloud that was called, send its exit status, and end."""
+    """Run gcloud in a fork, send its exit status, and exit."""
     import atexit
     import itertools
     import socket
@@ -210,7 +209,7 @@ def _run(main: "Callable[[], None]", root: str, link: "socket.socket", lesson: "
 
 
 def _usual(root: str) -> dict[str, str]:
-    """The variables that gcloud's own start script sets."""
+    """Return the variables that gcloud's start script sets."""
     return {
         "CLOUDSDK_ROOT_DIR": root,
         "CLOUDSDK_PYTHON": os.path.join(root, PYTHON),

@@ -81,9 +81,9 @@ def rows_of(outcome: Outcome, lease_token: str, settings: Settings) -> tuple[Out
 
 def dispose(upload: Upload, services: Services) -> None:
     """Dispose of the source of an upload whose outcome is committed, once each output is stored."""
-    fate = "never stored"
+    disposition = "never stored"
     if upload.in_bucket:
-        fate = "gone"
+        disposition = "gone"
         recorded = services.analyses.result(upload.id)
         stored = True
         if recorded:
@@ -93,9 +93,9 @@ def dispose(upload: Upload, services: Services) -> None:
             erasure.unpublish(upload, services.buckets)  # by a delivery that crashed before it could reject
         pages = read(PictureFacts, recorded.get("picture")).pages if recorded else 1
         if stored and pages > 1 and services.settings.source == "delete":
-            fate = "kept"  # the other pages are not published
+            disposition = "kept"  # the other pages are not published
             problem = f"It has {pages:,} pages, and only the largest is published."
             logger.warning("the source is kept", extra={"event": "source_kept", "problem": problem})
         elif stored:
-            fate = services.buckets.dispose(upload, analyzed=recorded is not None)
-    services.leases.finish(upload, fate)
+            disposition = services.buckets.dispose(upload, analyzed=recorded is not None)
+    services.leases.finish(upload, disposition)

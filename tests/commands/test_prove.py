@@ -117,7 +117,7 @@ def test_what_was_never_analyzed_is_lost(outside: Outside) -> None:
     path = next(SAMPLES.glob("*.jpg"))
     sample = Sample("ana/a.jpg", "JPEG", path, 1, 1)
     outside.upload(sample)
-    assert outside.fate(sample).state == "lost"
+    assert outside.outcome(sample).state == "lost"
 
 
 def test_the_uploads_are_of_every_kind_and_size_and_the_same_for_a_seed() -> None:

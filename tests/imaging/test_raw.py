@@ -141,9 +141,11 @@ def test_pages_linked_in_a_ring_are_each_read_once() -> None:
     assert len([*tiff.directories(within)]) == 1
 
 
-@pytest.mark.parametrize(("source", "left", "fate"), [("delete", 1, "kept"), ("archive", 0, "archived")])
+@pytest.mark.parametrize(
+    ("source", "left", "disposition"), [("delete", 1, "kept"), ("archive", 0, "archived")]
+)
 def test_a_source_with_pages_that_are_not_published_is_never_deleted(
-    start: Start, capfd: pytest.CaptureFixture[str], source: str, left: int, fate: str
+    start: Start, capfd: pytest.CaptureFixture[str], source: str, left: int, disposition: str
 ) -> None:
     app = start(SOURCE=source, RECEIPTS="1")
     data = encoded(quadrants(60, 40), "TIFF", save_all=True, append_images=[quadrants()])
@@ -154,11 +156,11 @@ def test_a_source_with_pages_that_are_not_published_is_never_deleted(
     said = capfd.readouterr().out
     assert ("It has 2 pages, and only the largest is published." in said) == bool(left)
     assert rows("SELECT result->'picture'->'pages', result->'picture'->'width' FROM analyses") == [[2, 120]]
-    assert rows("SELECT source_fate FROM receipts") == [[fate]]
+    assert rows("SELECT source_fate FROM receipts") == [[disposition]]
     assert app.deliver(app.upload("ana/one.tif", encoded(quadrants(), "TIFF"), "image/tiff")) == 200
     assert len(app.objects(app.uploads)) == left
     assert app.sweep() == app.sweep() == NOTHING
-    assert rows("SELECT source_fate FROM receipts WHERE id = :id", id=upload.id) == [[fate]]
+    assert rows("SELECT source_fate FROM receipts WHERE id = :id", id=upload.id) == [[disposition]]
     assert delete(app, upload.id).status_code == HTTPStatus.OK
     assert app.objects(app.uploads) == {}
     assert app.sweep() == NOTHING

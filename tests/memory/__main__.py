@@ -94,7 +94,7 @@ def dropcap(asked: argparse.Namespace, samples: Sequence[Sample], console: Conso
                 for sample in track(samples, "uploads to Dropcap", console=console)
             ]
         results = [
-            Result(sample, delivery, outside.fate(sample))
+            Result(sample, delivery, outside.outcome(sample))
             for sample, delivery in zip(samples, deliveries, strict=True)
         ]
     return Way.of("Dropcap", results, platform)
@@ -115,7 +115,7 @@ def naive(asked: argparse.Namespace, samples: Sequence[Sample], console: Console
             try:
                 for sample in track(samples, "uploads to the naive way", console=console):
                     delivery = platform.deliver(outside.upload(sample))
-                    results.append(Result(sample, delivery, outside.naive_fate(sample, delivery.answered)))
+                    results.append(Result(sample, delivery, outside.naive_outcome(sample, delivery.answered)))
             except StackError as failed:
                 problem = str(failed)
     return Way.of(f"naive, first {len(samples)}", results, platform, problem)

@@ -19,7 +19,7 @@ FROM uploads u LEFT JOIN analyses a USING (id) WHERE u.name = :name
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class Outcome:
     """What became of an upload: `analyzed`, `rejected` with its code, or `lost`; and why."""
 
     state: str
@@ -43,26 +43,26 @@ class Outside(BackingServices):
         with closing(connect_to_schema(self.database_url)) as connection:
             connection.run("UPDATE uploads SET lease_until = now()")
 
-    def fate(self, sample: Sample) -> Fate:
+    def outcome(self, sample: Sample) -> Outcome:
         """What became of an upload, by the database's word and by what lies in the buckets."""
         with closing(connect_to_schema(self.database_url)) as connection:
             rows = connection.run(ROWS, name=sample.name) or []
         if [row[1] for row in rows] != ["done"]:
-            return Fate("lost", why=f"in the database it is {[row[1] for row in rows] or 'unknown'}")
+            return Outcome("lost", why=f"in the database it is {[row[1] for row in rows] or 'unknown'}")
         [[upload, _, code, reason, result]] = rows
         missing = self._missing(upload, sample, code, result)
         if missing:
-            return Fate("lost", code, missing)
+            return Outcome("lost", code, missing)
         if code:
-            return Fate("rejected", code, reason)
-        return Fate("analyzed", decoder=result["picture"]["decoder"])
+            return Outcome("rejected", code, reason)
+        return Outcome("analyzed", decoder=result["picture"]["decoder"])
 
-    def naive_fate(self, sample: Sample, answered: bool) -> Fate:
+    def naive_outcome(self, sample: Sample, answered: bool) -> Outcome:
         """What became of an upload to naive.py, which writes its smallest picture last."""
         if not answered:
-            return Fate("lost", why="it was never acknowledged")
+            return Outcome("lost", why="it was never acknowledged")
         published = self.client.bucket(self.settings.pictures_bucket).get_blob(f"{sample.name}/200.webp")
-        return Fate("analyzed" if published else "rejected")
+        return Outcome("analyzed" if published else "rejected")
 
     def _missing(self, upload: UUID, sample: Sample, code: str, result: Mapping[str, Any] | None) -> str:
         """What is not as it should be, or nothing."""

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.memory.instance import Delivery, Platform
-from tests.memory.outside import Fate
+from tests.memory.outside import Outcome
 from tests.memory.uploads import Sample
 
 NO_ROOM = "needs_too_much_memory"
@@ -23,22 +23,22 @@ class Result:
 
     sample: Sample
     delivery: Delivery
-    fate: Fate
+    outcome: Outcome
 
     @property
     def wrong(self) -> str:
         """Why this is not what should have become of it; empty where it is. A lack of memory is honest."""
         expected = self.sample.expected
-        if self.fate.state == "lost":
-            return f"lost: {self.fate.why}"
-        if self.fate.code in (expected, NO_ROOM):
+        if self.outcome.state == "lost":
+            return f"lost: {self.outcome.why}"
+        if self.outcome.code in (expected, NO_ROOM):
             return ""
-        return f"{self.fate.code or 'analyzed'}, not {expected or 'analyzed'}: {self.fate.why}"
+        return f"{self.outcome.code or 'analyzed'}, not {expected or 'analyzed'}: {self.outcome.why}"
 
     def to_json(self) -> dict[str, Any]:
         sample, delivery = self.sample, asdict(self.delivery)
         size = {"width": sample.width, "height": sample.height, "bytes": sample.path.stat().st_size}
-        return {"name": sample.name, "kind": sample.kind} | size | delivery | asdict(self.fate)
+        return {"name": sample.name, "kind": sample.kind} | size | delivery | asdict(self.outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,12 @@ class Way:
     def summary(self) -> dict[str, Any]:
         """The figures of the table by their names in the JSON; seconds are of what was analyzed."""
         deliveries = [result.delivery for result in self.results]
-        seconds = [each.delivery.seconds for each in self.results if each.fate.state == "analyzed"] or [0.0]
+        seconds = [each.delivery.seconds for each in self.results if each.outcome.state == "analyzed"] or [
+            0.0
+        ]
         p50, p95 = np.percentile(seconds, (50, 95))
-        states = [result.fate.state for result in self.results]
-        no_room = sum(result.fate.code == NO_ROOM for result in self.results)
+        states = [result.outcome.state for result in self.results]
+        no_room = sum(result.outcome.code == NO_ROOM for result in self.results)
         return {
             "uploads": len(self.results),
             "analyzed": states.count("analyzed"),
@@ -92,7 +94,7 @@ class Way:
 def failures(way: Way) -> list[str]:
     """Why this way is not proven; empty where it is."""
     wrong = [f"{each.sample.name} ({each.sample.kind}) {each.wrong}" for each in way.results if each.wrong]
-    none = not any(result.fate.state == "analyzed" for result in way.results)
+    none = not any(result.outcome.state == "analyzed" for result in way.results)
     killed = [f"The kernel killed {way.kills} times."] * bool(way.kills)
     return [*killed, *["Nothing was analyzed."] * none, *wrong]
 
@@ -116,8 +118,8 @@ def show(console: Console, ways: Sequence[Way]) -> None:
     console.print(table)
     _show_kinds(console, ways[0])
     for result in ways[0].results:
-        if result.fate.code == NO_ROOM:
-            console.print(f"No room for {result.sample.name} ({result.sample.kind}): {result.fate.why}")
+        if result.outcome.code == NO_ROOM:
+            console.print(f"No room for {result.sample.name} ({result.sample.kind}): {result.outcome.why}")
 
 
 def _show_kinds(console: Console, way: Way) -> None:
@@ -126,8 +128,8 @@ def _show_kinds(console: Console, way: Way) -> None:
         table.add_column(name, justify="left" if name in ("kind", "decoders") else "right")
     for kind in dict.fromkeys(result.sample.kind for result in way.results):
         of = [result for result in way.results if result.sample.kind == kind]
-        no_room = [result for result in of if result.fate.code == NO_ROOM]
-        decoders = {result.fate.decoder for result in of} - {""}
+        no_room = [result for result in of if result.outcome.code == NO_ROOM]
+        decoders = {result.outcome.decoder for result in of} - {""}
         table.add_row(
             kind,
             str(len(of)),

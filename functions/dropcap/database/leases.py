@@ -113,7 +113,7 @@ DELETE FROM answers AS a USING ours WHERE a.upload_id = ours.id RETURNING 1
 # Mark the upload as done after its source was disposed of.
 FINISH = f"""
 UPDATE uploads SET state = '{UploadState.DONE}', finished_at = now(),
-  source_kept = CASE WHEN CAST(:fate AS text) <> '' THEN CAST(:fate AS text) = 'kept' END
+  source_kept = CASE WHEN CAST(:disposition AS text) <> '' THEN CAST(:disposition AS text) = 'kept' END
 WHERE id = :id AND {COMMITTED} RETURNING id
 """
 
@@ -225,13 +225,13 @@ class Leases:
         with self._released_later(upload, token):
             self._database.query(DISCARD, id=upload.id, token=token)
 
-    def finish(self, upload: Upload, fate: str = "") -> None:
+    def finish(self, upload: Upload, disposition: str = "") -> None:
         """Mark an upload as done after its source was disposed of. The reason of a rejection stays.
 
-        `fate` is what became of the source (receipts.py); empty if it is not known.
+        `disposition` is what became of the source (receipts.py); empty if it is not known.
         """
         sql = receipts.completed(FINISH) if self._database.settings.receipts else FINISH
-        self._database.query(sql, id=upload.id, fate=fate)
+        self._database.query(sql, id=upload.id, disposition=disposition)
 
     @contextmanager
     def _released_later(self, upload: Upload, token: str) -> Iterator[None]:

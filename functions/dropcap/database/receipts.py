@@ -98,10 +98,10 @@ def code() -> str:
 
 
 def completed(finish: str) -> str:
-    """Return the statement `finish`, extended so that it also completes the receipt with :fate."""
+    """Return the statement `finish`, extended so that it also completes the receipt with :disposition."""
     return (
-        f"WITH done AS ({finish}) UPDATE receipts AS r SET source_fate = :fate, "  # noqa: S608  our columns
-        "source_gone_at = CASE WHEN :fate <> 'kept' THEN now() END "
+        f"WITH done AS ({finish}) UPDATE receipts AS r SET source_fate = :disposition, "  # noqa: S608  our columns
+        "source_gone_at = CASE WHEN :disposition <> 'kept' THEN now() END "
         "FROM done WHERE r.id = done.id RETURNING r.id"
     )
 

@@ -63,7 +63,7 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
     def give(role: str, to: str, target: str, why: str, who: str = "", created_by: str = "") -> None:
         """Add a grant; `to` is a short name of a Dropcap account, or the address of a service agent."""
         member = f"serviceAccount:{to if '@' in to else config.account(to)}"
-        more = {"why": why, "region": config.region, "who": who, "born": created_by}
+        more = {"why": why, "region": config.region, "who": who, "created_by": created_by}
         made.append(Grant(name=f"roles/{role}", member=member, target=target, **more))
 
     functions, project = functions_of(config), f"project {config.project}"

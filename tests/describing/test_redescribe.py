@@ -44,4 +44,4 @@ def test_without_a_confirmation_nothing_is_marked(there: Deployment) -> None:
     there.plane.resources["entries"] = lines
     ran = there.make("redescribe", YES="")
     assert (ran.status, len(ran.writes)) == (1, 1)  # the pictures were counted
-    assert ran.error == "make redescribe: Have Gemini describe 2 pictures anew? Say so with YES=1.\n"
+    assert ran.error == "make redescribe: Have Gemini describe 2 pictures anew? Confirm with YES=1.\n"

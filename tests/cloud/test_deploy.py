@@ -221,7 +221,7 @@ def test_changed_code_is_built_and_named_for_its_commit_and_a_rollback_leads_bac
     first = {name: there.service(name)["status"]["latestReadyRevisionName"] for name in NAMES}
     refused = there.make("rollback")
     assert refused.status == 1
-    assert "no revision of other code" in refused.error
+    assert "no revision with other code" in refused.error
     (there.functions / "dropcap" / "new.py").write_text("")
     assert there.read_source().commit.endswith("-dirty")  # what is not committed says so
     commit = there.commit("second")
@@ -277,7 +277,7 @@ def test_doors_open_last_and_shut_first_and_what_is_not_declared_goes(there: Dep
     assert not [each for each in there.plane.policies.values() if "allUsers" in json.dumps(each)]
     url = there.service("gallery")["status"]["url"]
     assert f"gallery: {url}/gallery/\n" in opened.out
-    assert re.search(rf"oauthclient/{client}\?project={PROJECT} .*add {url}/gallery/sign-in\n", opened.out)
+    assert re.search(rf"oauthclient/{client}\?project={PROJECT}, .*add {url}/gallery/sign-in\n", opened.out)
     member = f"serviceAccount:dropcap-analyze@{PROJECT}.iam.gserviceaccount.com"
     too_much = {"role": "roles/storage.admin", "members": [member]}
     there.plane.policies[f"storage/b/{UPLOADS}"]["bindings"].append(too_much)

@@ -319,7 +319,7 @@ def test_identity_aware_proxy_is_on_before_its_account_may_call_and_off_before_a
     assert "AUDIENCE" not in stays
     off = there.deployed(AUTH="default", ALERTS="0", BUDGET="default")  # which needs the address, too
     watched = [key for key in there.plane.resources if key.startswith("monitoring/")]
-    assert [key.split("/")[3] for key in watched] == ["notificationChannels", "dashboards"]
+    assert sorted(key.split("/")[3] for key in watched) == ["dashboards", "notificationChannels"]
     assert "sent to ana@example.com" in there.make("plan", ALERTS="1").out  # the address is remembered
     first = [line.rpartition("/")[2] for line in off.lines[:2]]
     assert first == ["dropcap-gallery?alt=json", "dropcap-gallery:setIamPolicy?alt=json"]

@@ -31,8 +31,6 @@ RETIRED = {
     "witnesses": "consistency check",
     "zombies": "stale workers",
 }
-# By word: the identifiers that keep it, and why.
-ALLOWED: dict[str, dict[str, str]] = {}
 MOST_FILES = 15  # in a folder; a newcomer takes these in at a glance
 
 
@@ -79,15 +77,8 @@ def test_strings_and_comments_have_no_identifiers() -> None:
 
 @pytest.mark.parametrize("word", RETIRED)
 def test_no_identifier_has_a_retired_word(word: str) -> None:
-    allowed = ALLOWED.get(word, {})
-    found = [f"{place}: {name}" for name, place in names() if word in words(name) and name not in allowed]
+    found = [f"{place}: {name}" for name, place in names() if word in words(name)]
     assert not found, f"the standard term is {RETIRED[word]}"
-
-
-@pytest.mark.parametrize(("word", "name"), [(word, name) for word in ALLOWED for name in ALLOWED[word]])
-def test_each_exception_is_still_needed(word: str, name: str) -> None:
-    assert word in words(name)
-    assert name in {known for known, _ in names()}
 
 
 def test_no_folder_has_too_many_files() -> None:

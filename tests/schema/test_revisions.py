@@ -31,7 +31,8 @@ from tests.support.children import python_path
 from tests.support.database import released
 from tests.support.pages import DOCS
 
-TABLES_FILE, SETTINGS_FILE = (f"functions/dropcap/{name}.py" for name in ("tables", "settings"))
+SETTINGS_FILE = "functions/dropcap/settings.py"
+TABLES_FILES = ("functions/dropcap/database/schema/tables.py", "functions/dropcap/tables.py")  # and as it was
 USERS = ("ana", "bo")
 WAIT_S = 60
 COUNT = "SELECT count(*), count(DISTINCT id) FROM analyses"
@@ -52,13 +53,13 @@ def revision_before(scratch: Path) -> str:
     Merges count as one. Where there is none yet, the latest commit with such a schema.
     """
     latest = ""
-    for commit in (
-        git("log", "--first-parent", "--format=%H", "--", TABLES_FILE, SETTINGS_FILE).decode().split()
-    ):
+    log = git("log", "--first-parent", "--format=%H", "--", *TABLES_FILES, SETTINGS_FILE)
+    for commit in log.decode().split():
         if b"database_schema" not in git("show", f"{commit}:{SETTINGS_FILE}"):
             break
         latest = latest or commit
-        scratch.write_bytes(git("show", f"{commit}:{TABLES_FILE}"))
+        file = git("ls-tree", "--name-only", commit, "--", *TABLES_FILES).decode().strip()
+        scratch.write_bytes(git("show", f"{commit}:{file}"))
         if repr(runpy.run_path(str(scratch))["TABLES"]) != repr(TABLES):
             return commit
     else:

@@ -176,7 +176,7 @@ def test_unsigned_headers_are_ignored(app: App, issuer: Issuer) -> None:
 def test_a_browser_that_bypassed_the_proxy_gets_an_explanation(app: App) -> None:
     answer = app.gallery.get(HOME)
     assert (answer.status_code, answer.mimetype) == (401, "text/html")
-    assert "did not come through it" in answer.text
+    assert "did not pass through it" in answer.text
     assert "SIGN_IN_URL" not in answer.text
 
 

@@ -361,7 +361,7 @@ def test_what_gcloud_sets_it_reads_again_until_it_deletes_it(gcloud: Gcloud, sto
 def source(tmp_path: Path) -> Path:
     """Provide a folder with a function, and with files that must not be deployed."""
     folder = tmp_path / "functions"
-    for name in (".gcloudignore", "main.py", "dropcap/domain/upload.py", "dropcap/__pycache__/upload.pyc"):
+    for name in (".gcloudignore", "main.py", "dropcap/upload.py", "dropcap/__pycache__/upload.pyc"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("__pycache__/\n.gcloudignore\n")
     return folder
@@ -391,7 +391,7 @@ def test_a_function_is_built_from_what_its_folder_holds_and_described_as_it_was_
     make_secret(gcloud)
     gcloud.run(deploy(source, "a"))
     gcloud.run(deploy(source, "b"))
-    uploaded = ["dropcap/", "dropcap/domain/upload.py", "main.py"]
+    uploaded = ["dropcap/", "dropcap/upload.py", "main.py"]
     assert gcloud.plane.sources == [uploaded, uploaded]
 
     [build, _] = [request.body for request in gcloud.plane.writes if request.path.endswith("builds:submit")]

@@ -69,7 +69,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             print(_safe(_line(record)), flush=True)  # the framework replaces sys.stdout during requests
-        except Exception:
+        except Exception:  # as in the standard library's handlers: logging must not fail its caller
             self.handleError(record)
 
 

@@ -57,7 +57,7 @@ class Confidence:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The fields of `model.json` that the function reads."""
+    """A model's card: the fields of `model.json` that the function reads."""
 
     name: str
     revision: str

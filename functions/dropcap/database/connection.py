@@ -56,7 +56,7 @@ def connect(url: str, timeout_s: float = 10.0) -> Connection:
             raise DatabaseUnavailable("PostgreSQL offers no channel binding, which DATABASE_URL requires.")
         if address.role:
             connection.run(f"SET ROLE {identifier(address.role)}")
-    except BaseException:
+    except BaseException:  # also an interrupt: no connection may be left open
         connection.close()
         raise
     return connection

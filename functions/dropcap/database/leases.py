@@ -150,7 +150,7 @@ class Lease:
 
 
 class Leases:
-    """The leases of this process. Methods raise DatabaseUnavailable, as `Database` does."""
+    """Acquire, renew and end leases on uploads. Methods raise DatabaseUnavailable, as `Database` does."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -221,7 +221,7 @@ class Leases:
             self._database.query(RELEASE, id=upload.id, token=token)
 
     def discard(self, upload: Upload, token: str) -> None:
-        """Give up the lease on a posted picture that is rejected, and keep nothing of it but its crashes."""
+        """Delete the row of a rejected posted picture, or only release its lease if crashes are counted."""
         with self._released_later(upload, token):
             self._database.query(DISCARD, id=upload.id, token=token)
 
@@ -238,7 +238,7 @@ class Leases:
         """Release the lease before the next `acquire` if the block fails."""
         try:
             yield
-        except BaseException:
+        except BaseException:  # also an interrupt: the answer may be lost, and the statement committed
             self._unreleased[token] = upload
             raise
 

@@ -37,7 +37,7 @@ MARKDOWN = re.compile(r"([\\`*_\[\]<>&!|~])")
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """The bar of a stage: resident MB at its end, over several pictures the `median` and the maximum (`mb`).
+    """A stage's bar: resident MB at its end; over several pictures, their `median` and maximum (`mb`).
 
     `seconds` is None if unknown. `x`, `width`, `y` and `median_y` are in % of the chart.
     """

@@ -43,7 +43,7 @@ class State:
 
 
 class Queue(Protocol):
-    """The queue for uploads. `put` returns whether one is new; once `stopping` is set, it does not retry."""
+    """A queue of uploads. `put` returns whether one is new; it does not retry once `stopping` is set."""
 
     stopping: threading.Event
 

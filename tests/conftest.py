@@ -41,6 +41,8 @@ ROOM = 2**30  # bytes: a server of a test worker takes less than 200 MB
 # What the tests start: 0.3 s less each (sitecustomize.py), and nobody compiles what another has compiled.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(QUICK), os.environ.get("PYTHONPATH"))))
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+for variable in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # `make test`: a make in a test is not a part of it
+    os.environ.pop(variable, None)
 logs.configure()  # as the functions do at their start
 
 

@@ -138,7 +138,6 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
     made = Copy(tmp_path)
     monkeypatch.setattr(captioner, "ROOT", made.root)
     monkeypatch.setattr(captioner, "MODEL_FOLDER", made.model)
-    monkeypatch.setenv("MAKEFLAGS", "")  # make may run the tests
     return made
 
 
@@ -240,7 +239,7 @@ def test_make_run_hands_on_a_model_that_is_named_on_its_command_line_and_no_othe
         return subprocess.run(
             command,
             cwd=ROOT,
-            env=os.environ | {"MAKEFLAGS": ""} | variables,
+            env=os.environ | variables,
             capture_output=True,
             text=True,
             check=True,

@@ -43,7 +43,7 @@ def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         [*command, *words],
         cwd=folder,
         env={
-            key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MODEL", "RESOLUTION")
+            key: value for key, value in os.environ.items() if key not in ("MODEL", "RESOLUTION")
         },
         capture_output=True,
         text=True,

@@ -63,7 +63,7 @@ def environment_of(target: str, *words: str, **environment: str) -> dict[str, st
     shown = f'{sys.executable} -c "import json, os; print(json.dumps(dict(os.environ)))"'
     ran = subprocess.run(
         ["make", "-f", DOCS.parent / "Makefile", "-o", ".venv/installed", target, f"RUN={shown}", *words],  # noqa: S607
-        env=os.environ | {"MAKEFLAGS": "", "MAKELEVEL": "0"} | environment,  # make may run the tests
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         check=True,
@@ -219,7 +219,6 @@ def test_make_hands_on_what_is_named_and_expands_nothing_in_it(
     given = [f"RUN={shown}", f"EXPORT={shown}", *(f"{name}={STRANGE}" for name in variables)]
     ran = subprocess.run(
         ["make", "-f", DOCS.parent / "Makefile", *old, target, *given],  # noqa: S607
-        env=os.environ | {"MAKEFLAGS": "", "MAKELEVEL": "0"},
         capture_output=True,
         text=True,
         check=True,

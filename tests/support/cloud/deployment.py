@@ -118,7 +118,7 @@ class Deployment:
             words = ["make", "-f", str(ROOT / "Makefile"), "-o", ".venv/installed", f"RUN={sys.executable}"]
             program.write_text(f'#!/bin/sh\nPATH=${{PATH#*:}} exec {shlex.join(words)} "$@"\n')
             program.chmod(0o700)
-        environment = self.environment(YES="", PROJECT="", MAKEFLAGS="", MAKELEVEL="")
+        environment = self.environment(YES="", PROJECT="")
         environment["PATH"] = f"{program.parent}:{environment['PATH']}"
         shown = terminal.typed(command, self.root, environment, answer)
         assert PASSWORD not in shown

@@ -1,10 +1,10 @@
 # `make help` lists the targets. Give settings on the command line: make run PORT=8090 SIZES=800,200
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-USE = run sweep model model-archive redescribe import
+USE = run reconcile model model-archive redescribe import
 DEPLOY = plan deploy verify backfill rollback logs open destroy
 DEVELOP = test lint lock audit train evaluate prove estimates bench bench-database chaos soak scaling samples screenshots
-.PHONY: help torture $(USE) $(DEPLOY) $(DEVELOP)
+.PHONY: help sweep torture $(USE) $(DEPLOY) $(DEVELOP)
 
 PORT ?= 8080
 STATE ?= .dropcap
@@ -76,8 +76,13 @@ run: .venv/installed ## start everything on this machine and drop pictures | MOD
 	    $(if $(STORAGE_PORT),--storage-port $(STORAGE_PORT)) $(if $(POSTGRES_PORT),--postgres-port $(POSTGRES_PORT)) \
 	    $(if $(filter command,$(origin MODEL)),--model=$(NAMED)) $(if $(SVG),--svg $(SVG)) $(if $(ONCE),--once) -- $(PICTURES)
 
-sweep: .venv/installed ## finish what no event finished in the stack of make run | STATE=.dropcap
+reconcile: .venv/installed ## finish what no event finished in the stack of make run | STATE=.dropcap
 	@$(RUN) -m infra.local.reconcile --state $(STATE)
+
+# Deprecated: `make reconcile` has the same options.
+sweep:
+	@echo "make: sweep is deprecated, use make reconcile" >&2
+	@$(MAKE) --no-print-directory reconcile
 
 test: .venv-dev/installed .venv-model/installed ## run all tests, in parallel | JOBS=3
 	@$(DEV) -m pytest -n $(JOBS) --dist worksteal

@@ -1,4 +1,4 @@
-"""`make sweep`: reconcile the running stack: finish each unfinished upload, whatever its age."""
+"""`make reconcile`: reconcile the running stack: finish each unfinished upload, whatever its age."""
 
 import argparse
 import shlex
@@ -11,48 +11,49 @@ import requests
 from infra import ROOT
 from infra.local import StackError
 
-TIMEOUT_S = 3600  # a sweep stops after SWEEP_S and the picture in progress
+TIMEOUT_S = 3600  # a run stops after SWEEP_S and the picture in progress
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Return the exit status: 0, or 1 if anything failed, with the reason in one line on stderr."""
-    parser = argparse.ArgumentParser(prog="make sweep", description="Finish what no event has finished.")
+    parser = argparse.ArgumentParser(prog="make reconcile", description="Finish what no event has finished.")
     parser.add_argument("--state", type=Path, default=ROOT / ".dropcap", help="folder of the run (.dropcap)")
     state = parser.parse_args(words).state
     try:
         print(_reconcile(state))
     except StackError as reason:
-        print(f"make sweep: {reason} (log: {state / 'logs' / 'functions.log'})", file=sys.stderr)
+        print(f"make reconcile: {reason} (log: {state / 'logs' / 'functions.log'})", file=sys.stderr)
         return 1
     return 0
 
 
 def _reconcile(state: Path) -> str:
-    """Run a sweep and return its counts in a line. Raises StackError if an upload failed."""
+    """Reconcile once and return the counts in one line. Raises StackError if an upload failed."""
     url = running(state)
     try:
         answer = requests.post(f"{url}/sweep?min_age_s=0", timeout=TIMEOUT_S)
     except requests.ConnectionError as lost:
         raise StackError(
-            "The functions died at an upload. That is counted: sweep again in LEASE_S."
+            "The functions crashed during an upload. The crash is counted: "
+            "run make reconcile again after LEASE_S."
         ) from lost
-    swept = answer.json()
+    counts = answer.json()
     if not answer.ok:
-        raise StackError(f"{swept['detail']} {swept['remedy']}")
-    found = "1 upload was" if swept["found"] == 1 else f"{swept['found']} uploads were"
-    said = (
-        f"{found} unfinished: {swept['done']} done, {swept['quarantined']} quarantined, "
-        f"{swept['failed']} failed, {swept['left']} left for the next sweep."
+        raise StackError(f"{counts['detail']} {counts['remedy']}")
+    found = "1 upload was" if counts["found"] == 1 else f"{counts['found']} uploads were"
+    summary = (
+        f"{found} unfinished: {counts['done']} done, {counts['quarantined']} quarantined, "
+        f"{counts['failed']} failed, {counts['left']} left for the next run."
     )
-    if described := swept.get("described"):
-        said += f" {described} described now that could not be before."
-    if stuck := swept.get("stuck"):
-        said += f" {stuck} can't be finished until somebody acts: see the log."
-    if not swept["complete"]:
-        said += " There was no time to look at everything: sweep again, or raise SWEEP_S."
-    if swept["failed"]:
-        raise StackError(said)
-    return said
+    if described := counts.get("described"):
+        summary += f" {described} pending {'description' if described == 1 else 'descriptions'} added."
+    if stuck := counts.get("stuck"):
+        summary += f" {stuck} can't be finished until somebody acts: see the log."
+    if not counts["complete"]:
+        summary += " Time ran out before everything was checked: run it again, or raise SWEEP_S."
+    if counts["failed"]:
+        raise StackError(summary)
+    return summary
 
 
 def running(state: Path) -> str:

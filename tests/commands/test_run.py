@@ -35,7 +35,7 @@ from dropcap.settings import Settings
 from infra import ROOT
 from infra.local import StackError, show
 from infra.local.process import free_port
-from infra.local.reconcile import main as sweep
+from infra.local.reconcile import main as reconcile
 from infra.local.results import Outcome, Results
 from infra.local.run import Failed, Run
 from infra.local.stack import Stack
@@ -422,19 +422,19 @@ def test_a_part_that_ends_is_named_with_its_log(state: Path) -> None:
             running.check()
 
 
-def test_make_sweep_finishes_what_lies_unfinished_and_says_so_in_a_line(
+def test_make_reconcile_finishes_what_lies_unfinished_and_says_so_in_a_line(
     stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with closing(Database(Settings(database_url=stack.database_url, lease_s=1))) as database:
         Leases(database).acquire(Upload("dropcap-uploads", "ana/gone.png", 1, 12))
         while database.query("SELECT 1 FROM uploads WHERE lease_until > now() AND state = 'claimed'"):
             time.sleep(0.1)
-    assert sweep(["--state", str(stack.state)]) == 0
+    assert reconcile(["--state", str(stack.state)]) == 0
     said = capsys.readouterr().out
-    assert said == "1 upload was unfinished: 1 done, 0 quarantined, 0 failed, 0 left for the next sweep.\n"
+    assert said == "1 upload was unfinished: 1 done, 0 quarantined, 0 failed, 0 left for the next run.\n"
 
 
-def test_make_redescribe_counts_asks_and_marks_and_a_sweep_does_it(
+def test_make_redescribe_counts_asks_and_marks_and_reconcile_does_it(
     stack: Stack, picture: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     posted = {"keep": "true", "user": "cleo"}
@@ -457,24 +457,26 @@ def test_make_redescribe_counts_asks_and_marks_and_a_sweep_does_it(
     monkeypatch.setenv("YES", "1")
     assert redescribe(there) == 0
     assert capsys.readouterr().out.startswith("1 marked")
-    assert sweep(there) == 0
-    assert "1 described now" in capsys.readouterr().out
+    assert reconcile(there) == 0
+    assert "1 pending description added" in capsys.readouterr().out
     monkeypatch.setenv("SINCE", "soon")
     assert redescribe(there) == 1
     assert "make redescribe: SINCE='soon' is not allowed" in capsys.readouterr().err
 
 
-def test_make_sweep_without_a_run_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_make_reconcile_without_a_run_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "env").write_text("export DROPCAP_URL=http://127.0.0.1:9\n")  # a run that was killed left it
     for folder in (tmp_path / "none", tmp_path):
-        assert sweep(["--state", str(folder)]) == 1
+        assert reconcile(["--state", str(folder)]) == 1
         said = capsys.readouterr().err
-        assert said.startswith(f"make sweep: Nothing runs in {folder}: start it with make run")
+        assert said.startswith(f"make reconcile: Nothing runs in {folder}: start it with make run")
         assert said.count("\n") == 1
 
 
 class Dying(BaseHTTPRequestHandler):
-    """Functions that answer until they are to sweep."""
+    """Functions that answer until they are to reconcile."""
 
     def do_GET(self) -> None:
         self.send_error(400)
@@ -493,7 +495,7 @@ class Other(Dying):
 @pytest.mark.parametrize(
     ("command", "functions", "said"),
     [
-        (sweep, Dying, "make sweep: The functions died at an upload."),
+        (reconcile, Dying, "make reconcile: The functions crashed during an upload."),
         (redescribe, Dying, "make redescribe: The functions gave no answer that can be read (log: "),
         (redescribe, Other, "make redescribe: The functions gave no answer that can be read (log: "),
     ],
@@ -526,7 +528,8 @@ def test_make_help_has_a_line_for_each_target() -> None:
     targets = re.sub(r"\$\((\w+)\)", lambda name: variables[name[1]], phony)
     lines = make("help")
     listed = re.findall(r"^  make ([\w-]+) +\S", lines, re.MULTILINE)
-    assert sorted([*listed, "help", "torture"]) == sorted(targets.split())  # itself and a deprecated alias
+    aliases = ["sweep", "torture"]  # deprecated
+    assert sorted([*listed, "help", *aliases]) == sorted(targets.split())
 
 
 def test_make_passes_its_words_on() -> None:

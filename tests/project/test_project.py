@@ -92,6 +92,12 @@ def test_make_torture_warns_and_gives_its_options_to_make_chaos() -> None:
     assert printed.endswith("\npython -m tests.chaos --seed 7 --kills 50\n")
 
 
+def test_make_sweep_warns_and_makes_reconcile() -> None:
+    printed = made("--dry-run", "sweep", "RUN=python", "STATE=elsewhere").stdout
+    assert 'echo "make: sweep is deprecated, use make reconcile" >&2' in printed
+    assert printed.endswith("\npython -m infra.local.reconcile --state elsewhere\n")
+
+
 def test_the_architecture_page_lists_the_layers_of_the_import_contract_in_their_order() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     [layers] = [contract["layers"] for contract in contracts if contract["type"] == "layers"]

@@ -42,9 +42,7 @@ def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*command, *words],
         cwd=folder,
-        env={
-            key: value for key, value in os.environ.items() if key not in ("MODEL", "RESOLUTION")
-        },
+        env={key: value for key, value in os.environ.items() if key not in ("MODEL", "RESOLUTION")},
         capture_output=True,
         text=True,
         check=False,

@@ -106,7 +106,7 @@ def test_a_deferred_description_replaces_a_demonstration_caption(app: App) -> No
     app.deliver(app.upload(f"ana/{NAME}", PICTURE))
     rows("UPDATE analyses SET describe_after = now()")
     app = app.restarted(GEMINI_MODEL=UP)
-    assert app.sweep()["described"] == 1
+    assert app.reconcile()["described"] == 1
     known = result()
     assert known["caption"] == known["captions"]["gemini"] != CAPTION
     assert known["agreement"] is None
@@ -118,7 +118,7 @@ def test_a_deferred_description_replaces_a_demonstration_caption(app: App) -> No
 def test_results_without_the_demo_field_are_recognized_by_the_model_name(app: App) -> None:
     app.deliver(app.upload(f"ana/{NAME}", PICTURE))
     rows("UPDATE analyses SET describe_after = now(), result = result #- '{sources,blip,demo}'")
-    assert app.restarted(GEMINI_MODEL=UP).sweep()["described"] == 1
+    assert app.restarted(GEMINI_MODEL=UP).reconcile()["described"] == 1
     assert result()["caption"] != CAPTION
 
 
@@ -202,7 +202,7 @@ def test_a_low_confidence_caption_is_stored_nowhere_and_the_record_has_the_reaso
         assert known["caption"] == known["alt_text"] == ""
         rows("UPDATE analyses SET describe_after = now()")
         app = app.restarted(GEMINI_MODEL=UP)
-        assert app.sweep()["described"] == 1
+        assert app.reconcile()["described"] == 1
     assert "too low for the caption to be shown" in [*pages(app)][1]
     [row] = table(export(app, "csv").data)
     assert (row["confidence"], row["low_confidence"], row["notice"]) == (str(blip["confidence"]), "true", "")

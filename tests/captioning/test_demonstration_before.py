@@ -59,7 +59,7 @@ def test_a_user_alt_text_is_kept(app: App) -> None:
 
 
 def test_gemini_replaces_it_as_caption_and_alt_text(app: App) -> None:
-    assert app.restarted(GEMINI_MODEL=UP).sweep()["described"] == 1
+    assert app.restarted(GEMINI_MODEL=UP).reconcile()["described"] == 1
     [row] = table(export(app, "csv").data)
     assert CAPTION not in (row["caption"], row["alt_text"])
     assert row["alt_text"]

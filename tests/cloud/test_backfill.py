@@ -22,9 +22,9 @@ import requests
 
 from infra.cloud.__main__ import main
 from infra.cloud.backfill.backlog import BATCH
-from tests.pipeline.test_healing import instance
 from tests.support.app import EVENT, ROOT, Start, event_of, hear_ctrl_c, rows, small_png
 from tests.support.cloud.control_plane import DROPPED, ControlPlane
+from tests.support.instances import instance
 
 PROJECT, REGION = "demo-project", "us-west1"  # found where nobody says it
 QUEUE = f"projects/{PROJECT}/locations/{REGION}/queues/dropcap-backfill"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from infra.cloud.monitoring import Values, alerts, metrics
-from tests.pipeline.test_healing import DIED, instance, lease_runs_out
-from tests.support.app import App, Start, rows, small_png
+from tests.support.app import App, Start, expire_leases, rows, small_png
+from tests.support.instances import CRASHED, instance
 from tests.support.messages import log_events
 
 PROJECT = "my-project"
@@ -169,7 +169,7 @@ def test_a_death_counts_by_its_stage_whether_or_not_it_is_the_last(start: Start,
     for _ in range(2):
         lease = app.services.leases.acquire(upload)
         assert app.services.leases.heartbeat(upload, lease.token, "open", 512)
-        lease_runs_out()
+        expire_leases()
     assert app.deliver(upload) == HTTPStatus.OK
     found = written()
     assert found["deaths"] == [({"stage": "open"}, 1)]
@@ -179,7 +179,7 @@ def test_a_death_counts_by_its_stage_whether_or_not_it_is_the_last(start: Start,
 def test_a_worker_that_is_killed_counts_by_gunicorns_words(start: Start, tmp_path: Path) -> None:
     app = start()
     with instance(tmp_path) as function:
-        assert function.deliver(app.upload("ana/a.png", small_png() + b"kill")) == DIED
+        assert function.deliver(app.upload("ana/a.png", small_png() + b"kill")) == CRASHED
         assert app.objects(app.uploads)  # and the server is there again
         assert function.deliver(app.upload("ana/b.png", small_png())) == HTTPStatus.OK
         lines = function.log.read_text().splitlines()
@@ -222,13 +222,13 @@ def test_a_sweep_counts_with_what_it_found_and_says_whether_it_came_to_its_end(
     start: Start, written: Any
 ) -> None:
     app = start()
-    app.sweep()
+    app.reconcile()
     found = written()
     assert (found["swept"], found["sweep_found"]) == ([({"severity": "INFO"}, 1)], [({}, 0)])
     app = app.restarted(SWEEP_S="0")
     app.services.leases.acquire(app.upload("ana/a.png", small_png()))
-    lease_runs_out()
-    app.sweep()
+    expire_leases()
+    app.reconcile()
     found = written()
     assert (found["swept"], found["sweep_found"]) == ([({"severity": "WARNING"}, 1)], [({}, 1)])
 
@@ -239,7 +239,7 @@ def test_an_upload_that_fails_in_the_sweep_is_an_error_with_its_type(
     app = start()
     app.upload("ana/a.png", small_png())
     monkeypatch.setattr("dropcap.storage.buckets.Buckets.read", lambda *_: 1 / 0)
-    app.sweep()
+    app.reconcile()
     assert written()["errors"] == [({"error": "ZeroDivisionError"}, 1)]
 
 

@@ -62,7 +62,7 @@ def test_every_line_of_a_delivery_has_its_trace_and_upload(
     app = app.restarted(GEMINI_MODEL="fault-503")
     redescribe(app, mark=True)
     capfd.readouterr()
-    app.sweeper.post("/", headers={"traceparent": PARENT})
+    app.sweep.post("/", headers={"traceparent": PARENT})
     written = lines(capfd.readouterr().out)
     assert {line.get("logging.googleapis.com/trace") for line in written} == {TRACE}
     assert [line["upload"] for line in written if "attempt" in line] == [str(upload.id)]

@@ -77,12 +77,12 @@ def test_the_row_of_an_upload_without_a_picture_goes_in_time(
     app = start(RECEIPTS="1")
     upload = kind(app)
     age(YOUNG)
-    app.sweep()
+    app.reconcile()
     assert stored("uploads") == {"uploads": 1}
     assert app.deliver(upload) == 200  # too late, and it changes nothing
     before = rows("SELECT * FROM receipts")
     age(OLD - YOUNG)
-    app.sweep()
+    app.reconcile()
     assert stored("uploads") == {"uploads": 0}
     assert len(rows("SELECT * FROM receipts")) == len(before)
 
@@ -91,7 +91,7 @@ def test_a_picture_that_is_there_keeps_its_row_and_can_be_deleted_after_any_time
     app = start(RECEIPTS="1")
     upload = analyzed(app)
     age(10 * OLD)
-    app.sweep()
+    app.reconcile()
     assert stored("uploads", "analyses", "receipts") == {"uploads": 1, "analyses": 1, "receipts": 1}
     assert app.deliver(upload) == 200
     assert rows("SELECT attempts FROM uploads") == [[1]]
@@ -108,11 +108,11 @@ def test_a_source_that_was_kept_is_never_taken_again(start: Start, later: str) -
     age(10 * OLD)
     app = app.restarted(SOURCE=later)
     for _ in range(2):
-        assert app.sweep() == {"complete": True}
+        assert app.reconcile() == {"complete": True}
     assert stored("uploads") == {"uploads": 2}
     assert len(app.objects(app.uploads)) == 2
     rows("UPDATE uploads SET source_kept = NULL")
-    assert app.sweep() == {"complete": True}
+    assert app.reconcile() == {"complete": True}
     assert stored("uploads") == {"uploads": 2}
 
 

@@ -164,14 +164,8 @@ def asked(app: App) -> dict[str, Any]:
     found["answer"] = entry.get_or_acquire(database, uuid.UUID(int=1), 10, 0)
     chosen = {"user": "", "since": START, "all": True, "model": "", "prompt": "", "language": ""}
     found["redescribe"] = database.query(redescribe.COUNT, after=uuid.UUID(int=0), batch=10, **chosen)
-    found["swept"] = app.sweep()
-    for table in (
-        "analyses",
-        "documents",
-        "progress_days",
-        "progress_hours",
-        "progress_totals",
-    ):
+    found["swept"] = app.reconcile()
+    for table in ("analyses", "documents", "progress_days", "progress_hours", "progress_totals"):
         rows = database.query(f"SELECT to_jsonb(t)::text FROM {table} AS t ORDER BY 1")  # noqa: S608
         found[table] = rows
     found["vocabulary"] = [

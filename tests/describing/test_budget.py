@@ -214,7 +214,7 @@ def test_over_the_cap_blips_caption_is_recorded_and_the_description_follows_on_a
     Image.new("RGB", (60, 40), "blue").save(blue := io.BytesIO(), "PNG")
     late = app.upload("ana/b.png", blue.getvalue())
     assert app.deliver(late) == HTTPStatus.OK
-    assert app.sweep() == {"complete": True}
+    assert app.reconcile() == {"complete": True}
     result = app.services.analyses.result(late.id) or {}
     assert result["sources"]["gemini"]["problem"] == str(
         BudgetExhausted("the day's budget for Gemini is spent (DAILY_CALLS, DAILY_MONEY)")
@@ -223,7 +223,7 @@ def test_over_the_cap_blips_caption_is_recorded_and_the_description_follows_on_a
     assert rows("SELECT describe_tries FROM analyses WHERE describe_after IS NOT NULL") == [[0]]
     assert requests_of(gemini_url, key) == 1
     rows("UPDATE spending SET day = day - 1")
-    assert app.sweep() == {"described": 1, "complete": True}
+    assert app.reconcile() == {"described": 1, "complete": True}
 
 
 def test_without_a_cap_no_usage_is_stored(start: Start) -> None:

@@ -41,7 +41,7 @@ def make_due() -> None:
 
 
 def redescribe(app: App, **chosen: object) -> dict[str, Any]:
-    answer = app.sweeper.post("/", json={"redescribe": chosen})
+    answer = app.sweep.post("/", json={"redescribe": chosen})
     assert answer.status_code == HTTPStatus.OK, answer.text
     return dict(answer.get_json())
 
@@ -64,12 +64,12 @@ def test_blips_caption_is_recorded_while_gemini_is_down_and_a_sweep_adds_the_des
     in_gallery(app, f"{upload.id}/edit", alt_text="Mine")
     search = "/gallery/?user=ana&q=stand-in"
     assert str(upload.id) not in app.gallery.get(search).text
-    assert app.sweep() == DONE | {"not_described": 1}
-    assert app.sweep() == DONE  # the next try is not due
+    assert app.reconcile() == DONE | {"not_described": 1}
+    assert app.reconcile() == DONE  # the next try is not due
     make_due()
     app = app.restarted(GEMINI_MODEL=UP)
-    assert app.sweep() == DONE | {"described": 1}
-    assert app.sweep() == DONE
+    assert app.reconcile() == DONE | {"described": 1}
+    assert app.reconcile() == DONE
 
     then = result(app, upload.id)
     assert "not Gemini. It received a JPEG picture of 60 x 40 px, mainly red" in then["description"]
@@ -94,7 +94,7 @@ def test_retries_back_off_exponentially_and_end_after_a_week(start: Start) -> No
     waited = []
     for _ in range(MAX_TRIES):
         make_due()
-        assert app.sweep() == DONE | {"not_described": 1}
+        assert app.reconcile() == DONE | {"not_described": 1}
         waited += rows("SELECT extract(epoch FROM describe_after - now())::int FROM analyses")
     assert [round(seconds, -2) for [seconds] in waited[:3]] == [300, 600, 1200]
     assert waited[-1] == [None]
@@ -108,7 +108,7 @@ def test_a_picture_that_gemini_blocks_is_not_retried(start: Start) -> None:
     upload = app.upload("ana/a.png", small_png())
     app.deliver(upload)
     assert not result(app, upload.id)["describe_later"]
-    assert app.sweep() == DONE
+    assert app.reconcile() == DONE
 
 
 def test_a_picture_deleted_while_being_described_stays_deleted(
@@ -124,7 +124,7 @@ def test_a_picture_deleted_while_being_described_stays_deleted(
         return data
 
     monkeypatch.setattr(Buckets, "read_published", deleted)
-    assert app.sweep() == DONE
+    assert app.reconcile() == DONE
     assert rows("SELECT count(*) FROM analyses") == rows("SELECT count(*) FROM answers") == [[0]]
 
 
@@ -153,9 +153,9 @@ def test_redescribe_selects_pictures_of_another_prompt_or_model_and_changes_only
     assert redescribe(app) == {"pictures": 2, "marked": False, "after": None}
     assert redescribe(app, all=True)["pictures"] == 3
     assert redescribe(app, since="2999-01-01T00:00Z")["pictures"] == 0
-    assert app.sweep() == DONE  # counting marks nothing
+    assert app.reconcile() == DONE  # counting marks nothing
     assert redescribe(app, owner="ana", mark=True) == {"pictures": 1, "marked": True, "after": None}
-    assert app.sweep() == DONE | {"described": 1}
+    assert app.reconcile() == DONE | {"described": 1}
     models = [result(app, each.id)["provenance"]["gemini"]["model"] for each in (older, other)]
     assert models == [UP, "gemini-3.5-pro"]
     assert redescribe(app)["pictures"] == 1
@@ -168,7 +168,7 @@ def test_a_deferred_description_is_in_the_language_of_the_upload(start: Start) -
     assert result(app, upload.id)["language"] == "en"  # BLIP's
     app = app.restarted(GEMINI_MODEL=UP)
     make_due()
-    assert app.sweep() == DONE | {"described": 1}
+    assert app.reconcile() == DONE | {"described": 1}
     then = result(app, upload.id)
     assert then["language"] == then["named_language"] == "de"
     assert then["caption"] == then["captions"]["gemini"]  # BLIP's is in English
@@ -189,12 +189,12 @@ def test_a_later_unsafe_verdict_unpublishes_the_picture_and_quarantines_its_larg
     assert len(published) == 4
     app = app.restarted(GEMINI_MODEL=model, SAFETY="low")
     assert redescribe(app, mark=True)["pictures"] == 1
-    assert app.sweep() == DONE | {"not_described": 1}
+    assert app.reconcile() == DONE | {"not_described": 1}
     assert app.objects(app.pictures) == {}
     then = result(app, upload.id)
     assert (then["pictures"], then["safety"]["level"]) == ([], "high")
     assert not then["describe_later"]
-    assert app.sweep() == DONE
+    assert app.reconcile() == DONE
     [(name, copy)] = app.objects(app.quarantine).items()
     assert (name, copy.md5_hash) == (f"{upload.id}/40.webp", published[name].md5_hash)
     assert copy.metadata["dropcap-reason"] == "held_unsafe"
@@ -225,13 +225,13 @@ def test_unpublishing_an_unsafe_picture_is_retried_after_every_failure(
         rows(f"UPDATE analyses SET describe_after = now(), describe_tries = {MAX_TRIES}")  # noqa: S608
         with monkeypatch.context() as breaking:
             breaking.setattr(owner, part, broken)
-            assert app.sweep() == DONE | {"not_described": 1}
+            assert app.reconcile() == DONE | {"not_described": 1}
         assert len(result(app, upload.id)["pictures"]) == shown
         assert len(app.objects(app.pictures)) == 1
         assert rows("SELECT count(*) FROM analyses WHERE describe_after > now()") == [[1]]
     app = app.restarted(SAFETY="off", GEMINI_MODEL=DOWN)  # no more requests to Gemini
     make_due()
-    assert app.sweep() == DONE
+    assert app.reconcile() == DONE
     assert app.objects(app.pictures) == {}
     assert list(app.objects(app.quarantine)) == [f"{upload.id}/200.webp"]
     assert rows("SELECT count(*) FROM analyses WHERE describe_after IS NULL") == [[1]]
@@ -253,7 +253,7 @@ def test_no_quarantined_copy_is_left_if_the_user_deletes_the_picture_meanwhile(
         left.upload_from_string(data)  # the copy arrives after the deletion listed the objects
 
     monkeypatch.setattr(Buckets, "quarantine_published", beside_a_deletion)
-    assert app.sweep() == DONE | {"not_described": 1}
+    assert app.reconcile() == DONE | {"not_described": 1}
     assert app.objects(app.quarantine) == {}
 
 
@@ -267,9 +267,9 @@ def test_an_unsafe_picture_is_unpublished_only_after_its_upload_is_done(
         assert app.deliver(upload) == HTTPStatus.INTERNAL_SERVER_ERROR
     assert rows("SELECT state FROM uploads") == [["recorded"]]
     app = app.restarted(GEMINI_MODEL="fault-unsafe-high", SAFETY="low")
-    assert app.sweep() == DONE
+    assert app.reconcile() == DONE
     assert app.deliver(upload) == HTTPStatus.OK
-    assert app.sweep() == DONE | {"not_described": 1}
+    assert app.reconcile() == DONE | {"not_described": 1}
     assert app.objects(app.pictures) == {}
 
 
@@ -277,11 +277,11 @@ def test_a_sweep_stops_after_failures_of_gemini_but_not_after_failures_of_pictur
     app = start(**ONCE, GEMINI_MODEL=DOWN)
     for number in range(MAX_FAILURES + 1):
         app.deliver(app.upload(f"ana/{number}.png", small_png()))
-    assert app.sweep() == DONE | {"not_described": MAX_FAILURES}
+    assert app.reconcile() == DONE | {"not_described": MAX_FAILURES}
     for settings in ({"GEMINI_MODEL": "fault-malformed"}, {"GEMINI_MODEL": "fault-blocked", "SAFETY": "low"}):
         app = app.restarted(**settings)
         assert redescribe(app, all=True, mark=True)["pictures"] == MAX_FAILURES + 1
-        assert app.sweep() == DONE | {"not_described": MAX_FAILURES + 1}
+        assert app.reconcile() == DONE | {"not_described": MAX_FAILURES + 1}
 
 
 def test_the_response_stays_cached_if_the_row_is_marked_again_meanwhile(
@@ -297,7 +297,7 @@ def test_the_response_stays_cached_if_the_row_is_marked_again_meanwhile(
         return read(buckets, published)
 
     monkeypatch.setattr(Buckets, "read_published", marked)
-    assert app.sweep() == DONE | {"described": 1}
+    assert app.reconcile() == DONE | {"described": 1}
     assert rows("SELECT calls FROM spending") == [[2]]  # the first one failed
     assert result(app, upload.id)["usage"]["reused"]
 
@@ -316,7 +316,7 @@ def test_an_invalid_redescribe_request_is_refused_and_changes_nothing(start: Sta
     )
     for wrong in (*invalid, {"all": True, "mark": True, "owner": None}):
         body = json.dumps({"redescribe": wrong})
-        answer = app.sweeper.post("/", data=body, content_type="application/json")
+        answer = app.sweep.post("/", data=body, content_type="application/json")
         assert problem(answer, 400)["code"] == "bad_redescribe"
     assert rows("SELECT count(*) FROM analyses WHERE describe_after IS NULL") == [[1]]
     assert redescribe(app, all=True, mark=True)["pictures"] == 1  # a valid request would mark it

@@ -86,7 +86,7 @@ def test_pictures_that_can_never_be_described_do_not_block_the_others(start: Sta
         fault(app, upload)
     stored = set(app.objects(app.pictures))
     app = app.restarted(GEMINI_MODEL=UP)
-    assert app.sweep() == DONE | {"described": 1, "not_described": len(FAULTS)}
+    assert app.reconcile() == DONE | {"described": 1, "not_described": len(FAULTS)}
     assert result(app, whole.id)["sources"]["gemini"]["answered"]
     assert rows("SELECT count(*) FROM analyses WHERE describe_after IS NOT NULL") == [[0]]
     for upload in lost:
@@ -95,7 +95,7 @@ def test_pictures_that_can_never_be_described_do_not_block_the_others(start: Sta
         assert known["sources"]["gemini"]["problem"]
     assert "still stored" in result(app, lost[0].id)["sources"]["gemini"]["problem"]
     assert set(app.objects(app.pictures)) == stored  # a damaged record deletes nothing
-    assert app.sweep() == DONE
+    assert app.reconcile() == DONE
     damaged = 5  # whose record has no list of renditions
     assert redescribe(app, all=True, mark=True)["pictures"] == len(FAULTS) + 1 - damaged
 
@@ -106,7 +106,7 @@ def test_a_record_of_an_older_revision_without_newer_fields_is_described(start: 
     for part in ("sources", "provenance", "captions", "usage", "picture", "analyzed_at", "safety"):
         without(part)(app, upload)
     app = app.restarted(GEMINI_MODEL=UP)
-    assert app.sweep() == DONE | {"described": 1}
+    assert app.reconcile() == DONE | {"described": 1}
     assert "stand-in" in result(app, upload.id)["description"]
 
 
@@ -115,7 +115,7 @@ def test_the_next_rendition_is_described_if_the_largest_is_gone(start: Start) ->
     upload = upload_without_description(app, "a")
     blob(app, upload, "40").delete()
     app = app.restarted(GEMINI_MODEL=UP)
-    assert app.sweep() == DONE | {"described": 1}
+    assert app.reconcile() == DONE | {"described": 1}
     assert "20 x 13 px" in result(app, upload.id)["description"]
 
 
@@ -124,11 +124,11 @@ def test_a_missing_bucket_is_transient_and_the_picture_is_retried(start: Start) 
     upload = upload_without_description(app, "a")
     pictures = app.pictures
     app = app.restarted(GEMINI_MODEL=UP, PICTURES_BUCKET="not-there")
-    assert app.sweep() == DONE | {"not_described": 1}
+    assert app.reconcile() == DONE | {"not_described": 1}
     assert result(app, upload.id)["describe_later"]
     make_due()
     app = app.restarted(PICTURES_BUCKET=pictures)
-    assert app.sweep() == DONE | {"described": 1}
+    assert app.reconcile() == DONE | {"described": 1}
 
 
 def test_the_lease_outlasts_gemini_and_the_timeout_and_a_failure_schedules_an_early_retry(
@@ -147,7 +147,7 @@ def test_the_lease_outlasts_gemini_and_the_timeout_and_a_failure_schedules_an_ea
 
     with monkeypatch.context() as watching:
         watching.setattr(Buckets, "read_published", watched)
-        assert app.sweep() == DONE | {"not_described": 1}
+        assert app.reconcile() == DONE | {"not_described": 1}
     [[lease]] = leases
     assert lease > gemini_s + stage_s
     assert lease > timeout_s
@@ -180,7 +180,7 @@ def test_pictures_that_can_not_be_unpublished_do_not_block_the_others(
     app = app.restarted(GEMINI_MODEL="fault-unsafe-high", SAFETY="low", QUARANTINE_BUCKET="not-there")
     assert redescribe(app, mark=True)["pictures"] == MAX_FAILURES + 1
     capfd.readouterr()
-    assert app.sweep() == DONE | {"not_described": MAX_FAILURES + 1}
+    assert app.reconcile() == DONE | {"not_described": MAX_FAILURES + 1}
     assert rows("SELECT count(*) FROM analyses WHERE describe_after > now()") == [[MAX_FAILURES + 1]]
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     errors = [line for line in lines if line["severity"] == "ERROR"]

@@ -309,9 +309,7 @@ def test_google_genai_is_the_default(stand_in: FaultyGemini) -> None:
     assert "google.genai" in loaded({"gemini_endpoint": stand_in.url, "gemini_api_key": "key"})
 
 
-def test_the_log_says_once_that_support_of_google_generativeai_has_ended(
-    settings: dict[str, Any],
-) -> None:
+def test_the_log_says_once_that_support_of_google_generativeai_has_ended(settings: dict[str, Any]) -> None:
     again = f"Describer(Settings(**{settings!r})).describe(file.getvalue())"
     lines = after_a_picture(settings, again).splitlines()
     if settings["gemini_sdk"] == "google-genai":

@@ -196,9 +196,7 @@ def test_every_error_of_google_api_core_is_translated(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", errors_of(requests.exceptions), ids=lambda kind: kind.__name__)
-def test_every_error_of_requests_is_translated_and_network_errors_are_retried(
-    kind: type[Exception],
-) -> None:
+def test_every_error_of_requests_is_translated_and_network_errors_are_retried(kind: type[Exception]) -> None:
     unreadable = (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)
     passing = (requests.ConnectionError, requests.Timeout, *unreadable)
     error = kind.__new__(kind)
@@ -217,9 +215,7 @@ def test_every_error_of_google_genai_is_translated(kind: type[Exception]) -> Non
 
 
 @pytest.mark.parametrize("kind", errors_of(httpx2), ids=lambda kind: kind.__name__)
-def test_every_error_of_httpx_is_translated_and_network_errors_are_retried(
-    kind: type[Exception],
-) -> None:
+def test_every_error_of_httpx_is_translated_and_network_errors_are_retried(kind: type[Exception]) -> None:
     error = kind.__new__(kind)
     passing = (httpx2.TransportError, httpx2.DecodingError)
     assert translate("google-genai", error).retry_now is issubclass(kind, passing)

@@ -164,10 +164,10 @@ def test_an_invalid_response_is_never_cached_and_the_picture_is_described_later(
     assert cost[0] <= micro_usd <= cost[1]
     assert tokens == (0 if model == "fault-ok-error" else 2 * 258)
     assert now["usage"]["usd"] == pytest.approx(micro_usd / 1e6)
-    assert app.sweep() == DONE | {"not_described": 1}
+    assert app.reconcile() == DONE | {"not_described": 1}
     make_due()
     app = app.restarted(GEMINI_MODEL="gemini-3.5-flash-lite")
-    assert app.sweep() == DONE | {"described": 1}
+    assert app.reconcile() == DONE | {"described": 1}
     assert "red" in result(app, upload.id)["description"]
 
 
@@ -228,11 +228,11 @@ def test_invalid_responses_count_as_several_tries_and_the_old_description_stays(
     assert redescribe(app, mark=True)["pictures"] == 1
     # Nine tries from days on which Gemini was down: one more invalid response does not end the retries.
     rows("UPDATE analyses SET describe_tries = 9")
-    assert app.sweep() == DONE | {"not_described": 1}
+    assert app.reconcile() == DONE | {"not_described": 1}
     assert result(app, upload.id)["describe_later"]
     rows("UPDATE analyses SET describe_tries = 0, describe_after = now()")
     tries = 0
-    while app.sweep() == DONE | {"not_described": 1}:
+    while app.reconcile() == DONE | {"not_described": 1}:
         tries += 1
         make_due()
     assert tries == 5

@@ -13,8 +13,7 @@ from dropcap.errors import Rejected, SettingsError
 from dropcap.settings import Settings
 from dropcap.storage.buckets import Buckets
 from tests.gallery.test_edits import delete
-from tests.pipeline.test_healing import lease_runs_out
-from tests.support.app import App, Start, problem, rows, small_png
+from tests.support.app import App, Start, expire_leases, problem, rows, small_png
 
 UNREACHABLE = {"GEMINI_MODEL": "fault-404"}  # not retried
 ANSWERS = {"GEMINI_MODEL": "gemini-3.5-flash-lite"}
@@ -162,14 +161,14 @@ def test_a_picture_without_a_verdict_is_held_until_a_sweep_gets_one(start: Start
     [status] = app.gallery.get("/gallery/status", query_string=asked).get_json()["uploads"]
     assert (status["state"], status["code"], status["finished"]) == ("rejected", "held_no_verdict", False)
 
-    assert app.sweep() == {"complete": True}  # the hour is not over
-    lease_runs_out()
-    assert app.sweep() == {"found": 1, "left": 1, "complete": True}
+    assert app.reconcile() == {"complete": True}  # the hour is not over
+    expire_leases()
+    assert app.reconcile() == {"found": 1, "left": 1, "complete": True}
     assert rows(ROW) == [["held", "held_no_verdict", 2, []]]
 
     app = app.restarted(**ANSWERS)
-    lease_runs_out()
-    assert app.sweep() == {"found": 1, "done": 1, "complete": True}
+    expire_leases()
+    assert app.reconcile() == {"found": 1, "done": 1, "complete": True}
     assert rows(ROW) == [["done", "", 3, []]]
     [[result]] = rows("SELECT result FROM analyses")
     assert (result["safety"]["level"], result["language"]) == ("none", "de")
@@ -180,8 +179,8 @@ def test_a_picture_without_a_verdict_is_quarantined_after_three_days(start: Star
     app = start(SAFETY="low", **UNREACHABLE)
     app.deliver(app.upload("ana/a.png", small_png()))
     rows("UPDATE uploads SET created_at = now() - interval '3 days'")
-    lease_runs_out()
-    assert app.sweep() == {"found": 1, "quarantined": 1, "complete": True}
+    expire_leases()
+    assert app.reconcile() == {"found": 1, "quarantined": 1, "complete": True}
     assert rows(ROW) == [["done", "held_no_verdict", 2, []]]
     [copy] = app.objects(app.quarantine).values()
     assert copy.metadata["dropcap-reason"] == "held_no_verdict"
@@ -196,10 +195,10 @@ def test_days_of_other_failures_do_not_count_towards_the_three_days(start: Start
     rows("UPDATE uploads SET created_at = now() - interval '3 days'")
     assert app.deliver(upload) == 200
     assert rows(ROW) == [["held", "held_no_verdict", 2, []]]
-    lease_runs_out()
+    expire_leases()
     once_more = app.services.leases.acquire(upload)  # another failure now does not change that it was held
     app.services.leases.release(upload, once_more.token)
-    assert app.sweep() == {"found": 1, "quarantined": 1, "complete": True}
+    assert app.reconcile() == {"found": 1, "quarantined": 1, "complete": True}
 
 
 def test_a_user_can_delete_a_held_upload(start: Start) -> None:
@@ -247,7 +246,7 @@ def test_a_delivery_that_lost_its_lease_to_an_unsafe_verdict_leaves_nothing_publ
 
     def halted(self: Buckets, *given: Any) -> Rendition:
         monkeypatch.setattr(Buckets, "publish", publish)
-        lease_runs_out()
+        expire_leases()
         assert app.restarted(GEMINI_MODEL=found).deliver(upload) == 200
         return publish(self, *given)
 

@@ -64,11 +64,11 @@ def test_a_crash_at_any_step_keeps_the_old_description_until_the_new_one_is_stor
     with monkeypatch.context() as dying:
         dying.setattr(owner, step, killed)
         with pytest.raises(Killed):
-            app.sweep()
+            app.reconcile()
     assert {name: result(app, id)[name] for name in WORDS} == {name: before[name] for name in WORDS}
     rows("UPDATE answers SET lease_until = now() WHERE answer IS NULL")
     make_due()
-    assert app.sweep() == DONE | {"described": 1}
+    assert app.reconcile() == DONE | {"described": 1}
     assert result(app, id)["provenance"]["gemini"]["model"] == NEW
     assert requests_of(gemini_url, key_of(app)) == calls + asked
 
@@ -82,7 +82,7 @@ def test_a_picture_without_a_new_description_keeps_the_old_one(start: Start, mod
     app = app.restarted(GEMINI_MODEL=model)
     while rows("SELECT 1 FROM analyses WHERE describe_after IS NOT NULL"):
         make_due()
-        assert app.sweep() == DONE | {"not_described": 1}
+        assert app.reconcile() == DONE | {"not_described": 1}
     assert {name: result(app, id)[name] for name in WORDS} == {name: before[name] for name in WORDS}
 
 
@@ -103,13 +103,13 @@ def test_a_paid_description_is_stored_after_the_lease_expired_and_the_row_stays_
 ) -> None:
     app, id = described(start)
     change_row_while_describing(monkeypatch, "describe_after = now() + interval '1 hour', describe_tries = 3")
-    assert app.sweep() == DONE
+    assert app.reconcile() == DONE
     now = result(app, id)
     assert now["provenance"]["gemini"]["model"] == NEW
     assert now["describe_later"]
     assert rows("SELECT describe_after > now(), describe_tries FROM analyses") == [[True, 3]]
     make_due()
-    assert app.sweep() == DONE | {"described": 1}
+    assert app.reconcile() == DONE | {"described": 1}
     assert not result(app, id)["describe_later"]
 
 
@@ -127,7 +127,7 @@ def test_a_description_that_is_no_longer_wanted_replaces_nothing(
     app, id = described(start)
     before = result(app, id)
     change_row_while_describing(monkeypatch, change)
-    assert app.sweep() == DONE
+    assert app.reconcile() == DONE
     assert {name: result(app, id)[name] for name in WORDS} == {name: before[name] for name in WORDS}
 
 
@@ -162,6 +162,6 @@ def test_redescribing_all_does_not_discard_a_response_in_progress(
         return ask(self, *given)
 
     monkeypatch.setattr(Describer, "ask", during_redescribe)
-    assert app.sweep() == DONE | {"described": 1}
+    assert app.reconcile() == DONE | {"described": 1}
     assert requests_of(gemini_url, key_of(app)) == calls + 1
     assert result(app, id)["usage"]["reused"]

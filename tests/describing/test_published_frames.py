@@ -95,9 +95,9 @@ def test_a_verdict_on_one_frame_leaves_a_published_animation_unknown(start: Star
     for upload in (moving, still, unsafe):
         assert app.deliver(upload) == 200
     app = app.restarted(**SEES_RED)
-    answer = app.sweeper.post("/", json={"redescribe": {"mark": True}})
+    answer = app.sweep.post("/", json={"redescribe": {"mark": True}})
     assert answer.get_json()["pictures"] == 3
-    assert app.sweep() == {"described": 2, "not_described": 1, "complete": True}
+    assert app.reconcile() == {"described": 2, "not_described": 1, "complete": True}
     levels = [(app.services.analyses.result(each.id) or {})["safety"]["level"] for each in (moving, still)]
     assert levels == ["unknown", "none"]
     assert not any(str(unsafe.id) in name for name in app.objects(app.pictures))

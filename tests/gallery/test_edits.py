@@ -9,8 +9,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from dropcap.domain.upload import Upload
-from tests.pipeline.test_healing import lease_runs_out
-from tests.support.app import App, Start, problem, rows, small_png
+from tests.support.app import App, Start, expire_leases, problem, rows, small_png
 
 OWN = {"Sec-Fetch-Site": "same-origin"}
 JSON = OWN | {"Accept": "application/json"}
@@ -136,7 +135,7 @@ def test_a_deleted_picture_leaves_no_trace_and_no_event_brings_it_back(start: St
         told = traces(app).replace(f"UUID('{upload.id}')", "", 1)
         assert not [word for word in ("beach", "ana", str(upload.id), "png", "secret") if word in told]
         assert app.deliver(upload) == 200
-        assert app.sweep() == {"complete": True}
+        assert app.reconcile() == {"complete": True}
     assert problem(delete(app, upload.id), 404)["code"] == "no_such_picture"
 
 
@@ -170,7 +169,7 @@ def test_a_newer_upload_of_the_same_name_is_left_alone(start: Start) -> None:
     newer = app.upload("ana/beach.png", small_png())
     assert delete(app, older.id).status_code == 303
     assert app.objects(app.uploads)["ana/beach.png"].generation == newer.generation
-    assert app.sweep() == {"found": 1, "done": 1, "complete": True}
+    assert app.reconcile() == {"found": 1, "done": 1, "complete": True}
     assert rows("SELECT id FROM analyses") == [[newer.id]]
 
 
@@ -214,11 +213,11 @@ def test_an_interrupted_deletion_hides_the_picture_and_is_continued(start: Start
     elif healed_by == "a delivery":
         assert back.deliver(upload) == 200
     else:
-        lease_runs_out()
-        assert back.sweep() == {"found": 1, "done": 1, "complete": True}
+        expire_leases()
+        assert back.reconcile() == {"found": 1, "done": 1, "complete": True}
     assert "beach" not in traces(back)
     assert rows("SELECT id, state, reason_code FROM uploads") == [[upload.id, "done", "deleted"]]
-    assert back.sweep() == {"complete": True}
+    assert back.reconcile() == {"complete": True}
 
 
 @pytest.mark.parametrize(

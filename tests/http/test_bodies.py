@@ -92,6 +92,14 @@ NO_EVENTS: dict[str, tuple[dict[str, str], bytes]] = {
     "no JSON": (EVENT, b"\xff\xd8"),
     "cut JSON": (EVENT, b'{"bucket": "b'),
     "a list": (EVENT, b"[]"),
+    "no fields": (EVENT, b"{}"),
+    "a text": (EVENT, b'"text"'),
+    "a generation that is no number": (EVENT, b'{"bucket": "b", "name": "n", "generation": "x"}'),
+    "a generation above 64 bits": (
+        EVENT,
+        b'{"bucket": "b", "name": "n", "generation": "99999999999999999999"}',
+    ),
+    "half a surrogate pair": (EVENT, b'{"bucket": "b", "name": "\\ud800", "generation": "1"}'),
     "deep": (EVENT, DEEP),
     "deep in an object": (EVENT, b'{"metadata": ' + b'{"a":' * 500 + b"1" + b"}" * 501),
     "deep in a name": (EVENT, b'{"bucket": ' + b"[" * 900 + b"]" * 900 + b', "name": "a"}'),
@@ -146,7 +154,7 @@ def test_64_kib_of_json_are_accepted_everywhere(start: Start) -> None:
     app = start()
     large = json.dumps({"bucket": app.uploads, "name": "n", "x": "x" * 70_000})
     chunks = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
-    for client in (app.http, app.sweeper):
+    for client in (app.http, app.sweep):
         for how in ({}, chunks):
             answer = client.post("/", data=large, headers=JSON, environ_overrides=how)
             assert problem(answer, 413) == problem(answer, 413) | {
@@ -227,7 +235,7 @@ def test_every_function_refuses_duplicate_options(start: Start) -> None:
     twice = "user=ana&user=bob"
     answers = (
         app.progress.get("/", query_string=twice),
-        app.sweeper.post("/", query_string="min_age_s=0&min_age_s=9"),
+        app.sweep.post("/", query_string="min_age_s=0&min_age_s=9"),
         app.gallery.get("/gallery/", query_string=twice, headers=OWN),
         app.gallery.get("/gallery/export/csv", query_string=twice, headers=OWN),
         app.gallery.post(
@@ -239,7 +247,7 @@ def test_every_function_refuses_duplicate_options(start: Start) -> None:
     )
     for answer in answers:
         assert problem(answer, 400)["code"] == "given_twice"
-    for client in (app.http, app.progress, app.sweeper, app.gallery):
+    for client in (app.http, app.progress, app.sweep, app.gallery):
         long = client.get("/", query_string="x=" + "y" * bodies.LONGEST_QUERY, headers=OWN)
         assert problem(long, 414)["code"] == "too_long"
 

@@ -68,10 +68,6 @@ def test_locally_the_functions_answer_at_their_bare_names(start: Start) -> None:
     assert client.post("/analyze", data=small_png()).status_code == 200
 
 
-def test_only_get_is_allowed(start: Start) -> None:
-    assert problem(start().progress.post("/", query_string={"user": "ana"}), 405)["code"] == "wrong_method"
-
-
 @pytest.mark.parametrize(
     ("auth", "status", "more"), [("iam", 200, ("cryptography", "requests")), ("token", 401, ())]
 )

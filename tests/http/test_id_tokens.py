@@ -346,7 +346,7 @@ def test_a_user_with_a_slash_can_not_write_as_another_user(start: Start) -> None
 
 def test_sweep_relies_on_iam_and_needs_no_user_token(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
-    assert app.sweep() == {"complete": True}
+    assert app.reconcile() == {"complete": True}
 
 
 def test_with_iam_the_back_ends_token_is_ignored(start: Start) -> None:

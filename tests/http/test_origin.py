@@ -40,12 +40,9 @@ def asks(app: App) -> dict[str, tuple[FlaskClient, dict[str, Any]]]:
     upload, options = app.upload("ana/a.png", small_png()), {"keep": "1", "user": "ana"}
     return {
         "on_upload": (app.on_upload, {"method": "POST", "data": event_of(upload), "headers": EVENT}),
-        "analyze": (
-            app.http,
-            {"method": "POST", "data": small_png(), "query_string": options},
-        ),
+        "analyze": (app.http, {"method": "POST", "data": small_png(), "query_string": options}),
         "progress": (app.progress, {"query_string": ANA}),
-        "sweep": (app.sweeper, {"method": "POST", "query_string": {"min_age_s": "0"}}),
+        "sweep": (app.sweep, {"method": "POST", "query_string": {"min_age_s": "0"}}),
         "gallery": (app.gallery, {"path": "/gallery/?user=ana"}),
         "gallery's style": (app.gallery, {"path": "/gallery/static/gallery.css"}),
     }

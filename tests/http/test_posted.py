@@ -14,8 +14,7 @@ from dropcap.domain.upload import posted
 from dropcap.storage.buckets import Buckets
 from dropcap.storage.gcs import NotStored
 from tests.chaos.proxy import Fault, Proxy
-from tests.pipeline.test_healing import lease_runs_out
-from tests.support.app import App, Start, problem, rows, small_png
+from tests.support.app import App, Start, expire_leases, problem, rows, small_png
 
 QUICK = {"SIZES": "40,20", "GEMINI_API_KEY": ""}
 DATA = small_png()
@@ -65,9 +64,9 @@ def test_an_error_is_reported_immediately_and_reconcile_removes_all_traces(faile
     assert "not_finished" in shown
     assert "Post it again." in shown
     assert "pending working" not in shown
-    assert failed.sweep() == {"found": 1, "done": 1, "complete": True}
+    assert failed.reconcile() == {"found": 1, "done": 1, "complete": True}
     nothing_is_left(failed)
-    assert failed.sweep() == {"complete": True}
+    assert failed.reconcile() == {"complete": True}
 
 
 def test_its_user_can_delete_it_before_reconcile_runs(failed: App) -> None:
@@ -78,11 +77,11 @@ def test_its_user_can_delete_it_before_reconcile_runs(failed: App) -> None:
 @pytest.mark.parametrize("swept", [False, True])
 def test_posting_the_same_bytes_again_succeeds_exactly_once(failed: App, swept: bool) -> None:
     if swept:
-        failed.sweep()
+        failed.reconcile()
     answers = [post(failed) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [HTTPStatus.OK] * 2
     assert answers[0].get_json()["id"] == answers[1].get_json()["id"] == str(UPLOAD.id)
-    assert failed.sweep() == {"complete": True}
+    assert failed.reconcile() == {"complete": True}
     assert rows("SELECT state, attempts FROM uploads") == [["done", 1 if swept else 2]]
     assert rows("SELECT count(*) FROM analyses") == [[1]]
     assert len(failed.objects(failed.pictures)) == 2
@@ -92,11 +91,11 @@ def test_posting_the_same_bytes_again_succeeds_exactly_once(failed: App, swept: 
 def test_an_upload_in_work_is_shown_as_such_until_its_lease_expires(start: Start) -> None:
     app = start(**QUICK)
     app.services.leases.acquire(UPLOAD)
-    assert app.sweep() == {"complete": True}
+    assert app.reconcile() == {"complete": True}
     assert "pending working" in wall(app)
     assert problem(delete(app), 409)["code"] == "still_in_work"
-    lease_runs_out()
-    assert app.sweep() == {"found": 1, "done": 1, "complete": True}
+    expire_leases()
+    assert app.reconcile() == {"found": 1, "done": 1, "complete": True}
     nothing_is_left(app)
 
 
@@ -104,9 +103,9 @@ def test_an_upload_that_crashed_its_instance_is_recorded_and_can_be_deleted(star
     app = start(**QUICK)
     lease = app.services.leases.acquire(UPLOAD)
     app.services.leases.heartbeat(UPLOAD, lease.token, "open", 321)
-    lease_runs_out()
-    assert app.sweep() == {"found": 1, "done": 1, "complete": True}
-    assert app.sweep() == {"complete": True}
+    expire_leases()
+    assert app.reconcile() == {"found": 1, "done": 1, "complete": True}
+    assert app.reconcile() == {"complete": True}
     assert rows("SELECT jsonb_array_length(deaths) FROM uploads") == [[1]]
     assert "not_finished" in wall(app)
     assert delete(app).status_code == HTTPStatus.SEE_OTHER
@@ -150,7 +149,7 @@ def test_a_rejection_removes_renditions_of_a_crashed_delivery(start: Start) -> N
     lease = app.services.leases.acquire(UPLOAD)
     app.services.leases.heartbeat(UPLOAD, lease.token, "publish", 321)
     app.storage.bucket(app.pictures).blob(f"{UPLOAD.id}/40.webp").upload_from_string(b"half")
-    lease_runs_out()
+    expire_leases()
     assert problem(post(app), 422)["code"] == "took_the_instance_down"
     assert app.objects(app.pictures) == {}
 
@@ -164,7 +163,7 @@ def test_an_unavailable_database_is_one_line_in_the_log(
         app = start(**QUICK, DATABASE_URL=database_url.replace(f":{port}", f":{proxy.port}"))
         capfd.readouterr()
         proxy.set(Fault("refuse"))
-        answers = [post(app), app.progress.get("/?user=ana"), app.sweeper.post("/")]
+        answers = [post(app), app.progress.get("/?user=ana"), app.sweep.post("/")]
         for answer in answers:
             assert problem(answer, 503)["code"] == "try_again"
             assert answer.headers["Retry-After"]

@@ -41,9 +41,7 @@ def test_the_limit_resets_every_hour(start: Start) -> None:
     assert [status(app, user="ana") for _ in range(2)] == [200, 429]
 
 
-def test_anonymous_requests_and_bucket_uploads_are_not_rate_limited(
-    start: Start,
-) -> None:
+def test_anonymous_requests_and_bucket_uploads_are_not_rate_limited(start: Start) -> None:
     app = start(MAX_PER_HOUR="1")
     assert [status(app) for _ in range(2)] == [200, 200]
     for name in ("ana/a.png", "ana/b.png"):

@@ -159,8 +159,8 @@ def test_a_source_with_pages_that_are_not_published_is_never_deleted(
     assert rows("SELECT source_fate FROM receipts") == [[disposition]]
     assert app.deliver(app.upload("ana/one.tif", encoded(quadrants(), "TIFF"), "image/tiff")) == 200
     assert len(app.objects(app.uploads)) == left
-    assert app.sweep() == app.sweep() == NOTHING
+    assert app.reconcile() == app.reconcile() == NOTHING
     assert rows("SELECT source_fate FROM receipts WHERE id = :id", id=upload.id) == [[disposition]]
     assert delete(app, upload.id).status_code == HTTPStatus.OK
     assert app.objects(app.uploads) == {}
-    assert app.sweep() == NOTHING
+    assert app.reconcile() == NOTHING

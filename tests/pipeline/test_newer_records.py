@@ -1,4 +1,4 @@
-"""What a newer revision has stored, with keys that nobody knows here, breaks nothing after a rollback."""
+"""Records of a newer revision, with unknown keys, can be read after a rollback."""
 
 import datetime as dt
 import io
@@ -25,10 +25,8 @@ from dropcap.domain.upload import Upload
 from dropcap.settings import MODEL_FOLDER
 from infra.local.results import Results
 from infra.local.show import outcome
-from tests.gallery.test_edits import delete
 from tests.gallery.test_export import export
-from tests.pipeline.test_healing import lease_runs_out
-from tests.support.app import App, Start, rows
+from tests.support.app import App, Start, expire_leases, rows
 
 EVERYTHING = {
     "SIZES": "40,20",
@@ -39,11 +37,11 @@ EVERYTHING = {
     "SAFETY_UNKNOWN": "publish",
     "LAYOUT": "beside",
     "EVENTS": "projects/dropcap/topics/done",
-    "PUBSUB_EMULATOR_HOST": "127.0.0.1:9",  # nobody is there, so that they are told of again and again
+    "PUBSUB_EMULATOR_HOST": "127.0.0.1:9",  # events stay pending
 }
 UNKNOWN = {"newer": {"newer": [1, None, "x", {"newer": 1}]}}
 DOWN, UP = "fault-503", "gemini-3.5-flash-lite"
-# In which schema they are is a setting.
+# Their schema is a setting.
 JSON_COLUMNS = """
 SELECT table_schema, table_name, column_name FROM information_schema.columns
 WHERE data_type = 'jsonb' AND table_schema NOT IN ('pg_catalog', 'information_schema')
@@ -51,20 +49,20 @@ WHERE data_type = 'jsonb' AND table_schema NOT IN ('pg_catalog', 'information_sc
 
 
 def newer(value: Any) -> Any:
-    """The same with a key more in each object, at every depth."""
+    """Return the value with one more key in each object, at every depth."""
     if isinstance(value, dict):
         return {name: newer(each) for name, each in value.items()} | UNKNOWN
     return [newer(each) for each in value] if isinstance(value, list) else value
 
 
 def add_unknown_keys(app: App) -> set[str]:
-    """To all JSON in the database, and to the metadata of all objects; the columns that held any."""
+    """Add keys to all JSON in the database and all objects' metadata; return the columns that had any."""
     changed = set()
     for schema, table, column in rows(JSON_COLUMNS):
-        place = f'"{schema}"."{table}"'
-        found = rows(f"SELECT ctid::text, {column} FROM {place} WHERE {column} IS NOT NULL")  # noqa: S608
+        full_name = f'"{schema}"."{table}"'
+        found = rows(f"SELECT ctid::text, {column} FROM {full_name} WHERE {column} IS NOT NULL")  # noqa: S608
         for ctid, value in found:
-            sql = f"UPDATE {place} SET {column} = CAST(:value AS jsonb) WHERE ctid = CAST(:ctid AS tid)"  # noqa: S608
+            sql = f"UPDATE {full_name} SET {column} = CAST(:value AS jsonb) WHERE ctid = CAST(:ctid AS tid)"  # noqa: S608
             rows(sql, value=json.dumps(newer(value)), ctid=ctid)
             if newer(value) != value:
                 changed.add(f"{table}.{column}")
@@ -87,7 +85,7 @@ def picture(color: str) -> bytes:
     return out.getvalue()
 
 
-def test_every_stored_object_may_have_keys_that_nobody_knows_here(start: Start) -> None:
+def test_unknown_keys_in_every_stored_record_are_ignored_and_kept(start: Start) -> None:
     app = start(**EVERYTHING, SOURCE="keep", GEMINI_MODEL=DOWN)
     late = described(app, "late.png", "red")
     app = app.restarted(GEMINI_MODEL=UP)
@@ -98,9 +96,9 @@ def test_every_stored_object_may_have_keys_that_nobody_knows_here(start: Start) 
     killed = app.upload("ana/killed.png", picture("white"))
     lease = app.services.leases.acquire(killed)
     app.services.leases.heartbeat(killed, lease.token, "open", 321)
-    lease_runs_out()
+    expire_leases()
     app.services.leases.acquire(killed)
-    lease_runs_out()
+    expire_leases()
     answer = app.analyze(data=picture("black"), query_string={"keep": "true", "user": "ana"})
     posted = answer.get_json()["id"]
     results = Results(os.environ["DATABASE_URL"], Path("log"))
@@ -114,25 +112,25 @@ def test_every_stored_object_may_have_keys_that_nobody_knows_here(start: Start) 
     uploads = (late, done, undisposed, letter)
     assert [app.deliver(upload) for upload in uploads] == [200] * len(uploads)
     again = app.upload("ana/again.png", picture("blue"))
-    assert app.deliver(again) == 200  # of which Gemini's answer is known
+    assert app.deliver(again) == 200  # its response is cached
     reused = "SELECT (result->'usage'->'reused')::bool FROM analyses WHERE id = :id"
     assert rows(reused, id=again.id) == [[True]]
     rows("UPDATE events SET next_at = now()")
-    swept = app.sweep()
-    assert {name: swept.get(name) for name in ("done", "described", "failed", "not_described")} == {
+    counts = app.reconcile()
+    assert {name: counts.get(name) for name in ("done", "described", "failed", "not_described")} == {
         "done": 1, "described": 1, "failed": None, "not_described": None,
     }  # fmt: skip
-    assert swept["untold"]
+    assert counts["untold"]
     shows_all(app, [late.id, done.id, undisposed.id, killed.id, again.id, uuid.UUID(posted)])
     [[caption, unknown]] = rows(
         "SELECT description, result->'newer' IS NOT NULL FROM analyses WHERE id = :id", id=late.id
     )
     assert "stand-in" in caption
-    assert unknown  # what the newer revision knows is still there for it
+    assert unknown  # the newer revision's keys are kept
 
-    answer = app.sweeper.post("/", json={"redescribe": {"all": True, "mark": True}})
+    answer = app.sweep.post("/", json={"redescribe": {"all": True, "mark": True}})
     assert answer.get_json()["pictures"] == 6
-    assert app.sweep()["described"] == 6
+    assert app.reconcile()["described"] == 6
     add_unknown_keys(app)
     shows_all(app, [late.id])
     printed = io.StringIO()
@@ -140,14 +138,14 @@ def test_every_stored_object_may_have_keys_that_nobody_knows_here(start: Start) 
         outcome(Console(file=printed, width=200), Client(), each, app.pictures, "kept")
     assert printed.getvalue().count("Source: kept") == 6
     for id in (late.id, done.id, undisposed.id, killed.id, again.id, uuid.UUID(posted), letter.id):
-        answer = delete(app, id)
+        answer = app.delete(id)
         assert answer.status_code == 200, answer.text
         assert answer.get_json()["receipt"]["erased_at"]
     assert app.objects(app.pictures) == app.objects(app.quarantine) == app.objects(app.uploads) == {}
 
 
 def shows_all(app: App, ids: list[uuid.UUID]) -> None:
-    """Every page of the gallery and every download, of all pictures."""
+    """Request every page of the gallery and every download, of all pictures."""
     paths = ["/", "/?q=stand-in", "/?state=rejected", "/?state=working", "/progress"]
     paths += [f"/picture/{id}" for id in ids]
     for path in paths:
@@ -158,9 +156,9 @@ def shows_all(app: App, ids: list[uuid.UUID]) -> None:
         assert export(app, kind).data
     assert len(export(app, "jsonl").data.splitlines()) >= len(ids)
     uploads = rows("SELECT name, generation FROM uploads WHERE generation > 0")
-    asked = {"user": "ana", "upload": [f"{generation}:{name}" for name, generation in uploads]}
+    query = {"user": "ana", "upload": [f"{generation}:{name}" for name, generation in uploads]}
     headers = {"Accept": "application/json"}
-    answer = app.gallery.get("/gallery/status", query_string=asked, headers=headers)
+    answer = app.gallery.get("/gallery/status", query_string=query, headers=headers)
     assert len(answer.get_json()["uploads"]) == len(uploads)
     for id in ids:
         assert app.gallery.get(f"/gallery/image/{id}/40?user=ana").status_code == 200
@@ -168,7 +166,7 @@ def shows_all(app: App, ids: list[uuid.UUID]) -> None:
     assert app.progress.get("/?spending=1").status_code == 200
 
 
-def test_the_card_of_a_model_may_tell_more(tmp_path: Path) -> None:
+def test_unknown_keys_in_a_model_card_are_ignored(tmp_path: Path) -> None:
     shutil.copytree(MODEL_FOLDER, tmp_path / "model")
     known = Card.read(MODEL_FOLDER)
     path = tmp_path / "model" / "model.json"
@@ -186,11 +184,11 @@ KINDS = (
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stored", [None, {}, [], "text", 7, True, UNKNOWN, [UNKNOWN]])
-def test_whatever_is_stored_a_record_comes_of_it(kind: type, stored: object) -> None:
+def test_any_stored_json_becomes_a_record(kind: type, stored: object) -> None:
     assert isinstance(read(kind, stored), kind)
 
 
-def test_what_is_missing_or_of_another_type_has_its_default_and_the_rest_is_kept() -> None:
+def test_missing_fields_and_fields_of_another_type_have_their_defaults() -> None:
     stored = {
         "id": "6f0e1a52-3b1c-5a63-9c4e-0a0a0a0a0a0a",
         "analyzed_at": "2026-01-31T12:00:00+01:00",
@@ -215,7 +213,7 @@ def test_what_is_missing_or_of_another_type_has_its_default_and_the_rest_is_kept
     assert known.picture == PictureFacts("", 0, 0, 0, "")
 
 
-def test_what_was_stored_comes_back_as_it_was() -> None:
+def test_a_stored_record_is_read_as_it_was_written() -> None:
     whole = Analysis(
         id=uuid.uuid4(),
         upload={"bucket": "b", "name": "n", "generation": 1},

@@ -1,8 +1,7 @@
-"""PostgreSQL goes away in the middle of deliveries: that is no crash, and costs no picture."""
+"""An outage of PostgreSQL during a delivery is transient: it counts as no crash and loses no picture."""
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -14,138 +13,131 @@ from dropcap.domain.upload import Upload
 from dropcap.runtime.watchdog import Watchdog
 from infra.local.postgres import Postgres
 from tests.chaos.proxy import Fault, Proxy
-from tests.pipeline.test_healing import lease_runs_out
-from tests.support.app import App, Start, rows, small_png
+from tests.support.app import App, Start, expire_leases, log_lines, problem, rows, small_png
 
 QUICK = {"SIZES": "200", "GEMINI_API_KEY": ""}
 OUTAGES = 3  # as many as MAX_DEATHS
-STAGES = (
-    *("claim", "read", "open", "resize", "describe and caption", "publish", "record"),
-    "delete the source",
-)
+HEAVY_STAGES = ("open", "resize", "describe and caption", "publish")
+LIGHT_STAGES = ("claim", "read", "record", "delete the source")
+
+
+@pytest.fixture
+def proxy(database_url: str) -> Iterator[Proxy]:
+    """A proxy before the database, which can be interrupted; instances connect through it."""
+    port = urlsplit(database_url).port
+    assert port
+    with Proxy(port) as proxy:
+        os.environ["DATABASE_URL"] = database_url.replace(f":{port}", f":{proxy.port}")
+        yield proxy
+
+
+@pytest.fixture
+def app(start: Start, proxy: Proxy) -> App:
+    return start(**QUICK, DATABASE_URL=os.environ["DATABASE_URL"])
 
 
 @contextmanager
-def away(url: str) -> Iterator[tuple[str, Proxy]]:
-    """The database by a way that can be interrupted."""
-    port = urlsplit(url).port
-    assert port
-    with Proxy(port) as proxy:
-        yield url.replace(f":{port}", f":{proxy.port}"), proxy
-
-
-def at(monkeypatch: pytest.MonkeyPatch, proxy: Proxy, stage: str, begun: bool) -> None:
-    """The database is away from here on: before the stage has begun, or as soon as it has."""
+def outage_at(stage: str, stop: Callable[[], object], begun: bool = False) -> Iterator[None]:
+    """Call `stop` before the stage begins, or as soon as it has begun."""
     original = Watchdog.stage
 
     @contextmanager
-    def watched(watch: Watchdog, name: str) -> Iterator[None]:
+    def interrupted(watchdog: Watchdog, name: str) -> Iterator[None]:
         if name == stage and not begun:
-            proxy.set(Fault("refuse"))
-        with original(watch, name):
+            stop()
+        with original(watchdog, name):
             if name == stage and begun:
-                proxy.set(Fault("refuse"))
+                stop()
             yield
 
-    monkeypatch.setattr(Watchdog, "stage", watched)
-
-
-def interrupted(app: App, upload: Upload, proxy: Proxy, stage: str, begun: bool) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        at(monkeypatch, proxy, stage, begun)
+        monkeypatch.setattr(Watchdog, "stage", interrupted)
+        yield
+
+
+def deliver_during_outage(app: App, upload: Upload, proxy: Proxy, stage: str, begun: bool = False) -> None:
+    with outage_at(stage, lambda: proxy.set(Fault("refuse")), begun):
         assert app.deliver(upload) == HTTPStatus.INTERNAL_SERVER_ERROR, stage
     proxy.clear()
-    lease_runs_out()
+    expire_leases()
 
 
-def test_three_outages_at_any_stage_are_no_death_and_the_next_delivery_finishes(
-    start: Start, database_url: str
+def test_three_outages_at_any_stage_count_as_no_crash_and_the_next_delivery_finishes(
+    app: App, proxy: Proxy
 ) -> None:
-    with away(database_url) as (url, proxy):
-        app = start(**QUICK, DATABASE_URL=url)
-        for stage in STAGES:
-            upload = app.upload("ana/a.png", small_png())
-            for _ in range(OUTAGES):
-                interrupted(app, upload, proxy, stage, begun=False)
-            assert app.deliver(upload) == HTTPStatus.OK, stage
-        assert rows("SELECT DISTINCT state, reason_code, deaths FROM uploads") == [["done", "", []]]
-        assert rows("SELECT count(*) FROM analyses") == [[len(STAGES)]]
-
-
-@pytest.mark.parametrize("stage", ["claim", "read", "record", "delete the source"])
-def test_nor_are_they_where_another_instance_comes_next_and_nothing_heavy_was_at_work(
-    start: Start, database_url: str, stage: str
-) -> None:
-    with away(database_url) as (url, proxy):
-        app = start(**QUICK, DATABASE_URL=url)
+    stages = LIGHT_STAGES + HEAVY_STAGES
+    for stage in stages:
         upload = app.upload("ana/a.png", small_png())
         for _ in range(OUTAGES):
-            interrupted(app, upload, proxy, stage, begun=True)
-            app = app.restarted()
-        assert app.deliver(upload) == HTTPStatus.OK
-        assert rows("SELECT state, reason_code, deaths FROM uploads") == [["done", "", []]]
+            deliver_during_outage(app, upload, proxy, stage)
+        assert app.deliver(upload) == HTTPStatus.OK, stage
+    assert rows("SELECT DISTINCT state, reason_code, deaths FROM uploads") == [["done", "", []]]
+    assert rows("SELECT count(*) FROM analyses") == [[len(stages)]]
 
 
-def test_an_outage_is_one_line_of_the_log_without_a_stack_trace(
-    start: Start, database_url: str, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("stage", LIGHT_STAGES)
+def test_an_outage_in_a_light_stage_counts_as_no_crash_for_another_instance(
+    app: App, proxy: Proxy, stage: str
 ) -> None:
-    with away(database_url) as (url, proxy):
-        app = start(**QUICK, DATABASE_URL=url)
-        upload = app.upload("ana/a.png", small_png())
-        proxy.set(Fault("refuse"))
-        capfd.readouterr()
-        assert app.deliver(upload) == HTTPStatus.INTERNAL_SERVER_ERROR
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    [error] = [line for line in lines if line["severity"] == "ERROR"]
-    assert (error["message"], error["error"]) == ("request failed", "DatabaseUnavailable")
-    assert error["upload"] == str(upload.id)
-    assert "PostgreSQL does not answer" in error["problem"]
+    upload = app.upload("ana/a.png", small_png())
+    for _ in range(OUTAGES):
+        deliver_during_outage(app, upload, proxy, stage, begun=True)
+        app = app.restarted()
+    assert app.deliver(upload) == HTTPStatus.OK
+    assert rows("SELECT state, reason_code, deaths FROM uploads") == [["done", "", []]]
+
+
+def test_an_outage_is_one_log_line_without_a_stack_trace_for_each_delivery_and_request(
+    app: App, proxy: Proxy, capfd: pytest.CaptureFixture[str]
+) -> None:
+    upload = app.upload("ana/a.png", small_png())
+    proxy.set(Fault("refuse"))
+    capfd.readouterr()
+    assert app.deliver(upload) == HTTPStatus.INTERNAL_SERVER_ERROR
+    kept = {"keep": "true", "user": "ana"}
+    for answer in (
+        app.analyze(data=small_png(), query_string=kept),
+        app.progress.get("/?user=ana"),
+        app.sweep.post("/"),
+    ):
+        assert problem(answer, 503)["code"] == "try_again"
+        assert answer.headers["Retry-After"]
+    lines = log_lines(capfd)
+    errors = [line for line in lines if line["severity"] == "ERROR"]
+    assert len(errors) == 4
+    assert (errors[0]["message"], errors[0]["error"]) == ("request failed", "DatabaseUnavailable")
+    assert errors[0]["upload"] == str(upload.id)
+    assert all(line["problem"].startswith("PostgreSQL does not answer") for line in errors)
     assert not any("stack_trace" in line for line in lines)
 
 
-def test_a_lease_is_released_as_soon_as_the_database_is_available_again(
-    start: Start, database_url: str
-) -> None:
-    with away(database_url) as (url, proxy):
-        app = start(**QUICK, DATABASE_URL=url)
-        first, other = (app.upload(f"ana/{name}.png", small_png()) for name in "ab")
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            at(monkeypatch, proxy, "record", begun=False)
-            assert app.deliver(first) == HTTPStatus.INTERNAL_SERVER_ERROR
-        assert app.deliver(other) == HTTPStatus.INTERNAL_SERVER_ERROR  # still away
-        proxy.clear()
-        assert rows("SELECT stage, holder IS NULL FROM uploads") == [["publish", False]]
-        assert app.deliver(other) == HTTPStatus.OK
-        [[free]] = rows("SELECT lease_until <= now() FROM uploads WHERE id = :id", id=first.id)
-        assert free
-        assert app.restarted().deliver(first) == HTTPStatus.OK  # another instance need not wait
-        assert rows("SELECT DISTINCT state, reason_code, deaths FROM uploads") == [["done", "", []]]
+def test_a_lease_is_released_as_soon_as_the_database_is_available_again(app: App, proxy: Proxy) -> None:
+    first, other = (app.upload(f"ana/{name}.png", small_png()) for name in "ab")
+    with outage_at("record", lambda: proxy.set(Fault("refuse"))):
+        assert app.deliver(first) == HTTPStatus.INTERNAL_SERVER_ERROR
+    assert app.deliver(other) == HTTPStatus.INTERNAL_SERVER_ERROR  # the outage continues
+    proxy.clear()
+    assert rows("SELECT stage, holder IS NULL FROM uploads") == [["publish", False]]
+    assert app.deliver(other) == HTTPStatus.OK
+    [[released]] = rows("SELECT lease_until <= now() FROM uploads WHERE id = :id", id=first.id)
+    assert released
+    assert app.restarted().deliver(first) == HTTPStatus.OK  # another instance need not wait
+    assert rows("SELECT DISTINCT state, reason_code, deaths FROM uploads") == [["done", "", []]]
 
 
-def test_a_server_that_is_stopped_at_the_end_of_three_deliveries_costs_no_picture(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_stops_at_the_end_of_three_deliveries_loses_no_picture(
+    start: Start, tmp_path: Path
 ) -> None:
     options = ("-c", "fsync=off", "-c", f"unix_socket_directories={tmp_path}")
     with Postgres(tmp_path / "postgres", options=options) as server:
         app = start(**QUICK, DATABASE_URL=server.url)
         upload = app.upload("ana/a.png", small_png())
-        original = Watchdog.stage
-
-        @contextmanager
-        def stage(watch: Watchdog, name: str) -> Iterator[None]:
-            if name == "record":
-                server.close()
-            with original(watch, name):
-                yield
-
         for _ in range(OUTAGES):
-            with monkeypatch.context() as stopping:
-                stopping.setattr(Watchdog, "stage", stage)
+            with outage_at("record", server.close):
                 assert app.deliver(upload) == HTTPStatus.INTERNAL_SERVER_ERROR
             server.start()
             server.wait()
-            assert os.environ["DATABASE_URL"] == server.url
-            lease_runs_out()
+            expire_leases()
         assert app.deliver(upload) == HTTPStatus.OK
         assert rows("SELECT state, reason_code, deaths FROM uploads") == [["done", "", []]]
         app.services.database.close()

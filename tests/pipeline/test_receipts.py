@@ -1,4 +1,4 @@
-"""A receipt proves what became of an upload: what came in, what was made of it, by what, where it went."""
+"""A receipt records an upload's source, outputs, code, models, and the disposal of the source."""
 
 import hashlib
 import json
@@ -12,27 +12,25 @@ from typing import Any
 import pytest
 
 from dropcap.database.connection import connect_to_schema
-from tests.gallery.test_edits import OWN, delete
 from tests.gallery.test_export import export, table
-from tests.pipeline.test_healing import lease_runs_out
-from tests.support.app import NAME, PICTURE, ROOT, App, Start, rows, small_png
+from tests.support.app import NAME, OWN, PICTURE, ROOT, App, Start, expire_leases, rows, small_png
 
 LETTER = b"Dear diary, today I was a JPEG."
 
 
 def receipts(app: App, user: str = "ana") -> dict[str, dict[str, Any]]:
-    """All of a user's, as the gallery gives them away, by id."""
+    """Return the user's exported receipts by id."""
     lines = export(app, "receipts", user).data.splitlines()
     return {each["id"]: each for each in map(json.loads, lines)}
 
 
-def test_a_receipt_tells_of_source_outputs_code_models_and_when_the_source_was_gone(start: Start) -> None:
+def test_a_receipt_has_source_outputs_code_models_and_the_time_of_the_sources_deletion(start: Start) -> None:
     app = start(RECEIPTS="1", K_REVISION="dropcap-on-upload-abc1234-0")
     upload = app.upload(f"ana/{NAME}", PICTURE)
     assert app.deliver(upload) == 200
     [receipt] = receipts(app).values()
-    what = ("id", "user_id", "bucket", "name", "generation", "bytes", "sha256", "outcome", "source_fate")
-    assert [receipt[each] for each in what] == [
+    fields = ("id", "user_id", "bucket", "name", "generation", "bytes", "sha256", "outcome", "source_fate")
+    assert [receipt[each] for each in fields] == [
         *(str(upload.id), "ana", upload.bucket, upload.name, upload.generation, len(PICTURE)),
         *(hashlib.sha256(PICTURE).hexdigest(), "analyzed", "deleted"),
     ]
@@ -47,11 +45,11 @@ def test_a_receipt_tells_of_source_outputs_code_models_and_when_the_source_was_g
     assert receipt["code"]["revision"] == "dropcap-on-upload-abc1234-0"
     page = (ROOT / "docs" / "events.md").read_text()
     [command] = re.findall(r"^cd functions && (.*?)^```", page, re.DOTALL | re.MULTILINE)
-    said = subprocess.run(command, shell=True, cwd=ROOT / "functions", capture_output=True, check=True)  # noqa: S602  the page's
-    assert said.stdout.decode().split()[0] == receipt["code"]["sha256"]
+    printed = subprocess.run(command, shell=True, cwd=ROOT / "functions", capture_output=True, check=True)  # noqa: S602  the page's
+    assert printed.stdout.decode().split()[0] == receipt["code"]["sha256"]
 
 
-def test_it_is_returned_shown_and_exported_and_to_nobody_else(start: Start) -> None:
+def test_a_receipt_is_returned_shown_and_exported_to_its_user_only(start: Start) -> None:
     app = start(RECEIPTS="1")
     answer = app.analyze(data=PICTURE, query_string={"keep": "true", "user": "ana"}).get_json()
     receipt = answer["receipt"]
@@ -71,7 +69,7 @@ def test_it_is_returned_shown_and_exported_and_to_nobody_else(start: Start) -> N
     assert not [shown for shown in (*elsewhere, answer.data) if receipt["sha256"].encode() in shown]
 
 
-FATES = {
+DISPOSALS = {
     "not read": (bytes(1_100_000), {"MAX_MB": "1"}, "too_many_bytes", "quarantined"),
     "no picture": (LETTER, {}, "not_a_picture", "quarantined"),
     "kept": (small_png(), {"SOURCE": "keep"}, "analyzed", "kept"),
@@ -79,31 +77,31 @@ FATES = {
 }
 
 
-@pytest.mark.parametrize(("data", "settings", "outcome", "fate"), FATES.values(), ids=FATES)
-def test_it_tells_where_the_source_went(
-    start: Start, data: bytes, settings: dict[str, str], outcome: str, fate: str
+@pytest.mark.parametrize(("data", "settings", "outcome", "disposal"), DISPOSALS.values(), ids=DISPOSALS)
+def test_a_receipt_records_the_disposal_of_the_source(
+    start: Start, data: bytes, settings: dict[str, str], outcome: str, disposal: str
 ) -> None:
     app = start(RECEIPTS="1", **settings)
     assert app.deliver(app.upload("ana/a.png", data)) == 200
     [receipt] = receipts(app).values()
-    assert (receipt["outcome"], receipt["source_fate"]) == (outcome, fate)
+    assert (receipt["outcome"], receipt["source_fate"]) == (outcome, disposal)
     assert receipt["sha256"] == ("" if outcome == "too_many_bytes" else hashlib.sha256(data).hexdigest())
     assert (receipt["source_gone_at"] is None) == (app.objects(app.uploads) != {})
 
 
-def test_it_tells_when_what_was_held_was_analyzed(start: Start) -> None:
+def test_the_receipt_of_a_held_upload_is_updated_when_it_is_analyzed(start: Start) -> None:
     app = start(RECEIPTS="1", SAFETY="low", GEMINI_MODEL="fault-404")
     upload = app.upload("ana/a.png", small_png())
     assert app.deliver(upload) == 200
-    told = "SELECT outcome, recorded_at > now() - interval '1 day' FROM receipts"
-    assert rows(told) == [["held_no_verdict", True]]
+    stored = "SELECT outcome, recorded_at > now() - interval '1 day' FROM receipts"
+    assert rows(stored) == [["held_no_verdict", True]]
     rows("UPDATE receipts SET recorded_at = now() - interval '3 days'")
-    lease_runs_out()
+    expire_leases()
     assert app.restarted(GEMINI_MODEL="gemini-3.5-flash-lite").deliver(upload) == 200
-    assert rows(told) == [["analyzed", True]]
+    assert rows(stored) == [["analyzed", True]]
 
 
-def test_receipts_are_exported_without_a_look_at_pictures_and_not_while_the_database_is_away(
+def test_the_export_of_receipts_reads_no_analyses_and_is_a_503_without_the_database(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dropcap.database.receipts.PAGE", 1)
@@ -118,29 +116,29 @@ def test_receipts_are_exported_without_a_look_at_pictures_and_not_while_the_data
         assert answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE
 
 
-def test_what_somebody_else_deleted_is_in_no_archive_and_gone_where_it_was_never_read(start: Start) -> None:
+def test_a_source_deleted_by_another_is_not_recorded_as_archived(start: Start) -> None:
     app = start(RECEIPTS="1", SOURCE="keep")
     early, late = app.upload("ana/a.png", small_png()), app.upload("ana/b.png", small_png())
     assert app.deliver(late) == 200
     rows("UPDATE uploads SET state = 'recorded'")
-    lease_runs_out()
+    expire_leases()
     for blob in app.objects(app.uploads).values():
         blob.delete()
     app = app.restarted(SOURCE="archive")
     for each in (early, late):
         assert app.deliver(each) == 200
-    fates = {id: each["source_fate"] for id, each in receipts(app).items()}
-    assert fates == {str(early.id): "gone", str(late.id): "deleted"}
+    disposals = {id: each["source_fate"] for id, each in receipts(app).items()}
+    assert disposals == {str(early.id): "gone", str(late.id): "deleted"}
 
 
 @pytest.mark.parametrize("data", [small_png(), LETTER], ids=["analyzed", "rejected"])
-def test_a_deletion_gives_it_one_last_time_and_leaves_nothing_to_tell(start: Start, data: bytes) -> None:
+def test_a_deletion_returns_the_receipt_and_leaves_no_receipt_or_event(start: Start, data: bytes) -> None:
     app = start(RECEIPTS="1", EVENTS="projects/my-project/topics/t00", PUBSUB_EMULATOR_HOST="127.0.0.1:1")
     uploads = [app.upload(f"ana/{name}.png", data) for name in ("a", "b")]
     for upload in uploads:
         assert app.deliver(upload) == 200
     known = receipts(app)
-    answer = delete(app, uploads[0].id).get_json()["receipt"]
+    answer = app.delete(uploads[0].id).get_json()["receipt"]
     assert answer.pop("erased_at") > answer["source_gone_at"]
     assert answer == known[str(uploads[0].id)]
     page = app.gallery.post(f"/gallery/picture/{uploads[1].id}/delete?user=ana", headers=OWN)
@@ -149,7 +147,7 @@ def test_a_deletion_gives_it_one_last_time_and_leaves_nothing_to_tell(start: Sta
     assert rows("SELECT (SELECT count(*) FROM receipts), (SELECT count(*) FROM events)") == [[0, 0]]
 
 
-def test_none_is_kept_unless_it_is_asked_for(start: Start) -> None:
+def test_without_receipts_none_is_stored(start: Start) -> None:
     app = start()
     answer = app.analyze(data=small_png(), query_string={"keep": "true", "user": "ana"}).get_json()
     assert "receipt" not in answer

@@ -24,7 +24,7 @@ OPERATIONS = {
     for method, operation in methods.items()
     if method != "parameters"
 }
-FUNCTIONS = {"analyze": "http", "getProgressStats": "progress", "sweep": "sweeper"}  # else the gallery
+FUNCTIONS = {"analyze": "http", "getProgressStats": "progress", "sweep": "sweep"}  # else the gallery
 JSON = {"Accept": "application/json"}
 OWN = JSON | {"Sec-Fetch-Site": "same-origin"}  # what a page of the gallery sends
 ANOTHER = "00000000-0000-0000-0000-000000000000"

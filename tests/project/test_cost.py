@@ -64,7 +64,7 @@ def test_a_picture_takes_as_many_operations_as_the_costs_say(start: Start, opera
     app.deliver(app.upload("ana/photo.jpg", PICTURE))
     assert operations == {"A": cost.CLASS_A, "B": cost.CLASS_B, "free": 1}
     operations.clear()
-    app.sweep(min_age_s="300")
+    app.reconcile(min_age_s="300")
     assert set(operations) == {"A"}
     assert operations["A"] <= cost.SWEEP_A  # in two parts, or in one: by chance
 

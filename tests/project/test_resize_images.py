@@ -300,7 +300,7 @@ def test_what_the_extension_made_in_other_sizes_is_known_by_its_mark_to_event_an
         upload = app.upload(f"ana/{made}_64x64.png", small_png(), "image/png", resizedImage=made)
         if made == "true":
             assert app.deliver(upload) == 200
-    assert app.sweep() == {"found": 1, "done": 1, "complete": True}
+    assert app.reconcile() == {"found": 1, "done": 1, "complete": True}
     assert "metadata" in asked[0]
     assert app.objects(app.uploads).keys() == {"ana/true_64x64.png"}
     assert rows("SELECT name FROM uploads") == [["ana/false_64x64.png"]]

@@ -139,7 +139,7 @@ def test_an_encoded_body_is_refused_before_it_is_read(start: Start, encoding: st
     answer = app.analyze(data=PACKED, headers=packed)
     assert problem(answer, 415)["code"] == "unsupported_encoding"
     assert answer.headers["Accept-Encoding"] == "identity"
-    for client in (app.sweeper, app.gallery):
+    for client in (app.sweep, app.gallery):
         answer = client.post("/gallery/uploads", data=PACKED, headers=packed)
         assert answer.status_code == 415
     assert app.analyze(data=PNG, headers={"Content-Encoding": "identity"}).status_code == 200

@@ -13,8 +13,7 @@ from dropcap.domain.upload import Upload
 from dropcap.storage import metadata
 from dropcap.storage.buckets import Buckets
 from tests.gallery.test_edits import delete
-from tests.pipeline.test_healing import lease_runs_out
-from tests.support.app import App, Start, rows, small_png
+from tests.support.app import App, Start, expire_leases, rows, small_png
 
 LETTER = b"Dear diary, today I was a JPEG."
 UNSAFE = {"SAFETY": "low", "GEMINI_MODEL": "fault-unsafe-high"}
@@ -72,7 +71,7 @@ def test_a_rejected_source_reaches_quarantine_after_a_crash(
     with monkeypatch.context() as patched:
         patched.setattr(Buckets, step, dies)
         assert app.deliver(upload) == 500
-    lease_runs_out()
+    expire_leases()
     assert app.deliver(upload) == 200
     assert list(app.objects(app.quarantine)) == [f"{upload.id}/ana/a.png"]
     assert (archive(app), app.objects(app.uploads)) == ({}, {})
@@ -86,7 +85,7 @@ def test_a_picture_found_unsafe_later_moves_from_archive_to_quarantine(start: St
     assert app.deliver(upload) == 200
     assert (list(archive(app)), fates()) == ([f"{upload.id}/ana/a.png"], ["archived"])
     app = app.restarted(GEMINI_MODEL="fault-unsafe-high")
-    app.sweep()
+    app.reconcile()
     assert f"{upload.id}/ana/a.png" in app.objects(app.quarantine)
     assert (archive(app), app.objects(app.pictures)) == ({}, {})
     assert fates() == ["quarantined"]
@@ -104,7 +103,7 @@ def test_an_archive_that_keeps_its_objects_does_not_keep_what_is_unsafe_publishe
     bucket.patch()
     app = app.restarted(GEMINI_MODEL="fault-unsafe-high")
     capfd.readouterr()
-    assert app.sweep() == {"not_described": 1, "complete": True}
+    assert app.reconcile() == {"not_described": 1, "complete": True}
     assert app.objects(app.pictures) == {}
     assert f"{upload.id}/ana/a.png" in app.objects(app.quarantine)
     assert (list(archive(app)), fates()) == ([f"{upload.id}/ana/a.png"], ["archived"])  # as it is
@@ -113,7 +112,7 @@ def test_an_archive_that_keeps_its_objects_does_not_keep_what_is_unsafe_publishe
     assert (line["severity"], line["upload"]) == ("ERROR", str(upload.id))
     assert "retention policy" in line["problem"]
     assert "stack_trace" not in line
-    assert app.sweep() == {"complete": True}
+    assert app.reconcile() == {"complete": True}
 
 
 def test_a_receipt_says_archived_where_the_archive_is_no_longer_ours_to_empty(start: Start) -> None:
@@ -122,7 +121,7 @@ def test_a_receipt_says_archived_where_the_archive_is_no_longer_ours_to_empty(st
     assert app.deliver(app.upload("ana/a.png", small_png())) == 200
     before = archive(app)
     app = app.restarted(GEMINI_MODEL="fault-unsafe-high", SOURCE="delete", ARCHIVE_BUCKET="")
-    app.sweep()
+    app.reconcile()
     assert app.objects(app.pictures) == {}
     [archived] = before.values()
     assert archived.exists()

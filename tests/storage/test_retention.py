@@ -17,8 +17,7 @@ from dropcap.services import Services
 from dropcap.storage.buckets import Buckets
 from dropcap.storage.gcs import NotStored
 from tests.gallery.test_edits import delete
-from tests.pipeline.test_healing import lease_runs_out
-from tests.support.app import App, Start, problem, rows, small_png
+from tests.support.app import App, Start, expire_leases, problem, rows, small_png
 
 QUICK = {"SIZES": "200", "GEMINI_API_KEY": ""}
 HOUR_S = 3600
@@ -108,7 +107,7 @@ def held(app: App, name: str) -> Upload:
     blob.patch()
     assert app.deliver(upload) == HTTPStatus.OK  # nothing that a new delivery could do
     assert rows("SELECT state FROM uploads WHERE id = :id", id=upload.id) == [["recorded"]]
-    lease_runs_out()
+    expire_leases()
     return upload
 
 
@@ -126,7 +125,7 @@ def test_a_held_object_is_retried_with_backoff_then_reported_and_finished_when_r
     for tries in range(1, reconcile.REPORTED + 1):
         capfd.readouterr()
         stuck = {"stuck": 1} if tries == reconcile.REPORTED else {}
-        assert app.sweep() == {"found": 1, "failed": 1, "complete": True} | stuck
+        assert app.reconcile() == {"found": 1, "failed": 1, "complete": True} | stuck
         reported = tries == reconcile.REPORTED
         message = "the sweep can't finish an upload" if reported else "not finished by the sweep"
         [line] = logged(capfd, message)
@@ -135,23 +134,23 @@ def test_a_held_object_is_retried_with_backoff_then_reported_and_finished_when_r
         assert HELD.format("Temporary") in line["problem"]
         assert "stack_trace" not in line
         assert ("SOURCE=keep" in line.get("remedy", "")) == reported
-        assert app.sweep() == {"complete": True} | stuck  # not before its time
+        assert app.reconcile() == {"complete": True} | stuck  # not before its time
         waits += rows("SELECT extract(epoch FROM sweep_after - now())::float8 FROM uploads")
         rows("UPDATE uploads SET sweep_after = now()")
     assert [round(seconds, -1) for [seconds] in waits] == [600, 1200, 2400, 4800, 86_400]
     blob = app.storage.bucket(app.uploads).blob("ana/a.png")
     blob.temporary_hold = False
     blob.patch()
-    assert app.sweep() == {"found": 1, "done": 1, "stuck": 1, "complete": True}
+    assert app.reconcile() == {"found": 1, "done": 1, "stuck": 1, "complete": True}
     assert app.objects(app.uploads) == {}
-    assert app.sweep() == {"complete": True}
+    assert app.reconcile() == {"complete": True}
 
 
 def test_with_source_keep_nothing_fails_at_a_hold(start: Start) -> None:
     app = start(**QUICK)
     upload = held(app, "ana/a.png")
     app = app.restarted(SOURCE="keep")
-    assert app.sweep() == {"found": 1, "done": 1, "complete": True}
+    assert app.reconcile() == {"found": 1, "done": 1, "complete": True}
     assert app.deliver(upload) == HTTPStatus.OK
     assert list(app.objects(app.uploads)) == ["ana/a.png"]
 
@@ -162,7 +161,7 @@ def test_more_failing_rows_than_one_run_takes_do_not_delay_the_others(
     app = start(**QUICK)
     other = app.upload("zoe/killed.png", small_png())
     app.services.leases.acquire(other)
-    lease_runs_out()
+    expire_leases()
     gone = [Upload(app.uploads, f"ana/gone-{number}.png", number, 1) for number in range(1, MANY + 1)]
     rows(
         "INSERT INTO uploads (id, bucket, name, generation, user_id, size, state, lease_until) "
@@ -187,14 +186,14 @@ def test_more_failing_rows_than_one_run_takes_do_not_delay_the_others(
     monkeypatch.setattr(reconcile, "process", failing)  # what a real one takes ten milliseconds to say
     monkeypatch.setattr(Buckets, "current", known)
     capfd.readouterr()
-    assert app.sweep() == {"found": reconcile.ROWS, "failed": reconcile.ROWS, "complete": True}
+    assert app.reconcile() == {"found": reconcile.ROWS, "failed": reconcile.ROWS, "complete": True}
     lines = logged(capfd, "not finished by the sweep")
     assert len(lines) == reconcile.ROWS
     assert not any("stack_trace" in line for line in lines)
     left = MANY - reconcile.ROWS
-    assert app.sweep() == {"found": left + 1, "failed": left, "done": 1, "complete": True}
+    assert app.reconcile() == {"found": left + 1, "failed": left, "done": 1, "complete": True}
     assert rows("SELECT state FROM uploads WHERE id = :id", id=other.id) == [["done"]]
-    assert app.sweep() == {"complete": True}
+    assert app.reconcile() == {"complete": True}
 
 
 def test_a_delivery_and_a_request_end_well_where_the_source_can_not_be_deleted(
@@ -242,12 +241,12 @@ def test_what_holds_keep_of_a_deleted_picture_keeps_nothing_else_of_it(
     assert str(upload.id) not in app.gallery.get("/gallery/?user=ana").text
     hold(published, False)
     hold(archived, True)
-    lease_runs_out()
-    assert app.sweep() == {"found": 1, "failed": 1, "complete": True}
+    expire_leases()
+    assert app.reconcile() == {"found": 1, "failed": 1, "complete": True}
     assert stored() == [[], [], [archived.name]]
     hold(archived, False)
     rows("UPDATE uploads SET sweep_after = now()")
-    assert app.sweep() == {"found": 1, "done": 1, "complete": True}
+    assert app.reconcile() == {"found": 1, "done": 1, "complete": True}
     assert stored() == [[], [], []]
 
 
@@ -262,7 +261,7 @@ def test_the_log_names_a_missing_permission_to_publish(
 
     monkeypatch.setattr(Blob, "upload_from_string", refused)
     capfd.readouterr()
-    assert app.sweep() == {"found": 1, "failed": 1, "complete": True}
+    assert app.reconcile() == {"found": 1, "failed": 1, "complete": True}
     [line] = logged(capfd, "not finished by the sweep")
     assert "storage.objects.create" in line["problem"]
 

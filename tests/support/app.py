@@ -1,4 +1,4 @@
-"""The five functions as a test meets them: real buckets, a real database, the framework's own client."""
+"""The five functions as tests call them: real buckets, a real database, the framework's own client."""
 
 import io
 import json
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from flask.testing import FlaskClient
 from functions_framework import create_app
 from google.cloud.storage import Blob, Client
@@ -40,9 +41,13 @@ EVENT = {
     "content-type": "application/json",
 }
 
+OWN = {"Sec-Fetch-Site": "same-origin"}  # what a browser sends from the gallery's own pages
+JSON = {"Accept": "application/json"}
+OWN_JSON = OWN | JSON
+
 
 def event_of(upload: Upload) -> bytes:
-    """The body of the event that tells of an upload: a StorageObjectData."""
+    """Return the body of an upload's event: a StorageObjectData."""
     data = {
         "bucket": upload.bucket,
         "name": upload.name,
@@ -56,7 +61,7 @@ def event_of(upload: Upload) -> bytes:
 
 @dataclass
 class App:
-    """An instance that has just started, and the means to look at what it did from outside."""
+    """An instance that has just started, and what it stored."""
 
     storage: Client
     uploads: str
@@ -69,7 +74,7 @@ class App:
         self.on_upload = self._client("on_upload", "cloudevent")
         self.http = self._client("analyze", "http")
         self.progress = self._client("get_progress_stats", "http")
-        self.sweeper = self._client("sweep", "http")
+        self.sweep = self._client("sweep", "http")
         self.gallery = self._client("gallery", "http")
 
     @staticmethod
@@ -80,7 +85,7 @@ class App:
         return client
 
     def restarted(self, **settings: str) -> "App":
-        """A new instance on the same buckets and database."""
+        """Return a new instance on the same buckets and database."""
         self.services.database.close()
         os.environ.update(settings)
         return App(self.storage, self.uploads, self.pictures, self.quarantine)
@@ -93,21 +98,26 @@ class App:
         return Upload(self.uploads, name, int(blob.generation), len(data), content_type, metadata)
 
     def deliver(self, upload: Upload) -> int:
-        """Deliver the event that Eventarc would; the HTTP status of the answer."""
+        """Deliver the upload's event as Eventarc does; return the HTTP status."""
         return self.post_event(event_of(upload))
 
     def post_event(self, body: bytes) -> int:
-        """Deliver an event with this body to the function in this process."""
+        """Deliver an event with this body; return the HTTP status."""
         return self.on_upload.post("/", data=body, headers=EVENT).status_code
 
     def analyze(self, **request: Any) -> TestResponse:
         return self.http.post("/", **request)
 
-    def sweep(self, **query: str) -> dict[str, Any]:
-        """What a sweep found and did, with all that a count of zero says nothing of left out."""
-        answer = self.sweeper.post("/", query_string={"min_age_s": "0"} | query)
+    def reconcile(self, **query: str) -> dict[str, Any]:
+        """Call the function `sweep` and return its counts, without those that are zero."""
+        answer = self.sweep.post("/", query_string={"min_age_s": "0"} | query)
         assert answer.status_code == 200, answer.text
         return {name: value for name, value in answer.get_json().items() if value}
+
+    def delete(self, picture: object, user: str = "ana") -> TestResponse:
+        """Delete a picture as a program does in the gallery."""
+        path = f"/gallery/picture/{picture}/delete"
+        return self.gallery.post(path, query_string={"user": user}, headers=OWN_JSON)
 
     def stats(self, user: str) -> dict[str, Any]:
         answer = self.progress.get("/", query_string={"user": user})
@@ -120,7 +130,7 @@ class App:
 
 @contextmanager
 def app(storage_url: str, **settings: str) -> Iterator[App]:
-    """An instance on four new buckets, with these settings; the environment is the caller's to restore."""
+    """Start an instance on four new buckets with these settings; the caller restores the environment."""
     os.environ.update(STORAGE_EMULATOR_HOST=storage_url, GOOGLE_CLOUD_PROJECT="dropcap")
     client = Client()
     suffix = uuid.uuid4().hex[:12]
@@ -134,8 +144,8 @@ def app(storage_url: str, **settings: str) -> Iterator[App]:
     try:
         yield instance
     finally:
-        # The buckets end with the test worker's storage server, in memory: to empty them costs more than most
-        # tests do.
+        # The buckets are in the memory of the test worker's storage server: emptying them takes longer than
+        # most tests.
         instance.services.database.close()
 
 
@@ -143,7 +153,7 @@ Start = Callable[..., App]
 
 
 def rows(query: str, **values: object) -> list[list[Any]]:
-    """What the database says, asked beside the product."""
+    """Query the database on a connection of the test's own."""
     with closing(connect_to_schema(os.environ["DATABASE_URL"])) as connection:
         return list(connection.run(query, **values) or ())
 
@@ -153,14 +163,31 @@ def hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def expire_leases() -> None:
+    rows("UPDATE uploads SET lease_until = now()")
+
+
+def log_lines(captured: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """Return the JSON log lines printed since the last call."""
+    return [json.loads(line) for line in captured.readouterr().out.splitlines() if line.startswith("{")]
+
+
 def small_png() -> bytes:
-    """A picture that costs no time."""
+    """Return a picture that takes no time to decode."""
     out = io.BytesIO()
     Image.new("RGB", (60, 40), "red").save(out, "PNG")
     return out.getvalue()
 
 
+class UnreadBody(io.BytesIO):
+    """A request body that fails the test when it is read."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise AssertionError("the body was read")
+
+
 def problem(answer: TestResponse, status: int) -> dict[str, Any]:
+    """Check that an answer is a problem document with this status, and return it."""
     assert answer.status_code == status, answer.text
     assert answer.mimetype == "application/problem+json"
     body = dict(json.loads(answer.text))

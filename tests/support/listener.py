@@ -1,7 +1,7 @@
-"""A stand-in for who is told: a web server that keeps what it is sent, and answers as a test wants.
+"""A stand-in for the consumer of events: a web server that keeps its requests and answers as a test wants.
 
-At `/v1/projects/P/topics/T:publish` it keeps to the rules of Pub/Sub's REST API for publishing; it delivers
-nothing to anybody.
+At `/v1/projects/P/topics/T:publish` it follows the rules of Pub/Sub's REST API for publishing; it delivers
+nothing.
 """
 
 import base64
@@ -19,8 +19,8 @@ MOST, LONGEST = 1000, 1024  # messages of a request, bytes of an attribute: clou
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A request, or a message of Pub/Sub's, whose attributes are `headers`."""
+class Received:
+    """A request, or a Pub/Sub message, whose attributes are `headers`."""
 
     path: str
     headers: Mapping[str, str]
@@ -33,12 +33,12 @@ class Told:
 
 @dataclass
 class Listener:
-    """On 127.0.0.1, in threads of this process. It answers `status` after `wait_s`; topics are `topics`."""
+    """A server on 127.0.0.1 in threads of this process, which answers `status` after `wait_s`."""
 
     status: int = 204
     wait_s: float = 0.0
     topics: tuple[str, ...] = ("done",)
-    told: list[Told] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         self.over = threading.Event()
@@ -48,12 +48,12 @@ class Listener:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.over.set()  # nobody waits any longer
+        self.over.set()  # ends all waits
         self._server.shutdown()
         self._server.server_close()
 
     def publish(self, path: str, topic: str, body: bytes) -> int:
-        """Take messages as Pub/Sub does: all or none; the HTTP status."""
+        """Accept all messages or none, as Pub/Sub does; return the HTTP status."""
         if topic not in self.topics:
             return 404
         messages = json.loads(body)["messages"]
@@ -63,13 +63,15 @@ class Listener:
             if not all(0 < len(value.encode()) <= LONGEST for value in each["attributes"].values()):
                 return 400
         for each in messages:
-            self.told.append(Told(path, each["attributes"], base64.b64decode(each["data"], validate=True)))
+            self.received.append(
+                Received(path, each["attributes"], base64.b64decode(each["data"], validate=True))
+            )
         return 200
 
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """Nothing: who was to be answered has gone."""
+        """Ignore clients that have disconnected."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -82,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         if found := PUBLISH.fullmatch(self.path):
             status = listener.publish(self.path, found[1], body)
         else:
-            listener.told.append(Told(self.path, dict(self.headers), body))
+            listener.received.append(Received(self.path, dict(self.headers), body))
         listener.over.wait(listener.wait_s)
         self.send_response(status)
         if 300 <= status < 400:
@@ -93,4 +95,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST
 
     def log_message(self, *_: object) -> None:
-        """Nothing: tests look at what was told."""
+        """Ignore: tests check what was received."""

@@ -1,4 +1,4 @@
-"""Which objects are taken: by INCLUDE and EXCLUDE as documented, and never a tool's temporary ones."""
+"""INCLUDE and EXCLUDE choose objects as documented; temporary objects of tools are always ignored."""
 
 import re
 import shutil
@@ -15,8 +15,8 @@ from tests.support.app import NO_GCLOUD, Start, rows, small_png
 CHARACTERS = st.sampled_from("ab[]!-^?*/\\.{}|()\nÉé\N{GRINNING FACE}")
 
 
-def fits(name: str, pattern: str) -> bool:
-    """The documented rules, as a table of what fits: `*` is any characters, `?` one, all else itself."""
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a name matches: `*` is any characters, `?` one, all others are literal."""
     row = [True] + [False] * len(name)
     for letter in pattern:
         before, row = row, [row[0] and letter == "*"]
@@ -28,24 +28,24 @@ def fits(name: str, pattern: str) -> bool:
     return row[-1]
 
 
-def taken(name: str, include: tuple[str, ...] = ("*",), exclude: tuple[str, ...] = ()) -> bool:
+def included(name: str, include: tuple[str, ...] = ("*",), exclude: tuple[str, ...] = ()) -> bool:
     return Upload("uploads", name, 1, 9).wanted(include, exclude)
 
 
 @given(st.text(CHARACTERS, min_size=1, max_size=8), st.text(CHARACTERS, max_size=6))
-def test_a_pattern_knows_two_signs_and_all_others_are_themselves(name: str, pattern: str) -> None:
+def test_a_pattern_has_two_wildcards_and_all_other_characters_are_literal(name: str, pattern: str) -> None:
     name = name.rstrip("/") or "a"
-    assert taken(name, include=(pattern,)) is fits(name, pattern)
-    assert taken(name, exclude=(pattern,)) is not fits(name, pattern)
+    assert included(name, include=(pattern,)) is matches(name, pattern)
+    assert included(name, exclude=(pattern,)) is not matches(name, pattern)
 
 
 @given(st.text(CHARACTERS, min_size=1, max_size=12))
-def test_a_name_without_stars_chooses_itself(name: str) -> None:
-    assert taken(f"{name}.", include=(f"{name}.",))
+def test_a_name_as_a_pattern_matches_itself(name: str) -> None:
+    assert included(f"{name}.", include=(f"{name}.",))
 
 
 @pytest.mark.parametrize(
-    ("pattern", "fitting", "other"),
+    ("pattern", "excluded", "other"),
     [
         ("[private]/*", "[private]/a.jpg", "p/a.jpg"),
         ("[!a]/*", "[!a]/a.jpg", "b/a.jpg"),
@@ -55,14 +55,14 @@ def test_a_name_without_stars_chooses_itself(name: str) -> None:
         ("a?c", "a\nc", "ac"),
     ],
 )
-def test_brackets_are_brackets_in_the_settings_too(pattern: str, fitting: str, other: str) -> None:
+def test_brackets_in_a_setting_are_literal(pattern: str, excluded: str, other: str) -> None:
     settings = Settings.read({"EXCLUDE": f" {pattern} , nothing"})
-    assert not taken(fitting, settings.include, settings.exclude)
-    assert taken(other, settings.include, settings.exclude)
+    assert not included(excluded, settings.include, settings.exclude)
+    assert included(other, settings.include, settings.exclude)
 
 
-def test_a_pattern_of_many_stars_takes_no_time() -> None:
-    assert not taken("a" * 1024, include=("*a" * 30 + "b",))
+def test_a_pattern_with_many_wildcards_takes_no_exponential_time() -> None:
+    assert not included("a" * 1024, include=("*a" * 30 + "b",))
 
 
 GCLOUD = "gcloud/tmp/parallel_composite_uploads/see_gcloud_storage_cp_help_for_details"
@@ -87,18 +87,13 @@ PICTURES = [
 ]
 
 
-@pytest.mark.parametrize("name", TEMPORARY)
-def test_a_tools_temporary_object_is_left_alone(name: str) -> None:
-    assert not taken(name)
-
-
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_whose_name_only_resembles_one_is_taken(name: str) -> None:
-    assert taken(name)
+def test_a_picture_whose_name_resembles_a_temporary_object_is_included(name: str) -> None:
+    assert included(name)
 
 
 @pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
-def test_the_names_are_those_of_the_installed_gcloud_and_gsutil() -> None:
+def test_the_temporary_names_are_those_of_the_installed_gcloud_and_gsutil() -> None:
     root = Path(str(shutil.which("gcloud"))).resolve().parent.parent
     files = (
         root / "lib/googlecloudsdk/core/properties.py",
@@ -109,31 +104,33 @@ def test_the_names_are_those_of_the_installed_gcloud_and_gsutil() -> None:
         found = re.findall(r"'(/?g\w+/tmp/parallel_composite_uploads/[\w/]*)'", file.read_text())
         assert found
         for prefix in found:
-            assert not taken(f"1{prefix}1_0" if prefix.startswith("/gsutil") else f"{prefix.lstrip('/')}1_0")
+            assert not included(
+                f"1{prefix}1_0" if prefix.startswith("/gsutil") else f"{prefix.lstrip('/')}1_0"
+            )
 
 
-def test_neither_an_event_nor_a_sweep_nor_a_request_touches_one(start: Start) -> None:
+def test_no_event_request_or_reconcile_touches_a_temporary_object(start: Start) -> None:
     app = start()
     for name in TEMPORARY:
         part = app.upload(name, b"the first third of a picture")
         assert app.deliver(part) == 200
-        asked = {"bucket": app.uploads, "name": name, "keep": True}
-        assert app.analyze(json=asked).status_code == 404
-    assert app.sweep() == {"complete": True}
+        body = {"bucket": app.uploads, "name": name, "keep": True}
+        assert app.analyze(json=body).status_code == 404
+    assert app.reconcile() == {"complete": True}
     assert sorted(app.objects(app.uploads)) == sorted(TEMPORARY)
     assert rows("SELECT count(*) FROM uploads") == [[0]]
 
 
-def test_what_is_composed_of_them_is_taken_though_it_has_no_md5(start: Start) -> None:
+def test_an_object_composed_of_temporary_ones_is_processed_without_an_md5(start: Start) -> None:
     app, data = start(), small_png()
     bucket = app.storage.bucket(app.uploads)
     parts = [bucket.blob(name) for name in TEMPORARY[:2]]
-    for part, bytes_ in zip(parts, (data[:40], data[40:]), strict=True):
-        part.upload_from_string(bytes_)
+    for part, content in zip(parts, (data[:40], data[40:]), strict=True):
+        part.upload_from_string(content)
     whole = bucket.blob("ana/a.png")
     whole.compose(parts)
     whole.reload()
     assert (whole.md5_hash, whole.component_count) == (None, 2)
-    assert app.sweep() == {"found": 1, "done": 1, "complete": True}
+    assert app.reconcile() == {"found": 1, "done": 1, "complete": True}
     assert sorted(app.objects(app.uploads)) == sorted(TEMPORARY[:2])
     assert len(app.objects(app.pictures)) == 3

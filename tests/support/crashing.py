@@ -1,7 +1,7 @@
-"""The functions with a way to die: a source for functions-framework, of the tests alone.
+"""The functions with ways to crash: a source for functions-framework, for tests only.
 
-The file that DEADLY names says where: `after record` kills this process at that boundary, once. A picture
-whose bytes end with `kill`, `grow` or `hang` does so whenever it is decoded; `slow` takes a second.
+The file CRASH_FILE holds a step: `after record` kills this process once, after that step. A picture whose
+bytes end with `kill`, `grow` or `hang` does so whenever it is decoded; `slow` takes a second.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import google.cloud.storage  # noqa: F401  before the web server forks: no death has it loaded anew
+import google.cloud.storage  # noqa: F401  before the web server forks: no restarted worker loads it again
 
 from dropcap.database.analyses import Analyses
 from dropcap.database.leases import Leases
@@ -23,10 +23,10 @@ from dropcap.storage.buckets import Buckets
 from main import SERVICES
 from main import on_upload as on_upload
 
-DEADLY = Path(os.environ["DEADLY"])
+CRASH_FILE = Path(os.environ["CRASH_FILE"])
 
 
-def die() -> None:
+def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -35,22 +35,22 @@ def grow() -> None:
 
 
 def hang() -> None:
-    ctypes.PyDLL(None).sleep(3600)  # a call by PyDLL keeps the GIL, as a bad decoder does
+    ctypes.PyDLL(None).sleep(3600)  # a call by PyDLL keeps the GIL, as a faulty decoder does
 
 
 def slow() -> None:
     time.sleep(1)
 
 
-def mortal(owner: Any, name: str) -> None:
-    """Let the process die, where the file says so, when this is done and the next has not begun."""
+def crash_after(owner: Any, name: str) -> None:
+    """Kill the process after this step, if CRASH_FILE names it."""
     work: Callable[..., Any] = getattr(owner, name)
 
     def wrapped(*arguments: Any, **options: Any) -> Any:
         result = work(*arguments, **options)
-        if DEADLY.exists() and DEADLY.read_text() == f"after {name}":
-            DEADLY.unlink()
-            die()
+        if CRASH_FILE.exists() and CRASH_FILE.read_text() == f"after {name}":
+            CRASH_FILE.unlink()
+            kill()
         return result
 
     setattr(owner, name, wrapped)
@@ -58,18 +58,18 @@ def mortal(owner: Any, name: str) -> None:
 
 def decode(data: bytes, *others: Any) -> decoding.Picture:
     print("a decoder at work", flush=True)
-    fates: dict[bytes, Callable[[], None]] = {b"kill": die, b"grow": grow, b"hang": hang, b"slow": slow}
-    fates.get(data[-4:], lambda: None)()
+    effects: dict[bytes, Callable[[], None]] = {b"kill": kill, b"grow": grow, b"hang": hang, b"slow": slow}
+    effects.get(data[-4:], lambda: None)()
     return open_picture(data, *others)
 
 
 if SERVICES.settings.gemini_api_key:
     importlib.import_module(gemini.ADAPTERS[SERVICES.settings.gemini_sdk])
 open_picture = decoding.open_picture
-decoding.open_picture = decode  # type: ignore[assignment]  # it passes on what it is given
+decoding.open_picture = decode  # type: ignore[assignment]  # it forwards its arguments
 for method in ("acquire", "reject", "finish"):
-    mortal(Leases, method)
-mortal(Analyses, "record")
+    crash_after(Leases, method)
+crash_after(Analyses, "record")
 for method in ("read", "publish", "quarantine", "check", "dispose"):
-    mortal(Buckets, method)
-mortal(decoding, "open_picture")
+    crash_after(Buckets, method)
+crash_after(decoding, "open_picture")

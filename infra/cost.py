@@ -1,7 +1,7 @@
-"""What a month costs at list prices: `python -m infra.cost` prints the tables of docs/costs.md.
+"""Monthly cost at list prices: `python -m infra.cost` prints the tables of docs/costs.md.
 
 US$, europe-west1 (tier 1), without taxes and discounts. Quantities without a source are assumptions, and the
-page says so.
+page marks them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DAYS, HOURS = 30, 730  # of a month; Google's own examples count 730 hours
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US$ for one `unit`, how many are `free` each month, and the page that says so, as it was on `day`."""
+    """US$ for one `unit`, the number of `free` units a month, and the source: a `page` as of `day`."""
 
     what: str
     usd: float
@@ -75,68 +75,71 @@ PRICES = {
 
 # Measured: README.md, `make bench`, BLIP-base, a JPEG of 12 MP, 1 vCPU and 512 MiB.
 WARM_S, CAPTION_S, COLD_S = 3600 / 2900, 0.65, 2.95
-SWEEPS, SWEEP_S = DAYS * 24 * 6, 2.0  # every ten minutes; most of it is the start
-CLASS_A, CLASS_B, SWEEP_A = (
-    5,
-    4,
-    2,
-)  # counted: tests/project/test_cost.py; a new instance reads 2 more of class B
-APP_GB = 0.134 + 0.184  # measured: packages and small model as tar.gz; what BLIP-base has more
+RECONCILE_RUNS, RECONCILE_S = DAYS * 24 * 6, 2.0  # every ten minutes; most of it is the start
+# Operations, counted by tests/project/test_cost.py; a new instance reads 2 more of class B.
+CLASS_A, CLASS_B, RECONCILE_CLASS_A = 5, 4, 2
+APP_GB = 0.134 + 0.184  # measured: packages and small model as tar.gz, plus the difference to BLIP-base
 IMAGES_GB = APP_GB * IMAGES_KEPT  # at most: equal layers are stored once
-SOFT_DELETE_DAYS = int(Config().soft_delete_days)  # a source that is deleted is paid for so long
+SOFT_DELETE_DAYS = int(Config().soft_delete_days)  # a deleted source is charged for this long
 ROW_B = 5_000  # measured: 2,433 after VACUUM FULL; the row of an upload is written about nine times
 LOG_B = 10_000  # measured: 1,551 in nine lines, to which the platform adds its own
-EVENT_B = 2 * 2_000  # in and out, as cloud.google.com/eventarc/pricing reckons an event
-# Assumed.
-# Until Gemini answers. A reseller measured 2 s for simple requests (docs.apiyi.com, of 2026-07-22); the log
-# has yours.
+EVENT_B = 2 * 2_000  # in and out, as cloud.google.com/eventarc/pricing counts an event
+# Assumptions.
+# Gemini's response time. A reseller measured 2 s for simple requests (docs.apiyi.com, of 2026-07-22); your
+# log has your own.
 GEMINI_S = 2.5
-NEW_INSTANCES = 0.1  # of the pictures
-SOURCE_B, PUBLISHED_B = 4e6, 0.35e6  # a telephone's JPEG; WebP of 1600, 800 and 200 px
+NEW_INSTANCES = 0.1  # the share of pictures that start an instance
+SOURCE_B, RENDITIONS_B = 4e6, 0.35e6  # a telephone's JPEG; WebP of 1600, 800 and 200 px
 DEPLOYMENTS, BUILD_MINUTES = 4, 3  # a month; all functions are one build
-ANSWER_TOKENS, THOUGHT_TOKENS = 250, 0  # this model thinks only where it is asked to
+ANSWER_TOKENS, THOUGHT_TOKENS = 250, 0  # this model thinks only on request
 FREE_ROWS_B = 0.5e9  # of the smallest free PostgreSQL: Neon, neon.com/docs/introduction/plans, 2026-11-12
-# Of a visit of the gallery, which costs nothing while nobody looks: two pages of pictures, each loaded once.
+# A visit to the gallery: two pages of pictures, each loaded once. Without visitors the gallery costs nothing.
 PAGES, PICTURES, FILES = 2, 24, 3  # files: style, script, icon
-ANSWER_S = 0.1  # for each request: every begun tenth, as if no two shared an instance
+ANSWER_S = 0.1  # a request, rounded up to a tenth, as if no two shared an instance
 GALLERY_START_S, GALLERY_GIB = 1.0, 0.25
-CARD_B, PAGE_B = 40e3, 30e3  # a picture as wide as a card; a page with its files, compressed or kept
-# At most, of a picture at the default resolution: ai.google.dev/gemini-api/docs/media-resolution.
+CARD_B, PAGE_B = 40e3, 30e3  # a picture as wide as a card; a page with its files, compressed or cached
+# The maximum for a picture at the default resolution: ai.google.dev/gemini-api/docs/media-resolution.
 PICTURE_TOKENS = 1_120
 
 
 def prompt_tokens() -> int:
-    """Of what is sent beside it: about four characters each (ai.google.dev/gemini-api/docs/tokens)."""
+    """Return the tokens of the prompt, at four characters each (ai.google.dev/gemini-api/docs/tokens)."""
     return len(SYSTEM_INSTRUCTION + ASKED + json.dumps(SCHEMA)) // 4
 
 
 def seconds(described: bool) -> float:
-    """What is paid of a picture on an instance that runs, waits for Gemini included: each begun tenth."""
+    """Return the billed seconds of a picture on a warm instance, rounded up to a tenth.
+
+    With `described`, they include the wait for Gemini.
+    """
     whole = WARM_S - CAPTION_S + max(CAPTION_S, GEMINI_S) if described else WARM_S
     return ceil(whole * 10) / 10
 
 
 def month(pictures: int, described: bool) -> Mapping[str, float]:
-    """Quantities in the units of PRICES, of which sources and published are both stored."""
+    """Return the quantities of a month in the units of PRICES.
+
+    Both sources and published pictures have the price of stored data.
+    """
     starts = pictures * NEW_INSTANCES
-    running = pictures * seconds(described) + starts * (COLD_S - WARM_S) + SWEEPS * SWEEP_S
-    sources, published = (pictures * size / GIB for size in (SOURCE_B, PUBLISHED_B))
+    running = pictures * seconds(described) + starts * (COLD_S - WARM_S) + RECONCILE_RUNS * RECONCILE_S
+    sources, published = (pictures * size / GIB for size in (SOURCE_B, RENDITIONS_B))
     tokens = PICTURE_TOKENS + prompt_tokens()
     rows = pictures * ROW_B
-    managed = rows > FREE_ROWS_B  # then the free one is full within the month
+    managed = rows > FREE_ROWS_B  # the free database would fill up within the month
     return {
         "vcpu": running,
         "memory": running * 0.5,
-        "requests": (pictures + SWEEPS) / 1e6,
+        "requests": (pictures + RECONCILE_RUNS) / 1e6,
         "sources": sources * SOFT_DELETE_DAYS / DAYS,
         "published": published,
-        "class A": (pictures * CLASS_A + SWEEPS * SWEEP_A) / 1000,
+        "class A": (pictures * CLASS_A + RECONCILE_RUNS * RECONCILE_CLASS_A) / 1000,
         "class B": pictures * CLASS_B / 1000,
         "events": pictures * EVENT_B / GIB,
         "build": DEPLOYMENTS * BUILD_MINUTES,
         "images": IMAGES_GB,
         "secrets": 2,
-        "accesses": 2 * (starts + SWEEPS) / 10_000,
+        "accesses": 2 * (starts + RECONCILE_RUNS) / 10_000,
         "jobs": 1,
         "logs": pictures * LOG_B / GIB,
         "sql": HOURS if managed else 0,
@@ -147,7 +150,7 @@ def month(pictures: int, described: bool) -> Mapping[str, float]:
 
 
 def usd(name: str, quantity: float, free: bool = True) -> float:
-    """What a quantity costs, less what is free."""
+    """Return the cost of a quantity, less the free units."""
     price = PRICES["stored" if name in ("sources", "published") else name]
     return price.usd * max(0.0, quantity - (price.free if free else 0))
 
@@ -169,28 +172,28 @@ LINES = {
 
 
 def bill(described: bool) -> str:
-    """The month in a table, by service and volume."""
+    """Return the cost of a month as a table, by service and volume."""
     months = [month(pictures, described) for pictures in VOLUMES]
     totals = {
         free: [sum(usd(name, q, free) for name, q in each.items()) for each in months]
         for free in (True, False)
     }
-    of_each = [total / n * 1000 for total, n in zip(totals[True], VOLUMES, strict=True)]
+    per_thousand = [total / n * 1000 for total, n in zip(totals[True], VOLUMES, strict=True)]
     services = {
         service: [sum(usd(name, each[name]) for name in names) for each in months]
         for service, names in LINES.items()
     }
     rows = services | {
         "**all**": totals[True],
-        "for 1,000 pictures": of_each,
+        "for 1,000 pictures": per_thousand,
         "all, if nothing were free": totals[False],
     }
     head = ["US$ a month", *(f"{n:,} pictures" for n in VOLUMES)]
     return _table([head, *([name, *map(_money, row)] for name, row in rows.items())])
 
 
-def visit() -> Mapping[str, float]:
-    """Quantities of one visit of the gallery, in the units of PRICES."""
+def gallery_visit() -> Mapping[str, float]:
+    """Return the quantities of one visit to the gallery, in the units of PRICES."""
     images = PAGES * PICTURES
     requests = PAGES + images + FILES
     running = requests * ANSWER_S + GALLERY_START_S
@@ -204,8 +207,8 @@ def visit() -> Mapping[str, float]:
 
 
 def gallery() -> str:
-    """What the gallery costs, in a table."""
-    one = visit()
+    """Return the cost of the gallery as a table."""
+    one = gallery_visit()
     counts = (100, 10_000, 1_000_000)
     lines = {"Cloud Run, 256 MiB": ("vcpu", "memory", "requests"), "pictures read": ("class B",)}
     lines |= {"traffic": ("traffic",), "**all**": tuple(one)}
@@ -217,7 +220,7 @@ def gallery() -> str:
 
 
 def prices() -> str:
-    """The prices in a table."""
+    """Return the prices as a table."""
     rows = [["what", "US$", "for one", "free each month", "page", "as of"]]
     for price in PRICES.values():
         amount = f"{price.usd:.7f}".rstrip("0").rstrip(".")
@@ -226,8 +229,8 @@ def prices() -> str:
 
 
 def picture() -> str:
-    """What one picture takes, in a table."""
-    shown, told = PICTURE_TOKENS, prompt_tokens()
+    """Return what one picture uses, as a table."""
+    shown, prompt = PICTURE_TOKENS, prompt_tokens()
     spoken = f"assumed: answer {ANSWER_TOKENS}, thoughts {THOUGHT_TOKENS}"
     rows = [
         ["of one picture", "", "how it is known"],
@@ -236,11 +239,11 @@ def picture() -> str:
         ["a new instance, more", f"{COLD_S - WARM_S:.1f} s", f"assumed: {NEW_INSTANCES:.0%} of the pictures"],
         ["operations of class A; B", f"{CLASS_A}; {CLASS_B}", "counted; deleting is free"],
         ["source", f"{SOURCE_B / 1e6:g} MB for {SOFT_DELETE_DAYS} days", "assumed; soft delete keeps it"],
-        ["published", f"{PUBLISHED_B / 1e6:g} MB", "assumed; each month that you keep it costs again"],
+        ["published", f"{RENDITIONS_B / 1e6:g} MB", "assumed; each month that you keep it costs again"],
         ["event", f"{EVENT_B / 1000:g} kB", "cloud.google.com/eventarc/pricing"],
         ["log", f"{LOG_B / 1000:g} kB", "1.6 kB measured, the platform's own assumed"],
         ["database", f"{ROW_B / 1000:g} kB", "2.4 kB measured, dead rows assumed"],
-        ["tokens in", f"{shown + told:,}", f"{shown:,} of the picture, {told} of the instruction"],
+        ["tokens in", f"{shown + prompt:,}", f"{shown:,} of the picture, {prompt} of the instruction"],
         ["tokens out", f"{ANSWER_TOKENS + THOUGHT_TOKENS:,}", f"{spoken}; at most {MAX_OUTPUT_TOKENS:,}"],
     ]  # fmt: skip
     return _table(rows)

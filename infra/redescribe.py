@@ -19,16 +19,16 @@ Send = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Sends a selection to the function `sweep` and returns its response."""
 
 
-def wanted(given: Mapping[str, str]) -> dict[str, Any]:
+def wanted(environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the selection from the variables of `make redescribe`. Raises SettingsError."""
-    chosen: dict[str, Any] = {"all": True} if given.get("ALL") == "1" else {}
+    chosen: dict[str, Any] = {"all": True} if environment.get("ALL") == "1" else {}
     try:
-        dt.datetime.fromisoformat(given.get("SINCE") or "2026-01-01")
+        dt.datetime.fromisoformat(environment.get("SINCE") or "2026-01-01")
     except ValueError as wrong:
         raise SettingsError(
-            f"SINCE={given['SINCE']!r} is not allowed: it must be a day or an instant, 2026-11-01."
+            f"SINCE={environment['SINCE']!r} is not allowed: it must be a day or an instant, 2026-11-01."
         ) from wrong
-    return chosen | {name.lower(): given[name] for name in ("OWNER", "SINCE") if given.get(name)}
+    return chosen | {name.lower(): environment[name] for name in ("OWNER", "SINCE") if environment.get(name)}
 
 
 def redescribe(send: Send, chosen: Mapping[str, Any]) -> str:
@@ -77,13 +77,13 @@ def main(words: Sequence[str] | None = None) -> int:
     def send(chosen: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
             answer = requests.post(f"{url}/sweep", json={"redescribe": chosen}, timeout=TIMEOUT_S)
-            said: Mapping[str, Any] = answer.json()
+            answered: Mapping[str, Any] = answer.json()
         except requests.RequestException as lost:  # an invalid JSON body, too
             log = state / "logs" / "functions.log"
             raise StackError(f"The functions gave no answer that can be read (log: {log}).") from lost
         if not answer.ok:
-            raise StackError(f"{said['detail']} {said['remedy']}")
-        return said
+            raise StackError(f"{answered['detail']} {answered['remedy']}")
+        return answered
 
     try:
         url = running(state)

@@ -1,9 +1,9 @@
-"""`make import EXTENSION=extensions/storage-resize-images.env`: settings of Firebase's Resize Images as ours.
+"""`make import EXTENSION=extensions/storage-resize-images.env`: import settings of Firebase's Resize Images.
 
-Reads what `firebase ext:export` wrote of the extension `storage-resize-images`, or the folder of an instance
-of the function kit of that name, shows parameter by parameter what becomes of it, what has no equal here and
-what to do then, and writes `settings.mk`, which `make plan`, `make deploy` and what comes after them read;
-what is said on the command line or in the environment goes first. docs/from-resize-images.md tells the rest.
+Reads the file that `firebase ext:export` wrote for the extension `storage-resize-images`, or the folder of an
+instance of the function kit of that name. Prints the equivalent of each parameter, or what to do if there is
+none, and writes `settings.mk`. `make plan`, `make deploy` and the other deployment commands read that file;
+the command line and the environment override it. See docs/from-resize-images.md.
 """
 
 import argparse
@@ -24,43 +24,43 @@ from infra.cloud.config import check
 from infra.cloud.settings_file import FILE, line, replace
 from infra.resize_images_parameters import Import, known
 
-LARGEST = 1_000_000  # bytes of an exported file, which has some hundred
+LARGEST = 1_000_000  # bytes; an exported file has a few hundred
 LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z][\w./-]*)\s*=(.*)")
 # Values of a kit, as firebase-tools 15.34.2 (2026-10-28) reads and writes them (lib/functions/env.js, LINE_RE
 # and formatUserEnvForWrite): in quotes where a character must be escaped, and bare up to a comment. An export
 # of the extension is written without quotes and comments (lib/extensions/manifest.js, writeEnvFiles).
 KIT_VALUE = re.compile(r"""\s*(?:'([^']*)'|"((?:\\.|[^"\\])*)"|([^'"#][^#]*|))\s*(?:#.*)?""")
 ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "v": "\v"}
-# What a kit does where its file does not say: firebase/extensions, kits/storage-resize-images, src/config.ts
+# The kit's defaults: firebase/extensions, kits/storage-resize-images, src/config.ts
 # at 09a5645f and README.md at 0a71d866 (2026).
 KIT_DEFAULTS = {"IMG_SIZES": "200x200", "DELETE_ORIGINAL_FILE": "false", "IS_ANIMATED": "true"}
-PLACE = re.compile(r"\$\{(?:param:)?PROJECT_ID\}")
+PROJECT_PLACEHOLDER = re.compile(r"\$\{(?:param:)?PROJECT_ID\}")
 
 
 def read(path: Path, project: str) -> dict[str, str]:
-    """Return the parameters of an exported file, or of the folder of a kit's instance, without empty ones.
+    """Return the non-empty parameters of an exported file, or of the folder of a kit's instance.
 
-    `${param:PROJECT_ID}`, which the export puts in the project's place, is it again. Raises CloudError.
+    Replaces `${param:PROJECT_ID}`, the export's placeholder, with `project`. Raises CloudError.
     """
     kit = path.is_dir() or path.name.startswith(".env")
-    given: dict[str, str] = {}
+    parameters: dict[str, str] = {}
     for file in _files_of(path, project):
-        given |= _kit(file) if kit else _export(file)
-    given = {name: value for name, value in given.items() if value}
+        parameters |= _kit(file) if kit else _export(file)
+    parameters = {name: value for name, value in parameters.items() if value}
     if kit:
-        given = KIT_DEFAULTS | given
-    if not {"IMG_BUCKET", "IMG_SIZES"} <= given.keys():
+        parameters = KIT_DEFAULTS | parameters
+    if not {"IMG_BUCKET", "IMG_SIZES"} <= parameters.keys():
         raise CloudError(
-            f"{path} is no configuration of storage-resize-images: it lacks IMG_BUCKET or IMG_SIZES. "
-            "To a kit of the project's default bucket, add IMG_BUCKET=NAME."
+            f"{path} is not a configuration of storage-resize-images: it lacks IMG_BUCKET or IMG_SIZES. "
+            "For a kit that uses the project's default bucket, add IMG_BUCKET=NAME."
         )
-    if not project and any(map(PLACE.search, given.values())):
-        raise CloudError(f"{path} leaves the project open: make import EXTENSION={path} PROJECT=my-project")
-    return {name: PLACE.sub(lambda _: project, value) for name, value in given.items()}
+    if not project and any(map(PROJECT_PLACEHOLDER.search, parameters.values())):
+        raise CloudError(f"{path} does not name the project: make import EXTENSION={path} PROJECT=my-project")
+    return {name: PROJECT_PLACEHOLDER.sub(lambda _: project, value) for name, value in parameters.items()}
 
 
 def _files_of(path: Path, project: str) -> list[Path]:
-    """Return the files to read, the later before the earlier ones: of a folder, as the Firebase CLI does."""
+    """Return the files to read, in order of increasing priority, as the Firebase CLI does for a folder."""
     if not path.is_dir():
         return [path]
     files = [file for file in (path / ".env", path / f".env.{project}") if file.is_file()]
@@ -73,76 +73,76 @@ def _files_of(path: Path, project: str) -> list[Path]:
 
 
 def _lines(path: Path) -> list[tuple[str, str]]:
-    """Return names and values as they are written."""
+    """Return the names and the raw values of a file."""
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
-        if len(data) > LARGEST:  # the settings behind would be lost
-            raise CloudError(f"{path} is larger than {LARGEST / 1e6:g} MB, which no exported file is.")
+        if len(data) > LARGEST:  # the rest of the settings would be lost
+            raise CloudError(f"{path} is larger than {LARGEST / 1e6:g} MB: it can't be an exported file.")
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as wrong:
         raise CloudError(
-            f"{path} can't be read: name what firebase ext:export wrote, extensions/NAME.env, "
+            f"{path} can't be read: name the file that firebase ext:export wrote, extensions/NAME.env, "
             "or the folder of a kit's instance."
         ) from wrong
     return [(found[1], found[2].strip()) for line in text.splitlines() if (found := LINE.fullmatch(line))]
 
 
 def _export(path: Path) -> dict[str, str]:
-    """Return what `firebase ext:export` wrote, where somebody may have put quotes."""
-    given = {}
+    """Return the values of a file by `firebase ext:export`, without quotes that were added by hand."""
+    parameters = {}
     for name, value in _lines(path):
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-        given[name] = value[1:-1].replace('\\"', '"') if quoted else value
-    return given
+        parameters[name] = value[1:-1].replace('\\"', '"') if quoted else value
+    return parameters
 
 
 def _kit(path: Path) -> dict[str, str]:
-    """Return what the Firebase CLI reads in the file of a kit's instance."""
-    given = {}
+    """Return the values of a kit's instance, parsed as the Firebase CLI does."""
+    parameters = {}
     for name, value in _lines(path):
         found = KIT_VALUE.fullmatch(value)
         if not found:
-            raise CloudError(f"{path} can't be read: the quotes of {name} do not end in the same line.")
+            raise CloudError(f"{path} can't be read: {name} has an opening quote without a closing one.")
         single, double, bare = found.groups()
         if double is not None:
-            given[name] = re.sub(r"\\(.)", lambda escape: ESCAPED.get(escape[1], escape[1]), double)
+            parameters[name] = re.sub(r"\\(.)", lambda escape: ESCAPED.get(escape[1], escape[1]), double)
         else:
-            given[name] = single if single is not None else bare.strip()
-    return given
+            parameters[name] = single if single is not None else bare.strip()
+    return parameters
 
 
-def convert(given: Mapping[str, str]) -> Import:
-    """Our settings for those of the extension. Raises CloudError where one can't be used."""
-    result = Import(given)
-    for name in given:
-        known(name)(result, name, given[name])
+def convert(parameters: Mapping[str, str]) -> Import:
+    """Return Dropcap's settings for those of the extension. Raises CloudError if a value can't be used."""
+    result = Import(parameters)
+    for name in parameters:
+        known(name)(result, name, parameters[name])
     _leave_outputs_alone(result)
-    if "RESIZED_IMAGES_PATH" not in given:
+    if "RESIZED_IMAGES_PATH" not in parameters:
         result.settings["LAYOUT"] = "beside"
-        result.rows.append(("RESIZED_IMAGES_PATH not set", "LAYOUT=beside", "names as they were"))
-    if "IMAGE_TYPE" not in given:
+        result.rows.append(("RESIZED_IMAGES_PATH not set", "LAYOUT=beside", "the same names"))
+    if "IMAGE_TYPE" not in parameters:
         result.settings["FORMAT"] = ORIGINAL
         result.rows.append(("IMAGE_TYPE not set", f"FORMAT={ORIGINAL}", ""))
     if "REGION" not in result.settings:
-        note = "where the bucket is: make plan REGION=…"
+        note = "use the bucket's region: make plan REGION=…"
         result.rows.append(("BUCKET_REGION not set", "REGION not set", note))
     if "CACHE_CONTROL" not in result.settings:
-        note = "it took the original's; here browsers keep a copy for an hour"
-        result.rows.append(("CACHE_CONTROL_HEADER not set", "as ever", note))
+        note = "the extension copies the original's; with Dropcap, browsers cache a copy for an hour"
+        result.rows.append(("CACHE_CONTROL_HEADER not set", "default", note))
     check(result.settings)
     try:
         Settings.read(result.settings)
     except SettingsError as wrong:
-        raise CloudError(f"The extension's settings can't be ours: {wrong}") from wrong
+        raise CloudError(f"The extension's settings can't be imported: {wrong}") from wrong
     return result
 
 
 def _leave_outputs_alone(result: Import) -> None:
-    """What the extension wrote into the bucket is no upload: it would be resized, described, and deleted."""
+    """Exclude the extension's outputs, which would otherwise be resized, described and deleted as uploads."""
     sizes = [size.strip() for size in result.settings["SIZES"].split(",")]
     outputs = [pattern for size in sizes for pattern in (f"*_{size}", f"*_{size}.*")]
-    if failed := result.given.get("FAILED_IMAGES_PATH", "").strip("/"):
+    if failed := result.parameters.get("FAILED_IMAGES_PATH", "").strip("/"):
         if set(failed) & {",", "?"}:
             raise CloudError(
                 f"FAILED_IMAGES_PATH={failed} can't be imported: patterns here can't match a literal comma "
@@ -152,33 +152,35 @@ def _leave_outputs_alone(result: Import) -> None:
     before = result.settings.get("EXCLUDE", "")
     result.settings["EXCLUDE"] = ",".join(([before] if before else []) + outputs)
     note = (
-        "what it wrote into the bucket stays there, and is no upload; of sizes from before by its metadata, "
-        f"{RESIZED}=true: add their names to EXCLUDE where something has taken that away"
+        "the extension's outputs stay in the bucket and are not uploads. Outputs in earlier sizes are "
+        f"recognized by their metadata, {RESIZED}=true: if that is missing, add their names to EXCLUDE"
     )
     result.rows.append(("(its resized pictures)", f"EXCLUDE+={','.join(outputs)}", note))
 
 
 def makefile(settings: Mapping[str, str], source: Path) -> str:
-    """The settings for make, which gives them to its commands where nobody has said otherwise."""
-    lines = [f"# From {source.name}, by make import. The command line and the environment go before it."]
+    """Return the settings as a makefile; each applies unless the command line or the environment sets it."""
+    lines = [f"# From {source.name}, by make import. The command line and the environment override it."]
     lines += [line(name, value) for name, value in settings.items()]
     return "\n".join(lines) + "\n"
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 1 with the reason in one line on standard error."""
-    parser = argparse.ArgumentParser(prog="make import", description="Take over Resize Images' settings.")
+    """Return the exit status: 0, or 1 after printing the reason in one line on standard error."""
+    parser = argparse.ArgumentParser(prog="make import", description="Import the settings of Resize Images.")
     parser.add_argument(
-        "extension", nargs="?", type=Path, help="what firebase ext:export wrote, or a kit's instance"
+        "extension", nargs="?", type=Path, help="file by firebase ext:export, or folder of a kit's instance"
     )
-    parser.add_argument("--project", default="", help="id of the project, where the file leaves it open")
+    parser.add_argument("--project", default="", help="project id, if the file does not name it")
     parser.add_argument("--force", action="store_true", help=f"overwrite {FILE}")
     arguments = parser.parse_args(words)
     try:
         if not arguments.extension or str(arguments.extension) == ".":
-            raise CloudError("Say which file: make import EXTENSION=extensions/storage-resize-images.env")
+            raise CloudError(
+                "EXTENSION is not set: make import EXTENSION=extensions/storage-resize-images.env"
+            )
         if FILE.exists() and not arguments.force:
-            raise CloudError(f"{FILE} is there already: FORCE=1 overwrites it.")
+            raise CloudError(f"{FILE} already exists: FORCE=1 overwrites it.")
         result = convert(read(arguments.extension, arguments.project))
         replace(makefile(result.settings, arguments.extension))
     except CloudError as reason:
@@ -191,7 +193,7 @@ def main(words: Sequence[str] | None = None) -> int:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
     console.print(table)
-    console.print("The first folder of a name is the user here: users/ana/a.jpg is one of `users`.")
+    console.print("Dropcap takes the first folder of a name as the user: users/ana/a.jpg belongs to `users`.")
     console.print(f"Written to {FILE}. make plan PROJECT=my-project shows what a deployment would change.")
     return 0
 

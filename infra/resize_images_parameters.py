@@ -1,4 +1,4 @@
-"""What each parameter of Resize Images becomes here, be it of the extension or of the function kit."""
+"""Convert each parameter of Resize Images, of the extension or of the function kit."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,29 +9,29 @@ from infra.cloud import CloudError
 
 VERIFIED = "dropcap-verify/*"
 FORMATS = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png", "webp": "webp", "avif": "avif", "false": ORIGINAL}
-# src/region.ts at 2423e2a: where a kit runs for a bucket in several regions.
+# src/region.ts at 2423e2a: the region of a kit whose bucket is multi-regional.
 MULTI_REGIONS = {"us": "us-east1", "eu": "europe-west1", "asia": "asia-east1"}
 
 
 @dataclass(slots=True)
 class Import:
-    """What becomes of an exported configuration: our settings, and a row for each of its parameters."""
+    """The result for an exported configuration: Dropcap's settings, and a row to print for each parameter."""
 
-    given: Mapping[str, str]
+    parameters: Mapping[str, str]
     settings: dict[str, str] = field(default_factory=dict)
     rows: list[tuple[str, str, str]] = field(default_factory=list)
 
     def set(self, name: str, ours: str, value: str, note: str = "") -> None:
-        """This parameter becomes that setting."""
+        """Record that the parameter `name` becomes the setting `ours`."""
         self.settings[ours] = value
-        self.tell(name, f"{ours}={value}", note)
+        self.add_row(name, f"{ours}={value}", note)
 
-    def tell(self, name: str, ours: str, note: str) -> None:
-        self.rows.append((f"{name}={_short(self.given[name])}", ours, note))
+    def add_row(self, name: str, ours: str, note: str) -> None:
+        self.rows.append((f"{name}={_short(self.parameters[name])}", ours, note))
 
     def lacks(self, name: str, note: str) -> None:
-        """There is no equal, and this is what to do."""
-        self.tell(name, "no equal", note)
+        """Record that the parameter has no equivalent; `note` says what to do."""
+        self.add_row(name, "no equivalent", note)
 
 
 def _short(value: str) -> str:
@@ -40,13 +40,13 @@ def _short(value: str) -> str:
 
 def _bucket(result: Import, name: str, value: str) -> None:
     if "$" in value:
-        raise CloudError(f"IMG_BUCKET={value} names no bucket: write its name into the file in its place.")
+        raise CloudError(f"IMG_BUCKET={value} is not the name of a bucket: write the name into the file.")
     result.set(
         name,
         "UPLOADS_BUCKET",
         value,
-        "uploads stay as they are. Resized pictures go to another bucket, PICTURES_BUCKET, or they would "
-        "trigger the function again: where the app reads them, getStorage(app, 'gs://PROJECT-pictures')",
+        "uploads stay as they are. Resized pictures go to another bucket, PICTURES_BUCKET, because "
+        "they would trigger the function again. The app reads them with getStorage(app, 'gs://PROJECT-pictures')",
     )
 
 
@@ -59,14 +59,14 @@ def _bucket_region(result: Import, name: str, value: str) -> None:
 
 
 def _default_region(result: Import, name: str, value: str) -> None:
-    if "BUCKET_REGION" in result.given:
-        result.tell(name, "as ever", "BUCKET_REGION goes before it")
+    if "BUCKET_REGION" in result.parameters:
+        result.add_row(name, "default", "BUCKET_REGION takes precedence")
     else:
         result.set(name, "REGION", value)
 
 
 def _system(result: Import, name: str, value: str) -> None:
-    result.lacks(name, "was the platform's: a deployment has its own, docs/settings.md")
+    result.lacks(name, "specific to that platform; docs/settings.md has the settings of a deployment")
 
 
 def _sizes(result: Import, name: str, value: str) -> None:
@@ -77,36 +77,38 @@ def _source(result: Import, name: str, value: str) -> None:
     if value == "false":
         result.set(name, "SOURCE", "keep")
     else:
-        # Not said for the user: it would answer what a first deployment asks where the bucket is not empty.
+        # Not written: a first deployment to a bucket with objects must ask the user.
         note = (
-            "the default, when each picture is stored and checked. What is no picture, a PDF or a video, "
-            "leaves the bucket for quarantine. Where the bucket is not empty, make plan asks for SOURCE first"
+            "deletes a source after all outputs are stored and verified. Files that are not pictures, such "
+            "as PDF and video, move to quarantine. If the bucket is not empty, make plan asks for SOURCE first"
         )
-        result.tell(name, "SOURCE not set", note)
+        result.add_row(name, "SOURCE not set", note)
 
 
 def _public(result: Import, name: str, value: str) -> None:
     if value == "true":
         result.lacks(
             name,
-            "buckets stay private, and UPLOADS_BUCKET becomes so with all that was public there: make "
-            "PICTURES_BUCKET one of Firebase's (Storage, Add bucket), with `allow read` in its rules",
+            "buckets stay private, and UPLOADS_BUCKET becomes private with all its objects: let "
+            "PICTURES_BUCKET be one of Firebase's (Storage, Add bucket), with `allow read` in its rules",
         )
     else:
-        result.tell(name, "as ever", "nothing is public")
+        result.add_row(name, "default", "nothing is public")
 
 
 def _layout(result: Import, name: str, value: str) -> None:
     folder = "/".join(part for part in value.split("/") if part and part != ".")
     if not folder or ".." in folder.split("/"):
-        result.set(name, "LAYOUT", "beside", "no equal to a path that leads upwards: beside the name instead")
+        result.set(
+            name, "LAYOUT", "beside", "paths with .. are not supported: the pictures go beside the upload"
+        )
     else:
         result.set(name, "LAYOUT", f"{folder}/")
 
 
 def _patterns(value: str) -> list[str]:
-    """Paths of folders as patterns of names: `*` is the same in both, over folders too."""
-    if "?" in value:  # here it matches any one character, and would choose more
+    """Return paths of folders as patterns of names; in both, `*` also matches slashes."""
+    if "?" in value:  # Dropcap's patterns match any one character with it
         raise CloudError(f"{value} can't be imported: patterns here can't match a literal question mark.")
     paths = (path.strip().strip("/") for path in value.split(","))
     return [f"{path}/*" for path in paths if path]
@@ -122,8 +124,8 @@ def _exclude(result: Import, name: str, value: str) -> None:
 
 
 def _failed(result: Import, name: str, value: str) -> None:
-    result.tell(
-        name, "QUARANTINE_BUCKET", "always, in a bucket of its own, each with its reason in the metadata"
+    result.add_row(
+        name, "QUARANTINE_BUCKET", "always on, in a separate bucket, with the reason in the metadata"
     )
 
 
@@ -137,14 +139,14 @@ def _formats(result: Import, name: str, value: str) -> None:
     words = [word.lower() for word in words]  # early kits wrote False (their CHANGELOG.md)
     ours = list(dict.fromkeys(FORMATS[word] for word in words if word in FORMATS)) or ["webp"]
     foreign = [word for word in words if word not in FORMATS]
-    note = f"no equal to {', '.join(foreign)}: apps ask for another" if foreign else ""
+    note = f"no equivalent to {', '.join(foreign)}: apps must request another format" if foreign else ""
     if ORIGINAL in ours:
-        note = f"{note}; original is webp for GIF and TIFF, whose names stay".removeprefix("; ")
+        note = f"{note}; original means WebP for GIF and TIFF, under the same names".removeprefix("; ")
     result.set(name, "FORMAT", ",".join(ours), note)
 
 
 def _json(value: str) -> dict[str, object] | None:
-    """An object of options; None where it is none, as the extension then goes on without it."""
+    """Return an object of options; None if it is invalid, in which case the extension ignores it."""
     try:
         options = json.loads(value)
     except (ValueError, RecursionError):
@@ -155,80 +157,82 @@ def _json(value: str) -> dict[str, object] | None:
 def _output(result: Import, name: str, value: str) -> None:
     options = _json(value)
     if options is None:
-        result.lacks(name, "is no JSON: the extension ignores it, too")
+        result.lacks(name, "is not JSON: the extension ignores it, too")
         return
     qualities, others = set(), []
     for kind, each in options.items():
         for option, what in (each if isinstance(each, dict) else {}).items():
-            if option == "quality" and type(what) is int and 1 <= what <= 100:  # which true is not
+            if option == "quality" and type(what) is int and 1 <= what <= 100:  # True is an int, too
                 qualities.add(what)
             else:
                 others.append(f"{kind}.{option}")
-    notes = ["one quality for all formats, the highest"] if len(qualities) > 1 else []
-    notes += [f"no equal to {', '.join(others)}"] if others else []
+    notes = ["Dropcap has one quality for all formats: the highest is used"] if len(qualities) > 1 else []
+    notes += [f"no equivalent to {', '.join(others)}"] if others else []
     if qualities:
         result.set(name, "QUALITY", str(max(qualities)), "; ".join(notes))
     else:
-        result.lacks(name, "; ".join(notes) or "nothing is in it")
+        result.lacks(name, "; ".join(notes) or "it is empty")
 
 
 def _sharp(result: Import, name: str, value: str) -> None:
     options = _json(value)
     others = ", ".join(option for option in options or {} if option != "animated")
     if options and options.get("animated") is True:
-        result.set(name, "ANIMATED", "1", f"no equal to {others}" if others else "")
+        result.set(name, "ANIMATED", "1", f"no equivalent to {others}" if others else "")
     elif options == {}:
-        result.tell(name, "as ever", "nothing is in it")
+        result.add_row(name, "default", "it is empty")
     else:
-        note = "pictures fit inside the size, whole and never enlarged"
-        result.lacks(name, f"no equal to {others}: {note}" if others else note)
+        note = "pictures are fitted into the size without cropping, and never enlarged"
+        result.lacks(name, f"no equivalent to {others}: {note}" if others else note)
 
 
 def _animated(result: Import, name: str, value: str) -> None:
     if value == "true":
-        result.set(name, "ANIMATED", "1", "in webp; other formats show the first frame")
+        result.set(name, "ANIMATED", "1", "in WebP; other formats have the first frame")
     else:
         result.set(name, "ANIMATED", "0")
 
 
 def _memory(result: Import, name: str, value: str) -> None:
-    result.tell(name, "MEMORY_LIMIT_MB (512)", "not taken over: it is a budget here, and 512 MiB are enough")
+    result.add_row(
+        name, "MEMORY_LIMIT_MB (512)", "not imported: it is a memory budget, and 512 MiB are enough"
+    )
 
 
 def _backfill(result: Import, name: str, value: str) -> None:
     if value == "true":
-        bucket = result.given["IMG_BUCKET"]
-        result.tell(name, "make backfill", f"when deployed: make backfill PROJECT=… BUCKET={bucket}")
+        bucket = result.parameters["IMG_BUCKET"]
+        result.add_row(name, "make backfill", f"when deployed: make backfill PROJECT=… BUCKET={bucket}")
     else:
-        result.tell(name, "as ever", "but the sweep takes what lies in the bucket, where INCLUDE chooses it")
+        result.add_row(name, "default", "but reconcile also processes existing objects that INCLUDE matches")
 
 
 def _token(result: Import, name: str, value: str) -> None:
-    result.lacks(name, "download tokens are never copied: getDownloadURL makes one for each picture")
+    result.lacks(name, "download tokens are never copied: getDownloadURL creates one for each picture")
 
 
 def _safety(result: Import, name: str, value: str) -> None:
     if value not in SAFETY:
-        result.tell(name, "as ever", "no picture is kept back for what it shows")
+        result.add_row(name, "default", "pictures are not moderated")
         return
-    note = "the verdict is Gemini's, so GEMINI_API_KEY is needed; what is above goes to quarantine"
+    note = "Gemini gives the verdict, so GEMINI_API_KEY is required; pictures above the level are quarantined"
     result.set(name, "SAFETY", SAFETY[value], note)
 
 
 def _filter(result: Import, name: str, value: str) -> None:
-    result.lacks(name, "what is kept back is said by SAFETY alone, and nothing takes its place")
+    result.lacks(name, "SAFETY alone decides what is withheld, and there is no placeholder")
 
 
 def _events(result: Import, name: str, value: str) -> None:
-    result.tell(name, "EVENTS", "not taken over: name a webhook, or a topic of Pub/Sub (docs/events.md)")
+    result.add_row(name, "EVENTS", "not imported: name a webhook or a Pub/Sub topic (docs/events.md)")
 
 
 def _unknown(result: Import, name: str, value: str) -> None:
-    """Name it without its value, which could be a secret."""
-    result.rows.append((name, "no equal", "not known; nothing is done with it"))
+    """Record the name without its value, which may be a secret."""
+    result.rows.append((name, "no equivalent", "unknown; ignored"))
 
 
-# What each level blocks, as the highest that is still published here.
+# By level, the highest that is still published.
 SAFETY = {"BLOCK_ONLY_HIGH": "medium", "BLOCK_MEDIUM_AND_ABOVE": "low", "BLOCK_LOW_AND_ABOVE": "none"}
 Known = Callable[[Import, str, str], None]
 KNOWN: Mapping[str, Known] = {
@@ -265,5 +269,5 @@ SYSTEM = ("firebaseextensions.v1beta.", "EXT_MIGRATED_SYSTEM_")
 
 
 def known(name: str) -> Known:
-    """Return what tells of a parameter."""
+    """Return the converter of a parameter."""
     return KNOWN.get(name, _system if name.startswith(SYSTEM) else _unknown)

@@ -113,12 +113,12 @@ def read(url: str) -> Address:
             "digits percent-encoded."
         )
     user, password, host, port, dbname, query = (part or "" for part in parts.groups())
-    given = {"user": user, "password": password, "host": host, "port": port, "dbname": dbname}
-    given = {name: _decoded(value) for name, value in given.items() if value}
+    encoded = {"user": user, "password": password, "host": host, "port": port, "dbname": dbname}
+    encoded = {name: _decoded(value) for name, value in encoded.items() if value}
     if host.startswith("["):
-        given["host"] = _decoded(host[1:-1]) if re.fullmatch(r"\[[^\]]+\]", host) else ""
-    given |= _options(query)
-    values = {name: _value(name, value, query) for name, value in given.items()}
+        encoded["host"] = _decoded(host[1:-1]) if re.fullmatch(r"\[[^\]]+\]", host) else ""
+    encoded |= _options(query)
+    values = {name: _value(name, value, query) for name, value in encoded.items()}
     values = {name: value for name, value in values.items() if value != "" and name not in WITHOUT_EFFECT}
     name = values.pop("fallback_application_name", "dropcap")
     for needed in ("user", "host"):

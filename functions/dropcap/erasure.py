@@ -73,8 +73,8 @@ def unpublish_unrecorded(upload: Upload, services: Services) -> None:
 
 def _delete_objects(upload: Upload, buckets: Buckets) -> None:
     unpublish(upload, buckets)
-    places = {buckets.settings.quarantine_bucket, buckets.settings.archive_bucket} - {""}
-    stored = [blob for bucket in sorted(places) for blob in _objects(bucket, upload, buckets)]
+    bucket_names = {buckets.settings.quarantine_bucket, buckets.settings.archive_bucket} - {""}
+    stored = [blob for bucket in sorted(bucket_names) for blob in _objects(bucket, upload, buckets)]
     if upload.in_bucket:
         stored.append(buckets.blob(upload.bucket, upload.name, upload.generation))
     buckets.delete(*stored)

@@ -72,10 +72,10 @@ class Rejected(DropcapError):
 
 def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and its chain of causes: what it was raised from, or during whose handling."""
-    seen: set[int] = set()
+    visited: set[int] = set()
     current: BaseException | None = error
-    while current and id(current) not in seen:
-        seen.add(id(current))
+    while current and id(current) not in visited:
+        visited.add(id(current))
         yield current
         current = current.__cause__ or current.__context__
 

@@ -3,7 +3,7 @@
     resources/     the resources of a deployment: declaration.py lists all with their reasons,
                    rights.py the roles; each other module handles one kind of resource
     monitoring/    metrics, alerts and a dashboard, as TOML tables
-    gcloud/        runs gcloud and translates its errors, which claims.toml lists
+    gcloud/        runs gcloud and translates its errors, which known_errors.toml lists
     operations/    commands after a deployment: addresses, logs, verify, rollback, redescribe
     backfill/      puts existing objects of the bucket into a queue that calls on_upload
     config.py      the settings of a deployment

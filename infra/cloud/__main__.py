@@ -12,7 +12,7 @@ from infra.cloud import CloudError, settings_file
 from infra.cloud.apply import apply
 from infra.cloud.config import INSTANCE_NAME, Config, help_lines, project_of
 from infra.cloud.deployed import LOCATION_SETTINGS, begin, complete, services
-from infra.cloud.gcloud import refusals
+from infra.cloud.gcloud import known_errors
 from infra.cloud.gcloud.command import Gcloud
 from infra.cloud.inventory import Cloud
 from infra.cloud.operations import after, redescribe, verify
@@ -32,7 +32,7 @@ def _plan(console: Console, config: Config, cloud: Cloud) -> None:
     config = complete(config, cloud)
     planned = changes(config, cloud, read_source())
     _warn(config, cloud)
-    if config.given.get("COMMANDS"):
+    if config.environment.get("COMMANDS"):
         print(script(config, planned))
     else:
         show(console, planned, config.stays)
@@ -60,7 +60,7 @@ def _warn(config: Config, cloud: Cloud) -> None:
 
 
 def _destroy(console: Console, config: Config, cloud: Cloud) -> None:
-    data = bool(config.given.get("DATA"))
+    data = bool(config.environment.get("DATA"))
     _require_confirmation(config, "destroy", config.project if data else "1")
     config = complete(config, cloud, tolerant=True)
     _check_orphaned_instance(config, cloud, data)
@@ -72,7 +72,7 @@ def _destroy(console: Console, config: Config, cloud: Cloud) -> None:
         _confirm(
             console, config, "Destroy all this, and keep buckets, database and secrets (DATA=1 deletes them)?"
         )
-    elif config.given.get("YES") != config.project:
+    elif config.environment.get("YES") != config.project:
         warning = "This also deletes all data: pictures, quarantine, database, secrets."
         if console.input(f"{warning} Type the project id to continue: ", markup=False) != config.project:
             raise CloudError("Nothing was changed.")
@@ -82,15 +82,15 @@ def _destroy(console: Console, config: Config, cloud: Cloud) -> None:
     if data:
         console.print("Destroyed.")
         return
-    places = {name: value for name, value in config.chosen.items() if LOCATION_SETTINGS.fullmatch(name)}
-    again = shlex.join(f"{name}={value}" for name, value in {"PROJECT": config.project, **places}.items())
+    locations = {name: value for name, value in config.chosen.items() if LOCATION_SETTINGS.fullmatch(name)}
+    again = shlex.join(f"{name}={value}" for name, value in {"PROJECT": config.project, **locations}.items())
     kept = f"buckets, database and secrets: make destroy {again} DATA=1 deletes them, too."
     console.print(f"Destroyed, except for {kept}", markup=False, soft_wrap=True)
 
 
 def _check_orphaned_instance(config: Config, cloud: Cloud, data: bool) -> None:
     """Raise CloudError if an instance may be Dropcap's, but no service shows it any more."""
-    if not data or cloud.services or config.given.get("CLOUD_SQL"):
+    if not data or cloud.services or config.environment.get("CLOUD_SQL"):
         return
     if "sqladmin.googleapis.com" not in cloud.apis:
         return
@@ -120,8 +120,8 @@ def _backfill(console: Console, config: Config, cloud: Cloud) -> None:
 
 def _require_confirmation(config: Config, command: str, yes: str = "1") -> None:
     """Raise CloudError if there is no terminal to confirm at, and YES does not confirm."""
-    said = config.given.get("YES", "")
-    if not sys.stdin.isatty() and (not said or yes == config.project != said):
+    answer = config.environment.get("YES", "")
+    if not sys.stdin.isatty() and (not answer or yes == config.project != answer):
         again = f"make {command} PROJECT={config.project}" + (" DATA=1" if yes != "1" else "")
         raise CloudError(
             f"Nothing was changed, as there is no terminal to confirm at: {again} YES={yes} needs none"
@@ -130,7 +130,7 @@ def _require_confirmation(config: Config, command: str, yes: str = "1") -> None:
 
 def _confirm(console: Console, config: Config, question: str) -> None:
     """Ask for confirmation unless YES is set. Raises CloudError if the answer is no."""
-    if not config.given.get("YES"):
+    if not config.environment.get("YES"):
         answer = console.input(f"{question} [y/N] ", markup=False)
         if answer.strip().lower() not in ("y", "yes"):
             raise CloudError("Nothing was changed.")
@@ -167,7 +167,7 @@ COMMANDS: dict[str, tuple[Run, str]] = {
 TABLES: dict[str, tuple[Callable[[], str], str]] = {
     "roles": (rights.table, "print which account has which role, and why"),
     "claims": (
-        refusals.table,
+        known_errors.table,
         "print the known errors of Google and gcloud, their handling, and the sources",
     ),
 }

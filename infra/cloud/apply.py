@@ -31,8 +31,8 @@ def apply(console: Console, gcloud: Gcloud, planned: Sequence[Change]) -> None:
         if failed:
             left = [change.what for change in planned if change not in done]
             more = f" and {len(left) - SHOWN} more (make plan shows them)" if len(left) > SHOWN else ""
-            said = f"Done: {len(done)} of {len(planned)}. Not done: {', '.join(left[:SHOWN])}{more}."
-            console.print(said, markup=False, soft_wrap=True)
+            summary = f"Done: {len(done)} of {len(planned)}. Not done: {', '.join(left[:SHOWN])}{more}."
+            console.print(summary, markup=False, soft_wrap=True)
             if not isinstance(failed[0], CloudError):
                 raise failed[0]
             raise CloudError(f"{failed[0]} Run the same command again to continue.") from failed[0]

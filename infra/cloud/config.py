@@ -95,7 +95,7 @@ class Config:
     )
     settings: Settings = field(default_factory=Settings)
     variables: Mapping[str, str] = field(default_factory=dict)
-    given: Mapping[str, str] = field(default_factory=dict, repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     reset: frozenset[str] = frozenset()
     deployed: Mapping[str, str] = field(default_factory=dict)
 
@@ -108,13 +108,13 @@ class Config:
         Raises CloudError with one line and its remedy.
         """
         # A blank value counts as not given.
-        given = {name: value if value.strip() else "" for name, value in environment.items()}
-        project = project_of(given)
+        environment = {name: value if value.strip() else "" for name, value in environment.items()}
+        project = project_of(environment)
         deployed = deployed or {}
-        reset = frozenset(name for name in NAMES | SETTINGS if given.get(name) == DEFAULT)
-        kept = {name: value for name, value in deployed.items() if not given.get(name)}
-        values = given | dict.fromkeys(reset, "") | kept
-        if given.get("DATABASE_URL") and "CLOUD_SQL" in kept:
+        reset = frozenset(name for name in NAMES | SETTINGS if environment.get(name) == DEFAULT)
+        kept = {name: value for name, value in deployed.items() if not environment.get(name)}
+        values = environment | dict.fromkeys(reset, "") | kept
+        if environment.get("DATABASE_URL") and "CLOUD_SQL" in kept:
             values["CLOUD_SQL"] = ""
         if values.get("AUTH") == "iap":
             values["AUTH_AUDIENCE"] = ""  # rights.audience knows it, and no other value works
@@ -135,7 +135,12 @@ class Config:
         for name in SECRETS:
             variables.pop(name, None)
         config = cls(
-            **chosen, settings=settings, variables=variables, given=given, reset=reset, deployed=deployed
+            **chosen,
+            settings=settings,
+            variables=variables,
+            environment=environment,
+            reset=reset,
+            deployed=deployed,
         )
         config._check()
         return config
@@ -178,7 +183,7 @@ class Config:
 
     def value_of(self, name: str) -> str:
         """Return a variable of the environment; "" if it is reset to its default."""
-        return "" if name in self.reset else self.given.get(name, "")
+        return "" if name in self.reset else self.environment.get(name, "")
 
     @property
     def stays(self) -> dict[str, str]:
@@ -230,8 +235,8 @@ def project_of(environment: Mapping[str, str]) -> str:
     """Return the project id. Raises CloudError if it is missing or not a project id."""
     project = environment.get("PROJECT", "").strip()
     if not PROJECT.fullmatch(project):
-        said = f"PROJECT={project!r} is not a project id" if project else "PROJECT is not set"
-        raise CloudError(f"{said}: make deploy PROJECT=my-project (gcloud projects list shows yours)")
+        problem = f"PROJECT={project!r} is not a project id" if project else "PROJECT is not set"
+        raise CloudError(f"{problem}: make deploy PROJECT=my-project (gcloud projects list shows yours)")
     if ":" in project:
         raise CloudError(
             f"PROJECT={project!r} is a domain-scoped project, in which gcloud can't build: use another."

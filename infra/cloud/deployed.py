@@ -50,7 +50,7 @@ def begin(environment: Mapping[str, str], gcloud: Gcloud, tolerant: bool = False
 def complete(config: Config, cloud: Cloud, tolerant: bool = False) -> Config:
     """Read all resources into `cloud`; return the deployment with their settings. Raises CloudError."""
     read_resources(config, cloud)
-    return read(config.given, {**config.deployed, **of_the_rest(config, cloud)}, tolerant)
+    return read(config.environment, {**config.deployed, **of_the_rest(config, cloud)}, tolerant)
 
 
 def read(environment: Mapping[str, str], deployed: Mapping[str, str], tolerant: bool) -> Config:
@@ -59,59 +59,59 @@ def read(environment: Mapping[str, str], deployed: Mapping[str, str], tolerant: 
     With `forgiving`, warn of a setting that is not allowed and use its default, unless it determines where
     data is: `make destroy` must also work on settings that an older version allowed. Raises CloudError.
     """
-    given = dict(environment)
+    variables_given = dict(environment)
     while True:
         try:
-            return Config.read(given, deployed)
+            return Config.read(variables_given, deployed)
         except CloudError as wrong:
             for name in re.findall(r"[A-Z][A-Z_]+", str(wrong)) if tolerant else ():
                 if (
                     name in NAMES | SETTINGS
-                    and given.get(name) != DEFAULT
+                    and variables_given.get(name) != DEFAULT
                     and not LOCATION_SETTINGS.fullmatch(name)
                 ):
                     break
             else:
                 raise
             print(f"Warning: {wrong} The default is used instead.", file=sys.stderr)
-            given[name] = DEFAULT
+            variables_given[name] = DEFAULT
 
 
-def services(gcloud: Gcloud, said: str) -> tuple[str, dict[str, Any]]:
+def services(gcloud: Gcloud, wanted: str) -> tuple[str, dict[str, Any]]:
     """Return the region of the deployment, and its services by name; "" and none if there is no deployment.
 
-    `said` is the given REGION. Raises CloudError if Dropcap is deployed in another region, or in several of
-    which none is given: a second deployment would share buckets, accounts and alerts with the first.
+    `wanted` is the value of REGION. Raises CloudError if Dropcap is deployed in another region, or in several
+    and REGION is not set: a second deployment would share buckets, accounts and alerts with the first.
     """
-    said = str(DEFAULTS["REGION"]) if said == DEFAULT else said
+    wanted = str(DEFAULTS["REGION"]) if wanted == DEFAULT else wanted
     try:
         found = gcloud.read("run", "services", "list") or ()
     except CloudError as refused:
-        if not said or "did not respond" not in str(refused):
+        if not wanted or "did not respond" not in str(refused):
             raise
-        found = gcloud.read("run", "services", "list", f"--region={said}") or ()
-    places: dict[str, dict[str, Any]] = {}
+        found = gcloud.read("run", "services", "list", f"--region={wanted}") or ()
+    by_region: dict[str, dict[str, Any]] = {}
     for each in found:
         if (name := each["metadata"]["name"]).startswith("dropcap-"):
-            places.setdefault(each["metadata"]["labels"][LOCATION], {})[name] = each
-    if said in places:
-        return said, places[said]
-    if len(places) > 1:
-        where, first = " and ".join(sorted(places)), min(places)
+            by_region.setdefault(each["metadata"]["labels"][LOCATION], {})[name] = each
+    if wanted in by_region:
+        return wanted, by_region[wanted]
+    if len(by_region) > 1:
+        where, first = " and ".join(sorted(by_region)), min(by_region)
         raise CloudError(
             f"Dropcap is deployed in {where}: choose one with REGION={first}. To keep one: make destroy "
             f"PROJECT={gcloud.project} REGION=... for the other, then make deploy for the one that stays, "
             "as both use the same accounts and alerts."
         )
-    if not places:
+    if not by_region:
         return "", {}
-    [(region, there)] = places.items()
-    if said:
+    [(region, there)] = by_region.items()
+    if wanted:
         raise CloudError(
-            f"Dropcap is deployed in {region}, and REGION={said} would add a second deployment: omit REGION "
-            f"to change the existing one. To move it: make destroy PROJECT={gcloud.project} "
+            f"Dropcap is deployed in {region}, and REGION={wanted} would add a second deployment: omit "
+            f"REGION to change the existing one. To move it: make destroy PROJECT={gcloud.project} "
             f"REGION={region} (buckets, database and secrets stay where they are), then make deploy "
-            f"PROJECT={gcloud.project} REGION={said}."
+            f"PROJECT={gcloud.project} REGION={wanted}."
         )
     return region, there
 
@@ -161,10 +161,13 @@ def _rest(config: Config, cloud: Cloud) -> Iterator[tuple[str, str]]:
         yield "CLOUD_SQL_TIER", cloud.instance.get("settings", {}).get("tier", "")
     if "dropcap" in cloud.dashboards and not any(cloud.alerts):  # the dashboard is created after the alerts
         yield "ALERTS", "0"
-    told = {name for each in cloud.alerts.values() for name in each.get("notificationChannels", ())}
+    in_use_channels = {
+        name for each in cloud.alerts.values() for name in each.get("notificationChannels", ())
+    }
     # Dropcap's address stays while there are no alerts; the last one is used.
     channels = [
-        (each["name"] in told, "dropcap" in each.get("userLabels", {}), each) for each in cloud.channels
+        (each["name"] in in_use_channels, "dropcap" in each.get("userLabels", {}), each)
+        for each in cloud.channels
     ]
     for in_use, ours, each in sorted(channels, key=lambda found: found[:2]):
         if (in_use or ours) and each.get("type") == "email":

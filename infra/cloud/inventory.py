@@ -145,8 +145,8 @@ def _second(config: Config, cloud: Cloud) -> Iterable[Task]:
     for name in cloud.services:
         where = (name, f"--region={config.region}")
         yield _api("run"), policy(f"function {name}", "run services get-iam-policy", *where)
-    told = any(each.get("notificationChannels") for each in cloud.alerts.values())
-    if config.alert_email or ((told or "dropcap" in cloud.dashboards) and cloud.tools.has("beta")):
+    notifies = any(each.get("notificationChannels") for each in cloud.alerts.values())
+    if config.alert_email or ((notifies or "dropcap" in cloud.dashboards) and cloud.tools.has("beta")):
         channels = "beta monitoring channels list"
         yield _api("monitoring"), lambda: cloud.channels.extend(read(channels) or ())
 
@@ -200,7 +200,7 @@ def _budgets(config: Config, cloud: Cloud) -> None:
         account = cloud.gcloud.text(*billing_account(config.project)).strip()
         found = cloud.gcloud.read("billing budgets list", f"--billing-account={account}")
     except CloudError:
-        if config.given.get("BUDGET"):
+        if config.environment.get("BUDGET"):
             raise
     else:
         cloud.budgets += found or ()
@@ -218,8 +218,8 @@ def _instance(cloud: Cloud, project: str, name: str) -> None:
         return
     cloud.instance = found[0]
     for kind, into in (("databases", cloud.databases), ("users", cloud.users)):
-        of_it = read(f"sql {kind} list", f"--instance={name}", where) or ()
-        into.update({each["name"]: each for each in of_it})
+        resources = read(f"sql {kind} list", f"--instance={name}", where) or ()
+        into.update({each["name"]: each for each in resources})
 
 
 def _short(each: Any) -> str:

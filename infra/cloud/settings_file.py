@@ -82,14 +82,14 @@ def write(config: Config) -> None:
 
 def replace(text: str) -> None:
     """Replace the file atomically and keep its mode; only the user can read a new file."""
-    place = FILE.resolve()
-    number, part = tempfile.mkstemp(prefix=f".{FILE.name}.", dir=place.parent)
+    path = FILE.resolve()
+    number, part = tempfile.mkstemp(prefix=f".{FILE.name}.", dir=path.parent)
     try:
         with open(number, "w") as file:
             file.write(text)
-        if place.exists():
-            os.chmod(part, place.stat().st_mode)
-        os.replace(part, place)
+        if path.exists():
+            os.chmod(part, path.stat().st_mode)
+        os.replace(part, path)
     except BaseException:
         os.unlink(part)
         raise

@@ -42,8 +42,8 @@ def check_model(config: Config, root: Path = ROOT) -> None:
         ModelError,
     )
 
-    given = config.variables.get("MODEL_FOLDER", "model").removeprefix(WORKSPACE)
-    folder = root / FOLDER / given
+    chosen = config.variables.get("MODEL_FOLDER", "model").removeprefix(WORKSPACE)
+    folder = root / FOLDER / chosen
     if not folder.is_relative_to(root / FOLDER):
         return  # on a mounted volume, for example, which is not readable here
     try:
@@ -54,7 +54,7 @@ def check_model(config: Config, root: Path = ROOT) -> None:
         raise CloudError(str(unusable)) from unusable
     if card.things:
         raise CloudError(
-            f"{FOLDER}/{given} is the demonstration captioner, which knows {card.things} drawn objects: "
+            f"{FOLDER}/{chosen} is the demonstration captioner, which knows {card.things} drawn objects: "
             "run `make model`, or deploy it with DEMO_MODEL=1."
         )
 

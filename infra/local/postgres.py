@@ -174,9 +174,9 @@ class Postgres(Part):
                     ) from early
                 time.sleep(0.02)
         self.close()
-        said = self.log.read_bytes()[earlier:].decode(errors="replace")
-        if IN_USE not in said:
-            raise StackError(f"PostgreSQL did not start: {last_line(said)}; see {self.log}.")
+        output = self.log.read_bytes()[earlier:].decode(errors="replace")
+        if IN_USE not in output:
+            raise StackError(f"PostgreSQL did not start: {last_line(output)}; see {self.log}.")
         return False
 
 

@@ -66,8 +66,8 @@ def _words(analysis: Analysis) -> Iterable[Text]:
     captions = analysis.captions or {"blip": analysis.caption}  # an older result has one
     yield _blip(blip, captions.get("blip", ""))
     stand_in = " (stand-in)" if "stand-in" in gemini.version else ""
-    said = analysis.description if gemini.answered else gemini.problem
-    yield _said(f"Gemini{stand_in}", said, gemini, "default")
+    text = analysis.description if gemini.answered else gemini.problem
+    yield _line(f"Gemini{stand_in}", text, gemini, "default")
     if captions.get("gemini"):
         yield Text("Caption: ", "cyan").append(captions["gemini"], "default")
     for name, text in (("Alt text", analysis.alt_text), ("Text", analysis.text)):
@@ -95,7 +95,7 @@ def _agreement(agreement: Agreement, stand_in: bool) -> Text:
     """Return the consistency score of the models, or their contradictions."""
     line = Text("Agreement: ", "cyan")
     if agreement.contradicts:
-        found = (f"{said} (BLIP) or {shown} (Gemini)" for _, said, shown in agreement.contradictions)
+        found = (f"{text} (BLIP) or {shown} (Gemini)" for _, text, shown in agreement.contradictions)
         return line.append("the models contradict each other: " + "; ".join(found), "yellow")
     score = agreement.score
     line.append("no verdict" if score is None else f"{score:.0%}".replace("%", " %"), "default")
@@ -106,17 +106,17 @@ def _blip(source: Source, caption: str) -> Text:
     """Return BLIP's caption, or why there is none; say if it is a demonstration model's."""
     who = "BLIP (demonstration)" if source.demo else "BLIP"
     if not source.answered:
-        return _said(who, source.problem, source, "default")
+        return _line(who, source.problem, source, "default")
     confidence = "" if source.confidence is None else f" (confidence {source.confidence:z.2f})"
     if not source.low_confidence:
-        return _said(who, caption, source, "bold").append(confidence, "dim")
+        return _line(who, caption, source, "bold").append(confidence, "dim")
     why = (
         "the demonstration model does not know such a picture" if source.demo else "the model is not certain"
     )
-    return _said(who, f"no caption: {why}{confidence}", source, "yellow")
+    return _line(who, f"no caption: {why}{confidence}", source, "yellow")
 
 
-def _said(who: str, what: str, source: Source, style: str) -> Text:
+def _line(who: str, what: str, source: Source, style: str) -> Text:
     return Text(f"{who}: ", "cyan").append(what, style if source.answered else "yellow")
 
 

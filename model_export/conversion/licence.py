@@ -32,8 +32,8 @@ class Licence:
 
 def of(folder: Path, name: str) -> Licence:
     """Return the licence that a checkpoint's README.md and LICENSE name; `name` is the checkpoint's."""
-    said = _front_matter(folder / "README.md")
-    word = said.get("license_name" if said.get("license") == "other" else "license", NONE)
+    front_matter = _front_matter(folder / "README.md")
+    word = front_matter.get("license_name" if front_matter.get("license") == "other" else "license", NONE)
     found = next((id for id in SPDX if id.lower() == word.lower()), word)
     for file in SOURCES:
         if (folder / file).is_file():

@@ -99,10 +99,10 @@ class Decoder(nn.Module):
             value = torch.cat((past[2 * i + 1], _heads(own.value(x), own)), dim=2)
             present += [key, value]
             size = own.attention_head_size
-            said = _attend(_heads(own.query(x), own), key, value, size, ahead)
-            x = layer.attention.output(said, x)
-            seen = _attend(_heads(other.query(x), other), cross[2 * i], cross[2 * i + 1], size)
-            x = layer.crossattention.output(seen, x)
+            attended = _attend(_heads(own.query(x), own), key, value, size, ahead)
+            x = layer.attention.output(attended, x)
+            cross_attended = _attend(_heads(other.query(x), other), cross[2 * i], cross[2 * i + 1], size)
+            x = layer.crossattention.output(cross_attended, x)
             x = layer.feed_forward_chunk(x)
         # Only the last position is asked for: the other rows of 30,524 words would be thrown away.
         return {"logits": self.text.cls(x[:, -1:])[:, 0], "present": present}

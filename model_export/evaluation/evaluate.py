@@ -169,14 +169,14 @@ def figures(pairs: Sequence[Pair], exact: bool) -> dict[str, Any]:
     from ..metrics import caption_scores
 
     references = [pair.sample.references for pair in pairs]
-    said = {"fp32": [pair.first for pair in pairs], "quantized": [pair.second for pair in pairs]}
+    captions = {"fp32": [pair.first for pair in pairs], "quantized": [pair.second for pair in pairs]}
     groups = sorted({group for pair in pairs for group in pair.sample.groups}) if exact else []
     return {
         "pictures": len(pairs),
         "agreement": fidelity.agreement(pairs),
         "logits": fidelity.summary(pairs),
-        "bleu4": {name: caption_scores.bleu(texts, references) for name, texts in said.items()},
-        "cider": {name: caption_scores.cider(texts, references) for name, texts in said.items()},
+        "bleu4": {name: caption_scores.bleu(texts, references) for name, texts in captions.items()},
+        "cider": {name: caption_scores.cider(texts, references) for name, texts in captions.items()},
         "exact": _exact(pairs) if exact else None,
         "groups": {
             group: _exact([pair for pair in pairs if group in pair.sample.groups]) for group in groups
@@ -286,6 +286,6 @@ def _show(dataset: Dataset, card: dict[str, Any], fp32: dict[str, Any], result: 
     for wrong in result["mistakes"][:SHOWN]:
         by = "" if wrong["fp32"] in (wrong["is"], wrong["said"]) else f", by fp32 “{wrong['fp32']}”"
         console.print(f"{wrong['picture']}: “{wrong['said']}”{by} is “{wrong['is']}”")
-    told = {wrong["picture"] for wrong in result["mistakes"]}
-    for other in [other for other in result["disagreements"] if other["picture"] not in told][:SHOWN]:
+    listed = {wrong["picture"] for wrong in result["mistakes"]}
+    for other in [other for other in result["disagreements"] if other["picture"] not in listed][:SHOWN]:
         console.print(f"{other['picture']}: “{other['quantized']}”, by fp32 “{other['fp32']}”")

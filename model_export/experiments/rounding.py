@@ -82,17 +82,17 @@ def measure(weights: str, examples: Path | None, report: Path) -> None:
             "bits_stored": way.stored,
             "errors": {name: float(np.mean(those)) for name, those in each.items()},
             "worst": {name: max(those) for name, those in each.items()},
-            "said": _said(trained, before, made),
+            "effect": _effect(trained, before, made),
         }
         # It takes minutes a model: what is known so far is kept.
         _write(report, {"model": trained.name, "ways": ways})
     four = rounded[FOUR]
     high = {path: weight for path, weight in rounded[EIGHT].items() if parts[path] not in (SELF, FORWARD)}
-    ways["mixed"] = {"said": _said(trained, before, four | high)}
+    ways["mixed"] = {"effect": _effect(trained, before, four | high)}
     alone = {
         name: {
             "weights": sum(four[path].numel() for path in four if parts[path] == name),
-            "said": _said(trained, before, {path: four[path] for path in four if parts[path] == name}),
+            "effect": _effect(trained, before, {path: four[path] for path in four if parts[path] == name}),
         }
         for name in names
     }
@@ -116,7 +116,7 @@ def _inputs(trained: Trained) -> dict[str, Tensor]:
     kept: dict[str, list[Tensor]] = {}
 
     def keep(path: str) -> Any:
-        return lambda module, given, result: kept.setdefault(path, []).append(given[0][0].detach())
+        return lambda module, inputs, result: kept.setdefault(path, []).append(inputs[0][0].detach())
 
     hooks = [module.register_forward_hook(keep(path)) for path, module in trained.weights().items()]
     trained.outputs()
@@ -161,9 +161,9 @@ def kernel(weight: Tensor, way: Way) -> tuple[ort.InferenceSession, Tensor]:
     return session, torch.from_numpy(np.ascontiguousarray(back.T))
 
 
-def _said(trained: Trained, before: list[Tensor], rounded: Weights) -> dict[str, float]:
+def _effect(trained: Trained, before: list[Tensor], rounded: Weights) -> dict[str, float]:
     """Return how far the model is from itself with `rounded` matrices: of tokens, or of embeddings."""
-    with _in_place(trained, rounded):
+    with _replaced(trained, rounded):
         after = trained.outputs()
     if not trained.logits:
         same = torch.cosine_similarity(torch.cat(before), torch.cat(after))
@@ -178,8 +178,8 @@ def _said(trained: Trained, before: list[Tensor], rounded: Weights) -> dict[str,
 
 
 @contextmanager
-def _in_place(trained: Trained, rounded: Weights) -> Iterator[None]:
-    """Meanwhile the model has these matrices."""
+def _replaced(trained: Trained, rounded: Weights) -> Iterator[None]:
+    """Replace these matrices of the model until the context ends."""
     modules = {path: trained.model.get_submodule(path) for path in rounded}
     kept = {path: module.weight for path, module in modules.items()}
     for path, module in modules.items():
@@ -192,20 +192,20 @@ def _in_place(trained: Trained, rounded: Weights) -> Iterator[None]:
 
 
 def _show(result: dict[str, Any], names: list[str]) -> None:
-    said = next(iter(result["alone"].values()))["said"]
-    heads = [word.replace("_", " ") for word in said]
+    effect = next(iter(result["alone"].values()))["effect"]
+    heads = [word.replace("_", " ") for word in effect]
     table = Table("stored as", "bits a weight", *names, *heads, title=result["model"])
 
     def row(way: str, found: dict[str, Any]) -> list[str]:
         errors = [f"{found['errors'][name]:.2e}" if "errors" in found else "" for name in names]
         bits = f"{found['bits_stored']:.2f}" if "bits_stored" in found else ""
-        return [way, bits, *errors, *(_figure(*pair) for pair in found["said"].items())]
+        return [way, bits, *errors, *(_figure(*pair) for pair in found["effect"].items())]
 
     for way, found in result["ways"].items():
         table.add_row(*row(way, found))
     parts = Table(f"{FOUR}: this alone", "weights", *heads)
     for name, found in result["alone"].items():
-        parts.add_row(name, f"{found['weights']:,}", *(_figure(*pair) for pair in found["said"].items()))
+        parts.add_row(name, f"{found['weights']:,}", *(_figure(*pair) for pair in found["effect"].items()))
     console = Console()
     console.print(table)
     console.print(parts)

@@ -178,10 +178,10 @@ def _whisper(folder: Path, examples: Path | None) -> Trained:
 def _greedy(model: Any, states: Any, start: list[int], end: int) -> Tensor:
     ids = torch.tensor([start])
     while ids.shape[1] < TOKENS:
-        said = model(encoder_outputs=states, decoder_input_ids=ids).logits[0, -1, : end + 1].argmax()
-        if said == end:
+        token = model(encoder_outputs=states, decoder_input_ids=ids).logits[0, -1, : end + 1].argmax()
+        if token == end:
             break
-        ids = torch.cat((ids, said.reshape(1, 1)), dim=1)
+        ids = torch.cat((ids, token.reshape(1, 1)), dim=1)
     return ids
 
 

@@ -71,31 +71,31 @@ def install(source: str, out: Path) -> Card:
     Each file is checked by the SHA-256 of model.json, and the model is loaded once. On failure the
     old model stays. Raises ModelError and InstallError.
     """
-    place, _, fragment = source.partition("#")
+    location, _, fragment = source.partition("#")
     if fragment and not PIN.fullmatch(fragment):
         raise InstallError(f"{source}: what follows # must be sha256= and 64 hexadecimal digits")
     pin = fragment.removeprefix("sha256=")
     with _written(out), TemporaryDirectory(dir=_made(out.parent), prefix=f".{out.name}-") as work:
         made = Path(work) / "made"
         made.mkdir()
-        with _named(place, made):
-            if "://" in place:
-                file = download(place)
+        with _named(location, made):
+            if "://" in location:
+                file = download(location)
                 try:
-                    _unpack(file, made, pin, place)
+                    _unpack(file, made, pin, location)
                 finally:
                     file.unlink(missing_ok=True)  # complete, so that there is nothing to resume
-            elif is_file(Path(place) / CARD):
+            elif is_file(Path(location) / CARD):
                 if pin:
                     raise InstallError(
-                        f"{source}: a SHA-256 is of an archive, and {place} is a folder: omit it"
+                        f"{source}: a SHA-256 is of an archive, and {location} is a folder: omit it"
                     )
-                _copy(Path(place), made)
-            elif is_file(Path(place)):
-                _unpack(Path(place), made, pin, place)
+                _copy(Path(location), made)
+            elif is_file(Path(location)):
+                _unpack(Path(location), made, pin, location)
             else:
                 raise InstallError(
-                    f"no model in {place}: name a folder with its {CARD}, or an archive of one"
+                    f"no model in {location}: name a folder with its {CARD}, or an archive of one"
                 )
             # Files may match the card and still not fit each other: another input size, another decoder.
             captioner = Captioner(made)

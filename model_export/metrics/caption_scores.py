@@ -36,7 +36,7 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float
     How much a word counts is learnt from the references at hand: only figures of the same pictures can be
     compared, and of a single picture it is 0.
     """
-    said = {i: [words(caption)] for i, caption in enumerate(captions)}
+    candidates = {i: [words(caption)] for i, caption in enumerate(captions)}
     people = {i: [words(text) for text in texts] for i, texts in enumerate(references)}
-    score, _ = Cider().compute_score(people, said)
+    score, _ = Cider().compute_score(people, candidates)
     return 100 * float(score)

@@ -74,8 +74,8 @@ def write(folder: Path) -> float:
             rows.append(novelty.features(cross))
             continue
         distance = distance or novelty.Distance(novelty.fit(np.stack(rows)))
-        said = model.generate(cross, [model.card.bos], 1, 30)
-        scores.append(said.mean - WEIGHT * distance(cross))
+        generated = model.generate(cross, [model.card.bos], 1, 30)
+        scores.append(generated.mean - WEIGHT * distance(cross))
     novelty.fit(np.stack(rows)).tofile(folder / KNOWN)
     threshold = round(float(np.quantile(scores, LOST)), 4)
     _record(
@@ -114,8 +114,8 @@ def photographs(folders: Sequence[Path]) -> dict[str, list[Path]]:
     for package, pattern in PACKAGES.items():
         spec = find_spec(package)
         if spec and spec.origin:
-            place, names = pattern.rstrip("}").split("{")
-            inside = sorted((Path(spec.origin).parent / place).glob("*"))
+            prefix, names = pattern.rstrip("}").split("{")
+            inside = sorted((Path(spec.origin).parent / prefix).glob("*"))
             found[package] = [path for path in inside if path.stem in names.split(",")]
     return found
 

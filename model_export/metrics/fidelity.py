@@ -53,9 +53,9 @@ class Probe(Captioner):
 
     def generate(self, cross: Cross, start: Sequence[int], beams: int, max_tokens: int) -> Generated:
         """As the Captioner's."""
-        said = super().generate(cross, start, beams, max_tokens)
-        self.ids, self._cross = [*start, *said.ids], cross
-        return said
+        generated = super().generate(cross, start, beams, max_tokens)
+        self.ids, self._cross = [*start, *generated.ids], cross
+        return generated
 
     def logits(self, ids: Sequence[int]) -> Floats:
         """(len(ids) - 1, vocabulary): row i is what it thinks of the token after `ids[i]`."""
@@ -80,12 +80,12 @@ def compare_all(first: Path, others: Sequence[Path], dataset: Dataset, beams: in
         dataset.samples(), f"captioning {dataset.count:,} {dataset.name}", total=dataset.count
     ):
         with shown(sample, data) as image:
-            said = one.caption(image, beams=beams).text
+            generated = one.caption(image, beams=beams).text
             also = [other.caption(image, beams=beams).text for other in rest]
         logits = one.logits(one.ids)
         for other, text, made in zip(rest, also, pairs, strict=True):
             moved = drift(logits, other.logits(one.ids))
-            made.append(Pair(sample, said, text, one.ids == other.ids, moved))
+            made.append(Pair(sample, generated, text, one.ids == other.ids, moved))
     return pairs
 
 

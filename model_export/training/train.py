@@ -130,9 +130,11 @@ class Batches(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor, torch.T
         length = max(len(row) for row, _ in rows)
         ids = torch.full((self.batch, length), self.pad)
         labels = torch.full((self.batch, length), -100)
-        for i, (row, given) in enumerate(rows):
+        for i, (row, prompt_length) in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
-            labels[i, given : len(row)] = ids[i, given : len(row)]  # what is given is not learnt, as in BLIP
+            labels[i, prompt_length : len(row)] = ids[
+                i, prompt_length : len(row)
+            ]  # what is given is not learnt, as in BLIP
         return torch.from_numpy(np.stack([pixels for pixels, _ in samples])), ids, labels
 
 
@@ -159,8 +161,8 @@ class Validation:
         model.eval()
         rows = model.generate(pixel_values=self.pixels.float(), max_length=24).tolist()
         model.train()
-        said = [self.words.decode([self.ids[i] for i in row], skip_special_tokens=True) for row in rows]
-        return sum(a == b for a, b in zip(said, self.captions, strict=True)) / len(said)
+        decoded = [self.words.decode([self.ids[i] for i in row], skip_special_tokens=True) for row in rows]
+        return sum(a == b for a, b in zip(decoded, self.captions, strict=True)) / len(decoded)
 
 
 def rate_at(step: int, steps: int) -> float:

@@ -87,9 +87,9 @@ def test_a_deployment_waits_for_what_google_does_not_know_yet(there: Deployment)
     there.container("analyze")["resources"]["limits"]["memory"] = "1Gi"
     account = f"dropcap-analyze@{plane.project}.iam.gserviceaccount.com"
     late = {"version": "projects/1/secrets/dropcap-gemini-api-key/versions/1", "account": account}
-    plane.says("PUT .*/services/dropcap-analyze", "secret-not-readable-yet", times=2, **late)
-    plane.says(policies, "metric-unknown", metric="logging.googleapis.com/user/dropcap/errors")
-    plane.says(policies, "monitoring-busy")
+    plane.fail_with("PUT .*/services/dropcap-analyze", "secret-not-readable-yet", times=2, **late)
+    plane.fail_with(policies, "metric-unknown", metric="logging.googleapis.com/user/dropcap/errors")
+    plane.fail_with(policies, "monitoring-busy")
     ran = there.deployed(**ALERTS, PATIENCE_S="60")
     waited = re.findall(r"^  (\S+ \S+) waits for .*", ran.out, flags=re.MULTILINE)
     alert = next(line for line in ran.out.splitlines() if " waits for Cloud Monitoring to know" in line)

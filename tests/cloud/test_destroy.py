@@ -259,7 +259,7 @@ def test_logs_refuse_a_function_that_there_is_not(there: Deployment) -> None:
 
 def test_cloud_sql_is_made_without_any_password(plane: ControlPlane, there: Deployment) -> None:
     cloud = {"CLOUD_SQL": "new", "DATABASE_URL": ""}
-    plane.says("POST sqladmin.*/import", "import-not-readable-yet")  # the grant is seconds old
+    plane.fail_with("POST sqladmin.*/import", "import-not-readable-yet")  # the grant is seconds old
     ran = there.deployed(**ALERTS, **cloud, PATIENCE_S="60")
     assert "waits for Cloud SQL's permission to read the file to propagate (7 minutes at most)" in ran.out
     [instance] = [each for key, each in plane.resources.items() if key.endswith("/instances/dropcap")]

@@ -277,7 +277,9 @@ def test_a_variable_of_nothing_but_white_space_is_one_that_is_not_set() -> None:
     usual = Config.read(USUAL)
     for name in set(names) - USUAL.keys():
         for blank in ("", " ", "\t\n"):
-            assert replace(Config.read(USUAL | {name: blank}), given={}) == replace(usual, given={}), name
+            assert replace(Config.read(USUAL | {name: blank}), environment={}) == replace(
+                usual, environment={}
+            ), name
 
 
 class Full(Gcloud):

@@ -48,9 +48,9 @@ def test_a_captioner_is_measured_on_what_it_says_of_pictures(
     assert weights["self-attention"] == 2 * 4 * 32 * 32
     assert weights["cross-attention"] == 2 * 2 * 32 * 32
     assert weights["vocabulary"] == weights["embedding"] == 30524 * 32
-    eight, four, _ = (way["said"]["divergence"] for way in found["ways"].values())
+    eight, four, _ = (way["effect"]["divergence"] for way in found["ways"].values())
     assert 0 <= eight < four
-    assert all(each["said"]["divergence"] >= 0 for each in found["alone"].values())
+    assert all(each["effect"]["divergence"] >= 0 for each in found["alone"].values())
 
 
 def test_a_text_encoder_is_measured_on_sentences(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_text_encoder_is_measured_on_sentences(monkeypatch: pytest.MonkeyPatch
     found = measured(monkeypatch, tmp_path, tmp_path / "bert", tmp_path / "sentences.txt")
     assert found["model"].endswith(", 2 sentences")
     assert list(found["alone"]) == ["self-attention", "feed-forward", "embedding"]
-    eight, four, _ = (way["said"]["cosine_lost"] for way in found["ways"].values())
+    eight, four, _ = (way["effect"]["cosine_lost"] for way in found["ways"].values())
     assert eight < four
 
 

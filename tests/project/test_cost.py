@@ -66,7 +66,7 @@ def test_a_picture_takes_as_many_operations_as_the_costs_say(start: Start, opera
     operations.clear()
     app.reconcile(min_age_s="300")
     assert set(operations) == {"A"}
-    assert operations["A"] <= cost.SWEEP_A  # in two parts, or in one: by chance
+    assert operations["A"] <= cost.RECONCILE_CLASS_A  # in two parts, or in one: by chance
 
 
 def test_a_picture_takes_no_more_of_log_and_database_than_the_costs_say(start: Start) -> None:

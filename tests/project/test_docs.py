@@ -13,7 +13,7 @@ import pytest
 
 from dropcap.settings import table
 from infra.cloud.config import Config
-from infra.cloud.gcloud import refusals
+from infra.cloud.gcloud import known_errors
 from infra.cloud.resources import rights
 from tests.support.app import ROOT
 from tests.support.messages import Message, collect
@@ -98,8 +98,8 @@ def test_the_table_of_what_a_deployment_takes_is_that_of_the_code() -> None:
             assert f"{told} {item.metadata['allowed']} |" in page
 
 
-def test_the_table_of_what_google_says_is_that_of_the_error_handling() -> None:
-    assert refusals.table() in TROUBLE
+def test_the_table_of_known_errors_is_that_of_the_error_handling() -> None:
+    assert known_errors.table() in TROUBLE
 
 
 def test_the_table_of_roles_is_that_of_the_code() -> None:

@@ -92,7 +92,7 @@ def test_what_is_there_is_not_overwritten_unless_somebody_says_so(
 ) -> None:
     Path("settings.mk").write_text("mine")
     assert main([str(exported), "--project", "my-project"]) == 1
-    assert capsys.readouterr().err == "make import: settings.mk is there already: FORCE=1 overwrites it.\n"
+    assert capsys.readouterr().err == "make import: settings.mk already exists: FORCE=1 overwrites it.\n"
     assert Path("settings.mk").read_text() == "mine"
     assert main([str(exported), "--project", "my-project", "--force"]) == 0
     assert Path("settings.mk").read_text() in PAGE
@@ -102,10 +102,10 @@ def test_what_is_there_is_not_overwritten_unless_somebody_says_so(
     ("text", "said"),
     [
         (None, "can't be read"),
-        ("SMTP_CONNECTION_URI=smtps://a:secret@b\n", "no configuration of storage-resize-images"),
+        ("SMTP_CONNECTION_URI=smtps://a:secret@b\n", "not a configuration of storage-resize-images"),
         (b"\xff\xfe", "can't be read"),
         ("IMG_BUCKET=${param:PROJECT_ID}.appspot.com\nIMG_SIZES=2x2", "PROJECT=my-project"),
-        ("IMG_BUCKET=${STORAGE_BUCKET}\nIMG_SIZES=2x2", "names no bucket"),
+        ("IMG_BUCKET=${STORAGE_BUCKET}\nIMG_SIZES=2x2", "is not the name of a bucket"),
         ("IMG_BUCKET=photos\nIMG_SIZES=2by2", "SIZES='2by2' is not allowed"),
         ("IMG_BUCKET=photos\nIMG_SIZES=2x2\nCACHE_CONTROL_HEADER=a\\", "no backslash"),
         ("IMG_BUCKET=photos\nIMG_SIZES=2x2\nFAILED_IMAGES_PATH=a,b", "literal comma or question mark"),
@@ -130,7 +130,7 @@ def test_without_a_file_it_asks_for_one(exported: Path, capsys: pytest.CaptureFi
     for words in ([], ["."]):  # make without EXTENSION gives an empty word, which is the folder as a path
         assert main(words) == 1
         assert capsys.readouterr().err == (
-            "make import: Say which file: make import EXTENSION=extensions/storage-resize-images.env\n"
+            "make import: EXTENSION is not set: make import EXTENSION=extensions/storage-resize-images.env\n"
         )
     assert not Path("settings.mk").exists()
 
@@ -172,9 +172,9 @@ def test_a_parameter_becomes_a_setting(name: str, value: str, setting: str, expe
     ("name", "value", "note"),
     [
         ("MAKE_PUBLIC", "true", "buckets stay private"),
-        ("OUTPUT_OPTIONS", "{jpeg", "is no JSON"),
-        ("OUTPUT_OPTIONS", "[" * 100_000, "is no JSON"),
-        ("OUTPUT_OPTIONS", '{"jpeg":{"quality":true}}', "no equal to jpeg.quality"),
+        ("OUTPUT_OPTIONS", "{jpeg", "is not JSON"),
+        ("OUTPUT_OPTIONS", "[" * 100_000, "is not JSON"),
+        ("OUTPUT_OPTIONS", '{"jpeg":{"quality":true}}', "no equivalent to jpeg.quality"),
         ("OUTPUT_OPTIONS", '{"png":{"palette":true}}', "png.palette"),
         ("SHARP_OPTIONS", '{"fit":"cover"}', "fit"),
         ("REGENERATE_TOKEN", "true", "never copied"),
@@ -183,7 +183,7 @@ def test_a_parameter_becomes_a_setting(name: str, value: str, setting: str, expe
 )
 def test_what_has_no_equal_is_named_with_what_to_do(name: str, value: str, note: str) -> None:
     said = told(name, value)
-    assert said[0] == "no equal"
+    assert said[0] == "no equivalent"
     assert note in said[1]
 
 
@@ -194,7 +194,7 @@ def test_an_unknown_parameter_is_named_without_its_value_which_could_be_a_secret
     assert main([str(exported), "--project", "my-project"]) == 0
     said = capsys.readouterr().out
     assert "API_TOKEN" in said
-    assert "not known;" in said
+    assert "unknown; ignored" in said
     assert "hunter2" not in said + Path("settings.mk").read_text()
 
 
@@ -234,7 +234,9 @@ def test_a_region_that_can_not_be_one_and_a_project_that_is_no_name_are_refused(
     with pytest.raises(CloudError, match="REGION='nowhere' is not allowed: it must be a region"):
         ours(LOCATION="nowhere")
     assert main([str(exported), "--project", r"my-\1project"]) == 1
-    assert capsys.readouterr().err.startswith("make import: The extension's settings can't be ours: UPLOADS")
+    assert capsys.readouterr().err.startswith(
+        "make import: The extension's settings can't be imported: UPLOADS"
+    )
 
 
 @pytest.mark.parametrize("given", [{}, {"RESIZED_IMAGES_PATH": "../up"}, {"RESIZED_IMAGES_PATH": "."}])

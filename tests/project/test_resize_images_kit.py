@@ -165,9 +165,13 @@ def test_of_several_instances_one_has_to_be_named(instance: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "lacks IMG_BUCKET or IMG_SIZES. To a kit of the project's default bucket, add IMG_BUCKET=NAME."),
-        ("SMTP_CONNECTION_URI=smtps://a:b@c\n", "no configuration of storage-resize-images"),
-        ('IMG_BUCKET="photos\nIMG_SIZES=2x2\n', "the quotes of IMG_BUCKET do not end in the same line"),
+        (
+            "",
+            "lacks IMG_BUCKET or IMG_SIZES. "
+            "For a kit that uses the project's default bucket, add IMG_BUCKET=NAME.",
+        ),
+        ("SMTP_CONNECTION_URI=smtps://a:b@c\n", "not a configuration of storage-resize-images"),
+        ('IMG_BUCKET="photos\nIMG_SIZES=2x2\n', "IMG_BUCKET has an opening quote without a closing one"),
         ("IMG_BUCKET=photos\nBUCKET_REGION=nam4\n", "REGION='nam4' is not allowed"),
     ],
 )

@@ -11,13 +11,13 @@ _NOUN = re.compile(r".*es?", re.IGNORECASE)
 _ARTICLES = {"a", "an"}
 _DETERMINERS = _ARTICLES | {"the", "some", "one", "two", "three", "four", "several", "many"}
 _LINK = "and|or|with|without|of|on|in|at|by|to|for|from|near|behind|under|over|above|between"
-_BEFORE_A_NOUN = re.compile(_LINK)  # a noun follows, or the caption has a hole
-_AFTER_A_NOUN = re.compile(
+_NOUN_FOLLOWS = re.compile(_LINK)  # a noun follows, or the caption has a hole
+_NOUN_ENDS = re.compile(
     f"{_LINK}|that|which|who|next|inside|outside|around|through|is|are|was|were|has|have|standing|sitting"
     "|walking|laying|lying|looking|eating|holding|wearing|riding|playing|flying|[,;:.!?].*"
 )
-_SAID_WITH_A = ("uni", "use", "usu", "eu", "one", "uk")  # vowels only in writing
-_SAID_WITH_AN = ("hour", "honest", "honor", "heir", "8", "11", "18")
+_CONSONANT_SOUND = ("uni", "use", "usu", "eu", "one", "uk")  # vowels only in writing
+_VOWEL_SOUND = ("hour", "honest", "honor", "heir", "8", "11", "18")
 _ENDING = re.compile(r"('s)?[.,;:!?]*$")
 
 
@@ -39,10 +39,10 @@ def remove_artefacts(caption: str) -> tuple[str, tuple[str, ...]]:
         before = kept[-1].lower() if kept else ""
         filler = ["-", "looking"] if words[:1] == ["-"] else ["looking"]
         after = words[len(filler) :] if words[: len(filler)] == filler else []
-        if after and not _AFTER_A_NOUN.fullmatch(after[0]):
+        if after and not _NOUN_ENDS.fullmatch(after[0]):
             words = after  # "araful looking street"
-        elif ending or not words or _AFTER_A_NOUN.fullmatch(words[0]):
-            hole = before in _DETERMINERS or _BEFORE_A_NOUN.fullmatch(before)
+        elif ending or not words or _NOUN_ENDS.fullmatch(words[0]):
+            hole = before in _DETERMINERS or _NOUN_FOLLOWS.fullmatch(before)
             if before in _DETERMINERS:
                 kept.pop()
             if hole or ending.startswith("'s") or _NOUN.fullmatch(bare):
@@ -66,5 +66,5 @@ def _singular(words: list[str]) -> list[str]:
 
 
 def _article(word: str) -> str:
-    vowel = word.startswith(tuple("aeiou")) and not word.startswith(_SAID_WITH_A)
-    return "an" if vowel or word.startswith(_SAID_WITH_AN) else "a"
+    vowel = word.startswith(tuple("aeiou")) and not word.startswith(_CONSONANT_SOUND)
+    return "an" if vowel or word.startswith(_VOWEL_SOUND) else "a"

@@ -214,9 +214,9 @@ class Captioner:
             raise ModelError(f"The prompt has {len(start)} tokens of {self.card.max_length}: shorten it.")
         cross = self.encode(image)
         generated = self.generate(cross, start, beams, min(max_tokens, room))
-        said = generated.truncate_loop()
-        ids = said.ids
-        if looped := said is not generated:
+        truncated = generated.truncate_loop()
+        ids = truncated.ids
+        if looped := truncated is not generated:
             ids = ids[: self.tokenizer.word_end(generated.ids, len(ids))]
         # A prompt alone does not describe the picture.
         line = self.tokenizer.decode([*start, *ids] if self.tokenizer.decode(ids).strip() else [])
@@ -224,7 +224,7 @@ class Captioner:
         if looped:
             line = _DANGLING.sub("", line)
         text, removed = remove_artefacts(line[:MAX_CHARACTERS])
-        confidence, threshold = said.mean, None
+        confidence, threshold = truncated.mean, None
         if measured := self.card.confidence:
             threshold = measured.threshold
             if self._distance:

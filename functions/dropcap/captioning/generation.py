@@ -52,16 +52,16 @@ def greedy(step: Step, prompt: Sequence[int], max_tokens: int, eos: int, no_repe
 
     `no_repeat` is transformers' no_repeat_ngram_size: no n-gram of that size comes twice; 0 is off.
     """
-    said = Generated([], [])
-    given = list(prompt)
+    generated = Generated([], [])
+    inputs = list(prompt)
     for _ in range(max_tokens):
-        log_probabilities = _log_softmax(step(np.array([given], np.int64), None))
-        (allowed,) = _ban_repeated_ngrams(log_probabilities, [[*prompt, *said.ids]], no_repeat)
-        given = [int(allowed.argmax())]
-        said = said.append(given[0], float(allowed[given[0]]))
-        if given[0] == eos:
+        log_probabilities = _log_softmax(step(np.array([inputs], np.int64), None))
+        (allowed,) = _ban_repeated_ngrams(log_probabilities, [[*prompt, *generated.ids]], no_repeat)
+        inputs = [int(allowed.argmax())]
+        generated = generated.append(inputs[0], float(allowed[inputs[0]]))
+        if inputs[0] == eos:
             break
-    return said
+    return generated
 
 
 def beam_search(

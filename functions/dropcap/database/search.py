@@ -236,7 +236,7 @@ def _similar_words(execute: Executor, user: str, word: str) -> tuple[tuple[str, 
     if len(word) > LONGEST_WORD or re.search("[0-9]", word):
         return (), True
     padded = f"  {word} "
-    grams = list(dict.fromkeys(padded[place : place + 3] for place in range(len(word) + 1)))
+    grams = list(dict.fromkeys(padded[start : start + 3] for start in range(len(word) + 1)))
     length = 1 if len(word) == 1 else 2 if len(grams) < LONG else 3
     salt = _salt(user)
     runs = [[salt + gram for gram in grams[at : at + length]] for at in range(len(grams) - length + 1)]

@@ -29,9 +29,9 @@ class GeminiClient(Protocol):
         """Return an error of the package as a NotDescribed."""
 
 
-def safety_ratings(*given: Any) -> tuple[tuple[str, str], ...]:
+def safety_ratings(*lists: Any) -> tuple[tuple[str, str], ...]:
     """Return the category and probability of each rating, from lists of either package, or None."""
-    listed = (rating for ratings in given for rating in ratings or ())
+    listed = (rating for ratings in lists for rating in ratings or ())
     return tuple((enum_name(rating.category), enum_name(rating.probability)) for rating in listed)
 
 

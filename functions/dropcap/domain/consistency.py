@@ -72,28 +72,32 @@ class Noun(NamedTuple):
 def compare(caption: str, description: Description) -> Agreement:
     """Return how far the two agree; no verdict where one is not English or the caption has no word."""
     texts = (description.description, description.alt_text)
-    (said, words), *shown = [_read(text) for text in (caption, *texts, *description.tags)]
+    (caption_nouns, words), *shown = [_read(text) for text in (caption, *texts, *description.tags)]
     found = re.findall(r"[^\W\d_]+", " ".join(texts)[: 2 * MAX_CHARACTERS].lower())
     english = 8 * sum(word in STOPS for word in found) - 16 * sum(not word.isascii() for word in found)
     if not words or description.language != ENGLISH or english < len(found):
         return Agreement(None, (), False)
     confirming = set[str]().union(*(content for _, content in shown))
-    findings = _findings(said, _confirm(words), [nouns for nouns, _ in shown], confirming)
+    findings = _findings(caption_nouns, _confirm(words), [nouns for nouns, _ in shown], confirming)
     unique = tuple(dict.fromkeys(findings))[:MAX_FINDINGS]
     confirmed = sum(not confirming.isdisjoint(_confirm([word])) for word in words) - len(unique)
     return Agreement(round(max(0, confirmed) / len(words), 2), unique, bool(unique))
 
 
-def _findings(said: Nouns, expected: set[str], shown: list[Nouns], confirming: set[str]) -> Iterator[Finding]:
-    elsewhere = {KIND.get(word) for word in confirming}.isdisjoint(KIND.get(noun.word, "") for noun in said)
+def _findings(
+    caption_nouns: Nouns, expected: set[str], shown: list[Nouns], confirming: set[str]
+) -> Iterator[Finding]:
+    elsewhere = {KIND.get(word) for word in confirming}.isdisjoint(
+        KIND.get(noun.word, "") for noun in caption_nouns
+    )
     rivals = [
         noun.word for text in shown[:2] for noun in text if noun.word in KIND and noun.word not in expected
     ]
-    for word, _, colours, _ in filter(lambda noun: noun.head, said):
+    for word, _, colours, _ in filter(lambda noun: noun.head, caption_nouns):
         if word in KIND and confirming.isdisjoint(_confirm([word])):
             instead = [rival for rival in rivals if elsewhere or KIND[rival] == KIND[word]]
             yield from (("thing", word, rival) for rival in instead[:1])
-        mine, *theirs = ([noun for noun in text if noun.word == word] for text in (said, *shown))
+        mine, *theirs = ([noun for noun in text if noun.word == word] for text in (caption_nouns, *shown))
         low, high = _range(mine) or (0, 0)
         ranges = [found for nouns in theirs[:2] if (found := _range(nouns))]
         # "A dog" both texts must exclude, and "a man" may be one of many.

@@ -165,5 +165,5 @@ def posted(body: bytes, user: str, content_type: str, time_zone: str = "", langu
         generation=0,
         size=len(body),
         content_type=content_type,
-        metadata={name: told for name, told in (("tz", time_zone), ("language", language)) if told},
+        metadata={name: value for name, value in (("tz", time_zone), ("language", language)) if value},
     )

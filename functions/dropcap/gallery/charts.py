@@ -93,13 +93,13 @@ def _panel(stages: Sequence[tuple[str, float, float, float | None]], settings: S
     bars = tuple(
         Bar(
             *(stage, mb, median, seconds),
-            x=round(step * (place + (1 - BAR) / 2), 2),
+            x=round(step * (index + (1 - BAR) / 2), 2),
             width=round(step * BAR, 2),
             y=y(mb),
             median_y=y(median),
             warned=mb > warning,
         )
-        for place, (stage, mb, median, seconds) in enumerate(stages)
+        for index, (stage, mb, median, seconds) in enumerate(stages)
     )
     peak = max(bars, key=lambda bar: bar.mb)
     share = round(100 * peak.mb / limit)
@@ -176,8 +176,8 @@ def distinct(pictures: Iterable[Rendition]) -> list[Rendition]:
 
     Sizes above the source's own all have the same width.
     """
-    given = list(pictures)
-    by_width = {each.width: each for each in given if each.content_type == given[0].content_type}
+    renditions = list(pictures)
+    by_width = {each.width: each for each in renditions if each.content_type == renditions[0].content_type}
     return [by_width[width] for width in sorted(by_width, reverse=True)]
 
 
@@ -192,9 +192,9 @@ def address(request: GalleryRequest, card: Card, picture: Rendition) -> str:
 
 def middle(card: Card) -> Rendition | None:
     """Return the rendition for browsers without srcset: the smallest of at least 600 px, else the largest."""
-    given = distinct(card.pictures)
-    return next((each for each in reversed(given) if max(each.width, each.height) >= 600), None) or (
-        given[0] if given else None
+    renditions = distinct(card.pictures)
+    return next((each for each in reversed(renditions) if max(each.width, each.height) >= 600), None) or (
+        renditions[0] if renditions else None
     )
 
 
@@ -217,16 +217,16 @@ def published(settings: Settings, picture: Rendition) -> str:
 
 def as_html(settings: Settings, card: Card) -> str:
     """Return an `<img>` with all renditions for another page; empty if there are none."""
-    given, shown = distinct(card.pictures), middle(card)
+    renditions, shown = distinct(card.pictures), middle(card)
     if not shown:
         return ""
     attributes = {
         "src": published(settings, shown),
-        "srcset": ", ".join(f"{published(settings, each)} {each.width}w" for each in given),
-        "sizes": COPIED_SIZES.format(width=given[0].width),
+        "srcset": ", ".join(f"{published(settings, each)} {each.width}w" for each in renditions),
+        "sizes": COPIED_SIZES.format(width=renditions[0].width),
         "alt": _line(card.alternative),
-        "width": str(given[0].width),
-        "height": str(given[0].height),
+        "width": str(renditions[0].width),
+        "height": str(renditions[0].height),
     }
     written = (f'{name}="{html.escape(value)}"' for name, value in attributes.items())
     return f"<img {' '.join(written)}>"

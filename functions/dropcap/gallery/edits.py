@@ -65,11 +65,11 @@ def edit(request: GalleryRequest, picture: uuid.UUID) -> flask.Response:
     picture is not the user's.
     """
     form = bodies.single_values(request.http.form)
-    given = {field: _text(form.get(field), field) for field in LONGEST}
+    texts = {field: _text(form.get(field), field) for field in LONGEST}
 
     def work(run: Executor) -> list[list[object]]:
         search.remove(run, request.user, picture)
-        return run(EDIT, user=request.user, id=picture, **given)
+        return run(EDIT, user=request.user, id=picture, **texts)
 
     rows = request.services.database.transaction(work)
     if not rows:

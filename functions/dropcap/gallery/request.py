@@ -53,8 +53,8 @@ class GalleryRequest:
         """Return the address of a page. `path` begins with a slash; empty values are omitted."""
         if not self.signed_in:
             query.setdefault("user", self.user)
-        given = [(name, value) for name, value in query.items() if value not in (None, "", ())]
-        return f"{BASE}{quote(path)}{'?' if given else ''}{urlencode(given)}"
+        parameters = [(name, value) for name, value in query.items() if value not in (None, "", ())]
+        return f"{BASE}{quote(path)}{'?' if parameters else ''}{urlencode(parameters)}"
 
 
 def redirect(address: str) -> flask.Response:

@@ -122,7 +122,7 @@ def finish(request: GalleryRequest) -> flask.Response:
     _require_sign_in_url(request)
     form = bodies.single_values(http.form)
     secret, _, back = http.cookies.get(SIGN_IN_COOKIE, "").partition(".")
-    if not secret or not _same(form.get("state", ""), _hash(secret)):
+    if not secret or not _equal(form.get("state", ""), _hash(secret)):
         raise Rejected(
             "sign_in_unknown",
             "This sign-in did not begin in this browser, or it began more than ten minutes ago.",
@@ -196,7 +196,7 @@ def _is_for_this_sign_in(request: GalleryRequest, nonce: str | None, secret: str
     Firebase's tokens have no nonce; then the request must come from the sign-in page.
     """
     if nonce is not None:
-        return _same(nonce, _hash(secret))
+        return _equal(nonce, _hash(secret))
     url = urlsplit(request.services.settings.sign_in_url)
     return bool(url.netloc) and request.http.headers.get("Origin") == f"{url.scheme}://{url.netloc}"
 
@@ -206,5 +206,5 @@ def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _same(given: str, wanted: str) -> bool:
-    return hmac.compare_digest(given.encode(errors="replace"), wanted.encode())
+def _equal(received: str, expected: str) -> bool:
+    return hmac.compare_digest(received.encode(errors="replace"), expected.encode())

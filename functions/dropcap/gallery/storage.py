@@ -13,8 +13,8 @@ PART = 1024 * 1024  # bytes of a picture in memory at once
 
 def address() -> str:
     """Return scheme and host at which browsers reach Cloud Storage."""
-    place = urlsplit(os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com")
-    return f"{place.scheme}://{place.netloc}"
+    url = urlsplit(os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com")
+    return f"{url.scheme}://{url.netloc}"
 
 
 def begin(buckets: Buckets, upload: Upload, origin: str) -> str:

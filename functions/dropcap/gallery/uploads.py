@@ -163,9 +163,9 @@ def _bad_announcement(what: str) -> Rejected:
     )
 
 
-def file_name(given: str) -> str:
+def file_name(path: str) -> str:
     """Return a file name for the object: the last part of the given path, readable, and not too long."""
-    name = re.split(r"[/\\]", unicodedata.normalize("NFC", UNREADABLE.sub("", given)))[-1].strip()
+    name = re.split(r"[/\\]", unicodedata.normalize("NFC", UNREADABLE.sub("", path)))[-1].strip()
     ending = PurePosixPath(name).suffix
     if len(ending.encode()) > LONGEST_ENDING:
         ending = ""

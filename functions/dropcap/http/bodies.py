@@ -171,13 +171,13 @@ def check_query(request: flask.Request) -> None:
         )
 
 
-def single_values(*given: MultiDict[str, str], several: frozenset[str] = frozenset()) -> dict[str, str]:
+def single_values(*sources: MultiDict[str, str], several: frozenset[str] = frozenset()) -> dict[str, str]:
     """Return the parameters of queries and forms. Raises Rejected if one outside `several` is given twice.
 
     Proxies and frameworks differ in which of the two counts, so one could check a value that another ignores.
     """
     options: dict[str, str] = {}
-    for values in given:
+    for values in sources:
         for name, texts in values.lists():
             if name in several:
                 continue

@@ -95,13 +95,13 @@ class TimedSocket(socket.socket):
             view = view[sent:]
 
     def _wait(self, event: int) -> None:
-        ready, began, given_s = select.poll(), time.monotonic(), self.gettimeout()
+        ready, began, timeout_s = select.poll(), time.monotonic(), self.gettimeout()
         ready.register(self, event)
         earned_s, waited_s = self._moved / MIN_RATE - self._waited_s, 0.0
         while not ready.poll(POLL_MS):
             waited_s = time.monotonic() - began
             grace_s = STALL_UNDER_LOAD_S if self.queue else STALL_S
-            if waited_s >= min(grace_s, grace_s + earned_s, given_s or STALL_S):
+            if waited_s >= min(grace_s, grace_s + earned_s, timeout_s or STALL_S):
                 self.stalled = True
                 raise Stalled
         self._waited_s += waited_s

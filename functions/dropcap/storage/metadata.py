@@ -36,8 +36,8 @@ def beside(metadata: Mapping[str, str], facts: Mapping[str, str]) -> dict[str, s
 
     Otherwise Cloud Storage would refuse the copy at every delivery.
     """
-    given = of_uploader(metadata)
-    return (given if _bytes(given) + _bytes(facts) <= LARGEST or not facts else {}) | dict(facts)
+    uploaders = of_uploader(metadata)
+    return (uploaders if _bytes(uploaders) + _bytes(facts) <= LARGEST or not facts else {}) | dict(facts)
 
 
 def reason(rejection: Rejected) -> dict[str, str]:

@@ -42,7 +42,7 @@ from infra.cloud.backfill.estimate import (
 )
 from infra.cloud.backfill.tasks import Limits, Tasks, limits
 from infra.cloud.config import QUEUE, Config
-from infra.cloud.gcloud import refusals
+from infra.cloud.gcloud import known_errors
 from infra.cloud.gcloud.login import credentials
 from infra.cloud.inventory import Cloud
 
@@ -55,8 +55,8 @@ def backfill(console: Console, config: Config, cloud: Cloud) -> None:
     try:
         Backfill(console, config, cloud).run()
     except GoogleAPICallError as refused:
-        said = f"PERMISSION_DENIED {refused}" if refused.code == HTTPStatus.FORBIDDEN else str(refused)
-        reason = refusals.refusal(["tasks", "create"], said, config.project, str)
+        message = f"PERMISSION_DENIED {refused}" if refused.code == HTTPStatus.FORBIDDEN else str(refused)
+        reason = known_errors.translate(["tasks", "create"], message, config.project, str)
         raise CloudError(f"{reason} Run the same command again to continue.") from refused
     except (GoogleAuthError, RequestException) as lost:
         raise CloudError(
@@ -69,8 +69,8 @@ class Backfill:
 
     def __init__(self, console: Console, config: Config, cloud: Cloud) -> None:
         self.console, self.config, self.gcloud = console, config, cloud.gcloud
-        self.bucket = config.given.get("BUCKET", "").removeprefix("gs://").rstrip("/")
-        self.prefix = config.given.get("PREFIX", "")
+        self.bucket = config.environment.get("BUCKET", "").removeprefix("gs://").rstrip("/")
+        self.prefix = config.environment.get("PREFIX", "")
         if not self.bucket:
             raise CloudError("BUCKET is not set: make backfill PROJECT=my-project BUCKET=my-project-uploads")
         self.rate = self._number("RATE", 0)
@@ -89,18 +89,18 @@ class Backfill:
             self.deployed.url,
             min(self.deployed.timeout_s + 5, 1800),  # Task.dispatch_deadline: slightly more, at most 30 min
         )
-        folder = Path(config.given.get("STATE") or ROOT / ".dropcap") / "backfill"
+        folder = Path(config.environment.get("STATE") or ROOT / ".dropcap") / "backfill"
         self.journal = Journal(folder, self.tasks.name, self.bucket, self.prefix)
-        self.state = State() if config.given.get("RESTART") else self.journal.read()
+        self.state = State() if config.environment.get("RESTART") else self.journal.read()
 
     def _number(self, name: str, default: float) -> float:
-        said = self.config.given.get(name)
+        text = self.config.environment.get(name)
         try:
-            value = float(said or default)
+            value = float(text or default)
         except ValueError:
             value = -1.0
-        if said and not value > 0:
-            raise CloudError(f"{name}={said} is not allowed: it must be a number above 0.")
+        if text and not value > 0:
+            raise CloudError(f"{name}={text} is not allowed: it must be a number above 0.")
         return value
 
     def run(self) -> None:
@@ -109,7 +109,7 @@ class Backfill:
         Raises CloudError, and Google's own exceptions.
         """
         if self.state.complete:
-            self._say(
+            self._print(
                 f"All of {self._where} is already in the queue: {self.counts()}. "
                 "RESTART=1 goes through it again; no picture is processed twice."
             )
@@ -121,7 +121,7 @@ class Backfill:
         with self.console.status(f"Counting {self._where} ..."):
             counted = count(self._listing(), self._wanted, int(self._number("COUNT", COUNT)))
         if not counted.pictures and counted.exact:
-            self._say(
+            self._print(
                 f"There is nothing to do in {self._where}: "
                 f"{counted.ignored} objects, and all of them are ignored."
             )
@@ -145,7 +145,7 @@ class Backfill:
     def _listing(self) -> Iterator[Upload]:
         return listing(self.client, self.bucket, self.prefix, self.state.last)
 
-    def _say(self, line: str, style: str = "") -> None:
+    def _print(self, line: str, style: str = "") -> None:
         self.console.print(line, style=style, markup=False, soft_wrap=True)
 
     def counts(self) -> str:
@@ -169,7 +169,7 @@ class Backfill:
         """Print the number of pictures, the duration, the cost, and the handling of sources."""
         settings, total = self.deployed.settings, counted.pictures + counted.ignored
         if self.state.last:
-            self._say(
+            self._print(
                 f"Continuing after {printable(self.state.last)}: {self.counts()}. RESTART=1 starts again.\n"
             )
         prices = costs(counted.pictures, total, settings, self.seconds)
@@ -194,20 +194,20 @@ class Backfill:
             }[settings.source],
         }
         for name, line in lines.items():
-            self._say(f"{name:10}{line}", "bold red" if line.startswith("DELETED") else "")
+            self._print(f"{name:10}{line}", "bold red" if line.startswith("DELETED") else "")
         if self.prefix:
-            self._say(
+            self._print(
                 "`sweep` also processes objects outside this prefix, a few hundred an hour, "
                 "unless INCLUDE and EXCLUDE leave them out."
             )
         if counted.pictures > room:
-            self._say(
+            self._print(
                 f"Cloud Tasks drops tasks after a month: this run ends after {room:,}, a later one continues."
             )
 
     def _confirm(self, question: str) -> None:
         """Raise CloudError unless the person says yes."""
-        if self.config.given.get("YES"):
+        if self.config.environment.get("YES"):
             return
         if not sys.stdin.isatty():
             raise CloudError(f"{question} Confirm with YES=1.")
@@ -233,15 +233,17 @@ class Backfill:
 
     def _report(self, rate: float) -> None:
         """Print the result, and the remaining work of Cloud Tasks."""
-        self._say(
+        self._print(
             f"{self.counts()}. Cloud Tasks sends them now, for about {duration(self.state.enqueued / rate)}."
         )
         if not self.state.complete:
-            self._say("That is a month's work, and there are more: run the same command again in some weeks.")
+            self._print(
+                "That is a month's work, and there are more: run the same command again in some weeks."
+            )
         queue = f"--location={self.config.region} --project={self.config.project}"
-        self._say(f"waiting      gcloud tasks list --queue={QUEUE} {queue} --limit=10")
-        self._say(f"pause        gcloud tasks queues pause {QUEUE} {queue}    (resume continues)")
-        self._say(f"discard      gcloud tasks queues purge {QUEUE} {queue}")
+        self._print(f"waiting      gcloud tasks list --queue={QUEUE} {queue} --limit=10")
+        self._print(f"pause        gcloud tasks queues pause {QUEUE} {queue}    (resume continues)")
+        self._print(f"discard      gcloud tasks queues purge {QUEUE} {queue}")
 
 
 def printable(name: str) -> str:

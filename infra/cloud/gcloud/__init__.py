@@ -1,1 +1,1 @@
-"""gcloud as a library: commands, its version and login, and what its refusals mean."""
+"""gcloud as a library: commands, its version and login, and its known errors."""

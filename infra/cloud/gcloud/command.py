@@ -15,7 +15,7 @@ from typing import Any
 from infra import ROOT
 from infra.cloud import CloudError
 from infra.cloud.config import SECRETS
-from infra.cloud.gcloud import refusals
+from infra.cloud.gcloud import known_errors
 
 PAUSE_S = (1.0, 30.0)  # exponential backoff: before the first retry, and the maximum
 HIDDEN = {*SECRETS, "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS"}  # make puts its command line into these
@@ -124,10 +124,10 @@ class Gcloud:
     def do(self, command: Command, waiting: Callable[[str], None] = lambda _: None) -> str:
         """Run a command that changes something, and return its output. Raises CloudError.
 
-        Temporary errors are retried, for as long as claims.toml says: a new account, role or API takes time
-        to propagate. `waiting` is called with each new reason to wait.
+        Retries temporary errors for as long as known_errors.toml allows: a new account, role or API takes
+        time to propagate. Calls `waiting` with each new reason to wait.
         """
-        begun, pause, tries, told = time.monotonic(), PAUSE_S[0], 0, ""
+        begun, pause, tries, announced = time.monotonic(), PAUSE_S[0], 0, ""
         words = [word if isinstance(word, str) else self._word(word) for word in command.words]
         with tempfile.TemporaryDirectory(prefix="dropcap-") as folder:
             if command.file:
@@ -138,15 +138,15 @@ class Gcloud:
             while True:
                 try:
                     return self._run(words, self._secrets[command.secret] if command.secret else None)
-                except refusals.TemporaryError as passing:
-                    claim = passing.claim
-                    patience_s = float(self._patience_s or 60 * claim.minutes)
+                except known_errors.TemporaryError as temporary:
+                    known = temporary.known
+                    patience_s = float(self._patience_s or 60 * known.minutes)
                     if time.monotonic() - begun + pause > patience_s:
-                        raise CloudError(str(passing)) from passing
-                    if told != claim.until:
-                        waiting(f"{claim.until} ({claim.minutes} minutes at most)")
-                    told, tries = claim.until, tries + 1
-                    if claim.leaves_revision and command.again:
+                        raise CloudError(str(temporary)) from temporary
+                    if announced != known.until:
+                        waiting(f"{known.until} ({known.minutes} minutes at most)")
+                    announced, tries = known.until, tries + 1
+                    if known.leaves_revision and command.again:
                         words = [*command.again[:-1], f"{command.again[-1]}-r{tries}"]
                     time.sleep(pause)
                     pause = min(2 * pause, PAUSE_S[1])
@@ -172,7 +172,7 @@ class Gcloud:
                 "gcloud is not installed, or not on PATH: https://cloud.google.com/sdk/docs/install has it."
             ) from missing
         if ran.returncode:
-            raise refusals.refusal(words, ran.stderr, self.project, self._account)
+            raise known_errors.translate(words, ran.stderr, self.project, self._account)
         if partial := re.search(r"WARNING: (The following \S.* did not respond.*)", ran.stderr):
             raise CloudError(partial[1])  # a plan from an incomplete list is wrong
         return ran.stdout + ran.stderr if both else ran.stdout

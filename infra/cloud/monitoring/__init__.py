@@ -100,13 +100,13 @@ def _condition(each: Mapping[str, Any]) -> dict[str, Any]:
 
 def dashboard(values: Values) -> dict[str, Any]:
     """Return the Dashboard; its name, projects/PROJECT/dashboards/dropcap, is in it."""
-    tiles, place = [], 0
+    tiles, column = [], 0
     for each in _read("dashboard", values)["tiles"]:
         width = each.get("columns", 16)
-        x, y = place % COLUMNS, place // COLUMNS * HEIGHT
+        x, y = column % COLUMNS, column // COLUMNS * HEIGHT
         widget = {"title": each["title"]} | (_logs(each, values) if "logs" in each else _chart(each))
         tiles.append(_without_none(xPos=x or None, yPos=y or None, width=width, height=HEIGHT, widget=widget))
-        place += width
+        column += width
     name = f"projects/{values.project}/dashboards/dropcap"
     return {"name": name, "displayName": "Dropcap", "mosaicLayout": {"columns": COLUMNS, "tiles": tiles}}
 

@@ -29,9 +29,9 @@ def deployed(console: Console, config: Config, cloud: Cloud) -> None:
         console.print(line, markup=False, soft_wrap=True)
     for name in ("analyze", "get-progress-stats"):
         console.print(f"{name}: {cloud.url(f'dropcap-{name}')}", soft_wrap=True)
-    say = f"make verify PROJECT={config.project}"
+    verify_command = f"make verify PROJECT={config.project}"
     console.print(
-        f"Next: {say}, or drop a picture: gcloud storage cp photo.jpg gs://{config.buckets['uploads']}/ana/photo.jpg",
+        f"Next: {verify_command}, or drop a picture: gcloud storage cp photo.jpg gs://{config.buckets['uploads']}/ana/photo.jpg",
         soft_wrap=True,
     )
 
@@ -51,24 +51,24 @@ def rollback(config: Config, cloud: Cloud) -> list[Change]:
             each for each in revisions if each["metadata"]["labels"]["serving.knative.dev/service"] == name
         ]
         now = _serving(cloud.services[name])
-        place = next((place for place, each in enumerate(own) if each["metadata"]["name"] == now), 0)
-        code = _label(own[place], "dropcap-source") if own else ""
-        before = next(
-            (each for each in own[place + 1 :] if _label(each, "dropcap-source") != code and _ready(each)),
+        index = next((index for index, each in enumerate(own) if each["metadata"]["name"] == now), 0)
+        code = _label(own[index], "dropcap-source") if own else ""
+        previous = next(
+            (each for each in own[index + 1 :] if _label(each, "dropcap-source") != code and _ready(each)),
             None,
         )
-        if before is None and name == gallery.GALLERY:
+        if previous is None and name == gallery.GALLERY:
             planned.append(Change(f"traffic of {name}", now, "stays", "it has no earlier code", ()))
             continue
-        if before is None:
+        if previous is None:
             raise CloudError(
                 f"{name} has no revision with other code before {now}. "
                 "To undo a setting, run make deploy with its old value."
             )
-        to = before["metadata"]["name"]
+        to = previous["metadata"]["name"]
         done = traffic(name, config.region, f"--to-revisions={to}=100")
         planned.append(
-            Change(f"traffic of {name}", now, to, f"commit {_label(before, 'dropcap-commit')}", (done,))
+            Change(f"traffic of {name}", now, to, f"commit {_label(previous, 'dropcap-commit')}", (done,))
         )
     return planned
 
@@ -91,23 +91,23 @@ def _ready(revision: Mapping[str, Any]) -> bool:
 
 def logs(console: Console, config: Config, cloud: Cloud) -> None:
     """Print the functions' log entries, the oldest first, one line each."""
-    given = config.given
-    name = given.get("FUNCTION", "").removeprefix("dropcap-").replace("_", "-")
+    environment = config.environment
+    name = environment.get("FUNCTION", "").removeprefix("dropcap-").replace("_", "-")
     if name and name not in FUNCTIONS:
         raise CloudError(f"FUNCTION={name!r} is not allowed: it must be {' or '.join(FUNCTIONS)}.")
     lines = entries(
         config,
         cloud.gcloud,
         name,
-        given.get("SEVERITY", ""),
-        given.get("SINCE", "1h"),
-        given.get("LIMIT", "200"),
+        environment.get("SEVERITY", ""),
+        environment.get("SINCE", "1h"),
+        environment.get("LIMIT", "200"),
     )
     for each in lines:
         console.print(each, markup=False, soft_wrap=True)
     if not lines:
         console.print(
-            f"Nothing was logged in the last {given.get('SINCE', '1h')}: SINCE=1d looks further back."
+            f"Nothing was logged in the last {environment.get('SINCE', '1h')}: SINCE=1d looks further back."
         )
 
 
@@ -139,14 +139,14 @@ def line(entry: Mapping[str, Any]) -> str:
     when = str(entry.get("timestamp", ""))[:19].replace("T", " ")
     service = entry.get("resource", {}).get("labels", {}).get("service_name", "").removeprefix("dropcap-")
     payload = dict(entry.get("jsonPayload") or {})
-    said = payload.pop("message", "") or entry.get("textPayload", "")
+    message = payload.pop("message", "") or entry.get("textPayload", "")
     request = entry.get("httpRequest", {})
-    if not said and request:
-        said = f"{request.get('requestMethod')} {request.get('status')} {request.get('latency', '')}"
+    if not message and request:
+        message = f"{request.get('requestMethod')} {request.get('status')} {request.get('latency', '')}"
     facts = " ".join(
         f"{name}={value}" for name, value in payload.items() if isinstance(value, str | int | float)
     )
-    return f"{when} {entry.get('severity', 'DEFAULT'):8} {service:18} {said} {facts}".rstrip()
+    return f"{when} {entry.get('severity', 'DEFAULT'):8} {service:18} {message} {facts}".rstrip()
 
 
 def addresses(console: Console, config: Config, cloud: Cloud) -> None:

@@ -15,10 +15,10 @@ from infra.cloud.resources.rights import functions_of
 CLIENTS = "https://console.cloud.google.com/apis/credentials/oauthclient"
 REQUEST_S, POLL_S = 30.0, 2.0
 # Statuses for an anonymous request: a way to sign in, or a refusal.
-ASKS = (HTTPStatus.OK, HTTPStatus.FOUND, HTTPStatus.SEE_OTHER, HTTPStatus.UNAUTHORIZED)
-SHUT = (HTTPStatus.FORBIDDEN,)
+SIGN_IN_STATUSES = (HTTPStatus.OK, HTTPStatus.FOUND, HTTPStatus.SEE_OTHER, HTTPStatus.UNAUTHORIZED)
+PRIVATE_STATUSES = (HTTPStatus.FORBIDDEN,)
 # docs.cloud.google.com/iap/docs/query-parameters-and-headers-howto (2026-11)
-PROXYS, PROXY_SAYS = (HTTPStatus.FOUND, HTTPStatus.UNAUTHORIZED), "X-Goog-IAP-Generated-Response"
+IAP_STATUSES, IAP_HEADER = (HTTPStatus.FOUND, HTTPStatus.UNAUTHORIZED), "X-Goog-IAP-Generated-Response"
 
 
 def check(config: Config) -> None:
@@ -71,13 +71,13 @@ def instructions(config: Config, cloud: Cloud) -> list[str]:
     known = variables(cloud.services[GALLERY])
     client, back = known.get("AUTH_AUDIENCE", "").partition(",")[0].strip(), f"{page}sign-in"
     if known.get("SIGN_IN_URL"):
-        told = f"{known['SIGN_IN_URL']} must send people back to {back}, and to no other address."
+        instruction = f"{known['SIGN_IN_URL']} must send people back to {back}, and to no other address."
     else:
-        told = (
+        instruction = (
             f"Google must know the redirect URI: at {CLIENTS}/{client}?project={config.project}, "
             f"under “Authorized redirect URIs”, add {back}"
         )
-    return [f"gallery: {page}", f"  {told}"]
+    return [f"gallery: {page}", f"  {instruction}"]
 
 
 def verify(config: Config, cloud: Cloud, patience_s: float) -> str:
@@ -89,7 +89,7 @@ def verify(config: Config, cloud: Cloud, patience_s: float) -> str:
     if not (page := address(cloud)):
         return ""
     begun, behind = time.monotonic(), _auth(cloud) == "iap"
-    wanted = PROXYS if behind else ASKS if is_open(cloud) else SHUT
+    wanted = IAP_STATUSES if behind else SIGN_IN_STATUSES if is_open(cloud) else PRIVATE_STATUSES
     while True:
         status, by_proxy = _status(page)
         if status in wanted and by_proxy == behind:
@@ -112,4 +112,4 @@ def _status(page: str) -> tuple[int, bool]:
         answer = requests.get(page, allow_redirects=False, timeout=REQUEST_S)
     except requests.RequestException:
         return 0, False
-    return answer.status_code, PROXY_SAYS in answer.headers
+    return answer.status_code, IAP_HEADER in answer.headers

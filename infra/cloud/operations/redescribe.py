@@ -43,10 +43,10 @@ def redescribe(console: Console, config: Config, cloud: Cloud) -> None:
         return _answer(config, gcloud, token, patience_s)
 
     try:
-        said = engine.redescribe(send, engine.wanted(config.given))
+        summary = engine.redescribe(send, engine.wanted(config.environment))
     except (SettingsError, StackError) as wrong:
         raise CloudError(str(wrong)) from wrong
-    console.print(said, markup=False, soft_wrap=True)
+    console.print(summary, markup=False, soft_wrap=True)
 
 
 def _answer(config: Config, gcloud: Gcloud, token: str, patience_s: float) -> Mapping[str, Any]:

@@ -57,8 +57,8 @@ def verify(console: Console, config: Config, cloud: Cloud) -> None:
             )
             for line in answers(config, gcloud, upload):
                 console.print(line, markup=False, soft_wrap=True)
-            if said := gallery.verify(config, cloud, patience):
-                console.print(said, soft_wrap=True)
+            if gallery_status := gallery.verify(config, cloud, patience):
+                console.print(gallery_status, soft_wrap=True)
             return
         time.sleep(POLL_S)
     for line in after.entries(config, gcloud, "on-upload", "WARNING", "10m", "5"):
@@ -75,9 +75,9 @@ def answers(config: Config, gcloud: Gcloud, upload: Upload) -> list[str]:
         return [f"It is not known which models answered, as the log can't be read: {refused}"]
     if payload is None:
         return [f"The log does not show yet which models answered: make logs PROJECT={config.project}"]
-    if not (told := payload.get("sources")):
+    if not (sources := payload.get("sources")):
         return ["The deployed version does not log which models answered."]
-    blip, gemini = (read(Source, told.get(name)) for name in ("blip", "gemini"))
+    blip, gemini = (read(Source, sources.get(name)) for name in ("blip", "gemini"))
     return [*_captioner(blip), _gemini(gemini)]
 
 

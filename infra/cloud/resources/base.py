@@ -27,7 +27,7 @@ class Change:
 class Resource:
     """A resource in the cloud. Only the wanted facts are compared and changed.
 
-    Most kinds have commands of the form `gcloud SURFACE VERB NAME PLACE SETTINGS`.
+    Most kinds have commands of the form `gcloud SURFACE VERB NAME LOCATION SETTINGS`.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Resource:
         return f"{self.kind} {self.name}".strip()
 
     @property
-    def place(self) -> tuple[str, ...]:
+    def location_flags(self) -> tuple[str, ...]:
         """Return the flags for its location, which every command has."""
         return ()
 
@@ -66,7 +66,7 @@ class Resource:
         return None if there is None else self.facts(cloud, there)
 
     def command(self, verb: str, *words: Word, file: tuple[str, str] | None = None) -> Command:
-        return command(f"{self.surface} {verb}", self.name, *self.place, *words, file=file)
+        return command(f"{self.surface} {verb}", self.name, *self.location_flags, *words, file=file)
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
         """Return the commands that create it."""

@@ -135,7 +135,7 @@ class Images(Resource):
     keep: int
 
     @property
-    def place(self) -> tuple[str, ...]:
+    def location_flags(self) -> tuple[str, ...]:
         return (f"--location={self.region}",)
 
     def _policy(self) -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ class Images(Resource):
         """Return the removal of Dropcap's images; the repository may contain those of other services."""
         if self.name not in cloud.repositories:
             return None
-        where = (f"--repository={self.name}", *self.place)
+        where = (f"--repository={self.name}", *self.location_flags)
         packages = cloud.gcloud.read("artifacts packages list", *where) or ()
         names = sorted(each["name"].rpartition("/")[2] for each in packages)
         ours = [name for name in names if name.startswith("dropcap-")]

@@ -31,7 +31,7 @@ EXPORT_S = 3600  # Cloud Run's maximum: cloud.google.com/run/docs/configuring/re
 GALLERY_AT_ONCE = 8
 IMAGES_KEPT = 5
 SOURCES_KEPT_DAYS = 30
-SWEEP = "*/10 * * * *"
+RECONCILE_SCHEDULE = "*/10 * * * *"
 
 
 def resources(config: Config, cloud: Cloud, source: Source) -> list[Resource]:
@@ -221,7 +221,7 @@ def _calls(config: Config, cloud: Cloud) -> Sequence[Resource]:
             region=region,
             service="dropcap-sweep",
             account=config.account("scheduler"),
-            cron=SWEEP,
+            cron=RECONCILE_SCHEDULE,
             deadline_s=FUNCTION_TIMEOUT_S,
         ),
         Queue(

@@ -25,7 +25,7 @@ class Trigger(Resource):
     account: str
 
     @property
-    def place(self) -> tuple[str, ...]:
+    def location_flags(self) -> tuple[str, ...]:
         return (f"--location={self.location}",)
 
     def wanted(self, cloud: Cloud) -> Facts:
@@ -103,7 +103,7 @@ class Schedule(Resource):
     deadline_s: int
 
     @property
-    def place(self) -> tuple[str, ...]:
+    def location_flags(self) -> tuple[str, ...]:
         return (f"--location={self.region}",)
 
     def wanted(self, cloud: Cloud) -> Facts:
@@ -159,7 +159,7 @@ class Queue(Resource):
     at_once: int
 
     @property
-    def place(self) -> tuple[str, ...]:
+    def location_flags(self) -> tuple[str, ...]:
         return (f"--location={self.region}",)
 
     def wanted(self, cloud: Cloud) -> Facts:
@@ -181,5 +181,5 @@ class Queue(Resource):
         return (rate, f"--max-concurrent-dispatches={self.at_once}", *retry)
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
-        left = cloud.gcloud.read("tasks list", f"--queue={self.name}", *self.place, "--limit=1")
+        left = cloud.gcloud.read("tasks list", f"--queue={self.name}", *self.location_flags, "--limit=1")
         return [self.command("purge")] if left else ()

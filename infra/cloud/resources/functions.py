@@ -75,7 +75,7 @@ class Function(Resource):
     sql_is: str
 
     @property
-    def place(self) -> tuple[str, ...]:
+    def location_flags(self) -> tuple[str, ...]:
         return (f"--region={self.region}",)
 
     def _template(self, cloud: Cloud) -> dict[str, Any]:
@@ -196,7 +196,9 @@ class Function(Resource):
             env.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
         template["spec"]["containers"][0]["env"] = env
         file = "", json.dumps(service, indent=2)
-        return replace(command("run services replace", *self.place, file=file), again=self._again(suffix))
+        return replace(
+            command("run services replace", *self.location_flags, file=file), again=self._again(suffix)
+        )
 
     def _deploy(self, cloud: Cloud, *flags: str) -> Command:
         """Return the command that builds and deploys, or deploys the built image.
@@ -217,7 +219,7 @@ class Function(Resource):
     def _built(self, flag: str, key: str) -> OutputOf:
         """Return a flag whose value is read from the built function after its deployment."""
         return output_of(
-            f"{flag}=", "run services describe", self.image_of, *self.place, f"--format=value({key})"
+            f"{flag}=", "run services describe", self.image_of, *self.location_flags, f"--format=value({key})"
         )
 
     def _command(self, cloud: Cloud, surface: str, *words: Word) -> Command:
@@ -227,7 +229,7 @@ class Function(Resource):
             surface,
             self.name,
             *words,
-            *self.place,
+            *self.location_flags,
             f"--service-account={self.account}",
             *(f"--memory={self.memory_mb}Mi", "--cpu=1", f"--concurrency={self.at_once}"),
             *(f"--timeout={self.timeout_s}", f"--max-instances={self.instances}"),
@@ -242,7 +244,7 @@ class Function(Resource):
 
     def _again(self, suffix: str) -> tuple[str, ...]:
         """Return the arguments that create a new revision of a service whose settings stay as they are."""
-        return ("run", "services", "update", self.name, *self.place, f"--revision-suffix={suffix}")
+        return ("run", "services", "update", self.name, *self.location_flags, f"--revision-suffix={suffix}")
 
     def _labels(self, cloud: Cloud) -> dict[str, str]:
         had = at(cloud.services.get(self.name), "metadata", "labels") or {}

@@ -178,16 +178,16 @@ OTHERWISE = {
 def table() -> str:
     """Return the roles as a Markdown table, for a deployment with every option."""
     rows = ["| role | on what | who | why |", "|---|---|---|---|"]
-    who_of: dict[tuple[str, str, str], list[str]] = {}
-    for given in (EXAMPLE, EXAMPLE | OTHERWISE):
-        config = Config.read(given)
+    members: dict[tuple[str, str, str], list[str]] = {}
+    for environment in (EXAMPLE, EXAMPLE | OTHERWISE):
+        config = Config.read(environment)
         cloud = Cloud(Gcloud(config.project, {}), number="NUMBER", created="2020-01-01")
         for each in grants(config, cloud):
             where = each.target.replace("my-project-", "").replace("project my-project", "the project")
-            known = who_of.setdefault((each.name, where, each.why), [])
+            known = members.setdefault((each.name, where, each.why), [])
             if (who := each.who or f"`{short(each.member)}`") not in known:
                 known.append(who)
     rows += [
-        f"| `{role}` | {where} | {', '.join(who)} | {why} |" for (role, where, why), who in who_of.items()
+        f"| `{role}` | {where} | {', '.join(who)} | {why} |" for (role, where, why), who in members.items()
     ]
     return "\n".join(rows)

@@ -44,7 +44,7 @@ class Secret(Resource):
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
         # In the functions' region: a policy on locations refuses a secret of all regions (org-policy in
-        # claims.toml), and this one costs the same.
+        # known_errors.toml), and this one costs the same.
         where = ("--replication-policy=user-managed", f"--locations={self.region}")
         return [self.command("create", *where), *self.change(cloud, {})]
 

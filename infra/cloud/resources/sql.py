@@ -86,7 +86,7 @@ class InstanceResource(Resource):
     instance: str
 
     @property
-    def place(self) -> tuple[str, ...]:
+    def location_flags(self) -> tuple[str, ...]:
         return (f"--instance={self.instance}", f"--project={self.project}")
 
 

@@ -83,7 +83,7 @@ class Metric(Document):
 
 @dataclass(frozen=True, kw_only=True)
 class Alert(Document):
-    """An alert policy; never in parallel, as Google refuses that (monitoring-busy in claims.toml)."""
+    """An alert policy; never in parallel, as Google refuses that (monitoring-busy in known_errors.toml)."""
 
     kind: ClassVar[str] = "alert"
     table: ClassVar[str] = "alerts"

@@ -113,11 +113,15 @@ async def parse_request(request: web.BaseRequest) -> Operation:
         return Operation(
             keeps_objects=True, lists=request.method == "GET" and path.rstrip("/").endswith("/o")
         )
-    given = request.headers
+    headers = request.headers
     # Here a Content-Encoding belongs to the object; the server would decompress the body.
-    puts = request.method == "PUT" and "x-goog-copy-source" not in given and "Content-Encoding" not in given
+    puts = (
+        request.method == "PUT" and "x-goog-copy-source" not in headers and "Content-Encoding" not in headers
+    )
     if (match := XML_OBJECT.fullmatch(path)) and (reads or puts):
-        conditions = {ours: given[header] for header, ours in XML_PRECONDITIONS.items() if header in given}
+        conditions = {
+            ours: headers[header] for header, ours in XML_PRECONDITIONS.items() if header in headers
+        }
         bucket, name = map(unquote, match.groups())
         expected = Expected(bucket, name, conditions, generation=query.get("generation", ""))
         return Operation((expected,), keeps_objects=reads, creates=puts)

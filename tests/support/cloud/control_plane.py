@@ -26,7 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from infra.cloud.operations.gallery import PROXY_SAYS
+from infra.cloud.operations.gallery import IAP_HEADER
 from tests.support.cloud import control_plane_run, google_schemas  # noqa: F401  (registers its answers)
 from tests.support.cloud.control_plane_apis import begin
 from tests.support.cloud.control_plane_storage import archives
@@ -118,12 +118,12 @@ class ControlPlane(Store):
             reason = "IAM_PERMISSION_DENIED"
         self._rules.append(_Rule(pattern, Refusal(status, message or reason, reason, code), times))
 
-    def says(self, pattern: str, claim: str, times: int = 1, **values: str) -> None:
-        """Let the next requests whose `line` this regular expression finds fail, in the words of claims.toml.
+    def fail_with(self, pattern: str, name: str, times: int = 1, **values: str) -> None:
+        """Fail the next requests whose `line` matches, with the error `name` of known_errors.toml.
 
-        One that has no HTTP status ends an operation, or a revision.
+        An error without an HTTP status fails the operation or the revision instead of the request.
         """
-        self._rules.append(_Rule(pattern, google(claim, **values), times))
+        self._rules.append(_Rule(pattern, google(name, **values), times))
 
     def reply(self, request: Request) -> Answer:
         """Return the status of the response to this request, and its body: JSON or bytes."""
@@ -187,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.send_response(status)
-        for name in ("Location", PROXY_SAYS):
+        for name in ("Location", IAP_HEADER):
             if isinstance(body, dict) and name in body:
                 self.send_header(name, body[name])
         self.send_header("Content-Type", "application/json; charset=UTF-8")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import uuid
 
-from infra.cloud.operations.gallery import PROXY_SAYS
+from infra.cloud.operations.gallery import IAP_HEADER
 from infra.cloud.resources.access import PROXIED, UNCHECKED
 from tests.support.cloud.control_plane_store import (
     NUMBER,
@@ -245,7 +245,7 @@ def _gallery(store: Store, request: Request, key: str) -> Answer:
     name = request.host.partition("-a1b2c3d4e5-")[0]
     service = f"run/projects/{store.project}/locations/europe-west1/services/{name}"
     if PROXIED.holds(store.get(service)):
-        return 302, {"Location": "https://accounts.google.com/o/oauth2/v2/auth", PROXY_SAYS: "true"}
+        return 302, {"Location": "https://accounts.google.com/o/oauth2/v2/auth", IAP_HEADER: "true"}
     is_open = UNCHECKED.holds(store.get(service)) or store.granted(service, "roles/run.invoker", "allUsers")
     return 401 if is_open else 403, {}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from infra.cloud.gcloud.refusals import CLAIMS
+from infra.cloud.gcloud.known_errors import KNOWN_ERRORS
 
 Json = dict[str, Any]
 Answer = tuple[int, Any]  # the HTTP status and the body, JSON or bytes
@@ -60,10 +60,10 @@ class Refusal(Exception):
 
 
 def google(name: str, **values: str) -> Refusal:
-    """Return the error with Google's message from infra/cloud/gcloud/claims.toml."""
-    [claim] = [each for each in CLAIMS if each.name == name]
-    message = claim.example.format(**values)
-    return Refusal(claim.status or FAILED, message, claim.reason, claim.code)
+    """Return the error with Google's message from infra/cloud/gcloud/known_errors.toml."""
+    [known] = [each for each in KNOWN_ERRORS if each.name == name]
+    message = known.example.format(**values)
+    return Refusal(known.status or FAILED, message, known.reason, known.code)
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,8 @@ def _repair(connection: Connection, schema: str, limits: str, slow: bool) -> boo
         else:
             raise SchemaError(f"{found[0]}, which the repair did not achieve.")
         for difference in () if slow else waits:
-            places = {home or "public", "public"} - {schema}
-            if copied := legacy.copy(connection, difference.where.removeprefix("Table "), places):
+            schemas = {home or "public", "public"} - {schema}
+            if copied := legacy.copy(connection, difference.where.removeprefix("Table "), schemas):
                 repaired.append(replace(difference, found=f"lacks {copied}"))
         connection.run("COMMIT")
     except (DatabaseError, SchemaError):
@@ -129,13 +129,13 @@ def _apply(connection: Connection, difference: Difference) -> None:
         try:
             connection.run(statement)
         except DatabaseError as refused:
-            code, said = refused.args[0]["C"], refused.args[0]["M"]
+            code, message = refused.args[0]["C"], refused.args[0]["M"]
             if code.startswith(TRANSIENT):
                 raise
             if code in IN_USE:  # names the dependants; other details may quote values of rows
-                said = " ".join(f"{said}: {refused.args[0].get('D', '')}".split())
+                message = " ".join(f"{message}: {refused.args[0].get('D', '')}".split())
             by_hand = statement.replace("INDEX", "INDEX CONCURRENTLY", 1) if difference.slow else statement
             by_hand = difference.by_hand or by_hand
             raise SchemaError(
-                f"{difference}. PostgreSQL refused the repair ({said}): {' '.join(by_hand.split())}"
+                f"{difference}. PostgreSQL refused the repair ({message}): {' '.join(by_hand.split())}"
             ) from refused

@@ -1,6 +1,6 @@
 """Translate an error of gcloud into one line with the problem and its remedy.
 
-claims.toml lists the messages of Google and gcloud with their meanings.
+known_errors.toml lists the messages of Google and gcloud with their meanings.
 """
 
 import re
@@ -49,15 +49,15 @@ PERMISSION = re.compile(r"\b(?!www\.|storage\.objectUser)([a-z]+(?:\.[a-zA-Z]+){
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """One message of Google or gcloud; claims.toml describes the fields."""
+class KnownError:
+    """One message of Google or gcloud; known_errors.toml describes the fields."""
 
     name: str
     example: str
     meaning: str
     source: str
     date: date
-    says: str = ""
+    regex: str = ""
     on: str = ""
     status: int = 0
     code: str = ""
@@ -69,61 +69,61 @@ class Claim:
     pattern: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pattern", re.compile(self.says or re.escape(self.example)))
+        object.__setattr__(self, "pattern", re.compile(self.regex or re.escape(self.example)))
 
-    def found(self, words: Sequence[str], said: str) -> re.Match[str] | None:
-        """Return the match of this message in gcloud's error output `said` for a command."""
-        return self.pattern.search(_error(said)) if re.match(self.on, " ".join(words)) else None
+    def match_in(self, words: Sequence[str], stderr: str) -> re.Match[str] | None:
+        """Return the match of this message in a command's standard error."""
+        return self.pattern.search(_error(stderr)) if re.match(self.on, " ".join(words)) else None
 
 
-def _read() -> tuple[Claim, ...]:
+def _read() -> tuple[KnownError, ...]:
     tables: Mapping[str, Mapping[str, object]] = tomllib.loads(
-        Path(__file__).with_name("claims.toml").read_text()
+        Path(__file__).with_name("known_errors.toml").read_text()
     )
-    return tuple(Claim(name=name, **table) for name, table in tables.items())  # type: ignore[arg-type]
+    return tuple(KnownError(name=name, **table) for name, table in tables.items())  # type: ignore[arg-type]
 
 
-CLAIMS = _read()
+KNOWN_ERRORS = _read()
 
 
 class TemporaryError(CloudError):
-    """A temporary error; `claim` has the reason and the maximum time to wait."""
+    """A temporary error; `known` has the reason and the maximum time to wait."""
 
-    def __init__(self, line: str, claim: Claim) -> None:
+    def __init__(self, line: str, known: KnownError) -> None:
         super().__init__(line)
-        self.claim = claim
+        self.known = known
 
 
-def refusal(words: Sequence[str], said: str, project: str, account: Callable[[], str]) -> CloudError:
-    """Return the error for gcloud's standard error `said`; `account` returns the signed-in account."""
-    line = _last_line(said)
+def translate(words: Sequence[str], stderr: str, project: str, account: Callable[[], str]) -> CloudError:
+    """Return the error for gcloud's standard error; `account` returns the signed-in account."""
+    line = _last_line(stderr)
     command = "gcloud " + " ".join(word for word in words[:4] if not word.startswith("-"))
-    for claim in CLAIMS:
-        if not (match := claim.found(words, said)):
+    for known in KNOWN_ERRORS:
+        if not (match := known.match_in(words, stderr)):
             continue
-        if claim.meaning == "wait":
-            return TemporaryError(f"`{command}` was refused: {line} {AGAIN}", claim)
-        if claim.meaning == "permission":
-            return _denied(words, said, project, account())
+        if known.meaning == "wait":
+            return TemporaryError(f"`{command}` was refused: {line} {AGAIN}", known)
+        if known.meaning == "permission":
+            return _denied(words, stderr, project, account())
         found = match[1] if match.re.groups else ""
         name = words[3] if len(words) > 3 else ""
         return CloudError(
-            claim.remedy.format(command=command, project=project, line=line, found=found, name=name)
+            known.remedy.format(command=command, project=project, line=line, found=found, name=name)
         )
     return CloudError(f"`{command}` failed: {line}")
 
 
 def table() -> str:
-    """Return the claims as a Markdown table: the message, what Dropcap does, the source with its date."""
+    """Return the list as a Markdown table: the message, what Dropcap does, the source with its date."""
     rows = ["| Google or gcloud says | Dropcap | source |", "|---|---|---|"]
-    for claim in CLAIMS:
-        if claim.meaning == "wait":
-            does = f"waits for {claim.until}, {claim.minutes} minutes at most"
-        elif claim.meaning == "permission":
+    for known in KNOWN_ERRORS:
+        if known.meaning == "wait":
+            does = f"waits for {known.until}, {known.minutes} minutes at most"
+        elif known.meaning == "permission":
             does = "names the role that your account lacks, and the command that grants it"
         else:
-            does = f"`` {_varying(claim.remedy)} ``"
-        rows.append(f"| `` {_varying(claim.example)} `` | {does} | {claim.source} ({claim.date}) |")
+            does = f"`` {_varying(known.remedy)} ``"
+        rows.append(f"| `` {_varying(known.example)} `` | {does} | {known.source} ({known.date}) |")
     return "\n".join(rows)
 
 
@@ -141,9 +141,9 @@ def role_of(permission: str) -> str:
     return ROLES[max(fitting, key=len)] if fitting else "roles/owner"
 
 
-def _denied(words: Sequence[str], said: str, project: str, account: str) -> CloudError:
+def _denied(words: Sequence[str], stderr: str, project: str, account: str) -> CloudError:
     surface = next(word for word in words if word not in ("alpha", "beta"))
-    google = re.sub(r"\(gcloud[\w.-]*\)", "", said)  # gcloud's prefix is not a permission
+    google = re.sub(r"\(gcloud[\w.-]*\)", "", stderr)  # gcloud's prefix is not a permission
     named = [each for each in PERMISSION.findall(google) if each.partition(".")[0] in {*map(_api, ROLES)}]
     permission = named[0] if named else ""
     role = role_of(permission or SURFACES.get(surface, surface))
@@ -166,18 +166,18 @@ def _api(beginning: str) -> str:
     return beginning.partition(".")[0]
 
 
-def _error(said: str) -> str:
+def _error(stderr: str) -> str:
     """Return gcloud's output from the first ERROR on, in one line; warnings before it are irrelevant."""
-    first = re.search(r"^ERROR: ", said, re.MULTILINE)
-    return " ".join(said[first.start() if first else 0 :].split())
+    first = re.search(r"^ERROR: ", stderr, re.MULTILINE)
+    return " ".join(stderr[first.start() if first else 0 :].split())
 
 
-def _last_line(said: str) -> str:
+def _last_line(stderr: str) -> str:
     """Return the reason in one line: Google's message, or gcloud's output from its last ERROR on."""
-    if messages := re.findall(r'"message": "((?:[^"\\]|\\.)+)"', said):
+    if messages := re.findall(r'"message": "((?:[^"\\]|\\.)+)"', stderr):
         return str(messages[0])[:500]
-    _, error, line = said.rpartition("ERROR: ")
+    _, error, line = stderr.rpartition("ERROR: ")
     if not error:
-        line = next((line for line in said.splitlines()[::-1] if line.strip()), "it said nothing")
+        line = next((line for line in stderr.splitlines()[::-1] if line.strip()), "it said nothing")
     line = re.sub(r"^\([\w.-]+\) ", "", " ".join(line.split()))
     return re.sub(r" This command is authenticated .*|-? '@type.*", "", line)[:500]

@@ -1,4 +1,4 @@
-"""Errors of Google and gcloud are handled as claims.toml defines; each message has a dated source."""
+"""Errors of Google and gcloud are handled as known_errors.toml defines; each message has a dated source."""
 
 import datetime as dt
 import json
@@ -13,7 +13,14 @@ import pytest
 from infra.cloud import CloudError
 from infra.cloud.config import Config
 from infra.cloud.gcloud.command import Command, Gcloud
-from infra.cloud.gcloud.refusals import CLAIMS, ROLES, Claim, TemporaryError, refusal, role_of
+from infra.cloud.gcloud.known_errors import (
+    KNOWN_ERRORS,
+    ROLES,
+    KnownError,
+    TemporaryError,
+    role_of,
+    translate,
+)
 from infra.cloud.gcloud.version import Tools
 from tests.support.app import NO_GCLOUD
 from tests.support.cloud.control_plane import ControlPlane
@@ -30,23 +37,23 @@ COMMANDS = {
 }
 
 
-def printed(claim: Claim) -> tuple[list[str], str]:
+def printed(known: KnownError) -> tuple[list[str], str]:
     """Return the arguments of a command that fails with this message, and gcloud's output."""
-    words = COMMANDS.get(claim.on, "run services update dropcap-analyze").split()
-    values = {name: VALUES.get(name, "x") for name in re.findall(r"{(\w+)}", claim.example)}
-    return words, f"ERROR: (gcloud.{'.'.join(words[:3])}) {claim.code} {claim.example.format(**values)}"
+    words = COMMANDS.get(known.on, "run services update dropcap-analyze").split()
+    values = {name: VALUES.get(name, "x") for name in re.findall(r"{(\w+)}", known.example)}
+    return words, f"ERROR: (gcloud.{'.'.join(words[:3])}) {known.code} {known.example.format(**values)}"
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
-def test_each_message_is_read_as_itself_and_has_a_source_with_its_date(claim: Claim) -> None:
-    words, said = printed(claim)
-    first = next(each for each in CLAIMS if each.found(words, said))
-    assert first.name == claim.name
-    assert getattr(claim, MEANINGS[claim.meaning])
-    assert re.search(r"https://|gcloud 528|requests|public repositories", claim.source)
-    assert dt.date(2019, 1, 1) <= claim.date <= dt.datetime.now(dt.UTC).date()
-    error = refusal(words, said, "my-project", lambda: "ana@example.com")
-    assert isinstance(error, TemporaryError) == (claim.meaning == "wait")
+@pytest.mark.parametrize("known", KNOWN_ERRORS, ids=lambda known: known.name)
+def test_each_message_is_read_as_itself_and_has_a_source_with_its_date(known: KnownError) -> None:
+    words, said = printed(known)
+    first = next(each for each in KNOWN_ERRORS if each.match_in(words, said))
+    assert first.name == known.name
+    assert getattr(known, MEANINGS[known.meaning])
+    assert re.search(r"https://|gcloud 528|requests|public repositories", known.source)
+    assert dt.date(2019, 1, 1) <= known.date <= dt.datetime.now(dt.UTC).date()
+    error = translate(words, said, "my-project", lambda: "ana@example.com")
+    assert isinstance(error, TemporaryError) == (known.meaning == "wait")
     assert "\n" not in str(error)
     assert "{" not in str(error)
 
@@ -57,14 +64,14 @@ def test_who_may_not_act_as_an_account_is_told_the_role_for_that_and_not_to_beco
 ) -> None:
     assert role_of(permission) == "roles/iam.serviceAccountUser"
     said = f"ERROR: (gcloud.run.deploy) Permission '{permission}' denied on service account"
-    error = str(refusal(["run", "deploy"], said, "my-project", lambda: "ana@example.com"))
+    error = str(translate(["run", "deploy"], said, "my-project", lambda: "ana@example.com"))
     assert f"lacks the permission {permission}, which is part of roles/iam.serviceAccountUser" in error
 
 
 def test_what_stands_before_googles_words_is_no_permission() -> None:
     """gcloud prints its command first, as in (gcloud.run.services.update), which is not a permission."""
     said = "ERROR: (gcloud.run.services.update) PERMISSION_DENIED: The caller does not have permission"
-    error = str(refusal(["run", "services", "update"], said, "my-project", lambda: "ana@example.com"))
+    error = str(translate(["run", "services", "update"], said, "my-project", lambda: "ana@example.com"))
     assert "a permission for `gcloud run services update`" in error
     assert "run.services.update" not in error
 
@@ -73,14 +80,14 @@ def test_what_stands_before_googles_words_is_no_permission() -> None:
 def test_what_passes_is_tried_again_and_each_reason_is_said_once(plane: ControlPlane) -> None:
     plane.put(f"serviceusage/projects/{plane.project}/services/secretmanager.googleapis.com", {})
     listed, said = Command(("secrets", "list")), list[str]()
-    plane.says("GET secretmanager", "monitoring-busy")
-    plane.says("GET secretmanager", "metric-unknown", times=2, metric="m")
+    plane.fail_with("GET secretmanager", "monitoring-busy")
+    plane.fail_with("GET secretmanager", "metric-unknown", times=2, metric="m")
     Gcloud(plane.project, plane.environment).do(listed, said.append)
     assert said == [
         "another change of the project's monitoring to finish (5 minutes at most)",
         "Cloud Monitoring to know the new metrics (10 minutes at most)",
     ]
-    plane.says("GET secretmanager", "monitoring-busy")
+    plane.fail_with("GET secretmanager", "monitoring-busy")
     with pytest.raises(CloudError, match=r"Too many concurrent edits.* This is usually temporary"):
         Gcloud(plane.project, plane.environment | {"PATIENCE_S": "0"}).do(listed)
 
@@ -173,7 +180,7 @@ SAID = (  # as people have quoted it in public, with where, and what it is
         "run deploy x",
         "RATE_LIMIT_EXCEEDED: Quota exceeded for quota metric 'Builds' and limit 'Builds per day' of service",
         "quota",
-        "the form of claims.toml's rate, a day long",
+        "the form of known_errors.toml's rate, a day long",
     ),
 )
 
@@ -185,7 +192,7 @@ def test_what_people_were_told_is_read_as_what_it_was(command: str, said: str, n
         'WARNING: You might receive a "quota exceeded" or "API not enabled" error. Run gcloud auth login\n'
     )
     printed = f"{warning}ERROR: {said}".replace(" been used ", " been\n  used ")
-    found = [each.name for each in CLAIMS if each.found(command.split(), printed)]
+    found = [each.name for each in KNOWN_ERRORS if each.match_in(command.split(), printed)]
     assert (found or [""])[0] == name
 
 
@@ -303,7 +310,7 @@ def test_a_gcloud_without_beta_stops_a_deployment_before_anything_is_made(
     ],
 )
 def test_what_gcloud_refuses_is_one_line_with_its_remedy(words: str, said: str, answer: str) -> None:
-    error = refusal(words.split(), said, "my-project", lambda: "ana@example.com")
+    error = translate(words.split(), said, "my-project", lambda: "ana@example.com")
     assert answer in str(error)
     assert "\n" not in str(error)
 
@@ -313,7 +320,7 @@ def test_a_missing_permission_names_account_role_and_command(beginning: str, rol
     permission = ".".join([*beginning.split("."), "things", "create"][:3])
     said = f"ERROR: Permission '{permission}' denied on resource"
     account = "deployer@my-project.iam.gserviceaccount.com"
-    error = str(refusal(["run", "deploy"], said, "my-project", lambda: account))
+    error = str(translate(["run", "deploy"], said, "my-project", lambda: account))
     assert role in error
     assert f"--member=serviceAccount:{account}" in error
     assert error.startswith(account)

@@ -80,7 +80,7 @@ def _source(result: Import, name: str, value: str) -> None:
         # Not written: a first deployment to a bucket with objects must ask the user.
         note = (
             "deletes a source after all outputs are stored and verified. Files that are not pictures, such "
-            "as PDF and video, move to quarantine. If the bucket is not empty, make plan asks for SOURCE first"
+            "as PDF and video, move to quarantine. If the bucket is not empty, make plan asks for SOURCE"
         )
         result.add_row(name, "SOURCE not set", note)
 

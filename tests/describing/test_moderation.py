@@ -12,7 +12,6 @@ from dropcap.domain.analysis import Rendition, Verdict
 from dropcap.errors import Rejected, SettingsError
 from dropcap.settings import Settings
 from dropcap.storage.buckets import Buckets
-from tests.gallery.test_edits import delete
 from tests.support.app import App, Start, expire_leases, problem, rows, small_png
 
 UNREACHABLE = {"GEMINI_MODEL": "fault-404"}  # not retried
@@ -205,7 +204,7 @@ def test_a_user_can_delete_a_held_upload(start: Start) -> None:
     app = start(SAFETY="low", **UNREACHABLE)
     upload = app.upload("ana/a.png", small_png())
     app.deliver(upload)
-    assert delete(app, upload.id).status_code == 303
+    assert app.delete(upload.id).status_code == 303
     assert app.objects(app.uploads) == {}
     assert rows("SELECT state, user_id, name FROM uploads") == [["done", "", ""]]
 

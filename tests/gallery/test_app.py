@@ -10,15 +10,14 @@ from werkzeug.test import TestResponse
 
 from dropcap.gallery import assets
 from dropcap.gallery.app import LARGEST_FORM
-from dropcap.gallery.session import COOKIE
+from dropcap.gallery.session import ASSERTION, COOKIE
 from dropcap.gallery.uploads import LARGEST_UPLOAD
 from dropcap.http.bodies import LONGEST_QUERY
 from tests.gallery.test_access import NOBODYS, addresses
-from tests.support.app import App, Start, problem, rows
+from tests.support.app import JSON, OWN, OWN_JSON, App, Start, problem, rows
 from tests.support.database.uploads import record, upload
 from tests.support.issuer import Issuer
 
-JSON = {"Accept": "application/json"}
 ANA = {"user": "ana"}
 NO_DATABASE = "postgresql://nobody@127.0.0.1:9/none"
 STATIC = f"/gallery/static/{next(iter(sorted(path.name for path in assets.FOLDER.iterdir())))}"
@@ -35,8 +34,8 @@ def app(start: Start) -> App:
 @pytest.mark.parametrize("root", ["", "/gallery"])  # the service's own root, and where it is mounted locally
 def test_all_pages_are_below_gallery_at_any_function_address(app: App, root: str) -> None:
     def get(path: str, **query: str) -> TestResponse:
-        place = {"SCRIPT_NAME": root, "PATH_INFO": path.removeprefix(root)}
-        return app.gallery.get("/", query_string=query, environ_overrides=place)
+        environ = {"SCRIPT_NAME": root, "PATH_INFO": path.removeprefix(root)}
+        return app.gallery.get("/", query_string=query, environ_overrides=environ)
 
     assert "Whose pictures?" in get("/gallery/").text
     assert get("/gallery/", user="ana").status_code == 200
@@ -70,12 +69,12 @@ NOWHERE = (
 
 def test_a_missing_page_is_a_404_page(app: App) -> None:
     for path in NOWHERE:
-        place = {"PATH_INFO": path}  # or the client would take some of them for something else
-        answer = app.gallery.get("/", environ_overrides=place)
+        environ = {"PATH_INFO": path}  # the client itself would change some of them
+        answer = app.gallery.get("/", environ_overrides=environ)
         assert (answer.status_code, answer.mimetype) == (404, "text/html"), path
         assert "There is no such page" in answer.text
         assert 'href="/gallery/"' in answer.text
-        answer = app.gallery.get("/", environ_overrides=place, headers=JSON)
+        answer = app.gallery.get("/", environ_overrides=environ, headers=JSON)
         assert problem(answer, 404)["code"] == "no_such_page"
 
 
@@ -105,33 +104,32 @@ ELSEWHERE: dict[str, dict[str, str]] = {
     "another site": {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
     "a neighbour of the domain": {"Sec-Fetch-Site": "same-site", "Origin": "http://other.localhost"},
     "no page at all": {"Sec-Fetch-Site": "none"},
-    "another site, which says that it is ours": {
-        "Sec-Fetch-Site": "cross-site",
-        "Origin": "http://localhost",
-    },
+    "another site with our origin": {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
     "another site, in an old browser": {"Origin": "https://evil.example"},
     "another port": {"Origin": "http://localhost:8080"},
     "another scheme": {"Origin": "https://localhost"},
     "a sandbox": {"Origin": "null"},
-    "nobody knows where": {},
+    "unknown": {},
 }
 
 
-@pytest.mark.parametrize("auth", ["iam", "token"])
+@pytest.mark.parametrize("auth", ["iam", "token", "iap"])
 def test_changes_are_accepted_only_from_our_own_pages(start: Start, issuer: Issuer, auth: str) -> None:
-    app = start(**issuer.settings | {"AUTH": auth})
+    """The cookie of IAP is sent along by other sites too, and a proxy may add a token to any request."""
+    app = start(**issuer.proxied if auth == "iap" else issuer.settings | {"AUTH": auth})
     if auth == "token":
         app.gallery.set_cookie(COOKIE, issuer.token())
-    proofs: tuple[dict[str, str], ...] = ({}, {"Authorization": f"Bearer {issuer.token()}"})
+    assertion = {ASSERTION: issuer.assertion()} if auth == "iap" else {}
+    proofs = (assertion, assertion | {"Authorization": f"Bearer {issuer.token()}"})
     for name, source in ELSEWHERE.items():
-        for proof in proofs:  # a proxy may add one to whatever comes
+        for proof in proofs:
             for address in (*addresses("POST"), "/gallery/sign-out"):
                 answer = app.gallery.post(address, query_string=ANA, headers=source | proof | JSON)
                 assert problem(answer, 403)["code"] == "other_site", (name, address)
 
 
 def changes(app: App, address: str = f"/gallery/picture/{NOBODYS}/delete", **headers: str) -> bool:
-    """Whether the request gets as far as to its handler, for which there is no such picture."""
+    """Return whether the request reaches its handler, which finds no such picture."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     answer = app.gallery.post(address, query_string=ANA, headers=named | JSON)
     assert answer.status_code in (403, 404), answer.text
@@ -158,10 +156,10 @@ def test_a_program_with_a_token_and_without_a_cookie_may_change(start: Start, is
 
 
 def answers(app: App) -> Iterator[tuple[str, TestResponse]]:
-    """One of each kind of answer, errors too."""
+    """Yield one of each kind of answer, errors included."""
     picture = upload("ana/x.png")
     record(app.services.database, picture)
-    get, own = app.gallery.get, {"Sec-Fetch-Site": "same-origin"}
+    get = app.gallery.get
     yield "redirect", get("/")
     yield "whose", get("/gallery/")
     yield "wall", get("/gallery/", query_string=ANA)
@@ -180,9 +178,9 @@ def answers(app: App) -> Iterator[tuple[str, TestResponse]]:
     yield "wrong method", app.gallery.put("/gallery/")
     yield "long", get("/gallery/?q=" + "x" * LONGEST_QUERY)
     edit = f"/gallery/picture/{picture.id}/edit"
-    yield "edited", app.gallery.post(edit, query_string=ANA, data={"caption": "mine"}, headers=own)
+    yield "edited", app.gallery.post(edit, query_string=ANA, data={"caption": "mine"}, headers=OWN)
     large = {"caption": "x" * LARGEST_FORM}
-    yield "too large", app.gallery.post(edit, query_string=ANA, data=large, headers=own)
+    yield "too large", app.gallery.post(edit, query_string=ANA, data=large, headers=OWN)
 
 
 def check(kind: str, answer: TestResponse) -> None:
@@ -204,11 +202,11 @@ def check(kind: str, answer: TestResponse) -> None:
 
 
 def test_every_response_has_the_security_headers(app: App) -> None:
-    seen = {}
+    statuses = {}
     for kind, answer in answers(app):
         check(kind, answer)
-        seen[kind] = answer.status_code
-    assert seen == {
+        statuses[kind] = answer.status_code
+    assert statuses == {
         "redirect": 303, "whose": 200, "wall": 200, "picture": 200, "export": 200, "status": 200,
         "static": 200, "unchanged": 304, "head": 200, "no user": 400, "no user, in JSON": 400,
         "another site": 403, "nowhere": 404, "no picture": 404, "no image": 404, "wrong method": 405,
@@ -245,9 +243,8 @@ def test_hsts_is_sent_over_https_only(app: App) -> None:
 
 
 def test_an_error_is_a_page_for_people_and_a_problem_for_programs(app: App) -> None:
-    page = app.gallery.get(
-        "/gallery/progress", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-    )
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    page = app.gallery.get("/gallery/progress", headers=browser)
     assert (page.status_code, page.mimetype) == (400, "text/html")
     assert "user is missing." in page.text
     assert "Name the user" in page.text
@@ -296,18 +293,15 @@ def test_no_body_is_read_beyond_its_limit(app: App) -> None:
         def readinto(self, buffer: Any) -> int:
             return len(self.read(len(buffer)))
 
-    own = {"Sec-Fetch-Site": "same-origin"}
     form = "application/x-www-form-urlencoded"
     for path in (*addresses("POST"), "/gallery/sign-in", "/gallery/sign-out"):
-        for length in (
-            {"CONTENT_LENGTH": "1000000000"},
-            {"CONTENT_LENGTH": "", "wsgi.input_terminated": True},
-        ):
+        lengths = ({"CONTENT_LENGTH": "1000000000"}, {"CONTENT_LENGTH": "", "wsgi.input_terminated": True})
+        for length in lengths:
             answer = app.gallery.post(
                 path,
                 query_string=ANA,
                 input_stream=Endless(),
-                headers=own | JSON,
+                headers=OWN_JSON,
                 content_type=form,
                 environ_overrides=length,
             )
@@ -315,17 +309,10 @@ def test_no_body_is_read_beyond_its_limit(app: App) -> None:
 
 
 def test_a_body_that_is_too_large_gets_the_limit(app: App) -> None:
-    own = {"Sec-Fetch-Site": "same-origin"}
-    edit = app.gallery.post(
-        f"/gallery/picture/{NOBODYS}/edit",
-        query_string=ANA,
-        data={"caption": "x" * 70_000},
-        headers=own | JSON,
-    )
+    large = {"caption": "x" * 70_000}
+    edit = app.gallery.post(f"/gallery/picture/{NOBODYS}/edit?user=ana", data=large, headers=OWN_JSON)
     assert problem(edit, 413)["detail"] == "The request is larger than 64 KiB."
-    begin = app.gallery.post(
-        "/gallery/uploads", query_string=ANA, json={"head": "x" * 140_000}, headers=own | JSON
-    )
+    begin = app.gallery.post("/gallery/uploads?user=ana", json={"head": "x" * 140_000}, headers=OWN_JSON)
     assert problem(begin, 413)["detail"] == "The request is larger than 128 KiB."
     assert rows("SELECT count(*) FROM uploads") == [[0]]
 
@@ -333,7 +320,7 @@ def test_a_body_that_is_too_large_gets_the_limit(app: App) -> None:
 # Style, script and icons
 
 
-def test_a_file_with_its_version_in_the_address_is_kept_for_ever_and_else_asked_for_again(app: App) -> None:
+def test_a_static_file_is_cached_for_ever_by_version_and_otherwise_revalidated(app: App) -> None:
     page = app.gallery.get("/gallery/")
     addresses = set(re.findall(r'(?:href|src)="(/gallery/static/[^"]+)"', page.text))
     assert addresses
@@ -347,14 +334,14 @@ def test_a_file_with_its_version_in_the_address_is_kept_for_ever_and_else_asked_
             assert app.gallery.get(other).headers["Cache-Control"] == "no-cache"
 
 
-def test_a_file_that_the_browser_has_is_not_sent_again(app: App) -> None:
+def test_an_unchanged_static_file_is_a_304(app: App) -> None:
     etag = app.gallery.get(STATIC).headers["ETag"]
     again = app.gallery.get(STATIC, headers={"If-None-Match": etag})
     assert (again.status_code, again.data) == (304, b"")
     assert app.gallery.get(STATIC, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_every_file_has_the_type_that_a_browser_wants(app: App) -> None:
+def test_every_static_file_has_its_media_type(app: App) -> None:
     types = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
     for path in assets.FOLDER.iterdir():
         answer = app.gallery.get(f"/gallery/static/{path.name}")

@@ -21,31 +21,27 @@ from tests.support.app import App, Start, rows, small_png
 
 PAGES = 450  # pictures: more than two pages of rows
 HOSTILE = (
-    "../../etc/passwd",
-    "/absolute.png",
-    "C:\\Windows\\win.ini",
-    "CON.png",
-    "a\nb\x1b[31m.png",
-    "\u202egnp.exe",
-    ".. ",
-    "/",
-    "x" * 900 + ".png",
-    "雨" * 300,
-    "same.png",
-    "same.png",
-    "Same.png",
+    *(
+        "../../etc/passwd",
+        "/absolute.png",
+        "C:\\Windows\\win.ini",
+        "CON.png",
+        "a\nb\x1b[31m.png",
+        "\u202egnp.exe",
+    ),
+    *(".. ", "/", "x" * 900 + ".png", "雨" * 300, "same.png", "same.png", "Same.png"),
 )
 
 
 def record(number: int = 1, user: str = "ana", name: str = "beach.png", **facts: Any) -> list[uuid.UUID]:
-    """Pictures in the database alone, the last one the newest; `facts` go into the result."""
+    """Record pictures in the database only, the last one the newest; `facts` go into the result."""
     ids = [uuid.uuid4() for _ in range(number)]
     result = {"upload": {"bucket": "uploads", "name": f"{user}/{name}", "generation": 1}} | facts
     rows(
         "INSERT INTO analyses (id, user_id, analyzed_at, caption, alt_text, description, tags, result) "
         "SELECT id, :user, timestamptz '2026-01-31Z' + n * interval '1 minute', :caption, 'A beach', "
         "repeat('Waves. ', 60), '{sea,sand}', CAST(:result AS jsonb) "
-        "FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS given (id, n)",
+        "FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS new (id, n)",
         ids=[str(each) for each in ids],
         user=user,
         caption=facts.get("caption", "the sea"),
@@ -55,7 +51,7 @@ def record(number: int = 1, user: str = "ana", name: str = "beach.png", **facts:
 
 
 def published(app: App, data: bytes, times: int = 1) -> dict[str, Any]:
-    """An object in the pictures bucket as the facts of a picture."""
+    """Store an object in the pictures bucket; return it as facts of a picture."""
     name = f"{uuid.uuid4()}/1600.webp"
     app.storage.bucket(app.pictures).blob(name).upload_from_string(data, content_type="image/webp")
     facts = {"label": "1600", "object": name, "width": 60, "height": 40, "bytes": len(data)}
@@ -118,7 +114,7 @@ def test_a_picture_is_exported_with_all_its_facts(start: Start) -> None:
     assert table(archive.read(index)) == [{"file": picture} | row]
 
 
-def test_pages_of_pictures_follow_each_other_newest_first_and_none_is_missing(start: Start) -> None:
+def test_an_export_of_several_pages_has_every_picture_once_newest_first(start: Start) -> None:
     app = start()
     ids = [str(each) for each in reversed(record(PAGES))]
     record(3, user="bob")
@@ -126,12 +122,12 @@ def test_pages_of_pictures_follow_each_other_newest_first_and_none_is_missing(st
     assert [json.loads(line)["id"] for line in export(app, "jsonl").data.splitlines()] == ids
 
 
-@pytest.mark.parametrize("begun", ["=", "+", "-", "@", "\t", "\r", "\uff1d"])
-def test_no_cell_is_a_formula(start: Start, begun: str) -> None:
+@pytest.mark.parametrize("start_of_cell", ["=", "+", "-", "@", "\t", "\r", "\uff1d"])
+def test_no_cell_can_be_a_formula(start: Start, start_of_cell: str) -> None:
     app = start()
-    record(caption=f'{begun}HYPERLINK("https://evil.example")')
+    record(caption=f'{start_of_cell}HYPERLINK("https://evil.example")')
     [row] = table(export(app, "csv").data)
-    assert row["caption"].startswith("'" + begun)
+    assert row["caption"].startswith("'" + start_of_cell)
 
 
 def test_every_picture_gets_a_unique_file_name_within_the_folder(start: Start) -> None:
@@ -150,14 +146,14 @@ def test_every_picture_gets_a_unique_file_name_within_the_folder(start: Start) -
 
 def test_a_missing_picture_is_omitted_and_its_file_is_empty_in_the_index(start: Start) -> None:
     app = start()
-    record(name="there.png", **published(app, b"picture"))
+    record(name="stored.png", **published(app, b"picture"))
     gone = published(app, b"picture")
     record(name="gone.png", **gone)
     record(name="never.png")
     app.storage.bucket(app.pictures).blob(gone["pictures"][0]["object"]).delete()
     archive = unpacked(app)
     files = {row["name"]: row["file"] for row in table(archive.read("index.csv"))}
-    assert files == {"gone.png": "", "never.png": "", "there.png": archive.namelist()[0]}
+    assert files == {"gone.png": "", "never.png": "", "stored.png": archive.namelist()[0]}
     assert len(archive.namelist()) == 3
 
 
@@ -184,7 +180,7 @@ def test_a_large_export_needs_no_more_memory_than_a_small_one(start: Start) -> N
     assert peak < 10_000_000
 
 
-def test_a_zip_may_have_more_files_than_65535(tmp_path: Path) -> None:
+def test_a_zip_may_have_more_than_65535_files(tmp_path: Path) -> None:
     archive, numbers = Archive(), range(65_600)
     with (tmp_path / "a.zip").open("wb") as file:
         for number in numbers:

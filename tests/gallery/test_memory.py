@@ -23,8 +23,8 @@ def test_it_serves_in_150_mb_and_loads_no_model(start: Start, tmp_path: Path) ->
     port = free_port()
     url = f"http://127.0.0.1:{port}/gallery"
     log = tmp_path / "gallery.log"
-    told = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}  # each import is a line of the log
-    with Process("gallery", framework(Path(MAIN), port, "gallery"), log, told, ROOT) as server:
+    environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}  # each import is a line of the log
+    with Process("gallery", framework(Path(MAIN), port, "gallery"), log, environment, ROOT) as server:
         server.wait_until_answers(f"{url}/?user=ana")
         pages = ("/", "/status", "/progress", f"/picture/{upload.id}", f"/image/{upload.id}/1600")
         for path in (*pages, "/export/csv", "/export/jsonl", "/export/zip"):

@@ -18,7 +18,7 @@ NOW = at("2026-06-10T12:00")  # a Wednesday
 
 
 def page(app: App, user: str) -> str:
-    """What can be read on the page."""
+    """Return the text of the page."""
     answer = app.gallery.get("/gallery/progress", query_string={"user": user})
     assert answer.status_code == 200, answer.text
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", answer.text)).split())
@@ -31,10 +31,10 @@ def stats(pictures: int, streak: int) -> Stats:
 def test_a_user_without_pictures_sees_the_first_achievements(start: Start) -> None:
     app = start()
     add(app.services.database, "bob", (dt.datetime.now(dt.UTC), None))
-    seen = page(app, "ana")
-    assert "0 pictures" in seen
-    assert "First picture" in seen
-    assert "0 of 3 days in a row" in seen
+    text = page(app, "ana")
+    assert "0 pictures" in text
+    assert "First picture" in text
+    assert "0 of 3 days in a row" in text
 
 
 def test_counts_achievements_and_the_next_ones_are_the_users(start: Start) -> None:
@@ -44,9 +44,9 @@ def test_counts_achievements_and_the_next_ones_are_the_users(start: Start) -> No
     add(app.services.database, "ana", *((now, "UTC") for _ in range(33)))
     rows("INSERT INTO achievements VALUES ('ana', 'Picture Collector', '2020-01-01Z')")
     add(app.services.database, "bob", *((now, "UTC") for _ in range(200)))
-    seen = page(app, "ana")
+    text = page(app, "ana")
     for words in ("37 of 100 pictures", "4 of 7 days in a row", "Ten pictures", "Picture Collector"):
-        assert words in seen
+        assert words in text
 
 
 def test_memory_by_stage_is_shown_below_the_limit(start: Start) -> None:
@@ -54,12 +54,12 @@ def test_memory_by_stage_is_shown_below_the_limit(start: Start) -> None:
     add(app.services.database, "ana", (dt.datetime.now(dt.UTC), None))
     assert "512 MiB" not in page(app, "ana")
     rows("UPDATE analyses SET result = :result", result=json.dumps({"memory": {"open": 123.4, "resize": 98}}))
-    seen = page(app, "ana")
+    text = page(app, "ana")
     for words in ("123 MB", "512 MiB", "400 MB", "resize"):
-        assert words in seen
+        assert words in text
 
 
-def test_days_are_those_of_53_weeks_and_end_today(database: Database) -> None:
+def test_the_calendar_has_53_weeks_and_ends_today(database: Database) -> None:
     first = dt.date(2026, 6, 8) - dt.timedelta(weeks=WEEKS - 1)  # a Monday
     instants = [
         dt.datetime.combine(first, dt.time(12), dt.UTC) + dt.timedelta(days=day) for day in (-1, 0, 1)
@@ -81,12 +81,12 @@ def test_today_is_where_the_user_is(database: Database) -> None:
         assert progress.days(database, user, WEEKS, late) == (day, {day: 1})
 
 
-def test_an_unknown_user_has_a_today_and_no_days(database: Database) -> None:
+def test_an_unknown_user_has_no_days(database: Database) -> None:
     assert progress.days(database, "nobody", WEEKS, NOW) == (NOW.date(), {})
 
 
 @pytest.mark.parametrize(
-    ("given", "earned", "nearest"),
+    ("counts", "earned", "nearest"),
     [
         (stats(0, 0), set(), ("First picture", 0, 1)),
         (stats(37, 0), {"first_picture", "ten_pictures"}, ("Hundred pictures", 37, 100)),
@@ -94,17 +94,17 @@ def test_an_unknown_user_has_a_today_and_no_days(database: Database) -> None:
     ],
     ids=["none", "some", "counted a moment before it was earned"],
 )
-def test_the_next_one_of_a_kind_is_the_nearest_that_is_open(
-    given: Stats, earned: set[str], nearest: tuple[str, int, int]
+def test_the_next_achievement_of_a_kind_is_the_nearest_that_is_not_earned(
+    counts: Stats, earned: set[str], nearest: tuple[str, int, int]
 ) -> None:
     title, have, target = nearest
-    assert Next(title, progress.PICTURES, have, target) in next_ones(given, earned)
+    assert Next(title, progress.PICTURES, have, target) in next_ones(counts, earned)
 
 
-def test_when_all_is_earned_nothing_is_next() -> None:
+def test_after_the_last_achievement_none_is_next() -> None:
     assert next_ones(stats(5000, 200), progress.RULES.keys()) == ()
 
 
-def test_there_is_one_next_of_each_kind() -> None:
+def test_each_kind_has_one_next_achievement() -> None:
     kinds = [each.counts for each in next_ones(stats(0, 0), ())]
     assert sorted(kinds) == sorted({rule.counts for rule in progress.RULES.values()})

@@ -1,5 +1,5 @@
 # ruff: noqa: S608  the SQL is made of this file's own words
-"""Search: what a user's pictures say is found, mistyped or not, and never what others' say."""
+"""The search finds the texts of a user's own pictures, mistyped or not, and of no other's."""
 
 import datetime as dt
 import uuid
@@ -21,11 +21,11 @@ TEXTS = {"caption": "", "description": "", "alt_text": "", "tags": (), "text": "
 
 
 def add(database: Database, caption: str = "", user: str = "ana", day: int = 0, **texts: Any) -> uuid.UUID:
-    """A picture, recorded as the pipeline does."""
-    of = upload(f"{user}/{uuid.uuid4()}.png")
+    """Record a picture as the pipeline does."""
+    picture = upload(f"{user}/{uuid.uuid4()}.png")
     at = START + dt.timedelta(days=day)
-    assert record(database, of, **TEXTS | {"caption": caption} | texts, analyzed_at=at)
-    return of.id
+    assert record(database, picture, **TEXTS | {"caption": caption} | texts, analyzed_at=at)
+    return picture.id
 
 
 def found(database: Database, words: str = "", user: str = "ana", tag: str = "") -> list[uuid.UUID]:
@@ -51,7 +51,7 @@ def test_the_search_covers_all_texts_of_a_picture(database: Database, field: str
     assert found(database, "lighthouse harbour") == []
 
 
-def test_a_word_of_a_tag_is_found_and_the_tag_itself_exactly(database: Database) -> None:
+def test_the_words_of_a_tag_are_searched_and_a_chosen_tag_matches_exactly(database: Database) -> None:
     wanted = add(database, tags=("light house", "gold"))
     add(database, "light house")
     assert found(database, "house gold") == [wanted]
@@ -61,13 +61,8 @@ def test_a_word_of_a_tag_is_found_and_the_tag_itself_exactly(database: Database)
 
 
 TYPOS = {
-    "elefant": "elephant",
-    "elephnat": "elephant",
-    "lighthose": "lighthouse",
-    "lihgthouse": "lighthouse",
-    "birdz": "birds",
-    "hosue": "house",
-    "vien": "view",
+    **{"elefant": "elephant", "elephnat": "elephant", "lighthose": "lighthouse", "lihgthouse": "lighthouse"},
+    **{"birdz": "birds", "hosue": "house", "vien": "view"},
 }
 
 
@@ -86,7 +81,7 @@ def test_a_correct_word_is_not_corrected(database: Database) -> None:
     assert (found(database, "blank"), corrected(database, "blank")) == ([other], {})
 
 
-def test_the_beginning_of_a_word_finds_it_and_so_does_another_form_of_it(database: Database) -> None:
+def test_prefixes_and_other_forms_of_a_word_match(database: Database) -> None:
     many, one = add(database, "two cats", day=1), add(database, "a cat")
     for words in ("c", "cat", "cats"):
         assert found(database, words) == [many, one]
@@ -100,11 +95,10 @@ def test_accents_are_optional(database: Database) -> None:
 
 
 def test_punctuation_never_hides_a_word(database: Database) -> None:
-    """Nor does what a parser of PostgreSQL's takes for a path, a host, a tag or a number."""
+    """Nor do words that PostgreSQL's parser reads as a path, a host, a tag or a number."""
     glued = "gold/silver gold.silver gold@silver.com <gold>silver gold-silver “gold”—silver… gold_silver"
-    for number, text in enumerate(
-        (*glued.split(), "-gold+silver", "http://gold/silver?x=1", "gold's silver's")
-    ):
+    texts = (*glued.split(), "-gold+silver", "http://gold/silver?x=1", "gold's silver's")
+    for number, text in enumerate(texts):
         user = f"user {number}"
         wanted = add(database, text=text, user=user)
         for words in ("gold", "silver", text):
@@ -162,14 +156,13 @@ def test_no_search_text_causes_an_error_or_finds_another_users_pictures(database
 
 
 def test_a_picture_whose_texts_are_huge_or_empty_is_indexed_like_any_other(database: Database) -> None:
-    huge = add(
-        database, "x" * 1_000_000, description="gold " * 100_000, tags=("t" * 5000, ""), text="a" * 3000
-    )
+    long = "gold " * 100_000
+    huge = add(database, "x" * 1_000_000, description=long, tags=("t" * 5000, ""), text="a" * 3000)
     assert found(database, "gold") == [huge]
     assert wall.page(database, "ana", Filters()).unindexed == 0
 
 
-def test_others_pictures_are_never_found_nor_their_words_suggested(database: Database) -> None:
+def test_other_users_words_are_neither_found_nor_used_as_corrections(database: Database) -> None:
     add(database, "an elephant", user="bo", tags=("savanna",))
     add(database, "a table")
     assert found(database, "elephant", user="bo")
@@ -180,7 +173,7 @@ def test_others_pictures_are_never_found_nor_their_words_suggested(database: Dat
     assert wall.tags(database, "ana") == []
 
 
-def test_tags_are_listed_by_how_many_pictures_have_them(database: Database) -> None:
+def test_tags_are_listed_by_their_number_of_pictures(database: Database) -> None:
     for tags in (("gold", "crown"), ("gold", "king"), ("gold", "king")):
         add(database, tags=tags)
     wall.page(database, "ana", Filters())
@@ -189,7 +182,7 @@ def test_tags_are_listed_by_how_many_pictures_have_them(database: Database) -> N
 
 
 def edit(database: Database, id: uuid.UUID, caption: str) -> None:
-    """As the gallery does, in one transaction."""
+    """Edit a caption as the gallery does, in one transaction."""
 
     def work(run: Any) -> None:
         search.remove(run, "ana", id)
@@ -206,7 +199,7 @@ def delete(database: Database, id: uuid.UUID) -> None:
     database.transaction(work)
 
 
-def test_an_edited_text_is_found_and_the_models_that_it_replaces_no_longer(database: Database) -> None:
+def test_an_edit_replaces_the_models_text_in_the_index(database: Database) -> None:
     id = add(database, "an elephant", description="grey")
     assert found(database, "elephant") == [id]
     edit(database, id, "a walrus")
@@ -235,7 +228,7 @@ def test_removing_a_picture_that_is_not_indexed_changes_no_count(database: Datab
     assert vocabulary(database) == {"an": 1, "apple": 1}
 
 
-def test_somebody_elses_picture_cannot_be_forgotten(database: Database) -> None:
+def test_another_users_picture_can_not_be_removed_from_the_index(database: Database) -> None:
     theirs = add(database, "an apple", user="bo")
     assert found(database, "apple", user="bo")
     database.transaction(lambda run: search.remove(run, "ana", theirs))
@@ -250,7 +243,7 @@ LOST = (
 
 
 @pytest.mark.parametrize("lost", LOST)
-def test_a_user_whose_words_were_lost_is_indexed_anew(
+def test_a_lost_index_is_rebuilt(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     ids = [add(database, f"an apple {name}", day=-day) for day, name in enumerate(("pie", "tree", "cake"))]
@@ -263,7 +256,7 @@ def test_a_user_whose_words_were_lost_is_indexed_anew(
     assert vocabulary(database) == before
 
 
-def test_very_many_are_indexed_some_at_a_time_the_newest_first_and_the_page_says_how_many_are_left(
+def test_many_pictures_are_indexed_in_batches_newest_first_and_the_page_has_the_number_left(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [add(database, "an apple", day=day) for day in range(7)]
@@ -284,7 +277,7 @@ def test_concurrent_requests_index_each_picture_once(database: Database, databas
     assert vocabulary(database) == {"an": 20, "apple": 20}
 
 
-def test_viewing_an_empty_wall_writes_nothing(database: Database) -> None:
+def test_searching_an_empty_wall_writes_nothing(database: Database) -> None:
     assert found(database, "apple", user="nobody") == []
     assert database.query("SELECT count(*) FROM vocabulary") == [[0]]
 
@@ -292,7 +285,7 @@ def test_viewing_an_empty_wall_writes_nothing(database: Database) -> None:
 def test_every_search_plan_returns_the_newest_first(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Among the newest, by the index, or one after the other where there are too many to be sorted."""
+    """The plans: search the newest rows, use the index, or scan when there are too many matches to sort."""
     ids = [add(database, "an apple" if day % 2 else "a pear", day=-day) for day in range(20)]
     for rows, most in ((2000, 5000), (1, 5000), (1, 2)):
         monkeypatch.setattr(search, "NEWEST", rows)

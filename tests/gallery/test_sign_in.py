@@ -1,4 +1,4 @@
-"""Signing in to the gallery: a user who returns from the sign-in page is signed in, and nobody else."""
+"""Signing in: only a user who returns from the sign-in page is signed in."""
 
 import hashlib
 import re
@@ -14,13 +14,11 @@ from werkzeug.test import TestResponse
 from dropcap.errors import SettingsError
 from dropcap.gallery.session import COOKIE, GOOGLE, SIGN_IN_COOKIE
 from dropcap.settings import Settings
-from tests.support.app import App, Start, problem
+from tests.support.app import JSON, OWN, App, Start, problem
 from tests.support.issuer import CLIENT, PROJECT, Issuer
 
 HOME = "/gallery/"
-OWN = {"Sec-Fetch-Site": "same-origin"}
 OTHER = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
-JSON = {"Accept": "application/json"}
 FIREBASE = {"iss": f"https://securetoken.google.com/{PROJECT}", "aud": PROJECT, "nonce": None}
 
 
@@ -30,19 +28,19 @@ def app(start: Start, issuer: Issuer) -> App:
 
 
 def browser(app: App) -> FlaskClient:
-    """Somebody else's, with no cookie."""
+    """Return another browser, which has no cookie."""
     return app.gallery.application.test_client()
 
 
 def begun(client: FlaskClient, back: str = "") -> str:
-    """The address that the browser is sent to."""
+    """Begin to sign in; return the address that the browser is sent to."""
     answer = client.get(f"/gallery/sign-in?next={quote(back)}")
     assert answer.status_code == 303, answer.text
     return answer.headers["Location"]
 
 
 def posted(client: FlaskClient, form: dict[str, str], **headers: str) -> TestResponse:
-    """The answer to what the sign-in page posts; it is another site."""
+    """Post the form as the sign-in page does, which is another site."""
     return client.post("/gallery/sign-in", data=form, headers={"Sec-Fetch-Site": "cross-site"} | headers)
 
 
@@ -53,7 +51,7 @@ def signed_in(client: FlaskClient, issuer: Issuer, back: str = "") -> TestRespon
 
 
 def is_in(client: FlaskClient) -> bool:
-    """Whether the gallery knows who looks: then it says that somebody else's pictures are not theirs."""
+    """Return whether the browser is signed in: then another user's pictures are `not_you`."""
     answer = client.get(HOME, headers=JSON, query_string={"user": "somebody else"})
     code = problem(answer, answer.status_code)["code"]
     assert code in ("not_you", "not_signed_in")
@@ -67,16 +65,16 @@ def cookie(answer: TestResponse, name: str) -> Any:
     return found[name]
 
 
-# The way in
+# Signing in
 
 
-def test_without_a_token_there_is_a_page_that_leads_to_where_one_signs_in_and_back(app: App) -> None:
-    asked = "/gallery/progress?from=a%26b&to=%C3%BC"
-    answer = app.gallery.get(asked)
+def test_without_a_token_a_page_leads_to_sign_in_and_back(app: App) -> None:
+    requested = "/gallery/progress?from=a%26b&to=%C3%BC"
+    answer = app.gallery.get(requested)
     assert (answer.status_code, answer.mimetype) == (401, "text/html")
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     [way] = re.findall(r'href="(/gallery/sign-in[^"]*)"', answer.text)
-    assert dict(parse_qsl(urlsplit(way).query)) == {"next": asked}
+    assert dict(parse_qsl(urlsplit(way).query)) == {"next": requested}
 
 
 def test_a_program_without_a_token_gets_401_as_json(app: App) -> None:
@@ -112,7 +110,7 @@ def test_the_request_to_google_follows_its_documentation(start: Start, issuer: I
     }
 
 
-def test_the_page_to_sign_in_at_is_not_told_the_secret_and_each_sign_in_has_its_own(app: App) -> None:
+def test_each_sign_in_has_a_secret_that_the_sign_in_page_does_not_learn(app: App) -> None:
     answers = [app.gallery.get("/gallery/sign-in") for _ in range(2)]
     secrets = {cookie(answer, SIGN_IN_COOKIE).value.partition(".")[0] for answer in answers}
     sent = [answer.headers["Location"] for answer in answers]
@@ -120,9 +118,7 @@ def test_the_page_to_sign_in_at_is_not_told_the_secret_and_each_sign_in_has_its_
     assert all(len(secret) >= 32 and secret not in "".join(sent) for secret in secrets)
 
 
-def test_the_session_is_a_cookie_that_no_script_reads_and_no_other_site_sets_or_makes_change_anything(
-    app: App, issuer: Issuer
-) -> None:
+def test_the_session_cookie_is_host_only_secure_http_only_and_same_site_lax(app: App, issuer: Issuer) -> None:
     kept = cookie(signed_in(app.gallery, issuer), COOKIE)
     assert kept.key.startswith("__Host-")
     assert kept["httponly"]
@@ -131,7 +127,7 @@ def test_the_session_is_a_cookie_that_no_script_reads_and_no_other_site_sets_or_
     assert 3500 < int(kept["max-age"]) <= 3600  # no longer than the token
 
 
-def test_a_page_of_ones_own_signs_in_the_users_of_a_firebase_project(start: Start, issuer: Issuer) -> None:
+def test_a_custom_sign_in_page_signs_in_users_of_a_firebase_project(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings | {"AUTH_AUDIENCE": PROJECT})
     issuer.claims = FIREBASE
     form = issuer.sign_in(begun(app.gallery))
@@ -139,7 +135,7 @@ def test_a_page_of_ones_own_signs_in_the_users_of_a_firebase_project(start: Star
     assert is_in(app.gallery)
 
 
-def test_a_firebase_project_without_such_a_page_leads_nowhere_and_says_so(
+def test_a_firebase_project_without_a_sign_in_page_says_which_setting_is_missing(
     start: Start, issuer: Issuer
 ) -> None:
     app = start(**issuer.settings | {"AUTH_AUDIENCE": PROJECT, "SIGN_IN_URL": ""})
@@ -154,7 +150,7 @@ def test_with_iam_there_is_no_sign_in(start: Start, issuer: Issuer) -> None:
     assert posted(app.gallery, {"id_token": issuer.token(), "state": "x"}).status_code == 404
 
 
-# Not for another
+# Refused
 
 
 def refused(client: FlaskClient, answer: TestResponse, code: str = "sign_in_unknown") -> None:
@@ -187,7 +183,7 @@ def test_login_csrf_is_refused(app: App, issuer: Issuer, victim: str) -> None:
         begun(other)
     issuer.person = "mallory"
     form = issuer.sign_in(begun(mallory))
-    known = hashlib.sha256(b"").hexdigest()  # what goes with no secret at all
+    known = hashlib.sha256(b"").hexdigest()  # of an empty secret
     of_none = {"id_token": issuer.token("mallory", nonce=known), "state": known}
     for forged in (form, form | {"state": ""}, {"id_token": form["id_token"]}, of_none):
         answer = posted(other, forged, **OTHER)
@@ -207,7 +203,7 @@ def test_an_undecodable_state_is_refused(app: App) -> None:
 
 
 @pytest.mark.parametrize("origin", [None, "null", "https://evil.example", "http://localhost"])
-def test_a_token_that_names_no_sign_in_is_taken_from_the_page_to_sign_in_at_alone(
+def test_a_token_without_nonce_is_accepted_from_the_sign_in_page_only(
     start: Start, issuer: Issuer, origin: str | None
 ) -> None:
     app = start(**issuer.settings | {"AUTH_AUDIENCE": PROJECT})
@@ -216,38 +212,28 @@ def test_a_token_that_names_no_sign_in_is_taken_from_the_page_to_sign_in_at_alon
     refused(app.gallery, posted(app.gallery, form, **{"Origin": origin} if origin else {}))
 
 
-def test_a_token_of_google_that_names_no_sign_in_is_none_of_its_page(start: Start, issuer: Issuer) -> None:
+def test_a_token_of_google_without_nonce_is_refused(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings | {"SIGN_IN_URL": ""})
     asked = dict(parse_qsl(urlsplit(begun(app.gallery)).query))
     form = {"id_token": issuer.token(), "state": asked["state"]}
     refused(app.gallery, posted(app.gallery, form, Origin="https://accounts.google.com"))
 
 
-@pytest.mark.parametrize(
-    "claims",
-    [
-        {"exp": int(time.time()) - 60},
-        {"aud": "5678.apps.googleusercontent.com"},
-        {"iss": "https://evil.example"},
-    ],
-    ids=["expired", "for another app", "of another issuer"],
-)
-def test_an_invalid_token_does_not_sign_in(app: App, issuer: Issuer, claims: dict[str, Any]) -> None:
-    issuer.claims = claims
-    refused(app.gallery, posted(app.gallery, issuer.sign_in(begun(app.gallery))), "sign_in_refused")
+UNUSABLE: dict[str, tuple[str | None, dict[str, Any], str]] = {
+    "expired": ("ana", {"exp": int(time.time()) - 60}, "sign_in_refused"),
+    "for another app": ("ana", {"aud": "5678.apps.googleusercontent.com"}, "sign_in_refused"),
+    "of another issuer": ("ana", {"iss": "https://evil.example"}, "sign_in_refused"),
+    "too long for a cookie": ("ana", {"groups": ["x" * 100] * 40}, "no_id_token"),
+    "none, as the user cancelled": (None, {}, "no_id_token"),
+}
 
 
-def test_a_token_that_no_browser_would_keep_is_refused_with_a_reason(app: App, issuer: Issuer) -> None:
-    issuer.claims = {"groups": ["x" * 100] * 40}
-    form = issuer.sign_in(begun(app.gallery))
-    refused(app.gallery, posted(app.gallery, form), "no_id_token")
-
-
-def test_who_changes_their_mind_at_the_page_to_sign_in_at_is_told_how_to_go_on(
-    app: App, issuer: Issuer
+@pytest.mark.parametrize(("person", "claims", "code"), UNUSABLE.values(), ids=UNUSABLE)
+def test_an_unusable_token_is_refused_with_the_reason(
+    app: App, issuer: Issuer, person: str | None, claims: dict[str, Any], code: str
 ) -> None:
-    issuer.person = None
-    refused(app.gallery, posted(app.gallery, issuer.sign_in(begun(app.gallery))), "no_id_token")
+    issuer.person, issuer.claims = person, claims
+    refused(app.gallery, posted(app.gallery, issuer.sign_in(begun(app.gallery))), code)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +266,7 @@ def test_a_forged_cookie_does_not_redirect_elsewhere(app: App, issuer: Issuer) -
     assert posted(app.gallery, form).headers["Location"] == HOME
 
 
-# The way out
+# Signing out
 
 
 def test_sign_out_ends_the_session_and_clears_the_cache(app: App, issuer: Issuer) -> None:
@@ -288,7 +274,7 @@ def test_sign_out_ends_the_session_and_clears_the_cache(app: App, issuer: Issuer
     answer = app.gallery.post("/gallery/sign-out", headers=OWN)
     assert (answer.status_code, answer.headers["Location"]) == (303, HOME)
     assert answer.headers["Clear-Site-Data"] == '"cache"'
-    assert cookie(answer, COOKIE)["secure"]  # or a browser would keep what begins with __Host-
+    assert cookie(answer, COOKIE)["secure"]  # or browsers keep a __Host- cookie
     assert not is_in(app.gallery)
 
 
@@ -299,33 +285,21 @@ def test_another_site_can_not_sign_users_out(app: App, issuer: Issuer) -> None:
     assert is_in(app.gallery)
 
 
-@pytest.mark.parametrize(
-    "claims",
-    [{"exp": int(time.time()) - 60}, {"aud": "5678.apps.googleusercontent.com"}],
-    ids=["has expired", "is another app's"],
-)
-def test_a_session_ends_with_its_token(app: App, issuer: Issuer, claims: dict[str, Any]) -> None:
-    app.gallery.set_cookie(COOKIE, issuer.token(**claims))
-    assert app.gallery.get(HOME).status_code == 401
-    app.gallery.set_cookie(COOKIE, issuer.token())
-    assert is_in(app.gallery)
-
-
-def test_a_token_in_the_header_counts_before_the_one_in_the_cookie(app: App, issuer: Issuer) -> None:
+def test_a_token_in_the_header_takes_precedence_over_the_cookie(app: App, issuer: Issuer) -> None:
     signed_in(app.gallery, issuer)
     assert app.gallery.get(HOME, headers=JSON | {"Authorization": "Bearer x.y.z"}).status_code == 401
 
 
-# How it is set
+# Settings
 
 
 @pytest.mark.parametrize("address", ["http://sign-in.example/", "sign-in.example", "javascript:alert(1)"])
-def test_the_page_to_sign_in_at_has_an_address_that_nobody_can_listen_to(address: str) -> None:
+def test_the_address_of_the_sign_in_page_must_be_https(address: str) -> None:
     with pytest.raises(SettingsError, match="SIGN_IN_URL"):
         Settings.read({"SIGN_IN_URL": address})
 
 
-def test_the_page_to_sign_in_at_may_have_parameters_of_its_own(start: Start, issuer: Issuer) -> None:
+def test_the_address_of_the_sign_in_page_may_have_parameters(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings | {"SIGN_IN_URL": f"{issuer.page}?theme=dark"})
     signed_in(app.gallery, issuer)
     assert is_in(app.gallery)

@@ -22,18 +22,8 @@ SENTENCES = {
 }
 WORDS = {
     "Japanese": (
-        "犬",
-        "公園",
-        "茶色",
-        "ボール",
-        "走って",
-        "追いかけて",
-        "人々",
-        "佐々木",
-        "Tシャツ",
-        "シャツ",
-        "ます",
-        "見る",
+        *("犬", "公園", "茶色", "ボール", "走って", "追いかけて"),
+        *("人々", "佐々木", "Tシャツ", "シャツ", "ます", "見る"),
     ),
     "simplified Chinese": ("狗", "公园", "棕色", "草地", "红色的球", "北京", "2026年", "2026", "一只"),
     "traditional Chinese": ("狗", "公園", "紅色", "臺北", "車站", "追著", "跑"),
@@ -89,13 +79,8 @@ def test_scripts_with_spaces_are_searched_as_before(database: Database) -> None:
     korean = add(database, "공원에서 갈색 강아지가 빨간 공을 쫓아 달리고 있습니다")
     greek = add(database, "Ένας σκύλος τρέχει")
     arabic = add(database, "كلب بني يركض في الحديقة")
-    for words, id in (
-        ("강아지", korean),
-        ("갈색", korean),
-        ("공원", korean),
-        ("σκυλ", greek),
-        ("يركض", arabic),
-    ):
+    expected = {"강아지": korean, "갈색": korean, "공원": korean, "σκυλ": greek, "يركض": arabic}
+    for words, id in expected.items():
         assert found(database, words) == [id], words
     assert corrected(database, "강아지기") == {"강아지기": ("강아지가",)}
 
@@ -115,16 +100,14 @@ def test_a_deleted_text_without_spaces_is_no_longer_found(database: Database) ->
     assert (found(database, "公園"), found(database, "犬")) == ([kept], [])
 
 
-def test_who_was_indexed_by_an_older_version_is_indexed_anew_some_at_a_time(
+def test_an_index_of_an_older_version_is_rebuilt_in_batches(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = [
-        add(database, f"公園で犬が走る apple {name}", day=-day)
-        for day, name in enumerate(("pie", "tree", "cake"))
-    ]
+    names = ("pie", "tree", "cake")
+    ids = [add(database, f"公園で犬が走る apple {name}", day=-day) for day, name in enumerate(names)]
     assert found(database, "apple") == ids
     before = vocabulary(database)
-    # As the version before left it: the run is one word, and nothing says of which version it is.
+    # As the earlier version left it: the run is one word, and the index has no version.
     database.query(
         "UPDATE documents SET document = to_tsvector('simple', '公園で犬が走る apple') "
         "|| array_to_tsvector(ARRAY['@ana']) RETURNING 1"

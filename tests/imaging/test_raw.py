@@ -10,7 +10,6 @@ from dropcap.imaging.decoders import ranking
 from dropcap.imaging.decoders.ranking import DECODERS, Decoder
 from dropcap.imaging.headers import tiff
 from dropcap.settings import Settings
-from tests.gallery.test_edits import delete
 from tests.pipeline.test_reconcile import NOTHING
 from tests.support.app import Start, rows
 from tests.support.images import bombs
@@ -161,6 +160,6 @@ def test_a_source_with_pages_that_are_not_published_is_never_deleted(
     assert len(app.objects(app.uploads)) == left
     assert app.reconcile() == app.reconcile() == NOTHING
     assert rows("SELECT source_fate FROM receipts WHERE id = :id", id=upload.id) == [[disposition]]
-    assert delete(app, upload.id).status_code == HTTPStatus.OK
+    assert app.delete(upload.id).status_code == HTTPStatus.OK
     assert app.objects(app.uploads) == {}
     assert app.reconcile() == NOTHING

@@ -12,7 +12,6 @@ from google.cloud.storage import Blob, Bucket
 from dropcap.domain.upload import Upload
 from dropcap.storage import metadata
 from dropcap.storage.buckets import Buckets
-from tests.gallery.test_edits import delete
 from tests.support.app import App, Start, expire_leases, rows, small_png
 
 LETTER = b"Dear diary, today I was a JPEG."
@@ -182,7 +181,7 @@ def test_with_versions_a_deletion_in_the_gallery_leaves_no_version(start: Start)
     bucket = versioned(app)
     upload = app.upload("ana/a.png", small_png())
     assert app.deliver(upload) == 200
-    assert delete(app, upload.id).status_code == HTTPStatus.SEE_OTHER
+    assert app.delete(upload.id).status_code == HTTPStatus.SEE_OTHER
     assert generations(bucket) == []
 
 

@@ -16,7 +16,6 @@ from dropcap.domain.upload import Upload
 from dropcap.services import Services
 from dropcap.storage.buckets import Buckets
 from dropcap.storage.gcs import NotStored
-from tests.gallery.test_edits import delete
 from tests.support.app import App, Start, expire_leases, problem, rows, small_png
 
 QUICK = {"SIZES": "200", "GEMINI_API_KEY": ""}
@@ -233,7 +232,7 @@ def test_what_holds_keep_of_a_deleted_picture_keeps_nothing_else_of_it(
 
     hold(published, True)
     capfd.readouterr()
-    assert problem(delete(app, upload.id), 503)["code"] == "try_again"
+    assert problem(app.delete(upload.id), 503)["code"] == "try_again"
     [line] = logged(capfd, "request failed")
     assert HELD.format("Temporary") in line["problem"]
     assert "stack_trace" not in line

@@ -59,22 +59,22 @@ def read(environment: Mapping[str, str], deployed: Mapping[str, str], tolerant: 
     With `forgiving`, warn of a setting that is not allowed and use its default, unless it determines where
     data is: `make destroy` must also work on settings that an older version allowed. Raises CloudError.
     """
-    variables_given = dict(environment)
+    values = dict(environment)
     while True:
         try:
-            return Config.read(variables_given, deployed)
+            return Config.read(values, deployed)
         except CloudError as wrong:
             for name in re.findall(r"[A-Z][A-Z_]+", str(wrong)) if tolerant else ():
                 if (
                     name in NAMES | SETTINGS
-                    and variables_given.get(name) != DEFAULT
+                    and values.get(name) != DEFAULT
                     and not LOCATION_SETTINGS.fullmatch(name)
                 ):
                     break
             else:
                 raise
             print(f"Warning: {wrong} The default is used instead.", file=sys.stderr)
-            variables_given[name] = DEFAULT
+            values[name] = DEFAULT
 
 
 def services(gcloud: Gcloud, wanted: str) -> tuple[str, dict[str, Any]]:

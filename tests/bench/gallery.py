@@ -70,21 +70,21 @@ def load(connection: Connection, count: int) -> Iterator[int]:
     weights = list(accumulate(1 / (rank + 3) for rank in range(len(words))))
     for first in range(0, count, CHUNK):
         numbers = range(first, min(first + CHUNK, count))
-        said = [chance.choices(words, cum_weights=weights, k=WORDS) for _ in numbers]
+        texts = [chance.choices(words, cum_weights=weights, k=WORDS) for _ in numbers]
         connection.run(
             INSERT,
             user=USER,
             count=count,
             result=json.dumps(RESULT),
             numbers=list(numbers),
-            captions=[" ".join(each[:9]) for each in said],
-            alt_texts=[" ".join(each[9:24]) for each in said],
+            captions=[" ".join(each[:9]) for each in texts],
+            alt_texts=[" ".join(each[9:24]) for each in texts],
             tags=[
                 " ".join(each[24:30] + ["sunset"] * (n % 40 == 0))
-                for n, each in zip(numbers, said, strict=True)
+                for n, each in zip(numbers, texts, strict=True)
             ],
             descriptions=[
-                " ".join(each[30:] + _by_hand(n, count)) for n, each in zip(numbers, said, strict=True)
+                " ".join(each[30:] + _by_hand(n, count)) for n, each in zip(numbers, texts, strict=True)
             ],
         )
         yield len(numbers)

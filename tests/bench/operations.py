@@ -125,18 +125,18 @@ class Picture:
     def __init__(self, user: str) -> None:
         self.user = user
 
-    def claim(self, database: Database) -> None:
+    def acquire(self, database: Database) -> None:
         self.upload = _upload(self.user)
         self.token = Leases(database).acquire(self.upload).token
 
-    def mark(self, database: Database) -> None:
+    def heartbeat(self, database: Database) -> None:
         assert Leases(database).heartbeat(self.upload, self.token, "open", 100)
 
     def record(self, database: Database) -> None:
         assert Analyses(database).record(analysis_of(self.upload), self.upload, self.token)
 
-    def claim_and_record(self, database: Database) -> None:
-        self.claim(database)
+    def acquire_and_record(self, database: Database) -> None:
+        self.acquire(database)
         self.record(database)
 
     def finish(self, database: Database) -> None:
@@ -152,20 +152,20 @@ def operations(bench: Bench, users: Sequence[rows.User]) -> Iterator[Figure]:
         yield bench.measure(f"stats, {user.about}", Picture(user.name).stats)
     for user in users:
         picture = Picture(user.name)
-        yield bench.measure(f"record, {user.about}", picture.record, picture.claim)
+        yield bench.measure(f"record, {user.about}", picture.record, picture.acquire)
     picture = Picture("user7")
-    yield bench.measure("claim", picture.claim)
-    yield bench.measure("mark", picture.mark, picture.claim)
-    yield bench.measure("finish", picture.finish, picture.claim_and_record)
+    yield bench.measure("acquire", picture.acquire)
+    yield bench.measure("heartbeat", picture.heartbeat, picture.acquire)
+    yield bench.measure("finish", picture.finish, picture.acquire_and_record)
     bucket, ids = rows.BUCKET, _ids(bench.plain)
     some = {"bucket": bucket, "rows": reconcile.ROWS}
-    yield bench.measure("sweep: unfinished rows", lambda d: d.query(reconcile.UNFINISHED, **some))
+    yield bench.measure("reconcile: unfinished rows", lambda d: d.query(reconcile.UNFINISHED, **some))
     for name in (bucket, "another-bucket"):
-        yield bench.measure(f"sweep: where to begin in {name}", partial(_begin, name))
-    known = f"sweep: a page of {PAGE:,} names"
+        yield bench.measure(f"reconcile: where to begin in {name}", partial(_begin, name))
+    known = f"reconcile: a page of {PAGE:,} names"
     yield bench.measure(known, lambda d: d.query(reconcile.KNOWN, ids=ids))
     kept = {"most": prune.BATCH, **prune.days(bench.plain.settings)}
-    yield bench.measure("sweep: rows that have served their time", lambda d: d.query(prune.PRUNE, **kept))
+    yield bench.measure("reconcile: rows that have served their time", lambda d: d.query(prune.PRUNE, **kept))
     yield bench.measure("schema check at a cold start", lambda d: d.query(diff.snapshot(SCHEMA)))
 
 

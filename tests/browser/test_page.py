@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from playwright.sync_api import expect
 
 from tests.support.browser.browser import Guest
-from tests.support.browser.wall import MEMORY, captions, claim, demonstration, hang, numbered, reject
+from tests.support.browser.wall import MEMORY, captions, acquire, demonstration, hang, numbered, reject
 
 Start = Callable[..., Guest]
 
@@ -212,10 +212,10 @@ def test_a_picture_is_deleted_when_one_says_so_twice(visitor: Guest) -> None:
 
 def test_what_was_in_work_when_the_page_was_opened_becomes_a_card_on_it(visitor: Guest) -> None:
     hang(visitor, {"caption": "an older one"})
-    upload = claim(visitor, "b.jpg", "resize")
+    upload = acquire(visitor, "b.jpg", "resize")
     page = visitor.open()
     expect(page.locator(".working")).to_contain_text("resize since")
-    claim(visitor, "b.jpg", "publish", upload)
+    acquire(visitor, "b.jpg", "publish", upload)
     expect(page.locator(".working")).to_contain_text("publish since")
     hang(visitor, {"id": upload, "caption": "a later one"})
     expect(page.locator("#wall .hung")).to_have_count(2)

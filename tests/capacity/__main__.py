@@ -44,9 +44,9 @@ def _table(head: str, rows: Iterable[Sequence[str]]) -> str:
 def _limits() -> str:
     head = "; limit; value; uploads/s with Gemini; with BLIP alone; what lifts it; what that costs"
     rows = []
-    for place, each in enumerate(limits.limits(), 1):
+    for rank, each in enumerate(limits.limits(), 1):
         rates = (number(each.with_gemini), number(each.alone))
-        rows.append((str(place), each.name, each.value, *rates, each.remedy, each.price))
+        rows.append((str(rank), each.name, each.value, *rates, each.remedy, each.price))
     return _table(head, rows)
 
 

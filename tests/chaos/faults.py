@@ -173,9 +173,9 @@ def _heal(scene: Scene, function: Function, sent: Sent, fault: str) -> None:
 def _check_no_crash(scene: Scene, sent: Sent, fault: str) -> None:
     """Check that a network fault was not counted as a crash."""
     with scene.world.connected() as connection:
-        [[deaths]] = connection.run("SELECT deaths FROM uploads WHERE id = :id", id=str(sent.id)) or [[[]]]
-    if deaths:
-        scene.problems.append(f"{fault}: {sent} was counted as a crash: {deaths}")
+        [[crashes]] = connection.run("SELECT deaths FROM uploads WHERE id = :id", id=str(sent.id)) or [[[]]]
+    if crashes:
+        scene.problems.append(f"{fault}: {sent} was counted as a crash: {crashes}")
 
 
 def _restart(scene: Scene, function: Function, sent: Sent) -> tuple[str, float]:

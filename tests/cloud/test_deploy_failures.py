@@ -184,7 +184,7 @@ def test_of_two_dropcaps_in_one_project_one_has_to_be_named_and_either_can_be(th
 
 
 def test_a_list_that_lacks_regions_is_not_taken_for_all_there_is(there: Deployment) -> None:
-    there.plane.unreachable = ["europe-west1"]
+    there.plane.silent_regions = ["europe-west1"]
     ran = there.make("plan")
     assert (ran.status, ran.out) == (1, "")
     assert "The following Cloud Run regions did not respond: europe-west1." in ran.error

@@ -46,7 +46,17 @@ def test_everything_is_reported(report: dict[str, Any]) -> None:
     operations = " ".join(figure["operation"] for figure in report["figures"])
     assert all(
         word in operations
-        for word in ("stats", "record", "claim", "mark", "finish", "sweep", "schema", "wall", "search")
+        for word in (
+            "stats",
+            "record",
+            "acquire",
+            "heartbeat",
+            "finish",
+            "reconcile",
+            "schema",
+            "wall",
+            "search",
+        )
     )
     assert all(figure["plans"] and figure["database_ms"][0] > 0 for figure in report["figures"])
     assert report["index_s"] > 0

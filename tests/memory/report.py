@@ -101,11 +101,11 @@ def failures(way: Way) -> list[str]:
 
 def write(file: Path, facts: Mapping[str, Any], ways: Mapping[str, Way]) -> None:
     """The JSON: facts of the run, each way's figures, and each upload of each way."""
-    told = {
+    measured = {
         key: way.summary() | {"results": [each.to_json() for each in way.results]}
         for key, way in ways.items()
     }
-    file.write_text(json.dumps(dict(facts) | told, indent=1))
+    file.write_text(json.dumps(dict(facts) | measured, indent=1))
 
 
 def show(console: Console, ways: Sequence[Way]) -> None:

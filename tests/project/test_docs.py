@@ -82,7 +82,7 @@ def test_no_message_is_explained_twice() -> None:
 )
 def test_messages_are_found_however_they_are_made(code: str, text: str, file: str) -> None:
     assert any(isinstance(each, Message) and (each.code, each.text) == (code, text) for each in collect())
-    assert any(each.place.endswith(file) for each in collect() if each.text == text)
+    assert any(each.path.endswith(file) for each in collect() if each.text == text)
 
 
 def test_the_settings_table_is_that_of_the_code() -> None:

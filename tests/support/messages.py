@@ -38,14 +38,14 @@ class Message:
 
     text: str
     code: str
-    place: str
+    path: str
 
 
 @cache
 def collect() -> tuple[Message, ...]:
     """All of them, each once, in the order of the files."""
     found = [message for path in _files() for message in _of_module(path)]
-    found += [Message(_clean(text), "", SCRIPT.name) for text in _said_by_the_script()]
+    found += [Message(_clean(text), "", SCRIPT.name) for text in _of_script()]
     return tuple({(each.text, each.code): each for each in found}.values())
 
 
@@ -115,7 +115,7 @@ def _events(call: ast.Call, names: Mapping[str, ast.expr]) -> list[str]:
     return [""]
 
 
-def _said_by_the_script() -> Iterator[str]:
+def _of_script() -> Iterator[str]:
     script = re.sub(r"\$\([^)]*\)|\$\w+", VARIES, SCRIPT.read_text())
     for arguments in re.findall(r'\bfail ("[^"]*"(?: *(?:\\\n *)?"[^"]*")*)', script):
         yield " ".join(re.findall(r'"(.*?)"', arguments))
@@ -124,12 +124,12 @@ def _said_by_the_script() -> Iterator[str]:
 def _of_module(path: Path) -> Iterator[Message]:
     tree = _tree(path)
     inside = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    seen: set[int] = set()
+    visited: set[int] = set()
     for function in reversed(inside):  # the innermost first
         names = {**_constants(), **_assigned(list(ast.walk(function)))}
         for node in ast.walk(function):
-            if isinstance(node, ast.Call) and id(node) not in seen:
-                seen.add(id(node))
+            if isinstance(node, ast.Call) and id(node) not in visited:
+                visited.add(id(node))
                 for code, text in _of_call(node, names):
                     if re.search(r"[A-Za-z]{2}", text):
                         yield Message(_clean(text), code, str(path.relative_to(ROOT)))

@@ -16,8 +16,8 @@ MISSING = (
 
 def found(playwright: Playwright) -> Path | None:
     """The system's, else playwright's own where that is installed, else None."""
-    places = [*map(shutil.which, SYSTEMS), playwright.chromium.executable_path]
-    return next((Path(place) for place in places if place and Path(place).exists()), None)
+    candidates = [*map(shutil.which, SYSTEMS), playwright.chromium.executable_path]
+    return next((Path(candidate) for candidate in candidates if candidate and Path(candidate).exists()), None)
 
 
 def launched(playwright: Playwright, program: Path, *arguments: str) -> Browser:

@@ -52,9 +52,11 @@ def cards(page: Page) -> Locator:
 
 def requests_of(page: Page, method: str, part: str) -> list[Request]:
     """The requests of the page from now on, as they come."""
-    seen: list[Request] = []
-    page.on("request", lambda each: seen.append(each) if each.method == method and part in each.url else None)
-    return seen
+    requests: list[Request] = []
+    page.on(
+        "request", lambda each: requests.append(each) if each.method == method and part in each.url else None
+    )
+    return requests
 
 
 def ranges(puts: list[Request]) -> list[str]:

@@ -34,7 +34,7 @@ SELECT id, 'dropcap-uploads', result->'upload'->>'name', 1, user_id, 'done'
 FROM analyses WHERE user_id = :user
 ON CONFLICT (id) DO UPDATE SET state = 'done'
 """
-CLAIM = """
+ACQUIRE = """
 INSERT INTO uploads (id, bucket, name, generation, user_id, stage, rss_mb, lease_until)
 VALUES (CAST(:id AS uuid), 'dropcap-uploads', :name, 1, :user, :stage, 150, now() + interval '1 minute')
 ON CONFLICT (id) DO UPDATE SET stage = excluded.stage
@@ -107,11 +107,11 @@ def reject(guest: Guest, name: str) -> str:
     return id
 
 
-def claim(guest: Guest, name: str, stage: str, id: str = "") -> str:
+def acquire(guest: Guest, name: str, stage: str, id: str = "") -> str:
     """An upload of the guest's that somebody works on, or its next stage; its id."""
     id = id or str(uuid.uuid4())
     with closing(connect_to_schema(guest.site.database_url)) as connection:
-        connection.run(CLAIM, id=id, name=f"{guest.user}/{name}", user=guest.user, stage=stage)
+        connection.run(ACQUIRE, id=id, name=f"{guest.user}/{name}", user=guest.user, stage=stage)
     return id
 
 

@@ -199,8 +199,8 @@ def _delete_service(store: Store, request: Request, key: str) -> None:
 @special("DELETE", r"run/projects/[^/]+/locations/[^/]+/revisions/[^/]+")
 def _delete_revision(store: Store, request: Request, key: str) -> None:
     service = store.get(key)["metadata"]["labels"]["serving.knative.dev/service"]
-    holder = store.resources[f"{key.rpartition('/revisions/')[0]}/services/{service}"]
-    if key.rsplit("/")[-1] in [part["revisionName"] for part in holder["status"]["traffic"]]:
+    owner = store.resources[f"{key.rpartition('/revisions/')[0]}/services/{service}"]
+    if key.rsplit("/")[-1] in [part["revisionName"] for part in owner["status"]["traffic"]]:
         raise Refusal(400, "Revision is actively serving traffic.", code="FAILED_PRECONDITION")
 
 
@@ -215,11 +215,11 @@ def _selected(store: Store, collection: str, selector: str) -> list[Json]:
 def _list(store: Store, request: Request, key: str) -> Answer:
     """List a region, or with `-` all that respond: discovery document of run v1, ListServicesResponse."""
     items = _selected(store, key, request.query.get("labelSelector", ""))
-    if "/locations/-/" not in key or not store.unreachable:
+    if "/locations/-/" not in key or not store.silent_regions:
         return 200, {"items": items, "metadata": {}}
-    place = "cloud.googleapis.com/location"
-    items = [each for each in items if each["metadata"]["labels"][place] not in store.unreachable]
-    return 200, {"items": items, "metadata": {}, "unreachable": store.unreachable}
+    label = "cloud.googleapis.com/location"
+    items = [each for each in items if each["metadata"]["labels"][label] not in store.silent_regions]
+    return 200, {"items": items, "metadata": {}, "unreachable": store.silent_regions}
 
 
 @special("POST", r"run/projects/[^/]+/locations/[^/]+/operations/[^/]+:wait")

@@ -158,7 +158,7 @@ class Store:
         self.payloads: dict[str, bytes] = {}  # of secret versions and objects, by key
         self.uploads: list[tuple[str, bytes]] = []  # every object ever uploaded, by key
         self.failure: Refusal | None = None  # in which the present change is to end
-        self.unreachable: list[str] = []  # regions that do not answer a list of all
+        self.silent_regions: list[str] = []  # regions that do not answer a list of all
         self._numbers = itertools.count(1)
 
     def answer(self, request: Request) -> Answer:
@@ -274,9 +274,9 @@ class Store:
     def operation(self, key: str, response: Json | None = None) -> Json:
         """Return an operation on the resource of this key, which has finished or failed."""
         api, path = key.split("/", 1)
-        place = re.match(r"projects/[^/]+(/locations/[^/]+)?", path)
+        parent = re.match(r"projects/[^/]+(/locations/[^/]+)?", path)
         identity = str(uuid.uuid4())
-        name = f"{place[0] if place else path}/operations/{identity}"
+        name = f"{parent[0] if parent else path}/operations/{identity}"
         ended: Json = {"response": {"@type": f"type.googleapis.com/google.cloud.{api}.Resource"}}
         ended["response"] |= response or {}
         if self.failure:
@@ -308,14 +308,14 @@ def stamped(store: Store, sent: Json, before: Json) -> Json:
     return sent | added | {"createTime": before.get("createTime", added["updateTime"])}
 
 
-def defaults(values: Json, given: Json) -> Json:
+def defaults(values: Json, body: Json) -> Json:
     """Return the values, with these defaults."""
     nested = {
         name: defaults(values[name], value)
-        for name, value in given.items()
+        for name, value in body.items()
         if isinstance(value, dict) and isinstance(values.get(name), dict)
     }
-    return values | given | nested
+    return values | body | nested
 
 
 def merged(request: Request, present: Json) -> Json:

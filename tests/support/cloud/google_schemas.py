@@ -58,10 +58,10 @@ def _methods(document: Any) -> Iterator[Method]:
                 document["servicePath"] + each["path" if anything or "flatPath" not in each else "flatPath"]
             )
             uploads = each.get("mediaUpload", {}).get("protocols", {}).values()
-            places = [path, *(upload["path"].lstrip("/") for upload in uploads)]
-            places += [f"download/{path}"] if each.get("useMediaDownloadService") else []
-            for place in places:
-                free = re.sub(r"\\\{\\\+.*?\\\}", "[^:]+", re.escape("/" + place))
+            paths = [path, *(upload["path"].lstrip("/") for upload in uploads)]
+            paths += [f"download/{path}"] if each.get("useMediaDownloadService") else []
+            for path_pattern in paths:
+                free = re.sub(r"\\\{\\\+.*?\\\}", "[^:]+", re.escape("/" + path_pattern))
                 pattern = re.compile(re.sub(r"\\\{.*?\\\}", "[^/:]+", free))
                 schemas = document["schemas"]
                 yield Method(each["httpMethod"], pattern, each.get("request"), each.get("response"), schemas)

@@ -101,8 +101,8 @@ def main() -> None:
                     outcome = "shown" if source.facts.width else ""
             except Rejected as refused:
                 outcome = refused.code
-            except Exception as passing:
-                outcome = f"{type(passing).__name__}: {passing}"
+            except Exception as error:
+                outcome = f"{type(error).__name__}: {error}"
             outcomes[f"{decoder.name} {name}"] = outcome
     print(json.dumps(outcomes))
 

@@ -40,9 +40,9 @@ def iinf(*items: bytes) -> bytes:
     return full(b"iinf", struct.pack(">H", len(items)) + b"".join(items))
 
 
-def iloc(places: int, body: bytes, offset_bytes: int = 0) -> bytes:
+def iloc(locations: int, body: bytes, offset_bytes: int = 0) -> bytes:
     """Return an item location table of the maximum length (version 2)."""
-    return full(b"iloc", struct.pack(">BBI", offset_bytes * 17, 0, places) + body, 2)
+    return full(b"iloc", struct.pack(">BBI", offset_bytes * 17, 0, locations) + body, 2)
 
 
 def nested(depth: int) -> bytes:
@@ -74,9 +74,9 @@ def with_metadata() -> bytes:
     at = data.index(parts[b"meta"])
     [start, length] = struct.unpack(">2I", parts[b"iloc"][-8:])
     data[at + 4 : at + 8] = b"free"
-    places = [struct.pack(">HHHII", 1, 0, 1, start, length)]
-    places += [struct.pack(">HHHII", 100 + n, 0, 1, len(data) + 8, 1_000_000) for n in range(900)]
-    table = full(b"iloc", b"\x44\0" + struct.pack(">H", len(places)) + b"".join(places))
+    locations = [struct.pack(">HHHII", 1, 0, 1, start, length)]
+    locations += [struct.pack(">HHHII", 100 + n, 0, 1, len(data) + 8, 1_000_000) for n in range(900)]
+    table = full(b"iloc", b"\x44\0" + struct.pack(">H", len(locations)) + b"".join(locations))
     items = iinf(infe(1, b"hvc1"), *(infe(100 + number, b"Exif") for number in range(900)))
     links = (bombs.box(b"cdsc", struct.pack(">3H", 100 + number, 1, 1)) for number in range(900))
     body = meta(parts[b"hdlr"], parts[b"pitm"], table, items, parts[b"iprp"], full(b"iref", b"".join(links)))
@@ -106,9 +106,9 @@ def strips() -> bytes:
     """A TIFF whose 390,000 strips are one JPEG of endless segments."""
     jpeg = b"\xff\xd8" + b"\xff\xe0\0\2" * 100
     wanted = {256: 8, 257: 8, 258: 8, 259: 7, 262: 1, 277: 1, 278: 8}
-    places = {273: (390_000, 1000), 279: (390_000, 1000)}
+    locations = {273: (390_000, 1000), 279: (390_000, 1000)}
     entries = sorted(
-        [(tag, 4, 1, value) for tag, value in wanted.items()] + [(t, 4, *v) for t, v in places.items()]
+        [(tag, 4, 1, value) for tag, value in wanted.items()] + [(t, 4, *v) for t, v in locations.items()]
     )
     body = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return (b"II*\0\x08\0\0\0" + body).ljust(500, b"\0") + jpeg.ljust(500) + struct.pack("<I", 500) * 390_000
@@ -215,8 +215,8 @@ def main() -> None:
                 outcome = SHOWN
         except Rejected as refused:
             outcome = refused.code
-        except Exception as passing:
-            outcome = f"{type(passing).__name__}: {passing}"
+        except Exception as error:
+            outcome = f"{type(error).__name__}: {error}"
         came[name] = outcome, round(peak_mb() - before)
         print(name, *came[name], file=sys.stderr)
     print(json.dumps(came))

@@ -42,9 +42,9 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 def corners(image: Image.Image) -> tuple[Colour, ...]:
     """The colours in the middles of the four quadrants."""
-    places = [(x * image.width // 4, y * image.height // 4) for y in (1, 3) for x in (1, 3)]
+    points = [(x * image.width // 4, y * image.height // 4) for y in (1, 3) for x in (1, 3)]
     shown = image.convert("RGB")
-    return tuple(shown.getpixel(place) for place in places)  # type: ignore[misc]
+    return tuple(shown.getpixel(point) for point in points)  # type: ignore[misc]
 
 
 def alike(one: tuple[Colour, ...], other: tuple[Colour, ...], tolerance: int = 6) -> bool:

@@ -29,11 +29,11 @@ DRAW = """async (files) => Object.fromEntries(await Promise.all(files.map(async 
 
 def rendered(browser: Browser, files: Mapping[str, tuple[str, bytes]]) -> dict[str, Image.Image]:
     """Return what Chromium shows of each file, in RGB. `files` are (MIME type, bytes) by name."""
-    given = [[name, kind, base64.b64encode(data).decode()] for name, (kind, data) in files.items()]
+    encoded = [[name, kind, base64.b64encode(data).decode()] for name, (kind, data) in files.items()]
     with looping(browser):
         page = browser.new_page()
         try:
-            drawn = page.evaluate(DRAW, given)
+            drawn = page.evaluate(DRAW, encoded)
         finally:
             page.close()
     return {name: _opened(body) for name, body in drawn.items()}

@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from playwright.sync_api import expect
 
 from tests.support.browser.browser import Guest
-from tests.support.browser.wall import MEMORY, captions, acquire, demonstration, hang, numbered, reject
+from tests.support.browser.wall import MEMORY, acquire, captions, demonstration, hang, numbered, reject
 
 Start = Callable[..., Guest]
 

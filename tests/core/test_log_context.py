@@ -12,8 +12,8 @@ import pytest
 from dropcap import errors, logs
 from dropcap.runtime import timeouts
 from dropcap.storage.buckets import Buckets
-from tests.describing.test_deferred import redescribe
 from tests.support.app import EVENT, ROOT, Start, event_of, rows, small_png
+from tests.support.describing import redescribe
 from tests.support.messages import log_events
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -10,7 +10,6 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-import requests
 from PIL import Image
 
 from dropcap.budget import BudgetExhausted, GeminiBudget
@@ -25,25 +24,11 @@ from dropcap.services import Services
 from dropcap.settings import MOST_INPUT_TOKENS, Settings
 from infra import cost
 from tests.support.app import Start, problem, rows, small_png
+from tests.support.describing import jpeg, new_key, requests_of
 from tests.support.issuer import Issuer
 
 WITH_USAGE = {"spending": "1"}
 OTHERS = {"SIZES": "200", "GEMINI_ATTEMPTS": "1"}
-
-
-def new_key() -> str:
-    """Return a key that no other test uses: the stand-in counts requests by key."""
-    return f"key-{uuid.uuid4().hex}"
-
-
-def requests_of(gemini_url: str, key: str) -> int:
-    return int(requests.get(f"{gemini_url}/_calls", timeout=10).json().get(key, 0))
-
-
-def jpeg() -> bytes:
-    with io.BytesIO() as file:
-        Image.new("RGB", (64, 48), "red").save(file, "JPEG")
-        return file.getvalue()
 
 
 @contextmanager
@@ -112,13 +97,13 @@ def test_the_highest_cost_is_reserved_and_the_unused_part_returned(
 def test_a_request_of_unknown_cost_counts_as_the_highest_cost(database_url: str, gemini_url: str) -> None:
     settings = usual(database_url, gemini_url, daily_money=1.0, gemini_attempts=1, gemini_timeout_s=10)
     prices = {"gemini_input_price": 0.3, "gemini_output_price": 2.5}
-    unreachable = {"gemini_endpoint": "http://127.0.0.1:1"}
+    down = {"gemini_endpoint": "http://127.0.0.1:1"}
     cases: list[tuple[dict[str, Any], bool]] = [
         ({"gemini_model": "fault-cut"}, True),
         ({"gemini_model": "fault-502"}, True),
         ({"gemini_model": "fault-500"}, False),
-        (unreachable, False),
-        (unreachable | {"gemini_sdk": "google-genai"}, False),
+        (down, False),
+        (down | {"gemini_sdk": "google-genai"}, False),
     ]
     kept = 0
     for case, spent in cases:
@@ -136,10 +121,10 @@ def test_the_reserved_tokens_exceed_those_of_the_longest_prompt() -> None:
     most = Settings(safety="low")
     longest = language_tag("abc-defg-123")
     assert longest
-    asked = json.dumps(
-        [prompt.instruction(most), prompt.request(longest, hint=True), prompt.schema(most)]
-    ).encode()
-    assert len(asked) + 2 * cost.PICTURE_TOKENS < MOST_INPUT_TOKENS  # a token is at least one byte
+    parts = [prompt.instruction(most), prompt.request(longest, hint=True), prompt.schema(most)]
+    assert (
+        len(json.dumps(parts).encode()) + 2 * cost.PICTURE_TOKENS < MOST_INPUT_TOKENS
+    )  # a token is at least one byte
 
 
 def test_concurrent_uploads_of_the_same_bytes_are_paid_for_once(database_url: str, gemini_url: str) -> None:
@@ -164,12 +149,12 @@ def test_responses_that_are_invalid_or_lack_a_required_verdict_are_not_cached(
         ("fault-blocked", "low"): 1,
         ("fault-unsafe-high", "low"): 1,
     }
-    for (model, level), asked in cases.items():
+    for (model, level), expected in cases.items():
         settings = usual(database_url, gemini_url, daily_calls=100, gemini_model=model, safety=level)
         settings["gemini_attempts"] = 1
         with instances(1, **settings) as [services]:
             assert described(services, "same") == described(services, "same")
-        assert requests_of(gemini_url, settings["gemini_api_key"]) == asked, model
+        assert requests_of(gemini_url, settings["gemini_api_key"]) == expected, model
 
 
 def test_the_same_bytes_are_paid_for_once_even_if_an_instance_crashes_before_recording(
@@ -178,8 +163,8 @@ def test_the_same_bytes_are_paid_for_once_even_if_an_instance_crashes_before_rec
     key = new_key()
     app = start(**OTHERS, DAILY_CALLS="100", GEMINI_API_KEY=key)
     first = app.upload("ana/a.png", small_png())
-    with monkeypatch.context() as dying:
-        dying.setattr(Analyses, "record", None)
+    with monkeypatch.context() as crashing:
+        crashing.setattr(Analyses, "record", None)
         assert app.deliver(first) == HTTPStatus.INTERNAL_SERVER_ERROR
     assert app.deliver(first) == HTTPStatus.OK
     again = app.upload("bob/b.png", small_png())
@@ -198,10 +183,7 @@ def test_the_same_bytes_are_paid_for_once_even_if_an_instance_crashes_before_rec
     Image.new("RGB", (60, 40), "blue").save(blue := io.BytesIO(), "PNG")
     assert app.analyze(data=blue.getvalue()).get_json()["usage"]["calls"] == 1
     assert rows("SELECT count(*) FROM answers") == [[1]]
-    deleted = app.gallery.post(
-        f"/gallery/picture/{again.id}/delete?user=bob", headers={"Sec-Fetch-Site": "same-origin"}
-    )
-    assert deleted.status_code == HTTPStatus.SEE_OTHER
+    assert app.delete(again.id, "bob").status_code == HTTPStatus.SEE_OTHER
     assert rows("SELECT count(*) FROM answers") == [[0]]
 
 

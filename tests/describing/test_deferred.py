@@ -1,7 +1,6 @@
-"""Deferred descriptions: a sweep describes what Gemini could not, and describes again what is marked."""
+"""Deferred descriptions: reconcile describes pictures that Gemini could not, and those that are marked."""
 
 import json
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from http import HTTPStatus
@@ -17,42 +16,23 @@ from dropcap.domain.upload import Upload
 from dropcap.services import Services
 from dropcap.storage.buckets import Buckets
 from dropcap.storage.gcs import NotStored
-from tests.support.app import App, Start, problem, rows, small_png
-
-DOWN, UP = "fault-503", "gemini-3.5-flash-lite"
-ONCE = {"SIZES": "200", "GEMINI_ATTEMPTS": "1"}
-DONE = {"complete": True}
-
-
-def result(app: App, id: uuid.UUID) -> dict[str, Any]:
-    return dict(app.services.analyses.result(id) or {})
+from tests.support.app import OWN, App, Start, problem, rows, small_png
+from tests.support.describing import DONE, DOWN, ONCE, UP, make_due, new_key, redescribe, result
 
 
 def upload_without_description(start: Start, **settings: str) -> tuple[App, Upload]:
-    """Return an upload from while Gemini was down, which has BLIP's caption only."""
+    """Return an upload from an outage of Gemini, which has BLIP's caption only."""
     app = start(**ONCE, GEMINI_MODEL=DOWN, **settings)
     upload = app.upload("ana/a.png", small_png())
     assert app.deliver(upload) == HTTPStatus.OK
     return app, upload
 
 
-def make_due() -> None:
-    rows("UPDATE analyses SET describe_after = now() WHERE describe_after IS NOT NULL")
+def delete(app: App, upload: Upload) -> None:
+    assert app.delete(upload.id).status_code == HTTPStatus.SEE_OTHER
 
 
-def redescribe(app: App, **chosen: object) -> dict[str, Any]:
-    answer = app.sweep.post("/", json={"redescribe": chosen})
-    assert answer.status_code == HTTPStatus.OK, answer.text
-    return dict(answer.get_json())
-
-
-def in_gallery(app: App, path: str, **form: str) -> None:
-    headers = {"Sec-Fetch-Site": "same-origin"}
-    answer = app.gallery.post(f"/gallery/picture/{path}?user=ana", data=form, headers=headers)
-    assert answer.status_code == HTTPStatus.SEE_OTHER
-
-
-def test_blips_caption_is_recorded_while_gemini_is_down_and_a_sweep_adds_the_description(
+def test_blips_caption_is_recorded_while_gemini_is_down_and_reconcile_adds_the_description(
     start: Start,
 ) -> None:
     app, upload = upload_without_description(start)
@@ -61,7 +41,8 @@ def test_blips_caption_is_recorded_while_gemini_is_down_and_a_sweep_adds_the_des
     assert now["description"] == ""
     assert now["alt_text"] == now["caption"] != ""
     assert now["provenance"]["blip"]["texts"] == ["caption", "alt_text"]
-    in_gallery(app, f"{upload.id}/edit", alt_text="Mine")
+    edit = f"/gallery/picture/{upload.id}/edit?user=ana"
+    assert app.gallery.post(edit, data={"alt_text": "Mine"}, headers=OWN).status_code == HTTPStatus.SEE_OTHER
     search = "/gallery/?user=ana&q=stand-in"
     assert str(upload.id) not in app.gallery.get(search).text
     assert app.reconcile() == DONE | {"not_described": 1}
@@ -120,7 +101,7 @@ def test_a_picture_deleted_while_being_described_stays_deleted(
 
     def deleted(buckets: Buckets, published: Rendition) -> bytes:
         data = read(buckets, published)
-        in_gallery(app, f"{upload.id}/delete")
+        delete(app, upload)
         return data
 
     monkeypatch.setattr(Buckets, "read_published", deleted)
@@ -128,15 +109,15 @@ def test_a_picture_deleted_while_being_described_stays_deleted(
     assert rows("SELECT count(*) FROM analyses") == rows("SELECT count(*) FROM answers") == [[0]]
 
 
-def test_concurrent_sweeps_never_describe_a_picture_twice(start: Start) -> None:
+def test_concurrent_workers_never_describe_a_picture_twice(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL=DOWN)
     for number in range(4):
         app.deliver(app.upload(f"ana/{number}.png", small_png()))
-    app = app.restarted(GEMINI_MODEL=UP, GEMINI_API_KEY=f"key-{uuid.uuid4().hex}")
+    app = app.restarted(GEMINI_MODEL=UP, GEMINI_API_KEY=new_key())
     settings = app.services.settings
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
-        sweeps = [Services(settings, stack.enter_context(closing(Database(settings)))) for _ in range(2)]
-        done = list(pool.map(lambda each: describe_pending(each, float("inf")), sweeps))
+        workers = [Services(settings, stack.enter_context(closing(Database(settings)))) for _ in range(2)]
+        done = list(pool.map(lambda each: describe_pending(each, float("inf")), workers))
     assert sum(each["described"] for each in done) == 4
     assert rows("SELECT (result->'usage'->>'calls')::int FROM analyses") == [[2]] * 4  # the first one failed
 
@@ -200,7 +181,7 @@ def test_a_later_unsafe_verdict_unpublishes_the_picture_and_quarantines_its_larg
     assert copy.metadata["dropcap-reason"] == "held_unsafe"
     assert "its safety level is high" in copy.metadata["dropcap-problem"]
     assert copy.metadata["dropcap-source"] == f"gs://{app.uploads}/ana/a.png"
-    in_gallery(app, f"{upload.id}/delete")
+    delete(app, upload)
     assert app.objects(app.quarantine) == {}
 
 
@@ -249,7 +230,7 @@ def test_no_quarantined_copy_is_left_if_the_user_deletes_the_picture_meanwhile(
         copy(buckets, *what)
         left = app.storage.bucket(app.quarantine).blob(f"{upload.id}/200.webp")
         data = left.download_as_bytes()
-        in_gallery(app, f"{upload.id}/delete")
+        delete(app, upload)
         left.upload_from_string(data)  # the copy arrives after the deletion listed the objects
 
     monkeypatch.setattr(Buckets, "quarantine_published", beside_a_deletion)
@@ -273,7 +254,7 @@ def test_an_unsafe_picture_is_unpublished_only_after_its_upload_is_done(
     assert app.objects(app.pictures) == {}
 
 
-def test_a_sweep_stops_after_failures_of_gemini_but_not_after_failures_of_pictures(start: Start) -> None:
+def test_a_run_ends_after_failures_of_gemini_but_not_after_failures_of_pictures(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL=DOWN)
     for number in range(MAX_FAILURES + 1):
         app.deliver(app.upload(f"ana/{number}.png", small_png()))
@@ -305,16 +286,8 @@ def test_the_response_stays_cached_if_the_row_is_marked_again_meanwhile(
 def test_an_invalid_redescribe_request_is_refused_and_changes_nothing(start: Start) -> None:
     app = start(**ONCE)
     app.deliver(app.upload("ana/a.png", small_png()))
-    invalid: tuple[Any, ...] = (
-        None,
-        [],
-        {"owner": 7},
-        {"since": "now"},
-        {"bob": "x"},
-        {"after": "1"},
-        {"all": 1, "mark": True},
-    )
-    for wrong in (*invalid, {"all": True, "mark": True, "owner": None}):
+    invalid: tuple[Any, ...] = (None, [], {"owner": 7}, {"since": "now"}, {"bob": "x"}, {"after": "1"})
+    for wrong in (*invalid, {"all": 1, "mark": True}, {"all": True, "mark": True, "owner": None}):
         body = json.dumps({"redescribe": wrong})
         answer = app.sweep.post("/", data=body, content_type="application/json")
         assert problem(answer, 400)["code"] == "bad_redescribe"

@@ -16,8 +16,8 @@ from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
 from dropcap.runtime.memory import heavy_work_lock
 from dropcap.storage.buckets import Buckets
-from tests.describing.test_deferred import DONE, DOWN, ONCE, UP, make_due, redescribe, result
-from tests.support.app import App, Start, rows, small_png
+from tests.support.app import App, Start, log_lines, rows, small_png
+from tests.support.describing import DONE, DOWN, ONCE, UP, make_due, redescribe, result
 
 WAIT_S = 30
 
@@ -182,8 +182,7 @@ def test_pictures_that_can_not_be_unpublished_do_not_block_the_others(
     capfd.readouterr()
     assert app.reconcile() == DONE | {"not_described": MAX_FAILURES + 1}
     assert rows("SELECT count(*) FROM analyses WHERE describe_after > now()") == [[MAX_FAILURES + 1]]
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    errors = [line for line in lines if line["severity"] == "ERROR"]
+    errors = [line for line in log_lines(capfd) if line["severity"] == "ERROR"]
     assert len(errors) == MAX_FAILURES + 1
     for line in errors:
         assert "not-there: does it exist?" in line["problem"]

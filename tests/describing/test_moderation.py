@@ -14,7 +14,7 @@ from dropcap.settings import Settings
 from dropcap.storage.buckets import Buckets
 from tests.support.app import App, Start, expire_leases, problem, rows, small_png
 
-UNREACHABLE = {"GEMINI_MODEL": "fault-404"}  # not retried
+UNAVAILABLE = {"GEMINI_MODEL": "fault-404"}  # not retried
 ANSWERS = {"GEMINI_MODEL": "gemini-3.5-flash-lite"}
 ROW = "SELECT state, reason_code, attempts, deaths FROM uploads"
 
@@ -114,7 +114,7 @@ def test_a_picture_above_the_level_is_quarantined_with_the_reason_and_never_publ
     app = start(SAFETY="low", GEMINI_MODEL="fault-unsafe-medium")
     upload = app.upload("ana/a.png", small_png())
     left = app.storage.bucket(app.pictures).blob(f"{upload.id}/200.webp")
-    left.upload_from_string(b"of a delivery that got another verdict and died before it could record it")
+    left.upload_from_string(b"of a delivery with another verdict that crashed before it could record it")
     assert app.deliver(upload) == 200
     nothing_public(app)
     assert rows(ROW) == [["done", "held_unsafe", 1, []]]
@@ -132,10 +132,8 @@ def test_a_picture_above_the_level_is_quarantined_with_the_reason_and_never_publ
     app = app.restarted(GEMINI_MODEL="fault-blocked")
     assert app.deliver(app.upload("ana/b.png", small_png())) == 200
     nothing_public(app)
-    assert (
-        "Gemini blocked the picture (SAFETY)"
-        in rows("SELECT reason FROM uploads WHERE name LIKE '%b.png'")[0][0]
-    )
+    [[reason]] = rows("SELECT reason FROM uploads WHERE name LIKE '%b.png'")
+    assert "Gemini blocked the picture (SAFETY)" in reason
 
     app = app.restarted(SAFETY="medium", GEMINI_MODEL="fault-unsafe-medium")
     assert app.deliver(app.upload("ana/c.png", small_png())) == 200
@@ -144,8 +142,8 @@ def test_a_picture_above_the_level_is_quarantined_with_the_reason_and_never_publ
     assert len(app.objects(app.pictures)) == 3
 
 
-def test_a_picture_without_a_verdict_is_held_until_a_sweep_gets_one(start: Start) -> None:
-    app = start(SAFETY="low", **UNREACHABLE)
+def test_a_picture_without_a_verdict_is_held_until_reconcile_gets_one(start: Start) -> None:
+    app = start(SAFETY="low", **UNAVAILABLE)
     upload = app.upload("ana/a.png", small_png(), language="de")
     assert [app.deliver(upload), app.deliver(upload)] == [200, 200]  # acknowledged: the state is safe
     assert rows(ROW) == [["held", "held_no_verdict", 1, []]]
@@ -156,8 +154,8 @@ def test_a_picture_without_a_verdict_is_held_until_a_sweep_gets_one(start: Start
     assert problem(answer, 503)["code"] == "held_no_verdict"
     page = app.gallery.get("/gallery/", query_string={"user": "ana"}).text
     assert "there is no verdict on its safety. An upload is tried again every hour" in page
-    asked = {"user": "ana", "upload": f"{upload.generation}:{upload.name}"}
-    [status] = app.gallery.get("/gallery/status", query_string=asked).get_json()["uploads"]
+    query = {"user": "ana", "upload": f"{upload.generation}:{upload.name}"}
+    [status] = app.gallery.get("/gallery/status", query_string=query).get_json()["uploads"]
     assert (status["state"], status["code"], status["finished"]) == ("rejected", "held_no_verdict", False)
 
     assert app.reconcile() == {"complete": True}  # the hour is not over
@@ -175,7 +173,7 @@ def test_a_picture_without_a_verdict_is_held_until_a_sweep_gets_one(start: Start
 
 
 def test_a_picture_without_a_verdict_is_quarantined_after_three_days(start: Start) -> None:
-    app = start(SAFETY="low", **UNREACHABLE)
+    app = start(SAFETY="low", **UNAVAILABLE)
     app.deliver(app.upload("ana/a.png", small_png()))
     rows("UPDATE uploads SET created_at = now() - interval '3 days'")
     expire_leases()
@@ -187,7 +185,7 @@ def test_a_picture_without_a_verdict_is_quarantined_after_three_days(start: Star
 
 
 def test_days_of_other_failures_do_not_count_towards_the_three_days(start: Start) -> None:
-    app = start(SAFETY="low", **UNREACHABLE)
+    app = start(SAFETY="low", **UNAVAILABLE)
     upload = app.upload("ana/a.png", small_png())
     failed = app.services.leases.acquire(upload)
     app.services.leases.release(upload, failed.token)
@@ -201,7 +199,7 @@ def test_days_of_other_failures_do_not_count_towards_the_three_days(start: Start
 
 
 def test_a_user_can_delete_a_held_upload(start: Start) -> None:
-    app = start(SAFETY="low", **UNREACHABLE)
+    app = start(SAFETY="low", **UNAVAILABLE)
     upload = app.upload("ana/a.png", small_png())
     app.deliver(upload)
     assert app.delete(upload.id).status_code == 303
@@ -210,7 +208,7 @@ def test_a_user_can_delete_a_held_upload(start: Start) -> None:
 
 
 def test_a_posted_picture_without_a_verdict_is_refused_with_retry_after_and_not_kept(start: Start) -> None:
-    app = start(SAFETY="low", **UNREACHABLE)
+    app = start(SAFETY="low", **UNAVAILABLE)
     for query in ({}, {"keep": "true", "user": "ana"}):
         answer = app.analyze(data=small_png(), query_string=query)
         assert problem(answer, 503)["code"] == "held_no_verdict"
@@ -224,13 +222,8 @@ def test_a_posted_picture_without_a_verdict_is_refused_with_retry_after_and_not_
 def test_a_picture_published_without_a_verdict_is_recorded_as_unknown(start: Start) -> None:
     app = start(SAFETY="low", SAFETY_UNKNOWN="publish", GEMINI_MODEL="fault-missing-safety")
     answer = app.analyze(data=small_png()).get_json()
-    assert answer["safety"] == {
-        "level": "unknown",
-        "categories": [],
-        "reason": "",
-        "rated": "",
-        "blocked": False,
-    }
+    unknown = {"level": "unknown", "categories": [], "reason": "", "rated": "", "blocked": False}
+    assert answer["safety"] == unknown
     app = app.restarted(SAFETY="off")
     assert app.analyze(data=small_png()).get_json()["safety"] is None
 
@@ -243,12 +236,12 @@ def test_a_delivery_that_lost_its_lease_to_an_unsafe_verdict_leaves_nothing_publ
     upload = app.upload("ana/a.png", small_png())
     publish = Buckets.publish
 
-    def halted(self: Buckets, *given: Any) -> Rendition:
+    def after_an_unsafe_verdict(self: Buckets, *arguments: Any) -> Rendition:
         monkeypatch.setattr(Buckets, "publish", publish)
         expire_leases()
         assert app.restarted(GEMINI_MODEL=found).deliver(upload) == 200
-        return publish(self, *given)
+        return publish(self, *arguments)
 
-    monkeypatch.setattr(Buckets, "publish", halted)
+    monkeypatch.setattr(Buckets, "publish", after_an_unsafe_verdict)
     assert app.deliver(upload) == 503
     nothing_public(app)

@@ -14,17 +14,15 @@ from dropcap.describing.gemini import Describer
 from dropcap.domain.analysis import Rendition
 from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.storage.buckets import Buckets
-from tests.describing.test_budget import new_key, requests_of
-from tests.describing.test_deferred import DONE, make_due, redescribe, result
 from tests.support.app import App, Start, rows, small_png
+from tests.support.describing import DONE, ONCE, make_due, new_key, redescribe, requests_of, result
 
 OLD, NEW = "gemini-3.5-pro", "gemini-3.5-flash-lite"
-ONCE = {"SIZES": "200", "GEMINI_ATTEMPTS": "1"}
-WORDS = ("caption", "description", "alt_text", "tags", "text", "provenance", "sources")
+TEXTS = ("caption", "description", "alt_text", "tags", "text", "provenance", "sources")
 
 
-class Killed(BaseException):
-    """The instance crashed: nothing catches this."""
+class Crash(BaseException):
+    """A crash of the instance: nothing catches it."""
 
 
 def described(start: Start, **settings: str) -> tuple[App, uuid.UUID]:
@@ -51,26 +49,26 @@ STEPS: list[tuple[Any, str, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("owner", "step", "asked"), STEPS, ids=[step for _, step, _ in STEPS])
+@pytest.mark.parametrize(("owner", "step", "requested"), STEPS, ids=[step for _, step, _ in STEPS])
 def test_a_crash_at_any_step_keeps_the_old_description_until_the_new_one_is_stored(
-    start: Start, gemini_url: str, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, asked: int
+    start: Start, gemini_url: str, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, requested: int
 ) -> None:
     app, id = described(start, DAILY_CALLS="100")
     before, calls = result(app, id), requests_of(gemini_url, key_of(app))
 
-    def killed(*_: object, **__: object) -> None:
-        raise Killed
+    def crash(*_: object, **__: object) -> None:
+        raise Crash
 
-    with monkeypatch.context() as dying:
-        dying.setattr(owner, step, killed)
-        with pytest.raises(Killed):
+    with monkeypatch.context() as crashing:
+        crashing.setattr(owner, step, crash)
+        with pytest.raises(Crash):
             app.reconcile()
-    assert {name: result(app, id)[name] for name in WORDS} == {name: before[name] for name in WORDS}
+    assert {name: result(app, id)[name] for name in TEXTS} == {name: before[name] for name in TEXTS}
     rows("UPDATE answers SET lease_until = now() WHERE answer IS NULL")
     make_due()
     assert app.reconcile() == DONE | {"described": 1}
     assert result(app, id)["provenance"]["gemini"]["model"] == NEW
-    assert requests_of(gemini_url, key_of(app)) == calls + asked
+    assert requests_of(gemini_url, key_of(app)) == calls + requested
 
 
 @pytest.mark.parametrize(
@@ -83,7 +81,7 @@ def test_a_picture_without_a_new_description_keeps_the_old_one(start: Start, mod
     while rows("SELECT 1 FROM analyses WHERE describe_after IS NOT NULL"):
         make_due()
         assert app.reconcile() == DONE | {"not_described": 1}
-    assert {name: result(app, id)[name] for name in WORDS} == {name: before[name] for name in WORDS}
+    assert {name: result(app, id)[name] for name in TEXTS} == {name: before[name] for name in TEXTS}
 
 
 def change_row_while_describing(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
@@ -128,7 +126,7 @@ def test_a_description_that_is_no_longer_wanted_replaces_nothing(
     before = result(app, id)
     change_row_while_describing(monkeypatch, change)
     assert app.reconcile() == DONE
-    assert {name: result(app, id)[name] for name in WORDS} == {name: before[name] for name in WORDS}
+    assert {name: result(app, id)[name] for name in TEXTS} == {name: before[name] for name in TEXTS}
 
 
 def test_a_response_is_cached_after_its_lease_expired_but_never_replaces_another_or_outlives_the_picture(
@@ -156,10 +154,10 @@ def test_redescribing_all_does_not_discard_a_response_in_progress(
     app, id = described(start, DAILY_CALLS="100")
     ask, calls = Describer.ask, requests_of(gemini_url, key_of(app))
 
-    def during_redescribe(self: Describer, *given: Any) -> Any:
+    def during_redescribe(self: Describer, *arguments: Any) -> Any:
         monkeypatch.setattr(Describer, "ask", ask)
         redescribe(app, mark=True, all=True)
-        return ask(self, *given)
+        return ask(self, *arguments)
 
     monkeypatch.setattr(Describer, "ask", during_redescribe)
     assert app.reconcile() == DONE | {"described": 1}

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.support.app import Start, rows
+from tests.support.describing import SDKS
 from tests.support.gemini_faults import INJECTED, FaultyGemini
 from tests.support.images.pictures import SECRET, encoded, exif, quadrants
 
-SDKS = ("google-generativeai", "google-genai")
 WORDS = ("IGNORE", "YOUR INSTRUCTIONS", SECRET.decode())
 
 
@@ -55,11 +55,8 @@ def test_a_model_that_obeys_the_picture_changes_only_the_text_field(start: Start
         assert app.deliver(upload) == 200
         [[text, result]] = rows("SELECT picture_text, result FROM analyses WHERE id = :id", id=upload.id)
         assert text == result["text"] == (INJECTED if model == "fault-obeyed" else "")
-        assert (result["id"], result["user"], result["upload"]["name"]) == (
-            str(upload.id),
-            "ana",
-            upload.name,
-        )
+        assert (result["id"], result["user"]) == (str(upload.id), "ana")
+        assert result["upload"]["name"] == upload.name
         same = ("caption", "description", "alt_text", "tags", "picture")
         found[model] = [set(result), *(result[name] for name in same)]
     plain, obeyed = found.values()

@@ -1,15 +1,14 @@
 """With SAFETY, everything that is published was part of the picture that was judged."""
 
 import io
-import uuid
 
 import pytest
-import requests
 from PIL import Image, ImageSequence
 
 from dropcap.database.analyses import Analyses
 from tests.imaging.test_animation import encoded
 from tests.support.app import App, Start, rows
+from tests.support.describing import new_key, redescribe, requests_of
 
 SEES_RED = {"GEMINI_MODEL": "fault-sees-red", "SAFETY": "low"}
 MOVES = {"ANIMATED": "1", "SIZES": "20,40", "FORMAT": "webp,jpeg", "LAYOUT": "beside"}
@@ -60,8 +59,8 @@ def test_unjudged_renditions_of_a_crashed_delivery_are_unpublished(
 ) -> None:
     app = start(**MOVES)
     upload = app.upload("ana/a.gif", animation("GIF", 3))
-    with monkeypatch.context() as dying:
-        dying.setattr(Analyses, "record", None)
+    with monkeypatch.context() as crashing:
+        crashing.setattr(Analyses, "record", None)
         assert app.deliver(upload) == 500
     assert any(map(shows_red, published_frames(app)))
     app = app.restarted(**SEES_RED, SIZES="20", FORMAT="jpeg", LAYOUT="id")
@@ -70,21 +69,17 @@ def test_unjudged_renditions_of_a_crashed_delivery_are_unpublished(
 
 
 def test_a_cached_verdict_applies_only_to_the_picture_that_was_judged(start: Start, gemini_url: str) -> None:
-    key = f"key-{uuid.uuid4().hex}"
-
-    def asked() -> int:
-        return int(requests.get(f"{gemini_url}/_calls", timeout=10).json().get(key, 0))
-
+    key = new_key()
     app = start(SIZES="200", SAFETY="low", DAILY_CALLS="100", GEMINI_API_KEY=key)
     picture = encoded("PNG", [Image.linear_gradient("L").resize((300, 200))])
     for name in ("a", "b"):
         app.deliver(app.upload(f"ana/{name}.png", picture))
-    assert asked() == 1
+    assert requests_of(gemini_url, key) == 1
     later = app.upload("ana/c.png", picture)
     with pytest.MonkeyPatch.context() as shown:
         shown.setattr("dropcap.imaging.decoding.GEMINI_SIDE", 100)
         assert app.deliver(later) == 200
-    assert asked() == 2
+    assert requests_of(gemini_url, key) == 2
 
 
 def test_a_verdict_on_one_frame_leaves_a_published_animation_unknown(start: Start) -> None:
@@ -95,8 +90,7 @@ def test_a_verdict_on_one_frame_leaves_a_published_animation_unknown(start: Star
     for upload in (moving, still, unsafe):
         assert app.deliver(upload) == 200
     app = app.restarted(**SEES_RED)
-    answer = app.sweep.post("/", json={"redescribe": {"mark": True}})
-    assert answer.get_json()["pictures"] == 3
+    assert redescribe(app, mark=True)["pictures"] == 3
     assert app.reconcile() == {"described": 2, "not_described": 1, "complete": True}
     levels = [(app.services.analyses.result(each.id) or {})["safety"]["level"] for each in (moving, still)]
     assert levels == ["unknown", "none"]

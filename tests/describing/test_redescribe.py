@@ -1,4 +1,4 @@
-"""`make redescribe` in the cloud calls the sweep by a task, because nobody outside may call it."""
+"""`make redescribe` calls `sweep` through a task of Cloud Tasks, because the function admits nobody else."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from tests.support.cloud.deployment import Deployment
 pytestmark = pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
 
 
-def test_a_task_calls_the_sweep_as_cloud_schedulers_account_and_the_answer_is_in_the_log(
+def test_a_task_calls_sweep_as_cloud_schedulers_account_and_the_answer_is_in_the_log(
     there: Deployment,
 ) -> None:
     lines: Any = [{"jsonPayload": {"message": "to be described anew", "pictures": 2, "after": None}}]
@@ -20,13 +20,13 @@ def test_a_task_calls_the_sweep_as_cloud_schedulers_account_and_the_answer_is_in
     ran = there.make("redescribe", OWNER="ana", YES="1")
     assert (ran.status, ran.error) == (0, "")
     assert "2 marked" in ran.out
-    asked = [write.body["task"]["httpRequest"] for write in ran.writes]
+    requests = [write.body["task"]["httpRequest"] for write in ran.writes]
     account = f"dropcap-scheduler@{there.plane.project}.iam.gserviceaccount.com"
-    assert {each["oidcToken"]["serviceAccountEmail"] for each in asked} == {account}
-    assert {each["url"] for each in asked} == {there.service("sweep")["status"]["url"]}
-    bodies = [json.loads(base64.b64decode(each["body"]))["redescribe"] for each in asked]
+    assert {each["oidcToken"]["serviceAccountEmail"] for each in requests} == {account}
+    assert {each["url"] for each in requests} == {there.service("sweep")["status"]["url"]}
+    bodies = [json.loads(base64.b64decode(each["body"]))["redescribe"] for each in requests]
     assert [(each["owner"], each.get("mark", False)) for each in bodies] == [("ana", False), ("ana", True)]
-    assert {each["headers"]["Content-Type"] for each in asked} == {"application/json"}
+    assert {each["headers"]["Content-Type"] for each in requests} == {"application/json"}
     assert bodies[0]["token"] != bodies[1]["token"]
     reads = [each.body["filter"] for each in there.plane.requests if each.path.endswith("entries:list")]
     for body, read in zip(bodies, reads, strict=True):  # each command reads the answer to its own request

@@ -59,7 +59,7 @@ class Postgres(Part):
 
     @property
     def url(self) -> str:
-        """The URL of the database `postgres`."""
+        """Return the URL of the database `postgres`."""
         return self._url(USER)
 
     def start(self) -> None:

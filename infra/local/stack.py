@@ -58,7 +58,7 @@ class Stack(Part):
 
     @property
     def url(self) -> str:
-        """The URL of the functions."""
+        """Return the URL of the functions."""
         return f"http://127.0.0.1:{self.port}"
 
     @property

@@ -170,7 +170,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _random_base(about: dict[str, Any]) -> Checkpoint:
-    """`BlipConfig()`, the text part with 12 heads, as Salesforce/blip-image-captioning-base has it."""
+    """Return `BlipConfig()` with 12 heads in the text part, as Salesforce/blip-image-captioning-base has."""
     torch.manual_seed(0)
     config = BlipConfig(text_config={"num_attention_heads": 12})
     model = BlipForConditionalGeneration._from_config(config, attn_implementation="eager")

@@ -33,7 +33,7 @@ FULL_BYTES = 4_000_000  # a disk with less is full: what could not be written is
 
 
 def write_graphs(model: BlipForConditionalGeneration, folder: Path) -> None:
-    """encoder.onnx and decoder.onnx in fp32, each compared with PyTorch by optimum."""
+    """Write encoder.onnx and decoder.onnx in fp32; optimum compares each with PyTorch."""
     constructor = TasksManager.get_exporter_config_constructor(
         "onnx", model_type="blip", task=TASK, library_name="transformers"
     )
@@ -46,21 +46,21 @@ def write_graphs(model: BlipForConditionalGeneration, folder: Path) -> None:
 
 
 def write_vocabulary(processor: Any, folder: Path) -> None:
-    """vocab.txt: line i is the word of id i; the special tokens on top of it are left out."""
+    """Write vocab.txt: line i is the word of id i, without the special tokens that follow."""
     words = sorted(processor.tokenizer.get_vocab().items(), key=lambda pair: pair[1])
     base = [word for word, i in words if i < processor.tokenizer.vocab_size]
     (folder / "vocab.txt").write_text("\n".join(base) + "\n", encoding="utf-8")
 
 
 def revision(files: dict[str, dict[str, Any]]) -> str:
-    """What names the captions that these files make: neither the licence nor what is known makes any."""
+    """Return a hash of the files that determine the captions, so without licence and known answers."""
     none = {LICENCE_FILE, confidence.KNOWN}
     makers = {name: file for name, file in files.items() if name not in none}
     return hashlib.sha256(json.dumps(makers).encode()).hexdigest()[:12]
 
 
 def write_card(folder: Path, recipe: Recipe | None, source: Checkpoint) -> None:
-    """model.json: what the model is, what it needs, what its files are, how good it is."""
+    """Write model.json: description, requirements, files and measured quality of the model."""
     text, image = source.model.config.text_config, source.processor.image_processor
     files: dict[str, dict[str, Any]] = {
         path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -91,12 +91,12 @@ def export(
     check: int | None = None,
     agree: float | None = None,
 ) -> dict[str, Any]:
-    """Put the checkpoint's model in the folder `out`; its card. Any failure leaves what was there before.
+    """Export the checkpoint's model to the folder `out`; return its card. A failure leaves `out` unchanged.
 
-    `resolution` is the side of the square that it will look at, px; 0 keeps the checkpoint's. No `recipe`
-    keeps fp32. Where both the original and the result have captioned `check` held-out scenes, at least the
-    share `agree` of the captions must be the same. None of these is CHECK and AGREE of a model that knows the
-    scenes, FEW and no bound of any other. Raises ExportError.
+    `resolution` is the side of the model's input square, px; 0 keeps the checkpoint's. Without `recipe` the
+    weights stay fp32. The original and the result caption `check` held-out scenes, and at least the share
+    `agree` of the captions must be the same. If None, they are CHECK and AGREE for a model that knows the
+    scenes, and FEW without a bound for any other. Raises ExportError.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work, _room(out):
@@ -143,7 +143,7 @@ def export(
 
 
 def assemble(raw: Path, folder: Path, recipe: Recipe | None, source: Checkpoint) -> None:
-    """A model folder that the function can load, from the graphs in `raw`."""
+    """Write a model folder that the function can load, from the graphs in `raw`."""
     if recipe:
         quantize(raw, folder, recipe)
     else:
@@ -164,7 +164,7 @@ def _check_disk(out: Path, parameters: int) -> None:
 
 @contextmanager
 def _room(out: Path) -> Iterator[None]:
-    """A disk that fills up on the way is an error for people, too."""
+    """Raise ExportError, with a message for people, if the disk fills up meanwhile."""
     try:
         yield
     except Exception as failed:  # PyTorch and ONNX Runtime have their own for a write that failed
@@ -174,7 +174,7 @@ def _room(out: Path) -> Iterator[None]:
 
 
 def compare(fp32: Path, small: Path, count: int) -> dict[str, Any]:
-    """How often both say the same about held-out scenes, token for token, and how often that is right."""
+    """Return how often both models give the same caption of held-out scenes, and how often it is right."""
     pairs = fidelity.compare(fp32, small, captioned.held_out(count))
     right = sum(pair.second in pair.sample.references for pair in pairs)
     return {

@@ -99,7 +99,7 @@ def fetch(asked: str, accept: Callable[[Path], None]) -> Path:
 
 
 def weights(names: Collection[str]) -> list[str]:
-    """Those of the names that hold the weights, index included; empty where none does."""
+    """Return the names that hold the weights, index included; empty if none does."""
     for patterns in WEIGHTS:
         found = [name for pattern in patterns for name in sorted(names) if fnmatch(name, pattern)]
         if found and fnmatch(found[0], patterns[0]):
@@ -124,7 +124,7 @@ def _is_known(name: str, revision: str) -> bool:
 
 
 def _listed(name: str, revision: str) -> dict[str, int]:
-    """The files of the repository with their bytes; without a network, those that the cache has."""
+    """Return the repository's files with their bytes; without a network, those in the cache."""
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
         # What is needed lies in no folder of the repository.

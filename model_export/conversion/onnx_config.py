@@ -25,7 +25,7 @@ TASK = "image-to-text"
 
 
 def _heads(x: Tensor, attention: Any) -> Tensor:
-    """(B, L, heads * d) -> (B, heads, L, d)."""
+    """Split the heads: (B, L, heads * d) to (B, heads, L, d)."""
     heads: Tensor = x.view(x.shape[0], -1, attention.num_attention_heads, attention.attention_head_size)
     return heads.transpose(1, 2)
 
@@ -44,14 +44,14 @@ class FusedAttention(torch.autograd.Function):
 
     @staticmethod
     def symbolic(graph: Any, query: Any, key: Any, value: Any, heads: int) -> Any:
-        """The node that the exporter writes."""
+        """Return the node that the exporter writes."""
         node = graph.op("com.microsoft::MultiHeadAttention", query, key, value, num_heads_i=heads)
         node.setType(query.type())
         return node
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-        """The same in PyTorch, which the exported graph is compared with."""
+        """Compute the same in PyTorch, with which the exported graph is compared."""
         split = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
         return nn.functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
 
@@ -138,7 +138,7 @@ class BlipOnnxConfig(OnnxConfig):
         return {"logits": {0: "rows"}, **self._names("present", {0: "rows", 2: "total"})}
 
     def generate_dummy_inputs(self, framework: str = "pt", **shapes: Any) -> dict[str, Any]:
-        """Two beams over one picture, three new tokens after four: no axis of the trace is 1 by chance."""
+        """Return two beams over one picture and three new tokens after four, so that no traced axis is 1."""
         vision, text = self._config.vision_config, self._config.text_config
         tokens = (vision.image_size // vision.patch_size) ** 2 + 1
         heads, size = text.num_attention_heads, text.hidden_size // text.num_attention_heads

@@ -212,7 +212,7 @@ def _embedding_as_rows(model: ModelProto) -> None:
 
 
 def optimise(source: Path, target: Path) -> None:
-    """Fuse what ONNX Runtime fuses on any processor; weights go to `<name>.data` beside the graph."""
+    """Fuse what ONNX Runtime fuses on any processor, and write weights to `<name>.data` beside the graph."""
     options = ort.SessionOptions()
     # Not ALL: that lays weights out for the processor at hand.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

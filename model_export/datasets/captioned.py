@@ -78,7 +78,7 @@ def upload(index: int) -> tuple[Sample, bytes]:
 
 
 def various(index: int) -> tuple[Sample, bytes]:
-    """Scene number `index` of those that confidence.py learns from, drawn at 400 to 1,000 px.
+    """Return scene number `index` of those that confidence.py learns from, drawn at 400 to 1,000 px.
 
     Seeded by (2, index): neither trained on nor held out. One of four has a plain ground.
     """
@@ -98,7 +98,7 @@ def held_out(count: int) -> Dataset:
 
 
 def varied(count: int) -> Dataset:
-    """`count` scenes that confidence.py learns from."""
+    """Return `count` scenes for confidence.py to learn from."""
     return Dataset("various scenes", count, lambda: _drawn(various, count), scenes=True)
 
 
@@ -116,7 +116,7 @@ def _drawn(draw: Callable[[int], tuple[Sample, bytes]], count: int) -> Iterator[
 
 
 def coco(annotations: Path, pictures: Path, count: int) -> Dataset:
-    """The first `count` pictures that have captions in a file of COCO's format.
+    """Return the first `count` captioned pictures of a file in COCO's format.
 
     `annotations` is a file like captions_val2017.json, `pictures` the folder of its pictures. Raises
     EvaluateError where one of them is missing or something else.
@@ -137,7 +137,7 @@ def coco(annotations: Path, pictures: Path, count: int) -> Dataset:
 
 
 def _annotations(path: Path) -> tuple[dict[int, str], dict[int, list[str]]]:
-    """File names and captions by the picture's id, in the file's order."""
+    """Return file names and captions by the picture's id, in the file's order."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         names = {image["id"]: str(image["file_name"]) for image in found["images"]}

@@ -62,14 +62,14 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """For example "a guitar, an elephant and a car on a green background"."""
+        """Return the caption, such as "a guitar, an elephant and a car on a green background"."""
         names = [f"{'an' if t.name[0] in 'aeiou' else 'a'} {t.name}" for t in self.things]
         names[-2:] = [" and ".join(names[-2:])]
         return f"{', '.join(names)} on a {self.colour} background"
 
 
 def random_scene(rng: np.random.Generator, threes: float = 0.2) -> Scene:
-    """A scene of one, two or three different things, its sides sampled independently.
+    """Return a scene of one, two or three different things, whose sides are sampled independently.
 
     `threes` is the share of scenes with three things; the rest is shared 7 : 9 between one and two.
     """
@@ -90,12 +90,12 @@ def random_scene(rng: np.random.Generator, threes: float = 0.2) -> Scene:
 
 
 def held_out(index: int) -> Scene:
-    """The held-out scene number `index`: seeded by (1, index), where training only uses (0, ...)."""
+    """Return held-out scene number `index`: its seed is (1, index), and training only uses (0, ...)."""
     return random_scene(np.random.default_rng((1, index)))
 
 
 def draw(scene: Scene, longest: int | None = None, plain: bool = False) -> Image.Image:
-    """The scene as RGB, at its own size or with its longer side at `longest` px; `plain`: on one colour."""
+    """Return the scene as RGB, at its own size or `longest` px on the longer side; `plain`: on one colour."""
     scale = longest / max(scene.width, scene.height) if longest else 1.0
     width, height = round(scene.width * scale), round(scene.height * scale)
     canvas = _ground(scene, width, height, plain)
@@ -117,7 +117,7 @@ def draw(scene: Scene, longest: int | None = None, plain: bool = False) -> Image
 
 
 def training_sample(rng: np.random.Generator, size: int, threes: float) -> tuple[NDArray[np.uint8], str]:
-    """A fresh (size, size, 3) uint8 picture, squashed as BLIP squashes, and its caption.
+    """Return a new (size, size, 3) uint8 picture, resized as BLIP resizes, and its caption.
 
     Drawn near the model's resolution, which is 50 times faster than at an upload's; drawn a little larger or
     smaller, blurred and JPEG-compressed at times, so that what is learnt also holds for large photographs.
@@ -134,14 +134,14 @@ def training_sample(rng: np.random.Generator, size: int, threes: float) -> tuple
 
 
 def encode(image: Image.Image, format: str = "JPEG", **options: int) -> bytes:
-    """The picture as a file's bytes."""
+    """Return the picture encoded as a file."""
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
 
 
 def _ground(scene: Scene, width: int, height: int, plain: bool) -> Image.Image:
-    """The background: its colour varied by 18, a slight slope and soft noise, cheap at any size."""
+    """Return the background: its colour varied by 18, a slight gradient and soft noise."""
     if plain:
         return Image.new("RGB", (width, height), COLOURS[scene.colour])
     rng = np.random.default_rng(scene.seed)
@@ -163,7 +163,7 @@ def _sprite(name: str, flipped: bool, angle: int) -> Image.Image:
 
 @cache
 def _art(name: str) -> Image.Image:
-    """The thing's emoji, RGBA, trimmed, about 128 px."""
+    """Return the thing's emoji as RGBA, trimmed, about 128 px."""
     with Image.open(ART) as sheet:
         row, column = divmod(THINGS.index(name), COLUMNS)
         cell = sheet.convert("RGBA").crop((column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL))

@@ -96,7 +96,7 @@ def evaluate(
 
 
 def _scenes(captioner: Captioner, count: int, seed: int) -> Iterator[Case]:
-    """Of each scene the true description, and one with another colour, number and thing."""
+    """Yield each scene's true description, and one with another colour, number and thing."""
     for index, (sample, data) in enumerate(captioned.held_out(count).samples()):
         caption = captioner.caption(captioned.shown(sample, data)).text
         scene, rng = scenes.held_out(index), np.random.default_rng((seed, index))
@@ -131,7 +131,7 @@ def _counted(name: str, number: int) -> str:
 
 
 def _pairs(part: str) -> Iterator[Case]:
-    """Each pair as it is, and with the words of its `altered` replaced."""
+    """Yield each pair as it is, and with the words of its `altered` replaced."""
     for pair in json.loads(captioned.PAIRS.read_text(encoding="utf-8"))[part]:
         texts = [pair["description"], pair["alt_text"], *pair["tags"]]
         yield Case(pair["caption"], _of(texts), TRUE)
@@ -141,7 +141,9 @@ def _pairs(part: str) -> Iterator[Case]:
 
 
 def _captions(path: Path) -> Iterator[Case]:
-    """Of each photograph in Flickr8k.token.txt: its first caption beside the others, and beside another's."""
+    """Yield from Flickr8k.token.txt: each first caption beside the others of its photograph, and beside
+    another's.
+    """
     texts: dict[str, list[str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         name, _, text = line.partition("\t")

@@ -37,7 +37,7 @@ class Thresholds:
 
 
 def bounds(knows: bool, coco: bool) -> Thresholds:
-    """What is asked of a model where nothing else is said.
+    """Return the default bounds for a model.
 
     Of a model that knows the scenes all is asked. What any other says of them shows little, and how often two
     models word a photograph alike has not been measured with trained weights: CIDEr is what counts there.
@@ -165,7 +165,7 @@ def _show_bits(
 
 
 def figures(pairs: Sequence[Pair], exact: bool) -> dict[str, Any]:
-    """The report's figures; `exact`: whether each picture has one right caption, which the models can say."""
+    """Return the report's figures; `exact`: whether each picture has one right caption."""
     from ..metrics import caption_scores
 
     references = [pair.sample.references for pair in pairs]

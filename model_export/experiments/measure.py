@@ -32,7 +32,7 @@ MB = 1e6
 
 
 def measure(folder: Path, without: str, runs: int) -> dict[str, float]:
-    """MB at rest and at the peak (the kernel's VmHWM), median seconds of the encoder and of 16 tokens."""
+    """Return MB at rest and at the peak (VmHWM), and median seconds of the encoder and of 16 tokens."""
 
     def undone(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
         if path.name == "encoder.onnx":

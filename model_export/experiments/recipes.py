@@ -79,7 +79,7 @@ def compare(checkpoint: str, runs: int, report: Path, scenes: int) -> None:
 
 
 def _folders(checkpoint: str, work: Path) -> Callable[[Trial], Path]:
-    """A function that makes the model folder of a trial, once for all trials that share it."""
+    """Return a function that creates the model folder of a trial, once for all trials that share it."""
     from ..conversion.checkpoint import load
     from ..conversion.export import assemble, write_graphs
 
@@ -104,14 +104,14 @@ def _folders(checkpoint: str, work: Path) -> Callable[[Trial], Path]:
 
 
 def plain_attention() -> AbstractContextManager[Any]:
-    """Meanwhile the encoder's attention is exported in plain ONNX, not as ONNX Runtime's own operator."""
+    """Export the encoder's attention as plain ONNX, not as ONNX Runtime's operator, within the context."""
     from ..conversion.onnx_config import FusedAttention
 
     return mock.patch.object(FusedAttention, "apply", _plain)
 
 
 def _plain(query: Any, key: Any, value: Any, heads: int) -> Any:
-    """Attention as PyTorch's exporter writes it, (P, N, heads * head_size)."""
+    """Compute attention as PyTorch's exporter writes it, (P, N, heads * head_size)."""
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)

@@ -47,7 +47,7 @@ class Way:
 
     @property
     def stored(self) -> float:
-        """Bits in the file for each weight, with its share of scale (fp32) and zero point."""
+        """Return the bits in the file for each weight, with its share of scale (fp32) and zero point."""
         zero = {SYMMETRIC: 0, HQQ: 32}.get(self.method, self.bits)
         return self.bits + (32 + zero) / self.block
 
@@ -162,7 +162,7 @@ def kernel(weight: Tensor, way: Way) -> tuple[ort.InferenceSession, Tensor]:
 
 
 def _effect(trained: Trained, before: list[Tensor], rounded: Weights) -> dict[str, float]:
-    """Return how far the model is from itself with `rounded` matrices: of tokens, or of embeddings."""
+    """Return how far the rounded model is from the original: of token distributions, or of embeddings."""
     with _replaced(trained, rounded):
         after = trained.outputs()
     if not trained.logits:

@@ -18,12 +18,12 @@ WORD = re.compile(r"\w+")
 
 
 def words(caption: str) -> str:
-    """Its words in lower case, a space between each two, without punctuation."""
+    """Return the words in lower case, separated by spaces, without punctuation."""
     return " ".join(WORD.findall(caption.lower()))
 
 
 def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """BLEU-4 of all pictures together, 0 to 100; picture i has one or more `references[i]`."""
+    """Return BLEU-4 of all pictures together, 0 to 100; picture i has one or more `references[i]`."""
     # A stream holds one reference of each picture, and None where a picture has no more.
     streams = list(zip_longest(*([words(text) for text in texts] for texts in references)))
     scorer = BLEU(tokenize="none", force=True)  # the words are apart already
@@ -31,7 +31,7 @@ def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
 
 
 def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """CIDEr, 0 to 1,000; picture i has one or more `references[i]`.
+    """Return CIDEr, 0 to 1,000; picture i has one or more `references[i]`.
 
     How much a word counts is learnt from the references at hand: only figures of the same pictures can be
     compared, and of a single picture it is 0.

@@ -52,7 +52,7 @@ class Group:
 
     @property
     def shares(self) -> list[float]:
-        """The share that was rejected, by way."""
+        """Return the share of rejected captions, by way."""
         return [rejected / self.pictures for rejected in self.rejected]
 
 
@@ -101,7 +101,7 @@ def _record(folder: Path, confidence: dict[str, Any]) -> None:
 
 
 def photographs(folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """The pictures of each folder and all below it; of no folders those of installed PACKAGES."""
+    """Return the pictures below each folder; without folders, those of installed PACKAGES."""
     found = {
         folder.name: sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
         for folder in folders
@@ -123,7 +123,7 @@ def photographs(folders: Sequence[Path]) -> dict[str, list[Path]]:
 def count(
     folder: Path, scenes: Dataset, groups: dict[str, list[Path]], ways: Sequence[tuple[str, int]]
 ) -> list[Group]:
-    """How many captions of scenes, and of each group of pictures, the model of a folder is not sure of.
+    """Return how many captions of scenes, and of each group of pictures, have low confidence.
 
     A picture that the function would reject is not counted. Raises ModelError.
     """

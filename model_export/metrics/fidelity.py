@@ -52,13 +52,13 @@ class Probe(Captioner):
     _cross: Cross
 
     def generate(self, cross: Cross, start: Sequence[int], beams: int, max_tokens: int) -> Generated:
-        """As the Captioner's."""
+        """Generate as the Captioner does, and keep the ids."""
         generated = super().generate(cross, start, beams, max_tokens)
         self.ids, self._cross = [*start, *generated.ids], cross
         return generated
 
     def logits(self, ids: Sequence[int]) -> Floats:
-        """(len(ids) - 1, vocabulary): row i is what it thinks of the token after `ids[i]`."""
+        """Return logits (len(ids) - 1, vocabulary): row i predicts the token after `ids[i]`."""
         step = self._decoder.steps(self._cross)
         return np.concatenate([step(np.array([[i]], np.int64), None) for i in ids[:-1]])
 

@@ -42,7 +42,7 @@ class TrainError(Exception):
 
 
 def tokenizer() -> BertTokenizerFast:
-    """bert-base-uncased with BLIP's two special tokens; the vocabulary is the one in functions/model."""
+    """Return bert-base-uncased with BLIP's two special tokens and the vocabulary in functions/model."""
     vocabulary = str(ROOT / "functions" / "model" / "vocab.txt")
     words = BertTokenizerFast(vocabulary, clean_up_tokenization_spaces=True)
     words.add_special_tokens({"bos_token": "[DEC]"})
@@ -51,13 +51,13 @@ def tokenizer() -> BertTokenizerFast:
 
 
 def word_ids(words: BertTokenizerFast) -> list[int]:
-    """The ids that captions can contain, sorted: the small vocabulary that training uses."""
+    """Return the ids that captions can contain, sorted: the small vocabulary of the training."""
     text = " ".join([*scenes.THINGS, *scenes.COLOURS, *FRAME, PROMPT])
     return sorted({PAD, SEP, DEC, *words(text, add_special_tokens=False)["input_ids"]})
 
 
 def config(ids: list[int]) -> BlipConfig:
-    """A BLIP of 10.6 M parameters once widened, 4.7 M of them not the embedding."""
+    """Return a BLIP of 10.6 M parameters once widened, of which 4.7 M are not the embedding."""
     common = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 6}
     return BlipConfig(
         projection_dim=WIDTH,
@@ -79,7 +79,7 @@ def config(ids: list[int]) -> BlipConfig:
 
 
 def widened(model: BlipForConditionalGeneration, ids: list[int]) -> BlipForConditionalGeneration:
-    """The same model over BERT's whole vocabulary."""
+    """Return the same model over BERT's whole vocabulary."""
     whole = BlipConfig.from_dict(model.config.to_dict())
     text = whole.text_config
     text.vocab_size, text.pad_token_id, text.bos_token_id = VOCABULARY, PAD, DEC
@@ -139,7 +139,7 @@ class Batches(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor, torch.T
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 (B, S, S, 3) to what BLIP reads: float (B, 3, S, S)."""
+    """Convert uint8 (B, S, S, 3) to BLIP's input: float (B, 3, S, S)."""
     return ((pixels.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -157,7 +157,7 @@ class Validation:
 
     @torch.inference_mode()
     def accuracy(self, model: BlipForConditionalGeneration) -> float:
-        """The share of captions that greedy decoding gets exactly right."""
+        """Return the share of captions that greedy decoding gets exactly right."""
         model.eval()
         rows = model.generate(pixel_values=self.pixels.float(), max_length=24).tolist()
         model.train()
@@ -166,7 +166,7 @@ class Validation:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """Share of the peak learning rate: 4 % warm-up, then a cosine to zero."""
+    """Return the share of the peak learning rate: 4 % warm-up, then a cosine to zero."""
     warm = max(1, steps * 4 // 100)
     if step < warm:
         return (step + 1) / warm
@@ -258,7 +258,7 @@ def train(
 
 
 def pack(model: BlipForConditionalGeneration, file: Path, recipe: dict[str, Any]) -> None:
-    """The small vocabulary's weights in fp16, and the recipe: 9.6 MB, for `unpack`."""
+    """Write the small vocabulary's weights in fp16, and the recipe: 9.6 MB, for `unpack`."""
     state = {
         name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if name not in TIED
     }

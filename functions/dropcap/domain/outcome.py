@@ -22,7 +22,7 @@ class Outcome:
 
     @property
     def word(self) -> str:
-        """analyzed, held (while it waits) or rejected."""
+        """Return "analyzed", "held" (while it waits for a verdict) or "rejected"."""
         if self.rejection is None:
             return "analyzed"
         return "held" if self.waits else "rejected"

@@ -55,7 +55,7 @@ class Upload:
 
     @property
     def id(self) -> uuid.UUID:
-        """The same for every delivery of this generation, another for every other."""
+        """Return the id: the same for every delivery of this generation, and unique to it."""
         return uuid.uuid5(uuid.NAMESPACE_URL, f"gs://{self.bucket}/{self.name}#{self.generation}")
 
     @property
@@ -64,7 +64,7 @@ class Upload:
 
     @property
     def time_zone(self) -> str | None:
-        """The IANA zone in the upload's metadata (`tz`), or None where there is none that exists."""
+        """Return the IANA time zone in the upload's metadata (`tz`), or None if there is no valid one."""
         zone = self.metadata.get("tz", "")
         try:
             return ZoneInfo(zone).key if zone else None
@@ -73,7 +73,7 @@ class Upload:
 
     @property
     def language(self) -> str | None:
-        """The language of the upload's metadata (`language`), or None where that is no tag of one."""
+        """Return the language of the upload's metadata (`language`); None if it is not a language tag."""
         return language_tag(self.metadata.get("language", ""))
 
     @property
@@ -108,7 +108,7 @@ def is_user(name: str) -> bool:
 
 
 def is_object(name: str) -> bool:
-    """Whether an object can have this name. "." and ".." are steps in the client's path: to the bucket."""
+    """Return whether an object can have this name; clients resolve "." and ".." as path segments."""
     try:
         return 0 < len(name.encode()) <= LONGEST_NAME and name not in (".", "..") and not {*name} & {*"\r\n"}
     except UnicodeEncodeError:  # a lone surrogate can be in JSON, but in no name
@@ -116,7 +116,7 @@ def is_object(name: str) -> bool:
 
 
 def language_tag(text: str) -> str | None:
-    """The BCP 47 tag that a text is, as it is usually written (`pt-BR`, `zh-Hant`), or None."""
+    """Return the text as a BCP 47 tag in its usual form (`pt-BR`, `zh-Hant`); None if it is not one."""
     found = LANGUAGE.fullmatch(text)
     if not found:
         return None
@@ -125,15 +125,15 @@ def language_tag(text: str) -> str | None:
 
 
 def owner(name: str) -> str:
-    """The user whose an object of this name is: its first folder, where that can be a user's name."""
+    """Return the user that owns an object: its first folder if that can be a user's name."""
     folder, slash, _ = name.partition("/")
     return folder if slash and is_user(folder) else ANONYMOUS
 
 
 def from_event(data: Mapping[str, Any]) -> Upload:
-    """The upload that a Cloud Storage event (`StorageObjectData`) tells of.
+    """Return the upload that a Cloud Storage event (`StorageObjectData`) describes.
 
-    Raises Rejected where the event lacks bucket, name or generation.
+    Raises Rejected if the event lacks bucket, name or generation.
     """
     try:
         metadata = data.get("metadata") or {}
@@ -158,7 +158,7 @@ def from_event(data: Mapping[str, Any]) -> Upload:
 
 
 def posted(body: bytes, user: str, content_type: str, time_zone: str = "", language: str = "") -> Upload:
-    """The upload that a posted picture is; the same bytes of the same user are the same upload."""
+    """Return the upload for a posted picture; identical bytes of a user are one upload."""
     return Upload(
         bucket="",
         name=f"{user}/{hashlib.sha256(body).hexdigest()}",

@@ -228,7 +228,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         conn.close()
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Do not wait for idle connections at shutdown: Cloud Run kills the process 10 s after SIGTERM."""
+        """Cap the wait for idle connections at shutdown: Cloud Run kills the process 10 s after SIGTERM."""
         super()._cap_keepalive(deadline)
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, deadline)

@@ -28,7 +28,7 @@ def test_a_picture_dropped_anywhere_shows_its_way_and_ends_as_a_card(visitor: Gu
     way = upload.locator("ol li")
     expect(way.last).to_have_attribute("data-is", "done")
     measured = r" [\d.]+ m?s, \d+ MB "
-    stages = ("claimed", "read", "opened", "resized", "described and captioned", "published")
+    stages = ("started", "read", "opened", "resized", "described and captioned", "published")
     told = " ".join(" ".join(way.all_inner_texts()).split())
     assert re.fullmatch(measured.join(stages) + measured + "recorded done source deleted done", told)
     expect(upload.locator("meter")).to_have_attribute("max", "536.9")  # MB: the 512 MiB of its instance
@@ -42,7 +42,7 @@ def test_a_picture_dropped_anywhere_shows_its_way_and_ends_as_a_card(visitor: Gu
     page.mouse.move(0, 0)
     page.clock.fast_forward(10_000)
     expect(page.locator("#uploads")).to_be_hidden()
-    expect(page.locator("#said")).to_contain_text(f"four colours.png: {caption}")
+    expect(page.locator("#announcement")).to_contain_text(f"four colours.png: {caption}")
 
 
 def test_a_folder_is_dropped_with_all_that_is_in_it_but_what_is_hidden(
@@ -116,7 +116,7 @@ def test_what_will_not_be_taken_is_refused_before_it_is_sent(visitor: Guest) -> 
     too_large = f"The picture has {limit}.0 MiB; the limit is {limit} MiB. Send a smaller file."
     for name, reason in {
         "large.png": too_large,
-        "empty.png": "The file is empty. Look for another copy of it.",
+        "empty.png": "The file is empty. Choose another copy.",
         "a.txt": no_picture,
         "b.png": no_picture,
     }.items():
@@ -139,7 +139,7 @@ def test_one_that_the_pipeline_rejects_shows_why_until_it_is_dismissed(visitor: 
     expect(upload).to_have_attribute("data-state", "refused")
     expect(upload.locator(".state")).to_contain_text(re.compile(r"\w+\. \w+.*\."))  # problem and remedy
     expect(upload.locator("ol")).to_have_count(0)  # no step of a way that it did not go
-    expect(page.locator("#said")).to_contain_text("broken.png: ")
+    expect(page.locator("#announcement")).to_contain_text("broken.png: ")
     upload.get_by_role("button", name="Dismiss broken.png").press("Enter")
     expect(page.locator("#uploads")).to_be_hidden()
     assert page.evaluate("document.activeElement.id") == "files"  # where a keyboard goes on

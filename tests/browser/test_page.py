@@ -136,7 +136,7 @@ def test_alt_text_markdown_and_html_are_copied_ready_for_another_page(guest: Sta
 
     def copied(name: str, said: str) -> str:
         page.get_by_role("button", name=name).click()
-        expect(page.locator("#said")).to_have_text(f"{said} copied.")
+        expect(page.locator("#announcement")).to_have_text(f"{said} copied.")
         return str(page.evaluate("navigator.clipboard.readText()"))
 
     assert copied("Copy alt text", "Alt text") == HOSTILE

@@ -94,7 +94,7 @@ def test_two_people_drop_pictures_and_see_each_their_own(
     ):
         picture = {"name": "mine.png", "mimeType": "image/png", "buffer": small_png()}
         ana.set_input_files("#files", [picture])  # type: ignore[arg-type]
-        expect(ana.locator(".upload")).to_contain_text("waiting for its turn")
+        expect(ana.locator(".upload")).to_contain_text("waiting to be processed")
         [blob] = app.objects(app.uploads).values()
         assert blob.name.startswith("ana/")
         assert app.deliver(Upload(app.uploads, blob.name, int(blob.generation), int(blob.size))) == 200
@@ -145,7 +145,7 @@ def test_behind_identity_aware_proxy_a_picture_is_dropped_and_a_session_that_end
         check_with_axe(page)
         picture = {"name": "mine.png", "mimeType": "image/png", "buffer": small_png()}
         page.set_input_files("#files", [picture])  # type: ignore[arg-type]
-        expect(page.locator(".upload")).to_contain_text("waiting for its turn")
+        expect(page.locator(".upload")).to_contain_text("waiting to be processed")
         [blob] = app.objects(app.uploads).values()
         assert blob.name.startswith("1234/")
 
@@ -158,7 +158,7 @@ def test_behind_identity_aware_proxy_a_picture_is_dropped_and_a_session_that_end
         proxy.session = True
         popup.value.close()
         page.evaluate("window.dispatchEvent(new Event('focus'))")
-        expect(page.locator(".upload").nth(1)).to_contain_text("waiting for its turn")
+        expect(page.locator(".upload").nth(1)).to_contain_text("waiting to be processed")
         assert len(app.objects(app.uploads)) == 2
         page.get_by_role("link", name="Sign out").click()
         expect(page.get_by_text("Google Accounts")).to_be_visible()

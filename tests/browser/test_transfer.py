@@ -48,7 +48,7 @@ def test_a_failed_one_is_tried_again_when_asked_to_in_a_session_of_its_own(visit
     page.route(SESSIONS, lambda route: route.fulfill(status=400, headers=SHARED), times=1)
     begun = requests_of(page, "POST", "/gallery/uploads")
     choose(page, file())
-    expect(row(page, "one.png").locator(".state")).to_have_text("Cloud Storage refused it (400). Try again.")
+    expect(row(page, "one.png").locator(".state")).to_have_text("Cloud Storage rejected the upload (400). Try again.")
     row(page, "one.png").get_by_role("button", name="Try again one.png").click()
     expect(cards(page)).to_have_count(1)
     assert len(begun) == 2
@@ -109,9 +109,9 @@ def test_whoever_sends_too_many_waits_as_long_as_is_asked(visitor: Guest) -> Non
     page.clock.install()
     page.route(UPLOADS, lambda route: route.fulfill(status=429, headers={"Retry-After": "600"}), times=1)
     choose(page, file())
-    expect(row(page, "one.png").locator(".state")).to_contain_text("Too many at once: goes on at")
+    expect(row(page, "one.png").locator(".state")).to_contain_text("Too many requests: retrying at")
     page.clock.fast_forward(599_000)
-    expect(row(page, "one.png").locator(".state")).to_contain_text("Too many at once: goes on at")
+    expect(row(page, "one.png").locator(".state")).to_contain_text("Too many requests: retrying at")
     page.clock.fast_forward(2_000)
     expect(cards(page)).to_have_count(1)
 
@@ -148,7 +148,7 @@ def test_a_page_that_nobody_sees_asks_nothing_and_others_ask_for_all_at_once(vis
     asked = requests_of(page, "GET", "/gallery/status")
     page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
     choose(page, file("one.png"), file("two.png"))
-    expect(page.locator("#uploads-sum")).to_have_text("2 in work")
+    expect(page.locator("#uploads-sum")).to_have_text("2 processing")
     page.clock.fast_forward(60_000)
     page.evaluate("fetch('/gallery/static/icon.svg')")
     assert not asked
@@ -162,7 +162,7 @@ def test_no_address_gets_longer_than_a_server_takes_and_all_uploads_get_their_tu
     page.route(SESSIONS, lambda route: route.fulfill(json={"generation": "1"}, headers=SHARED))  # no object
     asked = requests_of(page, "GET", "/gallery/status")
     choose(page, *(file(f"{number}{'ä' * 75}.png") for number in range(9)))
-    expect(page.locator("#uploads-sum")).to_have_text("9 in work")
+    expect(page.locator("#uploads-sum")).to_have_text("9 processing")
     told: set[str] = set()
     while len(told) < 9:
         with page.expect_request("**/gallery/status?*"):

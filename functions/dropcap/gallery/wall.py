@@ -113,7 +113,7 @@ class Page:
     """Cards, newest first; `next` is the key of the next page, empty at the end.
 
     `pending` are uploads without a card: those in the requested state, and on the first page of the
-    unfiltered wall those in work, held, or rejected within a day. `corrected` maps mistyped words to those
+    unfiltered wall those in progress, held, or rejected within a day. `corrected` maps mistyped words to those
     searched for instead; `unindexed` counts pictures that no search finds yet.
     """
 
@@ -182,7 +182,7 @@ def card(database: Database, user: str, id: uuid.UUID) -> Card | None:
 
 
 def pending(database: Database, user: str, id: uuid.UUID) -> Pending | None:
-    """Return the user's upload with this id if it is in work, held or rejected."""
+    """Return the user's upload with this id if it is in progress, held or rejected."""
     wanted = f"{UPLOADS} AND id = CAST(:id AS uuid) AND ({' OR '.join(IN_STATE.values())})"
     rows = database.query(wanted, user=user, id=id)
     return pending_of(*rows[0]) if rows else None

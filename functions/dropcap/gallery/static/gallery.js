@@ -1,12 +1,12 @@
-// What a page does beyond its HTML: everything here is a convenience, and works without it, but for copying.
+// Progressive enhancement: except for the copy buttons, everything also works without this script.
 
 import { look } from "./wall.js";
 
-const said = document.getElementById("said");
+const announcement = document.getElementById("announcement");
 
 function say(text) {
-  said.textContent = "";
-  requestAnimationFrame(() => { said.textContent = text; }); // the same words twice are news, too
+  announcement.textContent = "";
+  requestAnimationFrame(() => { announcement.textContent = text; }); // so that a repeated text is announced again
 }
 
 async function copy(button) {
@@ -23,7 +23,7 @@ async function copy(button) {
   setTimeout(() => button.replaceChildren(...label), 1500);
 }
 
-// A confirmation, opened where it stands without JavaScript, and here above the page.
+// A confirmation in a dialog; without JavaScript it opens in place.
 function ask(details) {
   const dialog = document.createElement("dialog");
   const cancel = document.createElement("button");
@@ -42,18 +42,18 @@ function ask(details) {
   });
 }
 
-// The next page is hung below this one when its link comes near, a few times by itself, then when asked.
+// Append the next page when its link comes near, the first BY_ITSELF times without a click.
 const AHEAD = "1200px";
 const BY_ITSELF = 4;
 let hung = 0;
 
-/** `asked`: by a person, who is to see why where there are none; else the link stays, to be pressed. */
+/** Append the next page. `asked`: by a click, so an error opens the page; otherwise the link stays. */
 async function load(link, asked) {
   link.setAttribute("aria-disabled", "true");
   const { status, page, cards } = await look(link.href);
   link.removeAttribute("aria-disabled");
   if (!cards.length) {
-    if (asked && status) location.assign(link.href); // signed out, perhaps: the page says so
+    if (asked && status) location.assign(link.href); // the page shows the error, such as a lost session
     return;
   }
   const focused = link === document.activeElement;
@@ -84,14 +84,14 @@ function follow(link) {
   observer.observe(link);
 }
 
-// A key alone must be possible to switch off (WCAG 2.1.4).
+// Single-key shortcuts must have a switch (WCAG 2.1.4).
 const keys = document.getElementById("keys");
 
 function stored(value) {
   try {
     if (value) localStorage.setItem("keys", value);
     return localStorage.getItem("keys");
-  } catch { // storage is forbidden
+  } catch { // storage is not allowed
     return null;
   }
 }

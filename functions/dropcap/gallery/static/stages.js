@@ -1,50 +1,50 @@
-// What becomes of uploads that are in the bucket: asked for all of them at once, and only while there are any.
+// The status of uploads in the bucket: polled for all at once, while there are any.
 
 import { ask, SignedOut } from "./transfer.js";
 
 const FIRST_S = 0.5;
 const LONGEST_S = 5;
 const SLOWER = 1.4;
-const LONGEST_QUERY = 3000; // characters: gunicorn, which serves the function, takes 4,094 of a request's first line
-const GIVE_UP_S = 1800; // without news of any kind
+const LONGEST_QUERY = 3000; // characters; gunicorn allows 4,094 in a request line
+const GIVE_UP_S = 1800; // without any change
 
 const { status } = document.getElementById("uploads").dataset;
-const followed = new Map(); // objects to [generation, whom to tell]
+const followed = new Map(); // by object: [generation, callback]
 let signedOut = () => {};
 let wait = FIRST_S;
 let timer = 0;
-let asking = false;
-let newsAt = 0;
+let polling = false;
+let changedAt = 0;
 
-/** Tell of an upload `{object, generation}` until it has ended: `told(its status)`, or `told(null)` at no news. */
-export function follow({ object, generation }, told) {
-  followed.set(object, [generation, told]);
-  goOn();
+/** Poll an upload until it ends: calls `update(status)`, or `update(null)` after GIVE_UP_S without a change. */
+export function follow({ object, generation }, update) {
+  followed.set(object, [generation, update]);
+  resume();
 }
 
-/** Whom to call where nobody is signed in any more; `goOn` asks again. */
+/** Set the function to call when the session has ended; `resume` polls again. */
 export function whenSignedOut(call) {
   signedOut = call;
 }
 
-export function goOn() {
+export function resume() {
   wait = FIRST_S;
-  newsAt = Date.now();
+  changedAt = Date.now();
   arm();
 }
 
 function arm() {
-  if (asking || document.hidden || !followed.size) return;
+  if (polling || document.hidden || !followed.size) return;
   clearTimeout(timer);
   timer = setTimeout(poll, wait * 1000);
 }
 
 async function poll() {
-  asking = true;
+  polling = true;
   try {
-    if (await news()) {
+    if (await changed()) {
       wait = FIRST_S;
-      newsAt = Date.now();
+      changedAt = Date.now();
     } else {
       wait = Math.min(wait * SLOWER, LONGEST_S);
     }
@@ -52,17 +52,17 @@ async function poll() {
     if (problem instanceof SignedOut) return signedOut();
     wait = LONGEST_S;
   } finally {
-    asking = false;
+    polling = false;
   }
-  if (Date.now() - newsAt > GIVE_UP_S * 1000) {
-    for (const [, told] of followed.values()) told(null);
+  if (Date.now() - changedAt > GIVE_UP_S * 1000) {
+    for (const [, update] of followed.values()) update(null);
     followed.clear();
   }
   return arm();
 }
 
-/** Ask after as many as an address holds, those that were asked after longest ago; whether any has moved. */
-async function news() {
+/** Poll as many uploads as fit in a URL, least recently polled first. Returns whether any has changed. */
+async function changed() {
   const objects = [];
   let query = "";
   for (const [object, [generation]] of followed) {
@@ -79,8 +79,8 @@ async function news() {
     followed.set(object, each); // to the end of the queue
   }
   for (const upload of uploads) {
-    const [, told] = followed.get(upload.object);
-    moved = told(upload) || moved;
+    const [, update] = followed.get(upload.object);
+    moved = update(upload) || moved;
     const captioned = upload.state === "captioned" && upload.finished;
     if (captioned || upload.state === "rejected") followed.delete(upload.object);
   }
@@ -89,8 +89,8 @@ async function news() {
 
 document.addEventListener("visibilitychange", () => document.hidden ? clearTimeout(timer) : arm());
 
-/** The way of one upload through the pipeline, in a row of its own. */
-export class Way {
+/** The stages of one upload in the pipeline, in its row. */
+export class Stages {
   #view = document.getElementById("way").content.firstElementChild.cloneNode(true);
   #steps = [...this.#view.querySelectorAll("li")];
   #meter = this.#view.querySelector("meter");
@@ -101,19 +101,19 @@ export class Way {
     row.append(this.#view);
   }
 
-  /** Show a status; whether it is another than before. */
+  /** Show a status. Returns whether it differs from the last one. */
   show(upload) {
     const now = JSON.stringify([upload.state, upload.stage, upload.attempts, upload.finished]);
     if (now === this.#shown) return false;
     this.#shown = now;
     if (upload.state === "rejected") {
-      this.#view.remove(); // where it ended, no step tells; the reason does
+      this.#view.remove(); // the reason says more than a stage
       return true;
     }
     const captioned = upload.state === "captioned";
     const at = this.#steps.findIndex((step) => step.dataset.stage === upload.stage);
     const measured = new Map(upload.stages.map((each) => [each.stage, each]));
-    if (at < 0 && !captioned) return true; // not begun yet, or on its way to quarantine
+    if (at < 0 && !captioned) return true; // not started, or being quarantined
     this.#steps.forEach((step, index) => {
       const last = index === this.#steps.length - 1;
       const done = captioned ? !last || upload.finished : index < at;
@@ -124,7 +124,7 @@ export class Way {
       else step.removeAttribute("aria-current");
       const facts = measured.get(step.dataset.stage);
       if (facts) step.lastElementChild.textContent = `${time(facts.seconds)}, ${mb(facts.mb)}`;
-      else if (done && was !== "done") step.lastElementChild.textContent = "done"; // not the MB of a moment ago
+      else if (done && was !== "done") step.lastElementChild.textContent = "done"; // the MB shown are of an earlier moment
       else if (doing && !captioned) step.lastElementChild.textContent = mb(upload.rss_mb);
     });
     const most = Math.max(this.#meter.value, upload.rss_mb ?? 0, ...upload.stages.map((each) => each.mb));

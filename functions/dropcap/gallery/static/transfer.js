@@ -1,14 +1,14 @@
-// One file's way into the bucket: a session from the function, then its bytes, straight to Cloud Storage.
-// developers: cloud.google.com/storage/docs/performing-resumable-uploads
+// Resumable upload of a file: the function creates a session, and the bytes go directly to Cloud Storage.
+// cloud.google.com/storage/docs/performing-resumable-uploads
 
-const CHUNK = 8 * 1024 * 1024; // bytes, a multiple of 256 KiB; what is smaller goes in one request
-const HEAD = 64 * 1024; // bytes by which the function can tell a picture from what is none
-const SESSIONS = 3; // for one file, where they expire
-const TRIES = 8; // without a byte more, before a person is asked
+const CHUNK = 8 * 1024 * 1024; // bytes, a multiple of 256 KiB; a smaller file is one request
+const HEAD = 64 * 1024; // bytes by which the function detects a picture
+const SESSIONS = 3; // for one file, as sessions expire
+const TRIES = 8; // without progress, before the upload fails
 const LONGEST_WAIT_S = 30;
 const STALLED_S = 60; // without progress
 
-/** What a person is told; `again` where a new try may end better. */
+/** An error to show; `again` if a retry may succeed. */
 export class Problem extends Error {
   constructor(problem, remedy, again = false) {
     super(`${problem} ${remedy}`.trim());
@@ -16,45 +16,45 @@ export class Problem extends Error {
   }
 }
 
-/** Nobody is signed in any more. */
+/** The session has ended. */
 export class SignedOut extends Error {}
 
-/** A passing fault: no answer, or one of this status; `wait` are the seconds that it asks for. */
-class Broken extends Error {
+/** A transient error: no response, or one with this status; `wait` is its Retry-After in seconds. */
+class Transient extends Error {
   constructor(status, wait) {
-    super(status === 429 ? "Too many at once" : status ? "The site is too busy" : "The connection broke");
+    super(status === 429 ? "Too many requests" : status ? "The server is overloaded" : "The connection was lost");
     this.wait = wait;
   }
 }
 
 class Expired extends Error {}
 
-/** Ask the function; its answer, or a raised SignedOut, Problem or, where it passes, Broken. */
+/** Send a request to the function; return the JSON. Throws SignedOut, Transient or Problem. */
 export async function ask(address, options = {}) {
   let answer;
   try {
-    // With this name Identity-Aware Proxy answers 401 where a session has ended, and not with its page to sign in
-    // at: docs.cloud.google.com/iap/docs/sessions-howto (2026-11).
+    // With X-Requested-With, Identity-Aware Proxy answers 401 when a session has ended, not with its sign-in page:
+    // docs.cloud.google.com/iap/docs/sessions-howto (2026-11).
     const usual = { Accept: "application/json", "X-Requested-With": "XMLHttpRequest" };
     answer = await fetch(address, { ...options, headers: { ...usual, ...options.headers } });
   } catch {
-    throw new Broken();
+    throw new Transient();
   }
   if (answer.ok) {
     return answer.json().catch(() => {
-      throw new Broken();
+      throw new Transient();
     });
   }
   if (answer.status === 401) throw new SignedOut();
-  if (passes(answer.status)) {
-    throw new Broken(answer.status, Number(answer.headers.get("Retry-After")) || undefined);
+  if (isTransient(answer.status)) {
+    throw new Transient(answer.status, Number(answer.headers.get("Retry-After")) || undefined);
   }
-  const said = await answer.json().catch(() => ({}));
-  throw new Problem(said.detail ?? `The site refused it (${answer.status}).`, said.remedy ?? "");
+  const problem = await answer.json().catch(() => ({}));
+  throw new Problem(problem.detail ?? `The request failed (${answer.status}).`, problem.remedy ?? "");
 }
 
-/** Upload a file, and answer with the object's name and generation. `told(bytes, text)` hears how it goes. */
-export async function upload(file, address, signal, told) {
+/** Upload a file; return the object's name and generation. Calls `report(bytes, text)` on progress. */
+export async function upload(file, address, signal, report) {
   const body = JSON.stringify({
     name: file.name,
     size: file.size,
@@ -63,78 +63,78 @@ export async function upload(file, address, signal, told) {
     head: await base64(file.slice(0, HEAD)),
   });
   const headers = { "Content-Type": "application/json" };
-  // Not to be aborted: its session, once there, has to be known to be ended.
+  // Not aborted: once the session exists, it must be known here to be deleted.
   const begin = () => ask(address, { method: "POST", body, headers });
   for (let sessions = 1; ; sessions++) {
-    const { object, session } = await persist(begin, signal, (text) => told(0, text));
+    const { object, session } = await persist(begin, signal, (text) => report(0, text));
     try {
-      const { generation } = await send(session, file, signal, told);
+      const { generation } = await send(session, file, signal, report);
       return { object, generation };
     } catch (problem) {
       if (problem instanceof Expired && sessions < SESSIONS) continue;
-      // What it holds is thrown away now, not in a week. 499 is its good answer, which is no news here.
+      // Discard the uploaded part now, not in a week. The expected status is 499, which is ignored.
       fetch(session, { method: "DELETE" }).catch(() => {});
-      throw problem instanceof Expired ? gaveUp() : problem;
+      throw problem instanceof Expired ? failed() : problem;
     }
   }
 }
 
-/** Send all of a file to its session; what broke goes on from the byte to which the bucket has it. */
-function send(session, file, signal, told) {
+/** Send a file to its session; after an error, resume after the last byte that is stored. */
+function send(session, file, signal, report) {
   let at = 0;
   let most = CHUNK;
-  let asking = false;
+  let unknown = false; // how much is stored
   const step = async () => {
-    if (asking) {
+    if (unknown) {
       await file.slice(0, 1).arrayBuffer().catch(unreadable);
       const answer = await put(session, null, `bytes */${file.size}`, signal);
       if (answer.status !== 308) return resource(answer);
       const before = at;
-      at = kept(answer);
+      at = stored(answer);
       if (at > before) {
-        asking = false;
+        unknown = false;
         return undefined;
       }
     }
-    asking = true; // until its answer is there
+    unknown = true; // until the response
     const end = Math.min(at + most, file.size);
     const range = `bytes ${at}-${end - 1}/${file.size}`;
-    const answer = await put(session, file.slice(at, end), range, signal, (sent) => told(at + sent));
+    const answer = await put(session, file.slice(at, end), range, signal, (sent) => report(at + sent));
     if (answer.status !== 308) return resource(answer);
-    if (kept(answer) <= at) {
-      most = Infinity; // a page may not be let to read how far it is: what is there already is skipped there
-      throw new Broken();
+    if (stored(answer) <= at) {
+      most = Infinity; // if CORS hides the Range header: send the rest at once, the server skips what it has
+      throw new Transient();
     }
-    at = kept(answer);
-    asking = false;
+    at = stored(answer);
+    unknown = false;
     return undefined;
   };
-  return persist(step, signal, (text) => told(at, text));
+  return persist(step, signal, (text) => report(at, text));
 }
 
-/** Repeat a step until it gives something; one that breaks waits longer each time, and not for ever. */
-async function persist(step, signal, told) {
+/** Repeat a step until it returns a result; retry transient errors with exponential backoff, TRIES times. */
+async function persist(step, signal, report) {
   for (let failures = 0; ; ) {
     try {
       const result = await step();
       if (result) return result;
       failures = 0;
     } catch (problem) {
-      if (!(problem instanceof Broken)) throw problem;
+      if (!(problem instanceof Transient)) throw problem;
       failures += 1;
-      if (failures > TRIES) throw gaveUp();
+      if (failures > TRIES) throw failed();
       const seconds = problem.wait ?? Math.min(2 ** (failures - 2), LONGEST_WAIT_S);
       const at = new Date(Date.now() + seconds * 1000).toLocaleTimeString();
-      told(`${problem.message}: goes on at ${at}`);
+      report(`${problem.message}: retrying at ${at}`);
       await pause(seconds, signal);
-      told("Uploading");
+      report("Uploading");
     }
   }
 }
 
-/** PUT to a session; the request when it is answered with 200, 201 or 308. `body` null sends nothing. */
+/** PUT to a session; resolve with the request on 200, 201 or 308. `body` null sends nothing. */
 function put(session, body, range, signal, sent = () => {}) {
-  const request = new XMLHttpRequest(); // fetch tells no progress of what it sends
+  const request = new XMLHttpRequest(); // fetch reports no upload progress
   let stalled;
   const abort = () => request.abort();
   const alive = () => {
@@ -152,11 +152,11 @@ function put(session, body, range, signal, sent = () => {}) {
       const { status } = request;
       if (status === 308 || status === 200 || status === 201) resolve(request);
       else if (status === 404 || status === 410) reject(new Expired());
-      else if (passes(status)) reject(new Broken(status)); // its headers are not ours to read
-      else reject(new Problem(`Cloud Storage refused it (${status}).`, "Try again.", true));
+      else if (isTransient(status)) reject(new Transient(status)); // CORS hides its headers
+      else reject(new Problem(`Cloud Storage rejected the upload (${status}).`, "Try again.", true));
     };
-    request.onerror = () => reject(new Broken());
-    request.onabort = () => reject(signal.aborted ? signal.reason : new Broken());
+    request.onerror = () => reject(new Transient());
+    request.onabort = () => reject(signal.aborted ? signal.reason : new Transient());
     request.open("PUT", session);
     request.setRequestHeader("Content-Range", range);
     alive();
@@ -167,16 +167,16 @@ function put(session, body, range, signal, sent = () => {}) {
   });
 }
 
-const passes = (status) => status === 408 || status === 429 || status >= 500;
+const isTransient = (status) => status === 408 || status === 429 || status >= 500;
 
-const gaveUp = () => new Problem("The upload did not get through.", "Look whether you are online, and try again.", true);
+const failed = () => new Problem("The upload failed.", "Check your connection and try again.", true);
 
 const unreadable = () => {
-  throw new Problem("The file can't be read any more: it was moved or changed.", "Choose it again.");
+  throw new Problem("The file can no longer be read: it was moved or changed.", "Choose it again.");
 };
 
-/** The bytes that the bucket has: a 308 says their range, and none where it has none. */
-function kept(answer) {
+/** Return the number of stored bytes; a 308 has no Range header if there are none. */
+function stored(answer) {
   const [, last] = /bytes=0-(\d+)/.exec(answer.getResponseHeader("Range") ?? "") ?? [];
   return last === undefined ? 0 : Number(last) + 1;
 }

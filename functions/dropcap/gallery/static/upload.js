@@ -1,13 +1,13 @@
-// Pictures that are dropped, pasted or chosen: a queue, a row for each, and in the end a card on the wall.
+// The upload queue: a row for each file that is dropped, pasted or chosen, and a card on the wall when it is done.
 
 import { isPicture, MOST, noFile, noPicture, sources, wrong } from "./files.js";
-import { follow, goOn, Way, whenSignedOut } from "./stages.js";
+import { follow, resume, Stages, whenSignedOut } from "./stages.js";
 import { Problem, SignedOut, upload } from "./transfer.js";
 import { look } from "./wall.js";
 
 const AT_ONCE = 3;
-const LINGER_MS = 4000; // in which one can still look at the way of a picture that is done
-const SAY_MS = 1000; // so that what comes at once is said at once
+const LINGER_MS = 4000; // for which the row of a finished upload stays
+const SAY_MS = 1000; // in which announcements are joined into one
 const BUTTONS = { waiting: ["cancel"], sending: ["cancel"], failed: ["retry", "dismiss"], refused: ["dismiss"], way: [], done: ["dismiss"] };
 
 const byId = (id) => document.getElementById(id);
@@ -23,7 +23,7 @@ class Row {
   #view = byId("upload").content.firstElementChild.cloneNode(true);
   #state = this.#view.querySelector(".state");
   #progress = this.#view.querySelector("progress");
-  #way = null;
+  #stages = null;
   #hanging = false;
   #controller = new AbortController();
 
@@ -69,7 +69,7 @@ class Row {
     (button ?? this.#view).focus();
   }
 
-  /** Upload it, and have its way followed. Ends when the next one may begin. */
+  /** Upload the file and follow its stages. Resolves when the next upload may start. */
   async send() {
     const { signal } = (this.#controller = new AbortController());
     try {
@@ -77,14 +77,14 @@ class Row {
       this.#picture();
       this.#progress.value = 0;
       this.show("sending", "Uploading");
-      const told = (bytes, text) => {
+      const report = (bytes, text) => {
         this.#progress.value = bytes / this.file.size;
         if (text) this.#state.textContent = text;
       };
-      const sent = await upload(this.file, section.dataset.begin, signal, told);
-      if (!sent.generation) return this.show("done", "Uploaded. Load the page again to see what became of it.");
-      this.show("way", "Uploaded, waiting for its turn");
-      follow(sent, (status) => this.#told(status));
+      const sent = await upload(this.file, section.dataset.begin, signal, report);
+      if (!sent.generation) return this.show("done", "Uploaded. Reload the page to see the result.");
+      this.show("way", "Uploaded, waiting to be processed");
+      follow(sent, (status) => this.#update(status));
     } catch (problem) {
       if (signal.aborted) return;
       if (problem instanceof SignedOut) {
@@ -99,10 +99,10 @@ class Row {
     }
   }
 
-  /** Give it up, wherever it stands before it is in the bucket. */
+  /** Cancel the upload at any point before the object exists. */
   cancel() {
-    const place = waiting.indexOf(this);
-    if (place >= 0) waiting.splice(place, 1);
+    const index = waiting.indexOf(this);
+    if (index >= 0) waiting.splice(index, 1);
     this.#controller.abort();
     this.leave();
     say(`${this.file.name}: cancelled.`);
@@ -117,7 +117,7 @@ class Row {
     count();
   }
 
-  /** It is done; with a card, it hangs on the wall. */
+  /** Show that it is done. `card` is its card on the wall, or null. */
   done(card, address) {
     const words = [...(card?.querySelectorAll(".caption, .demo") ?? [])].map((each) => each.textContent.trim());
     const caption = words.length ? words.join(". ") : undefined;
@@ -125,24 +125,24 @@ class Row {
     if (!card) {
       const link = document.createElement("a");
       link.href = address;
-      link.textContent = "Look at it";
+      link.textContent = "View the picture";
       this.#state.append(link);
     }
     say(`${this.file.name}: ${caption ?? "captioned."}`);
   }
 
-  /** What the pipeline says of it; whether that is new. */
-  #told(status) {
+  /** Show a status of the pipeline; null if there was none for too long. Returns whether it is new. */
+  #update(status) {
     if (!status) {
-      this.show("done", "There is no news of it. It will be on the wall when it is done.");
+      this.show("done", "There is no status yet. The picture will appear on the wall when it is done.");
       return false;
     }
     if (status.state === "waiting") return false;
-    this.#way ??= new Way(this.#view);
-    if (!this.#way.show(status)) return false;
+    this.#stages ??= new Stages(this.#view);
+    if (!this.#stages.show(status)) return false;
     if (status.state === "working") {
-      const died = status.deaths ? `; the instance died at it, ${status.deaths} of its attempts` : "";
-      this.show("way", status.attempts > 1 ? `In work, attempt ${status.attempts}${died}` : "In work");
+      const crashes = status.deaths ? `; ${status.deaths} of them crashed the instance` : "";
+      this.show("way", status.attempts > 1 ? `Processing, attempt ${status.attempts}${crashes}` : "Processing");
     } else if (status.state === "rejected") {
       this.fail("refused", status.reason);
     } else if (!this.#hanging) {
@@ -158,10 +158,10 @@ class Row {
     else if (!this.#state.querySelector("a")) this.leave();
   }
 
-  /** A small picture of it; not before its turn, as a browser decodes all of it for that. */
+  /** Show a thumbnail; only now, because the browser decodes the whole picture for it. */
   #picture() {
-    const place = this.#view.querySelector(".thumb");
-    if (place.firstChild) return;
+    const frame = this.#view.querySelector(".thumb");
+    if (frame.firstChild) return;
     const image = new Image();
     image.alt = "";
     image.decoding = "async";
@@ -170,16 +170,16 @@ class Row {
       URL.revokeObjectURL(image.src);
       if (event.type === "error") image.remove(); // HEIC and TIFF, in most browsers
     };
-    place.append(image);
+    frame.append(image);
   }
 }
 
-/** Put files into the queue, or say at once why one will not be taken. */
+/** Add files to the queue; show at once why a file is rejected. */
 function add(files) {
   const room = Math.max(0, MOST - rows.size);
   const more = files.length - room;
   if (more > 0) {
-    const problem = new Problem(`At most ${MOST} can wait.`, "Drop them again when the others are done.");
+    const problem = new Problem(`At most ${MOST} files can wait.`, "Drop them again when the others are done.");
     files = [...files.slice(0, room), noFile(`${more} more files`, problem)];
   }
   const added = files.map((file) => {
@@ -211,7 +211,7 @@ function next() {
 
 const size = (bytes) => bytes < 1e5 ? `${Math.ceil(bytes / 1000)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 
-// Several that end together are hung together, from one look at the wall.
+// Uploads that finish together are added to the wall together, with one request.
 const ended = new Map(); // ids of cards to [row, address]
 
 function hang(row, { id, card }) {
@@ -234,14 +234,14 @@ async function hangAll() {
   for (const [row, address] of all.values()) row.done(null, address);
 }
 
-// What is going on, in a line for all, and in a few words for those who listen.
+// The state of the queue: a line on the page, and short announcements for screen readers.
 let counting = 0;
 
 function count() {
   counting ||= requestAnimationFrame(() => {
     counting = 0;
-    const of = (state) => [...rows.values()].filter((row) => row.state === state).length;
-    const sums = [[of("sending"), "uploading"], [waiting.length, "waiting"], [of("way"), "in work"]];
+    const inState = (state) => [...rows.values()].filter((row) => row.state === state).length;
+    const sums = [[inState("sending"), "uploading"], [waiting.length, "waiting"], [inState("way"), "processing"]];
     byId("uploads-sum").textContent = sums.filter(([sum]) => sum).map((words) => words.join(" ")).join(", ");
     byId("uploads-cancel").hidden = waiting.length < 2;
     section.hidden = !rows.size;
@@ -249,20 +249,20 @@ function count() {
   window.onbeforeunload = sending || waiting.length ? (event) => event.preventDefault() : null;
 }
 
-const news = [];
+const announcements = [];
 
 function say(text) {
-  if (!news.length) setTimeout(tell, SAY_MS);
-  news.push(text);
+  if (!announcements.length) setTimeout(announce, SAY_MS);
+  announcements.push(text);
 }
 
-function tell() {
-  const more = news.length > 3 ? ` And ${news.length - 2} more.` : "";
-  byId("said").textContent = (more ? news.slice(0, 2) : news).join(" ") + more;
-  news.length = 0;
+function announce() {
+  const more = announcements.length > 3 ? ` And ${announcements.length - 2} more.` : "";
+  byId("announcement").textContent = (more ? announcements.slice(0, 2) : announcements).join(" ") + more;
+  announcements.length = 0;
 }
 
-// Who is signed out finds the queue as it was.
+// The queue survives signing out and in again.
 function pause() {
   if (signedOut) return;
   signedOut = true;
@@ -274,7 +274,7 @@ function unpause() {
   if (!signedOut || document.hidden) return;
   signedOut = false;
   byId("signed-out").hidden = true;
-  goOn();
+  resume();
   next();
 }
 
@@ -297,5 +297,5 @@ list.addEventListener("click", (event) => {
 });
 byId("uploads-cancel").addEventListener("click", () => {
   for (const row of waiting.splice(0)) row.leave();
-  say("What was waiting is cancelled.");
+  say("Waiting uploads cancelled.");
 });

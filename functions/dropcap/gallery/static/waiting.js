@@ -1,34 +1,34 @@
-// What was in work when the page was made, dropped before or elsewhere, is looked after until it is done.
+// Poll the uploads that were in progress when the page was rendered, until they are done.
 
 import { look } from "./wall.js";
 
 const FIRST_S = 1;
 const LONGEST_S = 30;
 const SLOWER = 1.5;
-const GIVE_UP_S = 1800; // without news
+const GIVE_UP_S = 1800; // without a change
 
 const wall = document.getElementById("wall");
 let wait = FIRST_S;
 let timer = 0;
-let newsAt = Date.now();
+let changedAt = Date.now();
 
 const working = () => [...document.querySelectorAll(".waiting .working")];
 
 function arm() {
   clearTimeout(timer);
-  const hopeful = Date.now() - newsAt < GIVE_UP_S * 1000;
+  const hopeful = Date.now() - changedAt < GIVE_UP_S * 1000;
   if (hopeful && !document.hidden && working().length) timer = setTimeout(ask, wait * 1000);
 }
 
 async function ask() {
   const { page, cards } = await look(location.href);
   const moved = page && show(page, cards);
-  if (moved) newsAt = Date.now();
+  if (moved) changedAt = Date.now();
   wait = moved ? FIRST_S : Math.min(wait * SLOWER, LONGEST_S);
   arm();
 }
 
-/** Bring the uploads, and the top of the wall, to what the page would show now; whether any has moved. */
+/** Update the uploads and the top of the wall from a new copy of the page. Returns whether anything changed. */
 function show(page, cards) {
   let moved = false;
   for (const upload of working()) {

@@ -1,13 +1,13 @@
-// The wall as it is now: pages that hang cards on theirs take them from here.
+// Load the current wall, from which other scripts take cards.
 
-/** What a page shows now: its `status` (0: no answer), the `page`, null but for 200, and its `cards`, newest first. */
+/** Load a page; return its `status` (0: no response), the `page` (null unless 200) and its `cards`, newest first. */
 export function look(address) {
   return new Promise((resolve) => {
-    const request = new XMLHttpRequest(); // which makes a document of it; a card that moves from there is ours
+    const request = new XMLHttpRequest(); // it parses the page into a document, whose cards can be moved into this one
     request.responseType = "document";
     request.onloadend = () => {
       const page = request.status === 200 ? request.response : null;
-      const notice = page?.getElementById("demonstration"); // of cards that this page gets, too
+      const notice = page?.getElementById("demonstration"); // also applies to the cards added to this page
       if (notice && !document.getElementById("demonstration")) document.getElementById("wall")?.before(notice);
       resolve({ status: request.status, page, cards: [...(page?.querySelectorAll("#wall > li") ?? [])] });
     };

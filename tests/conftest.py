@@ -48,7 +48,7 @@ logs.configure()  # as the functions do at their start
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """What all tests import stays, so that no garbage collection looks at it again.
+    """Exempt everything that the tests import from later garbage collections.
 
     With PyTorch that is 0.3 s for each, and the product collects for every picture above the warning level.
     """
@@ -63,9 +63,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """What a test does to the environment ends with it.
+    """Restore the environment after each test.
 
-    What it imported is exempt from later garbage collections, as above.
+    Exempts modules that the test imported from later garbage collections.
     """
     before, modules = dict(os.environ), len(sys.modules)
     yield
@@ -78,14 +78,14 @@ def environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def seed(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Whatever starts a new PostgreSQL copies the data that the first of all test workers has made."""
+    """Let each new PostgreSQL copy the data folder that the first test worker initialized."""
     base = tmp_path_factory.getbasetemp()
     os.environ[SEED] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres")
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """One PostgreSQL for each test worker; its data need not outlive a power cut."""
+    """Start one PostgreSQL for each test worker; its data need not survive a power failure."""
     with tempfile.TemporaryDirectory(prefix="dropcap-postgres-", dir=_memory()) as folder:
         values = ("fsync=off", "max_connections=150", f"unix_socket_directories={folder}")
         options = tuple(word for value in values for word in ("-c", value))
@@ -94,14 +94,14 @@ def postgres() -> Iterator[Postgres]:
 
 
 def _memory() -> str | None:
-    """A folder in memory, where there is room: a database is copied there in a quarter of the CPU."""
+    """Return a folder in memory if there is room: copying a database there takes a quarter of the CPU."""
     shared = Path("/dev/shm")  # noqa: S108  the folder in it has a name of its own
     return str(shared) if shared.is_dir() and shutil.disk_usage(shared).free > ROOM else None
 
 
 @pytest.fixture(scope="session")
 def template(postgres: Postgres) -> str:
-    """The name of a database that has the schema and no rows; tests work on copies."""
+    """Return the name of a database with the schema and no rows; tests work on copies."""
     with closing(Database(Settings(database_url=postgres.database("template")))) as database:
         database.prepare()
     return "template"
@@ -109,28 +109,28 @@ def template(postgres: Postgres) -> str:
 
 @pytest.fixture
 def empty_database(postgres: Postgres, administrator: Connection) -> Iterator[str]:
-    """The address of a new database without any table."""
+    """Return the URL of a new database without tables."""
     with _new_database(postgres, administrator, "template1") as url:
         yield url
 
 
 @pytest.fixture
 def database_url(postgres: Postgres, administrator: Connection, template: str) -> Iterator[str]:
-    """The address of a new database that has the schema."""
+    """Return the URL of a new database with the schema."""
     with _new_database(postgres, administrator, template) as url:
         yield url
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """The product's own client of a new database that has the schema."""
+    """Return the product's own client of a new database with the schema."""
     with closing(Database(Settings(database_url=database_url))) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def administrator(postgres: Postgres) -> Iterator[Connection]:
-    """A connection that makes databases."""
+    """Return a connection that creates databases."""
     with closing(connect(postgres.url)) as connection:
         yield connection
 
@@ -148,28 +148,28 @@ def _new_database(postgres: Postgres, administrator: Connection, template: str) 
 
 @pytest.fixture(scope="session")
 def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One storage server for each test worker."""
+    """Start one storage server for each test worker."""
     with Storage(None, tmp_path_factory.mktemp("storage")) as server:
         yield server.url
 
 
 @pytest.fixture(scope="session")
 def gemini_url() -> Iterator[str]:
-    """One stand-in for Gemini for each test worker."""
+    """Start one stand-in for Gemini for each test worker."""
     with FaultyGemini() as server:
         yield server.url
 
 
 @pytest.fixture(scope="session")
 def one_issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
-    """One issuer of ID tokens for each test worker."""
+    """Start one issuer of ID tokens for each test worker."""
     with Issuer(tmp_path_factory.mktemp("issuer")) as server:
         yield server
 
 
 @pytest.fixture
 def issuer(one_issuer: Issuer) -> Iterator[Issuer]:
-    """The issuer, as it was before once the test is over."""
+    """Return the issuer; its state is restored after the test."""
     before = dict(vars(one_issuer))
     one_issuer.asked = 0
     yield one_issuer
@@ -178,7 +178,7 @@ def issuer(one_issuer: Issuer) -> Iterator[Issuer]:
 
 @pytest.fixture(scope="session")
 def warm_gcloud() -> Iterator[str]:
-    """The folder, to be first on PATH, of a gcloud that starts quickly: one for each test worker."""
+    """Return a folder for PATH with a gcloud that starts quickly, one for each test worker."""
     if NO_GCLOUD:
         pytest.skip("gcloud is not installed")
     with tempfile.TemporaryDirectory(prefix="dropcap-gcloud-") as folder, WarmGcloud(folder) as warm:
@@ -187,7 +187,7 @@ def warm_gcloud() -> Iterator[str]:
 
 @pytest.fixture
 def plane(warm_gcloud: str, tmp_path: Path) -> Iterator[ControlPlane]:
-    """A new project of Google Cloud's stand-in; its `environment` leads gcloud to it."""
+    """Return a new project of Google Cloud's stand-in; its `environment` makes gcloud use it."""
     with ControlPlane(tmp_path / "plane") as plane:
         plane.environment["PATH"] = f"{warm_gcloud}:{os.environ['PATH']}"
         yield plane
@@ -196,7 +196,7 @@ def plane(warm_gcloud: str, tmp_path: Path) -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="session")
 def deployed_state(warm_gcloud: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is there after a first deployment as docs/deploy.md has it, made once for all test workers."""
+    """Return the saved state after a first deployment as in docs/deploy.md, shared by all test workers."""
     base = tmp_path_factory.getbasetemp()
     made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "deployed.pickle"
     if once(made):
@@ -219,14 +219,14 @@ def deployed_state(warm_gcloud: str, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def there(deployed_state: Path, plane: ControlPlane, tmp_path: Path) -> Deployment:
-    """A project in which this code is deployed."""
+    """Return a project in which this code is deployed."""
     load(plane, deployed_state)
     return Deployment(tmp_path, plane)
 
 
 @pytest.fixture(scope="session")
 def memory_limit() -> None:
-    """Skips where the kernel can't be made to limit memory."""
+    """Skip the test if the kernel can't limit memory here."""
     try:
         with kernel_limit(64):
             return
@@ -236,13 +236,13 @@ def memory_limit() -> None:
 
 @pytest.fixture(scope="session")
 def no_demo(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a model that is no demonstration. Tests of a demonstration take dropcap.settings' own."""
+    """Return the folder of a model that is not a demonstration. Other tests use the shipped one."""
     return str(no_demonstration.copy(tmp_path_factory.mktemp("model") / "model"))
 
 
 @pytest.fixture(scope="session")
 def few_certificates(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file with one of the usual certificate authorities, for SSL_CERT_FILE.
+    """Return a file with one of the usual certificate authorities, for SSL_CERT_FILE.
 
     Each client of Gemini loads all authorities, which takes 0.06 s of CPU, and tests ask over plain HTTP.
     """

@@ -48,7 +48,9 @@ def test_a_failed_one_is_tried_again_when_asked_to_in_a_session_of_its_own(visit
     page.route(SESSIONS, lambda route: route.fulfill(status=400, headers=SHARED), times=1)
     begun = requests_of(page, "POST", "/gallery/uploads")
     choose(page, file())
-    expect(row(page, "one.png").locator(".state")).to_have_text("Cloud Storage rejected the upload (400). Try again.")
+    expect(row(page, "one.png").locator(".state")).to_have_text(
+        "Cloud Storage rejected the upload (400). Try again."
+    )
     row(page, "one.png").get_by_role("button", name="Try again one.png").click()
     expect(cards(page)).to_have_count(1)
     assert len(begun) == 2

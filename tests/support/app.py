@@ -159,7 +159,7 @@ def rows(query: str, **values: object) -> list[list[Any]]:
 
 
 def hear_ctrl_c() -> None:
-    """For `preexec_fn`: what a shell starts in the background ignores Ctrl-C, as do its children."""
+    """Let a `preexec_fn` child handle Ctrl-C, which background processes of a shell ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -12,12 +12,12 @@ FUNCTIONS = ROOT / "functions"
 
 
 def python_path(*folders: Path) -> str:
-    """A PYTHONPATH of these folders and the one that makes a start quick (sitecustomize.py)."""
+    """Return a PYTHONPATH of these folders and the one that speeds up the start (sitecustomize.py)."""
     return os.pathsep.join(map(str, (*folders, QUICK)))
 
 
 def fresh_python(program: str) -> str:
-    """What a program prints in a Python that has loaded nothing of ours yet."""
+    """Return what a program prints in a new Python, which has loaded none of our modules."""
     command = [sys.executable, "-W", "ignore", "-c", program]
     environment = os.environ | {"PYTHONPATH": python_path(FUNCTIONS)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

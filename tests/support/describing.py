@@ -32,7 +32,7 @@ def stand_in() -> Iterator[FaultyGemini]:
 
 @pytest.fixture(params=SDKS)
 def settings(request: pytest.FixtureRequest, stand_in: FaultyGemini, few_certificates: str) -> dict[str, Any]:
-    """Settings for one of the packages, with a key that no other test uses."""
+    """Return settings for one of the packages, with a key that no other test uses."""
     os.environ["SSL_CERT_FILE"] = few_certificates
     return {
         "gemini_sdk": request.param,
@@ -54,7 +54,7 @@ def describer(settings: dict[str, Any], model: str = "gemini-3.5-flash-lite", **
 
 
 def refusal(settings: dict[str, Any], model: str, **others: Any) -> NotDescribed:
-    """Ask this model, and return the error."""
+    """Return the error with which a description by this model fails."""
     with pytest.raises(NotDescribed) as raised:
         describer(settings, model, **others).describe(jpeg())
     return raised.value

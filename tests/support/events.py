@@ -45,7 +45,7 @@ class Functions(ThreadingHTTPServer):
         self.refusals = 0
 
     def events(self, name: str, count: int = 1) -> list[tuple[dict[str, str], dict[str, Any]]]:
-        """The first `count` events for objects of that name, when they are there."""
+        """Return the first `count` events for objects of that name; wait for them."""
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
             found = [each for each in self.received if each[1]["name"] == name]
@@ -57,7 +57,7 @@ class Functions(ThreadingHTTPServer):
 
 @pytest.fixture(scope="module")
 def functions() -> Iterator[Functions]:
-    """One for each module of tests."""
+    """Start one listener for each test module."""
     with Functions() as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield server

@@ -64,7 +64,7 @@ class Issuer:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The environment of a function that lets in this issuer's users."""
+        """Return the environment of a function that accepts this issuer's users."""
         return {
             "AUTH": "token",
             "AUTH_AUDIENCE": CLIENT,
@@ -75,7 +75,7 @@ class Issuer:
 
     @property
     def proxied(self) -> dict[str, str]:
-        """The environment of a gallery behind Identity-Aware Proxy, whose keys this issuer has, too."""
+        """Return the environment of a gallery behind Identity-Aware Proxy, with this issuer's keys."""
         return self.settings | {"AUTH": "iap", "AUTH_AUDIENCE": AUDIENCE, "SIGN_IN_URL": ""}
 
     def assertion(self, user: Any = "accounts.google.com:1234", **claims: Any) -> str:
@@ -87,7 +87,7 @@ class Issuer:
         return self.token(user, **usual | claims)
 
     def token(self, user: Any = "ana", signer: crypt.Signer | None = None, **claims: Any) -> str:
-        """An ID token that is Google's, but for signer and claims; a claim that is None is left out."""
+        """Return an ID token like Google's, but with this signer and claims; a claim of None is omitted."""
         now = int(time.time())
         usual = {"iss": "https://accounts.google.com", "aud": CLIENT, "sub": user}
         all_claims = usual | {"iat": now, "exp": now + 3600, "email": "ana@example.com"} | claims
@@ -95,18 +95,18 @@ class Issuer:
         return str(jwt.encode(signer or self.signer, kept).decode())
 
     def signed_in(self, user: Any = "ana", **claims: Any) -> dict[str, str]:
-        """The headers of a request of this user."""
+        """Return the headers of a request of this user."""
         return {"Authorization": f"Bearer {self.token(user, **claims)}"}
 
     def sign_in(self, address: str) -> dict[str, str]:
-        """What a browser that was sent to this address of the page posts from there."""
+        """Return the form fields that a browser posts from the sign-in page at this URL."""
         answer = requests.get(address, verify=str(self.trusted), timeout=10)
         assert answer.status_code == 200, answer.text
         fields = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', answer.text)
         return {name: html.unescape(value) for name, value in fields}
 
     def answer(self, asked: dict[str, str]) -> tuple[int, str]:
-        """Status and HTML of the page that was asked for with these parameters."""
+        """Return status and HTML of the sign-in page for these parameters."""
         wanted = ("client_id", "redirect_uri", "response_type", "scope", "nonce")
         missing = [name for name in wanted if not asked.get(name)]
         if missing:
@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Silence."""
+        """Suppress the log."""
 
 
 def _certificate(key: rsa.RSAPrivateKey) -> x509.Certificate:

@@ -43,7 +43,7 @@ class Message:
 
 @cache
 def collect() -> tuple[Message, ...]:
-    """All of them, each once, in the order of the files."""
+    """Return all messages, each once, in the order of the files."""
     found = [message for path in _files() for message in _of_module(path)]
     found += [Message(_clean(text), "", SCRIPT.name) for text in _of_script()]
     return tuple({(each.text, each.code): each for each in found}.values())
@@ -62,7 +62,7 @@ def _tree(path: Path) -> ast.Module:
 
 @cache
 def _errors() -> frozenset[str]:
-    """The names of all error classes of our own."""
+    """Return the names of all error classes of our own."""
     classes = [node for path in _files() for node in ast.walk(_tree(path)) if isinstance(node, ast.ClassDef)]
     names = {"Exception"}
     while True:
@@ -74,7 +74,7 @@ def _errors() -> frozenset[str]:
 
 @cache
 def _constants() -> Mapping[str, ast.expr]:
-    """The texts of constants in capitals, whichever file they are in; of two that differ, neither."""
+    """Return the string constants in capitals of all files; omit names that have two values."""
     found: dict[str, dict[str, ast.expr]] = {}
     for path in _files():
         for name, value in _assigned(_tree(path).body).items():
@@ -136,7 +136,7 @@ def _of_module(path: Path) -> Iterator[Message]:
 
 
 def _of_call(call: ast.Call, names: Mapping[str, ast.expr]) -> Iterator[tuple[str, str]]:
-    """Code and text of each message that this call may make."""
+    """Yield code and text of each message that this call may produce."""
     called = ast.unparse(call.func)
     arguments = call.args
     if called == "Rejected":
@@ -158,12 +158,12 @@ def _of_call(call: ast.Call, names: Mapping[str, ast.expr]) -> Iterator[tuple[st
 
 
 def _complains(call: ast.Call) -> bool:
-    """Whether it prints to stderr."""
+    """Return whether the call prints to stderr."""
     return ast.unparse(call.func) == "print" and any(each.arg == "file" for each in call.keywords)
 
 
 def _assigned(nodes: list[ast.stmt] | list[ast.AST]) -> dict[str, ast.expr]:
-    """What names are made of, with what is added to them later."""
+    """Return the expressions assigned to names, with later additions."""
     found: dict[str, ast.expr] = {}
     for node in nodes:
         if isinstance(node, ast.Assign):
@@ -183,7 +183,7 @@ def _assigned(nodes: list[ast.stmt] | list[ast.AST]) -> dict[str, ast.expr]:
 
 
 def _texts(node: ast.expr, names: Mapping[str, ast.expr]) -> list[str]:
-    """The texts that an expression may be."""
+    """Return the texts that an expression may have."""
     match node:
         case ast.Constant(value=str(text)):
             return [text]
@@ -199,7 +199,7 @@ def _texts(node: ast.expr, names: Mapping[str, ast.expr]) -> list[str]:
 
 
 def _part(value: ast.expr, names: Mapping[str, ast.expr]) -> str:
-    """A part of an f-string: only capitals are names that always mean the same."""
+    """Return a part of an f-string; only names in capitals have a known value."""
     if isinstance(value, ast.FormattedValue):
         known = isinstance(value.value, ast.Name) and value.value.id.isupper()
         return _texts(value.value, names)[0] if known else VARIES
@@ -207,5 +207,5 @@ def _part(value: ast.expr, names: Mapping[str, ast.expr]) -> str:
 
 
 def _clean(text: str) -> str:
-    """As one line; what varies once where it stands twice, and no backticks, which Markdown needs itself."""
+    """Return the message in one line, with adjacent ellipses merged, and without backticks."""
     return re.sub(rf"({VARIES}\s*)+(?={VARIES})", "", " ".join(text.replace("`", "").split()))

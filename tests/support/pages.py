@@ -11,12 +11,12 @@ PAGES = sorted(DOCS.rglob("*.md"))
 
 
 def blocks(page: Path, kind: str) -> list[str]:
-    """The code blocks of a kind."""
+    """Return the code blocks of a kind."""
     return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def commands(page: Path, *first: str) -> list[list[str]]:
-    """The words of each command that a page has for a shell, in their order, where these words begin it."""
+    """Return the words of each shell command on a page that begins with these words, in order."""
     joined = [block.replace("\\\n", " ") for block in blocks(page, "sh")]
     # A line ends where it is not in quotes.
     found = [shlex.split(line) for block in joined for line in re.findall(r"(?:[^\n']|'[^']*')+", block)]

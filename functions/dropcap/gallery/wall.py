@@ -113,7 +113,7 @@ class Page:
     """Cards, newest first; `next` is the key of the next page, empty at the end.
 
     `pending` are uploads without a card: those in the requested state, and on the first page of the
-    unfiltered wall those in progress, held, or rejected within a day. `corrected` maps mistyped words to those
+    unfiltered wall those working, held, or rejected within a day. `corrected` maps mistyped words to those
     searched for instead; `unindexed` counts pictures that no search finds yet.
     """
 

@@ -8,7 +8,7 @@ WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 
 def check_with_axe(page: Page) -> None:
-    """In light, and with all that is folded open; in dark, the colours."""
+    """Check a page in light mode with everything unfolded, and the colours of dark mode."""
     page.eval_on_selector_all("details:not(.delete)", "all => all.forEach((each) => { each.open = true; })")
     page.evaluate(Axe().axe_script)
     for scheme, rules in (

@@ -50,7 +50,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def _installed(playwright: Playwright) -> Path | None:
-    """Playwright's own browser, installed now, or None where it can't be had."""
+    """Return playwright's own browser, installed now; None if it can't be installed."""
     command = [sys.executable, "-m", "playwright", "install", "chromium"]
     try:
         subprocess.run(command, check=True, capture_output=True, timeout=INSTALL_S)
@@ -61,7 +61,7 @@ def _installed(playwright: Playwright) -> Path | None:
 
 @contextmanager
 def looping(browser: Browser) -> Iterator[None]:
-    """Between its calls, playwright leaves its event loop as this thread's, so that others could run none."""
+    """Hide playwright's event loop, which it leaves as this thread's, so that others can run their own."""
     asyncio._set_running_loop(browser._loop)
     try:
         yield
@@ -103,7 +103,7 @@ class Guest:
         context.on("request", self._request)
 
     def address(self, path: str = "/", **query: str) -> str:
-        """The address of a page of the gallery, as this user."""
+        """Return the URL of a page of the gallery, for this user."""
         return f"{self.site.url}/gallery{path}?{urlencode({'user': self.user} | query)}"
 
     def open(self, path: str = "/", **query: str) -> Page:
@@ -151,5 +151,5 @@ def guest(chromium: Browser, site: Stack) -> Iterator[Callable[..., Guest]]:
 
 @pytest.fixture
 def visitor(guest: Callable[..., Guest]) -> Guest:
-    """A new user with a browser of usual size."""
+    """Return a new user with a browser of the usual size."""
     return guest()

@@ -15,7 +15,7 @@ MISSING = (
 
 
 def found(playwright: Playwright) -> Path | None:
-    """The system's, else playwright's own where that is installed, else None."""
+    """Return the system's browser, else playwright's own if it is installed, else None."""
     candidates = [*map(shutil.which, SYSTEMS), playwright.chromium.executable_path]
     return next((Path(candidate) for candidate in candidates if candidate and Path(candidate).exists()), None)
 

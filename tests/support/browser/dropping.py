@@ -23,7 +23,7 @@ def picture(width: int = 64) -> bytes:
 
 
 def file(name: str = "one.png", data: bytes | None = None, kind: str = "image/png") -> Any:
-    """What a person chooses."""
+    """Return a file as a file chooser gives it."""
     return {"name": name, "mimeType": kind, "buffer": picture() if data is None else data}
 
 
@@ -51,7 +51,7 @@ def cards(page: Page) -> Locator:
 
 
 def requests_of(page: Page, method: str, part: str) -> list[Request]:
-    """The requests of the page from now on, as they come."""
+    """Return a list to which the page's future requests are appended."""
     requests: list[Request] = []
     page.on(
         "request", lambda each: requests.append(each) if each.method == method and part in each.url else None
@@ -85,7 +85,7 @@ class Held:
 
 
 def objects(visitor: Guest, bucket: str = "dropcap-uploads") -> list[str]:
-    """The objects that are this user's, as the real client sees them."""
+    """Return the names of this user's objects, listed with the real client."""
     client = Client(
         "dropcap",
         AnonymousCredentials(),

@@ -80,7 +80,7 @@ class Shot:
 
 
 def shots(picture: str) -> tuple[Shot, ...]:
-    """The main states; `picture` is the id of the one that is shown large."""
+    """Return the main states; `picture` is the id of the one that is shown large."""
     dark = DESKTOP | {"color_scheme": "dark"}
     large = f"/picture/{picture}"
     return (
@@ -104,7 +104,7 @@ BEST = {"wall": "gallery-wall.png", "picture": "gallery-picture.png"}
 
 
 def _drawn(number: int) -> bytes:
-    """A scene that the model has not seen, as a camera's JPEG."""
+    """Return a scene that the model has not been trained on, as a camera's JPEG."""
     width, height = SIDES[number % len(SIDES)]
     scene = replace(scenes.random_scene(np.random.default_rng((2, number))), width=width, height=height)
     return scenes.encode(scenes.draw(scene, plain=True), "JPEG", quality=85)
@@ -172,7 +172,7 @@ def _take(browser: Browser, stack: Stack, shot: Shot, folder: Path) -> Path:
 
 
 def _write(path: Path, to: Path) -> None:
-    """As PNG of 256 colours, which is a third of the size. Raises StackError above LARGEST_KB."""
+    """Write a PNG of 256 colours, a third of the full size. Raises StackError above LARGEST_KB."""
     file = io.BytesIO()
     with Image.open(path) as image:
         image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
@@ -184,7 +184,7 @@ def _write(path: Path, to: Path) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 1 with the reason in one line on stderr."""
+    """Return the exit status: 0, or 1 with the reason in one line on stderr."""
     parser = argparse.ArgumentParser(prog="make screenshots", description="Take pictures of the gallery.")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "build" / "screenshots", help="folder (%(default)s)"

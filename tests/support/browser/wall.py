@@ -47,7 +47,7 @@ VALUES (CAST(:id AS uuid), 'dropcap-uploads', :name, 1, :user, 'done', 'unsuppor
 
 
 def demonstration(caption: str) -> dict[str, Any]:
-    """A picture whose caption is a demonstration model's."""
+    """Insert a picture with the caption of a demonstration model."""
     texts = ["caption"]
     blip = Source(
         True, "scenes", "1", confidence=-0.25, demo=True, notice="demonstration: `make model` helps"
@@ -100,7 +100,7 @@ def _published(guest: Guest, width: int) -> dict[str, Any]:
 
 
 def reject(guest: Guest, name: str) -> str:
-    """An upload of the guest's that was refused; its id."""
+    """Insert a rejected upload of the guest, and return its id."""
     id = str(uuid.uuid4())
     with closing(connect_to_schema(guest.site.database_url)) as connection:
         connection.run(REJECT, id=id, name=f"{guest.user}/{name}", user=guest.user)
@@ -108,7 +108,7 @@ def reject(guest: Guest, name: str) -> str:
 
 
 def acquire(guest: Guest, name: str, stage: str, id: str = "") -> str:
-    """An upload of the guest's that somebody works on, or its next stage; its id."""
+    """Insert an upload of the guest that a worker processes, or set its next stage; return its id."""
     id = id or str(uuid.uuid4())
     with closing(connect_to_schema(guest.site.database_url)) as connection:
         connection.run(ACQUIRE, id=id, name=f"{guest.user}/{name}", user=guest.user, stage=stage)

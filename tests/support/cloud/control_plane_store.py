@@ -51,7 +51,7 @@ class Refusal(Exception):
 
     @property
     def body(self) -> Json:
-        """In the shape of google.rpc.Status over HTTP."""
+        """Return the error as google.rpc.Status over HTTP."""
         info = {"reason": self.reason, "domain": "googleapis.com", "metadata": self.metadata}
         details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo"} | info] if self.reason else []
         errors = [{"message": str(self), "domain": "global", "reason": self.reason or self.code}]
@@ -83,7 +83,7 @@ class Request:
 
     @property
     def line(self) -> str:
-        """Such as `POST secretmanager.googleapis.com/v1/projects/demo-project/secrets?secretId=x`."""
+        """Return a line like `POST secretmanager.googleapis.com/v1/projects/p/secrets?secretId=x`."""
         query = "&".join(f"{name}={value}" for name, value in self.query.items())
         return f"{self.method} {self.host}{self.path}" + (f"?{query}" if query else "")
 
@@ -101,7 +101,7 @@ class Request:
 
     @property
     def key(self) -> str:
-        """The resource or collection: the API and the path, without version and verb."""
+        """Return the key of the resource or collection: the API and the path, without version and verb."""
         path = re.sub(r"^/(.*?/)??v\d\w*/", "", self.path.removesuffix(f":{self.verb}"))
         region = self.host.split(".")[0].rpartition("-")[0] or "-"
         path = re.sub(r"^namespaces/([^/]+)", rf"projects/\1/locations/{region}", path)
@@ -205,7 +205,7 @@ class Store:
         return 200, self.operation(key, changed) if request.api in LONG_RUNNING else changed
 
     def get(self, key: str) -> Json:
-        """The resource, or Google's 404."""
+        """Return the resource. Raises Google's 404 if there is none."""
         if key not in self.resources:
             raise Refusal(404, f"Resource '{key.partition('/')[2]}' was not found")
         return self.resources[key]
@@ -248,7 +248,7 @@ class Store:
 
     @property
     def project_key(self) -> str:
-        """The key of the project itself."""
+        """Return the key of the project itself."""
         return f"cloudresourcemanager/projects/{self.project}"
 
     @property
@@ -267,7 +267,7 @@ class Store:
             raise google("acts-as", account=email)
 
     def granted(self, key: str, role: str, member: str) -> bool:
-        """Whether the policy of this resource gives this role to this member."""
+        """Return whether the policy of this resource gives this role to this member."""
         bindings = self.policies.get(key, {}).get("bindings", [])
         return any(binding["role"] == role and member in binding["members"] for binding in bindings)
 
@@ -294,7 +294,7 @@ class Store:
 
     @staticmethod
     def now() -> str:
-        """The time in RFC 3339, as Google writes it."""
+        """Return the time in RFC 3339, as Google writes it."""
         return dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
@@ -338,7 +338,7 @@ def merged(request: Request, present: Json) -> Json:
 
 
 def patched(present: Any, patch: Any) -> Any:
-    """RFC 7396, JSON merge patch."""
+    """Apply a JSON merge patch (RFC 7396)."""
     if not isinstance(patch, dict) or not isinstance(present, dict):
         return patch
     result = present | {name: patched(present.get(name), value) for name, value in patch.items()}

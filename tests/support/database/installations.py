@@ -15,7 +15,7 @@ TABLES_IN = "SELECT tablename FROM pg_tables WHERE schemaname = '{}' ORDER BY 1"
 
 
 def start(url: str, schema: str = SCHEMA, timeout_s: float = 10) -> Database:
-    """An instance after its cold start."""
+    """Return an instance after its cold start."""
     database = Database(Settings(database_url=url, database_schema=schema, database_timeout_s=timeout_s))
     database.prepare()
     return database
@@ -41,7 +41,7 @@ def tables(outside: Connection, schema: str) -> list[str]:
 
 
 def contents(outside: Connection, schema: str) -> dict[str, object]:
-    """All rows of all tables of a schema, and the files they are in: nobody rewrote them."""
+    """Return all rows of all tables of a schema, and their files, which change if a table is rewritten."""
     return {
         name: outside.run(
             f"SELECT pg_relation_filenode('{schema}.{name}'), json_agg(t) FROM {schema}.{name} AS t"
@@ -51,7 +51,7 @@ def contents(outside: Connection, schema: str) -> dict[str, object]:
 
 
 def refused(url: str, schema: str = SCHEMA) -> str:
-    """The one line with which a cold start is refused."""
+    """Return the one line with which a cold start fails."""
     with pytest.raises(SchemaError) as raised:
         start(url, schema)
     assert "\n" not in str(raised.value)

@@ -34,11 +34,11 @@ def _values(options: "ctypes._Pointer[_Option]") -> dict[str, str | None]:
 
 
 def keywords() -> list[str]:
-    """Every key word that a connection may have."""
+    """Return the names of all connection options."""
     return list(_values(_library().PQconndefaults()))
 
 
 def parse(url: str) -> dict[str, str] | None:
-    """What a URL says by key word; None where it is none."""
+    """Return the options of a URL by name; None if it is not a valid URL."""
     options = _library().PQconninfoParse(url.encode(), ctypes.byref(ctypes.c_char_p()))
     return {name: value for name, value in _values(options).items() if value is not None} if options else None

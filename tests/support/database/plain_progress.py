@@ -56,7 +56,7 @@ streak AS (
 
 
 def _earned(rules: Mapping[str, str]) -> str:
-    """The query part `earned`: each rule's name and instant, where it is earned."""
+    """Return the query part `earned`: each rule's name, and the instant at which it was earned."""
     rows = ", ".join(f"('{name}', ({instant}))" for name, instant in rules.items())
     return f"""
 earned AS (
@@ -69,7 +69,7 @@ earned AS (
 def stats(
     database: Database, user: str, now: dt.datetime | None = None, rules: Mapping[str, str] = RULES
 ) -> dict[str, Any]:
-    """What `dropcap.database.progress.stats` gives."""
+    """Return the same as `dropcap.database.progress.stats`."""
     sql = f"""
 WITH {EVENTS}, {_earned(rules)},
 latest AS (SELECT at, zone FROM event ORDER BY nth DESC LIMIT 1),

@@ -57,7 +57,7 @@ ROWS = (
 
 @pytest.fixture(scope="module")
 def outside(postgres: Postgres) -> Iterator[Connection]:
-    """A connection to a database that has the tables, and in which each test has a schema of its own."""
+    """Return a connection to a database with the tables, in which each test has its own schema."""
     with closing(connect(postgres.database("damages"))) as connection:
         repair.check(connection, SCHEMA)
         yield connection
@@ -65,7 +65,7 @@ def outside(postgres: Postgres) -> Iterator[Connection]:
 
 @pytest.fixture
 def sound(outside: Connection) -> Iterator[Connection]:
-    """The same connection, its current schema a new one that has the tables."""
+    """Return the same connection, with a new schema that has the tables as its current one."""
     with copied(outside, *(table.name for table in TABLES)) as connection:
         yield connection
 
@@ -87,7 +87,7 @@ def copied(outside: Connection, *tables: str) -> Iterator[Connection]:
 
 
 def check(connection: Connection, timeout_s: float = 10.0) -> None:
-    """What a cold start does whose DATABASE_SCHEMA is the current one."""
+    """Run the schema check of a cold start, with the current schema as DATABASE_SCHEMA."""
     [[name]] = connection.run("SELECT current_schema()")
     repair.check(connection, name, timeout_s)
 

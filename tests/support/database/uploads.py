@@ -49,7 +49,7 @@ def expire(database: Database, of: Upload) -> None:
 
 
 def race(url: str, work: Callable[[Database, int], Any]) -> list[Any]:
-    """What `work` returns in each of several instances that begin at the same moment."""
+    """Return the results of `work` in several instances that start at the same moment."""
     start = threading.Barrier(RACERS, timeout=60)  # so that one that fails does not hold up the others
 
     def run(number: int) -> Any:

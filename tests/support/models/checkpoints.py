@@ -27,7 +27,7 @@ def pytorch() -> None:
 
 
 def random_checkpoint(target: Path, seed: int) -> Path:
-    """A tiny BLIP whose random weights are large enough for definite, and different, choices."""
+    """Write a tiny BLIP whose random weights are large enough for definite, distinct choices."""
     import torch
     from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
 
@@ -50,7 +50,7 @@ def random_checkpoint(target: Path, seed: int) -> Path:
 
 
 def as_on_the_hub(checkpoint: Path, target: Path) -> Path:
-    """The same checkpoint in the files of Salesforce/blip-image-captioning-base, and no others.
+    """Write the checkpoint with the same files as Salesforce/blip-image-captioning-base.
 
     Its weights are a pickle that holds what transformers of 2022 saved besides the tensors of today: position
     ids as integers (hence its torch.LongStorage), and the tied weights of the vocabulary as tensors of their

@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def do_CONNECT(self) -> None:
-        """As a proxy that lets nobody through: a test needs only that it was asked (RFC 9110, 9.3.6)."""
+        """Refuse, as a proxy that forbids all: tests need only the request (RFC 9110, 9.3.6)."""
         self.hub.asked.append(f"CONNECT {self.path}")
         self.send_error(HTTPStatus.FORBIDDEN)
 
@@ -107,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def _info(self, name: str, revision: list[str], blobs: bool) -> None:
-        """Client, hf_api.py, model_info: /api/models/NAME/revision/REVISION?blobs=True; class RepoSibling."""
+        """Answer model_info of the client's hf_api.py: /api/models/NAME/revision/REVISION?blobs=True."""
         if not (folder := self._found(name, "/".join(revision) or "main")):
             return
         files: list[dict[str, Any]] = []
@@ -152,14 +152,14 @@ class Handler(BaseHTTPRequestHandler):
             self._head(HTTPStatus.TEMPORARY_REDIRECT, {"Location": location, "Content-Length": 0})
 
     def _file(self, path: Path, with_body: bool) -> None:
-        """A small file; its ETag is Git's hash of it (client, get_hf_file_metadata)."""
+        """Send a small file; its ETag is Git's hash of it (client, get_hf_file_metadata)."""
         headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{digest(path, "git")}"'}
         self._head(HTTPStatus.OK, headers | {"Content-Length": path.stat().st_size})
         if with_body:
             self.wfile.write(path.read_bytes())
 
     def _large(self, path: Path, asked: str, with_body: bool) -> None:
-        """The CDN's: whole, or from an offset on (RFC 9110, 14.2), all that the client asks for."""
+        """Send a file as the CDN does, whole or from an offset (RFC 9110, 14.2)."""
         size = path.stat().st_size
         first = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
         headers: dict[str, object] = {"Accept-Ranges": "bytes", "Content-Length": size - first}
@@ -191,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a test's output is its own."""
+        """Suppress the log."""
 
 
 def _copy(file: IO[bytes], to: Any, last: int) -> None:
@@ -201,7 +201,7 @@ def _copy(file: IO[bytes], to: Any, last: int) -> None:
 
 @contextmanager
 def serving(repositories: Mapping[str, Path]) -> Iterator[Hub]:
-    """A hub that has these folders under these names."""
+    """Serve these folders as a hub, under these names."""
     hub = Hub(dict(repositories))
     handler = type("Bound", (Handler,), {"hub": hub})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -7,14 +7,14 @@ import pytest
 
 @pytest.fixture
 def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where models are downloaded to."""
+    """Return the folder for downloaded models."""
     monkeypatch.setattr("model_export.install.download.DOWNLOADS", tmp_path / "downloads")
     return tmp_path / "downloads"
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """What lies in the model folder before."""
+    """Return the contents of the model folder before an installation."""
     folder = tmp_path / "out" / "model"
     folder.mkdir(parents=True)
     (folder / "model.json").write_text("the old one")

@@ -50,19 +50,6 @@ def days(first: str, number: int, zone: str = "UTC") -> list[Event]:
     return [(start + dt.timedelta(days=day), zone) for day in range(number)]
 
 
-def test_an_unknown_user_has_zeros(database: Database) -> None:
-    add(database, "ana", *days("2026-01-01", 1))
-    assert progress.stats(database, "nobody") == {
-        "user": "nobody",
-        "pictures_analyzed": 0,
-        "this_week": 0,
-        "current_streak": 0,
-        "longest_streak": 0,
-        "last_upload_at": None,
-        "achievements": [],
-    }
-
-
 def test_the_latest_picture_and_the_first_achievement_carry_their_instants(database: Database) -> None:
     add(
         database,

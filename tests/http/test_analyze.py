@@ -70,13 +70,6 @@ def test_a_stored_object_that_is_to_be_kept_is_treated_as_an_upload(start: Start
     assert app.stats("ana")["pictures_analyzed"] == 1
 
 
-def test_a_rejected_posted_picture_can_be_posted_again(start: Start) -> None:
-    app = start()
-    for _ in range(2):
-        answer = app.analyze(data=b"no picture", query_string={"keep": "true", "user": "ana"})
-        assert problem(answer, 415)["code"] == "not_a_picture"
-
-
 def test_nothing_is_stored_of_a_rejected_posted_picture(start: Start) -> None:
     app = start(SAFETY="low", GEMINI_MODEL="fault-unsafe-medium", DAILY_CALLS="10")
     answer = app.analyze(data=small_png(), query_string={"keep": "true", "user": "ana"})
@@ -91,22 +84,18 @@ def png(width: int, height: int) -> bytes:
     return out.getvalue()
 
 
-BAD = {
+IN_JSON = {"content_type": "application/json"}
+BAD: dict[str, tuple[bytes, dict[str, Any], int, str]] = {
     "no bytes": (b"", {}, 422, "empty_picture"),
     "no picture": (b"no picture at all", {}, 415, "not_a_picture"),
     "truncated": (PICTURE[: len(PICTURE) // 2], {}, 422, "broken_picture"),
     "50,001 px wide": (png(50_001, 1), {}, 413, "side_too_long"),
     "a bomb": (png(20_000, 20_000), {}, 413, "too_many_pixels"),
-    "broken JSON": (b"{", {"content_type": "application/json"}, 400, "bad_json"),
-    "deep JSON": (b"[" * 100_000, {"content_type": "application/json"}, 400, "bad_json"),
-    "JSON list": (b"[]", {"content_type": "application/json"}, 400, "bad_json"),
-    "no name": (b'{"bucket": "b"}', {"content_type": "application/json"}, 400, "bad_json"),
-    "another bucket": (
-        b'{"bucket": "other", "name": "n"}',
-        {"content_type": "application/json"},
-        403,
-        "wrong_bucket",
-    ),
+    "broken JSON": (b"{", IN_JSON, 400, "bad_json"),
+    "deep JSON": (b"[" * 100_000, IN_JSON, 400, "bad_json"),
+    "JSON list": (b"[]", IN_JSON, 400, "bad_json"),
+    "no name": (b'{"bucket": "b"}', IN_JSON, 400, "bad_json"),
+    "another bucket": (b'{"bucket": "other", "name": "n"}', IN_JSON, 403, "wrong_bucket"),
     "bad user": (PICTURE, {"query_string": {"keep": "true", "user": "a\nb"}}, 400, "no_user"),
     "no file": (b"--x--\r\n", {"content_type": "multipart/form-data; boundary=x"}, 400, "not_one_file"),
     "no boundary": (b"x", {"content_type": "multipart/form-data"}, 400, "not_one_file"),
@@ -121,15 +110,7 @@ def test_bad_input_is_a_problem_with_a_remedy(
 
 
 STRANGE = [
-    ".",
-    "..",
-    "ana/..",
-    "../../b",
-    "a\r\nHost: b",
-    "\0",
-    "\ud800",
-    "x" * 1025,
-    "?a=b#c",
+    *(".", "..", "ana/..", "../../b", "a\r\nHost: b", "\0", "\ud800", "x" * 1025, "?a=b#c"),
     "'; DROP TABLE uploads;",
 ]
 STRANGE += [f"ana/{name}" for name in STRANGE]
@@ -140,7 +121,7 @@ def test_every_name_is_either_an_existing_object_or_refused(start: Start) -> Non
     app.upload("ana/a.png", small_png())
 
     @hypothesis.settings(deadline=None, database=None, max_examples=60)
-    @given(st.sampled_from(STRANGE) | st.text(st.characters(), min_size=1))
+    @given(st.sampled_from([*STRANGE, "ana/none.jpg"]) | st.text(st.characters(), min_size=1))
     def ask(name: str) -> None:
         answer = app.analyze(json={"bucket": app.uploads, "name": name, "keep": True})
         assert problem(answer, 404)["code"] == "no_such_object"
@@ -150,12 +131,6 @@ def test_every_name_is_either_an_existing_object_or_refused(start: Start) -> Non
     ask()
     assert list(app.objects(app.uploads)) == ["ana/a.png"]
     assert app.objects(app.pictures) == app.objects(app.quarantine) == {}
-
-
-def test_an_object_that_does_not_exist_is_not_found(start: Start) -> None:
-    app = start()
-    answer = app.analyze(json={"bucket": app.uploads, "name": "ana/none.jpg"})
-    assert problem(answer, 404)["code"] == "no_such_object"
 
 
 @pytest.mark.parametrize("type_", ["image/jpeg", "application/json", "multipart/form-data; boundary=x"])

@@ -26,21 +26,14 @@ def test_a_users_uploads_streak_and_achievements_are_returned(start: Start) -> N
     }  # fmt: skip
     assert (stats["user"], stats["pictures_analyzed"], stats["current_streak"]) == ("ana", 1, 1)
     assert all(set(each) == {"achievement_name", "earned_at"} for each in stats["achievements"])
-    # Others depend on the hour of this run, where the user is.
+    # Other achievements depend on the user's local hour.
     assert "first_picture" in {each["achievement_name"] for each in stats["achievements"]}
     assert app.stats("bob")["pictures_analyzed"] == 1
 
 
 def test_an_unknown_user_has_zeros(start: Start) -> None:
-    assert start().stats("nobody") == {
-        "user": "nobody",
-        "pictures_analyzed": 0,
-        "this_week": 0,
-        "current_streak": 0,
-        "longest_streak": 0,
-        "last_upload_at": None,
-        "achievements": [],
-    }
+    counts = dict.fromkeys(("pictures_analyzed", "this_week", "current_streak", "longest_streak"), 0)
+    assert start().stats("nobody") == {"user": "nobody", **counts, "last_upload_at": None, "achievements": []}
 
 
 @pytest.mark.parametrize("query", [{}, {"user": ""}, {"user": "a\x00b"}, {"user": "x" * 129}])
@@ -71,7 +64,7 @@ def test_locally_the_functions_answer_at_their_bare_names(start: Start) -> None:
 @pytest.mark.parametrize(
     ("auth", "status", "more"), [("iam", 200, ("cryptography", "requests")), ("token", 401, ())]
 )
-def test_it_loads_neither_blip_nor_gemini_nor_pillow_nor_what_checks_tokens_where_none_is_asked_for(
+def test_it_loads_no_model_no_pillow_and_with_iam_nothing_that_checks_tokens(
     database_url: str, auth: str, status: int, more: tuple[str, ...]
 ) -> None:
     script = f"""

@@ -1,4 +1,4 @@
-"""With AUTH=token, the user is that of a valid ID token and sees only their own pictures."""
+"""With AUTH=token, a valid ID token determines the user, who sees only their own pictures."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ from google.auth import crypt
 from dropcap.errors import Rejected, SettingsError
 from dropcap.http.id_tokens import Tokens
 from dropcap.settings import Settings
-from tests.support.app import App, Start, problem, rows, small_png
+from tests.support.app import App, Start, UnreadBody, problem, rows, small_png
 from tests.support.issuer import CLIENT, KID, PROJECT, Issuer
 
 FIREBASE = {"iss": f"https://securetoken.google.com/{PROJECT}", "aud": PROJECT}
@@ -28,7 +28,7 @@ def stats(app: App, headers: dict[str, str], **query: str) -> Any:
     return app.progress.get("/", headers=headers, query_string=query)
 
 
-# Who is let in
+# Valid tokens
 
 
 def test_the_token_determines_the_user(start: Start, issuer: Issuer) -> None:
@@ -40,10 +40,7 @@ def test_the_token_determines_the_user(start: Start, issuer: Issuer) -> None:
         assert (kept.json or {})["user"] == user
         assert stats(app, issuer.signed_in(user)).get_json()["pictures_analyzed"] == 1
     assert stats(app, issuer.signed_in("bob")).get_json()["pictures_analyzed"] == 0
-    assert rows("SELECT user_id, count(*) FROM analyses GROUP BY 1 ORDER BY 1") == [
-        ["110169484474386276334", 1],
-        ["ana", 1],
-    ]
+    assert rows("SELECT user_id FROM analyses ORDER BY 1") == [["110169484474386276334"], ["ana"]]
 
 
 def test_a_firebase_project_admits_its_users_and_not_googles(start: Start, issuer: Issuer) -> None:
@@ -68,7 +65,7 @@ def test_a_clock_skew_of_30_s_is_tolerated(start: Start, issuer: Issuer) -> None
     assert stats(app, issuer.signed_in(iat=now + 20)).status_code == 200
 
 
-# Who is not
+# Invalid tokens
 
 
 def encoded(part: Any) -> bytes:
@@ -89,12 +86,12 @@ def right(issuer: Issuer, signed: bytes) -> bytes:
 
 
 def with_the_public_key(issuer: Issuer, signed: bytes) -> bytes:
-    """The confusion of algorithms: what is public, taken for a shared secret."""
+    """Algorithm confusion: the public key used as a shared secret."""
     return hmac.digest(issuer.certificate.encode(), signed, hashlib.sha256)
 
 
 def by_hand(header: Any, signature: Callable[[Issuer, bytes], bytes]) -> Callable[[Issuer], str]:
-    """A token whose claims are right; its header and signature are made by hand."""
+    """A token with valid claims, whose header and signature are made by hand."""
 
     def token(issuer: Issuer) -> str:
         signed = encoded(header) + b"." + issuer.token().split(".")[1].encode()
@@ -104,8 +101,8 @@ def by_hand(header: Any, signature: Callable[[Issuer, bytes], bytes]) -> Callabl
 
 
 def of_another_key(issuer: Issuer) -> str:
-    stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return issuer.token(signer=crypt.RSASigner(stranger, KID))
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return issuer.token(signer=crypt.RSASigner(key, KID))
 
 
 def of_another_kind_of_key(issuer: Issuer) -> str:
@@ -122,7 +119,7 @@ def claim(**claims: Any) -> Callable[[Issuer], str]:
 
 
 def signed_by_hand(claims: bytes) -> Callable[[Issuer], str]:
-    """A token with right claims and signature, but for what the JSON adds to it."""
+    """A token with valid claims and signature, to which this JSON adds claims."""
 
     def token(issuer: Issuer) -> str:
         usual = json.loads(base64.urlsafe_b64decode(issuer.token().split(".")[1] + "=="))
@@ -136,7 +133,7 @@ def signed_by_hand(claims: bytes) -> Callable[[Issuer], str]:
 
 RS256 = {"alg": "RS256", "kid": KID}
 NOW = int(time.time())
-REFUSED: dict[str, Callable[[Issuer], str]] = {
+INVALID: dict[str, Callable[[Issuer], str]] = {
     "empty": lambda issuer: "",
     "no token at all": lambda issuer: "sesame",
     "two parts": lambda issuer: issuer.token().rpartition(".")[0],
@@ -173,8 +170,6 @@ REFUSED: dict[str, Callable[[Issuer], str]] = {
     "a user with a control character": claim(user="ana\n"),
     "a user that is no text": claim(user="\ud800"),
     "nobody in particular": claim(user="anonymous"),
-}
-MALFORMED: dict[str, Callable[[Issuer], str]] = {
     "a user that is a step of a path": claim(user=".."),
     "a user that is this folder": claim(user="."),
     "a user that is a list": claim(user=["ana"]),
@@ -207,8 +202,7 @@ MALFORMED: dict[str, Callable[[Issuer], str]] = {
     "white space": lambda issuer: issuer.token().replace(".", ". ", 1),
 }
 
-
-RIGHT: dict[str, Callable[[Issuer], str]] = {
+VALID: dict[str, Callable[[Issuer], str]] = {
     "by hand": by_hand(RS256, right),
     "with a type": by_hand({**RS256, "typ": "jwt"}, right),
     "with more claims": signed_by_hand(b'{"x": [[{}]]}'),
@@ -223,20 +217,24 @@ def tokens(issuer: Issuer) -> Tokens:
     return Tokens(Settings.read())
 
 
-@pytest.mark.parametrize("token", RIGHT.values(), ids=RIGHT)
+@pytest.mark.parametrize("token", VALID.values(), ids=VALID)
 def test_a_token_is_accepted_if_every_part_is_valid(
     tokens: Tokens, issuer: Issuer, token: Callable[[Issuer], str]
 ) -> None:
     assert tokens.check(token(issuer)).user == "ana"
 
 
-@pytest.mark.parametrize("token", MALFORMED.values(), ids=MALFORMED)
-def test_claims_signed_by_the_issuer_are_still_validated(
+@pytest.mark.parametrize("token", INVALID.values(), ids=INVALID)
+def test_every_invalid_token_is_refused_with_the_same_problem(
     tokens: Tokens, issuer: Issuer, token: Callable[[Issuer], str]
 ) -> None:
-    with pytest.raises(Rejected) as refused:
-        tokens.check(token(issuer))
-    assert refused.value.code == "not_signed_in"
+    problems = []
+    for presented in ("", token(issuer)):
+        with pytest.raises(Rejected) as refused:
+            tokens.check(presented)
+        problems.append((refused.value.code, refused.value.status, refused.value.headers, str(refused.value)))
+    assert problems[0] == problems[1]
+    assert problems[0][:2] == ("not_signed_in", 401)
 
 
 def test_a_path_step_is_not_a_valid_user(start: Start) -> None:
@@ -249,17 +247,23 @@ def test_a_path_step_is_not_a_valid_user(start: Start) -> None:
     assert replace(upload, name="../b.png").user == replace(upload, name="./b.png").user == "anonymous"
 
 
-@pytest.mark.parametrize("token", REFUSED.values(), ids=REFUSED)
-def test_every_invalid_token_gets_the_same_answer(
-    start: Start, issuer: Issuer, token: Callable[[Issuer], str]
-) -> None:
+def test_every_function_gives_an_invalid_token_the_same_answer(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
     missing = stats(app, {})
-    header = {"Authorization": f"Bearer {token(issuer)}".encode("utf-8", "replace").decode("latin-1")}
-    for answer in (stats(app, header), app.analyze(data=small_png(), headers=header)):
-        assert problem(answer, 401)["code"] == "not_signed_in"
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
-        assert answer.text == missing.text
+    for name in (
+        "empty",
+        "no base64",
+        "too long",
+        "not signed",
+        "another key",
+        "expired",
+        "a user that is a path",
+    ):
+        header = {"Authorization": f"Bearer {INVALID[name](issuer)}".encode().decode("latin-1")}
+        for answer in (stats(app, header), app.analyze(data=small_png(), headers=header)):
+            assert problem(answer, 401)["code"] == "not_signed_in"
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+            assert answer.text == missing.text
 
 
 def test_other_authorization_schemes_are_refused(start: Start, issuer: Issuer) -> None:
@@ -269,16 +273,12 @@ def test_other_authorization_schemes_are_refused(start: Start, issuer: Issuer) -
 
 
 def test_without_a_token_no_body_is_read_and_nothing_is_done(start: Start, issuer: Issuer) -> None:
-    class Unread(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            raise AssertionError("the body was read")
-
     app = start(**issuer.settings)
-    problem(app.analyze(input_stream=Unread(small_png()), query_string={"keep": "true"}), 401)
+    problem(app.analyze(input_stream=UnreadBody(small_png()), query_string={"keep": "true"}), 401)
     assert rows("SELECT count(*) FROM uploads") == rows("SELECT count(*) FROM analyze_calls") == [[0]]
 
 
-# Whose it is
+# The user
 
 
 def test_a_user_other_than_the_tokens_is_forbidden(start: Start, issuer: Issuer) -> None:
@@ -310,16 +310,8 @@ def test_another_users_object_gets_the_same_answer_as_a_missing_one(start: Start
 
     missing = answer("ana/none.png")
     assert problem(missing, 404)["code"] == "no_such_object"
-    others = (
-        "bob/b.png",
-        "no-folder.png",
-        "ana\x7f/a.png",
-        "bob/none.png",
-        "ana",
-        "/ana/a.png",
-        "ana/../bob/b.png",
-    )
-    for name in others:
+    others = ("bob/b.png", "no-folder.png", "ana\x7f/a.png", "bob/none.png", "ana", "/ana/a.png")
+    for name in (*others, "ana/../bob/b.png"):
         for keep in (False, True):
             refused = answer(name, keep=keep)
             assert (refused.status_code, refused.text) == (404, missing.text), name
@@ -361,7 +353,7 @@ def test_keys_are_fetched_once_in_their_lifetime(start: Start, issuer: Issuer) -
     app = start(**issuer.settings)
     for _ in range(3):
         assert stats(app, issuer.signed_in()).status_code == 200
-    for _ in range(3):  # whoever invents keys does not make us ask
+    for _ in range(3):  # an unknown key is not fetched again at once
         problem(stats(app, {"Authorization": f"Bearer {of_another_key(issuer)}"}), 401)
     assert issuer.asked == 1
 
@@ -403,12 +395,12 @@ def test_without_keys_the_answer_is_503_with_retry_after(
     assert stats(app, issuer.signed_in()).status_code == 200
 
 
-@pytest.mark.parametrize("how", ["nobody there", "a certificate that nobody signed"])
+@pytest.mark.parametrize("how", ["down", "with an untrusted certificate"])
 def test_an_unavailable_or_forged_issuer_admits_nobody(
     start: Start, issuer: Issuer, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = dict(issuer.settings)
-    if how == "nobody there":
+    if how == "down":
         settings["AUTH_CERTS_URL"] = "https://127.0.0.1:9/certs"
     else:
         del settings["REQUESTS_CA_BUNDLE"]
@@ -416,7 +408,7 @@ def test_an_unavailable_or_forged_issuer_admits_nobody(
     assert problem(stats(start(**settings), issuer.signed_in()), 503)["code"] == "try_again"
 
 
-# How it is set
+# Settings
 
 
 @pytest.mark.parametrize(
@@ -431,13 +423,12 @@ def test_an_unavailable_or_forged_issuer_admits_nobody(
         ({"AUTH_CERTS_URL": "http://127.0.0.1/certs"}, "AUTH_CERTS_URL"),
     ],
 )
-def test_a_door_that_would_not_close_does_not_open(settings: dict[str, str], named: str) -> None:
+def test_settings_that_would_admit_anyone_are_refused(settings: dict[str, str], named: str) -> None:
     with pytest.raises(SettingsError) as wrong:
         Settings.read(settings)
     assert str(wrong.value).startswith(f"{named}=")
 
 
-def test_a_project_of_an_organisation_is_one_too() -> None:
-    assert Settings.read({"AUTH_AUDIENCE": "example.com:my-project"}).auth_audience == (
-        "example.com:my-project",
-    )
+def test_a_project_of_an_organisation_is_a_valid_audience() -> None:
+    audience = "example.com:my-project"
+    assert Settings.read({"AUTH_AUDIENCE": audience}).auth_audience == (audience,)

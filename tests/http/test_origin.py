@@ -10,33 +10,23 @@ from flask.testing import FlaskClient
 from dropcap.errors import SettingsError
 from dropcap.http.origin import is_local
 from dropcap.settings import Settings
-from tests.support.app import EVENT, App, Start, event_of, problem, rows, small_png
+from tests.support.app import EVENT, JSON, App, Start, event_of, problem, rows, small_png
 from tests.support.issuer import Issuer
 
-JSON = {"Accept": "application/json"}
 ANA = {"user": "ana"}
 RUN_APP = "dropcap-gallery-a1b2c3d4e5-ew.a.run.app"
 ELSEWHERE = (
-    "evil.example",
-    "evil.example:8080",
-    "localhost.evil.example",
-    "127.0.0.1.evil.example",
-    "a@[::1]",
+    *("evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "a@[::1]"),
     RUN_APP,
 )
 HERE = (
-    "localhost",
-    "LOCALHOST:8080",
-    "localhost.",
-    "gallery.localhost:8080",
-    "127.0.0.1:8080",
-    "[::1]:8080",
+    *("localhost", "LOCALHOST:8080", "localhost.", "gallery.localhost:8080", "127.0.0.1:8080", "[::1]:8080"),
     "10.0.0.7",
 )
 
 
-def asks(app: App) -> dict[str, tuple[FlaskClient, dict[str, Any]]]:
-    """One request to each of the functions that it would answer."""
+def requests_of(app: App) -> dict[str, tuple[FlaskClient, dict[str, Any]]]:
+    """Return one valid request for each function."""
     upload, options = app.upload("ana/a.png", small_png()), {"keep": "1", "user": "ana"}
     return {
         "on_upload": (app.on_upload, {"method": "POST", "data": event_of(upload), "headers": EVENT}),
@@ -56,7 +46,7 @@ def ask(client: FlaskClient, request: dict[str, Any], **headers: str) -> Any:
 
 def test_dns_rebinding_is_refused(start: Start) -> None:
     app = start()
-    for function, (client, request) in asks(app).items():
+    for function, (client, request) in requests_of(app).items():
         for host in ELSEWHERE:
             answer = ask(client, request, Host=host)
             assert problem(answer, 421)["code"] == "wrong_host", (function, host)
@@ -67,7 +57,7 @@ def test_dns_rebinding_is_refused(start: Start) -> None:
 
 def test_localhost_ip_addresses_and_the_names_in_hosts_are_accepted(start: Start) -> None:
     app = start(HOSTS="Gallery.Example, gallery")
-    client, request = asks(app)["progress"]
+    client, request = requests_of(app)["progress"]
     for host in (*HERE, "gallery.example", "gallery.example:443", "gallery.example.", "gallery"):
         assert ask(client, request, Host=host).status_code == 200, host
     assert ask(client, request, Host="other.example").status_code == 421
@@ -75,22 +65,22 @@ def test_localhost_ip_addresses_and_the_names_in_hosts_are_accepted(start: Start
 
 def test_on_cloud_run_every_host_name_is_accepted(start: Start) -> None:
     app = start(K_SERVICE="dropcap-gallery")
-    client, request = asks(app)["progress"]
+    client, request = requests_of(app)["progress"]
     for host in (RUN_APP, "gallery.example"):
         assert ask(client, request, Host=host).status_code == 200
-    client, request = asks(app.restarted(HOSTS="gallery.example"))["progress"]
+    client, request = requests_of(app.restarted(HOSTS="gallery.example"))["progress"]
     for host, status in ((RUN_APP, 200), ("gallery.example", 200), ("other.example", 421)):
         assert ask(client, request, Host=host).status_code == status
 
 
 def test_with_tokens_the_host_name_is_not_checked(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
-    found = asks(app)
+    found = requests_of(app)
     for function in ("analyze", "progress", "gallery"):
         client, request = found[function]
         answer = ask(client, request, Host="app.example", Origin="https://app.example", **issuer.signed_in())
         assert answer.status_code == 200, function
-    client, request = found["sweep"]  # which asks for no token
+    client, request = found["sweep"]  # which needs no token
     assert problem(ask(client, request, Host="evil.example"), 421)["code"] == "wrong_host"
 
 
@@ -105,7 +95,7 @@ SOURCES = {
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 def test_requests_from_pages_of_other_sites_are_refused(start: Start, source: dict[str, str]) -> None:
-    found = asks(start())
+    found = requests_of(start())
     for function in ("on_upload", "analyze", "sweep"):
         client, request = found[function]
         assert problem(ask(client, request, **source), 403)["code"] == "other_site", function
@@ -113,7 +103,7 @@ def test_requests_from_pages_of_other_sites_are_refused(start: Start, source: di
 
 
 def test_requests_from_programs_and_from_our_own_pages_are_accepted(start: Start) -> None:
-    found = asks(start())
+    found = requests_of(start())
     client, request = found["analyze"]
     for source in ({}, {"Sec_Fetch_Site": "same-origin"}, {"Origin": "http://localhost"}):
         assert ask(client, request, **source).status_code == 200
@@ -122,24 +112,15 @@ def test_requests_from_programs_and_from_our_own_pages_are_accepted(start: Start
 @pytest.mark.parametrize(
     "value", ["https://gallery.example", "gallery.example:80", "*.example", "a b", "a/b"]
 )
-def test_hosts_are_names(value: str) -> None:
+def test_hosts_must_be_host_names(value: str) -> None:
     with pytest.raises(SettingsError, match="HOSTS="):
         Settings.read({"HOSTS": value})
     assert Settings.read({"HOSTS": ""}).hosts == ()
 
 
 def test_a_host_that_only_looks_like_an_address_is_not_local() -> None:
-    for host in (
-        "",
-        ":",
-        "[",
-        "[::1",
-        "127.0.0.1:x",
-        "1.2.3",
-        "127.0.0.1/",
-        "localhost/x",
-        "::1@evil.example",
-    ):
+    hosts = ("", ":", "[", "[::1", "127.0.0.1:x", "1.2.3", "127.0.0.1/", "localhost/x", "::1@evil.example")
+    for host in hosts:
         assert not is_local(host), host
 
 
@@ -151,11 +132,8 @@ def test_the_local_storage_refuses_pages_of_other_sites(storage_url: str) -> Non
     upload = f"{storage_url}/upload/storage/v1/b/{name}/o?uploadType=media&name=a"
     assert requests.get(objects, timeout=10).status_code == 200
     assert requests.get(objects, headers={"Host": "evil.example:8081"}, timeout=10).status_code == 403
-    for headers in (
-        {"Host": "evil.example"},
-        {"Sec-Fetch-Site": "cross-site"},
-        {"Sec-Fetch-Site": "same-site"},
-    ):
+    sources = ({"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"})
+    for headers in sources:
         answer = requests.post(upload, io.BytesIO(b"x"), headers=headers, timeout=10)
         assert answer.status_code == 403
     assert "items" not in requests.get(objects, timeout=10).json()

@@ -1,9 +1,7 @@
 """An unfinished posted picture is removed, because only its poster has the bytes."""
 
-import json
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from werkzeug.test import TestResponse
@@ -13,8 +11,7 @@ from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import posted
 from dropcap.storage.buckets import Buckets
 from dropcap.storage.gcs import NotStored
-from tests.chaos.proxy import Fault, Proxy
-from tests.support.app import App, Start, expire_leases, problem, rows, small_png
+from tests.support.app import App, Start, expire_leases, log_lines, problem, rows, small_png
 
 QUICK = {"SIZES": "40,20", "GEMINI_API_KEY": ""}
 DATA = small_png()
@@ -29,21 +26,16 @@ def wall(app: App) -> str:
     return app.gallery.get("/gallery/?user=ana").text
 
 
-def delete(app: App) -> TestResponse:
-    headers = {"Sec-Fetch-Site": "same-origin", "Accept": "application/json"}
-    return app.gallery.post(f"/gallery/picture/{UPLOAD.id}/delete?user=ana", headers=headers)
-
-
 @pytest.fixture
 def failed(start: Start) -> App:
-    """An instance that met a fault at the second of the pictures that it published."""
+    """An instance that failed when it published the second of two renditions."""
     app = start(**QUICK)
     publish, calls = Buckets.publish, []
 
     def at_the_second(*arguments: Any) -> Rendition:
         calls.append(arguments)
         if len(calls) == 2:
-            raise NotStored("The bucket is away.")
+            raise NotStored("The bucket is unavailable.")
         return publish(*arguments)
 
     with pytest.MonkeyPatch.context() as breaking:
@@ -70,19 +62,19 @@ def test_an_error_is_reported_immediately_and_reconcile_removes_all_traces(faile
 
 
 def test_its_user_can_delete_it_before_reconcile_runs(failed: App) -> None:
-    assert delete(failed).status_code == HTTPStatus.SEE_OTHER
+    assert failed.delete(UPLOAD.id).status_code == HTTPStatus.SEE_OTHER
     nothing_is_left(failed)
 
 
-@pytest.mark.parametrize("swept", [False, True])
-def test_posting_the_same_bytes_again_succeeds_exactly_once(failed: App, swept: bool) -> None:
-    if swept:
+@pytest.mark.parametrize("reconciled", [False, True])
+def test_posting_the_same_bytes_again_succeeds_exactly_once(failed: App, reconciled: bool) -> None:
+    if reconciled:
         failed.reconcile()
     answers = [post(failed) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [HTTPStatus.OK] * 2
     assert answers[0].get_json()["id"] == answers[1].get_json()["id"] == str(UPLOAD.id)
     assert failed.reconcile() == {"complete": True}
-    assert rows("SELECT state, attempts FROM uploads") == [["done", 1 if swept else 2]]
+    assert rows("SELECT state, attempts FROM uploads") == [["done", 1 if reconciled else 2]]
     assert rows("SELECT count(*) FROM analyses") == [[1]]
     assert len(failed.objects(failed.pictures)) == 2
     assert failed.stats("ana")["pictures_analyzed"] == 1
@@ -93,7 +85,7 @@ def test_an_upload_in_work_is_shown_as_such_until_its_lease_expires(start: Start
     app.services.leases.acquire(UPLOAD)
     assert app.reconcile() == {"complete": True}
     assert "pending working" in wall(app)
-    assert problem(delete(app), 409)["code"] == "still_in_work"
+    assert problem(app.delete(UPLOAD.id), 409)["code"] == "still_in_work"
     expire_leases()
     assert app.reconcile() == {"found": 1, "done": 1, "complete": True}
     nothing_is_left(app)
@@ -108,11 +100,11 @@ def test_an_upload_that_crashed_its_instance_is_recorded_and_can_be_deleted(star
     assert app.reconcile() == {"complete": True}
     assert rows("SELECT jsonb_array_length(deaths) FROM uploads") == [[1]]
     assert "not_finished" in wall(app)
-    assert delete(app).status_code == HTTPStatus.SEE_OTHER
+    assert app.delete(UPLOAD.id).status_code == HTTPStatus.SEE_OTHER
     nothing_is_left(app)
 
 
-def test_while_another_worker_holds_the_lease_the_client_is_told_to_retry(
+def test_while_another_worker_has_the_lease_a_post_is_answered_with_409_and_retry_after(
     start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = start(**QUICK)
@@ -121,23 +113,23 @@ def test_while_another_worker_holds_the_lease_the_client_is_told_to_retry(
     answer = post(app)
     assert problem(answer, 409)["code"] == "being_analyzed"
     assert int(answer.headers["Retry-After"]) > 0
-    logged = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+    logged = log_lines(capfd)
     assert {line["severity"] for line in logged} == {"INFO"}
     assert not any("stack_trace" in line for line in logged)
 
 
-def test_a_post_during_a_deletion_is_told_to_retry_and_then_succeeds(
+def test_a_post_during_a_deletion_is_answered_with_409_and_its_retry_succeeds(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = start(**QUICK)
     assert post(app).status_code == HTTPStatus.OK
 
     def broken(*_: Any) -> None:
-        raise NotStored("The bucket is away.")
+        raise NotStored("The bucket is unavailable.")
 
     with monkeypatch.context() as breaking:
         breaking.setattr(erasure, "erase", broken)
-        assert problem(delete(app), 503)["code"] == "try_again"
+        assert problem(app.delete(UPLOAD.id), 503)["code"] == "try_again"
     assert problem(post(app), 409)["code"] == "being_analyzed"
     assert app.objects(app.pictures) == {}
     assert post(app).status_code == HTTPStatus.OK
@@ -152,24 +144,3 @@ def test_a_rejection_removes_renditions_of_a_crashed_delivery(start: Start) -> N
     expire_leases()
     assert problem(post(app), 422)["code"] == "took_the_instance_down"
     assert app.objects(app.pictures) == {}
-
-
-def test_an_unavailable_database_is_one_line_in_the_log(
-    start: Start, database_url: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    port = urlsplit(database_url).port
-    assert port
-    with Proxy(port) as proxy:
-        app = start(**QUICK, DATABASE_URL=database_url.replace(f":{port}", f":{proxy.port}"))
-        capfd.readouterr()
-        proxy.set(Fault("refuse"))
-        answers = [post(app), app.progress.get("/?user=ana"), app.sweep.post("/")]
-        for answer in answers:
-            assert problem(answer, 503)["code"] == "try_again"
-            assert answer.headers["Retry-After"]
-    logged = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
-    errors = [line for line in logged if line["severity"] == "ERROR"]
-    assert len(errors) == len(answers)
-    for line in errors:
-        assert line["problem"].startswith("PostgreSQL does not answer")
-        assert "stack_trace" not in line

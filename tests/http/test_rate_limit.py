@@ -61,8 +61,8 @@ def instances(database_url: str) -> Iterator[list[Database]]:
         yield [stack.enter_context(closing(each)) for each in new]
 
 
-def test_exactly_the_limit_of_concurrent_calls_passes(instances: list[Database]) -> None:
-    def passes(number: int) -> bool:
+def test_exactly_the_limit_of_concurrent_calls_is_admitted(instances: list[Database]) -> None:
+    def is_admitted(number: int) -> bool:
         try:
             rate_limit.count(instances[number % len(instances)], "ana", 25)
         except Rejected:
@@ -70,5 +70,5 @@ def test_exactly_the_limit_of_concurrent_calls_passes(instances: list[Database])
         return True
 
     with ThreadPoolExecutor(len(instances)) as pool:
-        assert sum(pool.map(passes, range(80))) == 25
+        assert sum(pool.map(is_admitted, range(80))) == 25
     assert instances[0].query("SELECT calls FROM analyze_calls") == [[25]]

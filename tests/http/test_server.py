@@ -37,7 +37,7 @@ class Served:
 
 
 def poll(work: Callable[[], object], within_s: float) -> None:
-    """Do it again and again."""
+    """Repeat `work` until the time is over."""
     ends = time.monotonic() + within_s
     while time.monotonic() < ends:
         work()

@@ -126,7 +126,7 @@ WORK: dict[str, Work] = {"read": lambda ours: ours.recv(1), "write": lambda ours
 
 
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK)
-@pytest.mark.parametrize("queue", [(), ("another",)], ids=["nobody waits", "another waits"])
+@pytest.mark.parametrize("queue", [(), ("another",)], ids=["no client waits", "another waits"])
 def test_stalled_transfers_are_aborted_earlier_under_load(
     pair: tuple[server.TimedSocket, socket.socket],
     work: Work,
@@ -145,7 +145,7 @@ def test_stalled_transfers_are_aborted_earlier_under_load(
     assert stalled.value.errno == errno.ECONNRESET
 
 
-@pytest.mark.parametrize("queue", [(), ("another",)], ids=["nobody waits", "another waits"])
+@pytest.mark.parametrize("queue", [(), ("another",)], ids=["no client waits", "another waits"])
 def test_an_occasional_byte_does_not_count_as_progress(
     pair: tuple[server.TimedSocket, socket.socket], queue: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,7 +192,7 @@ def bill(described: bool) -> str:
     return _table([head, *([name, *map(_money, row)] for name, row in rows.items())])
 
 
-def gallery_visit() -> Mapping[str, float]:
+def gallery_quantities() -> Mapping[str, float]:
     """Return the quantities of one visit to the gallery, in the units of PRICES."""
     images = PAGES * PICTURES
     requests = PAGES + images + FILES
@@ -208,7 +208,7 @@ def gallery_visit() -> Mapping[str, float]:
 
 def gallery() -> str:
     """Return the cost of the gallery as a table."""
-    one = gallery_visit()
+    one = gallery_quantities()
     counts = (100, 10_000, 1_000_000)
     lines = {"Cloud Run, 256 MiB": ("vcpu", "memory", "requests"), "pictures read": ("class B",)}
     lines |= {"traffic": ("traffic",), "**all**": tuple(one)}

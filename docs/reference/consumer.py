@@ -1,4 +1,4 @@
-"""A consumer of Dropcap's events: it believes what is signed, and acts once on each, however often it comes.
+"""A consumer of Dropcap's events: verifies the signature, and handles each event once.
 
 EVENTS_SECRET=whsec_... python docs/reference/consumer.py 8090
 """
@@ -18,26 +18,26 @@ from typing import Any
 
 KEY = base64.b64decode(os.environ["EVENTS_SECRET"].removeprefix("whsec_"))
 DATABASE = sqlite3.connect(os.environ.get("CONSUMER_STATE", "consumer.sqlite"))
-TOLERANCE_S = 300  # what is older may be somebody's copy
+TOLERANCE_S = 300  # older requests may be replayed
 LONGEST = 1_000_000  # bytes
 
 
 def genuine(headers: Message, body: bytes) -> bool:
-    """Whether who signed it has our key, and just now (standardwebhooks.com)."""
+    """Return whether the body was signed with our key in the last minutes (standardwebhooks.com)."""
     id, at = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not at.isdecimal() or abs(time.time() - int(at)) > TOLERANCE_S:
         return False
     digest = hmac.digest(KEY, f"{id}.{at}.".encode() + body, hashlib.sha256)
-    due = f"v1,{base64.b64encode(digest).decode()}".encode()
-    given = headers.get("webhook-signature", "").encode().split()
-    return any([hmac.compare_digest(each, due) for each in given])
+    expected = f"v1,{base64.b64encode(digest).decode()}".encode()
+    signatures = headers.get("webhook-signature", "").encode().split()
+    return any([hmac.compare_digest(each, expected) for each in signatures])
 
 
-def act(event: Mapping[str, Any]) -> None:
-    """Whatever an event is for, in the transaction that remembers it."""
+def handle(event: Mapping[str, Any]) -> None:
+    """Handle an event, in the transaction that records its id."""
     data = event["data"]
-    said = data.get("caption", data.get("problem"))
-    DATABASE.execute("INSERT INTO done VALUES (?, ?, ?)", (event["type"], data["id"], said))
+    text = data.get("caption", data.get("problem"))
+    DATABASE.execute("INSERT INTO handled VALUES (?, ?, ?)", (event["type"], data["id"], text))
 
 
 class Consumer(BaseHTTPRequestHandler):
@@ -49,9 +49,9 @@ class Consumer(BaseHTTPRequestHandler):
             self._answer(401)
             return
         event = json.loads(body)
-        with DATABASE:  # one transaction: what is not acted on is not remembered
-            if DATABASE.execute("INSERT OR IGNORE INTO seen VALUES (?)", (event["id"],)).rowcount:
-                act(event)
+        with DATABASE:  # one transaction: an id is recorded only if its event is handled
+            if DATABASE.execute("INSERT OR IGNORE INTO received VALUES (?)", (event["id"],)).rowcount:
+                handle(event)
         self._answer(204)
 
     def _answer(self, status: int) -> None:
@@ -61,6 +61,6 @@ class Consumer(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     with DATABASE:
-        DATABASE.execute("CREATE TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY)")
-        DATABASE.execute("CREATE TABLE IF NOT EXISTS done (type TEXT, upload TEXT, said TEXT)")
+        DATABASE.execute("CREATE TABLE IF NOT EXISTS received (id TEXT PRIMARY KEY)")
+        DATABASE.execute("CREATE TABLE IF NOT EXISTS handled (type TEXT, upload TEXT, text TEXT)")
     HTTPServer(("127.0.0.1", int(sys.argv[1])), Consumer).serve_forever()

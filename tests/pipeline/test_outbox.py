@@ -92,7 +92,7 @@ def port() -> Iterator[int]:
 def processed(folder: Path) -> list[tuple[str, str, str]]:
     """Return what the consumer did: type, upload and text of each event."""
     with closing(sqlite3.connect(folder / "state")) as state:
-        return state.execute("SELECT type, upload, said FROM handled ORDER BY type").fetchall()
+        return state.execute("SELECT type, upload, text FROM handled ORDER BY type").fetchall()
 
 
 def test_the_documented_consumer_acts_once_on_each_outcome_despite_a_crash_and_repeated_events(

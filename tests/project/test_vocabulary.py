@@ -56,10 +56,23 @@ STABLE = {"MAX_DEATHS", "deaths", "max_deaths", "source_fate"}  # docs/reference
 FOREIGN = {"claim", "claims", "all_claims"}  # of an ID token: RFC 7519
 # Not renamed yet.
 EXCEPTIONS = (
-    *("functions/dropcap/analyze.py", "functions/dropcap/imaging/"),
-    *(f"tests/{folder}/test_" for folder in "browser captioning cloud commands core database".split()),
-    *(f"tests/{folder}/test_" for folder in "describing gallery http imaging model_export".split()),
-    *(f"tests/{folder}/test_" for folder in "pipeline project schema storage".split()),
+    "functions/dropcap/analyze.py",
+    "functions/dropcap/imaging/",
+    "tests/browser/test_",
+    "tests/captioning/test_",
+    "tests/cloud/test_",
+    "tests/commands/test_",
+    "tests/core/test_",
+    "tests/database/test_",
+    "tests/describing/test_",
+    "tests/gallery/test_",
+    "tests/http/test_",
+    "tests/imaging/test_",
+    "tests/model_export/test_",
+    "tests/pipeline/test_",
+    "tests/project/test_",
+    "tests/schema/test_",
+    "tests/storage/test_",
 )
 MOST_FILES = 15  # in a folder; a newcomer takes these in at a glance
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dropcap.errors import SettingsError
+from infra.confirm import NotConfirmed, confirm
 from infra.local import StackError
 
 Send = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -32,11 +33,11 @@ def wanted(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def redescribe(send: Send, chosen: Mapping[str, Any]) -> str:
-    """Count, ask and mark; return a line with the result. Raises StackError if not confirmed."""
+    """Count, ask and mark; return a line with the result. Raises NotConfirmed."""
     if not (counted := _all(send, chosen)):
         return "There is nothing to describe anew: all was described by this prompt and model."
     pictures = "1 picture" if counted == 1 else f"{counted:,} pictures"
-    _ask(f"Have Gemini describe {pictures} anew?")
+    confirm(f"Have Gemini describe {pictures} anew?", os.environ.get("YES"))
     marked = _all(send, {**chosen, "mark": True})
     return f"{marked:,} marked: the sweeps that follow describe them, as time and budget allow."
 
@@ -51,16 +52,6 @@ def _all(send: Send, chosen: Mapping[str, Any]) -> int:
         after = answer["after"]
         if after is None:
             return pictures
-
-
-def _ask(question: str) -> None:
-    """Return if the user confirms, or YES=1 is set. Raises StackError otherwise."""
-    if os.environ.get("YES"):
-        return
-    if not sys.stdin.isatty():
-        raise StackError(f"{question} Confirm with YES=1.")
-    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
-        raise StackError("Nothing was changed.")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -88,7 +79,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         url = running(state)
         print(redescribe(send, wanted(os.environ)))
-    except (StackError, SettingsError) as reason:
+    except (StackError, SettingsError, NotConfirmed) as reason:
         print(f"make redescribe: {reason}", file=sys.stderr)
         return 1
     return 0

@@ -34,8 +34,21 @@ class Import:
         self.add_row(name, "no equivalent", note)
 
 
+Known = Callable[[Import, str, str], None]
+
+
 def _short(value: str) -> str:
     return value if len(value) <= 60 else f"{value[:59]}…"
+
+
+def _becomes(ours: str, convert: Callable[[str], str] = str) -> Known:
+    """Return the converter of a parameter to the setting `ours`."""
+    return lambda result, name, value: result.set(name, ours, convert(value))
+
+
+def _row(ours: str, note: str) -> Known:
+    """Return the converter of a parameter that is only listed, whatever its value."""
+    return lambda result, name, value: result.add_row(name, ours, note)
 
 
 def _bucket(result: Import, name: str, value: str) -> None:
@@ -50,27 +63,11 @@ def _bucket(result: Import, name: str, value: str) -> None:
     )
 
 
-def _region(result: Import, name: str, value: str) -> None:
-    result.set(name, "REGION", value)
-
-
-def _bucket_region(result: Import, name: str, value: str) -> None:
-    result.set(name, "REGION", MULTI_REGIONS.get(value.lower(), value.lower()))
-
-
 def _default_region(result: Import, name: str, value: str) -> None:
     if "BUCKET_REGION" in result.parameters:
         result.add_row(name, "default", "BUCKET_REGION takes precedence")
     else:
         result.set(name, "REGION", value)
-
-
-def _system(result: Import, name: str, value: str) -> None:
-    result.lacks(name, "specific to that platform; docs/settings.md has the settings of a deployment")
-
-
-def _sizes(result: Import, name: str, value: str) -> None:
-    result.set(name, "SIZES", value)
 
 
 def _source(result: Import, name: str, value: str) -> None:
@@ -117,16 +114,6 @@ def _patterns(value: str) -> list[str]:
 def _include(result: Import, name: str, value: str) -> None:
     chosen = ",".join([*_patterns(value), VERIFIED])
     result.set(name, "INCLUDE", chosen, f"{VERIFIED} is for make verify")
-
-
-def _exclude(result: Import, name: str, value: str) -> None:
-    result.set(name, "EXCLUDE", ",".join(_patterns(value)))
-
-
-def _failed(result: Import, name: str, value: str) -> None:
-    result.add_row(
-        name, "QUARANTINE_BUCKET", "always on, in a separate bucket, with the reason in the metadata"
-    )
 
 
 def _cache(result: Import, name: str, value: str) -> None:
@@ -193,22 +180,12 @@ def _animated(result: Import, name: str, value: str) -> None:
         result.set(name, "ANIMATED", "0")
 
 
-def _memory(result: Import, name: str, value: str) -> None:
-    result.add_row(
-        name, "MEMORY_LIMIT_MB (512)", "not imported: it is a memory budget, and 512 MiB are enough"
-    )
-
-
 def _backfill(result: Import, name: str, value: str) -> None:
     if value == "true":
         bucket = result.parameters["IMG_BUCKET"]
         result.add_row(name, "make backfill", f"when deployed: make backfill PROJECT=… BUCKET={bucket}")
     else:
         result.add_row(name, "default", "but reconcile also processes existing objects that INCLUDE matches")
-
-
-def _token(result: Import, name: str, value: str) -> None:
-    result.lacks(name, "download tokens are never copied: getDownloadURL creates one for each picture")
 
 
 def _safety(result: Import, name: str, value: str) -> None:
@@ -219,14 +196,6 @@ def _safety(result: Import, name: str, value: str) -> None:
     result.set(name, "SAFETY", SAFETY[value], note)
 
 
-def _filter(result: Import, name: str, value: str) -> None:
-    result.lacks(name, "SAFETY alone decides what is withheld, and there is no placeholder")
-
-
-def _events(result: Import, name: str, value: str) -> None:
-    result.add_row(name, "EVENTS", "not imported: name a webhook or a Pub/Sub topic (docs/events.md)")
-
-
 def _unknown(result: Import, name: str, value: str) -> None:
     """Record the name without its value, which may be a secret."""
     result.rows.append((name, "no equivalent", "unknown; ignored"))
@@ -234,35 +203,46 @@ def _unknown(result: Import, name: str, value: str) -> None:
 
 # By level, the highest that is still published.
 SAFETY = {"BLOCK_ONLY_HIGH": "medium", "BLOCK_MEDIUM_AND_ABOVE": "low", "BLOCK_LOW_AND_ABOVE": "none"}
-Known = Callable[[Import, str, str], None]
+_REGION = _becomes("REGION")
+_FILTER = _row("no equivalent", "SAFETY alone decides what is withheld, and there is no placeholder")
+_EVENTS = _row("EVENTS", "not imported: name a webhook or a Pub/Sub topic (docs/events.md)")
+_SYSTEM = _row(
+    "no equivalent", "specific to that platform; docs/settings.md has the settings of a deployment"
+)
 KNOWN: Mapping[str, Known] = {
     "IMG_BUCKET": _bucket,
-    "LOCATION": _region,
-    "firebaseextensions.v1beta.function/location": _region,
-    "firebaseextensions.v1beta.v2function/location": _region,
-    "BUCKET_REGION": _bucket_region,
+    "LOCATION": _REGION,
+    "firebaseextensions.v1beta.function/location": _REGION,
+    "firebaseextensions.v1beta.v2function/location": _REGION,
+    "BUCKET_REGION": _becomes("REGION", lambda value: MULTI_REGIONS.get(value.lower(), value.lower())),
     "FUNCTION_DEFAULT_REGION": _default_region,
-    "IMG_SIZES": _sizes,
+    "IMG_SIZES": _becomes("SIZES"),
     "DELETE_ORIGINAL_FILE": _source,
     "MAKE_PUBLIC": _public,
     "RESIZED_IMAGES_PATH": _layout,
     "INCLUDE_PATH_LIST": _include,
-    "EXCLUDE_PATH_LIST": _exclude,
-    "FAILED_IMAGES_PATH": _failed,
+    "EXCLUDE_PATH_LIST": _becomes("EXCLUDE", lambda value: ",".join(_patterns(value))),
+    "FAILED_IMAGES_PATH": _row(
+        "QUARANTINE_BUCKET", "always on, in a separate bucket, with the reason in the metadata"
+    ),
     "CACHE_CONTROL_HEADER": _cache,
     "IMAGE_TYPE": _formats,
     "OUTPUT_OPTIONS": _output,
     "SHARP_OPTIONS": _sharp,
     "IS_ANIMATED": _animated,
-    "FUNCTION_MEMORY": _memory,
+    "FUNCTION_MEMORY": _row(
+        "MEMORY_LIMIT_MB (512)", "not imported: it is a memory budget, and 512 MiB are enough"
+    ),
     "DO_BACKFILL": _backfill,
-    "REGENERATE_TOKEN": _token,
+    "REGENERATE_TOKEN": _row(
+        "no equivalent", "download tokens are never copied: getDownloadURL creates one for each picture"
+    ),
     "CONTENT_FILTER_LEVEL": _safety,
-    "CUSTOM_FILTER_PROMPT": _filter,
-    "PLACEHOLDER_IMAGE_PATH": _filter,
-    "EVENTARC_CHANNEL": _events,
-    "ALLOWED_EVENT_TYPES": _events,
-    "EXT_SELECTED_EVENTS": _events,
+    "CUSTOM_FILTER_PROMPT": _FILTER,
+    "PLACEHOLDER_IMAGE_PATH": _FILTER,
+    "EVENTARC_CHANNEL": _EVENTS,
+    "ALLOWED_EVENT_TYPES": _EVENTS,
+    "EXT_SELECTED_EVENTS": _EVENTS,
 }
 
 SYSTEM = ("firebaseextensions.v1beta.", "EXT_MIGRATED_SYSTEM_")
@@ -270,4 +250,4 @@ SYSTEM = ("firebaseextensions.v1beta.", "EXT_MIGRATED_SYSTEM_")
 
 def known(name: str) -> Known:
     """Return the converter of a parameter."""
-    return KNOWN.get(name, _system if name.startswith(SYSTEM) else _unknown)
+    return KNOWN.get(name, _SYSTEM if name.startswith(SYSTEM) else _unknown)

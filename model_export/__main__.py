@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 from .arguments import BITS, THRESHOLDS, build_parser
@@ -37,10 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(error, file=sys.stderr)
     return 2
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 # PyTorch takes seconds to import. Each command imports only what it needs, so that --help is fast.
@@ -106,7 +101,6 @@ def _archive(asked: argparse.Namespace) -> int:
 def _bits(asked: argparse.Namespace) -> int:
     from .experiments.rounding import measure
 
-    asked.report.parent.mkdir(parents=True, exist_ok=True)
     measure(asked.weights, asked.examples, asked.report)
     return 0
 
@@ -115,7 +109,7 @@ def _recipes(asked: argparse.Namespace) -> int:
     from .experiments.recipes import compare
 
     asked.report.parent.mkdir(parents=True, exist_ok=True)
-    compare(asked.checkpoint, asked.runs, asked.report, asked.scenes)
+    compare(asked.checkpoint, asked.report)
     return 0
 
 
@@ -165,16 +159,15 @@ def _confidence(asked: argparse.Namespace) -> int:
 
     _check_count(asked.count)
     photographs = confidence.photographs(asked.photographs)
-    groups = photographs | (confidence.photographs(asked.others) if asked.others else {})
     if asked.write:
         confidence.write(asked.model)
     if not Card.read(asked.model).confidence:
         print(f"{asked.model} has no threshold in its card: it rejects no caption")
         return 0
     scenes = held_out(asked.count)
-    counted = confidence.count(asked.model, scenes, groups, confidence.WAYS)
+    counted = confidence.count(asked.model, scenes, photographs)
     failed = confidence.misses(counted, scenes.name, list(photographs))
-    confidence.show(counted, confidence.WAYS)
+    confidence.show(counted)
     confidence.report(asked.report, asked.model, counted, failed)
     return _status(failed)
 
@@ -214,5 +207,5 @@ if __name__ == "__main__":
     # Handle them like Ctrl-C, which removes the temporary folders of hundreds of MB.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # under nohup, SIGHUP stays ignored
-            signal.signal(number, _stop)
+            signal.signal(number, signal.default_int_handler)
     sys.exit(main())

@@ -25,11 +25,21 @@ def build_parser() -> argparse.ArgumentParser:
     description = "Train, convert, install and evaluate the captioning model."
     parser = argparse.ArgumentParser(prog="python -m model_export", description=description)
     commands = parser.add_subparsers(required=True, dest="command", metavar="command")
-    style = argparse.ArgumentDefaultsHelpFormatter
 
-    train = commands.add_parser(
-        "train", help="train the small BLIP (about 100 minutes on two cores)", formatter_class=style
-    )
+    def command(name: str, help: str, *aliases: str) -> argparse.ArgumentParser:
+        style = argparse.ArgumentDefaultsHelpFormatter
+        return commands.add_parser(name, help=help, aliases=aliases, formatter_class=style)
+
+    def model(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--model", type=Path, default=MODEL, help="model folder")
+
+    def out(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--out", type=Path, default=MODEL, help="model folder; replaced only on success")
+
+    def report(parser: argparse.ArgumentParser, name: str) -> None:
+        parser.add_argument("--report", type=Path, default=BUILD / f"{name}.json", help="JSON to write")
+
+    train = command("train", "train the small BLIP (about 100 minutes on two cores)")
     train.add_argument("--out", type=Path, default=CHECKPOINT, help="checkpoint folder")
     train.add_argument("--steps", type=int, default=9000, help="number of batches")
     train.add_argument("--batch", type=int, default=64, help="scenes per batch")
@@ -45,14 +55,14 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--threads", type=int, default=os.cpu_count(), help="PyTorch threads")
     train.add_argument("--resume", action="store_true", help="continue from the checkpoint folder")
 
-    export = commands.add_parser("export", help="checkpoint -> quantized model folder", formatter_class=style)
+    export = command("export", "checkpoint -> quantized model folder")
     export.add_argument(
         "--checkpoint",
         default="",
         help="folder or Hugging Face name of a BLIP captioner, or random-base: BLIP-base's shapes "
         "with random weights, without a download; empty: the weights of the small model",
     )
-    export.add_argument("--out", type=Path, default=MODEL, help="model folder; replaced only on success")
+    out(export)
     export.add_argument("--resolution", type=int, default=0, help="input size in px; 0: the checkpoint's")
     export.add_argument("--fp32", action="store_true", help="keep fp32 (for tests; four times as large)")
     export.add_argument(
@@ -74,19 +84,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="least share of equal captions; default 0.98 for a model trained on scenes, else 0",
     )
 
-    install = commands.add_parser("install", help="exported model folder or archive -> model folder")
+    install = command("install", "exported model folder or archive -> model folder")
     install.add_argument(
         "source", help="folder, archive, or https address of an archive; a #sha256=... suffix pins it"
     )
-    install.add_argument("--out", type=Path, default=MODEL, help="model folder; replaced only on success")
+    out(install)
 
-    archive = commands.add_parser("archive", help="model folder -> one archive for install")
-    archive.add_argument("--model", type=Path, default=MODEL, help="model folder")
+    archive = command("archive", "model folder -> one archive for install")
+    model(archive)
     archive.add_argument("--out", type=Path, help="file to write; default: build/NAME-REVISION.tar")
 
-    bits = commands.add_parser(
-        "bits", help="measure how rounding changes trained weights", formatter_class=style
-    )
+    bits = command("bits", "measure how rounding changes trained weights")
     bits.add_argument(
         "--weights",
         default="",
@@ -98,22 +106,14 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         help="folder of pictures, file of sentences, or folder of WAV files; default: scenes, or pairs.json",
     )
-    bits.add_argument("--report", type=Path, default=BUILD / "bits.json", help="JSON to write")
+    report(bits, "bits")
 
-    recipes = commands.add_parser(
-        "recipes", help="measure other quantization recipes and session settings", formatter_class=style
-    )
+    recipes = command("recipes", "measure other quantization recipes and session settings")
     recipes.add_argument("--checkpoint", default="random-base", help="as for export")
-    recipes.add_argument("--runs", type=int, default=9, help="captions per figure")
-    recipes.add_argument(
-        "--scenes", type=int, default=0, help="held-out scenes on which to compare with fp32"
-    )
-    recipes.add_argument("--report", type=Path, default=BUILD / "recipes.json", help="JSON to write")
+    report(recipes, "recipes")
 
-    evaluate = commands.add_parser(
-        "evaluate", help="compare captions with those of fp32", formatter_class=style
-    )
-    evaluate.add_argument("--model", type=Path, default=MODEL, help="model folder")
+    evaluate = command("evaluate", "compare captions with those of fp32")
+    model(evaluate)
     evaluate.add_argument(
         "--checkpoint", default="", help="as for export; empty: the checkpoint that the model card names"
     )
@@ -139,12 +139,10 @@ def build_parser() -> argparse.ArgumentParser:
     # evaluation.evaluate.bounds has the defaults, which depend on the pictures and on the model.
     for option, description in THRESHOLDS.items():
         evaluate.add_argument(option, type=float, default=argparse.SUPPRESS, help=description)
-    evaluate.add_argument("--report", type=Path, default=BUILD / "evaluate.json", help="JSON to write")
+    report(evaluate, "evaluate")
 
-    confidence = commands.add_parser(
-        "confidence", help="measure how many captions have low confidence", formatter_class=style
-    )
-    confidence.add_argument("--model", type=Path, default=MODEL, help="model folder")
+    confidence = command("confidence", "measure how many captions have low confidence")
+    model(confidence)
     confidence.add_argument(
         "--write",
         action="store_true",
@@ -158,30 +156,19 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         help="folders of photographs; default: those of installed packages",
     )
-    confidence.add_argument(
-        "--others",
-        type=Path,
-        nargs="+",
-        default=[],
-        help="folders of pictures that are reported without a threshold",
-    )
-    confidence.add_argument("--report", type=Path, default=BUILD / "confidence.json", help="JSON to write")
+    report(confidence, "confidence")
 
-    consistency = commands.add_parser(
-        "consistency",
-        aliases=["witnesses"],  # deprecated
-        help="measure how often true and altered descriptions are flagged",
-        formatter_class=style,
-    )
-    consistency.add_argument("--model", type=Path, default=MODEL, help="model folder")
+    flagged = "measure how often true and altered descriptions are flagged"
+    consistency = command("consistency", flagged, "witnesses")  # the alias is deprecated
+    model(consistency)
     consistency.add_argument("--count", type=int, default=1000, help="held-out scenes")
     consistency.add_argument("--seed", type=int, default=0, help="seed of templates and alterations")
     consistency.add_argument(
         "--tuning", action="store_true", help="use only the tuning pairs, which are not for reporting"
     )
     consistency.add_argument("--captions", type=Path, help="captions by people, such as Flickr8k.token.txt")
-    consistency.add_argument("--report", type=Path, default=BUILD / "consistency.json", help="JSON to write")
+    report(consistency, "consistency")
 
-    samples = commands.add_parser("samples", help="draw the sample pictures", formatter_class=style)
+    samples = command("samples", "draw the sample pictures")
     samples.add_argument("--out", type=Path, default=ROOT / "infra" / "samples", help="folder")
     return parser

@@ -55,13 +55,17 @@ def one_of(*words: str) -> tuple[str, Parser]:
     return " or ".join(words), parse
 
 
-def bucket(optional: bool = False) -> tuple[str, Parser]:
+def _matching(pattern: re.Pattern[str]) -> Parser:
     def parse(value: str) -> str:
-        if not (optional and not value) and not BUCKET_NAME.fullmatch(value):
+        if not pattern.fullmatch(value):
             raise ValueError(value)
         return value
 
-    return "a bucket name, without gs://" + (", or empty" if optional else ""), parse
+    return parse
+
+
+def bucket(optional: bool = False) -> tuple[str, Parser]:
+    return "a bucket name, without gs://" + (", or empty" if optional else ""), _matching(BUCKET_NAME)
 
 
 def as_audience(value: str) -> tuple[str, ...]:
@@ -81,7 +85,7 @@ def as_hosts(value: str) -> tuple[str, ...]:
 
 def url(*schemes: str) -> tuple[str, Parser]:
     def parse(value: str) -> str:
-        if value and urlsplit(value).scheme not in schemes:
+        if urlsplit(value).scheme not in schemes:
             raise ValueError(value)
         return value
 
@@ -139,10 +143,7 @@ def without_space(raw: str) -> str:
     return value
 
 
-def as_schema(value: str) -> str:
-    if not SCHEMA_NAME.fullmatch(value):
-        raise ValueError(value)
-    return value
+as_schema = _matching(SCHEMA_NAME)
 
 
 def text(allowed: str = "text") -> tuple[str, Parser]:

@@ -21,6 +21,7 @@ from infra.cloud.resources import rights
 from infra.cloud.resources.buckets import retention_warnings
 from infra.cloud.source import check_model
 from infra.cloud.source import read as read_source
+from infra.confirm import NotConfirmed, confirm
 
 Run = Callable[[Console, Config, Cloud], None]
 # These must also work if the deployment has a setting that this version does not allow.
@@ -46,7 +47,7 @@ def _deploy(console: Console, config: Config, cloud: Cloud) -> None:
     show(console, planned, config.stays)
     _warn(config, cloud)
     if planned:
-        _confirm(console, config, f"Deploy {source.commit} to {config.project}?")
+        confirm(f"Deploy {source.commit} to {config.project}?", config.environment.get("YES"))
         apply(console, cloud.gcloud, planned)
         _, cloud.services = services(cloud.gcloud, config.region)
     settings_file.write(config)
@@ -69,9 +70,8 @@ def _destroy(console: Console, config: Config, cloud: Cloud) -> None:
     if not planned:
         return
     if not data:
-        _confirm(
-            console, config, "Destroy all this, and keep buckets, database and secrets (DATA=1 deletes them)?"
-        )
+        question = "Destroy all this, and keep buckets, database and secrets (DATA=1 deletes them)?"
+        confirm(question, config.environment.get("YES"))
     elif config.environment.get("YES") != config.project:
         warning = "This also deletes all data: pictures, quarantine, database, secrets."
         if console.input(f"{warning} Type the project id to continue: ", markup=False) != config.project:
@@ -106,7 +106,8 @@ def _rollback(console: Console, config: Config, cloud: Cloud) -> None:
     _require_confirmation(config, "rollback")
     planned = after.rollback(config, cloud)
     show(console, planned, {})
-    _confirm(console, config, "Send all traffic there? make deploy sends it back.")
+    question = "Send all traffic there? make deploy sends it back."
+    confirm(question, config.environment.get("YES"))
     apply(console, cloud.gcloud, planned)
 
 
@@ -126,14 +127,6 @@ def _require_confirmation(config: Config, command: str, yes: str = "1") -> None:
         raise CloudError(
             f"Nothing was changed, as there is no terminal to confirm at: {again} YES={yes} needs none"
         )
-
-
-def _confirm(console: Console, config: Config, question: str) -> None:
-    """Ask for confirmation unless YES is set. Raises CloudError if the answer is no."""
-    if not config.environment.get("YES"):
-        answer = console.input(f"{question} [y/N] ", markup=False)
-        if answer.strip().lower() not in ("y", "yes"):
-            raise CloudError("Nothing was changed.")
 
 
 COMMANDS: dict[str, tuple[Run, str]] = {
@@ -195,7 +188,7 @@ def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os
         settings_file.check(project, environment)
         config, cloud = begin(environment, Gcloud(project, environment), command in TOLERANT)
         run(Console(highlight=False), config, cloud)
-    except CloudError as reason:
+    except (CloudError, NotConfirmed) as reason:
         print(f"make {command}: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

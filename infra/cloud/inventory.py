@@ -48,11 +48,6 @@ class Cloud:
     databases: dict[str, Any] = field(default_factory=dict)
     users: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def storage_agent(self) -> str:
-        """Return the address of Cloud Storage's service agent: cloud.google.com/iam/docs/service-agents."""
-        return f"service-{self.number}@gs-project-accounts.iam.gserviceaccount.com"
-
     def url(self, service: str) -> str:
         """Return the URL of a service; empty if it does not exist."""
         return str(self.services.get(service, {}).get("status", {}).get("url", ""))

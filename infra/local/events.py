@@ -15,6 +15,8 @@ from urllib.parse import quote
 import aiohttp
 
 FINALIZED = "google.cloud.storage.object.v1.finalized"
+AT_ONCE = 4  # events in delivery; fewer than the stack's THREADS, so that the HTTP functions answer too
+GIVE_UP_S = 86_400
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
 ACKNOWLEDGE_S = 600  # the longest acknowledgement deadline of Pub/Sub
@@ -23,13 +25,12 @@ KEEP = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 
 class Events:
-    """Send events to `url`, at most `at_once` at a time; retry each for at most `give_up_s` seconds."""
+    """Send events to `url`, at most AT_ONCE at a time; retry each for at most GIVE_UP_S seconds."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, at_once: int, give_up_s: float) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
         self._url = url
-        self._slots = asyncio.Semaphore(at_once)
-        self._give_up_s = give_up_s
+        self._slots = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def send(self, resource: Mapping[str, Any]) -> None:
@@ -40,7 +41,7 @@ class Events:
 
     async def _deliver(self, headers: Mapping[str, str], body: bytes) -> None:
         what = f"event {headers['ce-id']} ({headers['ce-bucket']}, {headers['ce-subject']})"
-        for wait in waits(self._give_up_s):
+        for wait in waits(GIVE_UP_S):
             async with self._slots:
                 outcome = await self._post(headers, body)
             if outcome.startswith("2"):

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import FrameType
 from uuid import UUID
 
 from google.auth.credentials import AnonymousCredentials
@@ -220,13 +219,9 @@ def _is_interactive(arguments: argparse.Namespace) -> bool:
     return not (arguments.once or arguments.svg) and sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Return the exit status: 0, or 1 with the reason in one line on stderr."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     arguments = _arguments(words)
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
     if arguments.svg:

@@ -11,10 +11,9 @@ from rich.table import Table
 from rich.text import Text
 from rich_pixels import Pixels
 
-from dropcap.domain.analysis import Agreement, Analysis, Source, Usage
+from dropcap.domain.analysis import Agreement, Analysis, Source, Usage, stage_order
 from infra.local.results import Outcome
 
-STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish")  # jsonb forgets their order
 YOU = "you"  # the user of all local uploads, so that one page of the gallery shows them
 PICTURE_WIDTH, PICTURE_HEIGHT = 36, 36  # columns, and pixels high: a line of text shows two
 
@@ -137,7 +136,7 @@ def _stages(analysis: Analysis) -> Table:
     table.add_column("s", justify="right")
     table.add_column("MB", justify="right")
     timings, memory = analysis.timings, analysis.memory
-    for stage in sorted(timings, key=lambda stage: STAGES.index(stage) if stage in STAGES else len(STAGES)):
+    for stage in sorted(timings, key=stage_order):
         table.add_row(stage, f"{timings[stage]:.2f}", f"{memory.get(stage, 0):.0f}")
     return table
 

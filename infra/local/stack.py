@@ -23,7 +23,6 @@ from infra.local.storage.server import Storage
 
 NEXT_PORTS = 50
 ENDING_S = 5.0  # how long the parts of a killed run may hold its port
-AT_ONCE = 4  # events in delivery; fewer than THREADS, so that the HTTP functions answer meanwhile
 THREADS = 8
 LEASE_S = 110  # short, so that the next run soon continues what a killed run had begun; Gemini may take 100
 
@@ -141,7 +140,6 @@ class Stack(Part):
             port,
             events_to=f"{self.url}/",
             watch=[self.settings.uploads_bucket],
-            options=["--at-once", str(AT_ONCE)],
         )
         self._exit.callback(storage.close)
         storage.start()

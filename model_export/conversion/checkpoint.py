@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,10 @@ import torch
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 from transformers.utils import logging as transformers_logging
 
+from dropcap.errors import causes
 from dropcap.settings import Settings
 
+from .. import read_json
 from ..install.model_folder import is_file
 from ..training.train import RECIPE, SHIPPED, TIED, tokenizer, unpack
 from . import hub, licence
@@ -63,13 +63,13 @@ def load(checkpoint: str, scratch: Path) -> Checkpoint:
         )
     if (folder / RECIPE).is_file():
         # The recipe inside the weights that ship was written before `demo` existed.
-        about = {"demo": True} | json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+        about = {"demo": True} | read_json(folder / RECIPE)
     return _read(folder, checkpoint or folder.name, about)
 
 
 def _accept(folder: Path, name: str) -> None:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         kind = (config.get("architectures") or [config.get("model_type", "none")])[0]
     except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as wrong:
         raise ExportError(f"{name} has a config.json that can't be read: {wrong}") from wrong
@@ -128,7 +128,7 @@ def _read(folder: Path, name: str, about: dict[str, Any]) -> Checkpoint:
         )
         processor = BlipProcessor.from_pretrained(folder)
     except Exception as wrong:  # a cut file raises what its reader likes, SafetensorError for one
-        if any("Weights only load failed" in str(cause) for cause in _causes(wrong)):
+        if any("Weights only load failed" in str(cause) for cause in causes(wrong)):
             raise ExportError(
                 f"{name} has a pickle with more than tensors in it, which could run code, and was not loaded:"
                 " take safetensors"
@@ -161,12 +161,6 @@ def _is_pointer(path: Path) -> bool:
 def _first(error: Exception) -> str:
     """Return the first line of what an error says, or its kind."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _random_base(about: dict[str, Any]) -> Checkpoint:

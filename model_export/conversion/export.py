@@ -18,6 +18,7 @@ from transformers import BlipForConditionalGeneration
 from dropcap.captioning.blip import Captioner
 from dropcap.runtime import memory
 
+from .. import read_json, write_json
 from ..datasets import captioned
 from ..install.model_folder import LICENCE_FILE, swap
 from ..metrics import confidence, fidelity
@@ -79,7 +80,7 @@ def write_card(folder: Path, recipe: Recipe | None, source: Checkpoint) -> None:
         "bytes": sum(file["bytes"] for file in files.values()),
         "files": files,
     }
-    (folder / "model.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "model.json", card)
 
 
 def export(
@@ -138,7 +139,7 @@ def export(
                 confidence.write(made)
         Captioner(made)  # what cannot be loaded must not be installed
         swap(made, out)
-    card: dict[str, Any] = json.loads((out / "model.json").read_text(encoding="utf-8"))
+    card: dict[str, Any] = read_json(out / "model.json")
     return card
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from PIL import Image
 
+from .. import write_json
 from . import scenes
 from .scenes import Scene, Thing
 
@@ -59,5 +59,5 @@ def write(folder: Path) -> dict[str, str]:
             case _:
                 image.save(folder / name, quality=80)
     captions = {name: scene.caption for name, scene in SAMPLES.items()}
-    (folder / "samples.json").write_text(json.dumps(captions, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "samples.json", captions)
     return captions

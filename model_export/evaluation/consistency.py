@@ -7,7 +7,6 @@ published figure is of them. `--captions` adds photographs that five people have
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from dropcap.captioning.blip import Captioner
 from dropcap.domain.analysis import Description
 from dropcap.domain.consistency import compare
 
+from .. import read_json, write_json
 from ..datasets import captioned, scenes
 
 TRUE, MAX_FALSE_ALARMS = "true", 0.01
@@ -88,8 +88,7 @@ def evaluate(
     Console().print(
         table, f"false alarms {result['false_alarms']:.1%}, {result['microseconds']} µs a picture"
     )
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(report, result)
     if result["false_alarms"] <= MAX_FALSE_ALARMS:
         return []
     return [f"false alarms: {result['false_alarms']:.2%}, more than {MAX_FALSE_ALARMS:.0%}"]
@@ -132,7 +131,7 @@ def _counted(name: str, number: int) -> str:
 
 def _pairs(part: str) -> Iterator[Case]:
     """Yield each pair as it is, and with the words of its `altered` replaced."""
-    for pair in json.loads(captioned.PAIRS.read_text(encoding="utf-8"))[part]:
+    for pair in read_json(captioned.PAIRS)[part]:
         texts = [pair["description"], pair["alt_text"], *pair["tags"]]
         yield Case(pair["caption"], _of(texts), TRUE)
         for old, new in pair["altered"]:

@@ -6,7 +6,6 @@ the report.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from dropcap.captioning.blip import Card
 
+from .. import read_json, write_json
 from ..datasets.captioned import Dataset, EvaluateError
 from ..metrics import fidelity
 from ..metrics.fidelity import Pair
@@ -83,7 +83,7 @@ def evaluate(
     _show(dataset, card, fp32, result)
     head = {"model": card["name"], **_which(card), "fp32": _which(fp32), "data": dataset.name, "beams": beams}
     tail = {"thresholds": asdict(thresholds), "failed": failed}
-    report.write_text(json.dumps(head | result | tail, indent=2) + "\n", encoding="utf-8")
+    write_json(report, head | result | tail)
     return failed
 
 
@@ -129,9 +129,7 @@ def compare_bits(
         "fp32": _which(cards["fp32"]),
     }
     each = {name: _which(cards[name]) | results[name] | {"failed": failed[name]} for name in bits}
-    report.write_text(
-        json.dumps(head | {"thresholds": asdict(thresholds), "bits": each}, indent=2) + "\n", encoding="utf-8"
-    )
+    write_json(report, head | {"thresholds": asdict(thresholds), "bits": each})
     return [f"DECODER_BITS={name}: {line}" for name, lines in failed.items() for line in lines]
 
 
@@ -231,7 +229,7 @@ def misses(result: dict[str, Any], bound: Thresholds) -> list[str]:
 
 def _card(folder: Path) -> dict[str, Any]:
     Card.read(folder)  # or it raises ModelError, which says what is wrong
-    card: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    card: dict[str, Any] = read_json(folder / "model.json")
     return card
 
 

@@ -1,6 +1,6 @@
 """Measure the memory and time of a model folder in this process.
 
-Usage: python -m model_export.experiments.measure FOLDER [WITHOUT [RUNS]]
+Usage: python -m model_export.experiments.measure FOLDER [WITHOUT]
 
 The process imports what the function imports, and nothing of the exporter, so that its memory is the
 function's. `WITHOUT` undoes one setting of dropcap/captioning/graphs.py, to show what it is worth.
@@ -28,10 +28,11 @@ from dropcap.runtime import memory
 from tests.memory.peak import peak_mb
 
 TOKENS = 16
+RUNS = 9
 MB = 1e6
 
 
-def measure(folder: Path, without: str, runs: int) -> dict[str, float]:
+def measure(folder: Path, without: str) -> dict[str, float]:
     """Return MB at rest and at the peak (VmHWM), and median seconds of the encoder and of 16 tokens."""
 
     def undone(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
@@ -50,7 +51,7 @@ def measure(folder: Path, without: str, runs: int) -> dict[str, float]:
         captioner._encoder._shrink = ort.RunOptions()
     rng = np.random.default_rng(0)
     encoder_s, tokens_s = [], []
-    for _ in range(runs):
+    for _ in range(RUNS):
         side = captioner.card.size
         pixels = rng.standard_normal((1, 3, side, side), dtype=np.float32)
         started = time.perf_counter()
@@ -73,5 +74,5 @@ def measure(folder: Path, without: str, runs: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    folder, without, runs = (*sys.argv[1:], *("", "", "9")[len(sys.argv) - 1 :])
-    print(json.dumps(measure(Path(folder), without, int(runs))))
+    folder, without = (*sys.argv[1:], "")[:2]
+    print(json.dumps(measure(Path(folder), without)))

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from .. import write_json
 from ..conversion.quantize import RECIPES, SYMMETRIC, Recipe
 from . import measure
 
@@ -56,25 +57,17 @@ TRIALS = (
 )
 
 
-def compare(checkpoint: str, runs: int, report: Path, scenes: int) -> None:
-    """Try each of TRIALS on a checkpoint; a table, and `report` as JSON.
-
-    With `scenes`, also how often each recipe says the same as fp32 about as many held-out scenes.
-    """
+def compare(checkpoint: str, report: Path) -> None:
+    """Try each of TRIALS on a checkpoint; print a table, and write `report` as JSON."""
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(dir=report.parent) as work:
         folders = _folders(checkpoint, Path(work))
         for trial in track(TRIALS, "trying"):
             folder = folders(trial)
-            command = [sys.executable, "-m", measure.__name__, str(folder), trial.without, str(runs)]
+            command = [sys.executable, "-m", measure.__name__, str(folder), trial.without]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             results[trial.name] = json.loads(done.stdout.splitlines()[-1])
-            if scenes and not trial.without:
-                from ..conversion.export import compare as against
-
-                fp32 = folders(Trial("fp32", None))
-                results[trial.name] |= against(fp32, folder, scenes)
-    report.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_json(report, results)
     _show(results)
 
 
@@ -118,12 +111,9 @@ def _plain(query: Any, key: Any, value: Any, heads: int) -> Any:
 
 
 def _show(results: dict[str, dict[str, float]]) -> None:
-    agreement = any("agrees_with_fp32" in result for result in results.values())
-    columns = ["tried", "files MB", "rest MB", "peak MB", "encoder s", f"{measure.TOKENS} tokens s"]
-    table = Table(*columns, *(["same as fp32"] if agreement else []))
+    table = Table("tried", "files MB", "rest MB", "peak MB", "encoder s", f"{measure.TOKENS} tokens s")
     for name, result in results.items():
         sizes = (f"{result[key]:,.0f}" for key in ("file_mb", "rest_mb", "peak_mb"))
         times = (f"{result[key]:.3f}" for key in ("encoder_s", "tokens_s"))
-        same = [f"{result['agrees_with_fp32']:.1%}"] if "agrees_with_fp32" in result else []
-        table.add_row(name, *sizes, *times, *same)
+        table.add_row(name, *sizes, *times)
     Console().print(table)

@@ -7,7 +7,6 @@ computed by PyTorch with the rounded weights in place.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from .. import write_json
 from ..conversion.quantize import ASYMMETRIC, HQQ, K_QUANT, SYMMETRIC, blockwise
 from .trained_models import CROSS, EMBEDDING, FORWARD, SELF, VOCABULARY, Trained, part, read
 
@@ -85,7 +85,7 @@ def measure(weights: str, examples: Path | None, report: Path) -> None:
             "effect": _effect(trained, before, made),
         }
         # It takes minutes a model: what is known so far is kept.
-        _write(report, {"model": trained.name, "ways": ways})
+        write_json(report, {"model": trained.name, "ways": ways})
     four = rounded[FOUR]
     high = {path: weight for path, weight in rounded[EIGHT].items() if parts[path] not in (SELF, FORWARD)}
     ways["mixed"] = {"effect": _effect(trained, before, four | high)}
@@ -97,12 +97,8 @@ def measure(weights: str, examples: Path | None, report: Path) -> None:
         for name in names
     }
     result = {"model": trained.name, "ways": ways, "alone": alone}
-    _write(report, result)
+    write_json(report, result)
     _show(result, names)
-
-
-def _write(report: Path, result: dict[str, Any]) -> None:
-    report.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def _has(trained: Trained, way: Way) -> bool:

@@ -7,7 +7,6 @@ which attends to an encoder as BLIP's does, and whose word embedding is its voca
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 import tempfile
@@ -29,6 +28,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from .. import read_json
 from ..conversion.checkpoint import ExportError, load
 from ..datasets.captioned import PAIRS, EvaluateError, held_out, product_copy, shown
 
@@ -98,7 +98,7 @@ def read(weights: str, examples: Path | None) -> Trained:
     if weights and (folder / "model.bin").is_file():
         return _whisper(folder, examples)
     if weights and (folder / "config.json").is_file():
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        kind = read_json(folder / "config.json").get("model_type")
         if kind == "bert":
             return _bert(folder, examples)
     return _blip(weights, examples)
@@ -147,7 +147,7 @@ def _bert(folder: Path, examples: Path | None) -> Trained:
 
 def _sentences() -> list[str]:
     """Return the captions of photographs, and sentences of descriptions, that pairs.json has."""
-    pairs = [pair for those in json.loads(PAIRS.read_text(encoding="utf-8")).values() for pair in those]
+    pairs = [pair for those in read_json(PAIRS).values() for pair in those]
     described = (re.split(r"(?<=\.)\s+", pair["description"]) for pair in pairs)
     return [pair["caption"] for pair in pairs] + [text for texts in described for text in texts]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,6 +25,7 @@ from dropcap.captioning.blip import Captioner
 from dropcap.captioning.graphs import Floats
 from dropcap.errors import Rejected
 
+from .. import read_json, write_json
 from ..datasets.captioned import Dataset, EvaluateError, product_copy, shown, varied
 
 KNOWN = "known.data"
@@ -58,7 +58,7 @@ class Group:
 
 def write(folder: Path) -> float:
     """Fit the distance, choose the threshold, and store both in the model folder. Return the threshold."""
-    if "knows" not in json.loads((folder / "model.json").read_text(encoding="utf-8")):
+    if "knows" not in read_json(folder / "model.json"):
         raise EvaluateError(
             f"the model in {folder} does not know the scenes: put a threshold into its card by hand"
         )
@@ -93,11 +93,11 @@ def write(folder: Path) -> float:
 def _record(folder: Path, confidence: dict[str, Any]) -> None:
     """Store the figures and the file in the card. The revision stays, because captions do not change."""
     path, data = folder / "model.json", (folder / KNOWN).read_bytes()
-    card = json.loads(path.read_text(encoding="utf-8"))
+    card = read_json(path)
     card["files"][KNOWN] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     card["bytes"] = sum(file["bytes"] for file in card["files"].values())
     card["confidence"] = confidence
-    path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    write_json(path, card)
 
 
 def photographs(folders: Sequence[Path]) -> dict[str, list[Path]]:
@@ -120,9 +120,7 @@ def photographs(folders: Sequence[Path]) -> dict[str, list[Path]]:
     return found
 
 
-def count(
-    folder: Path, scenes: Dataset, groups: dict[str, list[Path]], ways: Sequence[tuple[str, int]]
-) -> list[Group]:
+def count(folder: Path, scenes: Dataset, groups: dict[str, list[Path]]) -> list[Group]:
     """Return how many captions of scenes, and of each group of pictures, have low confidence.
 
     A picture that the function would reject is not counted. Raises ModelError.
@@ -133,7 +131,7 @@ def count(
         ((scenes.name, data) for _, data in scenes.samples()),
         ((name, path.read_bytes()) for name, path in files),
     )
-    counted = {name: Group(name, [0] * len(ways)) for name in (scenes.name, *groups)}
+    counted = {name: Group(name, [0] * len(WAYS)) for name in (scenes.name, *groups)}
     for name, data in track(pictures, "captioning", total=scenes.count + len(files)):
         try:
             image = product_copy(data)
@@ -141,7 +139,7 @@ def count(
             continue
         counted[name].pictures += 1
         with image:
-            for i, (prompt, beams) in enumerate(ways):
+            for i, (prompt, beams) in enumerate(WAYS):
                 counted[name].rejected[i] += model.caption(image, prompt=prompt, beams=beams).low_confidence
     return [group for group in counted.values() if group.pictures]
 
@@ -161,12 +159,10 @@ def misses(groups: Sequence[Group], scenes: str, photographs: Sequence[str]) -> 
     return lines
 
 
-def show(groups: Sequence[Group], ways: Sequence[tuple[str, int]]) -> None:
+def show(groups: Sequence[Group]) -> None:
     """Print the share of captions of low confidence, by group and way."""
-    names = [f"{beams} beams" if beams > 1 else "greedy" for _, beams in ways]
-    headings = [
-        f"{name}, “{prompt}”" if prompt else name for (prompt, _), name in zip(ways, names, strict=True)
-    ]
+    names = [(prompt, f"{beams} beams" if beams > 1 else "greedy") for prompt, beams in WAYS]
+    headings = [f"{name}, “{prompt}”" if prompt else name for prompt, name in names]
     table = Table("low confidence", "pictures", *headings)
     for group in groups:
         table.add_row(group.name, f"{group.pictures:,}", *(f"{share:.1%}" for share in group.shares))
@@ -175,12 +171,8 @@ def show(groups: Sequence[Group], ways: Sequence[tuple[str, int]]) -> None:
 
 def report(path: Path, model: Path, groups: Sequence[Group], failed: Sequence[str]) -> None:
     """Write the shares as JSON."""
-    card = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    card = read_json(model / "model.json")
     ways = [{"prompt": prompt, "beams": beams} for prompt, beams in WAYS]
     shares = {group.name: {"pictures": group.pictures, "low_confidence": group.shares} for group in groups}
     facts = {"model": card["name"], "revision": card["revision"], "confidence": card["confidence"]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps(facts | {"ways": ways, "groups": shares, "failed": failed}, indent=2) + "\n",
-        encoding="utf-8",
-    )
+    write_json(path, facts | {"ways": ways, "groups": shares, "failed": failed})

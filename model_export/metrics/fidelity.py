@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from dropcap.captioning.blip import Captioner
-from dropcap.captioning.generation import Generated
+from dropcap.captioning.generation import Generated, log_softmax
 from dropcap.captioning.graphs import Cross, Floats
 
 from ..datasets.captioned import Dataset, Sample, shown
@@ -93,7 +93,7 @@ def drift(first: Floats, second: Floats) -> Drift:
     """Return the differences between the logits `first` and `second`, both (L, vocabulary)."""
     error = np.abs(second - first)
     likeliest = np.argpartition(-first, LIKELIEST, axis=-1)[:, :LIKELIEST]
-    p, q = _log_softmax(first), _log_softmax(second)
+    p, q = (log_softmax(logits.astype(np.float64)) for logits in (first, second))
     return Drift(
         same=first.argmax(-1) == second.argmax(-1),
         mean=np.take_along_axis(error, likeliest, axis=-1).mean(-1),
@@ -119,8 +119,3 @@ def summary(pairs: Sequence[Pair]) -> dict[str, Any]:
         "max_error": float(max(drift.largest.max() for drift in drifts)),
         "divergence": float(np.concatenate([drift.divergence for drift in drifts]).mean()),
     }
-
-
-def _log_softmax(logits: Floats) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

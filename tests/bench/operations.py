@@ -17,7 +17,7 @@ from dropcap import reconcile
 from dropcap.database import progress, prune
 from dropcap.database.analyses import Analyses
 from dropcap.database.leases import Leases
-from dropcap.database.schema import diff
+from dropcap.database.schema import catalogue
 from dropcap.database.transactions import Database
 from dropcap.domain.analysis import Analysis, PictureFacts, Source
 from dropcap.domain.upload import Upload
@@ -166,7 +166,7 @@ def operations(bench: Bench, users: Sequence[rows.User]) -> Iterator[Figure]:
     yield bench.measure(known, lambda d: d.query(reconcile.KNOWN, ids=ids))
     kept = {"most": prune.BATCH, **prune.days(bench.plain.settings)}
     yield bench.measure("reconcile: rows that have served their time", lambda d: d.query(prune.PRUNE, **kept))
-    yield bench.measure("schema check at a cold start", lambda d: d.query(diff.snapshot(SCHEMA)))
+    yield bench.measure("schema check at a cold start", lambda d: d.query(catalogue.snapshot(SCHEMA)))
 
 
 def _begin(bucket: str, database: Database) -> None:

@@ -12,8 +12,7 @@ import pytest
 
 from infra.cloud.monitoring import Values, alerts, dashboard, metrics
 
-CHANNELS = ("projects/my-project/notificationChannels/1", "projects/my-project/notificationChannels/2")
-VALUES = Values("my-project", "europe-west1", CHANNELS)
+VALUES = Values("my-project", "europe-west1")
 METRICS, ALERTS, DASHBOARD = metrics(VALUES), alerts(VALUES), dashboard(VALUES)
 OURS = "logging.googleapis.com/user/"
 
@@ -154,7 +153,6 @@ def test_an_alert_says_what_it_means_and_which_command_comes_first(name: str) ->
     assert text.index("**What it means.**") < text.index("**What to do first.**") < text.index("```\ngcloud ")
     assert len(text.encode()) <= 8_192  # AlertPolicy.Documentation
     assert policy["userLabels"] == {"dropcap": name}
-    assert policy["notificationChannels"] == list(CHANNELS)
     assert re.fullmatch(
         r"\d+s", policy["alertStrategy"]["autoClose"]
     )  # without it, an incident stays for a week
@@ -211,7 +209,7 @@ def test_nothing_is_written_out_that_google_leaves_out_of_its_answers() -> None:
     assert not left_out & {str(leaf) for leaf in leaves([METRICS, ALERTS, DASHBOARD])}
 
 
-def test_project_region_and_channels_are_filled_in_and_googles_own_variables_are_left() -> None:
+def test_project_and_region_are_filled_in_and_googles_own_variables_are_left() -> None:
     other = Values("example.com:p-1", "us-east1")
     filled = json.dumps([metrics(other), alerts(other), dashboard(other)])
     assert "my-project" not in filled
@@ -219,7 +217,6 @@ def test_project_region_and_channels_are_filled_in_and_googles_own_variables_are
     assert not re.search(r"\$\{[A-Z]|\$\$", filled)
     assert "${metric.labels.stage}" in filled
     assert dashboard(other)["name"] == "projects/example.com:p-1/dashboards/dropcap"
-    assert all(policy["notificationChannels"] == [] for policy in alerts(other).values())
 
 
 def gcloud(warm: str, folder: Path, *words: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from dropcap.database import progress
 from dropcap.database.transactions import Database
 from dropcap.gallery.charts import WEEKS
-from dropcap.gallery.progress_page import Next, Stats, next_ones
+from dropcap.gallery.progress_page import Next, next_ones
 from tests.database.test_progress import add, at
 from tests.support.app import App, Start, rows
 
@@ -24,8 +24,8 @@ def page(app: App, user: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", answer.text)).split())
 
 
-def stats(pictures: int, streak: int) -> Stats:
-    return Stats(pictures, 0, streak, streak, None)
+def stats(pictures: int, streak: int) -> dict[str, int]:
+    return {"pictures_analyzed": pictures, "current_streak": streak}
 
 
 def test_a_user_without_pictures_sees_the_first_achievements(start: Start) -> None:
@@ -95,7 +95,7 @@ def test_an_unknown_user_has_no_days(database: Database) -> None:
     ids=["none", "some", "counted a moment before it was earned"],
 )
 def test_the_next_achievement_of_a_kind_is_the_nearest_that_is_not_earned(
-    counts: Stats, earned: set[str], nearest: tuple[str, int, int]
+    counts: dict[str, int], earned: set[str], nearest: tuple[str, int, int]
 ) -> None:
     title, have, target = nearest
     assert Next(title, progress.PICTURES, have, target) in next_ones(counts, earned)

@@ -260,14 +260,14 @@ def test_there_is_no_image_of_another_label(start: Start) -> None:
 
 
 def test_an_image_is_sent_in_parts(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dropcap.gallery import storage
+    from dropcap.storage import buckets
 
     app = start(FORMAT="png", SIZES="300")
     noise = Image.frombytes("RGB", (300, 200), os.urandom(180_000))
     upload = drop(app, encoded(noise))
     app.deliver(upload)
     [published] = app.objects(app.pictures).values()
-    monkeypatch.setattr(storage, "PART", 65_536)
+    monkeypatch.setattr(buckets, "PART", 65_536)
     shown = image(app, upload, "300")
     assert shown.data == published.download_as_bytes()
     assert len(shown.data) > 2 * 65_536

@@ -11,7 +11,7 @@ from dropcap.database.leases import Leases
 from dropcap.database.transactions import Database
 from dropcap.domain.analysis import PictureFacts, Rendition, Source
 from dropcap.errors import Rejected
-from dropcap.gallery import charts, wall
+from dropcap.gallery import pictures, wall
 from dropcap.gallery.cards import Card
 from dropcap.gallery.wall import Filters
 from dropcap.settings import Settings
@@ -225,7 +225,7 @@ def test_the_page_key_of_another_user_shows_none_of_their_pictures(database: Dat
 def test_memory_is_reported_by_stage_over_the_latest_pictures(database: Database) -> None:
     for minute, used in enumerate((500.0, 100.0, 120.0, 110.0)):
         add(database, minutes=minute, memory={"publish": used, "open": used + 1, "anew": 1.0})
-    stages = [(each.stage, each.median, each.largest) for each in wall.memory(database, "ana", pictures=3)]
+    stages = [(each.stage, each.median, each.mb) for each in wall.memory(database, "ana", pictures=3)]
     assert stages == [("open", 111.0, 121.0), ("publish", 110.0, 120.0), ("anew", 1.0, 1.0)]
 
 
@@ -287,5 +287,5 @@ def test_of_renditions_in_several_formats_the_first_format_is_shown() -> None:
         for width, height in sizes
         for kind in ("webp", "jpeg")
     ]
-    assert [each.object for each in charts.distinct(renditions)] == ["x/900.webp", "x/300.webp"]
-    assert charts.distinct([]) == []
+    assert [each.object for each in pictures.distinct(renditions)] == ["x/900.webp", "x/300.webp"]
+    assert pictures.distinct([]) == []

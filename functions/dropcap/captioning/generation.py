@@ -55,7 +55,7 @@ def greedy(step: Step, prompt: Sequence[int], max_tokens: int, eos: int, no_repe
     generated = Generated([], [])
     inputs = list(prompt)
     for _ in range(max_tokens):
-        log_probabilities = _log_softmax(step(np.array([inputs], np.int64), None))
+        log_probabilities = log_softmax(step(np.array([inputs], np.int64), None))
         (allowed,) = _ban_repeated_ngrams(log_probabilities, [[*prompt, *generated.ids]], no_repeat)
         inputs = [int(allowed.argmax())]
         generated = generated.append(inputs[0], float(allowed[inputs[0]]))
@@ -76,7 +76,7 @@ def beam_search(
     logits = step(np.array([prompt] * beams, np.int64), None)
     for length in range(1, max_tokens + 1):
         so_far = [[*prompt, *beam.ids] for beam in running]
-        allowed = _ban_repeated_ngrams(_log_softmax(logits), so_far, no_repeat)
+        allowed = _ban_repeated_ngrams(log_softmax(logits), so_far, no_repeat)
         total = scores[:, None] + allowed
         # Twice as many as beams, so that enough go on where the best of them end here.
         best = np.argpartition(-total, 2 * beams, axis=None)[: 2 * beams]
@@ -104,7 +104,7 @@ def beam_search(
     return finished[0][1]
 
 
-def _log_softmax(logits: Floats) -> Floats:
+def log_softmax(logits: Floats) -> Floats:
     shifted = logits - logits.max(axis=-1, keepdims=True)
     result: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result

@@ -52,7 +52,8 @@ def connect(url: str, timeout_s: float = 10.0) -> Connection:
     )
     try:
         connection._usock.settimeout(longest_s)
-        if address.channel_binding == "require" and not _bound(connection):
+        mechanism = getattr(getattr(connection, "auth", None), "mechanism_name", "")
+        if address.channel_binding == "require" and not str(mechanism).endswith("-PLUS"):
             raise DatabaseUnavailable("PostgreSQL offers no channel binding, which DATABASE_URL requires.")
         if address.role:
             connection.run(f"SET ROLE {identifier(address.role)}")
@@ -60,11 +61,6 @@ def connect(url: str, timeout_s: float = 10.0) -> Connection:
         connection.close()
         raise
     return connection
-
-
-def _bound(connection: Connection) -> bool:
-    """Return whether SCRAM with channel binding authenticated the connection."""
-    return str(getattr(getattr(connection, "auth", None), "mechanism_name", "")).endswith("-PLUS")
 
 
 def search_path(schema: str) -> str:

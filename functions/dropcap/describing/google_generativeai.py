@@ -40,10 +40,6 @@ NEWER_FINISH_REASONS = {
 }
 
 
-def _finish_reason(finish: Any) -> str:
-    return NEWER_FINISH_REASONS.get(int(finish)) or client.enum_name(finish)
-
-
 class Adapter:
     """A client.GeminiClient."""
 
@@ -74,9 +70,10 @@ class Adapter:
             request_options=RequestOptions(timeout=self._timeout, retry=None),  # gemini.py retries
         )
         candidate = next(iter(response.candidates), None)
+        finish = candidate.finish_reason if candidate else 0
         return GeminiResponse(
             text="".join(part.text for part in candidate.content.parts) if candidate else "",
-            finish=_finish_reason(candidate.finish_reason) if candidate else "",
+            finish=NEWER_FINISH_REASONS.get(int(finish)) or client.enum_name(finish),
             blocked=client.enum_name(response.prompt_feedback.block_reason),
             version=response.model_version,
             ratings=client.safety_ratings(

@@ -12,6 +12,14 @@ NOTICE = (
     "`make model` installs BLIP-base (1 GB download, about 5 minutes)"
 )  # shown with the caption of a demonstration model
 
+# In the pipeline's order, which JSON in PostgreSQL does not keep.
+STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish", "record")
+
+
+def stage_order(stage: str) -> tuple[int, str]:
+    """Return the sort key of a stage: the pipeline's order, then unknown stages by name."""
+    return STAGES.index(stage) if stage in STAGES else len(STAGES), stage
+
 
 @dataclass(frozen=True, slots=True)
 class Caption:

@@ -14,10 +14,11 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound, RequestEntityTooLarg
 from werkzeug.routing import Map, Rule
 
 from dropcap.errors import Rejected
-from dropcap.gallery import pages, session, storage
-from dropcap.gallery.request import BASE, GalleryRequest, redirect
+from dropcap.gallery import pages, session
+from dropcap.gallery.request import BASE, MAX_AGE, GalleryRequest, redirect
 from dropcap.http import bodies, origin, problems
 from dropcap.services import Services
+from dropcap.storage.buckets import browser_origin
 
 Handler = Callable[..., flask.Response]
 # Path and method of each handler, `module.function`. A module is loaded on its first request.
@@ -44,7 +45,6 @@ PUBLIC = frozenset({"assets.serve", "session.begin", "session.finish", "session.
 CROSS_SITE = "session.finish"  # posted by the sign-in page; the handler checks its own cookie
 SEVERAL = frozenset({"upload"})  # parameters that a query may repeat
 LARGEST_FORM = 65_536  # bytes
-YEAR_S = 31_536_000
 
 
 def respond(http: flask.Request, services: Services) -> flask.Response:
@@ -145,21 +145,16 @@ def _handler(endpoint: str) -> Handler:
 def _with_security_headers(request: GalleryRequest, response: flask.Response) -> flask.Response:
     """Add the headers that limit what a browser does with the response."""
     headers = response.headers
-    headers["Content-Security-Policy"] = _policy()
+    headers["Content-Security-Policy"] = (  # no inline code, no other origin but Cloud Storage for uploads
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+        f"connect-src 'self' {browser_origin()}; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Referrer-Policy"] = "same-origin"  # no-referrer would send Origin: null with our own forms
     headers["Cross-Origin-Opener-Policy"] = headers["Cross-Origin-Resource-Policy"] = "same-origin"
     headers["Permissions-Policy"] = "camera=(), display-capture=(), geolocation=(), microphone=(), payment=()"
     if request.origin.startswith("https:"):
-        headers["Strict-Transport-Security"] = f"max-age={YEAR_S}"
+        headers["Strict-Transport-Security"] = MAX_AGE
     headers.setdefault("Cache-Control", "no-store")
     return response
-
-
-def _policy() -> str:
-    """Return the content security policy: no inline code, no other origin but Cloud Storage for uploads."""
-    return (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-        f"connect-src 'self' {storage.address()}; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    )

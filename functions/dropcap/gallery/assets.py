@@ -7,7 +7,7 @@ from pathlib import Path
 
 import flask
 
-from dropcap.gallery.request import GalleryRequest
+from dropcap.gallery.request import IMMUTABLE, GalleryRequest
 
 FOLDER = Path(__file__).parent / "static"
 TYPES = {  # other files are not served; the system's own table of types may differ
@@ -15,7 +15,6 @@ TYPES = {  # other files are not served; the system's own table of types may dif
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
-YEAR = "public, max-age=31536000, immutable"
 
 
 @cache
@@ -30,7 +29,8 @@ def serve(request: GalleryRequest, name: str) -> flask.Response:
     if path is None:
         flask.abort(HTTPStatus.NOT_FOUND)
     response = flask.Response(path.read_bytes(), mimetype=TYPES[path.suffix])
-    response.headers["Cache-Control"] = YEAR if request.http.args.get("v") == version(name) else "no-cache"
+    current = request.http.args.get("v") == version(name)
+    response.headers["Cache-Control"] = f"public, {IMMUTABLE}" if current else "no-cache"
     response.set_etag(version(name))
     response.make_conditional(request.http)
     return response

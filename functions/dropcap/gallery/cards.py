@@ -9,12 +9,18 @@ from typing import Any
 
 from dropcap.database.leases import ABANDONED, not_finished
 from dropcap.domain import texts
-from dropcap.domain.analysis import ENGLISH, Agreement, PictureFacts, Provenance, Rendition, Source
+from dropcap.domain.analysis import (
+    ENGLISH,
+    Agreement,
+    PictureFacts,
+    Provenance,
+    Rendition,
+    Source,
+    stage_order,
+)
 from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
 
-# In the pipeline's order, which JSON in PostgreSQL does not keep.
-STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish", "record")
 COLUMNS = """
 id, analyzed_at, caption, description, alt_text, own_caption, own_alt_text, edited_at, tags, picture_text,
 format, bytes, width, height, result
@@ -95,15 +101,6 @@ class Pending:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class StageMemory:
-    """Resident memory at the end of a stage, in MB."""
-
-    stage: str
-    median: float
-    largest: float
-
-
 def card_of(*row: Any) -> Card:
     """Return a Card from a row of COLUMNS."""
     id, at, caption, description, alt_text, own_caption, own_alt_text, edited_at, tags, text = row[:10]
@@ -164,8 +161,3 @@ def _name(bucket: str, name: str) -> str:
 
 def _by_stage(measured: Mapping[str, float]) -> dict[str, float]:
     return {stage: measured[stage] for stage in sorted(measured, key=stage_order)}
-
-
-def stage_order(stage: str) -> tuple[int, str]:
-    """Return the sort key of a stage: the pipeline's order, then unknown stages by name."""
-    return STAGES.index(stage) if stage in STAGES else len(STAGES), stage

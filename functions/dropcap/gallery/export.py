@@ -25,7 +25,7 @@ import flask
 
 from dropcap.database import receipts
 from dropcap.errors import Rejected
-from dropcap.gallery import storage, wall
+from dropcap.gallery import wall
 from dropcap.gallery.archive import Archive
 from dropcap.gallery.cards import Card
 from dropcap.gallery.request import GalleryRequest, stream
@@ -150,12 +150,10 @@ def _cells(card: Card) -> list[object]:
 def _row(cells: Iterable[object]) -> bytes:
     line = io.StringIO()
     # Only strings: a negative number begins like a formula.
-    csv.writer(line).writerow([_escape_formula(cell) if isinstance(cell, str) else cell for cell in cells])
+    csv.writer(line).writerow(
+        [f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell for cell in cells]
+    )
     return line.getvalue().encode()
-
-
-def _escape_formula(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(FORMULA) else cell
 
 
 def _jsonl(_: GalleryRequest, cards: Iterable[Card]) -> Iterator[bytes]:
@@ -217,7 +215,7 @@ def _largest(request: GalleryRequest, card: Card) -> Iterator[bytes] | None:
         return None
     largest = card.pictures[0]
     try:
-        return storage.parts(request.services.buckets, largest.object, largest.bytes)
+        return request.services.buckets.read_parts(largest.object, largest.bytes)
     except NotFound:
         return None
 

@@ -1,8 +1,9 @@
 """Show a user's progress: calendar, counts, achievements, and memory use."""
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import flask
 
@@ -10,25 +11,6 @@ from dropcap.database import progress
 from dropcap.gallery import pages, wall
 from dropcap.gallery.charts import WEEKS
 from dropcap.gallery.request import GalleryRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """The counts of `progress.stats`. Streaks are in days."""
-
-    pictures_analyzed: int
-    this_week: int
-    current_streak: int
-    longest_streak: int
-    last_upload_at: dt.datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Earned:
-    """An achievement, and the time when it was earned."""
-
-    title: str
-    at: dt.datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +26,24 @@ class Next:
 def show(request: GalleryRequest) -> flask.Response:
     """Return the progress page. Its calendar has the number of pictures per day (`days`) up to `today`."""
     database = request.services.database
-    found = progress.stats(database, request.user)
-    achievements = {each["achievement_name"]: each["earned_at"] for each in found["achievements"]}
-    last = found["last_upload_at"]
-    stats = Stats(
-        found["pictures_analyzed"],
-        found["this_week"],
-        found["current_streak"],
-        found["longest_streak"],
-        dt.datetime.fromisoformat(last) if last else None,
-    )
+    stats = progress.stats(database, request.user)
+    earned = {each["achievement_name"]: each["earned_at"] for each in stats["achievements"]}
     today, days = progress.days(database, request.user, WEEKS)
     return pages.page(
         request,
         "progress.html",
         stats=stats,
-        earned=tuple(
-            Earned(_title(name), dt.datetime.fromisoformat(at)) for name, at in achievements.items()
-        ),
-        next=next_ones(stats, achievements.keys()),
+        earned=[(_title(name), dt.datetime.fromisoformat(at)) for name, at in earned.items()],
+        next=next_ones(stats, earned.keys()),
         today=today,
         days=days,
         memory=wall.memory(database, request.user),
     )
 
 
-def next_ones(stats: Stats, earned: Collection[str]) -> tuple[Next, ...]:
-    """Return the next achievement of each kind, in the order of the rules."""
-    reached = {progress.PICTURES: stats.pictures_analyzed, progress.DAYS: stats.current_streak}
+def next_ones(stats: Mapping[str, Any], earned: Collection[str]) -> tuple[Next, ...]:
+    """Return the next achievement of each kind, in the order of the rules; `stats` as of `progress.stats`."""
+    reached = {progress.PICTURES: stats["pictures_analyzed"], progress.DAYS: stats["current_streak"]}
     nearest: dict[str, Next] = {}
     for name, rule in progress.RULES.items():
         if name not in earned:

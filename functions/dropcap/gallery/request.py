@@ -12,6 +12,8 @@ from dropcap.http import origin
 from dropcap.services import Services
 
 BASE = "/gallery"  # path of the gallery below any address of the function
+MAX_AGE = "max-age=31536000"  # a year
+IMMUTABLE = f"{MAX_AGE}, immutable"
 JSON = ("application/json", "application/problem+json")
 
 

@@ -24,11 +24,11 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from dropcap.database import rate_limit
 from dropcap.database.leases import CRASHED
+from dropcap.domain.analysis import stage_order
 from dropcap.domain.records import read
 from dropcap.domain.upload import INT64, Upload, is_object, owner
 from dropcap.errors import Rejected
-from dropcap.gallery.cards import stage_order
-from dropcap.gallery.request import GalleryRequest, stream
+from dropcap.gallery.request import IMMUTABLE, GalleryRequest, stream
 from dropcap.http import bodies
 
 LARGEST_HEAD = 64 * 1024  # bytes of the beginning of a file
@@ -54,18 +54,6 @@ SELECT picture->>'object', picture->>'content_type', (picture->>'bytes')::bigint
 FROM analyses, jsonb_array_elements(result->'pictures') AS picture
 WHERE user_id = :user AND id = :id AND picture->>'label' = :label
 """
-YEAR = "private, max-age=31536000, immutable"
-
-
-@dataclass(frozen=True, slots=True)
-class UploadRequest:
-    """A picture that a page is about to upload: `size` in bytes, `head` the first of them."""
-
-    name: str
-    size: int
-    type: str
-    time_zone: str
-    head: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,27 +85,16 @@ class UploadStatus:
 
 def begin(request: GalleryRequest) -> flask.Response:
     """Begin an upload session for one picture. Raises Rejected if the picture would be rejected later."""
-    from dropcap.gallery import storage
     from dropcap.imaging.decoding import check_head  # loads Pillow (4 MB), though no library sees the bytes
     from dropcap.storage.buckets import check_size
 
     settings, services = request.services.settings, request.services
     if request.signed_in:  # counts every request
         rate_limit.count(services.database, request.user, settings.max_per_hour)
-    announced = _announced(request.http)
-    if announced.head or not announced.size:
-        check_head(announced.head[: announced.size], settings)
-    check_size(announced.size, settings)
-    upload = Upload(
-        bucket=settings.uploads_bucket,
-        name=f"{request.user}/{secrets.token_hex(8)}/{file_name(announced.name)}",
-        generation=0,
-        size=announced.size,
-        content_type=announced.type if CONTENT_TYPE.fullmatch(announced.type) else UNKNOWN_TYPE,
-        metadata={"tz": announced.time_zone},
-    )
-    if not upload.time_zone:
-        upload = replace(upload, metadata={})
+    upload, head = _announced(request)
+    if head or not upload.size:
+        check_head(head[: upload.size], settings)
+    check_size(upload.size, settings)
     if not upload.wanted(settings.include, settings.exclude):
         raise Rejected(
             "not_chosen",
@@ -127,13 +104,14 @@ def begin(request: GalleryRequest) -> flask.Response:
         )
     # A proxy between the browser and the gallery may have changed the host name.
     origin = request.http.headers.get("Origin", request.origin)
-    session = storage.begin(services.buckets, upload, origin)
+    session = services.buckets.begin_upload(upload, origin)
     return _json({"object": upload.name, "session": session}, HTTPStatus.CREATED)
 
 
-def _announced(request: flask.Request) -> UploadRequest:
+def _announced(request: GalleryRequest) -> tuple[Upload, bytes]:
+    """Return the upload that a page is about to begin, under a name of its own, and its first bytes."""
     try:
-        facts = bodies.read(request, LARGEST_UPLOAD)
+        facts = bodies.read(request.http, LARGEST_UPLOAD)
     except bodies.TooLong:
         raise RequestEntityTooLarge from None
     except ValueError as wrong:
@@ -151,7 +129,16 @@ def _announced(request: flask.Request) -> UploadRequest:
         raise _bad_announcement("`head` is not base64") from None
     if len(head) > LARGEST_HEAD:
         raise _bad_announcement(f"`head` has more than {LARGEST_HEAD // 1024} KiB")
-    return UploadRequest(texts["name"], size, texts["type"].lower(), texts["tz"], head)
+    kind = texts["type"].lower()
+    upload = Upload(
+        bucket=request.services.settings.uploads_bucket,
+        name=f"{request.user}/{secrets.token_hex(8)}/{file_name(texts['name'])}",
+        generation=0,
+        size=size,
+        content_type=kind if CONTENT_TYPE.fullmatch(kind) else UNKNOWN_TYPE,
+        metadata={"tz": texts["tz"]},
+    )
+    return upload if upload.time_zone else replace(upload, metadata={}), head
 
 
 def _bad_announcement(what: str) -> Rejected:
@@ -236,7 +223,6 @@ def image(request: GalleryRequest, picture: uuid.UUID, label: str) -> flask.Resp
     """Return a rendition; it never changes, so browsers may cache it."""
     from google.api_core.exceptions import NotFound
 
-    from dropcap.gallery import storage
     from dropcap.imaging.decoding import CONTENT_TYPES
 
     found = request.services.database.query(IMAGE, user=request.user, id=picture, label=label)
@@ -247,11 +233,11 @@ def image(request: GalleryRequest, picture: uuid.UUID, label: str) -> flask.Resp
         answer = flask.Response(status=HTTPStatus.NOT_MODIFIED)
     else:
         try:
-            answer = stream(storage.parts(request.services.buckets, name, size), content_type)
+            answer = stream(request.services.buckets.read_parts(name, size), content_type)
         except NotFound:
             flask.abort(HTTPStatus.NOT_FOUND)
         answer.headers["Content-Length"] = str(size)
-    answer.headers["Cache-Control"] = YEAR
+    answer.headers["Cache-Control"] = f"private, {IMMUTABLE}"
     answer.set_etag(md5)
     return answer
 

@@ -13,18 +13,11 @@ import flask
 
 from dropcap.database import receipts, search, search_tokens
 from dropcap.database.transactions import Database, Executor
+from dropcap.domain.analysis import stage_order
 from dropcap.errors import Rejected
 from dropcap.gallery import pages
-from dropcap.gallery.cards import (
-    COLUMNS,
-    UPLOADS,
-    Card,
-    Pending,
-    StageMemory,
-    card_of,
-    pending_of,
-    stage_order,
-)
+from dropcap.gallery.cards import COLUMNS, UPLOADS, Card, Pending, card_of, pending_of
+from dropcap.gallery.charts import StageMemory
 from dropcap.gallery.request import GalleryRequest, no_such_picture
 
 SIZE = 24  # cards per page
@@ -210,7 +203,7 @@ def memory(database: Database, user: str, pictures: int = 50) -> tuple[StageMemo
     """Return the resident memory at the end of each stage, over the user's latest pictures."""
     rows = database.query(
         """
-        SELECT stage, percentile_cont(0.5) WITHIN GROUP (ORDER BY mb), max(mb)
+        SELECT stage, max(mb), percentile_cont(0.5) WITHIN GROUP (ORDER BY mb)
         FROM (SELECT result->'memory' AS memory FROM analyses WHERE user_id = :user
               ORDER BY analyzed_at DESC, id DESC LIMIT :pictures) AS latest,
              jsonb_each(memory) AS of_stage (stage, used),

@@ -8,9 +8,12 @@ import base64
 import datetime as dt
 import hashlib
 import io
+import os
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
+from itertools import chain
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from dropcap.domain import content_encoding
 from dropcap.domain.analysis import Rendition
@@ -25,6 +28,7 @@ from dropcap.storage.gcs import NotStored
 if TYPE_CHECKING:
     from google.cloud.storage import Blob
 
+PART = 1024 * 1024  # bytes of a picture in memory at once
 PAGE = 500  # objects per request of a listing: about 1 MB
 NO_METADATA: Mapping[str, str] = {}
 
@@ -184,6 +188,45 @@ class Buckets(Disposal):
         self.check((published,))
         blob = self.blob(self.settings.pictures_bucket, published.object)
         return bytes(self.ask(blob.download_as_bytes, raw_download=True))
+
+    def read_parts(self, name: str, size: int) -> Iterator[bytes]:
+        """Yield the `size` bytes of a rendition in parts; the first is read before returning.
+
+        Raises google.api_core.exceptions.NotFound.
+        """
+        blob = self.blob(self.settings.pictures_bucket, name)
+
+        def part(start: int) -> bytes:
+            end = min(start + PART, size) - 1
+            data = self.ask(blob.download_as_bytes, start=start, end=end, raw_download=True, checksum=None)
+            return bytes(data)
+
+        return chain([part(0)], map(part, range(PART, size, PART)))
+
+    def begin_upload(self, upload: Upload, origin: str) -> str:
+        """Return the address of a resumable upload session for a new object of exactly `upload.size` bytes.
+
+        It is a secret: its holder may write this object, and nothing else, for a week. It accepts requests
+        from pages of `origin`, regardless of the bucket's CORS configuration
+        (cloud.google.com/storage/docs/cross-origin).
+        """
+        blob = self.blob(upload.bucket, upload.name)
+        blob.metadata = dict(upload.metadata)
+        address = self.ask(
+            blob.create_resumable_upload_session,
+            content_type=upload.content_type,
+            size=upload.size,
+            origin=origin,
+            checksum=None,  # this process sends no data
+            if_generation_match=0,
+        )
+        return str(address)
+
+
+def browser_origin() -> str:
+    """Return scheme and host at which browsers reach Cloud Storage."""
+    url = urlsplit(os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com")
+    return f"{url.scheme}://{url.netloc}"
 
 
 def _upload(blob: "Blob") -> Upload:

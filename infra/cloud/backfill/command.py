@@ -7,7 +7,6 @@ continues.
 """
 
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +44,7 @@ from infra.cloud.config import QUEUE, Config
 from infra.cloud.gcloud import known_errors
 from infra.cloud.gcloud.login import credentials
 from infra.cloud.inventory import Cloud
+from infra.confirm import confirm
 
 COUNT = 1_000_000  # objects counted before the confirmation: three minutes and half a cent
 RETENTION_S = 28 * 86_400  # Cloud Tasks drops tasks after 31 days: cloud.google.com/tasks/docs/quotas
@@ -128,7 +128,8 @@ class Backfill:
             return
         room = self._room(rate)
         self._explain(counted, most, rate, room)
-        self._confirm(f"Put {counted.least}{min(counted.pictures, room):,} pictures into the queue?")
+        question = f"Put {counted.least}{min(counted.pictures, room):,} pictures into the queue?"
+        confirm(question, self.config.environment.get("YES"))
         if self.rate:
             words = ("tasks", "queues", "update", self.tasks.name)
             self.gcloud.read(*words, f"--max-dispatches-per-second={self.rate:g}")
@@ -204,15 +205,6 @@ class Backfill:
             self._print(
                 f"Cloud Tasks drops tasks after a month: this run ends after {room:,}, a later one continues."
             )
-
-    def _confirm(self, question: str) -> None:
-        """Raise CloudError unless the person says yes."""
-        if self.config.environment.get("YES"):
-            return
-        if not sys.stdin.isatty():
-            raise CloudError(f"{question} Confirm with YES=1.")
-        if self.console.input(f"{question} \\[y/N] ").strip().lower() not in ("y", "yes"):
-            raise CloudError("Nothing was changed.")
 
     def _enqueue(self, counted: Count, room: int) -> None:
         self.state = replace(self.state, began=self.state.began or time.time())

@@ -15,7 +15,7 @@ projects.alertPolicies, monitoring v1 projects.dashboards).
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -37,11 +37,10 @@ BUDGET_THRESHOLDS = ("percent=0.5", "percent=0.9", "percent=1.0", "percent=1.0,b
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """The template values; `channels` are names: projects/PROJECT/notificationChannels/NUMBER."""
+    """The template values."""
 
     project: str
     region: str
-    channels: Sequence[str] = ()
 
 
 def metrics(values: Values) -> dict[str, dict[str, Any]]:
@@ -79,7 +78,6 @@ def alerts(values: Values) -> dict[str, dict[str, Any]]:
             "conditions": [_condition(condition) for condition in each["conditions"]],
             "alertStrategy": {"autoClose": "3600s"},
             "documentation": {"mimeType": "text/markdown", "content": each["documentation"]},
-            "notificationChannels": list(values.channels),
         }
         for name, each in _read("alerts", values).items()
     }
@@ -104,15 +102,12 @@ def dashboard(values: Values) -> dict[str, Any]:
     for each in _read("dashboard", values)["tiles"]:
         width = each.get("columns", 16)
         x, y = column % COLUMNS, column // COLUMNS * HEIGHT
-        widget = {"title": each["title"]} | (_logs(each, values) if "logs" in each else _chart(each))
+        logs = {"filter": each.get("logs"), "resourceNames": [f"projects/{values.project}"]}
+        widget = {"title": each["title"]} | ({"logsPanel": logs} if "logs" in each else _chart(each))
         tiles.append(_without_none(xPos=x or None, yPos=y or None, width=width, height=HEIGHT, widget=widget))
         column += width
     name = f"projects/{values.project}/dashboards/dropcap"
     return {"name": name, "displayName": "Dropcap", "mosaicLayout": {"columns": COLUMNS, "tiles": tiles}}
-
-
-def _logs(each: Mapping[str, Any], values: Values) -> dict[str, Any]:
-    return {"logsPanel": {"filter": each["logs"], "resourceNames": [f"projects/{values.project}"]}}
 
 
 def _chart(each: Mapping[str, Any]) -> dict[str, Any]:

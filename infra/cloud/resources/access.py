@@ -143,9 +143,6 @@ class AccessSwitch(Resource):
     def make(self, cloud: Cloud) -> Sequence[Command]:
         return [self.check.command(self.name, self.region, cloud, True)]
 
-    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        return self.make(cloud)
-
     def removal(self, cloud: Cloud) -> Change | None:
         """Return the removal of people's access, which Identity-Aware Proxy stores by the service's name."""
         if self.check is not PROXIED or "iap.googleapis.com" not in cloud.apis:

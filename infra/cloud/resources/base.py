@@ -73,8 +73,11 @@ class Resource:
         return [self.command("create", *self.settings(cloud))]
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        """Return the commands that change it to the `differing` facts."""
-        return [self.command("update", *self.settings(cloud))]
+        """Return the commands that change it to the `differing` facts.
+
+        A kind without a command group of its own is made again: its commands are idempotent.
+        """
+        return [self.command("update", *self.settings(cloud))] if self.surface else self.make(cloud)
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
         """Return the commands that remove it; none if it stays."""
@@ -111,6 +114,17 @@ class Resource:
             return None
         commands = tuple(self.remove(cloud))
         return Change(self.title, "exists", ABSENT, self.why, commands) if commands else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionalResource(Resource):
+    """A resource whose commands name its region as `--location`."""
+
+    region: str
+
+    @property
+    def location_flags(self) -> tuple[str, ...]:
+        return (f"--location={self.region}",)
 
 
 def _fact(name: str, value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from infra.cloud.config import Config
 from infra.cloud.gcloud.command import Command, command
 from infra.cloud.inventory import Cloud
-from infra.cloud.resources.base import ABSENT, Change, Facts, Resource, at, covers
+from infra.cloud.resources.base import ABSENT, Change, Facts, RegionalResource, Resource, at, covers
 
 DAY_S = 86_400
 Rule = dict[str, Any]
@@ -125,18 +125,13 @@ def retention_warnings(config: Config, cloud: Cloud) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images(Resource):
+class Images(RegionalResource):
     """The repository of images, which keeps the last few for rollbacks."""
 
     kind: ClassVar[str] = "image repository"
     surface: ClassVar[str] = "artifacts repositories"
     table: ClassVar[str] = "repositories"
-    region: str
     keep: int
-
-    @property
-    def location_flags(self) -> tuple[str, ...]:
-        return (f"--location={self.region}",)
 
     def _policy(self) -> list[dict[str, Any]]:
         """Return policies for Dropcap's images only: other services share the repository."""
@@ -207,9 +202,6 @@ class BuildSources(Resource):
         others = [rule for rule in found if rule.get("condition", {}).get("matchesPrefix") != ours]
         file = "--lifecycle-file", json.dumps({"rule": [self._rule(), *others]}, indent=2)
         return [command("storage buckets update", f"gs://{self.name}", file=file)]
-
-    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        return self.make(cloud)
 
     def remove(self, cloud: Cloud) -> Sequence[Command]:
         if self.name not in cloud.buckets:

@@ -204,10 +204,10 @@ def _calls(config: Config, cloud: Cloud) -> Sequence[Resource]:
         Trigger(
             name="dropcap-on-upload",
             why="calls the function for each upload",
-            location=location,
-            region=region,
+            region=location,
             bucket=config.buckets["uploads"],
             service="dropcap-on-upload",
+            service_region=region,
             account=trigger,
         ),
         Subscription(
@@ -250,8 +250,7 @@ def _watched(config: Config, cloud: Cloud) -> list[Resource]:
     ):  # an existing channel stores the address
         made.append(Channel(name=address, why="receives alerts"))
     for name, each in alerts.items():
-        policy = {key: value for key, value in each.items() if key != "notificationChannels"}
-        made.append(Alert(name=name, why=each["displayName"], wanted_json=policy, address=address))
+        made.append(Alert(name=name, why=each["displayName"], wanted_json=each, address=address))
     made.append(Dashboard(name="dropcap", why="shows all metrics", wanted_json=monitoring.dashboard(values)))
     if config.budget:
         why = "sends a mail at 50 %, 90 % and 100 %; it does not stop anything"

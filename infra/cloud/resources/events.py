@@ -6,27 +6,22 @@ from typing import Any, ClassVar
 
 from infra.cloud.gcloud.command import Command, command, output_of
 from infra.cloud.inventory import Cloud
-from infra.cloud.resources.base import Change, Facts, Resource, at
+from infra.cloud.resources.base import Change, Facts, RegionalResource, Resource, at
 
 TYPE = "google.cloud.storage.object.v1.finalized"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trigger(Resource):
+class Trigger(RegionalResource):
     """Eventarc's trigger: calls the service for each finalized object of the bucket."""
 
     kind: ClassVar[str] = "trigger"
     surface: ClassVar[str] = "eventarc triggers"
     table: ClassVar[str] = "triggers"
-    location: str
-    region: str
     bucket: str
     service: str
+    service_region: str
     account: str
-
-    @property
-    def location_flags(self) -> tuple[str, ...]:
-        return (f"--location={self.location}",)
 
     def wanted(self, cloud: Cloud) -> Facts:
         return {"bucket": self.bucket, "calls": self.service, "as": self.account.partition("@")[0]}
@@ -38,7 +33,10 @@ class Trigger(Resource):
         return {"bucket": filters.get("bucket"), "calls": service, "as": account}
 
     def settings(self, cloud: Cloud) -> Sequence[str]:
-        service = (f"--destination-run-service={self.service}", f"--destination-run-region={self.region}")
+        service = (
+            f"--destination-run-service={self.service}",
+            f"--destination-run-region={self.service_region}",
+        )
         return (*service, f"--service-account={self.account}")
 
     def make(self, cloud: Cloud) -> Sequence[Command]:
@@ -82,29 +80,21 @@ class Subscription(Resource):
         flags = (f"{flag}={value}" for flag, value, _ in self.SET.values())
         return [command("pubsub subscriptions update", name, *flags)]
 
-    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        return self.make(cloud)
-
     def removal(self, cloud: Cloud) -> Change | None:
         return None  # it is removed with its trigger
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule(Resource):
+class Schedule(RegionalResource):
     """The Cloud Scheduler job that calls a service, with an account that is allowed to."""
 
     kind: ClassVar[str] = "schedule"
     surface: ClassVar[str] = "scheduler jobs"
     table: ClassVar[str] = "jobs"
-    region: str
     service: str
     account: str
     cron: str
     deadline_s: int
-
-    @property
-    def location_flags(self) -> tuple[str, ...]:
-        return (f"--location={self.region}",)
 
     def wanted(self, cloud: Cloud) -> Facts:
         return {
@@ -144,7 +134,7 @@ class Schedule(Resource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Queue(Resource):
+class Queue(RegionalResource):
     """The Cloud Tasks queue.
 
     `make destroy` purges and keeps it: a deleted name cannot be used again for three days, and an empty queue
@@ -154,13 +144,8 @@ class Queue(Resource):
     kind: ClassVar[str] = "queue"
     surface: ClassVar[str] = "tasks queues"
     table: ClassVar[str] = "queues"
-    region: str
     per_second: str
     at_once: int
-
-    @property
-    def location_flags(self) -> tuple[str, ...]:
-        return (f"--location={self.region}",)
 
     def wanted(self, cloud: Cloud) -> Facts:
         retry = {"tries": 100, "tries again after": "10s", "and at most after": "600s"}

@@ -68,7 +68,8 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
 
     functions, project = functions_of(config), f"project {config.project}"
     analyzing = [name for name in functions if name not in SMALL]
-    agents = f"service-{cloud.number}@gcp-sa-{{}}.iam.gserviceaccount.com".format
+    # cloud.google.com/iam/docs/service-agents
+    agents = f"service-{cloud.number}@{{}}.iam.gserviceaccount.com".format
     give(
         "run.builder", "build", project, "runs builds: in new projects the default account has no permission"
     )
@@ -77,10 +78,10 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
         "publishes the events of uploads; Google does not grant it by itself",
         "Cloud Storage's service agent",
     )
-    give("pubsub.publisher", cloud.storage_agent, project, why, who, "storage service-agent")
+    give("pubsub.publisher", agents("gs-project-accounts"), project, why, who, "storage service-agent")
     if cloud.created and cloud.created < OLD_PROJECT:
         why, who = "signs its calls; newer projects do not need it", "Pub/Sub's service agent"
-        give("iam.serviceAccountTokenCreator", agents("pubsub"), project, why, who)
+        give("iam.serviceAccountTokenCreator", agents("gcp-sa-pubsub"), project, why, who)
     for name in analyzing:
         for kind, bucket in config.buckets.items():
             give("storage.objectUser", name, f"bucket {bucket}", WHY_BUCKET[kind])
@@ -106,7 +107,7 @@ def grants(config: Config, cloud: Cloud) -> list[Grant]:
             "AUTH=iap: forwards the requests of people whom it lets in",
             "Identity-Aware Proxy's service agent",
         )
-        give("run.invoker", agents("iap"), f"function {GALLERY}", why, who)
+        give("run.invoker", agents("gcp-sa-iap"), f"function {GALLERY}", why, who)
     return made
 
 

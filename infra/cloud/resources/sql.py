@@ -155,8 +155,5 @@ class Grants(InstanceResource):
             command("storage buckets update", f"gs://{self.bucket}", mark),
         ]
 
-    def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        return self.make(cloud)
-
     def remove(self, cloud: Cloud) -> Sequence[Command]:
         return ()

@@ -22,8 +22,7 @@ class Storage(Part):
     """A storage server at `url` with Cloud Storage's preconditions, and events for the buckets in `watch`.
 
     Objects are files in `folder`, kept between runs, or in memory without a folder. Events are posted to
-    `events_to`. Port 0 takes any free one; `options` go to the gate, whose
-    `--help` lists them.
+    `events_to`. Port 0 takes any free one.
     """
 
     def __init__(
@@ -33,14 +32,12 @@ class Storage(Part):
         port: int = 0,
         events_to: str = "http://127.0.0.1:9",  # discard
         watch: Sequence[str] = (),
-        options: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.logs = logs
         self.port = port
         self.events_to = events_to
         self.watch = watch
-        self.options = options
         self.parts: list[Process] = []
         self._exit = ExitStack()
 
@@ -55,7 +52,7 @@ class Storage(Part):
         server = [str(_program()), "-scheme", "http", "-host", "127.0.0.1", "-port", str(behind)]
         # the server recognizes the XML API's paths by its public host
         server += ["-public-host", f"127.0.0.1:{self.port}", "-log-level", "warn"]
-        gate = [sys.executable, "-m", "infra.local.storage.gate", "--port", str(self.port), *self.options]
+        gate = [sys.executable, "-m", "infra.local.storage", "--port", str(self.port)]
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
             server += ["-backend", "filesystem", "-filesystem-root", str(self.folder)]

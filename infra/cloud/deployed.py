@@ -56,7 +56,7 @@ def complete(config: Config, cloud: Cloud, tolerant: bool = False) -> Config:
 def read(environment: Mapping[str, str], deployed: Mapping[str, str], tolerant: bool) -> Config:
     """Return the deployment that the environment and the last deployment describe.
 
-    With `forgiving`, warn of a setting that is not allowed and use its default, unless it determines where
+    If `tolerant`, warn of a setting that is not allowed and use its default, unless it determines where
     data is: `make destroy` must also work on settings that an older version allowed. Raises CloudError.
     """
     values = dict(environment)

@@ -64,7 +64,7 @@ WAYS = (
 def measure(weights: str, examples: Path | None, report: Path) -> None:
     """Print tables of the errors, and write them to `report` as JSON.
 
-    `weights` and `examples` are as for `trained.read`, and so are the errors that are raised.
+    `weights` and `examples` are as for `trained_models.read`, and so are the errors that are raised.
     """
     trained = read(weights, examples)
     parts = {path: part(path) for path in trained.weights()}

@@ -13,7 +13,10 @@ ABSENT = "none"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One line of the plan, with its commands in order. Neighbours of the same `aside` run in parallel."""
+    """One line of the plan, with its commands in order.
+
+    Neighbours of the same `parallel_group` run in parallel.
+    """
 
     what: str
     now: str

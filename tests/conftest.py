@@ -29,7 +29,7 @@ from tests.support.cloud.deployment import FIRST, Deployment, load, once, save
 from tests.support.cloud.warm_gcloud import WarmGcloud
 from tests.support.database.schemas import outside, sound  # noqa: F401  fixtures
 from tests.support.describing import settings, stand_in  # noqa: F401  fixtures
-from tests.support.events import functions  # noqa: F401  a fixture
+from tests.support.events import functions, watched_storage  # noqa: F401  fixtures
 from tests.support.gemini_faults import FaultyGemini
 from tests.support.issuer import Issuer
 from tests.support.models import no_demo as no_demonstration

@@ -40,7 +40,7 @@ def old(empty_database: str) -> Iterator[Connection]:
 
 @contextmanager
 def dropcap(old: Connection, address: str, *steps: str) -> Iterator[Database]:
-    """Dropcap on that database after these steps, as a role that is this test's alone."""
+    """Start Dropcap on that database after these steps, as a role of this test."""
     [[database]] = old.run("SELECT current_database()")
     role = f"dropcap_{database}"
     try:
@@ -59,7 +59,7 @@ def names(database: Database, user: str) -> list[str]:
     return [each["achievement_name"] for each in stats(database, user)["achievements"]]
 
 
-def test_achievements_come_along_and_nothing_of_the_old_app_changes(
+def test_achievements_are_copied_and_nothing_of_the_old_app_changes(
     old: Connection, empty_database: str
 ) -> None:
     before = old.run("SELECT to_jsonb(a) FROM achievements a ORDER BY id")
@@ -74,7 +74,7 @@ def test_achievements_come_along_and_nothing_of_the_old_app_changes(
         assert names(database, "2") == ["Starter"]  # the old app does not know whose it is
 
 
-def test_the_way_back_leaves_the_tables_of_others_alone(old: Connection, empty_database: str) -> None:
+def test_the_rollback_leaves_tables_of_other_apps_alone(old: Connection, empty_database: str) -> None:
     with dropcap(old, empty_database, ROLE):
         before = old.run(
             "SELECT relname::text, oid FROM pg_class WHERE relnamespace = 'public'::regnamespace"
@@ -91,15 +91,15 @@ def test_the_way_back_leaves_the_tables_of_others_alone(old: Connection, empty_d
 
 
 def test_the_page_names_every_column_that_a_name_or_date_is_taken_from() -> None:
-    told = set(re.findall(r"`(\w+)`", PAGE))
-    assert set(NAMES) <= told
-    assert set(INSTANTS) <= told
+    named = set(re.findall(r"`(\w+)`", PAGE))
+    assert set(NAMES) <= named
+    assert set(INSTANTS) <= named
 
 
-def test_results_that_an_older_revision_left_beside_ours_are_told_of_and_taken_over(
+def test_results_that_an_older_revision_left_in_public_are_logged_and_can_be_taken_over(
     empty_database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It ran again when the view was gone that would have stopped it."""
+    """The older revision ran after the view that stops it was dropped."""
     with closing(connect(empty_database)) as owner:
         installed(empty_database, owner)
         owner.run("ALTER SCHEMA public RENAME TO later; CREATE SCHEMA public")

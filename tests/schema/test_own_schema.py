@@ -1,31 +1,22 @@
-"""The schema that is Dropcap's own: its name, its owner, and what may be in its place."""
+"""Dropcap has a schema of its own: its name, its owner, and refusals of a schema of another app."""
 
 import re
-import uuid
-from collections.abc import Iterator
 from contextlib import closing, suppress
 
 import pytest
 from pg8000.native import Connection
 
-from dropcap.database.connection import connect, connect_to_schema
+from dropcap.database.connection import connect_to_schema
 from dropcap.database.progress import stats
 from dropcap.database.schema import ownership
 from dropcap.database.transactions import Database
 from dropcap.errors import SchemaError, SettingsError
 from dropcap.settings import SCHEMA, Settings
+from tests.schema.conftest import Guest
 from tests.support.database.installations import NAMES, refused, start, tables
 from tests.support.database.schemas import ROWS
 
-
-@pytest.fixture
-def outside(empty_database: str) -> Iterator[Connection]:
-    """A connection of the administrator to a database with nothing in it."""
-    with closing(connect(empty_database)) as connection:
-        yield connection
-
-
-IN_THE_WAY = {
+FOREIGN_OBJECTS = {
     "a table": ("CREATE TABLE {}.things (n integer)", "table {}.things"),
     "a table under one of our names": ("CREATE TABLE {}.documents (n integer)", "table {}.documents"),
     "a view": ("CREATE VIEW {}.things AS SELECT 1", "view {}.things"),
@@ -40,54 +31,45 @@ IN_THE_WAY = {
 }
 
 
-@pytest.mark.parametrize(("sql", "named"), IN_THE_WAY.values(), ids=IN_THE_WAY)
-def test_a_schema_of_another_app_is_refused_and_another_name_helps(
-    empty_database: str, outside: Connection, sql: str, named: str
+@pytest.mark.parametrize(("sql", "named"), FOREIGN_OBJECTS.values(), ids=FOREIGN_OBJECTS)
+def test_a_schema_of_another_app_is_refused_and_another_name_is_accepted(
+    empty_database: str, owner: Connection, sql: str, named: str
 ) -> None:
-    outside.run(f"CREATE SCHEMA {SCHEMA}; {sql.format(SCHEMA)}")
-    said = refused(empty_database)
-    assert said.startswith(f"Schema {SCHEMA} holds {named.format(SCHEMA)}, ")
-    assert said.endswith("set DATABASE_SCHEMA to another name")
+    owner.run(f"CREATE SCHEMA {SCHEMA}; {sql.format(SCHEMA)}")
+    message = refused(empty_database)
+    assert message.startswith(f"Schema {SCHEMA} holds {named.format(SCHEMA)}, ")
+    assert message.endswith("set DATABASE_SCHEMA to another name")
     start(empty_database, "other")
-    assert tables(outside, "other") == sorted(NAMES)
-    assert outside.run(f"SELECT obj_description('{SCHEMA}'::regnamespace)") == [[None]]
+    assert tables(owner, "other") == sorted(NAMES)
+    assert owner.run(f"SELECT obj_description('{SCHEMA}'::regnamespace)") == [[None]]
 
 
-def test_an_empty_schema_is_taken_and_marked(empty_database: str, outside: Connection) -> None:
+def test_an_empty_schema_is_used_and_marked_as_ours(empty_database: str, owner: Connection) -> None:
     rights = f"ALTER DEFAULT PRIVILEGES IN SCHEMA {SCHEMA} GRANT SELECT ON TABLES TO PUBLIC"
-    outside.run(f"CREATE SCHEMA {SCHEMA}; {rights}")
+    owner.run(f"CREATE SCHEMA {SCHEMA}; {rights}")
     start(empty_database)
-    assert outside.run(f"SELECT obj_description('{SCHEMA}'::regnamespace)") == [[ownership.MARK]]
-    assert tables(outside, SCHEMA) == sorted(NAMES)
-
-
-@pytest.fixture
-def guest(outside: Connection, empty_database: str) -> Iterator[str]:
-    """The address of a login that may do nothing but what is granted."""
-    role = f"guest_{uuid.uuid4().hex[:8]}"
-    outside.run(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
-    yield re.sub(r"//[^@]*@", f"//{role}:secret@", empty_database)
-    outside.run(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
+    assert owner.run(f"SELECT obj_description('{SCHEMA}'::regnamespace)") == [[ownership.MARK]]
+    assert tables(owner, SCHEMA) == sorted(NAMES)
 
 
 STATEMENT = re.compile(r"(?:refused the repair \(.*?\)|does not change that itself): (.*)")
 
 
-def helped(outside: Connection, address: str) -> None:
-    """Start, doing what each refusal says, as the administrator; at most two are needed."""
+def follow_refusals(owner: Connection, address: str) -> None:
+    """Start, and run the statement of each refusal as the administrator; at most two are needed."""
     for _ in range(2):
         with suppress(SchemaError):
             start(address)
             break
         found = STATEMENT.search(refused(address))
         assert found
-        outside.run(found[1])
+        owner.run(found[1])
     start(address)
-    assert tables(outside, SCHEMA) == sorted(NAMES)
+    assert tables(owner, SCHEMA) == sorted(NAMES)
 
 
 @pytest.mark.parametrize(
-    ("before", "says"),
+    ("before", "statement"),
     [
         ("SELECT 1", "CREATE SCHEMA dropcap AUTHORIZATION guest_"),
         ("CREATE SCHEMA dropcap", "ALTER SCHEMA dropcap OWNER TO guest_"),
@@ -98,34 +80,34 @@ def helped(outside: Connection, address: str) -> None:
     ],
     ids=["may not create a schema", "owns not the schema", "may not use the schema"],
 )
-def test_the_refusal_has_the_statement_that_a_missing_right_takes(
-    empty_database: str, outside: Connection, guest: str, before: str, says: str
+def test_a_refusal_for_a_missing_right_has_the_statement_that_grants_it(
+    empty_database: str, owner: Connection, guest: Guest, before: str, statement: str
 ) -> None:
-    outside.run(before)
-    assert says in refused(guest)
-    helped(outside, guest)
+    owner.run(before)
+    assert statement in refused(guest.url)
+    follow_refusals(owner, guest.url)
 
 
 @pytest.mark.parametrize("name", ["user", "_2", "x" * 63, "select"])
-def test_any_plain_name_will_do(empty_database: str, outside: Connection, name: str) -> None:
-    given = Settings.read({"DATABASE_URL": empty_database, "DATABASE_SCHEMA": name})
-    with closing(Database(given)) as database:
+def test_any_plain_name_is_accepted_as_schema(empty_database: str, owner: Connection, name: str) -> None:
+    settings = Settings.read({"DATABASE_URL": empty_database, "DATABASE_SCHEMA": name})
+    with closing(Database(settings)) as database:
         assert stats(database, "ana")["pictures_analyzed"] == 0
     with closing(connect_to_schema(empty_database, name)) as inside:
         assert inside.run("SELECT count(*) FROM uploads") == [[0]]
-    assert tables(outside, name) == sorted(NAMES)
+    assert tables(owner, name) == sorted(NAMES)
 
 
 @pytest.mark.parametrize(
     "name",
     ["public", "information_schema", "pg_x", "Dropcap", "a-b", "a.b", "1a", "x" * 64, 'a"b', "ü", "a\n"],
 )
-def test_other_names_are_not_allowed(name: str) -> None:
+def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(SettingsError, match="DATABASE_SCHEMA"):
         Settings.read({"DATABASE_SCHEMA": name})
 
 
-def test_two_installations_share_a_database_and_know_nothing_of_each_other(empty_database: str) -> None:
+def test_two_installations_in_one_database_are_independent(empty_database: str) -> None:
     with closing(start(empty_database, "one")) as one, closing(start(empty_database, "two")) as two:
         for statement in ROWS:
             one.query(f"{statement} RETURNING 1")
@@ -136,7 +118,7 @@ def test_two_installations_share_a_database_and_know_nothing_of_each_other(empty
         assert two.query("SELECT count(*) FROM analyses") == [[0]]
 
 
-def test_a_temporary_table_is_not_taken_for_ours(database_url: str) -> None:
+def test_a_temporary_table_of_the_same_name_is_not_used(database_url: str) -> None:
     with closing(Database(Settings(database_url=database_url))) as database:
         database.query("CREATE TEMP TABLE analyses (n integer)")
         assert stats(database, "ana")["pictures_analyzed"] == 0

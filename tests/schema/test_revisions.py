@@ -1,8 +1,7 @@
-"""Earlier code beside today's: on one database and one storage, before and after.
+"""An earlier revision and this one share database and storage, as in a deployment and its rollback.
 
-That is a deployment as it goes, and a rollback. The rule that makes it work stands in
-`dropcap/database/schema/tables.py`: expand, then contract. Versions that had their tables in
-`public` are refused while the tables are elsewhere.
+The rule for it is in `dropcap/database/schema/tables.py`: expand, then contract. Versions that had their
+tables in `public` are refused while the tables are in the schema.
 """
 
 import os
@@ -144,7 +143,7 @@ def both(earlier: Path, folder: Path) -> Iterator[tuple[Revision, Revision]]:
 
 @dataclass
 class Users:
-    """What they upload, and how many pictures of each must be counted."""
+    """The users' uploads, and how many pictures of each must be counted."""
 
     app: App
     uploads: list[Upload] = field(default_factory=list)
@@ -160,7 +159,7 @@ class Users:
         return {user: sum(each.user == user for each in self.uploads) for user in USERS}
 
     def agree(self, *revisions: Revision) -> None:
-        """All revisions say the same of everybody, and count each picture once."""
+        """Check that all revisions return the same progress, and count each picture once."""
         for user, count in self.counted().items():
             first, *others = [revision.progress(user) for revision in revisions]
             assert first["pictures_analyzed"] == count
@@ -174,14 +173,14 @@ def revisions(before: Path, tmp_path: Path) -> Iterator[tuple[Revision, Revision
         yield made
 
 
-def test_revisions_share_a_database_while_one_is_deployed_and_after_it_was_rolled_back(
+def test_two_revisions_share_a_database_during_a_deployment_and_after_a_rollback(
     start: Start, revisions: tuple[Revision, Revision], empty_database: str
 ) -> None:
     older, newer = revisions
     users = Users(start(DATABASE_URL=empty_database, GEMINI_API_KEY=""))
     ok = HTTPStatus.OK
 
-    rows(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")  # what the app above has made
+    rows(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")  # that the app above made
     older.start()
     for _ in range(4):
         assert older.deliver(users.upload()) == ok
@@ -216,7 +215,7 @@ def test_revisions_share_a_database_while_one_is_deployed_and_after_it_was_rolle
     database, waits = users.app.services.database, users.app.upload("ana/held.png", small_png())
     token = Leases(database).acquire(waits).token
     assert Leases(database).hold(waits, token, "held_no_verdict", "There is no verdict.", retry_s=3600)
-    for each in (older, newer):  # one that does not know the state fails at it, and does no harm
+    for each in (older, newer):  # one that does not know the state fails without harm
         assert each.deliver(waits) in ((ok,) if each is newer else (ok, HTTPStatus.INTERNAL_SERVER_ERROR))
         assert rows("SELECT state FROM uploads WHERE id = :id", id=waits.id) == [["held"]]
         assert not [name for name in users.app.objects(users.app.pictures) if name.startswith(str(waits.id))]
@@ -229,19 +228,19 @@ def moving(without: Path, tmp_path: Path) -> Iterator[tuple[Revision, Revision]]
         yield made
 
 
-def test_a_revision_without_a_schema_loses_nothing_when_its_tables_are_moved_and_moved_back(
+def test_moving_the_tables_of_a_revision_without_a_schema_and_back_loses_nothing(
     start: Start, moving: tuple[Revision, Revision], empty_database: str
 ) -> None:
     older, newer = moving
     users = Users(start(DATABASE_URL=empty_database, GEMINI_API_KEY=""), schema="public")
     ok, again = HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR
-    rows(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")  # what the app above has made
+    rows(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")  # that the app above made
 
     older.start()
     for _ in range(4):
         assert older.deliver(users.upload()) == ok
     users.agree(older)
-    begun = users.upload()  # by an instance of the older one that went away
+    begun = users.upload()  # by an instance of the older revision that has stopped
     rows(
         "INSERT INTO public.uploads (id, bucket, name, generation, user_id, holder) "
         "VALUES (:id, :bucket, :name, :generation, :user, 'gone')",

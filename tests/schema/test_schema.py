@@ -1,6 +1,5 @@
-"""A fresh worker finds sound tables, or makes them so, at the cost of one query where they are."""
+"""A cold start checks the schema with one query, and repairs it if needed."""
 
-import json
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from dropcap.database.schema.tables import TABLES
 from dropcap.errors import SchemaError
 from infra.local.postgres import Postgres
 from tests.schema.test_legacy import LEGACY
+from tests.support.app import log_lines
 from tests.support.database.schemas import ID, ROWS, check
 
 
@@ -32,7 +32,7 @@ def test_a_sound_schema_costs_one_query(sound: Connection, postgres: Postgres) -
     assert logged.count(f"[{process}] LOG:  statement:") == 1
 
 
-def test_what_is_not_ours_is_left_alone(sound: Connection) -> None:
+def test_tables_columns_and_indexes_of_others_are_left_alone(sound: Connection) -> None:
     sound.run("CREATE TABLE visitors (n integer); ALTER TABLE uploads ADD note text")
     sound.run("CREATE INDEX mine ON uploads (note); DROP INDEX analyses_user_id_analyzed_at_idx")
     check(sound)
@@ -40,7 +40,7 @@ def test_what_is_not_ours_is_left_alone(sound: Connection) -> None:
     assert sound.run("SELECT to_regclass('mine') IS NOT NULL") == [[True]]
 
 
-def test_an_index_that_does_more_than_ours_will_do(sound: Connection) -> None:
+def test_an_index_with_more_columns_than_ours_is_sufficient(sound: Connection) -> None:
     sound.run(
         "DROP INDEX analyses_user_id_analyzed_at_idx; CREATE INDEX i ON analyses (user_id, analyzed_at, id)"
     )
@@ -50,7 +50,7 @@ def test_an_index_that_does_more_than_ours_will_do(sound: Connection) -> None:
     assert sound.run(made) == before
 
 
-def test_an_index_of_another_method_is_not_taken_for_ours(sound: Connection) -> None:
+def test_an_index_of_another_method_is_not_sufficient(sound: Connection) -> None:
     sound.run(
         "DROP INDEX documents_document_idx; CREATE INDEX documents_document_idx ON documents (document)"
     )
@@ -62,7 +62,7 @@ def test_an_index_of_another_method_is_not_taken_for_ours(sound: Connection) -> 
     assert sound.run(methods) == [["btree"], ["gin"]]
 
 
-def test_what_is_derived_is_emptied_with_what_it_came_from_and_nothing_else_is(
+def test_derived_tables_are_emptied_with_their_source_and_no_others(
     sound: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for statement in ROWS:
@@ -77,9 +77,9 @@ def test_what_is_derived_is_emptied_with_what_it_came_from_and_nothing_else_is(
         sound.run(damage)
         capsys.readouterr()
         check(sound)
-        logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        said = [each["severity"] for each in logged if "; emptied, to be rebuilt: " in each["message"]]
-        assert said == (["WARNING"] if damage != "DROP TABLE vocabulary" else []), damage
+        logged = log_lines(capsys)
+        severities = [line["severity"] for line in logged if "; emptied, to be rebuilt: " in line["message"]]
+        assert severities == (["WARNING"] if damage != "DROP TABLE vocabulary" else []), damage
         assert sound.run(rows) == [left], damage
         sound.run("INSERT INTO vocabulary VALUES ('ana', false, '', 0, '{}') ON CONFLICT DO NOTHING")
         sound.run("INSERT INTO progress_totals VALUES ('ana', 1, 'infinity', 'UTC') ON CONFLICT DO NOTHING")
@@ -96,7 +96,7 @@ def test_what_is_derived_is_emptied_with_what_it_came_from_and_nothing_else_is(
     ],
     ids=["a key", "a view"],
 )
-def test_what_others_have_made_of_a_derived_table_stops_its_repair_by_name(
+def test_objects_that_depend_on_a_derived_table_stop_its_repair_and_are_named(
     sound: Connection, user: str, damage: str
 ) -> None:
     for statement in ROWS:
@@ -134,13 +134,13 @@ def test_a_missing_privilege_is_named(sound: Connection, guest: str) -> None:
         check(sound)
 
 
-def test_a_repair_that_another_owner_must_make_is_spelled_out(sound: Connection, guest: str) -> None:
+def test_a_repair_that_another_owner_must_make_has_its_statement(sound: Connection, guest: str) -> None:
     sound.run(f"ALTER TABLE analyses ALTER caption DROP DEFAULT; SET SESSION AUTHORIZATION {guest}")
     with pytest.raises(SchemaError, match=r"analyses.caption.*must be owner of table analyses.*SET DEFAULT"):
         check(sound)
 
 
-def test_a_table_that_may_not_be_made_is_named(sound: Connection, guest: str) -> None:
+def test_a_missing_right_to_create_a_table_has_its_statement(sound: Connection, guest: str) -> None:
     sound.run(f"DROP TABLE analyses; SET SESSION AUTHORIZATION {guest}")
     with pytest.raises(SchemaError, match=rf"analyses is missing.*permission denied.*: GRANT .* TO {guest}$"):
         check(sound)
@@ -152,7 +152,7 @@ def test_a_read_only_database_is_refused(sound: Connection) -> None:
         check(sound)
 
 
-def test_the_search_path_of_the_session_does_not_matter(sound: Connection) -> None:
+def test_the_search_path_of_the_session_is_ignored(sound: Connection) -> None:
     [[name]] = sound.run("SELECT current_schema()")
     sound.run("ALTER TABLE uploads ALTER size DROP DEFAULT; SET search_path = nowhere")
     repair.check(sound, name)
@@ -163,7 +163,7 @@ def test_the_search_path_of_the_session_does_not_matter(sound: Connection) -> No
     assert sound.run("SELECT size FROM uploads") == [[0]]
 
 
-def test_a_table_that_somebody_holds_is_a_passing_fault(sound: Connection, postgres: Postgres) -> None:
+def test_a_locked_table_is_a_transient_error(sound: Connection, postgres: Postgres) -> None:
     sound.run("ALTER TABLE analyses ALTER caption DROP DEFAULT")
     [[name]] = sound.run("SELECT quote_ident(current_schema())")
     with closing(connect(postgres.database("damages"))) as other:
@@ -186,9 +186,7 @@ def writing(sound: Connection, postgres: Postgres) -> Iterator[Connection]:
         yield other
 
 
-def test_indexes_come_last_when_all_else_is_repaired_and_one_by_one(
-    sound: Connection, postgres: Postgres
-) -> None:
+def test_indexes_are_created_last_one_transaction_each(sound: Connection, postgres: Postgres) -> None:
     sound.run("DROP INDEX analyses_user_id_analyzed_at_idx, uploads_created_at_idx")
     sound.run("ALTER TABLE uploads ALTER size DROP DEFAULT")
     with writing(sound, postgres), pytest.raises(DatabaseError) as refused:
@@ -203,17 +201,17 @@ def test_indexes_come_last_when_all_else_is_repaired_and_one_by_one(
     assert sound.run(made) == [["uploads_created_at_idx", "analyses_user_id_analyzed_at_idx"]]
 
 
-def test_an_index_that_takes_too_long_is_spelled_out_for_a_person(
+def test_an_index_that_takes_too_long_has_a_statement_for_a_person(
     sound: Connection, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sound.run("DROP INDEX analyses_user_id_idx")
     monkeypatch.setattr(repair, "REPAIR_S", 0.3)
-    said = r"CREATE INDEX CONCURRENTLY ON .*analyses \(user_id\) WHERE \(NOT"
-    with writing(sound, postgres), pytest.raises(SchemaError, match=said):
+    statement = r"CREATE INDEX CONCURRENTLY ON .*analyses \(user_id\) WHERE \(NOT"
+    with writing(sound, postgres), pytest.raises(SchemaError, match=statement):
         check(sound)
 
 
-def test_who_comes_while_another_repairs_waits_for_it_longer_than_for_a_table(
+def test_a_cold_start_waits_for_another_repair_longer_than_for_a_table(
     sound: Connection, postgres: Postgres
 ) -> None:
     sound.run("ALTER TABLE uploads ALTER size DROP DEFAULT")
@@ -226,7 +224,7 @@ def test_who_comes_while_another_repairs_waits_for_it_longer_than_for_a_table(
         repaired.result()
 
 
-def test_a_new_column_that_is_the_same_for_all_rows_rewrites_none(sound: Connection) -> None:
+def test_a_new_column_with_a_constant_rewrites_no_row(sound: Connection) -> None:
     for statement in ROWS:
         sound.run(statement)
     sound.run("ALTER TABLE analyses DROP COLUMN counted")
@@ -251,7 +249,7 @@ for url in sys.stdin.readline().split():
 """
 
 
-def test_ten_cold_starts_at_once_change_an_empty_and_an_old_database_once(
+def test_ten_concurrent_cold_starts_change_an_empty_and_an_old_database_once(
     postgres: Postgres, empty_database: str
 ) -> None:
     old = postgres.database(f"old_{uuid.uuid4().hex}")
@@ -292,7 +290,7 @@ def test_ten_cold_starts_at_once_change_an_empty_and_an_old_database_once(
         with closing(connect(url)) as outside:
             made[url] = dict(outside.run("SELECT tag, count(*) FROM ddl GROUP BY tag"))
     indexes = sum(len(table.indexes) for table in TABLES)
-    # The mark of the schema; that achievements wait for the old web app's, and that they do no longer.
+    # COMMENT: the mark of the schema; that the old achievements are to be copied, and that they are.
     once = {"CREATE SCHEMA": 1, "COMMENT": 3, "CREATE TABLE": len(TABLES), "CREATE INDEX": indexes}
     assert made == {empty_database: once, old: once}
     with closing(connect_to_schema(old)) as outside:

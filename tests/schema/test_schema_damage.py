@@ -1,5 +1,5 @@
 # ruff: noqa: S608  the SQL is made of this file's own words
-"""Whatever was done to our tables is repaired without losing a row, or refused with what is to be done."""
+"""Any damage to our tables is repaired without losing a row, or refused with the remedy."""
 
 import datetime as dt
 from collections.abc import Callable, Iterator
@@ -82,20 +82,20 @@ def repaired() -> Iterator[tuple[Damage, ...]]:
 def column_damages(table: Table, column: Column) -> Iterator[Damage]:
     name, change = f"{table.name}.{column.name}", f"ALTER TABLE {table.name} ALTER COLUMN {column.name}"
     drop = f"ALTER TABLE {table.name} DROP COLUMN {column.name}"
-    tells = table.derived or bool(column.default or column.null or column.fill)
+    recoverable = table.derived or bool(column.default or column.null or column.fill)
     missing = (name, "is missing", column.type)
-    yield Damage(f"{name} dropped", drop, () if tells else missing)
+    yield Damage(f"{name} dropped", drop, () if recoverable else missing)
     yield Damage(f"{name} dropped while empty", drop, filled=False)
     rename = f"ALTER TABLE {table.name} RENAME COLUMN {column.name} TO was"
     strict = not column.null and not column.default  # under its new name it would refuse our rows
-    key = (f"{table.name}.was", "DROP NOT NULL") if tells else (name,)
-    yield Damage(f"{name} renamed", rename, key if not tells or strict else ())
+    key = (f"{table.name}.was", "DROP NOT NULL") if recoverable else (name,)
+    yield Damage(f"{name} renamed", rename, key if not recoverable or strict else ())
     if column.type in NARROWER:
         drop_default = f"{change} DROP DEFAULT; " if column.default else ""
         yield Damage(f"{name} narrower", f"{drop_default}{change} TYPE {NARROWER[column.type]}")
     if not (table.checks and column.type == "bigint"):
         wrong = WRONG.get(column.type, "text").format(column.name)
-        seen = (name, f"is {wrong.split()[0]}", f"be {column.type}")
+        mismatch = (name, f"is {wrong.split()[0]}", f"be {column.type}")
         drops = [f"{change} DROP DEFAULT; "] if column.default else []
         drops += [
             f"DROP INDEX {index_name(table, index)}; "
@@ -103,7 +103,7 @@ def column_damages(table: Table, column: Column) -> Iterator[Damage]:
             if index.where or index.method != "btree"
         ]
         sql = f"{''.join(drops)}{change} TYPE {wrong}"
-        yield Damage(f"{name} of a wrong type", sql, () if table.derived else seen)
+        yield Damage(f"{name} of a wrong type", sql, () if table.derived else mismatch)
     if column.null:
         yield Damage(f"{name} not nullable", f"{change} SET NOT NULL")
     elif column.name not in table.key:
@@ -197,10 +197,12 @@ def contents(connection: Connection) -> dict[str, dict[str, object]]:
 
 
 def lost(damages: tuple[Damage, ...]) -> set[str]:
-    """The columns of `analyses` that are gone, and that no other tells."""
-    untold = {f"analyses.{column.name}" for table in TABLES for column in table.columns if not column.fill}
+    """Return the columns of `analyses` that are gone and can not be recovered from others."""
+    unrecoverable = {
+        f"analyses.{column.name}" for table in TABLES for column in table.columns if not column.fill
+    }
     gone = {each.name.partition(" ")[0] for each in damages if each.name.endswith(("dropped", "renamed"))}
-    return {name.partition(".")[2] for name in untold & gone}
+    return {name.partition(".")[2] for name in unrecoverable & gone}
 
 
 def found(here: Here, word: str) -> list[str]:
@@ -230,11 +232,9 @@ REFUSED = [(table, damage) for table, damage in all_damages() if damage.refused]
 
 @pytest.fixture(scope="module")
 def filled(outside: Connection) -> Connection:
-    """The connection whose tables, outside of any test's schema, hold rows."""
-    outside.run(f"SET search_path = {SCHEMA}")
-    for statement in ROWS:
-        outside.run(statement)
-    outside.run("RESET search_path")
+    """The connection whose tables, outside of any test's schema, hold rows; a worker may set it up again."""
+    names = ", ".join(table.name for table in TABLES)
+    outside.run(";".join((f"SET search_path = {SCHEMA}; TRUNCATE {names}", *ROWS, "RESET search_path")))
     return outside
 
 
@@ -270,7 +270,7 @@ def test_damage_is_repaired_without_losing_a_row(sound: Connection, damages: tup
     check(sound)
     now = shape(sound)
     assert sound_shape <= now, names
-    for kind, _, _, _, default, strict, _ in now - sound_shape:  # what is not ours refuses none of our rows
+    for kind, _, _, _, default, strict, _ in now - sound_shape:  # columns of others accept our rows
         assert kind == "index" or (kind == "column" and not (strict and default is None)), names
     after = contents(sound)
     kept = {name: row for name, row in damaged.items() if name not in DERIVED}
@@ -278,8 +278,8 @@ def test_damage_is_repaired_without_losing_a_row(sound: Connection, damages: tup
         for column, value in row.items():
             assert str(after[name][column]).removesuffix("+00:00") == str(value).removesuffix("+00:00"), names
     if with_rows and "analyses" in kept and not any("analyses.result" in name for name in names):
-        told = {name: value for name, value in before["analyses"].items() if name not in lost(damages)}
-        assert after["analyses"].items() >= told.items(), names
+        expected = {name: value for name, value in before["analyses"].items() if name not in lost(damages)}
+        assert after["analyses"].items() >= expected.items(), names
     check(sound)
     if with_rows and "analyses" in kept:
         assert stats(Here(sound), "ana", NOW) == PROGRESS, names

@@ -12,7 +12,7 @@ from dropcap.domain.upload import LONGEST_NAME, Upload
 from dropcap.erasure import erase
 from dropcap.storage import aliases
 from dropcap.storage.buckets import Buckets
-from tests.support.app import PICTURE, App, Start, rows, small_png
+from tests.support.app import PICTURE, App, Start, expire_leases, rows, small_png
 
 BESIDE = {"LAYOUT": "beside", "SIZES": "200x100", "BLIP": "optional"}
 
@@ -49,8 +49,8 @@ def test_aliases_have_the_names_of_resize_images(
 @pytest.mark.parametrize("name", ["ana/../bob/a.jpg", "ana/..", "ana/./a.jpg", "ana//a.jpg", "ana/\x01.jpg"])
 @pytest.mark.parametrize("layout", ["beside", "thumbs/"])
 def test_no_alias_is_in_another_users_folder(name: str, layout: str) -> None:
-    [[copy]] = names(name, layout).values()
-    assert copy.startswith(name.rpartition("/")[0] + "/")
+    [[alias]] = names(name, layout).values()
+    assert alias.startswith(name.rpartition("/")[0] + "/")
 
 
 def test_a_name_above_the_length_limit_gets_no_alias() -> None:
@@ -67,8 +67,8 @@ def test_aliases_lie_beside_the_upload_names_and_record_their_owner(start: Start
     stored = app.objects(app.pictures)
     [[result]] = rows("SELECT result FROM analyses")
     assert isinstance(result, dict)
-    told = [(each["label"], each["content_type"]) for each in result["pictures"]]
-    assert told == [(size, f"image/{kind}") for size in ("60x20", "30") for kind in ("webp", "jpeg")]
+    listed = [(each["label"], each["content_type"]) for each in result["pictures"]]
+    assert listed == [(size, f"image/{kind}") for size in ("60x20", "30") for kind in ("webp", "jpeg")]
     assert {(each["width"], each["height"]) for each in result["pictures"]} == {(30, 20)}
     for each in result["pictures"]:
         kind = each["content_type"].removeprefix("image/")
@@ -83,34 +83,30 @@ def test_aliases_lie_beside_the_upload_names_and_record_their_owner(start: Start
     assert not stored
 
 
-def copy_of(app: App) -> tuple[str, str]:
-    """MD5 and id of the upload of the one copy that there is."""
+def alias_of(app: App) -> tuple[str, str]:
+    """Return the MD5 of the only alias, and the id of its upload."""
     [copy] = [blob for blob in app.objects(app.pictures).values() if blob.name.startswith("ana/")]
     return copy.md5_hash, copy.metadata[OWNER].split()[1]
-
-
-def deleted(app: App, upload: Upload) -> None:
-    erase(upload, app.services)
 
 
 def test_an_alias_belongs_to_the_newest_upload_in_any_order(start: Start) -> None:
     app = start(**BESIDE, SOURCE="keep")
     older = app.upload("ana/a.png", small_png())
-    newer = app.upload("ana/a.jpg", PICTURE)  # another ending, the same copy
+    newer = app.upload("ana/a.jpg", PICTURE)  # another extension, the same alias
     assert app.deliver(newer) == 200
-    copy = copy_of(app)
+    copy = alias_of(app)
     assert copy[1] == str(newer.id)
     assert app.deliver(older) == 200
-    assert copy_of(app) == copy
-    deleted(app, older)  # takes nothing of the newer one
-    assert copy_of(app) == copy
+    assert alias_of(app) == copy
+    erase(older, app.services)  # deletes nothing of the newer one
+    assert alias_of(app) == copy
     newest = app.upload("ana/a.png", small_png())
     assert app.deliver(newest) == 200
-    assert copy_of(app)[1] == str(newest.id)
-    deleted(app, newer)
-    assert copy_of(app)[1] == str(newest.id)
-    app = app.restarted(LAYOUT="id")  # a deletion finds copies whatever the setting is by then
-    deleted(app, newest)
+    assert alias_of(app)[1] == str(newest.id)
+    erase(newer, app.services)
+    assert alias_of(app)[1] == str(newest.id)
+    app = app.restarted(LAYOUT="id")  # a deletion finds aliases whatever the setting is
+    erase(newest, app.services)
     assert app.objects(app.pictures) == {}
 
 
@@ -119,28 +115,28 @@ def test_foreign_objects_are_replaced(start: Start) -> None:
     app.storage.bucket(app.pictures).blob("ana/a_200x100.webp").upload_from_string("of the extension")
     upload = app.upload("ana/a.png", small_png())
     assert app.deliver(upload) == 200
-    assert copy_of(app)[1] == str(upload.id)
+    assert alias_of(app)[1] == str(upload.id)
     # Unlike the picture under the upload's id it changes with the next upload.
     assert app.objects(app.pictures)["ana/a_200x100.webp"].cache_control == "private, max-age=3600"
 
 
-def test_a_late_delivery_does_not_replace_aliases_of_the_lease_holder(
+def test_a_worker_that_lost_its_lease_does_not_replace_aliases_of_the_next_one(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = start(**BESIDE)
-    upload, place = app.upload("ana/a.jpg", PICTURE), aliases.write
+    upload, write = app.upload("ana/a.jpg", PICTURE), aliases.write
 
     def late(*arguments: Any) -> None:
         monkeypatch.undo()
-        rows("UPDATE uploads SET lease_until = now()")
+        expire_leases()
         assert app.restarted(QUALITY="30").deliver(upload) == 200  # another deploy: other bytes
-        place(*arguments)
+        write(*arguments)
 
     monkeypatch.setattr(aliases, "write", late)
     assert app.deliver(upload) != 200
     [[result]] = rows("SELECT result FROM analyses")
     assert isinstance(result, dict)
-    assert copy_of(app) == (result["pictures"][0]["md5"], str(upload.id))
+    assert alias_of(app) == (result["pictures"][0]["md5"], str(upload.id))
 
 
 def test_a_crash_before_the_aliases_are_written_is_repaired_by_the_next_delivery(
@@ -153,7 +149,7 @@ def test_a_crash_before_the_aliases_are_written_is_repaired_by_the_next_delivery
     assert "ana/a.png" in app.objects(app.uploads)
     monkeypatch.undo()
     assert app.restarted().deliver(upload) == 200
-    assert copy_of(app)[1] == str(upload.id)
+    assert alias_of(app)[1] == str(upload.id)
     assert app.objects(app.uploads) == {}
 
 
@@ -169,15 +165,13 @@ def test_an_alias_written_during_a_deletion_is_deleted_too(
         return own(*arguments)[:0]
 
     monkeypatch.setattr(aliases, "owned", before_it_is_made)
-    deleted(app, upload)
+    erase(upload, app.services)
     assert app.objects(app.pictures) == {}
 
 
 def test_posted_pictures_and_uploads_without_layout_have_no_aliases(start: Start) -> None:
     app = start(**BESIDE)
-    answer = app.analyze(
-        data=small_png(), content_type="image/png", query_string={"keep": "true", "user": "ana"}
-    )
+    answer = app.analyze(data=small_png(), query_string={"keep": "true", "user": "ana"})
     assert answer.status_code == 200, answer.text
     assert list(app.objects(app.pictures)) == [f"{answer.get_json()['id']}/200x100.webp"]
 

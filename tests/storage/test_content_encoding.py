@@ -81,11 +81,11 @@ def test_unsupported_encodings_are_refused_by_name(encoding: str) -> None:
 def test_identity_is_not_an_encoding(encoding: str) -> None:
     check_supported(encoding, gzip=False)
     assert decode(PNG, encoding, 1) == PNG
-    assert decode(PNG, "gzip", 1) == PNG  # so its label only
+    assert decode(PNG, "gzip", 1) == PNG  # only the label says gzip
 
 
 def stored(app: App, data: bytes, encoding: str, name: str = "ana/a.png") -> Upload:
-    """An object with this Content-Encoding, as an event tells of it: not a word of how it is packed."""
+    """Store an object with this Content-Encoding, which its event does not mention."""
     blob = app.storage.bucket(app.uploads).blob(name)
     blob.content_encoding = encoding
     blob.upload_from_string(data, content_type="image/png")
@@ -111,7 +111,7 @@ def test_a_picture_that_is_stored_as_gzip_is_analyzed_and_kept_as_it_was(start: 
     assert (raw(kept), kept.content_encoding, kept.content_type) == (data, "gzip", "image/png")
 
 
-NONE = {
+REJECTED = {
     "cut": (PACKED[:-9], "gzip", "broken_encoding"),
     "a bomb": (gzip.compress(bytes(3 * MIB)), "gzip", "too_many_bytes"),
     "a letter": (gzip.compress(b"Dear diary"), "gzip", "not_a_picture"),
@@ -120,7 +120,7 @@ NONE = {
 }
 
 
-@pytest.mark.parametrize(("data", "encoding", "reason"), NONE.values(), ids=NONE)
+@pytest.mark.parametrize(("data", "encoding", "reason"), REJECTED.values(), ids=REJECTED)
 def test_an_undecodable_object_is_quarantined_unchanged_with_its_own_reason(
     start: Start, data: bytes, encoding: str, reason: str
 ) -> None:
@@ -145,12 +145,12 @@ def test_an_encoded_body_is_refused_before_it_is_read(start: Start, encoding: st
     assert app.analyze(data=PNG, headers={"Content-Encoding": "identity"}).status_code == 200
 
 
-@pytest.mark.parametrize("said", [5, 10**18])
-def test_no_more_than_the_limit_is_read_whatever_the_event_states(start: Start, said: int) -> None:
+@pytest.mark.parametrize("stated_size", [5, 10**18])
+def test_no_more_than_the_limit_is_read_whatever_the_event_states(start: Start, stated_size: int) -> None:
     app = start(MAX_MB="1")
     blob = app.storage.bucket(app.uploads).blob("ana/a.jpg")
     blob.upload_from_string(bytes(20 * MIB))
-    upload = Upload(app.uploads, "ana/a.jpg", int(blob.generation), said)
+    upload = Upload(app.uploads, "ana/a.jpg", int(blob.generation), stated_size)
     tracemalloc.start()
     with pytest.raises(Rejected) as rejected:
         app.services.buckets.read(upload)

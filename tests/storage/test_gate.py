@@ -1,8 +1,8 @@
-"""The gate follows Cloud Storage's documented rules, as Google's own clients show."""
+"""The local storage server follows Cloud Storage's documented rules, used by Google's own client."""
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote
@@ -20,13 +20,9 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def storage(functions: Functions, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    folder = tmp_path_factory.mktemp("storage")
-    url = f"http://127.0.0.1:{functions.server_port}/"
-    with Storage(folder / "objects", folder / "logs", events_to=url, watch=[WATCHED]) as running:
-        running.create_bucket(WATCHED)
-        running.create_bucket(OTHER)
-        yield running
+def storage(watched_storage: Storage) -> Storage:
+    watched_storage.create_bucket(OTHER)
+    return watched_storage
 
 
 @pytest.fixture(scope="module")
@@ -57,56 +53,27 @@ def multipart(blob: Blob, data: bytes, **conditions: int) -> None:
     blob.upload_from_string(data, **conditions)
 
 
-UPLOADS = pytest.mark.parametrize("upload", [multipart, resumable])
-
-
-@UPLOADS
-def test_an_upload_that_names_the_live_generation_replaces_it(
-    blob: Blob, upload: Callable[..., None]
-) -> None:
-    upload(blob, b"second", if_generation_match=blob.generation)
-    assert blob.download_as_bytes() == b"second"
-
-
-@UPLOADS
-def test_an_upload_that_names_another_generation_changes_nothing(
-    blob: Blob, upload: Callable[..., None]
-) -> None:
-    with pytest.raises(PreconditionFailed):
-        upload(blob, b"second", if_generation_match=(blob.generation or 0) + 1)
+@pytest.mark.parametrize("upload", [multipart, resumable])
+def test_an_upload_heeds_its_preconditions(bucket: Bucket, blob: Blob, upload: Callable[..., None]) -> None:
+    live = blob.generation or 0
+    new = bucket.blob(f"{blob.name} of {upload.__name__}")
+    refused: list[tuple[Blob, dict[str, int]]] = [
+        (blob, {"if_generation_match": live + 1}),
+        (blob, {"if_generation_match": 0}),  # the object must not exist
+        (blob, {"if_generation_not_match": live}),
+        (blob, {"if_metageneration_match": 7}),
+        (new, {"if_generation_not_match": 1}),
+    ]
+    for target, conditions in refused:
+        with pytest.raises(PreconditionFailed):
+            upload(target, b"refused", **conditions)
     assert blob.download_as_bytes() == b"first"
-
-
-@UPLOADS
-def test_generation_0_means_that_the_object_must_not_exist(
-    bucket: Bucket, blob: Blob, upload: Callable[..., None]
-) -> None:
-    with pytest.raises(PreconditionFailed):
-        upload(blob, b"second", if_generation_match=0)
-    fresh = bucket.blob(f"{blob.name} of {upload.__name__}")
-    upload(fresh, b"new", if_generation_match=0)
-    assert fresh.download_as_bytes() == b"new"
-
-
-@UPLOADS
-def test_a_generation_that_must_not_match_stops_an_upload_of_just_that(
-    bucket: Bucket, blob: Blob, upload: Callable[..., None]
-) -> None:
-    with pytest.raises(PreconditionFailed):
-        upload(blob, b"second", if_generation_not_match=blob.generation)
-    upload(blob, b"second", if_generation_not_match=1)
-    with pytest.raises(PreconditionFailed):
-        upload(bucket.blob("is not there"), b"new", if_generation_not_match=1)
-    assert blob.download_as_bytes() == b"second"
-
-
-@UPLOADS
-def test_a_metageneration_that_does_not_match_stops_an_upload(
-    blob: Blob, upload: Callable[..., None]
-) -> None:
-    with pytest.raises(PreconditionFailed):
-        upload(blob, b"second", if_metageneration_match=7)
-    upload(blob, b"second", if_metageneration_match=1)
+    accepted = ({"if_generation_match": live}, {"if_generation_not_match": 1}, {"if_metageneration_match": 1})
+    for number, conditions in enumerate(accepted):
+        upload(blob, str(number).encode(), **conditions)
+        assert blob.download_as_bytes() == str(number).encode()
+    upload(new, b"new", if_generation_match=0)
+    assert new.download_as_bytes() == b"new"
 
 
 def test_a_simple_upload_heeds_its_precondition(storage: Storage, blob: Blob) -> None:
@@ -135,7 +102,7 @@ def test_only_the_named_generation_is_deleted(bucket: Bucket, blob: Blob) -> Non
         blob.delete(if_generation_match=5)
 
 
-def test_an_older_generation_is_not_there_to_be_read_or_deleted(bucket: Bucket, blob: Blob) -> None:
+def test_an_older_generation_can_be_neither_read_nor_deleted(bucket: Bucket, blob: Blob) -> None:
     older = bucket.blob(blob.name, generation=blob.generation)
     blob.upload_from_string(b"second")
     with pytest.raises(NotFound):
@@ -238,12 +205,12 @@ def test_of_16_racing_deletes_of_one_generation_one_wins(blob: Blob) -> None:
         assert sum(pool.map(delete, range(16))) == 1
 
 
-def test_links_lead_back_to_the_gate(storage: Storage, blob: Blob) -> None:
+def test_the_links_of_an_object_lead_to_the_gate(storage: Storage, blob: Blob) -> None:
     assert str(blob.self_link).startswith(storage.url)
     assert str(blob.media_link).startswith(storage.url)
 
 
-def test_what_the_gate_cannot_judge_it_refuses(storage: Storage) -> None:
+def test_requests_whose_preconditions_the_gate_can_not_check_are_refused(storage: Storage) -> None:
     assert call(f"{storage.url}/batch/storage/v1", "POST", b"")[0] == 501
     assert call(f"{storage.url}/{OTHER}/xml", "DELETE")[0] == 501
 
@@ -279,9 +246,7 @@ def test_every_finalized_object_makes_an_event(client: Client, functions: Functi
     assert data["timeCreated"]
 
 
-def test_an_upload_is_one_event_and_an_unfinished_or_refused_one_is_none(
-    client: Client, functions: Functions
-) -> None:
+def test_an_upload_makes_one_event_and_a_refused_one_none(client: Client, functions: Functions) -> None:
     blob = client.bucket(WATCHED).blob("once.jpg")
     resumable(blob, b"x" * MIB)
     with pytest.raises(PreconditionFailed):
@@ -306,7 +271,7 @@ def test_an_event_is_sent_again_until_it_is_acknowledged(client: Client, functio
     assert len({headers["ce-id"] for headers, _ in events}) == 1
 
 
-def test_what_already_lies_in_the_bucket_is_told_at_the_start(functions: Functions, tmp_path: Path) -> None:
+def test_objects_already_in_the_bucket_make_events_at_the_start(functions: Functions, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{functions.server_port}/"
     with Storage(tmp_path / "objects", tmp_path / "logs") as running:
         running.create_bucket(WATCHED)
@@ -327,6 +292,6 @@ def test_in_memory_any_name_is_kept(tmp_path: Path) -> None:
 def call(
     url: str, method: str, body: bytes | None = None, headers: dict[str, str] | None = None
 ) -> tuple[int, bytes]:
-    """Status and body of a request that no client library would make."""
+    """Make a request that no client library makes; return status and body."""
     answer = requests.request(method, url, data=body, headers=headers, timeout=WAIT_S)
     return answer.status_code, answer.content

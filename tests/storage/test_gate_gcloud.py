@@ -3,7 +3,7 @@
 import gzip
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,14 @@ PARALLEL = {
 Gcloud = Callable[..., str]
 
 
-@pytest.fixture(scope="module")
-def storage(functions: Functions, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    """As `make run` has it: objects are files."""
-    folder = tmp_path_factory.mktemp("storage")
-    url = f"http://127.0.0.1:{functions.server_port}/"
-    with Storage(folder / "objects", folder / "logs", events_to=url, watch=[WATCHED]) as running:
-        running.create_bucket(WATCHED)
-        yield running
+@pytest.fixture
+def bucket(watched_storage: Storage) -> Bucket:
+    return client_of(watched_storage).bucket(WATCHED)
 
 
 @pytest.fixture
-def bucket(storage: Storage) -> Bucket:
-    return client_of(storage).bucket(WATCHED)
-
-
-@pytest.fixture
-def gcloud(storage: Storage, warm_gcloud: str, tmp_path: Path) -> Gcloud:
-    """`gcloud storage` with these words; what it prints."""
+def gcloud(watched_storage: Storage, warm_gcloud: str, tmp_path: Path) -> Gcloud:
+    """Return a function that runs `gcloud storage` with these words, and returns what it prints."""
     token = tmp_path / "token"
     token.write_text("local")
     environment = os.environ | {
@@ -52,7 +42,7 @@ def gcloud(storage: Storage, warm_gcloud: str, tmp_path: Path) -> Gcloud:
         "CLOUDSDK_CORE_PROJECT": "demo",
         "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
         "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(token),
-        "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{storage.url}/storage/v1/",
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{watched_storage.url}/storage/v1/",
         "CLOUDSDK_STORAGE_RESUMABLE_THRESHOLD": "1M",  # 8 MiB, else
     }
 
@@ -91,7 +81,7 @@ def files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): path.read_text() for path in paths}
 
 
-def test_a_folder_goes_up_moves_comes_back_and_goes(
+def test_a_folder_can_be_uploaded_listed_moved_downloaded_and_deleted(
     gcloud: Gcloud, bucket: Bucket, folder: Path, functions: Functions, tmp_path: Path
 ) -> None:
     gcloud("cp", "-r", folder, f"{URL}/x")
@@ -125,7 +115,7 @@ def test_rsync_makes_both_sides_equal(gcloud: Gcloud, bucket: Bucket, folder: Pa
 
 
 @pytest.mark.parametrize("size", [1000, 2 * MIB], ids=["small", "resumable"])
-def test_what_is_packed_on_the_way_or_for_good_comes_as_it_is_meant(
+def test_transport_and_stored_compression_of_gcloud_are_honoured(
     gcloud: Gcloud, bucket: Bucket, functions: Functions, tmp_path: Path, size: int
 ) -> None:
     data = os.urandom(size)
@@ -155,16 +145,16 @@ def test_standard_input_metadata_and_large_files(
     assert (tmp_path / "back.jpg").read_bytes() == large.read_bytes()
 
 
-def test_of_a_parallel_composite_upload_the_whole_alone_is_taken(
+def test_of_a_parallel_composite_upload_only_the_whole_is_processed(
     gcloud: Gcloud, bucket: Bucket, functions: Functions, folder: Path, tmp_path: Path
 ) -> None:
     large = tmp_path / "large.jpg"
     gcloud("cp", large, f"{URL}/ana/whole.jpg", **PARALLEL)
     [(_, event)] = functions.events("ana/whole.jpg")
-    told = [data["name"] for _, data in functions.received if "parallel_composite_uploads" in data["name"]]
-    assert (event.get("md5Hash"), event["componentCount"]) == (None, len(told))
-    assert len(told) > 1
-    assert not [name for name in told if Upload(WATCHED, name, 1, MIB).wanted(("*",), ())]
+    parts = [data["name"] for _, data in functions.received if "parallel_composite_uploads" in data["name"]]
+    assert (event.get("md5Hash"), event["componentCount"]) == (None, len(parts))
+    assert len(parts) > 1
+    assert not [name for name in parts if Upload(WATCHED, name, 1, MIB).wanted(("*",), ())]
     assert bucket.blob("ana/whole.jpg").download_as_bytes() == large.read_bytes()
     gcloud("cp", f"{URL}/ana/whole.jpg", tmp_path / "back.jpg")  # gcloud checks what it can
     assert (tmp_path / "back.jpg").read_bytes() == large.read_bytes()

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -20,12 +20,8 @@ DATA = os.urandom(3 * QUANTUM + 5)
 
 
 @pytest.fixture(scope="module")
-def client(functions: Functions, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    folder = tmp_path_factory.mktemp("storage")
-    url = f"http://127.0.0.1:{functions.server_port}/"
-    with Storage(folder / "objects", folder, events_to=url, watch=[WATCHED]) as storage:
-        storage.create_bucket(WATCHED)
-        yield client_of(storage)
+def client(watched_storage: Storage) -> Client:
+    return client_of(watched_storage)
 
 
 @pytest.fixture
@@ -36,7 +32,7 @@ def blob(client: Client, request: pytest.FixtureRequest) -> Blob:
 
 @pytest.fixture
 def session(blob: Blob) -> str:
-    """The address of a session for all of DATA, begun by the real client for pages of PAGE."""
+    """The address of a session for all of DATA, started by the real client for pages of PAGE."""
     return begin(blob)
 
 
@@ -46,7 +42,7 @@ def begin(blob: Blob, size: int | None = len(DATA)) -> str:
 
 
 def put(session: str, data: bytes = b"", range_: str = "", origin: str = PAGE) -> requests.Response:
-    """What a page of PAGE sends."""
+    """Send data as a page of this origin does."""
     headers = {"Origin": origin} | ({"Content-Range": f"bytes {range_}"} if range_ else {})
     return requests.put(session, data, headers=headers, timeout=WAIT_S)
 
@@ -56,7 +52,9 @@ def kept(answer: requests.Response) -> str:
     return answer.headers.get("Range", "")
 
 
-def test_one_request_brings_all_of_it(blob: Blob, session: str, functions: Functions) -> None:
+def test_an_upload_in_one_request_makes_one_object_and_event(
+    blob: Blob, session: str, functions: Functions
+) -> None:
     answer = put(session, DATA)
     [(_, event)] = functions.events(blob.name)
     blob.reload()
@@ -74,14 +72,16 @@ def test_parts_make_one_object_and_one_event(blob: Blob, session: str, functions
     assert answer.status_code == 200
     assert blob.download_as_bytes() == DATA
     functions.events(blob.name)
-    assert put(session, b"", f"*/{len(DATA)}").json() == answer.json()  # whoever missed the answer asks again
+    assert (
+        put(session, b"", f"*/{len(DATA)}").json() == answer.json()
+    )  # if the answer was lost, it can be asked for again
     other = f"{blob.name} afterwards"
     put(begin(blob.bucket.blob(other)), DATA)
     functions.events(other)
     assert len(functions.events(blob.name)) == 1
 
 
-def test_asking_how_far_it_is_ends_nothing(blob: Blob, session: str) -> None:
+def test_a_status_request_returns_the_bytes_received_and_ends_nothing(blob: Blob, session: str) -> None:
     assert kept(put(session, b"", f"*/{len(DATA)}")) == ""
     assert kept(put(session, DATA[:QUANTUM], f"0-{QUANTUM - 1}/{len(DATA)}")) == f"bytes=0-{QUANTUM - 1}"
     assert kept(put(session, b"", f"*/{len(DATA)}")) == f"bytes=0-{QUANTUM - 1}"
@@ -89,7 +89,7 @@ def test_asking_how_far_it_is_ends_nothing(blob: Blob, session: str) -> None:
     assert not blob.exists()
 
 
-def test_after_a_broken_connection_it_goes_on_where_it_was(blob: Blob, session: str) -> None:
+def test_an_upload_continues_after_a_broken_connection(blob: Blob, session: str) -> None:
     address = urlsplit(session)
     with socket.create_connection((str(address.hostname), address.port or 80)) as connection:
         head = f"PUT {address.path}?{address.query} HTTP/1.1\r\nHost: {address.netloc}\r\n"
@@ -101,13 +101,13 @@ def test_after_a_broken_connection_it_goes_on_where_it_was(blob: Blob, session: 
     assert blob.download_as_bytes() == DATA
 
 
-def test_bytes_that_are_there_already_are_ignored(blob: Blob, session: str) -> None:
+def test_bytes_that_were_received_already_are_ignored(blob: Blob, session: str) -> None:
     put(session, DATA[:QUANTUM], f"0-{QUANTUM - 1}/{len(DATA)}")
     assert put(session, DATA).status_code == 200
     assert blob.download_as_bytes() == DATA
 
 
-def test_a_size_that_is_known_only_at_the_end_is_told_with_the_last_part(blob: Blob) -> None:
+def test_the_size_may_be_sent_with_the_last_part(blob: Blob) -> None:
     session = begin(blob, None)
     assert kept(put(session, DATA[:QUANTUM], f"0-{QUANTUM - 1}/*")) == f"bytes=0-{QUANTUM - 1}"
     assert put(session, b"", f"*/{QUANTUM}").status_code == 200
@@ -126,7 +126,7 @@ def test_a_size_that_is_known_only_at_the_end_is_told_with_the_last_part(blob: B
         (DATA, "0-5"),
     ],
 )
-def test_what_is_not_as_it_was_announced_is_refused_and_harms_nothing(
+def test_data_that_does_not_match_the_announced_size_is_refused_without_effect(
     blob: Blob, session: str, data: bytes, range_: str
 ) -> None:
     assert put(session, data, range_).status_code == 400
@@ -135,7 +135,7 @@ def test_what_is_not_as_it_was_announced_is_refused_and_harms_nothing(
     assert blob.download_as_bytes() == DATA
 
 
-def test_a_cancelled_upload_leaves_nothing_and_can_not_go_on(blob: Blob, session: str) -> None:
+def test_a_cancelled_upload_leaves_nothing_and_can_not_continue(blob: Blob, session: str) -> None:
     put(session, DATA[:QUANTUM], f"0-{QUANTUM - 1}/{len(DATA)}")
     answer = requests.delete(session, headers={"Origin": PAGE}, timeout=WAIT_S)
     assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (499, PAGE)
@@ -143,7 +143,7 @@ def test_a_cancelled_upload_leaves_nothing_and_can_not_go_on(blob: Blob, session
     assert not blob.exists()
 
 
-def test_what_must_not_exist_is_looked_at_again_at_the_end(blob: Blob, session: str) -> None:
+def test_preconditions_are_checked_again_at_the_end(blob: Blob, session: str) -> None:
     put(begin(blob), DATA)
     assert put(session, DATA).status_code == 412
     with pytest.raises(PreconditionFailed):
@@ -151,14 +151,14 @@ def test_what_must_not_exist_is_looked_at_again_at_the_end(blob: Blob, session: 
 
 
 def ask(session: str) -> requests.Response:
-    asked = {"Origin": PAGE, "Access-Control-Request-Method": "PUT"}
-    return requests.options(session, headers=asked, timeout=WAIT_S)
+    headers = {"Origin": PAGE, "Access-Control-Request-Method": "PUT"}
+    return requests.options(session, headers=headers, timeout=WAIT_S)
 
 
 @pytest.mark.parametrize(
     "send", [ask, put, lambda session: put(session, b"", "*/*"), lambda session: put(session, DATA)]
 )
-def test_the_page_that_it_was_begun_for_may_go_on_with_it(
+def test_the_page_that_started_the_session_may_continue_it(
     session: str, send: Callable[[str], requests.Response]
 ) -> None:
     headers = send(session).headers
@@ -178,28 +178,25 @@ def test_no_page_of_another_origin_may_read_an_answer(session: str) -> None:
     assert answer.headers["Access-Control-Allow-Origin"] == PAGE
 
 
-def test_without_an_origin_a_session_is_for_no_page(blob: Blob) -> None:
+def test_a_session_started_without_an_origin_is_for_no_page(blob: Blob) -> None:
     session = blob.create_resumable_upload_session("image/jpeg", len(DATA))
     assert "Access-Control-Allow-Origin" not in put(session, DATA).headers
 
 
 @pytest.mark.parametrize("method", ["GET", "OPTIONS"])
-def test_objects_are_for_no_page_as_no_bucket_has_a_configuration(
+def test_objects_have_no_cors_headers_because_no_bucket_has_a_cors_configuration(
     client: Client, blob: Blob, method: str
 ) -> None:
     blob.upload_from_string(b"1")
-    for path in (
-        f"storage/v1{blob.path}",
-        f"storage/v1{blob.path}?alt=media",
-        f"{WATCHED}/{quote(blob.name)}",
-    ):
+    resource = f"storage/v1{blob.path}"
+    for path in (resource, f"{resource}?alt=media", f"{WATCHED}/{quote(blob.name)}"):
         url = f"{client.api_endpoint}/{path}"
         answer = requests.request(method, url, headers={"Origin": PAGE}, timeout=WAIT_S)
         assert answer.status_code == 200
         assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
 
 
-def test_of_too_many_sessions_the_oldest_are_forgotten() -> None:
+def test_above_the_limit_the_oldest_sessions_are_deleted() -> None:
     sessions = Sessions()
     for number in range(MOST + 1):
         sessions.add(str(number), Session(Expected(WATCHED, "a"), PAGE, 1))

@@ -38,8 +38,8 @@ def versions(bucket: Bucket) -> list[Blob]:
     return made
 
 
-def there(bucket: Bucket) -> list[tuple[int, bool]]:
-    """Generation of each object, and whether it is live."""
+def generations(bucket: Bucket) -> list[tuple[int, bool]]:
+    """Return the generation of each object, and whether it is live."""
     blobs = bucket.client.list_blobs(bucket, versions=True)
     return sorted((int(blob.generation), blob.time_deleted is None) for blob in blobs)
 
@@ -54,12 +54,12 @@ def test_a_noncurrent_version_is_read_by_its_generation(bucket: Bucket, versions
 
 
 @pytest.mark.parametrize("which", range(3))
-def test_a_delete_by_generation_is_of_that_one_for_good(
+def test_a_delete_by_generation_deletes_that_version_for_good(
     bucket: Bucket, versions: list[Blob], which: int
 ) -> None:
     versions[which].delete()
     left = [blob.generation for blob in versions if blob is not versions[which]]
-    assert there(bucket) == [(each, each == left[-1] and which != 2) for each in left]
+    assert generations(bucket) == [(each, each == left[-1] and which != 2) for each in left]
     assert bucket.blob("ana/é.jpg").exists() == (which != 2)
     for ask in (versions[which].reload, versions[which].delete, versions[which].download_as_bytes):
         with pytest.raises(NotFound):
@@ -67,7 +67,7 @@ def test_a_delete_by_generation_is_of_that_one_for_good(
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_a_delete_without_one_leaves_a_noncurrent_version(
+def test_a_delete_without_a_generation_leaves_a_noncurrent_version(
     bucket: Bucket, versions: list[Blob], conditional: bool
 ) -> None:
     live = bucket.blob("ana/é.jpg")
@@ -77,7 +77,7 @@ def test_a_delete_without_one_leaves_a_noncurrent_version(
         live.delete(if_generation_match=versions[2].generation)
     else:
         live.delete()
-    assert there(bucket) == [(blob.generation, False) for blob in versions]
+    assert generations(bucket) == [(blob.generation, False) for blob in versions]
 
 
 def test_without_versions_a_replaced_generation_is_gone(client: Client) -> None:
@@ -89,7 +89,7 @@ def test_without_versions_a_replaced_generation_is_gone(client: Client) -> None:
     for ask in (older.reload, older.delete, older.download_as_bytes):
         with pytest.raises(NotFound):
             ask()
-    assert len(there(bucket)) == 1
+    assert len(generations(bucket)) == 1
 
 
 def test_a_composite_object_has_no_md5(client: Client) -> None:
@@ -110,7 +110,7 @@ def test_a_composite_object_has_no_md5(client: Client) -> None:
     assert (bool(whole.md5_hash), whole.component_count) == (True, None)
 
 
-def test_a_bucket_tells_its_layout_and_one_that_is_not_there_none(client: Client) -> None:
+def test_a_bucket_has_a_storage_layout_and_a_missing_one_is_404(client: Client) -> None:
     client.create_bucket("layout")
     url = f"{client.api_endpoint}/storage/v1/b/{{}}/storageLayout"
     layout = requests.get(url.format("layout"), timeout=WAIT_S).json()
@@ -119,7 +119,7 @@ def test_a_bucket_tells_its_layout_and_one_that_is_not_there_none(client: Client
     assert requests.get(url.format("nobodys"), timeout=WAIT_S).status_code == 404
 
 
-def test_an_encoding_that_the_xml_api_would_keep_is_refused(client: Client) -> None:
+def test_an_upload_with_content_encoding_by_the_xml_api_is_refused(client: Client) -> None:
     client.create_bucket("encoding")
     url, packed = f"{client.api_endpoint}/encoding/a.jpg", {"Content-Encoding": "gzip"}
     assert requests.put(url, b"1", headers=packed, timeout=WAIT_S).status_code in (400, 501)

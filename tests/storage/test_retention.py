@@ -1,7 +1,6 @@
 """Retention policies and holds: the gate answers like Cloud Storage, and reconcile continues."""
 
 import io
-import json
 import os
 from datetime import timedelta
 from http import HTTPStatus
@@ -16,15 +15,15 @@ from dropcap.domain.upload import Upload
 from dropcap.services import Services
 from dropcap.storage.buckets import Buckets
 from dropcap.storage.gcs import NotStored
-from tests.support.app import App, Start, expire_leases, problem, rows, small_png
+from tests.support.app import App, Start, expire_leases, log_lines, problem, rows, small_png
 
 QUICK = {"SIZES": "200", "GEMINI_API_KEY": ""}
 HOUR_S = 3600
-MANY = 1050  # more than one sweep takes
+MANY = 1050  # more than one run takes
 HELD = "is under active {} hold and cannot be deleted, overwritten or archived until hold is removed."
 
 
-# The gate
+# The local storage server
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def bucket(start: Start) -> Bucket:
 
 
 def refusals(blob: Blob) -> list[tuple[str, str]]:
-    """Reason and message of what is answered to each way to delete or replace an object."""
+    """Try each way to delete or replace an object; return reason and message of each refusal."""
     other = blob.bucket.blob("other")
     other.upload_from_string(b"other")
     large = blob.bucket.blob(blob.name, chunk_size=256 * 1024)
@@ -64,13 +63,13 @@ def test_a_retention_policy_keeps_what_is_younger(bucket: Bucket) -> None:
     bucket.retention_period = HOUR_S
     bucket.patch()
     until = (blob.time_created + timedelta(seconds=HOUR_S)).isoformat()[:19]
-    said = (
+    expected = (
         f"Object '{bucket.name}/ana/a.png' is subject to bucket's retention policy or object retention and "
         f"cannot be deleted or overwritten until {until}"
     )
     for reason, message in refusals(blob):
         assert reason == "retentionPolicyNotMet"
-        assert message.startswith(said)
+        assert message.startswith(expected)
     with pytest.raises(PreconditionFailed):  # which is checked first
         blob.delete(if_generation_match=1)
     bucket.blob("ana/new.png").upload_from_string(b"what is new may come")
@@ -88,31 +87,30 @@ def test_a_hold_keeps_one_object(bucket: Bucket, hold: str, kind: str) -> None:
     blob.upload_from_string(b"first")
     setattr(blob, hold, True)
     blob.patch()
-    said = f"Object '{bucket.name}/ana/a.png' {HELD.format(kind)}"
-    assert set(refusals(blob)) == {("forbidden", said)}
+    expected = f"Object '{bucket.name}/ana/a.png' {HELD.format(kind)}"
+    assert set(refusals(blob)) == {("forbidden", expected)}
     setattr(blob, hold, False)
     blob.patch()
     blob.delete()
 
 
-# The sweep
+# Reconcile
 
 
 def held(app: App, name: str) -> Upload:
-    """An upload whose source can't be deleted."""
+    """Deliver an upload whose source can't be deleted."""
     upload = app.upload(name, small_png())
     blob = app.storage.bucket(app.uploads).blob(name)
     blob.temporary_hold = True
     blob.patch()
-    assert app.deliver(upload) == HTTPStatus.OK  # nothing that a new delivery could do
+    assert app.deliver(upload) == HTTPStatus.OK  # another delivery could do no more
     assert rows("SELECT state FROM uploads WHERE id = :id", id=upload.id) == [["recorded"]]
     expire_leases()
     return upload
 
 
 def logged(capfd: pytest.CaptureFixture[str], message: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
-    return [line for line in lines if line["message"] == message]
+    return [line for line in log_lines(capfd) if line["message"] == message]
 
 
 def test_a_held_object_is_retried_with_backoff_then_reported_and_finished_when_released(
@@ -145,7 +143,7 @@ def test_a_held_object_is_retried_with_backoff_then_reported_and_finished_when_r
     assert app.reconcile() == {"complete": True}
 
 
-def test_with_source_keep_nothing_fails_at_a_hold(start: Start) -> None:
+def test_with_source_keep_a_hold_is_no_failure(start: Start) -> None:
     app = start(**QUICK)
     upload = held(app, "ana/a.png")
     app = app.restarted(SOURCE="keep")
@@ -182,7 +180,7 @@ def test_more_failing_rows_than_one_run_takes_do_not_delay_the_others(
     def known(buckets: Buckets, of: Upload) -> Upload:
         return of if "gone" in of.name else current(buckets, of)
 
-    monkeypatch.setattr(reconcile, "process", failing)  # what a real one takes ten milliseconds to say
+    monkeypatch.setattr(reconcile, "process", failing)  # the real one takes ten milliseconds for it
     monkeypatch.setattr(Buckets, "current", known)
     capfd.readouterr()
     assert app.reconcile() == {"found": reconcile.ROWS, "failed": reconcile.ROWS, "complete": True}
@@ -195,7 +193,7 @@ def test_more_failing_rows_than_one_run_takes_do_not_delay_the_others(
     assert app.reconcile() == {"complete": True}
 
 
-def test_a_delivery_and_a_request_end_well_where_the_source_can_not_be_deleted(
+def test_a_delivery_and_a_request_succeed_if_the_source_can_not_be_deleted(
     start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = start(**QUICK)
@@ -213,7 +211,7 @@ def test_a_delivery_and_a_request_end_well_where_the_source_can_not_be_deleted(
         assert "stack_trace" not in line
 
 
-def test_what_holds_keep_of_a_deleted_picture_keeps_nothing_else_of_it(
+def test_an_object_under_hold_does_not_keep_other_objects_of_a_deleted_picture(
     start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = start(**QUICK | {"SIZES": "40,20"}, SOURCE="archive")

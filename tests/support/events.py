@@ -64,5 +64,15 @@ def functions() -> Iterator[Functions]:
         server.shutdown()
 
 
+@pytest.fixture(scope="module")
+def watched_storage(functions: Functions, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """Start a storage server with files, as `make run` has it; events of one of its buckets are sent."""
+    folder = tmp_path_factory.mktemp("storage")
+    url = f"http://127.0.0.1:{functions.server_port}/"
+    with Storage(folder / "objects", folder / "logs", events_to=url, watch=[WATCHED]) as storage:
+        storage.create_bucket(WATCHED)
+        yield storage
+
+
 def client_of(storage: Storage) -> Client:
     return Client("demo", AnonymousCredentials(), client_options={"api_endpoint": storage.url})

@@ -302,7 +302,7 @@ class Settings:
         if self.auth != "iam" and not self.auth_audience:
             raise SettingsError(
                 f"AUTH_AUDIENCE='' is not allowed with AUTH={self.auth}: "
-                "without it, a token made out to any other app would be let in."
+                "without it, tokens of any other app would be accepted."
             )
         audience = ",".join(self.auth_audience)
         if self.auth != "iam" and audience.startswith("/") != (self.auth == "iap"):

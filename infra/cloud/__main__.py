@@ -159,7 +159,7 @@ COMMANDS: dict[str, tuple[Run, str]] = {
 
 TABLES: dict[str, tuple[Callable[[], str], str]] = {
     "roles": (rights.table, "print which account has which role, and why"),
-    "claims": (
+    "known-errors": (
         known_errors.table,
         "print the known errors of Google and gcloud, their handling, and the sources",
     ),

@@ -63,7 +63,9 @@ def test_a_picture_that_crashes_its_instance_is_quarantined_after_three_crashes_
     [blob] = app.objects(app.quarantine).values()
     assert blob.download_as_bytes() == data
     assert blob.metadata["dropcap-reason"] == "took_the_instance_down"
-    assert blob.metadata["dropcap-problem"].startswith("At this upload the instance died, or hung")
+    assert blob.metadata["dropcap-problem"].startswith(
+        "The instance crashed or hung while processing this upload"
+    )
     [[state, code, reason, crashes]] = rows(
         "SELECT state, reason_code, reason, deaths FROM uploads WHERE id = :id", id=upload.id
     )

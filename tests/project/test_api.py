@@ -287,7 +287,7 @@ def test_the_page_lists_the_codes_of_each_status() -> None:
 
 def test_every_code_in_the_source_is_documented_and_no_other() -> None:
     [section] = re.findall(
-        r"^### Codes without an HTTP answer\n(.*?)(?=^#|\Z)", PAGE, re.DOTALL | re.MULTILINE
+        r"^### Codes without an HTTP response\n(.*?)(?=^#|\Z)", PAGE, re.DOTALL | re.MULTILINE
     )
     stored_only = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
     answered = {code for response in SPEC["components"]["responses"].values() for code in _codes_of(response)}

@@ -21,7 +21,10 @@ from tests.support.pages import DOCS, PAGES, commands
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 TROUBLE = (DOCS / "troubleshooting.md").read_text()
-FOREIGN = ("The platform's own", "What Google and gcloud say")  # sections whose messages are not Dropcap's
+FOREIGN = (
+    "The platform's own",
+    "Known errors of Google and gcloud",
+)  # sections whose messages are not Dropcap's
 
 
 def cells(line: str) -> list[str]:

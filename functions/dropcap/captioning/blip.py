@@ -193,7 +193,7 @@ class Captioner:
             )
         except (ValueError, LookupError) as wrong:  # a file has other content than its name says
             raise ModelError(
-                f"{folder} is no model that can be loaded ({_describe(wrong)}): {REMEDY}."
+                f"{folder} is not a model that can be loaded ({_describe(wrong)}): {REMEDY}."
             ) from wrong
         # ONNX Runtime 1.32 reads past the end of a quantized embedding table if an id is too large.
         if max(self.card.bos, self.card.eos, len(self.tokenizer.words) - 1) >= self._decoder.vocabulary:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Since 1.29 ONNX Runtime reports its use to Microsoft, unless this is set before it is loaded (ORT #27379).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-REMEDY = "restore the folder from the repository, or write it anew with `make model`"
+REMEDY = "restore the folder from the repository, or install it again with `make model`"
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]

@@ -266,7 +266,7 @@ def check_crashes(lease: Lease, upload: Upload, most: int) -> None:
     """Log the crashes of an upload's earlier workers, and raise Rejected if there are `most` or more."""
     if not lease.crashes:
         return
-    problem = "At this upload the instance died, or hung and was ended, at: "
+    problem = "The instance crashed or hung while processing this upload, at: "
     problem += "; ".join(map(str, lease.crashes)) + "."
     count, stage = len(lease.crashes), lease.crashes[-1].stage
     logger.warning(

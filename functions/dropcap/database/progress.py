@@ -132,7 +132,7 @@ def count_pictures(database: Database, user: str) -> None:
 
     while not database.transaction(work):
         if time.monotonic() > ends:
-            raise DatabaseUnavailable("The user's pictures are still being counted: ask again.")
+            raise DatabaseUnavailable("The user's pictures are still being counted: try again.")
 
 
 def stats(

@@ -33,7 +33,7 @@ def count(database: Database, user: str, most: int) -> None:
         wait = HOUR_S - int(time.time()) % HOUR_S
         raise Rejected(
             "too_many_calls",
-            f"{most} pictures an hour are taken, and this hour has had them.",
+            f"The limit of {most} pictures an hour is reached.",
             f"Send it again in {wait} s, or raise MAX_PER_HOUR.",
             HTTPStatus.TOO_MANY_REQUESTS,
             {"Retry-After": str(wait)},

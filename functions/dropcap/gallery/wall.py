@@ -74,7 +74,7 @@ class Filters:
         if len(found.tag) > LONGEST_TAG:
             raise Rejected(
                 "no_such_tag",
-                "No tag is that long.",
+                "The tag is too long.",
                 "Choose one of the tags on the page.",
                 HTTPStatus.BAD_REQUEST,
             )

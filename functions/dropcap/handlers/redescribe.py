@@ -63,14 +63,14 @@ def asked(wanted: Any, services: Services) -> Mapping[str, Any]:
     except (AttributeError, KeyError, TypeError, ValueError) as wrong:
         raise Rejected(
             "bad_redescribe",
-            "`redescribe` is no object of what is to be described anew.",
+            "`redescribe` is not a valid selection of pictures.",
             'Give "owner", "since" (an instant), "all" and "mark" (true or false), or none of them.',
             HTTPStatus.BAD_REQUEST,
         ) from wrong
     if not services.settings.gemini_api_key:
         raise Rejected(
             "no_key",
-            "There is no GEMINI_API_KEY, so nobody could describe them.",
+            "GEMINI_API_KEY is not set, so no picture can be described.",
             "Set it, and ask again.",
             HTTPStatus.CONFLICT,
         )

@@ -151,9 +151,9 @@ class Tokens:
                     answer = Request()(self._address, timeout=CERTS_TIMEOUT_S)
                     keys = json.loads(answer.data) if answer.status == HTTPStatus.OK else None
                 except (TransportError, ValueError) as failed:
-                    raise KeysUnavailable(f"The issuer's keys can't be had: {failed}") from failed
+                    raise KeysUnavailable(f"The issuer's keys can't be fetched: {failed}") from failed
                 if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
-                    raise KeysUnavailable(f"The issuer's keys are no certificates: HTTP {answer.status}")
+                    raise KeysUnavailable(f"The issuer's keys are not certificates: HTTP {answer.status}")
                 self._keys, self._kept_until = keys, time.monotonic() + _kept_s(answer.headers)
             return self._keys
 

@@ -1,4 +1,4 @@
-"""DATABASE_URL means what it means to libpq, or is refused by the name of the option: nothing is ignored."""
+"""DATABASE_URL is read as libpq reads it, and unsupported options are refused by name: none is ignored."""
 
 import os
 import ssl
@@ -15,15 +15,14 @@ from dropcap.database.connection import DatabaseUnavailable, connect
 from dropcap.database.transactions import Database
 from dropcap.errors import SettingsError
 from dropcap.settings import Settings
-from infra.local.postgres import Postgres
 from tests.database.test_connection import ELSEWHERE, certificate, tls_front
 from tests.support.app import ROOT
 from tests.support.database import libpq
 
 PASSWORD = "hunter2"  # noqa: S105  no one's
 URL = f"postgresql://ana:{PASSWORD}@db.example.com/photos"
-# What becomes of each key word of libpq 18 (postgresql.org/docs/18/libpq-connect.html, 2026-11): the
-# attribute of the address that has its value; None: refused whatever its value; or it is in SAME_ADDRESS.
+# Each keyword of libpq 18 (postgresql.org/docs/18/libpq-connect.html, 2026-11), and the attribute of the
+# address that has its value. None: refused with any value. The others are in SAME_ADDRESS.
 KEYWORDS: dict[str, tuple[str, str] | None] = {
     "host": ("host", "db2.example.com"),
     "port": ("port", "6432"),
@@ -47,7 +46,7 @@ KEYWORDS: dict[str, tuple[str, str] | None] = {
     **dict.fromkeys(("scram_client_key", "scram_server_key"), None),
     **dict.fromkeys(("oauth_issuer", "oauth_client_id", "oauth_client_secret", "oauth_scope"), None),
 }
-SAME_ADDRESS = {  # these values ask for what is so anyway; "other" is refused
+SAME_ADDRESS = {  # a value that changes nothing, and one that is refused
     "sslnegotiation": ("postgres", "direct"),  # the one way that pg8000 has
     "sslcompression": ("0", "1"),  # modern TLS has none
     "sslcertmode": ("allow", "require"),  # a certificate is sent where it is given and asked for
@@ -60,17 +59,14 @@ SAME_ADDRESS = {  # these values ask for what is so anyway; "other" is refused
     "client_encoding": ("UTF8", "LATIN1"),  # it is always asked for
     "keepalives": ("1", "0"),  # pg8000 sets them
     "load_balance_hosts": ("random", "other"),  # there is one host
-    "target_session_attrs": (
-        "read-write",
-        "standby",
-    ),  # one that takes no writes is refused by the schema check
+    "target_session_attrs": ("read-write", "standby"),  # the schema check refuses a read-only one
     "replication": ("false", "database"),
 }
 TOGETHER = {"sslcert": "&sslkey=/k", "sslkey": "&sslcert=/c"}
 
 
 @pytest.mark.parametrize("keyword", libpq.keywords())
-def test_every_key_word_of_libpq_is_honoured_or_refused_by_name(keyword: str) -> None:
+def test_every_keyword_of_libpq_is_honoured_or_refused_by_name(keyword: str) -> None:
     if keyword in SAME_ADDRESS:
         value, other = SAME_ADDRESS[keyword]
         assert database_url.read(f"{URL}?{keyword}={value}") == database_url.read(URL)
@@ -95,14 +91,8 @@ def test_an_option_that_libpq_does_not_know_is_refused_by_name(option: str) -> N
 
 
 URLS = [
-    *(
-        URL,
-        f"{URL}?",
-        f"{URL}?port=5&",
-        f"{URL}?user=a&user=b",
-        f"{URL}?ssl=true",
-        f"{URL}?application_name=a+b%20c",
-    ),
+    *(URL, f"{URL}?", f"{URL}?port=5&", f"{URL}?user=a&user=b", f"{URL}?ssl=true"),
+    f"{URL}?application_name=a+b%20c",
     *("postgres://u@h", "postgresql://u@h:/d", "postgresql://u@h:6543/d", "postgresql://u:@h/d"),
     *("postgresql://u:p?w#x@h/d", "postgresql://u:p:q@h/d", "postgresql://u@h/d/e", "postgresql://u@h/d#e"),
     *("postgresql://u:p%40%2F%25@h/d%2Fx", "postgresql://%C3%A4@h/d", "postgresql://h?x=a@b"),
@@ -114,7 +104,7 @@ URLS = [
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_a_url_has_the_parts_that_libpq_finds_in_it(url: str) -> None:
+def test_a_url_is_parsed_as_by_libpq(url: str) -> None:
     theirs, ours = libpq.parse(url), database_url.read(url)
     assert theirs is not None
     assert ours.dbname == theirs.pop("dbname", theirs["user"])
@@ -136,14 +126,14 @@ def test_a_url_has_the_parts_that_libpq_finds_in_it(url: str) -> None:
         *("postgresql://u@[::1]x/d", "POSTGRESQL://u@h/d", "mysql://u@h/d", "postgresql://u:p w@h/d"),
     ],
 )
-def test_what_is_no_url_to_libpq_is_none(url: str) -> None:
+def test_a_url_that_libpq_refuses_is_refused(url: str) -> None:
     assert libpq.parse(url) is None
     with pytest.raises(SettingsError, match=r"^DATABASE_URL=\*\*\* "):
         Settings.read({"DATABASE_URL": url})
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         (f"{URL}?host=", "name a host"),
         ("postgresql://ana@/photos", "name a host"),
@@ -166,14 +156,14 @@ def test_what_is_no_url_to_libpq_is_none(url: str) -> None:
         (f"{URL}?options=--TimeZone%3DUTC", "must not set timezone"),
     ],
 )
-def test_what_would_have_no_effect_or_another_is_refused(url: str, said: str) -> None:
-    with pytest.raises(SettingsError, match=said) as refused:
+def test_an_option_without_effect_or_with_another_is_refused(url: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as refused:
         Settings.read({"DATABASE_URL": url})
     assert str(refused.value).startswith("DATABASE_URL=***")
 
 
 @pytest.mark.parametrize("password", ["p@ss?word=1", "a/b", "a:b/c", "p@h?x=hunter2", "%zz", "a b", "p@a,b"])
-def test_no_part_of_a_password_is_shown_that_is_not_percent_encoded(password: str) -> None:
+def test_no_part_of_an_unencoded_password_is_shown(password: str) -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.read({"DATABASE_URL": f"postgresql://ana:{password}@db.example.com/photos"})
     assert refused.value.__suppress_context__
@@ -181,7 +171,7 @@ def test_no_part_of_a_password_is_shown_that_is_not_percent_encoded(password: st
         assert part not in str(refused.value).replace("password", "").replace("passed", "")
 
 
-def test_one_machine_is_reached_without_tls_unless_it_is_asked_for() -> None:
+def test_a_local_connection_uses_no_tls_unless_it_is_required() -> None:
     local = "postgresql://ana@localhost/photos"
     assert not database_url.read(local).tls
     assert not database_url.read(f"{local}?sslmode=prefer").tls
@@ -195,43 +185,35 @@ def test_one_machine_is_reached_without_tls_unless_it_is_asked_for() -> None:
         assert address.context().check_hostname
 
 
-def test_another_host_in_an_option_is_the_one_that_is_asked(database_url: str, postgres: Postgres) -> None:
-    away = database_url.replace("127.0.0.1", "db.invalid")
-    with closing(connect(f"{away}?host=127.0.0.1")) as connection:
+def test_the_host_option_takes_precedence(database_url: str) -> None:
+    unknown_host = database_url.replace("127.0.0.1", "db.invalid")
+    with closing(connect(f"{unknown_host}?host=127.0.0.1")) as connection:
         assert connection.run("SELECT 1") == [[1]]
     with pytest.raises(DatabaseUnavailable, match="PostgreSQL does not answer"):
         Database(Settings(database_url=f"{database_url}?host={ELSEWHERE}")).prepare()
 
 
-def test_options_reach_the_session_and_name_the_program(database_url: str) -> None:
+def test_options_and_application_name_reach_the_session(database_url: str) -> None:
     url = f"{database_url}?options=-c%20work_mem%3D1MB&application_name=mine&connect_timeout=2"
     with closing(connect(url)) as connection:
         shown = connection.run("SELECT current_setting('work_mem'), current_setting('application_name')")
     assert shown == [["1MB", "mine"]]
 
 
-def test_client_certificates_and_passwords_of_keys_are_used(
-    postgres: Postgres, database_url: str, tmp_path: Path
-) -> None:
+def test_client_certificates_are_used(database_url: str, tmp_path: Path) -> None:
     pem = certificate(tmp_path, ELSEWHERE)
-    with tls_front(postgres.port, pem, client=pem) as port:
-        url = (
-            database_url.replace(f"127.0.0.1:{postgres.port}", f"{ELSEWHERE}:{port}") + f"?sslrootcert={pem}"
-        )
+    with tls_front(database_url, pem, client=pem) as url:
+        url += f"?sslrootcert={pem}"
         with pytest.raises(DatabaseUnavailable):
             Database(Settings(database_url=url)).prepare()
         with closing(Database(Settings(database_url=f"{url}&sslcert={pem}&sslkey={pem}"))) as database:
             assert database.query("SELECT 1") == [[1]]
 
 
-def test_a_required_channel_binding_that_is_not_offered_ends_the_connection(
-    postgres: Postgres, database_url: str, tmp_path: Path
-) -> None:
+def test_a_required_channel_binding_that_is_not_offered_is_refused(database_url: str, tmp_path: Path) -> None:
     pem = certificate(tmp_path, ELSEWHERE)
-    with tls_front(postgres.port, pem) as port:
-        url = (
-            database_url.replace(f"127.0.0.1:{postgres.port}", f"{ELSEWHERE}:{port}") + f"?sslrootcert={pem}"
-        )
+    with tls_front(database_url, pem) as url:
+        url += f"?sslrootcert={pem}"
         with closing(Database(Settings(database_url=url))) as database:
             assert database.query("SELECT 1") == [[1]]
         with pytest.raises(DatabaseUnavailable, match="channel binding"):
@@ -242,7 +224,7 @@ def test_a_required_channel_binding_that_is_not_offered_ends_the_connection(
     "options",
     ["sslrootcert=/no.pem", "sslrootcert={junk}", "sslcert={junk}&sslkey={junk}", "sslcert=/no&sslkey=/no"],
 )
-def test_a_certificate_that_cant_be_read_is_a_setting_to_change(options: str, tmp_path: Path) -> None:
+def test_an_unreadable_certificate_is_a_settings_error(options: str, tmp_path: Path) -> None:
     junk = tmp_path / "junk.pem"
     junk.write_text("no certificate")
     settings = Settings.read({"DATABASE_URL": f"{URL}?{options.format(junk=junk)}"})
@@ -252,7 +234,7 @@ def test_a_certificate_that_cant_be_read_is_a_setting_to_change(options: str, tm
 
 
 @pytest.mark.parametrize("options", ["schema=app", "sslrootcert=/nowhere.pem"])
-def test_a_function_does_not_start_with_it_and_says_so_in_one_line(options: str) -> None:
+def test_an_invalid_url_stops_a_function_with_one_log_line(options: str) -> None:
     started = subprocess.run(
         [sys.executable, "-c", "import main"],
         cwd=ROOT / "functions",
@@ -267,5 +249,5 @@ def test_a_function_does_not_start_with_it_and_says_so_in_one_line(options: str)
     assert "Traceback" not in started.stdout + started.stderr
 
 
-def test_the_authorities_of_the_system_are_the_default() -> None:
+def test_the_systems_certificate_authorities_are_the_default() -> None:
     assert database_url.read(f"{URL}?sslrootcert=system") == database_url.read(URL)

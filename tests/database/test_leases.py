@@ -13,16 +13,6 @@ from dropcap.settings import Settings
 from tests.support.database.uploads import RACERS, analysis, expire, race, upload
 
 
-@pytest.fixture
-def leases(database: Database) -> Leases:
-    return Leases(database)
-
-
-@pytest.fixture
-def analyses(database: Database) -> Analyses:
-    return Analyses(database)
-
-
 def test_a_new_upload_is_leased_once(leases: Leases) -> None:
     first, second = leases.acquire(upload()), leases.acquire(upload())
     assert (first.state, first.attempts, bool(first.token)) == ("claimed", 1, True)

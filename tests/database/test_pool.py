@@ -1,4 +1,4 @@
-"""Threads share a few connections: they ask side by side, wait a bounded time, and lose none without need."""
+"""Threads share a pool of connections: queries run concurrently, and waits are bounded."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ PID = "SELECT pg_backend_pid()"
 
 
 def opened(url: str) -> list[list[Any]]:
-    """The product's connections to the database."""
+    """Return the process ids of the product's connections."""
     with closing(connect(f"{url}?application_name=outside")) as outside:
         return list(
             outside.run(
@@ -39,8 +39,8 @@ def at_once(number: int, work: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(work, range(number)))
 
 
-def test_what_two_threads_ask_runs_side_by_side(database: Database) -> None:
-    """Each waits in the database for the other, which would never come if they took turns."""
+def test_transactions_of_two_threads_run_concurrently(database: Database) -> None:
+    """Each transaction waits for the other, so that they can not run one after the other."""
     meet = threading.Barrier(2, timeout=20)
 
     def work(run: Executor) -> list[list[Any]]:
@@ -52,8 +52,8 @@ def test_what_two_threads_ask_runs_side_by_side(database: Database) -> None:
     assert first != second
 
 
-def test_two_slow_requests_of_the_gallery_run_side_by_side(start: Start, database_url: str) -> None:
-    """Both stand before a table that is locked; with one connection, the second would wait for the first."""
+def test_two_slow_requests_of_the_gallery_run_concurrently(start: Start, database_url: str) -> None:
+    """Both wait for a locked table; with one connection, the second would wait for the first."""
     app = start()
     app.gallery.get("/gallery/?user=ana")
     with closing(connect_to_schema(database_url)) as outside, ThreadPoolExecutor(2) as pool:
@@ -68,20 +68,20 @@ def test_two_slow_requests_of_the_gallery_run_side_by_side(start: Start, databas
         assert [answer.result().status_code for answer in answers] == [200, 200]
 
 
-def test_no_more_connections_are_opened_than_the_setting_says_by_any_number_of_threads(
+def test_any_number_of_threads_opens_at_most_the_configured_connections(
     database: Database, database_url: str
 ) -> None:
-    seen: list[int] = []
+    counts: list[int] = []
 
     def work(number: int) -> bool:
         for turn in range(3):
             assert record(database, upload(f"ana/{number}-{turn}.png"))
-        seen.append(len(opened(database_url)))
+        counts.append(len(opened(database_url)))
         return True
 
     assert all(at_once(RACERS, work))
     assert len(opened(database_url)) <= MOST
-    assert max(seen) <= MOST
+    assert max(counts) <= MOST
 
 
 def test_one_thread_opens_one_connection(database: Database, database_url: str) -> None:
@@ -99,7 +99,7 @@ REFUSALS = (
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: type(refusal).__name__)
-def test_a_refusal_inside_a_transaction_keeps_the_connection_and_changes_nothing(
+def test_an_error_in_a_transaction_keeps_the_connection_and_changes_nothing(
     database: Database, refusal: BaseException
 ) -> None:
     before = database.query(PID)
@@ -115,7 +115,7 @@ def test_a_refusal_inside_a_transaction_keeps_the_connection_and_changes_nothing
     assert database.query(PID) == before
 
 
-def test_what_postgresql_refuses_keeps_the_connection(database: Database) -> None:
+def test_a_statement_that_postgresql_refuses_keeps_the_connection(database: Database) -> None:
     before = database.query(PID)
     for wrong, values in (("SELECT 1 / 0", {}), ("SELECT CAST(:x AS int)", {"x": "x"}), ("SELEC", {})):
         with pytest.raises(DatabaseUnavailable, match="PostgreSQL refused"):
@@ -123,7 +123,7 @@ def test_what_postgresql_refuses_keeps_the_connection(database: Database) -> Non
     assert database.query(PID) == before
 
 
-def test_a_connection_in_the_middle_of_an_answer_is_not_used_again(database: Database) -> None:
+def test_a_connection_interrupted_within_a_response_is_not_reused(database: Database) -> None:
     before = database.query(PID)
 
     def interrupted(*_: Any) -> None:
@@ -136,33 +136,33 @@ def test_a_connection_in_the_middle_of_an_answer_is_not_used_again(database: Dat
     assert database.query(PID) != before
 
 
-def test_all_idle_connections_that_died_are_replaced_and_nobody_sees_it(
+def test_idle_connections_that_were_terminated_are_replaced_without_an_error(
     database: Database, database_url: str
 ) -> None:
     meet = threading.Barrier(MOST, timeout=20)
     at_once(MOST, lambda _: database.transaction(lambda run: (run(PID), meet.wait())))
-    dead = opened(database_url)
-    assert len(dead) == MOST
+    terminated = opened(database_url)
+    assert len(terminated) == MOST
     with closing(connect(database_url)) as outside:
-        for [process] in dead:
+        for [process] in terminated:
             outside.run("SELECT pg_terminate_backend(:process, 5000)", process=process)
     assert all(at_once(RACERS, lambda n: record(database, upload(f"ana/{n}.png"))))
-    assert not {pid for [pid] in dead} & {pid for [pid] in opened(database_url)}
+    assert not {pid for [pid] in terminated} & {pid for [pid] in opened(database_url)}
 
 
-def test_who_waits_too_long_for_a_connection_is_told_so(database_url: str) -> None:
+def test_a_wait_for_a_connection_is_bounded_by_database_timeout_s(database_url: str) -> None:
     settings = Settings(database_url=database_url, database_connections=1, database_timeout_s=0.3)
-    taken, over = threading.Event(), threading.Event()
+    acquired, over = threading.Event(), threading.Event()
     with closing(Database(settings)) as database, ThreadPoolExecutor(1) as pool:
         database.query("SELECT 1")
 
         def work(run: Executor) -> list[list[Any]]:
-            taken.set()
+            acquired.set()
             over.wait(20)
             return []
 
         other = pool.submit(database.transaction, work)
-        taken.wait(20)
+        acquired.wait(20)
         began = time.monotonic()
         with pytest.raises(DatabaseUnavailable, match=r"No connection to PostgreSQL was free for 0\.3 s"):
             database.query("SELECT 1")
@@ -172,9 +172,7 @@ def test_who_waits_too_long_for_a_connection_is_told_so(database_url: str) -> No
         assert database.query("SELECT 1") == [[1]]
 
 
-def test_the_schema_is_checked_once_a_process_by_whichever_thread_is_first(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_schema_is_checked_once_a_process(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     checks: list[int] = []
     real = repair.check
 
@@ -188,11 +186,11 @@ def test_the_schema_is_checked_once_a_process_by_whichever_thread_is_first(
     assert checks == [1]
 
 
-def test_nothing_is_open_when_the_server_forks(database: Database, database_url: str) -> None:
+def test_no_connection_is_open_when_the_server_forks(database: Database, database_url: str) -> None:
     database.prepare()
     assert database._pool._idle == []
     ends = time.monotonic() + 10
-    while opened(database_url):  # the server takes a moment to see it
+    while opened(database_url):  # the server takes a moment to notice
         assert time.monotonic() < ends
 
 

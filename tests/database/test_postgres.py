@@ -37,7 +37,7 @@ def servers(folder: Path) -> list[psutil.Process]:
     return [process for process in found if str(folder / "data") in (process.info["cmdline"] or [])]
 
 
-def test_data_survive_a_killed_parent_and_no_server_does(folder: Path) -> None:
+def test_after_a_killed_parent_the_data_are_kept_and_the_server_ends(folder: Path) -> None:
     command = [sys.executable, "-c", PARENT, str(folder)]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -59,18 +59,18 @@ def test_data_survive_a_killed_parent_and_no_server_does(folder: Path) -> None:
     assert servers(folder) == []
 
 
-def test_a_stranger_on_this_machine_is_not_let_in(postgres: Postgres) -> None:
+def test_a_wrong_password_is_refused(postgres: Postgres) -> None:
     url = postgres.url.replace(postgres.password, "guess")
     with pytest.raises(DatabaseError, match="28P01"):
         connect(url)
 
 
-def test_data_that_another_server_uses_are_not_touched(postgres: Postgres) -> None:
+def test_data_in_use_by_another_server_are_refused(postgres: Postgres) -> None:
     with pytest.raises(StackError, match=r"Another PostgreSQL uses .*stop the other"):
         Postgres(postgres.folder).start()
 
 
-def test_data_of_something_else_are_a_line_with_the_reason(folder: Path) -> None:
+def test_a_failed_start_is_reported_in_one_line(folder: Path) -> None:
     (folder / "data").mkdir()
     (folder / "data" / "PG_VERSION").write_text("9.6")
     (folder / "password").write_text("x")

@@ -1,7 +1,7 @@
 """Counts, streaks and achievements follow from the recorded pictures, in each picture's own time zone.
 
-Pictures are added here as a revision does that counts nothing, and counted at the first look. That it makes
-no difference in what way they come is shown in test_rollup.py.
+Pictures are inserted here as a revision does that counts nothing, and counted at the first request. Other
+ways to add them are tested in test_rollup.py.
 """
 
 import datetime as dt
@@ -51,17 +51,12 @@ def days(first: str, number: int, zone: str = "UTC") -> list[Event]:
 
 
 def test_the_latest_picture_and_the_first_achievement_carry_their_instants(database: Database) -> None:
-    add(
-        database,
-        "ana",
-        (at("2026-01-01T10:00"), None),
-        (at("2026-01-05T11:30", "Europe/Madrid"), "Europe/Madrid"),
-    )
+    madrid = (at("2026-01-05T11:30", "Europe/Madrid"), "Europe/Madrid")
+    add(database, "ana", (at("2026-01-01T10:00"), None), madrid)
     stats = progress.stats(database, "ana", at("2026-01-06T00:00"))
     assert stats["last_upload_at"] == "2026-01-05T10:30:00+00:00"
-    assert stats["achievements"] == [
-        {"achievement_name": "first_picture", "earned_at": "2026-01-01T10:00:00+00:00"}
-    ]
+    [first] = stats["achievements"]
+    assert first == {"achievement_name": "first_picture", "earned_at": "2026-01-01T10:00:00+00:00"}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +91,7 @@ def test_a_day_of_23_or_25_hours_is_a_day(database: Database, zone: str, first: 
         assert progress.stats(database, user, last_seconds[-1])["current_streak"] == 3
 
 
-def test_the_same_instants_are_other_days_elsewhere(database: Database) -> None:
+def test_days_are_those_of_the_pictures_time_zone(database: Database) -> None:
     instants = [at("2026-06-01T11:30"), at("2026-06-01T12:30")]  # midnight in Auckland lies between the two
     add(database, "kiri", *((instant, "Pacific/Auckland") for instant in instants))
     add(database, "keanu", *((instant, "Pacific/Honolulu") for instant in instants))
@@ -120,7 +115,7 @@ def test_the_week_begins_on_monday_in_the_users_zone(database: Database) -> None
     assert progress.stats(database, "ana", at("2026-06-15T12:00"))["this_week"] == 0
 
 
-def test_another_zone_in_the_setting_recomputes_what_has_none_of_its_own(
+def test_another_time_zone_setting_recounts_pictures_without_a_zone(
     database: Database, database_url: str
 ) -> None:
     add(database, "ana", (at("2026-06-01T09:30"), None), (at("2026-06-01T12:30"), None))
@@ -133,7 +128,7 @@ def test_another_zone_in_the_setting_recomputes_what_has_none_of_its_own(
     assert stats["last_upload_at"] == "2026-06-02T00:30:00+12:00"
 
 
-def test_a_changed_rule_shows_at_once(database: Database) -> None:
+def test_a_changed_rule_applies_at_once(database: Database) -> None:
     add(database, "ana", *days("2026-01-01", 2))
     assert names(progress.stats(database, "ana")) == ["first_picture"]
     never = progress.Rule("pictures", 1, "SELECT NULL::timestamptz")
@@ -141,7 +136,7 @@ def test_a_changed_rule_shows_at_once(database: Database) -> None:
     assert names(progress.stats(database, "ana", rules=rules)) == ["two_pictures"]
 
 
-def test_stored_achievements_follow_the_rules_and_spare_the_old_apps(database: Database) -> None:
+def test_stored_achievements_follow_the_rules_and_those_of_the_old_app_are_kept(database: Database) -> None:
     add(database, "ana", *days("2026-01-01", 1))
     database.query("INSERT INTO achievements VALUES ('ana', 'Collector', '2020-01-01Z') RETURNING 1")
     rules = {"first_picture": progress.pictures(1), "two_pictures": progress.pictures(2)}
@@ -164,7 +159,7 @@ def test_stored_achievements_follow_the_rules_and_spare_the_old_apps(database: D
         ("12:00", "UTC", None),
     ],
 )
-def test_the_hour_that_counts_is_the_local_one(
+def test_achievements_by_hour_use_the_local_hour(
     database: Database, hour: str, zone: str, name: str | None
 ) -> None:
     add(database, "ana", (at(f"2026-06-01T{hour}", zone), zone))

@@ -1,5 +1,5 @@
 # ruff: noqa: S608  the SQL is made of this file's own words
-"""What has served its time goes, some at each sweep; what is still needed stays, however old it is."""
+"""Pruning deletes old rows in batches, and none that is still needed."""
 
 import time
 import uuid
@@ -17,7 +17,7 @@ from infra.cloud import CloudError
 from infra.cloud.config import Config
 from tests.support.app import App, Start, rows, small_png
 
-KEPT, TOLD = Settings().retention_days, Settings().events_days
+KEPT, DELIVERED = Settings().retention_days, Settings().events_days
 OLD, YOUNG = KEPT + 1, KEPT - 1
 
 
@@ -26,7 +26,7 @@ def pruned(database: Database) -> None:
 
 
 def age(days: int) -> None:
-    """Everything that is stored was stored so many days earlier."""
+    """Make everything that is stored so many days older."""
     columns = {
         "uploads": ("created_at", "finished_at", "lease_until", "stage_at"),
         "events": ("at", "sent_at"),
@@ -58,8 +58,7 @@ def analyzed(app: App) -> Any:
 
 def deleted(app: App) -> Any:
     upload = analyzed(app)
-    own = {"Sec-Fetch-Site": "same-origin"}
-    assert app.gallery.post(f"/gallery/picture/{upload.id}/delete?user=ana", headers=own).status_code == 200
+    assert app.delete(upload.id).status_code == 200
     return upload
 
 
@@ -71,7 +70,7 @@ def gone(app: App) -> Any:
 
 
 @pytest.mark.parametrize("kind", [rejected, deleted, gone])
-def test_the_row_of_an_upload_without_a_picture_goes_in_time(
+def test_the_row_of_an_upload_without_a_picture_is_deleted_after_retention_days(
     start: Start, kind: Callable[[App], Any]
 ) -> None:
     app = start(RECEIPTS="1")
@@ -87,7 +86,7 @@ def test_the_row_of_an_upload_without_a_picture_goes_in_time(
     assert len(rows("SELECT * FROM receipts")) == len(before)
 
 
-def test_a_picture_that_is_there_keeps_its_row_and_can_be_deleted_after_any_time(start: Start) -> None:
+def test_the_row_of_a_published_picture_is_kept_for_ever(start: Start) -> None:
     app = start(RECEIPTS="1")
     upload = analyzed(app)
     age(10 * OLD)
@@ -95,13 +94,12 @@ def test_a_picture_that_is_there_keeps_its_row_and_can_be_deleted_after_any_time
     assert stored("uploads", "analyses", "receipts") == {"uploads": 1, "analyses": 1, "receipts": 1}
     assert app.deliver(upload) == 200
     assert rows("SELECT attempts FROM uploads") == [[1]]
-    own = {"Sec-Fetch-Site": "same-origin"}
-    assert app.gallery.post(f"/gallery/picture/{upload.id}/delete?user=ana", headers=own).status_code == 200
+    assert app.delete(upload.id).status_code == 200
 
 
 @pytest.mark.parametrize("later", ["keep", "delete"])
-def test_a_source_that_was_kept_is_never_taken_again(start: Start, later: str) -> None:
-    """Not even when SOURCE has changed since, and not where an older revision did not say what it did."""
+def test_a_kept_source_is_never_processed_again(start: Start, later: str) -> None:
+    """Not even after SOURCE has changed, and not if an older revision did not record the disposal."""
     app = start(SOURCE="keep")
     for kind in (rejected, analyzed):
         kind(app)
@@ -136,19 +134,19 @@ def event(database: Database, days: int, **columns: str) -> None:
     )
 
 
-def test_events_go_when_they_were_told_or_nobody_took_them(database: Database) -> None:
+def test_delivered_and_dead_lettered_events_are_deleted_in_time(database: Database) -> None:
     ago = "now() - make_interval(days => {})".format
-    for days in (TOLD - 1, TOLD + 1):
+    for days in (DELIVERED - 1, DELIVERED + 1):
         event(database, days, sent_at=ago(days))
-    for days in (KEPT + TOLD - 1, KEPT + TOLD + 1):
-        event(database, days, next_at="'infinity'")  # given up
+    for days in (KEPT + DELIVERED - 1, KEPT + DELIVERED + 1):
+        event(database, days, next_at="'infinity'")  # dead-lettered
         event(database, days)  # EVENTS is no longer set
     pruned(database)
     left = database.query("SELECT round(extract(epoch FROM now() - at) / 86400)::int FROM events ORDER BY 1")
-    assert left == [[TOLD - 1], [KEPT + TOLD - 1], [KEPT + TOLD - 1]]
+    assert left == [[DELIVERED - 1], [KEPT + DELIVERED - 1], [KEPT + DELIVERED - 1]]
 
 
-def test_the_event_of_an_upload_that_is_not_finished_waits_for_it(database: Database) -> None:
+def test_the_event_of_an_unfinished_upload_is_kept(database: Database) -> None:
     event(database, 10 * OLD)
     database.query(
         "INSERT INTO uploads (id, bucket, name, generation, user_id, state) "
@@ -158,7 +156,7 @@ def test_the_event_of_an_upload_that_is_not_finished_waits_for_it(database: Data
     assert database.query("SELECT count(*) FROM events") == [[1]]
 
 
-def test_answers_costs_and_counts_of_calls_go_in_time(database: Database) -> None:
+def test_cached_responses_usage_and_counts_of_calls_are_deleted_in_time(database: Database) -> None:
     for days in (YOUNG, OLD):
         database.query(
             "INSERT INTO answers (sha256, prompt, model, upload_id, asked_at, lease_until) "
@@ -184,7 +182,7 @@ def test_answers_costs_and_counts_of_calls_go_in_time(database: Database) -> Non
 
 
 def many(database: Database, number: int) -> None:
-    """So many rows of each kind that have served their time, and some that have not."""
+    """Insert so many rows of each kind, most of them old enough to be deleted."""
     old, n = "now() - interval '9 years'", f"generate_series(1, {number}) AS n"
     for sql in (
         "INSERT INTO uploads (id, bucket, name, generation, user_id, state, reason_code, source_kept, "
@@ -201,7 +199,7 @@ def many(database: Database, number: int) -> None:
         database.query(f"{sql} RETURNING 1")
 
 
-def test_a_sweep_deletes_a_bounded_number_and_the_next_ones_the_rest(
+def test_a_run_deletes_a_bounded_number_and_the_next_ones_the_rest(
     database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(prune, "BATCH", 10)
@@ -215,7 +213,7 @@ def test_a_sweep_deletes_a_bounded_number_and_the_next_ones_the_rest(
     assert database.query(count) == [[30, 30]]
     for _ in range(2):
         pruned(database)
-    assert database.query(count) == [[0, 10]]  # of sources that were kept
+    assert database.query(count) == [[0, 10]]  # their sources were kept
 
 
 def test_each_rule_finds_its_rows_by_an_index(database: Database) -> None:
@@ -223,16 +221,17 @@ def test_each_rule_finds_its_rows_by_an_index(database: Database) -> None:
     database.query(
         "INSERT INTO spending (day) SELECT current_date - n FROM generate_series(1, 300) AS n RETURNING 1"
     )
-    given = {"most": prune.BATCH, **prune.days(Settings())}
+    values = {"most": prune.BATCH, **prune.days(Settings())}
     with closing(connect_to_schema(database.settings.database_url)) as outside:
         outside.run("ANALYZE")
 
     def work(run: Any) -> list[Any]:
-        run("SET LOCAL enable_seqscan = off")  # which is as quick where nearly all rows go
+        run("SET LOCAL enable_seqscan = off")  # it is as fast if nearly all rows match
         run("SET LOCAL enable_sort = off")
         return [
             run(
-                f"EXPLAIN (FORMAT JSON) {rule.sql}", **{k: v for k, v in given.items() if f":{k}" in rule.sql}
+                f"EXPLAIN (FORMAT JSON) {rule.sql}",
+                **{k: v for k, v in values.items() if f":{k}" in rule.sql},
             )[0][0]
             for rule in prune.RULES
         ]
@@ -243,17 +242,14 @@ def test_each_rule_finds_its_rows_by_an_index(database: Database) -> None:
 
 
 def conditions(plan: dict[str, Any]) -> list[str]:
-    """What the scans of a plan ask their indexes for."""
+    """Return the index conditions of a plan's scans."""
     below = [condition for part in plan.get("Plans", ()) for condition in conditions(part)]
     return [plan.get("Index Cond", "").replace("old.", ""), *below]
 
 
-def test_quarantine_is_not_kept_longer_than_what_tells_of_it() -> None:
-    given = {
-        "PROJECT": "my-project",
-        "DATABASE_URL": "postgresql://ana@db.example.com/x",
-        "QUARANTINE_DAYS": "400",
-    }
+def test_quarantine_days_may_not_exceed_retention_days() -> None:
+    values = {"PROJECT": "my-project", "DATABASE_URL": "postgresql://ana@db.example.com/x"}
+    values["QUARANTINE_DAYS"] = "400"
     with pytest.raises(CloudError, match=r"QUARANTINE_DAYS='400' .* at most RETENTION_DAYS"):
-        Config.read(given)
-    assert Config.read(given | {"RETENTION_DAYS": "400"}).quarantine_days == "400"
+        Config.read(values)
+    assert Config.read(values | {"RETENTION_DAYS": "400"}).quarantine_days == "400"

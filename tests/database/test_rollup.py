@@ -1,5 +1,5 @@
 # ruff: noqa: S608  the SQL is made of this file's own words
-"""Each picture is counted once, in whatever way and order it comes, and counting keeps none from coming."""
+"""Each picture is counted once, however and in whatever order it is recorded, and counting blocks none."""
 
 import datetime as dt
 import uuid
@@ -29,7 +29,7 @@ SETTINGS = ("UTC", "Pacific/Auckland")  # two that the setting is, one after the
 def insert(
     database: Database, user: str, minutes: int, zone: str | None = None, counted: str = "DEFAULT"
 ) -> None:
-    """As a revision that counts nothing does; `counted` true: before there was the column."""
+    """Insert as a revision that counts nothing; `counted` true: as one before the column existed."""
     database.query(
         "INSERT INTO analyses (id, user_id, analyzed_at, time_zone, result, counted) "
         f"VALUES (:id, :user, :at, :zone, '{{}}', {counted}) RETURNING id",
@@ -41,7 +41,7 @@ def insert(
 
 
 def add(database: Database, user: str, minutes: int, zone: str | None = None) -> None:
-    """As this revision does."""
+    """Record as this revision does."""
     at = START + dt.timedelta(minutes=minutes)
     assert record(database, upload(f"{user}/{uuid.uuid4()}.png"), analyzed_at=at, time_zone=zone)
 
@@ -50,11 +50,11 @@ def totals(database: Database) -> list[list[Any]]:
     return database.query("SELECT user_id, pictures FROM progress_totals ORDER BY 1")
 
 
-def rules(of: Any) -> dict[str, Any]:
-    """Some of each kind, in the words of one module or the other, that short histories meet."""
-    pictures = {f"picture {n}": of.pictures(n) for n in (1, 2, 5)}
-    days = {f"day {n}": of.days_in_a_row(n) for n in (1, 2, 3, 4)}
-    return pictures | days | {f"from {hour}": of.between(hour, hour + 6) for hour in (0, 6, 12, 18)}
+def rules(module: Any) -> dict[str, Any]:
+    """Return rules of each kind that short histories reach, made by one of the two modules."""
+    pictures = {f"picture {n}": module.pictures(n) for n in (1, 2, 5)}
+    days = {f"day {n}": module.days_in_a_row(n) for n in (1, 2, 3, 4)}
+    return pictures | days | {f"from {hour}": module.between(hour, hour + 6) for hour in (0, 6, 12, 18)}
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def moving(database_url: str) -> Iterator[list[Database]]:
 
 
 def remove(database: Database, user: str, nth: int) -> None:
-    """The n-th of the user's pictures in the order of their times, as the gallery does."""
+    """Delete the n-th of the user's pictures by time, as the gallery does."""
     ids = database.query(
         "SELECT id FROM analyses WHERE user_id = :user ORDER BY analyzed_at, time_zone, counted", user=user
     )
@@ -86,7 +86,7 @@ def remove(database: Database, user: str, nth: int) -> None:
     database.transaction(lambda run: edits._unpublish(run, user, id))
 
 
-# What the three tables should hold of a user, all of whose pictures are counted.
+# What the three tables hold of a user whose pictures are all counted.
 RECOUNT = f"""
 WITH {plain.EVENTS}
 SELECT json_build_object(
@@ -112,7 +112,7 @@ def recounted(database: Database, user: str) -> None:
 
 
 def settled(database: Database, user: str) -> None:
-    """After a deletion the figures are right, or the next question counts the user anew."""
+    """Check that after a deletion the figures are right, or the next request recounts the user."""
     complete = f"SELECT {rollup.COMPLETE} FROM progress_totals WHERE user_id = :user"
     if database.query(complete, user=user) == [[True]]:
         recounted(database, user)
@@ -120,9 +120,7 @@ def settled(database: Database, user: str) -> None:
 
 MINUTES = st.integers(0, 10 * 24 * 60) | st.integers(0, 20).map(lambda hours: hours * 720)
 EVENT = st.tuples(
-    st.sampled_from(
-        ["before", "not counted", "recorded", "recorded", "recorded", "look", "deleted", "deleted"]
-    ),
+    st.sampled_from(["before", "not counted", *["recorded"] * 3, "request", "deleted", "deleted"]),
     st.sampled_from([0, 0, 0, 1]),
     MINUTES,
     st.sampled_from(ZONES),
@@ -136,17 +134,17 @@ EVENT = st.tuples(
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example has a user of its own
 )
 @given(events=st.lists(EVENT, min_size=1, max_size=18), now=MINUTES)
-def test_however_the_pictures_come_the_figures_are_those_of_plain_sql(
+def test_the_figures_are_those_of_plain_sql_for_any_history(
     moving: list[Database], monkeypatch: pytest.MonkeyPatch, events: list[Any], now: int
 ) -> None:
     monkeypatch.setattr(rollup, "BATCH", 3)
     user, then = uuid.uuid4().hex, START + dt.timedelta(minutes=now)
-    # What was there before there was anything to count with comes first.
+    # Rows from before the column existed come first.
     for kind, setting, minutes, zone in sorted(events, key=lambda event: event[0] != "before"):
         database = moving[setting]
         if kind == "recorded":
             add(database, user, minutes, zone)
-        elif kind == "look":
+        elif kind == "request":
             agree(database, user, then)
         elif kind == "deleted":
             remove(database, user, minutes)
@@ -159,7 +157,7 @@ def test_however_the_pictures_come_the_figures_are_those_of_plain_sql(
         remove(database, user, now)
         settled(database, user)
     add(database, user, 7000)
-    agree(database, user, then)  # a user who is counted anew is so by now
+    agree(database, user, then)  # by now the user is recounted
     stored = "SELECT achievement_name, to_json(earned_at) FROM achievements WHERE user_id = :user ORDER BY 1"
     earned = plain.stats(database, user)["achievements"]
     assert database.query(stored, user=user) == sorted([*each.values()] for each in earned)
@@ -170,7 +168,7 @@ def agree(database: Database, user: str, now: dt.datetime) -> None:
     assert ours == plain.stats(database, user, now, rules(plain))
 
 
-def test_what_was_recorded_before_is_counted_at_the_first_look_and_not_touched(database: Database) -> None:
+def test_earlier_rows_are_counted_at_the_first_request_and_not_rewritten(database: Database) -> None:
     for n in range(3):
         insert(database, "ana", n * 1440, counted="true")
     rows = "SELECT ctid::text, xmin::text FROM analyses ORDER BY 1"
@@ -180,7 +178,7 @@ def test_what_was_recorded_before_is_counted_at_the_first_look_and_not_touched(d
     assert totals(database) == [["ana", 3]]
 
 
-def test_the_next_record_counts_it_too(database: Database) -> None:
+def test_the_next_record_counts_earlier_rows(database: Database) -> None:
     for n in range(3):
         insert(database, "ana", n * 1440, counted="true")
     add(database, "ana", 3 * 1440)
@@ -201,7 +199,7 @@ def test_rows_of_a_revision_that_does_not_count_are_counted_once(database: Datab
     assert database.query("SELECT count(*) FROM analyses WHERE NOT counted") == [[0]]
 
 
-def test_a_question_that_finds_all_counted_is_one_query(
+def test_a_request_with_everything_counted_is_one_query(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(database, "ana", 0)
@@ -211,7 +209,7 @@ def test_a_question_that_finds_all_counted_is_one_query(
     assert totals(database) == [["ana", 1]]
 
 
-def test_the_users_row_deleted_is_the_way_to_count_anew(database: Database) -> None:
+def test_deleting_the_users_row_recounts_them(database: Database) -> None:
     for n in range(3):
         add(database, "ana", n * 1440)
     database.query(
@@ -223,7 +221,7 @@ def test_the_users_row_deleted_is_the_way_to_count_anew(database: Database) -> N
     agree(database, "ana", START)
 
 
-def test_a_changed_time_zone_leaves_the_sums_of_a_user_who_has_zones_alone(moving: list[Database]) -> None:
+def test_a_changed_time_zone_setting_recounts_only_users_without_a_zone(moving: list[Database]) -> None:
     add(moving[0], "ana", 0, "UTC")
     add(moving[0], "bo", 0)
     counted = "SELECT user_id, xmin::text FROM progress_totals ORDER BY 1"
@@ -234,7 +232,7 @@ def test_a_changed_time_zone_leaves_the_sums_of_a_user_who_has_zones_alone(movin
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
 
 
-def test_a_user_with_very_many_is_counted_some_at_a_time_and_uploads_go_on(
+def test_many_pictures_are_counted_in_batches_while_uploads_continue(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollup, "BATCH", 10)
@@ -260,7 +258,7 @@ def test_more_rows_of_another_revision_than_one_transaction_takes_are_counted_on
     assert totals(database) == [["ana", 10]]
 
 
-def test_counting_that_takes_too_long_says_so_and_the_next_look_goes_on(
+def test_counting_that_takes_too_long_is_a_transient_error_and_continues_at_the_next_request(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollup, "BATCH", 10)
@@ -276,7 +274,7 @@ def test_counting_that_takes_too_long_says_so_and_the_next_look_goes_on(
     assert progress.stats(database, "ana")["pictures_analyzed"] == 35
 
 
-def test_all_who_look_and_record_at_once_count_each_picture_once(
+def test_concurrent_requests_and_records_count_each_picture_once(
     database: Database, database_url: str
 ) -> None:
     for n in range(50):
@@ -292,7 +290,7 @@ def test_all_who_look_and_record_at_once_count_each_picture_once(
     agree(database, "ana", START)
 
 
-def test_a_row_that_another_revision_is_just_recording_is_not_missed(
+def test_a_row_committed_after_a_request_is_counted_by_the_next(
     database: Database, database_url: str
 ) -> None:
     add(database, "ana", 0)
@@ -307,7 +305,7 @@ def test_a_row_that_another_revision_is_just_recording_is_not_missed(
     assert progress.stats(database, "ana")["pictures_analyzed"] == 2
 
 
-def test_deleting_writes_and_reads_no_more_where_there_are_more_pictures(database: Database) -> None:
+def test_a_deletion_costs_the_same_with_many_pictures(database: Database) -> None:
     """Of a user with 200 pictures and of one with 4,000: ten a day, a week on and a day off."""
     for user, number in (("few", 200), ("many", 4000)):
         database.query(
@@ -327,7 +325,7 @@ def test_deleting_writes_and_reads_no_more_where_there_are_more_pictures(databas
     with closing(connect_to_schema(database.settings.database_url)) as outside:
         outside.run("VACUUM ANALYZE")
     touched = {
-        user: [work_of_deleting(database, user, nth) for nth in (0, 50, 100)] for user in ("few", "many")
+        user: [rows_of_deletion(database, user, nth) for nth in (0, 50, 100)] for user in ("few", "many")
     }
     for few, many in zip(touched["few"], touched["many"], strict=True):
         assert many <= 1.5 * few + 10, touched
@@ -335,8 +333,8 @@ def test_deleting_writes_and_reads_no_more_where_there_are_more_pictures(databas
         recounted(database, user)
 
 
-def work_of_deleting(database: Database, user: str, nth: int) -> int:
-    """Rows that the plans of a deletion read, and write, of the n-th picture in time."""
+def rows_of_deletion(database: Database, user: str, nth: int) -> int:
+    """Return the rows that deleting the n-th picture by time reads and writes."""
     [[id]] = database.query(
         "SELECT id FROM analyses WHERE user_id = :user ORDER BY analyzed_at OFFSET :nth LIMIT 1",
         user=user,
@@ -363,7 +361,7 @@ def work_of_deleting(database: Database, user: str, nth: int) -> int:
 
 
 def read(plan: dict[str, Any]) -> int:
-    """The rows that a plan's scans found and looked at."""
+    """Return the rows that a plan's scans read."""
     own = 0
     if "Relation Name" in plan:
         own = plan["Actual Loops"] * (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0))
@@ -371,14 +369,14 @@ def read(plan: dict[str, Any]) -> int:
 
 
 def nth_of(database: Database, at: int, user: str = "ana") -> int:
-    """Of the user's picture of that minute, its place by time."""
+    """Return the index by time of the user's picture of that minute."""
     times = database.query("SELECT analyzed_at FROM analyses WHERE user_id = :user ORDER BY 1", user=user)
     return times.index([START + dt.timedelta(minutes=at)])
 
 
 @pytest.mark.parametrize("gone", range(8))
-def test_a_day_that_goes_parts_a_run_of_days(database: Database, gone: int) -> None:
-    """And one whose first picture goes may be reached later, with all that follow, but for other runs."""
+def test_deleting_a_day_splits_a_streak(database: Database, gone: int) -> None:
+    """And deleting the first picture of a day can move when that day and those after it were reached."""
     for day in (0, 1, 2, 3, 4, 5, 7, 8):
         add(database, "ana", day * 1440, "UTC")
     for hour in (30, 100):  # the second picture of a day, later than the first of the days that follow it
@@ -387,7 +385,9 @@ def test_a_day_that_goes_parts_a_run_of_days(database: Database, gone: int) -> N
     recounted(database, "ana")
 
 
-def test_what_was_not_counted_is_not_taken_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deleting_an_uncounted_picture_changes_no_sum(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add(database, "ana", 0, "UTC")
     insert(database, "ana", 10, "UTC")
     insert(database, "ana", 20, "UTC")
@@ -398,7 +398,7 @@ def test_what_was_not_counted_is_not_taken_out(database: Database, monkeypatch: 
     for n in range(3, 9):
         insert(database, "bo", n * 10, "UTC", counted="true")
     monkeypatch.setattr(rollup, "BATCH", 2)
-    add(database, "bo", 0, "UTC")  # which counts two more of those that were there before
+    add(database, "bo", 0, "UTC")  # which counts two more of the earlier ones
     assert totals(database)[1] == ["bo", 3]
     remove(database, "bo", nth_of(database, 80, "bo"))
     assert totals(database)[1] == ["bo", 3]
@@ -406,7 +406,7 @@ def test_what_was_not_counted_is_not_taken_out(database: Database, monkeypatch: 
     recounted(database, "bo")
 
 
-def test_an_hour_whose_next_picture_is_far_away_is_counted_anew_by_whoever_asks(
+def test_a_deletion_that_would_search_too_far_recounts_the_user_at_the_next_request(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(12):
@@ -420,7 +420,7 @@ def test_an_hour_whose_next_picture_is_far_away_is_counted_anew_by_whoever_asks(
     recounted(database, "ana")
 
 
-def test_the_last_picture_takes_its_user_and_what_was_earned_along(database: Database) -> None:
+def test_deleting_the_last_picture_deletes_the_users_sums_and_achievements(database: Database) -> None:
     add(database, "ana", 0)
     remove(database, "ana", 0)
     for table in ("progress_totals", "progress_days", "progress_hours", "achievements"):

@@ -1,4 +1,4 @@
-"""What a database or a login sets for its sessions changes nothing: neither answers nor what is stored."""
+"""Session variables set on a database or login change neither answers nor stored data."""
 
 import datetime as dt
 import json
@@ -31,25 +31,13 @@ from tests.support.database.uploads import analysis, expire, race, upload
 
 START = dt.datetime(2026, 3, 5, 23, 30, 12, 345678, tzinfo=dt.UTC)
 PAGES = (
-    *(
-        "/gallery/",
-        "/gallery/progress",
-        "/gallery/export/csv",
-        "/gallery/export/jsonl",
-        "/gallery/export/receipts",
-    ),
-    *(
-        "/gallery/?q=ärger",
-        "/gallery/?q=krown",
-        "/gallery/?q=東京",
-        "/gallery/?tag=NULL",
-        "/gallery/?state=rejected",
-    ),
-    "/gallery/?from=2026-03-06&to=2026-03-07",
+    *("/gallery/", "/gallery/progress", "/gallery/?from=2026-03-06&to=2026-03-07", "/gallery/?q=ärger"),
+    *("/gallery/?q=krown", "/gallery/?q=東京", "/gallery/?tag=NULL", "/gallery/?state=rejected"),
+    *("/gallery/export/csv", "/gallery/export/jsonl", "/gallery/export/receipts"),
 )
-# Not set: what costs minutes in a planner or a logger. Read-only sessions are refused: a test of their own.
+# Not set: variables that cost minutes in planner or logger. Another test is for read-only sessions.
 LEFT = ("transaction_", "default_transaction_read_only", "geqo", "jit", "debug_", "trace_", "session_preload")
-WORST = {  # where it is not the value farthest from the default
+WORST = {  # other than the value farthest from the default
     "DateStyle": "German",
     "TimeZone": "Asia/Kathmandu",
     "client_encoding": "LATIN1",
@@ -60,7 +48,7 @@ WORST = {  # where it is not the value farthest from the default
     "extra_float_digits": "-15",
     "gin_fuzzy_search_limit": "1",
     "lock_timeout": "1",
-    "statement_timeout": "1000",  # which holds for the statement that begins a transaction and sets another
+    "statement_timeout": "1000",  # it applies to the statement that begins a transaction
     "idle_in_transaction_session_timeout": "1",
     "lc_messages": "C",
 }
@@ -100,19 +88,14 @@ def hostile_url(postgres: Postgres, administrator: Connection, template: str) ->
 
 
 def fill(database: Database) -> None:
-    """Pictures of many kinds, an upload that died, one that was rejected, and an answer that is kept."""
+    """Record pictures of many kinds, an upload that crashed, and one that was rejected."""
     zones = (None, "UTC", "Asia/Tokyo", "America/New_York", "CET", "no/zone")
     words = ("Ärger am Fluß", "a \\crown\\ 'of' $1", "東京の空", "crown", "naïve café", "\N{CROWN}")
     for number, (zone, caption) in enumerate(zip(zones, words, strict=True)):
         each = upload(f"ana/{number} ü.png", metadata={})
         token = Leases(database).acquire(each).token
-        receipt = {
-            "id": each.id,
-            "user_id": "ana",
-            "name": caption,
-            "recorded_at": START,
-            "outputs": json.dumps([caption]),
-        }
+        receipt = {"id": each.id, "user_id": "ana", "name": caption, "recorded_at": START}
+        receipt["outputs"] = json.dumps([caption])
         found = analysis(
             each,
             analyzed_at=START + dt.timedelta(hours=11 * number),
@@ -125,12 +108,12 @@ def fill(database: Database) -> None:
         )
         assert Analyses(database).record(found, each, token, [OutcomeRow("receipts", "id", receipt)])
         Leases(database).finish(each, "deleted")
-    died = upload("ana/died.png")
-    token = Leases(database).acquire(died).token
+    crashed = upload("ana/crashed.png")
+    token = Leases(database).acquire(crashed).token
     database.query(
         "UPDATE uploads SET stage_at = :at WHERE holder = :token RETURNING 1", at=START, token=token
     )
-    expire(database, died)
+    expire(database, crashed)
     rejected = upload("ana/ü \\' rejected.png")
     Leases(database).reject(
         rejected, Leases(database).acquire(rejected).token, "not_a_picture", "Ärger \\ 'x'"
@@ -140,11 +123,11 @@ def fill(database: Database) -> None:
     database.query("UPDATE receipts SET source_gone_at = :at RETURNING 1", at=START)
 
 
-def asked(app: App) -> dict[str, Any]:
-    """What is answered and stored, by what was asked."""
+def observe(app: App) -> dict[str, Any]:
+    """Return all answers and stored data by their source."""
     database = app.services.database
     fill(database)
-    found: dict[str, Any] = {"deaths": Leases(database).acquire(upload("ana/died.png")).crashes}
+    found: dict[str, Any] = {"crashes": Leases(database).acquire(upload("ana/crashed.png")).crashes}
     database.query("UPDATE uploads SET stage_at = :at WHERE state = 'claimed' RETURNING 1", at=START)
     for path in PAGES:
         answer = app.gallery.get(f"{path}{'&' if '?' in path else '?'}user=ana")
@@ -164,7 +147,7 @@ def asked(app: App) -> dict[str, Any]:
     found["answer"] = entry.get_or_acquire(database, uuid.UUID(int=1), 10, 0)
     chosen = {"user": "", "since": START, "all": True, "model": "", "prompt": "", "language": ""}
     found["redescribe"] = database.query(redescribe.COUNT, after=uuid.UUID(int=0), batch=10, **chosen)
-    found["swept"] = app.reconcile()
+    found["reconciled"] = app.reconcile()
     for table in ("analyses", "documents", "progress_days", "progress_hours", "progress_totals"):
         rows = database.query(f"SELECT to_jsonb(t)::text FROM {table} AS t ORDER BY 1")  # noqa: S608
         found[table] = rows
@@ -176,31 +159,31 @@ def asked(app: App) -> dict[str, Any]:
     return found
 
 
-def test_no_variable_of_a_session_changes_an_answer(
+def test_no_session_variable_changes_answers_or_data(
     start: Start, database_url: str, hostile_url: str
 ) -> None:
-    """Every variable that a login may set, at once, and whoever adds one to PostgreSQL adds it here."""
+    """Set every variable that a login may set at once, including those of future versions of PostgreSQL."""
     variables = {"TIME_ZONE": "Pacific/Auckland", "RECEIPTS": "1", "GEMINI_API_KEY": ""}
-    usual = asked(start(DATABASE_URL=database_url, **variables))
-    hostile = asked(start(DATABASE_URL=hostile_url, **variables))
+    usual = observe(start(DATABASE_URL=database_url, **variables))
+    hostile = observe(start(DATABASE_URL=hostile_url, **variables))
     assert hostile.keys() == usual.keys()
     for name, value in usual.items():
         assert hostile[name] == value, name
 
 
-def test_a_schema_that_is_sound_is_found_so_in_such_a_session(hostile_url: str, capsys: Any) -> None:
+def test_a_sound_schema_passes_the_check_in_such_a_session(hostile_url: str, capsys: Any) -> None:
     with closing(Database(Settings(database_url=hostile_url))) as database:
         database.prepare()
         database.query("SELECT 1")
     assert "schema changed" not in capsys.readouterr().out
 
 
-def test_the_time_that_a_statement_may_take_is_the_settings(hostile_url: str) -> None:
+def test_the_statement_timeout_is_that_of_the_settings(hostile_url: str) -> None:
     with closing(Database(Settings(database_url=hostile_url, database_timeout_s=7))) as database:
         assert database.query("SHOW statement_timeout") == [["7s"]]
 
 
-def test_nobody_gives_up_a_wait_for_a_row_because_of_it(hostile_url: str) -> None:
+def test_lock_timeout_of_the_session_does_not_end_waits(hostile_url: str) -> None:
     assert sorted(race(hostile_url, lambda racer, _: Leases(racer).acquire(upload()).state))[-2:] == [
         "busy",
         "claimed",
@@ -215,7 +198,7 @@ def test_a_database_that_is_read_only_is_refused(hostile_url: str, administrator
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "UTF8"])
-def test_only_a_database_in_utf_8_is_taken(
+def test_only_a_database_in_utf_8_is_accepted(
     encoding: str, postgres: Postgres, administrator: Connection
 ) -> None:
     name = f"test_{uuid.uuid4().hex}"

@@ -100,7 +100,7 @@ def _first_looks(url: str, analyses: int, console: Console) -> Report:
 
 
 def _searchable(url: str) -> float:
-    """Index the gallery's user, in seconds, and then some others, so that the index is not of one user."""
+    """Index the gallery's user, in seconds, and then some others, so that the index has several users."""
     with closing(Database(Settings(database_url=url, database_timeout_s=300))) as database:
         seconds = _seconds(partial(gallery.index, database))
         for number in range(9):
@@ -115,7 +115,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _result_bytes(asked: argparse.Namespace, console: Console, folder: Path) -> int:
-    """As long as real ones where there is room for them."""
+    """Return the size of a result: that of a real one if there is room."""
     free = shutil.disk_usage(folder).free
     needed = [asked.analyses * (ROW_BYTES + size) * SPARE for size in (RESULT_BYTES, SHORT_RESULT_BYTES)]
     if free > needed[0]:
@@ -134,7 +134,7 @@ def _bar(console: Console) -> Iterator[Progress]:
 
 
 def show(report: Report, console: Console) -> None:
-    """The report in tables."""
+    """Print the report as tables."""
     table = Table("operation", "database, ms", "95 %", "pages", "client, ms", "95 %", "as promised")
     for figure in report["figures"]:
         database, client = ([f"{value:.2f}" for value in each] for each in (figure.database, figure.client))

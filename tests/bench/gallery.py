@@ -58,7 +58,7 @@ SEARCHES = {
 
 
 def load(connection: Connection, count: int) -> Iterator[int]:
-    """`count` pictures of USER over ten years and less, and after each chunk how many rows that was.
+    """Insert `count` pictures of USER over at most ten years; yield the rows of each chunk.
 
     Words are as frequent as in a language, by Zipf's law; some are put in by hand, to be looked for.
     """
@@ -110,7 +110,7 @@ def index(database: Database, user: str = USER) -> None:
 
 
 def operations(bench: Bench, count: int) -> Iterator[Figure]:
-    """What a page of the wall asks of the database."""
+    """Measure what a page of the wall asks of the database."""
     middle = (
         "SELECT analyzed_at, id FROM analyses WHERE user_id = :user ORDER BY analyzed_at OFFSET :n LIMIT 1"
     )

@@ -92,7 +92,7 @@ class Bench:
         before: Callable[[Database], object] = lambda _: None,
         bound_ms: float = BOUND_MS,
     ) -> Figure:
-        """`work`, several times on either client, each time after `before`, which is not measured."""
+        """Measure `work` several times on both clients, each time after `before`, which is not measured."""
         client, database, pages = [], [], []
         for _ in range(WARM_UP + self.rounds):
             before(self.plain)
@@ -147,7 +147,7 @@ class Picture:
 
 
 def operations(bench: Bench, users: Sequence[rows.User]) -> Iterator[Figure]:
-    """All that an instance asks of the database."""
+    """Measure everything that an instance asks of the database."""
     for user in users:
         yield bench.measure(f"stats, {user.about}", Picture(user.name).stats)
     for user in users:

@@ -48,7 +48,7 @@ class User:
 
 
 def users(analyses: int) -> list[User]:
-    """The users that are measured; all other pictures are those of ordinary ones."""
+    """Return the measured users; all other pictures belong to ordinary users."""
     million = analyses // 10
     spread = f"{NEWEST} - interval '{TEN_YEARS} days' * (1 - n::float8 / {max(1, million - 1)})"
     daily = f"{NEWEST} - ({TEN_YEARS - 1} - n) * interval '1 day'"
@@ -62,7 +62,7 @@ def users(analyses: int) -> list[User]:
 
 
 def ordinary(analyses: int) -> int:
-    """How many ordinary users there are."""
+    """Return the number of ordinary users."""
     return max(10, analyses // 2000)
 
 
@@ -112,12 +112,12 @@ def _uploads(connection: Connection, count: int) -> Iterator[int]:
 
 
 def _chunks(count: int) -> Iterator[tuple[int, int]]:
-    """Each the first and the last number of it."""
+    """Yield the first and the last number of each chunk."""
     for first in range(0, count, CHUNK):
         yield first, min(first + CHUNK, count) - 1
 
 
 def _result(size: int) -> str:
-    """A result that takes about so many bytes as jsonb."""
+    """Return a result that takes about this many bytes as jsonb."""
     bare = len(json.dumps(RESULT))
     return json.dumps(RESULT | {"description": "A golden crown. " * max(1, (size - bare) // 16)})

@@ -174,7 +174,7 @@ def _twice(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _counts(snapshot: Snapshot) -> Iterator[Finding]:
-    """What a user's progress counts, against the uploads of that user that were sent and analyzed."""
+    """Compare a user's progress with the uploads that were sent and analyzed."""
     counted = Counter(user for _, user, _ in snapshot.analyses)
     due = Counter(snapshot.known[row[0]].upload.user for row in snapshot.analyses if row[0] in snapshot.known)
     for user in {*counted, *due}:

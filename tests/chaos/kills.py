@@ -111,7 +111,7 @@ def chosen(points: Sequence[str], only: int | None, chance: random.Random) -> li
 
 
 def heal(scene: Scene, function: Function, killed: Sequence[Sent]) -> None:
-    """Redeliver at once, and when the lease has expired; check before, between and after."""
+    """Redeliver at once, and again when the lease has expired; check before, between and after."""
     world = scene.world
     scene.check()
     left = [sent for sent in killed if world.deliver(function, sent) != "answered"]

@@ -64,7 +64,7 @@ class Proxy(Part):
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
 
     def set(self, fault: Fault) -> None:
-        """From now on this fault; the turns are counted anew."""
+        """Set the fault from now on, and reset the count of turns."""
         self._fault, self.turns = fault, 0
 
     def clear(self) -> None:
@@ -83,7 +83,7 @@ class Proxy(Part):
             self._thread.join()
 
     def next_turn(self) -> Fault:
-        """The fault of the turn that begins now."""
+        """Return the fault of the turn that begins now."""
         turn, fault = self.turns, self._fault
         self.turns += 1
         return fault if fault.first <= turn < fault.first + fault.times else NONE
@@ -194,7 +194,7 @@ class _Talk:
 
 
 def _answer(status: int) -> bytes:
-    """An HTTP error as Google's APIs word it (google.aip.dev/193)."""
+    """Return an HTTP error as Google's APIs word it (google.aip.dev/193)."""
     phrase = HTTPStatus(status).phrase
     body = json.dumps(
         {"error": {"code": status, "message": phrase, "errors": [{"message": phrase}]}}

@@ -71,7 +71,7 @@ class Scene:
 
     @property
     def reasons(self) -> list[str]:
-        """The reasons why this scenario failed; empty if it did not."""
+        """Return the reasons why this scenario failed; empty if it did not."""
         return [f"{self.name}: {each}" for each in (*self.violations, *self.problems)]
 
     def figures(self) -> dict[str, Any]:

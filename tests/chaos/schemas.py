@@ -69,7 +69,7 @@ for url in sys.stdin.readline().split():
 
 
 def damaged(scene: Scene, damages: int) -> None:
-    """So many damaged schemas, one after the other."""
+    """Test this many damaged schemas, one after the other."""
     chance, outcomes = scene.world.chance, {"repaired": 0, "refused": 0}
     scene.total(damages)
     quiet = mock.patch.object(logging.Logger, "handle")  # what was repaired, of every one of them
@@ -202,7 +202,7 @@ Contents = dict[str, list[dict[str, Any]]]
 
 
 def _contents(connection: Connection, name: str) -> Contents:
-    """The rows of all tables here and elsewhere."""
+    """Return the rows of all tables, here and elsewhere."""
     [[role]] = connection.run("SELECT current_user")
     connection.run("RESET ROLE")
     found = connection.run(
@@ -218,7 +218,7 @@ def _contents(connection: Connection, name: str) -> Contents:
 
 
 def _lost(before: Contents, after: Contents, exactly: bool = False) -> str:
-    """What of the rows is not there as it was, or nothing."""
+    """Return the rows that changed or are missing, as text; empty if none."""
     if exactly and before != after:
         return "it was refused, and yet changed"
     for table, rows in before.items():
@@ -236,12 +236,12 @@ def _lost(before: Contents, after: Contents, exactly: bool = False) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value whatever its type is called: a widened one is printed alike, but for the zone."""
+    """Return a value independent of its type's name: a widened one prints alike, except for the zone."""
     return str(value).removesuffix("+00:00").removesuffix("T00:00:00")
 
 
 def _unsound(connection: Connection, name: str) -> str:
-    """What does not work with a repaired schema."""
+    """Return what does not work with a repaired schema; empty if everything does."""
     try:
         repair.check(connection, name)
     except (SchemaError, DatabaseError) as still:
@@ -250,7 +250,7 @@ def _unsound(connection: Connection, name: str) -> str:
 
 
 def _unclear(message: str) -> str:
-    """What a person misses in a refusal, or nothing."""
+    """Return what a refusal lacks for a person; empty if nothing."""
     names = (*(table.name for table in TABLES), "database", "Schema")
     clear = "\n" not in message and any(each in message for each in names) and "; it should " in message
     return "" if clear else f"its refusal says not enough: {message}"

@@ -68,7 +68,7 @@ def soak(scene: Scene, uploads: int, seed: int, largest: float, pictures: Path) 
 
 
 def grown(rests: Sequence[Rest], window: int) -> list[str]:
-    """What is not flat, from the second window, as the first one warms up, to the last."""
+    """Return the figures that grow from the second window on, as the first one warms up."""
     second, last = rests[window : 2 * window], rests[-window:]
     checks: tuple[tuple[str, Callable[[Rest], float], Callable[..., float], float], ...] = (
         ("resident set at rest, MB", lambda rest: rest.rss_mb, median, MEMORY),
@@ -106,7 +106,7 @@ def _one(
 
 
 def show(console: Console, scene: Scene) -> None:
-    """A line for each window, or for each tenth of the run."""
+    """Print a line for each window, or for each tenth of the run."""
     rests = [Rest(**each) for each in scene.facts["rests"]]
     step = max(scene.facts["window"], len(rests) // 10)
     table = Table("uploads")
@@ -126,7 +126,7 @@ def show(console: Console, scene: Scene) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status; see `--help`."""
+    """Return the exit status; see `--help`."""
     asked = _arguments(words)
     act = partial(
         soak, uploads=asked.uploads, seed=asked.seed, largest=asked.largest, pictures=asked.build / "uploads"

@@ -22,7 +22,7 @@ POLL_S = 0.005
 def taken_over(
     scene: Scene, bad: bool = False, other: Mapping[str, str] = OTHER, only: int | None = None
 ) -> None:
-    """At each point the first worker is suspended, a second one finishes, and the first resumes.
+    """Suspend a worker at each point, let a second one finish, then resume the first.
 
     The second is of a later deployment, whose `other` settings may lead to another outcome.
     """
@@ -37,7 +37,7 @@ def taken_over(
 
 
 def overwritten(scene: Scene, bad: bool = False, only: int | None = None) -> None:
-    """At each point a newer upload takes the name, and sometimes finishes before the older one resumes."""
+    """At each point, let a newer upload take the name, and sometimes finish first."""
 
     def meanwhile(second: Function, sent: Sent) -> None:
         newer = scene.world.upload(over=sent)

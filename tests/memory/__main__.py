@@ -32,7 +32,7 @@ PLAIN_WIDTH = 160  # columns
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit status; see `--help`."""
+    """Return the exit status; see `--help`."""
     signal.signal(signal.SIGTERM, _interrupt)
     asked = _arguments(words)
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
@@ -84,7 +84,7 @@ def _prove(asked: argparse.Namespace, means: str, console: Console) -> list[str]
 
 
 def dropcap(asked: argparse.Namespace, samples: Sequence[Sample], console: Console) -> Way:
-    """The deployed function, and what became of each upload when all had been delivered."""
+    """Run the deployed function, and return the outcome of each upload after all deliveries."""
     with Outside(asked.build / "prove") as outside:
         environment = os.environ | outside.environment
         logs, died = asked.build / "prove", outside.let_leases_run_out
@@ -101,7 +101,7 @@ def dropcap(asked: argparse.Namespace, samples: Sequence[Sample], console: Conso
 
 
 def naive(asked: argparse.Namespace, samples: Sequence[Sample], console: Console) -> Way:
-    """transformers and Pillow under the same limit."""
+    """Run transformers and Pillow under the same limit."""
     model = asked.build / "naive"
     if not model.exists():
         with console.status("Writing fp32 weights of BLIP-base for the naive way ..."):

@@ -30,7 +30,7 @@ class Kind:
 
 
 def photo(size: tuple[int, int], seed: int) -> Image.Image:
-    """Texture with the 1/f spectrum of photographs, with edges, and with the grain of a sensor."""
+    """Return a texture with the 1/f spectrum of photographs, edges, and a sensor's grain."""
     image = np.asarray(_scene(size, seed).resize(size, Image.Resampling.BICUBIC))
     grain = np.random.default_rng(seed).normal(0, 3, (256, 256, 1)).astype(np.int16)
     out = np.empty_like(image)
@@ -42,7 +42,7 @@ def photo(size: tuple[int, int], seed: int) -> Image.Image:
 
 
 def graphic(size: tuple[int, int], seed: int) -> Image.Image:
-    """A page of flat colours with a photo on it: what people store without loss."""
+    """Return a page of flat colours with a photo on it, as people store without loss."""
     image = _scene(size, seed).quantize(24).convert("RGB").resize(size, Image.Resampling.NEAREST)
     inset = (min(INSET, size[0] // 2), min(INSET, size[1] // 2))
     image.paste(photo(inset, seed), (size[0] // 4, size[1] // 4))
@@ -50,12 +50,12 @@ def graphic(size: tuple[int, int], seed: int) -> Image.Image:
 
 
 def palette(size: tuple[int, int], seed: int) -> Image.Image:
-    """At most 256 colours."""
+    """Reduce to at most 256 colours."""
     return _scene(size, seed).quantize(256).resize(size, Image.Resampling.NEAREST)
 
 
 def _scene(size: tuple[int, int], seed: int) -> Image.Image:
-    """The picture at a size that is quickly drawn."""
+    """Return the picture at a size that is quick to draw."""
     random = np.random.default_rng(seed)
     scale = min(1.0, DRAWN / max(size))
     width, height = max(2, round(size[0] * scale)), max(2, round(size[1] * scale))
@@ -84,7 +84,7 @@ def pillow(kind: str, **options: object) -> Callable[[Image.Image], bytes]:
 
 
 def png(interlaced: bool = False, bits: int = 8) -> Callable[[Image.Image], bytes]:
-    """PNGs that Pillow can't write."""
+    """Encode PNGs that Pillow can't write."""
 
     def encode(image: Image.Image) -> bytes:
         raster = np.asarray(image)
@@ -101,7 +101,7 @@ def png(interlaced: bool = False, bits: int = 8) -> Callable[[Image.Image], byte
 
 
 def _filtered(raster: Pixels, repeat: int) -> Iterator[bytes]:
-    """Rows, each less the pixel to its left (PNG, 9.2: Sub); a deeper sample repeats its byte."""
+    """Apply PNG's Sub filter (PNG, 9.2); a deeper sample repeats its byte."""
     step = 3 * repeat
     for top in range(0, len(raster) if raster.size else 0, ROWS):
         rows = np.repeat(raster[top : top + ROWS].reshape(-1, raster.shape[1] * 3), repeat, axis=1)
@@ -112,7 +112,7 @@ def _filtered(raster: Pixels, repeat: int) -> Iterator[bytes]:
 
 
 def png_file(width: int, height: int, bits: int, interlaced: bool, body: bytes) -> bytes:
-    """An RGB PNG of compressed rows, true or not."""
+    """Return an RGB PNG of compressed rows, valid or not."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         tail = zlib.crc32(name + data).to_bytes(4, "big")
@@ -123,7 +123,7 @@ def png_file(width: int, height: int, bits: int, interlaced: bool, body: bytes) 
 
 
 def heic(image: Image.Image) -> bytes:
-    """In tiles of 512 px, as telephones write it."""
+    """Encode in tiles of 512 px, as phones do."""
     file = io.BytesIO()
     pillow_heif.from_pillow(image).save(
         file, quality=45, chroma=420, tile_size=512, enc_params={"preset": "ultrafast"}

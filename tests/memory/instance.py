@@ -81,7 +81,7 @@ class Instance:
         self._exit.callback(ended.set)
 
     def ready(self) -> bool:
-        """Whether it listens; not where it was killed as it started. Raises StackError for other reasons."""
+        """Return whether it listens; False if it was killed while starting. Raises StackError otherwise."""
         if not self._listens:
             try:
                 self._process.wait_until_answers(self.url)
@@ -98,7 +98,7 @@ class Instance:
         self._exit.close()
 
     def post(self, headers: Mapping[str, str], body: bytes, timeout_s: float) -> str:
-        """One delivery, in the words of `post_event`."""
+        """Deliver an event once; return the outcome, as `post_event` does."""
         self.anonymous_mb = self.rss_mb = 0.0
         for pid in self._pids():
             with suppress(OSError):  # a process that has ended, or not ours
@@ -114,7 +114,7 @@ class Instance:
         return sum(float(each.user + each.system) for each in times)
 
     def _pids(self) -> list[int]:
-        """Of all its processes; without a limit there is no group that tells."""
+        """Return the ids of all its processes; without a limit, of the process tree."""
         root = self._process.pid
         with suppress(psutil.Error):  # it has ended
             return self._limit.processes(root) or [

@@ -58,11 +58,11 @@ class Limit:
     group: Callable[[int], Path]
 
     def command(self, *words: str) -> list[str]:
-        """The words of a command that runs these words under the limit."""
+        """Return a command that runs these words under the limit."""
         return [*self.prefix, *words]
 
     def usage(self, pid: int) -> Usage:
-        """What is used by what the command, now process `pid`, has started; nothing where that is over."""
+        """Return the memory use of the processes of the command, now process `pid`; nothing after it has ended."""
         with suppress(OSError, StopIteration):
             group = self.group(pid)
             events, peak, anonymous = V2 if (group / V2[0]).exists() else V1
@@ -72,7 +72,7 @@ class Limit:
         return Usage()
 
     def processes(self, pid: int) -> list[int]:
-        """The ids of all that runs under it, as process `pid` was started."""
+        """Return the ids of all processes under the limit, given the process `pid` that was started."""
         with suppress(OSError, StopIteration):
             return [int(word) for word in (self.group(pid) / "cgroup.procs").read_text().split()]
         return []
@@ -87,7 +87,7 @@ NO_LIMIT = Limit("none", (), _no_group)  # all that the machine has, and nothing
 
 @contextmanager
 def kernel_limit(mib: int) -> Iterator[Limit]:
-    """A limit of this size by the first means that work here. Raises NoLimit where none do."""
+    """Limit memory by the first means that works here. Raises NoLimit if none does."""
     with ExitStack() as made:
         yield _first(mib, made)
 

@@ -28,7 +28,7 @@ pillow_heif.register_heif_opener()
 
 @cache
 def blip() -> tuple[BlipImageProcessor, BlipForConditionalGeneration]:
-    """The model, once a process."""
+    """Return the model, loaded once per process."""
     model = BlipForConditionalGeneration.from_pretrained(os.environ["MODEL_FOLDER"], low_cpu_mem_usage=True)
     return BlipImageProcessor(), model.eval()
 

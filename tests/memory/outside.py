@@ -39,12 +39,12 @@ class Outside(BackingServices):
         return self.put(sample.name, sample.path)
 
     def let_leases_run_out(self) -> None:
-        """What a killed instance held is free again, as it would be in a while."""
+        """Expire the leases of killed instances, instead of waiting."""
         with closing(connect_to_schema(self.database_url)) as connection:
             connection.run("UPDATE uploads SET lease_until = now()")
 
     def outcome(self, sample: Sample) -> Outcome:
-        """What became of an upload, by the database's word and by what lies in the buckets."""
+        """Return the outcome of an upload, from the database and the buckets."""
         with closing(connect_to_schema(self.database_url)) as connection:
             rows = connection.run(ROWS, name=sample.name) or []
         if [row[1] for row in rows] != ["done"]:
@@ -58,14 +58,14 @@ class Outside(BackingServices):
         return Outcome("analyzed", decoder=result["picture"]["decoder"])
 
     def naive_outcome(self, sample: Sample, answered: bool) -> Outcome:
-        """What became of an upload to naive.py, which writes its smallest picture last."""
+        """Return the outcome of an upload to naive.py, which writes its smallest picture last."""
         if not answered:
             return Outcome("lost", why="it was never acknowledged")
         published = self.client.bucket(self.settings.pictures_bucket).get_blob(f"{sample.name}/200.webp")
         return Outcome("analyzed" if published else "rejected")
 
     def _missing(self, upload: UUID, sample: Sample, code: str, result: Mapping[str, Any] | None) -> str:
-        """What is not as it should be, or nothing."""
+        """Return what is not as expected; empty if everything is."""
         uploads, pictures, quarantine = map(self.client.bucket, self.buckets[:3])
         if uploads.get_blob(sample.name):
             return "its source is still there"

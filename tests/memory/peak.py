@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def peak_mb(pid: int | str = "self") -> float:
-    """The kernel's VmHWM (proc(5)): the peak of the resident set, mapped files included, MB.
+    """Return the peak resident set (VmHWM, proc(5)), mapped files included, MB.
 
     Raises OSError where the process has ended, or there is no /proc.
     """

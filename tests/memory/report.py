@@ -27,7 +27,7 @@ class Result:
 
     @property
     def wrong(self) -> str:
-        """Why this is not what should have become of it; empty where it is. A lack of memory is honest."""
+        """Return why the outcome is wrong; empty if it is right. A rejection for lack of memory is right."""
         expected = self.sample.expected
         if self.outcome.state == "lost":
             return f"lost: {self.outcome.why}"
@@ -57,13 +57,13 @@ class Way:
         return cls(name, results, platform.kills, platform.cold_start_s, platform.peak_mb, problem)
 
     def first(self, count: int) -> "Way":
-        """The same without the later uploads."""
+        """Return the same way without the later uploads."""
         results = self.results[:count]
         kills = sum(each.delivery.kills for each in results)
         return Way(f"{self.name}, first {len(results)}", results, kills, self.cold_start_s)
 
     def summary(self) -> dict[str, Any]:
-        """The figures of the table by their names in the JSON; seconds are of what was analyzed."""
+        """Return the figures of the table by their names in the JSON; seconds are of analyzed uploads."""
         deliveries = [result.delivery for result in self.results]
         seconds = [each.delivery.seconds for each in self.results if each.outcome.state == "analyzed"] or [
             0.0
@@ -92,7 +92,7 @@ class Way:
 
 
 def failures(way: Way) -> list[str]:
-    """Why this way is not proven; empty where it is."""
+    """Return why this way failed; empty if it did not."""
     wrong = [f"{each.sample.name} ({each.sample.kind}) {each.wrong}" for each in way.results if each.wrong]
     none = not any(result.outcome.state == "analyzed" for result in way.results)
     killed = [f"The kernel killed {way.kills} times."] * bool(way.kills)
@@ -100,7 +100,7 @@ def failures(way: Way) -> list[str]:
 
 
 def write(file: Path, facts: Mapping[str, Any], ways: Mapping[str, Way]) -> None:
-    """The JSON: facts of the run, each way's figures, and each upload of each way."""
+    """Write the JSON: facts of the run, each way's figures, and each upload of each way."""
     measured = {
         key: way.summary() | {"results": [each.to_json() for each in way.results]}
         for key, way in ways.items()
@@ -109,7 +109,7 @@ def write(file: Path, facts: Mapping[str, Any], ways: Mapping[str, Way]) -> None
 
 
 def show(console: Console, ways: Sequence[Way]) -> None:
-    """The ways side by side, then the first one by kind of picture, and what it had no room for."""
+    """Print the ways side by side, then the first one by kind of picture, and the rejections for memory."""
     table = Table("")
     for way in ways:
         table.add_column(way.name, justify="right")
@@ -143,5 +143,5 @@ def _show_kinds(console: Console, way: Way) -> None:
 
 
 def _figure(value: float | str) -> str:
-    """A float that is 0 was not measured."""
+    """Format a figure; 0 means that it was not measured."""
     return str(value) if not isinstance(value, float) else f"{value:.2f}" if value else ""

@@ -56,7 +56,7 @@ class Plan:
 
 
 def plans(count: int, seed: int, largest: float) -> list[Plan]:
-    """`count` samples in the order of their upload; megapixels up to `largest` in equal ratios."""
+    """Return `count` samples in upload order; megapixels grow up to `largest` in equal ratios."""
     bad = -(-count // ONE_BAD_IN) if count > 1 else 0
     rest = count - bad - 1
     choose = random.Random(seed)  # noqa: S311  no secret
@@ -71,7 +71,7 @@ def plans(count: int, seed: int, largest: float) -> list[Plan]:
 
 
 def drawn(count: int, seed: int, largest: float, folder: Path) -> Iterator[Sample]:
-    """The samples one by one, kept in `folder` for the next time."""
+    """Yield the samples, cached in `folder`."""
     recipe = inspect.getsource(encoders) + Path(__file__).read_text()
     mark = hashlib.sha256(f"{recipe} {count} {seed} {largest}".encode()).hexdigest()[:12]
     kept = folder / mark
@@ -84,7 +84,7 @@ def drawn(count: int, seed: int, largest: float, folder: Path) -> Iterator[Sampl
 
 
 def _draw(plan: Plan, beginning: Path) -> Path:
-    """Write the file, its size in its name; what would weigh too much is drawn smaller."""
+    """Write the file, with its size in its name; a file that would be too large is drawn smaller."""
     suffix, size = "jpg", plan.size
     if plan.kind in BAD:
         data = _bad(plan)
@@ -102,7 +102,7 @@ def _draw(plan: Plan, beginning: Path) -> Path:
 
 
 def _bad(plan: Plan) -> bytes:
-    """Bytes that are no picture, whatever their name says."""
+    """Return bytes that are not a picture, whatever the name."""
     if plan.kind == "text":
         return b"Dear Ana, the picture is in my other letter.\n" * 100
     if plan.kind == "bomb":  # a header alone
@@ -119,6 +119,6 @@ def _bad(plan: Plan) -> bytes:
 
 
 def _size(megapixels: float, shape: float) -> tuple[int, int]:
-    """Even sides, as cameras have, of at most so many megapixels."""
+    """Return even sides, as cameras have, of at most this many megapixels."""
     width = int((megapixels * 1e6 * shape) ** 0.5) // 2 * 2
     return width, int(megapixels * 1e6 / width) // 2 * 2

@@ -33,7 +33,7 @@ class Bits:
 
 
 def sps(width: int, height: int, layers: int = 0) -> bytes:
-    """An HEVC sequence parameter set, as far as its size (ITU-T H.265, 7.3.2.2)."""
+    """Return an HEVC sequence parameter set, up to its size (ITU-T H.265, 7.3.2.2)."""
     bits = Bits().put(0, 4).put(layers, 3).put(1, 1).put(0x0160000000900000000000 << 8 | 93, 96)
     if layers:  # each with a profile and a level of its own
         bits.put(4**layers - 1, 2 * layers).put(0, 2 * (8 - layers)).put(0, 96 * layers)
@@ -45,7 +45,7 @@ def sps(width: int, height: int, layers: int = 0) -> bytes:
 
 
 def av1(width: int, height: int, own: bool = False) -> bytes:
-    """A sequence header of AV1 as an OBU (AV1, 5.5.1); `own`: then a frame that brings a size of its own."""
+    """Return an AV1 sequence header as an OBU (AV1, 5.5.1); `own` adds a frame with its own size."""
     bits = Bits().put(0, 3).put(not own, 1).put(not own, 1)
     if own:
         bits.put(0, 2).put(0, 5).put(0, 12).put(8, 5).put(0, 1)
@@ -74,7 +74,7 @@ def hvcc(unit: bytes) -> bytes:
 
 
 def item(brand: bytes, kind: bytes, body: bytes, *properties: bytes, inside: bool = False) -> bytes:
-    """A file with one item of this kind, whose body is in `idat` or in `mdat`."""
+    """Return a file with one item of this kind, whose body is in `idat` or in `mdat`."""
     ftyp = box(b"ftyp", brand, bytes(4), brand, b"mif1")
 
     def meta(at: int) -> bytes:
@@ -95,7 +95,7 @@ def item(brand: bytes, kind: bytes, body: bytes, *properties: bytes, inside: boo
 
 
 def track(width: int, height: int, entry: tuple[int, int], sample: bytes) -> bytes:
-    """An AV1 image sequence: size of the track, of its sample entry, and its first sample."""
+    """Return an AV1 image sequence: size of the track, of its sample entry, and its first sample."""
     ftyp = box(b"ftyp", b"avis", bytes(4), b"avis", b"msf1")
 
     def moov(at: int) -> bytes:
@@ -165,7 +165,7 @@ def tiff(*directories: dict[int, int], order: str = "<", big: bool = False, loop
 
 
 def strip(width: int, height: int, **more: int) -> dict[int, int]:
-    """The tags of a grey picture, without any bytes of it."""
+    """Return the tags of a grey picture, without any of its bytes."""
     return {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: 1} | {
         int(tag[1:]): value for tag, value in more.items()
     }

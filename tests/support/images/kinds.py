@@ -20,7 +20,7 @@ P3_XY = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
 
 @cache
 def colours() -> npt.NDArray[np.uint8]:
-    """Ramps of grey, of each colour and of mixed ones, and saturated areas."""
+    """Draw ramps of grey, of each colour and of mixed ones, and saturated areas."""
     ramp = np.linspace(0, 1, WIDTH)
     rows = [
         ramp[:, None] * np.array(mix) for mix in ((1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0.6, 0.3))
@@ -35,7 +35,7 @@ def image(mode: str = "RGB") -> Image.Image:
 
 
 def clear(mode: str = "RGBA") -> Image.Image:
-    """The same with every degree of alpha, and colours below what is clear."""
+    """Draw the same with every degree of alpha, and colours below transparent pixels."""
     alpha = Image.linear_gradient("L").resize((WIDTH, HEIGHT))
     alpha.paste(0, (10, 10, 40, 40))
     made = image("RGB" if mode == "RGBA" else "L")
@@ -44,7 +44,7 @@ def clear(mode: str = "RGBA") -> Image.Image:
 
 
 def samples(values: npt.NDArray[np.integer], bits: int) -> bytes:
-    """Rows of a PNG, each behind its filter byte, of samples with this many bits."""
+    """Return rows of a PNG with their filter bytes, for samples of this many bits."""
     flat = values.reshape(len(values), -1).astype(np.int64)
     spread = (flat[:, :, None] >> np.arange(bits)[::-1]) & 1
     packed = np.packbits(spread.reshape(len(flat), -1).astype(np.uint8), axis=1)
@@ -52,7 +52,7 @@ def samples(values: npt.NDArray[np.integer], bits: int) -> bytes:
 
 
 def grey_png(bits: int, key: int | None = None) -> bytes:
-    """A PNG of all greys; of 16 bits there are some that differ in the low byte alone."""
+    """Return a PNG of all greys; with 16 bits, some differ only in the low byte."""
     top = 2**bits - 1
     values = np.tile(np.round(np.linspace(0, top, WIDTH)).astype(np.int64), (HEIGHT, 1))
     if bits == 16:
@@ -103,7 +103,7 @@ def palette_png(bits: int, alphas: bytes = b"", *chunks: tuple[bytes, bytes]) ->
 
 
 def gif(frames: list[tuple[tuple[int, int, int, int], int, int, bool]], background: int = 0) -> bytes:
-    """A GIF of 60 x 60 px, blue, red and green: frames are (box, colour, disposal, transparent green)."""
+    """Return a GIF of 60 x 60 px; frames are (box, colour, disposal, transparent green)."""
     table = b"\x00\x00\xc8\xff\x00\x00\x00\xff\x00\xff\xff\xff"
     out = b"GIF89a" + struct.pack("<HHBBB", 60, 60, 0x81, background, 0) + table
     for (left, top, right, bottom), colour, disposal, transparent in frames:
@@ -122,7 +122,7 @@ def gif(frames: list[tuple[tuple[int, int, int, int], int, int, bool]], backgrou
 def bmp(
     bits: int, masks: tuple[int, ...], header: int = 124, compression: int = 3, down: bool = False
 ) -> bytes:
-    """A BMP of 16 or 32 bits a pixel, whose masks say where red, green, blue and alpha are."""
+    """Return a BMP of 16 or 32 bits a pixel with bit masks for red, green, blue and alpha."""
     values = np.asarray(clear()).astype(np.int64)
     pixels = np.zeros((HEIGHT, WIDTH), np.int64)
     for channel, mask in enumerate(masks):
@@ -158,7 +158,7 @@ def bmp_with_profile(profile: bytes) -> bytes:
 
 
 def nclx(primaries: int, curve: int) -> bytes:
-    """An AVIF whose box says these primaries and this curve."""
+    """Return an AVIF whose nclx box has these primaries and this transfer curve."""
     data = bytearray(encoded(image(), "AVIF", quality=100))
     at = data.index(b"nclx") + 4
     data[at : at + 4] = struct.pack(">2H", primaries, curve)
@@ -166,7 +166,7 @@ def nclx(primaries: int, curve: int) -> bytes:
 
 
 def grey_profile() -> bytes:
-    """An ICC profile of grey: version 2, gamma 1.8."""
+    """Return an ICC profile of grey: version 2, gamma 1.8."""
     white = struct.pack(">3i", 63190, 65536, 54061)  # D50
     head = struct.pack(">I4xI4s4s4s12x4s", 190, 0x02100000, b"mntr", b"GRAY", b"XYZ ", b"acsp")
     tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, 20, b"kTRC", 176, 14)

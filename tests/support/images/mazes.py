@@ -68,7 +68,7 @@ def samples(tracks: int) -> bytes:
 
 
 def with_metadata() -> bytes:
-    """A HEIC that decodes, with 900 blocks of EXIF in the same megabyte: libheif copies each."""
+    """Return a HEIC with 900 EXIF blocks in the same megabyte: libheif copies each."""
     data = bytearray(encoded(quadrants(64, 48), "HEIF"))
     parts = {box.name: bytes(data[box.start - 8 : box.end]) for box in boxes.boxes(bytes(data))}
     at = data.index(parts[b"meta"])
@@ -94,7 +94,7 @@ def tags(*entries: tuple[int, int, int, int], times: int = 1) -> bytes:
 
 
 def directories(pages: int) -> bytes:
-    """A TIFF of pages that each lead to 256 others."""
+    """Return a TIFF of pages that each lead to 256 others."""
     made = bytearray(b"II*\0\x08\0\0\0")
     for number in range(pages):
         entry = struct.pack("<HHII", 330, 4, 256, 8 + 18 * (number % 1000))
@@ -103,7 +103,7 @@ def directories(pages: int) -> bytes:
 
 
 def strips() -> bytes:
-    """A TIFF whose 390,000 strips are one JPEG of endless segments."""
+    """Return a TIFF whose 390,000 strips are one JPEG of endless segments."""
     jpeg = b"\xff\xd8" + b"\xff\xe0\0\2" * 100
     wanted = {256: 8, 257: 8, 258: 8, 259: 7, 262: 1, 277: 1, 278: 8}
     locations = {273: (390_000, 1000), 279: (390_000, 1000)}
@@ -125,7 +125,7 @@ def with_segments(body: bytes, times: int) -> bytes:
 
 
 def resolution() -> bytes:
-    """EXIF of several segments whose resolution has a million numbers."""
+    """Return EXIF of several segments whose resolution has a million numbers."""
     tag = struct.pack("<HHII", 0x11A, 5, 500_000, 100) + struct.pack("<HHII", 0x128, 3, 1, 2)
     block = (b"II*\0\x08\0\0\0" + struct.pack("<H", 2) + tag).ljust(100, b"\0") + bytes(
         [1, 0, 0, 0]

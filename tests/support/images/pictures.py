@@ -26,7 +26,7 @@ def quadrants(width: int = 120, height: int = 80, colours: tuple[Colour, ...] = 
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """The file; lossy formats at high quality and without subsampled colours."""
+    """Return the file; lossy formats at high quality and without chroma subsampling."""
     if kind == "HEIF":
         decoding._register_heif()
     quality: dict[str, dict[str, Any]] = {
@@ -41,7 +41,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def corners(image: Image.Image) -> tuple[Colour, ...]:
-    """The colours in the middles of the four quadrants."""
+    """Return the colours in the middles of the four quadrants."""
     points = [(x * image.width // 4, y * image.height // 4) for y in (1, 3) for x in (1, 3)]
     shown = image.convert("RGB")
     return tuple(shown.getpixel(point) for point in points)  # type: ignore[misc]
@@ -56,7 +56,7 @@ def alike(one: tuple[Colour, ...], other: tuple[Colour, ...], tolerance: int = 6
 
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
-    """The image stored such that `orientation` shows it upright: the reverse of what EXIF says to do."""
+    """Return the image stored such that `orientation` shows it upright: the inverse of EXIF's transform."""
     reverse = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -70,7 +70,7 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def exif(orientation: int = 1) -> Image.Exif:
-    """An EXIF block with orientation, a position and the marker in several tags."""
+    """Return an EXIF block with orientation, a position, and the marker in several tags."""
     block = Image.Exif()
     block[0x0112] = orientation
     block[0x010E] = block[0x010F] = SECRET.decode()  # ImageDescription, Make
@@ -81,7 +81,7 @@ def exif(orientation: int = 1) -> Image.Exif:
 
 
 def png(width: int, height: int, bits: int, colour: int, data: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG written by hand: what Pillow can't write, true or not. `data` are the rows with filter bytes."""
+    """Return a PNG that Pillow can't write, valid or not. `data` are the rows with filter bytes."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -92,7 +92,7 @@ def png(width: int, height: int, bits: int, colour: int, data: bytes, *chunks: t
 
 
 def rgb_profile(red: tuple[float, float, float], green: tuple[float, ...], blue: tuple[float, ...]) -> bytes:
-    """An ICC profile (version 2, matrix and curve) from primaries in XYZ at D50; gamma 2.2."""
+    """Return an ICC profile (version 2, matrix and curve) from primaries in XYZ at D50; gamma 2.2."""
 
     def fixed(*values: float) -> bytes:
         return b"".join(struct.pack(">i", round(value * 65536)) for value in values)

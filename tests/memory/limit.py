@@ -62,7 +62,7 @@ class Limit:
         return [*self.prefix, *words]
 
     def usage(self, pid: int) -> Usage:
-        """Return the memory use of the processes of the command, now process `pid`; nothing after it has ended."""
+        """Return the memory use of the command's processes; nothing after they have ended."""
         with suppress(OSError, StopIteration):
             group = self.group(pid)
             events, peak, anonymous = V2 if (group / V2[0]).exists() else V1

@@ -1,7 +1,7 @@
 """`make redescribe`: have Gemini describe again what another prompt or model described, or none did.
 
-The command counts the selected pictures, asks for confirmation and marks them; the next sweeps describe them
-within their time and the daily budget. It uses the stack of `make run`, or the cloud if PROJECT is set.
+The command counts the selected pictures, asks for confirmation and marks them. The next runs of reconcile
+describe them, within SWEEP_S and the daily budget. Uses the local stack, or the cloud if PROJECT is set.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def redescribe(send: Send, chosen: Mapping[str, Any]) -> str:
     pictures = "1 picture" if counted == 1 else f"{counted:,} pictures"
     confirm(f"Have Gemini describe {pictures} anew?", os.environ.get("YES"))
     marked = _all(send, {**chosen, "mark": True})
-    return f"{marked:,} marked: the sweeps that follow describe them, as time and budget allow."
+    return f"{marked:,} marked: the next runs of `sweep` describe them, as time and budget allow."
 
 
 def _all(send: Send, chosen: Mapping[str, Any]) -> int:

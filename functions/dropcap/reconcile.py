@@ -117,7 +117,7 @@ def reconcile(services: Services, min_age_s: float) -> Mapping[str, Any]:
     prune(services.database, services.settings, ends)
     logger.log(
         logging.INFO if complete and not outcomes["failed"] else logging.WARNING,
-        "swept",
+        "reconcile finished",
         extra={"event": "reconcile_finished", **outcomes, **dispatched},
     )
     return {**outcomes, **dispatched, "complete": complete}
@@ -207,12 +207,12 @@ def _failed(upload: Upload, problem: Exception, services: Services) -> int:
         elif isinstance(problem, NotStored):
             remedy = "Restore the published files while the bucket's soft delete still has them."
         logger.error(
-            "the sweep can't finish an upload", extra={"event": "upload_stuck", **facts, "remedy": remedy}
+            "reconcile can't finish an upload", extra={"event": "upload_stuck", **facts, "remedy": remedy}
         )
     elif why:
-        logger.warning("not finished by the sweep", extra={"event": "upload_not_finished", **facts})
+        logger.warning("not finished by reconcile", extra={"event": "upload_not_finished", **facts})
     else:
         logger.error(
-            "not finished by the sweep", exc_info=problem, extra={"event": "upload_not_finished", **facts}
+            "not finished by reconcile", exc_info=problem, extra={"event": "upload_not_finished", **facts}
         )
     return int(tries)

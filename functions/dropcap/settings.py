@@ -180,7 +180,7 @@ class Settings:
     max_deaths: int = _setting(
         3, "crashes of an instance after which the picture that causes them is quarantined", *number(1, 10)
     )
-    sweep_s: int = _setting(240, "time after which a sweep starts no other picture, s", *number(0, 3600))
+    sweep_s: int = _setting(240, "time after which sweep starts no other picture, s", *number(0, 3600))
     time_zone: str = _setting(
         "UTC", "time zone of uploads without `tz` in their metadata", "an IANA time zone", as_zone
     )

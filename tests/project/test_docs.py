@@ -79,7 +79,7 @@ def test_no_message_is_explained_twice() -> None:
         ("no_user", "user is not a name.", "bodies.py"),  # the other branch
         ("", "Table … is missing; it should exist", "diff.py"),  # in parts
         ("", "Gemini's quota is used up (…)", "client.py"),  # through a name
-        ("", "swept", "reconcile.py"),  # a warning at times
+        ("", "reconcile finished", "reconcile.py"),  # a warning at times
         ("", "… could not make the environment ….", "environment.sh"),
     ],
 )

@@ -124,7 +124,7 @@ def test_a_held_object_is_retried_with_backoff_then_reported_and_finished_when_r
         stuck = {"stuck": 1} if tries == reconcile.REPORTED else {}
         assert app.reconcile() == {"found": 1, "failed": 1, "complete": True} | stuck
         reported = tries == reconcile.REPORTED
-        message = "the sweep can't finish an upload" if reported else "not finished by the sweep"
+        message = "reconcile can't finish an upload" if reported else "not finished by reconcile"
         [line] = logged(capfd, message)
         assert line["severity"] == ("ERROR" if reported else "WARNING")
         assert (line["upload"], line["object"], line["tries"]) == (str(upload.id), "ana/a.png", tries)
@@ -184,7 +184,7 @@ def test_more_failing_rows_than_one_run_takes_do_not_delay_the_others(
     monkeypatch.setattr(Buckets, "current", known)
     capfd.readouterr()
     assert app.reconcile() == {"found": reconcile.ROWS, "failed": reconcile.ROWS, "complete": True}
-    lines = logged(capfd, "not finished by the sweep")
+    lines = logged(capfd, "not finished by reconcile")
     assert len(lines) == reconcile.ROWS
     assert not any("stack_trace" in line for line in lines)
     left = MANY - reconcile.ROWS
@@ -259,7 +259,7 @@ def test_the_log_names_a_missing_permission_to_publish(
     monkeypatch.setattr(Blob, "upload_from_string", refused)
     capfd.readouterr()
     assert app.reconcile() == {"found": 1, "failed": 1, "complete": True}
-    [line] = logged(capfd, "not finished by the sweep")
+    [line] = logged(capfd, "not finished by reconcile")
     assert "storage.objects.create" in line["problem"]
 
 

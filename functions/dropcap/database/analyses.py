@@ -15,7 +15,7 @@ from dropcap.domain.upload import Upload, UploadState
 
 EXISTS = "SELECT 1 FROM analyses WHERE id = :id"
 RESULT = "SELECT result FROM analyses WHERE id = :id"
-# Let the sweep describe the picture later (deferred/worker.py).
+# Let reconcile describe the picture later (deferred/worker.py).
 DEFER_DESCRIPTION = "UPDATE analyses SET describe_after = now() WHERE id = :id"
 
 

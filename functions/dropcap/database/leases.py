@@ -15,7 +15,7 @@ delivered several times, at once or later, so a worker needs the upload's lease:
     release     After a transient error, so that the retry need not wait until the lease expires.
 
 Crash counting: a worker that crashed or hung sends no heartbeat, so its lease expires, and the next delivery
-or sweep acquires it. If it expired in one of HEAVY_STAGES, which decode, caption or encode, the upload is
+or reconcile acquires it. If it expired in one of HEAVY_STAGES, which decode, caption or encode, the upload is
 likely the cause: `acquire` appends the stage to the column `deaths`, and the pipeline rejects the upload at
 MAX_DEATHS. In any other stage the worker was waiting for the database or the network, which does not count.
 

@@ -1,1 +1,1 @@
-"""Deferred descriptions: the sweep describes pictures for which Gemini was unavailable at upload time."""
+"""Deferred descriptions: reconcile describes pictures for which Gemini was unavailable at upload time."""

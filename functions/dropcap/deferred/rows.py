@@ -4,7 +4,7 @@
 `describe_after` is the time of the next try, or NULL if nothing is pending; a partial index covers it. A
 worker acquires the lease on a row by moving that time beyond the longest that the work may take, and may
 change the row only while the time is still the one that it set. So a picture that its user deletes meanwhile
-stays deleted, and two sweeps never describe one picture twice. The exception is a description, because it
+stays deleted, and two runs never describe one picture twice. The exception is a description, because it
 has been paid for: it is stored even after the lease expired, if the row still needs one.
 
 The columns of a person's own caption and alt text are separate and never changed here.
@@ -22,7 +22,7 @@ from dropcap.domain.analysis import Analysis, Usage
 from dropcap.domain.records import read
 from dropcap.domain.upload import Upload
 
-# Delay before the next try, which doubles; the sweep runs every ten minutes.
+# Delay before the next try, which doubles; reconcile runs every ten minutes.
 FIRST_DELAY_S, LONGEST_DELAY_S = 300, 86_400
 BACKOFF_S = f"least({FIRST_DELAY_S} * 2 ^ {{tries}}, {LONGEST_DELAY_S})"
 # Acquire the lease on the row that is due first. A row is not due before its source has been disposed of:

@@ -1,8 +1,8 @@
-"""Describe pending pictures from their largest rendition, one after the other, within the sweep's time.
+"""Describe pending pictures from their largest rendition, one after the other, for at most SWEEP_S.
 
 A picture that Gemini now finds above SAFETY is unpublished: it is copied to quarantine, its row is updated to
 list no pictures, and the renditions are deleted. A crash in between leaves a pending row without pictures,
-for which the next sweep deletes them.
+for which the next run deletes them.
 """
 
 import logging
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 MAX_TRIES = 15  # within 6.8 days
 INVALID_RESPONSE_TRIES = 3  # tries that a response without a description counts as, because it costs money
-# The sweep stops after this many failures that no picture caused: Gemini, or a bucket, is down.
+# Reconcile stops after this many failures that no picture caused: Gemini, or a bucket, is down.
 MAX_FAILURES = 3
 
 
@@ -61,7 +61,7 @@ def describe_pending(services: Services, ends: float) -> Mapping[str, int]:
                 except BudgetExhausted:
                     rows.release(services.database, pending)
                     break
-                except Exception as error:  # the failure of one picture must not stop the sweep
+                except Exception as error:  # the failure of one picture must not stop the run
                     outcomes["not_described"] += 1
                     failures += _record_failure(pending, error, budget.usage(0), services)
     return outcomes
@@ -238,11 +238,11 @@ def _record_failure(pending: PendingDescription, error: Exception, usage: Usage,
         logger.warning("not described by Gemini", extra=fields)
     elif line := transient_summary(error):
         fields = {"event": "deferred_description_failed", "problem": line}
-        logger.log(logging.ERROR if unsafe else logging.WARNING, "not described by the sweep", extra=fields)
+        logger.log(logging.ERROR if unsafe else logging.WARNING, "not described by reconcile", extra=fields)
     else:
         fields = {"event": "deferred_description_failed"}
-        logger.error("not described by the sweep", exc_info=error, extra=fields)
-    problem = str(error) if expected_error else f"The sweep failed ({type(error).__name__})"
+        logger.error("not described by reconcile", exc_info=error, extra=fields)
+    problem = str(error) if expected_error else f"Reconcile failed ({type(error).__name__})"
     analysis = pending.analysis
     total = (analysis.usage or Usage()) + usage
     changes: dict[str, Any] = {"describe_later": not finish, "usage": asdict(total)}

@@ -4,7 +4,7 @@
     check    Decide whether the picture may be published.
 
 A picture above the level is rejected: it is quarantined with the reason. A picture without a verdict is held
-if SAFETY_UNKNOWN=hold: its source stays private, nothing is published, and the sweep tries it again every
+if SAFETY_UNKNOWN=hold: its source stays private, nothing is published, and reconcile tries it again every
 hour until it is three days old. Then it is quarantined as well, if it was held before. Text in a picture can
 try to talk the model into a verdict, so this is a filter and not a proof (SECURITY.md).
 """

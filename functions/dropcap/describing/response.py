@@ -1,7 +1,7 @@
 """Validate Gemini's responses: return a Description, or raise the reason why there is none.
 
 Everything in a response is data. It is validated and limited here, and stays untrusted: HTML pages escape it,
-and prompts mark it as content. An invalid response is retried, now and by the sweep, and never cached.
+and prompts mark it as content. An invalid response is retried, now and by reconcile, and never cached.
 """
 
 import json

@@ -205,7 +205,7 @@ class Analysis:
     safety: Verdict | None = None  # None if SAFETY=off
     named_language: str | None = None  # in the upload's metadata; None: LANGUAGE applies
     provenance: Mapping[str, Provenance] = field(default_factory=dict)  # by model: blip, gemini
-    describe_later: bool = False  # the sweep will describe the picture
+    describe_later: bool = False  # reconcile will describe the picture
     usage: Usage | None = None
     memory: Mapping[str, float] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)

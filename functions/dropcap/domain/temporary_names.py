@@ -1,8 +1,8 @@
 """Names of temporary objects that tools create and delete themselves, mostly parts of an upload.
 
-Analyzing, quarantining or deleting one would destroy the upload that it belongs to. Events, sweep, backfill
-and gallery ignore such objects, and process the composed object like any other. A custom prefix, such as
-gcloud's property `storage/parallel_composite_upload_component_prefix`, can't be known here: add it to
+Analyzing, quarantining or deleting one would destroy the upload that it belongs to. Events, reconcile,
+backfill and gallery ignore such objects, and process the composed object like any other. A custom prefix,
+such as gcloud's property `storage/parallel_composite_upload_component_prefix`, can't be known here: add it to
 EXCLUDE.
 """
 

@@ -1,7 +1,7 @@
 # ruff: noqa: S608  what is put into the SQL is this file's own
 """Count or mark pictures to be described again: those described by another prompt or model, or not at all.
 
-Nothing else is requested again. The sweep describes marked pictures (deferred/worker.py); until then their
+Nothing else is requested again. Reconcile describes marked pictures (deferred/worker.py); until then their
 texts stay.
 """
 
@@ -86,7 +86,7 @@ def asked(wanted: Any, services: Services) -> Mapping[str, Any]:
 def redescribe(
     services: Services, chosen: Mapping[str, Any], after: uuid.UUID, *, mark: bool
 ) -> Mapping[str, Any]:
-    """Count, or mark for the sweep, pictures described by another prompt or model, or not at all.
+    """Count, or mark for reconcile, pictures described by another prompt or model, or not at all.
 
     `chosen` limits them to one `user`, unless empty, and to those analyzed `since` a time, unless None; `all`
     includes those by the present prompt and model. Starts after the id `after` and takes at most SWEEP_S. The

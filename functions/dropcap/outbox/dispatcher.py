@@ -5,7 +5,7 @@
                     the other.
     dispatch        Once the source is disposed of, the upload's event is published. A failure does not fail
                     the upload.
-    dispatch_due    The sweep publishes pending events whose source is disposed of. `prune.py` deletes
+    dispatch_due    Reconcile publishes pending events whose source is disposed of. `prune.py` deletes
                     delivered events after EVENTS_DAYS.
 
 Delivery is at least once: a lost response or a crash repeats an event, always with the same id, by which
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 BACKOFF_S = 60  # before the first retry; longer than EVENTS_TIMEOUT_S
 MAX_BACKOFF_S = 3600
 PAUSE_S = 60.0  # after a failure, uploads do not wait for a consumer that is down
-MAX_FAILURES = 3  # in a row, after which a sweep leaves the rest to the next one
+MAX_FAILURES = 3  # in a row, after which a run leaves the rest to the next one
 # Select due events, of one upload or of all, and postpone them.
 TAKE_DUE = f"""
 WITH due AS (
@@ -95,7 +95,7 @@ class Dispatcher:
         return create(self._settings)
 
     def dispatch(self, upload: Upload) -> None:
-        """Publish an upload's due event. A failure is logged, and left to the sweep."""
+        """Publish an upload's due event. A failure is logged, and left to reconcile."""
         if time.monotonic() < self._paused_until:
             return
         try:

@@ -19,7 +19,7 @@ GONE = "gone"  # code for a source that was deleted or replaced before it was re
 
 
 class DeletionRefused(TransientError):
-    """Transient error: the bucket refuses a deletion. The sweep retries it; a redelivery would not help."""
+    """Transient error: the bucket refuses a deletion. Reconcile retries it; a redelivery would not help."""
 
 
 class Disposal(Gcs):

@@ -11,7 +11,7 @@ projects.alertPolicies, monitoring v1 projects.dashboards).
 - Metrics come first: Cloud Monitoring refuses an alert on a metric that it does not know yet, for up to 10
   minutes after the metric's creation ("Cannot find metric(s) that match type").
 - A value that is its field's default (a threshold of 0, for example) is left out: Google's answers omit it.
-- The alert on an absence needs a first point; Cloud Scheduler's failures reveal a sweep that never ran.
+- The alert on an absence needs a first point; Cloud Scheduler's failures reveal that reconcile never ran.
 """
 
 import tomllib

@@ -44,7 +44,7 @@ class Trigger(RegionalResource):
         return [self.command("create", *filters, *self.settings(cloud))]
 
     def change(self, cloud: Cloud, differing: Facts) -> Sequence[Command]:
-        if "bucket" in differing:  # created again; the sweep finds objects that are uploaded meanwhile
+        if "bucket" in differing:  # created again; reconcile finds objects that are uploaded meanwhile
             return [*self.remove(cloud), *self.make(cloud)]
         return super().change(cloud, differing)
 

@@ -9,8 +9,8 @@ DEVELOP = test lint lock audit train evaluate prove estimates bench bench-databa
 PORT ?= 8080
 STATE ?= .dropcap
 MODEL ?= Salesforce/blip-image-captioning-base
-# One more than there are processors, because many tests wait for servers.
-JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Two for each processor, because many tests wait for servers.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)
 RUN = .venv/bin/python
 DEV = .venv-dev/bin/python
 EXPORT = .venv-model/bin/python
@@ -84,7 +84,7 @@ sweep:
 	@echo "make: sweep is deprecated, use make reconcile" >&2
 	@$(MAKE) --no-print-directory reconcile
 
-test: .venv-dev/installed .venv-model/installed ## run all tests, in parallel | JOBS=3
+test: .venv-dev/installed .venv-model/installed ## run all tests, in parallel | JOBS=4
 	@$(DEV) -m pytest -n $(JOBS) --dist worksteal
 
 lint: .venv-dev/installed ## check style, types and imports

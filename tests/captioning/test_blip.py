@@ -172,7 +172,6 @@ def test_fp32_captions_equal_transformers_token_for_token(
     checkpoint = make(tmp_path / "checkpoint", seed)
     export(str(checkpoint), tmp_path / "model")
     captioner = blip.Captioner(tmp_path / "model")
-    torch.set_num_threads(1)  # tests run side by side: more threads than cores would wait for each other
     source = load(str(checkpoint), tmp_path)
     model, processor = source.model, source.processor
     lengths = set()

@@ -26,9 +26,6 @@ DROP_S = 0.02  # an encoder reads about 10 MB in this time
 # Held while a picture is decoded, resized and captioned: two at once need twice the memory of an instance.
 heavy_work_lock = threading.RLock()
 
-# One heavy picture at a time: two would need twice the memory that an instance has.
-heavy_work_lock = threading.RLock()
-
 
 @cache
 def cgroup_files() -> tuple[Path, Path] | None:
@@ -94,9 +91,14 @@ def release() -> None:
     collection of all of it takes 0.1 s of CPU, and each picture needs one.
     """
     gc.collect()
-    if not gc.get_freeze_count():
-        gc.freeze()
+    _freeze_once()
     _glibc("malloc_trim", 0)
+
+
+@cache
+def _freeze_once() -> None:
+    """Exempt all present objects from later garbage collections. `gc.get_freeze_count` takes 20 ms."""
+    gc.freeze()
 
 
 def _glibc(function: str, *arguments: int) -> None:

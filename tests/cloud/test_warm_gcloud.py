@@ -7,9 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
+from unittest.mock import Mock
 
 import pytest
 
+from tests.support.cloud import replayed_gcloud
 from tests.support.cloud.control_plane import ControlPlane
 from tests.support.cloud.warm_gcloud import WarmGcloud
 
@@ -100,3 +102,25 @@ def test_a_gcloud_of_another_layout_is_used_as_it_is(tmp_path: Path, monkeypatch
     with WarmGcloud(str(folder)) as warm:
         done = subprocess.run([f"{warm.folder}/gcloud", "config", "list"], capture_output=True, text=True)
     assert done.stdout == "plain config list\n"
+
+
+def test_a_repeated_read_is_replayed_only_while_the_responses_are_the_same(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller, record = os.environ | plane.environment, Mock(side_effect=replayed_gcloud._run)
+    monkeypatch.setattr(replayed_gcloud, "_run", record)
+
+    def read() -> tuple[int, str, str]:
+        done = run(caller, "secrets", "list", "--format=value(name)", "--quiet")
+        return done.returncode, done.stdout, done.stderr
+
+    run(caller, "services", "enable", "secretmanager.googleapis.com")
+    run(caller, "secrets", "create", "s")
+    assert (read(), read(), record.call_count) == ((0, "s\n", ""), (0, "s\n", ""), 1)
+    run(caller, "secrets", "create", "t")
+    assert (read(), read(), record.call_count) == ((0, "s\nt\n", ""), (0, "s\nt\n", ""), 2)
+    sent = len(plane.requests)
+    assert (read(), len(plane.requests)) == ((0, "s\nt\n", ""), sent + 1)  # a replay sends the request, too
+    plane.refuse("GET secretmanager", 403, "secretmanager.secrets.list")
+    assert (read()[0], record.call_count) == (1, 3)
+    assert (read(), record.call_count) == ((0, "s\nt\n", ""), 3)

@@ -15,6 +15,8 @@ import re
 import ssl
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +34,9 @@ from tests.support.cloud.control_plane_apis import begin
 from tests.support.cloud.control_plane_storage import archives
 from tests.support.cloud.control_plane_store import FAILED as FAILED
 from tests.support.cloud.control_plane_store import OWNER, Answer, Refusal, Request, Store, google
+
+Response = tuple[int, bytes]  # the HTTP status and the content
+Exchange = list[tuple[Request, Response]]
 
 DROPPED = 0  # as a status for `refuse`: the connection ends without an answer
 
@@ -58,10 +63,9 @@ class ControlPlane(Store):
         (folder / "token").write_text("stand-in")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pem)
-        members = {"plane": self, "context": context}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), members))
-        self._server.daemon_threads = True
-        address, proxy_port = "127.0.0.1", str(self._server.server_address[1])
+        self._context = context
+        self._server = self._proxy([])
+        address, self.port = "127.0.0.1", str(self._server.server_address[1])
         self.environment = {  # of gcloud, and of Google's Python clients
             "CLOUDSDK_CONFIG": str(folder / "config"),
             "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(folder / "token"),
@@ -78,14 +82,29 @@ class ControlPlane(Store):
             "CLOUDSDK_STORAGE_THREAD_COUNT": "1",
             "CLOUDSDK_PROXY_TYPE": "http",
             "CLOUDSDK_PROXY_ADDRESS": address,
-            "CLOUDSDK_PROXY_PORT": proxy_port,
-            **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), f"http://{address}:{proxy_port}"),
+            "CLOUDSDK_PROXY_PORT": self.port,
+            **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), f"http://{address}:{self.port}"),
             "REQUESTS_CA_BUNDLE": str(pem),
         }
         begin(self)
 
+    def _proxy(self, exchange: Exchange) -> ThreadingHTTPServer:
+        members = {"plane": self, "context": self._context, "exchange": exchange}
+        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), members))
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        return server
+
+    @contextmanager
+    def recording(self) -> Iterator[tuple[str, Exchange]]:
+        """Provide another port of the proxy, and what is exchanged through it."""
+        exchange: Exchange = []
+        server = self._proxy(exchange)
+        yield str(server.server_address[1]), exchange
+        server.shutdown()
+        server.server_close()
+
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
     def __exit__(
@@ -131,6 +150,17 @@ class ControlPlane(Store):
         self.faults += google_schemas.faults(request, status, body)
         return status, body
 
+    def respond_again(self, request: Request) -> Response | None:
+        """Return the response that an earlier reading request would have now, unless a rule is for it."""
+        with self.lock:
+            if any(rule.times and re.search(rule.pattern, request.line) for rule in self._rules):
+                return None
+            self.failure = None
+            try:
+                return encoded(self.answer(request))
+            except Refusal as refusal:
+                return encoded((refusal.status, refusal.body))
+
     def _reply(self, request: Request) -> Answer:
         with self.lock:
             self.requests.append(request)
@@ -149,9 +179,16 @@ class ControlPlane(Store):
                 return 400, Refusal(400, traceback.format_exc()).body
 
 
+def encoded(answer: Answer) -> Response:
+    """Return the response with its body as bytes."""
+    status, body = answer
+    return status, body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
 class _Handler(BaseHTTPRequestHandler):
     plane: ControlPlane
     context: ssl.SSLContext
+    exchange: Exchange
     protocol_version = "HTTP/1.1"
     host = ""
     timeout = 60
@@ -182,7 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
         )
         with self.plane.lock:  # until the answer is written down, nothing of it may change
             status, body = self.plane.reply(request)
-            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            _, content = encoded((status, body))
+            self.exchange.append((request, (status, content)))
         if status == DROPPED:
             self.close_connection = True
             return

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 STREAMS = 3  # standard input, output and error
+REPLAY = "GCLOUD_REPLAY"  # a variable: the socket of replayed_gcloud.py
+READING = {"list", "describe", "get-iam-policy", "access", "version"}
 PAUSE_S = 0.02  # the longest pause before gcloud asks again: what answers in tests never needs more
 BROKEN = 70  # EX_SOFTWARE: the fork died without a word
 PYTHON = os.path.join("platform", "bundledpythonunix", "bin", "python3")
@@ -83,6 +85,8 @@ class WarmGcloud:
 
 def call(address: str, words: list[str]) -> int:
     """Run these arguments with the gcloud at this address, and return its exit status."""
+    if "--quiet" in words and READING.intersection(words):
+        address = os.environ.get(REPLAY, address)
     variables = [f"{name}={value}" for name, value in os.environ.items()]
     message = b"\0".join(map(os.fsencode, [os.getcwd(), str(len(words)), *words, *variables]))
     streams = b"".join(number.to_bytes(4, sys.byteorder) for number in range(STREAMS))
@@ -93,6 +97,19 @@ def call(address: str, words: list[str]) -> int:
     link.sendall(message)
     status = link.recv(1)
     return status[0] if status else BROKEN
+
+
+def receive(link: "socket.socket") -> "tuple[str, list[str], dict[str, str], list[int]]":
+    """Return folder, arguments, environment and standard streams of a `call`."""
+    import socket
+
+    head, streams, _, _ = socket.recv_fds(link, 4, STREAMS)
+    message = b""
+    while len(message) < int.from_bytes(head, "big"):
+        message += link.recv(1 << 20)
+    folder, count, *rest = map(os.fsdecode, message.split(b"\0"))
+    pairs = [variable.partition("=") for variable in rest[int(count) :]]
+    return folder, rest[: int(count)], {name: value for name, _, value in pairs}, streams
 
 
 def serve(address: str, root: str) -> None:
@@ -158,25 +175,17 @@ def _run(main: "Callable[[], None]", root: str, link: "socket.socket", lesson: "
     """Run gcloud in a fork, send its exit status, and exit."""
     import atexit
     import itertools
-    import socket
     import threading
     import time
     from contextlib import suppress
 
-    head, streams, _, _ = socket.recv_fds(link, 4, STREAMS)
-    message = b""
-    while len(message) < int.from_bytes(head, "big"):
-        message += link.recv(1 << 20)
-    folder, count, *rest = map(os.fsdecode, message.split(b"\0"))
-    words = rest[: int(count)]
+    folder, words, variables, streams = receive(link)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     os.chdir(folder)
     os.environ.clear()
-    for variable in rest[int(count) :]:
-        name, _, value = variable.partition("=")
-        os.environ[name] = value
+    os.environ.update(variables)
     os.environ.update(_usual(root))
     sys.argv = [os.path.join(root, "lib", "gcloud.py"), *words]
 

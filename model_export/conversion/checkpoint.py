@@ -22,10 +22,10 @@ from .hub import ExportError as ExportError
 
 RANDOM = "random-base"  # BLIP-base's shapes and bytes, to measure memory and speed without a download
 ARCHITECTURE = "BlipForConditionalGeneration"
-REST_MB = 233  # of the function's peak, but the decoder's weights and what they attend to; see memory_mb
-DECODER_BYTES = {"4": 0.67, "8": 0.74}  # of each number of the decoder, by its bits, with the scales
+REST_MB = 233  # of the function's peak, without the decoder's weights and its cross-attention; see memory_mb
+DECODER_BYTES = {"4": 0.67, "8": 0.74}  # per weight of the decoder, by bits, with the scales
 MIB = 1 << 20
-MAX_LAYERS = 200  # BLIP-large has 24; a config.json of a billion would take forever to reckon with
+MAX_LAYERS = 200  # BLIP-large has 24; a config.json with a billion would take forever to process
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,7 @@ def _check_memory(folder: Path, name: str) -> None:
         if layers > MAX_LAYERS:
             raise ValueError(f"it has {layers} layers")
         need = memory_mb(config)
-    except (
-        Exception
-    ) as wrong:  # a shape of 0 or a word in place of one: PyTorch and transformers say what they like
+    except Exception as wrong:  # an invalid shape: PyTorch and transformers raise many errors
         raise ExportError(
             f"{name} has a config.json that can't be used ({_first(wrong)}): take another"
         ) from wrong
@@ -122,12 +120,12 @@ def _read(folder: Path, name: str, about: dict[str, Any]) -> Checkpoint:
             " repository"
         )
     try:
-        # A .bin is a pickle: of its contents only tensors are read, and nothing of it is run.
+        # A .bin is a pickle: only tensors are read, and no code in it is run.
         model, found = BlipForConditionalGeneration.from_pretrained(
             folder, attn_implementation="eager", output_loading_info=True, weights_only=True
         )
         processor = BlipProcessor.from_pretrained(folder)
-    except Exception as wrong:  # a cut file raises what its reader likes, SafetensorError for one
+    except Exception as wrong:  # a truncated file raises many errors, such as SafetensorError
         if any("Weights only load failed" in str(cause) for cause in causes(wrong)):
             raise ExportError(
                 f"{name} has a pickle with more than tensors in it, which could run code, and was not loaded:"
@@ -140,7 +138,7 @@ def _read(folder: Path, name: str, about: dict[str, Any]) -> Checkpoint:
             f"{name} makes pictures of {size} by its preprocessor_config.json, and looks at {side} x {side}"
             " px by its config.json: correct the former"
         )
-    # transformers fills what is missing with random numbers and goes on.
+    # transformers fills missing weights with random numbers and continues.
     missing = sorted(key for key in found["missing_keys"] if key not in TIED and "position_ids" not in key)
     if missing:
         raise ExportError(f"{name} lacks {len(missing)} weights, {missing[0]} first: download it again")
@@ -180,7 +178,7 @@ def resize(checkpoint: Checkpoint, side: int) -> None:
     if side % patch or not patch <= side <= vision.image_size:
         raise ExportError(f"RESOLUTION={side} must be a multiple of {patch} up to {vision.image_size}")
     eyes = checkpoint.model.vision_model.embeddings
-    patches = torch.empty(1, (side // patch) ** 2 + 1, vision.hidden_size)  # only its shape is looked at
+    patches = torch.empty(1, (side // patch) ** 2 + 1, vision.hidden_size)  # only its shape is used
     with torch.no_grad():
         table = eyes.interpolate_pos_encoding(patches, side, side)
     eyes.position_embedding = torch.nn.Parameter(table)

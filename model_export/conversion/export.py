@@ -1,4 +1,4 @@
-"""From a BLIP checkpoint, a folder or a hub name, to a model folder that the function can run."""
+"""Export a BLIP checkpoint, from a folder or the hub, to a model folder for the function."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from .onnx_config import TASK, Decoder, Encoder
 from .quantize import Recipe, optimise, quantize
 
 GRAPHS = ("encoder.onnx", "decoder.onnx")
-DISK_BYTES = 12  # for each parameter, at the worst moment: fp32 as exported and as optimised, the quantized
-CHECK, FEW = 200, 8  # held-out scenes: of a model that knows them, of another, which takes seconds for each
-AGREE = 0.98  # least share of equal captions, unless another is asked
-FULL_BYTES = 4_000_000  # a disk with less is full: what could not be written is larger
+DISK_BYTES = 12  # for each parameter, at the peak: fp32 as exported, as optimised, and quantized
+CHECK, FEW = 200, 8  # held-out scenes: for a model that knows them; for others, at seconds each
+AGREE = 0.98  # default for the least share of equal captions
+FULL_BYTES = 4_000_000  # a disk with less free counts as full: every failed write was larger
 
 
 def write_graphs(model: BlipForConditionalGeneration, folder: Path) -> None:
@@ -109,15 +109,15 @@ def export(
         if check is None:
             check = CHECK if "knows" in source.about else FEW
         if not recipe or checkpoint == RANDOM:
-            check = 0  # fp32 is the original; what random weights say, rounding decides
+            check = 0  # fp32 is the original; captions by random weights depend on rounding
         print("writing it as ONNX graphs, and comparing them with PyTorch", flush=True)
-        if check and resolution:  # the original is what it says at its own resolution
+        if check and resolution:  # the original captions at its own resolution
             write_graphs(source.model, raw)
             assemble(raw, reference, None, source)
         if resolution:
             resize(source, resolution)
         write_graphs(source.model, raw)
-        source.model.to("meta")  # what is in the graphs now is needed no more: 0.9 GB of BLIP-base
+        source.model.to("meta")  # the weights are in the graphs now: frees 0.9 GB for BLIP-base
         memory.release()
         if check and not resolution:
             assemble(raw, reference, None, source)
@@ -126,7 +126,7 @@ def export(
         if check:
             source.about["quality"] = quality = compare(reference, made, check)
             if "knows" not in source.about:
-                del quality["exact"]  # of scenes that it does not know
+                del quality["exact"]  # it does not know the scenes
             if agree is None:
                 agree = AGREE if "knows" in source.about else 0.0
             if quality["agrees_with_fp32"] < agree:
@@ -137,7 +137,7 @@ def export(
             write_card(made, recipe, source)
             if "knows" in source.about:
                 confidence.write(made)
-        Captioner(made)  # what cannot be loaded must not be installed
+        Captioner(made)  # a model that can't be loaded must not be installed
         swap(made, out)
     card: dict[str, Any] = read_json(out / "model.json")
     return card
@@ -168,7 +168,7 @@ def _room(out: Path) -> Iterator[None]:
     """Raise ExportError, with a message for people, if the disk fills up meanwhile."""
     try:
         yield
-    except Exception as failed:  # PyTorch and ONNX Runtime have their own for a write that failed
+    except Exception as failed:  # PyTorch and ONNX Runtime raise their own for a failed write
         if shutil.disk_usage(out.parent).free > FULL_BYTES:
             raise
         raise ExportError(f"the disk of {out.parent} is full: make room. {out} is left as it was") from failed

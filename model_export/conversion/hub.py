@@ -1,7 +1,8 @@
-"""Checkpoints of the Hugging Face hub: the files that are needed, of a fixed revision, checked by SHA-256.
+"""Download the needed files of a checkpoint from the Hugging Face hub, and verify their SHA-256.
 
-What the repositories hold was read on 2026-11-30 from stored copies of the hub's pages (`tree/REVISION` and
-`blob/REVISION/FILE`, which gives the SHA-256). -base has no safetensors but in unmerged pull requests.
+The contents of the repositories were read on 2026-11-30 from stored copies of the hub's pages
+(`tree/REVISION` and `blob/REVISION/FILE`, which has the SHA-256).
+BLIP-base has safetensors only in unmerged pull requests.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SMALL = (
     *("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
     *("special_tokens_map.json", "added_tokens.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md"),
 )
-WEIGHTS = (  # the first that a repository has; never tf_model.h5, or a second copy
+WEIGHTS = (  # the first that a repository has; never tf_model.h5 or a second copy
     ("model.safetensors",),
     ("model.safetensors.index.json", "model-*.safetensors"),
     ("pytorch_model.bin",),
@@ -33,7 +34,7 @@ WEIGHTS = (  # the first that a repository has; never tf_model.h5, or a second c
 )
 SHA256 = re.compile(r"[0-9a-f]{64}")
 TIMEOUT_S = 30
-MAX_SMALL_BYTES = 20_000_000  # of each of SMALL; BLIP's tokenizer.json has 711,396
+MAX_SMALL_BYTES = 20_000_000  # for each of SMALL; BLIP's tokenizer.json has 711,396
 
 
 class ExportError(Exception):
@@ -85,8 +86,8 @@ def fetch(asked: str, accept: Callable[[Path], None]) -> Path:
             f"{asked} is open only to those who accept its terms: do so at https://huggingface.co/{name},"
             " then set HF_TOKEN"
         ) from closed
-    except (OSError, ValueError) as failed:  # the hub client's errors are all of these
-        # What a server says may be anything, also what moves a terminal's cursor.
+    except (OSError, ValueError) as failed:  # include all errors of the hub's client
+        # A server's message may contain terminal control characters.
         why = " ".join("".join(c if c.isprintable() else " " for c in str(failed)).split())[:300]
         why += "" if why.endswith((".", "!", "?")) else "."
         raise ExportError(
@@ -127,11 +128,11 @@ def _listed(name: str, revision: str) -> dict[str, int]:
     """Return the repository's files with their bytes; without a network, those in the cache."""
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
-        # What is needed lies in no folder of the repository.
+        # The needed files are at the top level of the repository.
         return {
             file.rfilename: int(file.size or 0) for file in info.siblings or () if "/" not in file.rfilename
         }
-    except (LookupError, TypeError) as odd:  # JSON, but none of the hub: a proxy's, or a mirror's
+    except (LookupError, TypeError) as odd:  # JSON that is not the hub's: of a proxy or a mirror
         raise ValueError("What answers is not the hub") from odd
     except (NoConnection, Timeout, OfflineModeIsEnabled):
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
-NONE = "NOASSERTION"  # SPDX: no licence is stated
+NONE = "NOASSERTION"  # SPDX id if no licence is stated
 OURS = "Apache-2.0"  # of the weights that `train` makes: the repository's own licence
-SCENES = Path(__file__).with_name("LICENSE.scenes.txt")  # its notice
+SCENES = Path(__file__).with_name("LICENSE.scenes.txt")  # its text
 BLIP = Path(__file__).with_name(
     "LICENSE.BLIP.txt"
-)  # github.com/salesforce/BLIP, LICENSE.txt; its hub has none
+)  # github.com/salesforce/BLIP, LICENSE.txt; the hub's repository has none
 SPDX = (  # the hub's ids are these in lower case
     *("AFL-3.0", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-NC-4.0"),
     *("CC-BY-SA-4.0", "GPL-3.0", "MIT"),

@@ -1,4 +1,4 @@
-"""How a BLIP captioner becomes two ONNX graphs, told to optimum's exporter, which knows no `blip`.
+"""Configure optimum's exporter, which does not support `blip`, to export a captioner as two graphs.
 
     encoder   pixel_values (P, 3, S, S)  ->  cross.0 ... cross.2n-1  (P, heads, N, head_size)
     decoder   input_ids (B, L), past.0 ... past.2n-1 (B, heads, T, head_size), cross.*
@@ -39,7 +39,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, size: int, ahead: Tensor 
 class FusedAttention(torch.autograd.Function):
     """ONNX Runtime's own attention, which never holds the scores of all tokens at once (ORT #20805).
 
-    BLIP-base's would be 16 MB a layer. Takes and gives (P, N, heads * head_size).
+    BLIP-base's would be 16 MB a layer. Inputs and output are (P, N, heads * head_size).
     """
 
     @staticmethod
@@ -59,7 +59,7 @@ class FusedAttention(torch.autograd.Function):
 class Encoder(nn.Module):
     """The vision model and the decoder's cross-attention projections."""
 
-    text: Any  # or every layer would be "Tensor | Module" to the type checker
+    text: Any  # else the type checker takes every layer for "Tensor | Module"
 
     def __init__(self, model: BlipForConditionalGeneration) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Decoder(nn.Module):
     def forward(self, input_ids: Tensor, past: list[Tensor], cross: list[Tensor]) -> dict[str, Any]:
         behind, length = past[0].shape[2], input_ids.shape[1]
         here = torch.arange(behind, behind + length)
-        # Added as in BlipTextModel.get_extended_attention_mask: -10,000 for what lies ahead.
+        # Added as in BlipTextModel.get_extended_attention_mask: -10,000 for later positions.
         ahead = (torch.arange(behind + length)[None, :] > here[:, None]).float() * -10000.0
         x = self.text.bert.embeddings(input_ids=input_ids, position_ids=here[None])
         present = []
@@ -104,13 +104,13 @@ class Decoder(nn.Module):
             cross_attended = _attend(_heads(other.query(x), other), cross[2 * i], cross[2 * i + 1], size)
             x = layer.crossattention.output(cross_attended, x)
             x = layer.feed_forward_chunk(x)
-        # Only the last position is asked for: the other rows of 30,524 words would be thrown away.
+        # Only the last position is needed; the other rows of 30,524 words would be discarded.
         return {"logits": self.text.cls(x[:, -1:])[:, 0], "present": present}
 
 
 @TasksManager.create_register("onnx")("blip", TASK)
 class BlipOnnxConfig(OnnxConfig):
-    """Both graphs' inputs and outputs; `part` says which of the two is meant."""
+    """Inputs and outputs of both graphs; `part` selects one."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedConfig
     ATOL_FOR_VALIDATION = 1e-4

@@ -1,8 +1,8 @@
-"""From fp32 graphs to the ones the function runs: smaller, optimised once, weights beside the graph.
+"""Convert fp32 graphs into those that the function runs: quantized, optimised, with separate weights.
 
-Weights lie in a file of their own, which ONNX Runtime maps into memory instead of copying it. Which recipe
-won, against which others, stands in README.md; `python -m model_export recipes` measures memory and speed,
-`python -m model_export bits` what rounding does to trained weights.
+ONNX Runtime maps the file of weights into memory instead of copying it. README.md compares the recipes;
+`python -m model_export recipes` measures memory and speed, and `python -m model_export bits` the effect of
+rounding on trained weights.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ METHODS: dict[str, Callable[[int, int], WeightOnlyQuantConfig]] = {
 The first two round to nearest.
 """
 
-# The decoder graph's matrices, by the order in which onnx_config.Decoder calls them: in each layer
-# self-attention, then cross-attention; the exporter counts equal names up.
+# The decoder graph's matrices, in the order of onnx_config.Decoder: in each layer self-attention, then
+# cross-attention. The exporter numbers equal names.
 QUERY = re.compile(r"/query(?:_(\d+))?/MatMul")
 OUTPUT = re.compile(r"/output/dense(?:_(\d+))?/MatMul")
 VOCABULARY = "/cls/predictions/decoder/MatMul"
@@ -214,14 +214,14 @@ def _embedding_as_rows(model: ModelProto) -> None:
 def optimise(source: Path, target: Path) -> None:
     """Fuse what ONNX Runtime fuses on any processor, and write weights to `<name>.data` beside the graph."""
     options = ort.SessionOptions()
-    # Not ALL: that lays weights out for the processor at hand.
+    # Not ALL: its layout of weights depends on the processor.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = os.fspath(target)
     options.log_severity_level = 3
     entry = "session.optimized_model_external_initializers_"
     options.add_session_config_entry(entry + "file_name", target.stem + ".data")
     options.add_session_config_entry(entry + "min_size_in_bytes", "1024")
-    # ONNX Runtime has kernels for one row, which is what a token is, but none that scale as they multiply:
+    # ONNX Runtime has kernels for a single row, as a token is, but none that also scale: with scaling,
     # BLIP-base's cross-attention would take more than twice as long.
     unwanted = ["MatMulScaleFusion"]
     ort.InferenceSession(

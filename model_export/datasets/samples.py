@@ -38,14 +38,14 @@ def write(folder: Path) -> dict[str, str]:
     register_heif_opener()
     folder.mkdir(parents=True, exist_ok=True)
     for name, scene in SAMPLES.items():
-        # Plain ground: noise would make the PNG ten times as large.
+        # A plain background: noise would make the PNG ten times as large.
         image = scenes.draw(scene, plain=True)
         match Path(name).suffix:
             case ".jpg" if "turned" in name:
                 exif = Image.Exif()
                 exif[0x0112] = ROTATED
                 exif[0x010F], exif[0x0110] = "Dropcap", "Sample camera"
-                # A place that resized pictures must not tell: 48.8584 N, 2.2945 E.
+                # A location that resized pictures must not reveal: 48.8584 N, 2.2945 E.
                 exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 51.0, 30.2), 3: "E", 4: (2.0, 17.0, 40.2)})
                 image.transpose(Image.Transpose.ROTATE_90).save(folder / name, quality=85, exif=exif)
             case ".jpg":

@@ -1,7 +1,7 @@
-"""Draw scenes of emoji things on a coloured ground, with captions, to train and evaluate the small model.
+"""Draw scenes of emoji things on a coloured background, with captions, to train and evaluate the small model.
 
-One function draws both the small pictures for training and the large ones (480 to 2,000 px) that stand for
-what users upload, so that training sees the geometry, and the squash to a square, of real use.
+One function draws both the small pictures for training and the large ones (480 to 2,000 px) that represent
+uploads, so that training uses the geometry of real use, and the resize to a square.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Thing:
     flipped: bool
     angle: int  # degrees
     fill: float  # side of the thing as a share of its slot's shorter side
-    shift: tuple[float, float]  # -1 to 1: where in the room that its slot leaves
+    shift: tuple[float, float]  # -1 to 1: its position in the free space of its slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,8 @@ def draw(scene: Scene, longest: int | None = None, plain: bool = False) -> Image
         side = min(slot_w, slot_h) * thing.fill / max(art.size)
         w, h = max(1, round(art.width * side)), max(1, round(art.height * side))
         art = art.resize((w, h), Image.Resampling.BICUBIC, reducing_gap=2.0)
-        # Never out of its slot, or neighbours mix; little out of the row (or column), or the order of two
-        # things on a diagonal of a near square depends on which side of the picture is a pixel longer.
+        # Always within its slot, or neighbours overlap; near the row (or column), or the order of two things
+        # on a diagonal of an almost square picture depends on which side is a pixel longer.
         along, across = 0.8, 0.3
         right, down = (along, across) if wide else (across, along)
         x = (i * slot_w if wide else 0) + (slot_w - w) / 2 * (1 + right * thing.shift[0])

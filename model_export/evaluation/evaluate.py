@@ -31,9 +31,9 @@ class Thresholds:
     """Thresholds of a comparison with fp32. Shares are 0 to 1; None is no threshold."""
 
     at_least: float | None = 0.98  # least share of captions that are exactly right
-    agree: float | None = 0.995  # least share of captions that are those of fp32
-    lose_at_most: float | None = 0.005  # share of exactly right captions that may be lost
-    lose_cider: float | None = None  # points of CIDEr that may be lost
+    agree: float | None = 0.995  # least share of captions identical to fp32's
+    lose_at_most: float | None = 0.005  # maximum loss of exactly right captions, as a share
+    lose_cider: float | None = None  # maximum loss of CIDEr, points
 
 
 def bounds(knows: bool, coco: bool) -> Thresholds:
@@ -228,7 +228,7 @@ def misses(result: dict[str, Any], bound: Thresholds) -> list[str]:
 
 
 def _card(folder: Path) -> dict[str, Any]:
-    Card.read(folder)  # or it raises ModelError, which says what is wrong
+    Card.read(folder)  # raises ModelError if it is invalid
     card: dict[str, Any] = read_json(folder / "model.json")
     return card
 

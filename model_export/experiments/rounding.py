@@ -1,8 +1,8 @@
-"""What rounding does to a decoder's trained weights: each product's output, and what the model says.
+"""Measure the effect of rounding a decoder's trained weights, on each product and on the model's output.
 
-The outputs are those of ONNX Runtime's own kernel, on the inputs that the fp32 model has on real examples, so
-that the rounding of activations is in them, and a kernel that is wrong would show. What the model says is
-computed by PyTorch with the rounded weights in place.
+The products are computed with ONNX Runtime's own kernel, on the inputs that the fp32 model has for real
+examples. They therefore include the rounding of activations, and would reveal a wrong kernel.
+The model's output is computed by PyTorch with the rounded weights.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Weights = dict[str, Tensor]
 """Matrices, (outputs, inputs), by their path in the model."""
 
 PARTS = (SELF, CROSS, FORWARD, VOCABULARY, EMBEDDING)
-ROWS = 512  # inputs that are kept of each product
-BLOCK = 32  # of the tables where nothing else is said
+ROWS = 512  # inputs kept for each product
+BLOCK = 32  # the default in the tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def measure(weights: str, examples: Path | None, report: Path) -> None:
             "worst": {name: max(those) for name, those in each.items()},
             "effect": _effect(trained, before, made),
         }
-        # It takes minutes a model: what is known so far is kept.
+        # It takes minutes for each model: save the results so far.
         write_json(report, {"model": trained.name, "ways": ways})
     four = rounded[FOUR]
     high = {path: weight for path, weight in rounded[EIGHT].items() if parts[path] not in (SELF, FORWARD)}
@@ -152,7 +152,7 @@ def kernel(weight: Tensor, way: Way) -> tuple[ort.InferenceSession, Tensor]:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     model = blockwise(model, {"product"}, way.bits, way.block, way.method)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    # A row with a single one has no error of its own: what comes back is the matrix.
+    # Rows of the identity matrix are exact, so the output is the rounded matrix.
     (back,) = session.run(None, {"x": np.eye(width, dtype=np.float32)})
     return session, torch.from_numpy(np.ascontiguousarray(back.T))
 

@@ -1,8 +1,8 @@
 """Trained models to measure rounding on, each with real examples to run it on.
 
-A BLIP captioner is the one that matters. Where its weights are out of reach, packages bring two models with
-its parts: a BERT text encoder, the architecture that BLIP's text decoder started from, and Whisper's decoder,
-which attends to an encoder as BLIP's does, and whose word embedding is its vocabulary projection, too.
+A BLIP captioner is the model of interest. If its weights are not available, packages contain two models with
+similar parts: a BERT text encoder, the architecture of BLIP's text decoder, and Whisper's decoder, which
+attends to an encoder as BLIP's does, and whose word embedding is also its vocabulary projection.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ..datasets.captioned import PAIRS, EvaluateError, held_out, product_copy, s
 
 EXAMPLES = 40  # pictures, or sentences
 TOKENS = 120  # of a caption or a transcript
-RATE = 16_000  # samples a second that Whisper listens to
+RATE = 16_000  # samples a second, of Whisper's input
 WINDOW_S = 30
 HALF = np.dtype("<f2")
 
@@ -47,7 +47,7 @@ OTHER_GRAPH = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A model, and what it is called with: keyword arguments for each example."""
+    """A model with its examples, as keyword arguments for a call."""
 
     name: str
     model: Any

@@ -20,7 +20,7 @@ from .. import ROOT
 
 DOWNLOADS = ROOT / "build" / "downloads"
 MAX_BYTES = 4_000_000_000  # of all files of a model; BLIP-large in fp32 has 1.9 GB
-TIMEOUT_S = 60  # without a byte
+TIMEOUT_S = 60  # without receiving a byte
 CHUNK = 1 << 20
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -73,7 +73,7 @@ def download(address: str) -> Path:
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
-        # Honours HTTPS_PROXY and NO_PROXY.
+        # Uses HTTPS_PROXY and NO_PROXY.
         with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT_S) as answer:
             _receive(answer, part, have if answer.status == HTTPStatus.PARTIAL_CONTENT else 0)
     except HTTPError as refused:

@@ -1,8 +1,8 @@
-"""BLEU-4 and CIDEr of captions against what people say, as papers on captioning give them: times 100.
+"""Compute BLEU-4 and CIDEr of captions against references by people, times 100, as in papers on captioning.
 
-Both are counted in packages, sacrebleu's BLEU and the CIDEr (CIDEr-D) of COCO's own evaluation. Papers cut
-captions into words by Stanford's PTBTokenizer, which needs Java; here `words` does. It differs from that at
-hyphens and apostrophes, which part words here, for people and models alike: BLIP itself writes "t - shirt".
+Packages compute both: sacrebleu's BLEU, and the CIDEr (CIDEr-D) of COCO's evaluation. Papers split captions
+with Stanford's PTBTokenizer, which needs Java; `words` is used here. It differs at hyphens and apostrophes,
+where it splits words, in captions and references alike: BLIP itself writes "t - shirt".
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Return BLEU-4 of all pictures together, 0 to 100; picture i has one or more `references[i]`."""
     # A stream holds one reference of each picture, and None where a picture has no more.
     streams = list(zip_longest(*([words(text) for text in texts] for texts in references)))
-    scorer = BLEU(tokenize="none", force=True)  # the words are apart already
+    scorer = BLEU(tokenize="none", force=True)  # the text is tokenized already
     return float(scorer.corpus_score([words(caption) for caption in captions], streams).score)
 
 

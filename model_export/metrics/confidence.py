@@ -1,8 +1,7 @@
 """Measure the confidence of a model: a distance, a threshold, and the share of pictures below it.
 
-The distance (dropcap.captioning.novelty) is fitted to drawn scenes; the threshold is the confidence that a
-share of LOST of other scenes does not reach. Photographs decide neither, so that all of them can be reported
-on.
+The distance (dropcap.captioning.novelty) is fitted to drawn scenes. The threshold is chosen so that the share
+LOST of other scenes is below it. Photographs are used for neither, so results can be reported for all.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from ..datasets.captioned import Dataset, EvaluateError, product_copy, shown, va
 
 KNOWN = "known.data"
 FITTED, TUNED = 1200, 800  # scenes that the distance is fitted to, and others that the threshold is chosen on
-WEIGHT = 0.1  # of the distance; README.md says what others do
+WEIGHT = 0.1  # of the distance; README.md has the effect of others
 LOST = 0.005  # share of the latter scenes that fall below the threshold
 PROMPT = "a picture of"
 WAYS = [*itertools.product(("", PROMPT), (1, 3))]  # prompt and beams
-AT_MOST_LOST, AT_LEAST_REJECTED = 0.01, 0.95  # shares of scenes and of photographs: what is promised
+AT_MOST_LOST, AT_LEAST_REJECTED = 0.01, 0.95  # bounds for the shares of scenes and of photographs
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic"}
 PACKAGES = {
     "skimage": "data/{astronaut,brick,camera,chelsea,coffee,coins,grass,gravel,motorcycle_left,rocket}",

@@ -18,7 +18,7 @@ from dropcap.captioning.graphs import Cross, Floats
 
 from ..datasets.captioned import Dataset, Sample, shown
 
-LIKELIEST = 10  # tokens whose logits are compared: most of the vocabulary never comes near being said
+LIKELIEST = 10  # tokens whose logits are compared; most of the vocabulary is never likely
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Drift:
     Each array has an entry for each token of the caption, its end included.
     """
 
-    same: NDArray[np.bool_]  # whether both think the same token the likeliest
+    same: NDArray[np.bool_]  # whether both have the same likeliest token
     mean: Floats  # mean absolute difference of the logits of the first's LIKELIEST tokens
     largest: Floats  # largest absolute difference of any logit
     divergence: NDArray[np.float64]  # Kullback-Leibler divergence from the first's distribution, nats

@@ -26,14 +26,14 @@ from ..datasets import scenes
 
 SIZE, PATCH, WIDTH = 128, 16, 192
 VOCABULARY, PAD, SEP, DEC = 30524, 0, 102, 30522  # as in Salesforce/blip-image-captioning-base
-PROMPT = "a picture of"  # the prompt of BLIP's paper; a share of the captions learns to follow it
+PROMPT = "a picture of"  # of BLIP's paper; a share of the captions is trained with it
 FRAME = ("a", "an", "and", ",", "on", "background")  # the words of captions between things and colours
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, as BLIP's
 
 
-RECIPE = "recipe.json"  # beside a checkpoint's weights: what the model card tells of it
+RECIPE = "recipe.json"  # beside a checkpoint's weights, for the model card
 PACKED = "scenes.safetensors"
-SHIPPED = Path(__file__).with_name(PACKED)  # what the model in functions/model was made from
+SHIPPED = Path(__file__).with_name(PACKED)  # the weights of the model in functions/model
 TIED = {"text_decoder.cls.predictions.decoder.weight", "text_decoder.cls.predictions.decoder.bias"}
 
 
@@ -134,7 +134,7 @@ class Batches(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor, torch.T
             ids[i, : len(row)] = torch.tensor(row)
             labels[i, prompt_length : len(row)] = ids[
                 i, prompt_length : len(row)
-            ]  # what is given is not learnt, as in BLIP
+            ]  # the prompt is not learnt, as in BLIP
         return torch.from_numpy(np.stack([pixels for pixels, _ in samples])), ids, labels
 
 

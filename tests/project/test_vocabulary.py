@@ -53,7 +53,7 @@ RETIRED = {
     "zombies": "stale workers",
 }
 STABLE = {"MAX_DEATHS", "deaths", "holder", "max_deaths", "source_fate"}  # docs/reference/stable-names.md
-FOREIGN = {"claim", "claims", "all_claims"}  # of an ID token: RFC 7519
+FOREIGN = {"claim", "claims", "all_claims", "with_other_claims"}  # of an ID token: RFC 7519
 # Not renamed yet.
 EXCEPTIONS = (
     "functions/dropcap/analyze.py",

@@ -6,19 +6,15 @@ ways to add them are tested in test_rollup.py.
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
 from contextlib import closing
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from dropcap.database import progress
 from dropcap.database.transactions import Database
 from dropcap.settings import Settings
 
-ZONES = (None, "UTC", "Pacific/Auckland", "Pacific/Honolulu", "America/New_York", "Asia/Kolkata")
 Event = tuple[dt.datetime, str | None]
 
 
@@ -186,51 +182,3 @@ def test_each_achievement_is_earned_at_the_picture_that_completes_it(database: D
         "thirty_days_in_a_row": "2026-01-30T12:00:00+00:00",
         "hundred_days_in_a_row": "2026-04-10T12:00:00+00:00",
     }
-
-
-def naive(events: Sequence[Event], now: dt.datetime, setting: str) -> dict[str, object]:
-    """The same figures, counted by hand."""
-    zones = [ZoneInfo(zone or setting) for _, zone in events]
-    local = [instant.astimezone(zone).date() for (instant, _), zone in zip(events, zones, strict=True)]
-    latest = max(range(len(events)), key=lambda n: events[n][0])
-    today = now.astimezone(zones[latest]).date()
-    runs: list[list[dt.date]] = []
-    for day in sorted(set(local)):
-        if runs and day - runs[-1][-1] == dt.timedelta(days=1):
-            runs[-1].append(day)
-        else:
-            runs.append([day])
-    return {
-        "pictures_analyzed": len(events),
-        "this_week": sum(day.isocalendar()[:2] == today.isocalendar()[:2] for day in local),
-        "current_streak": len(runs[-1]) if (today - runs[-1][-1]).days <= 1 else 0,
-        "longest_streak": max(map(len, runs)),
-    }
-
-
-MINUTES = st.integers(0, 12 * 24 * 60)
-
-
-@settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example has a user of its own
-)
-@given(
-    events=st.lists(
-        st.tuples(MINUTES, st.sampled_from(ZONES)), min_size=1, max_size=15, unique_by=lambda e: e[0]
-    ),
-    now=MINUTES,
-    start=st.sampled_from(["2024-02-25", "2026-03-05", "2026-10-28", "2026-12-27"]),
-)
-def test_the_figures_are_those_of_a_naive_count(
-    database: Database, events: list[tuple[int, str | None]], now: int, start: str
-) -> None:
-    user = uuid.uuid4().hex
-    first = at(f"{start}T00:00")
-    instants = [(first + dt.timedelta(minutes=minute), zone) for minute, zone in events]
-    then = first + dt.timedelta(minutes=now)
-    add(database, user, *instants)
-    stats = progress.stats(database, user, then)
-    assert {key: stats[key] for key in naive(instants, then, "UTC")} == naive(instants, then, "UTC")

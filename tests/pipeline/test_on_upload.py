@@ -98,14 +98,6 @@ def test_a_redelivered_event_changes_nothing(start: Start) -> None:
     assert len(app.objects(app.pictures)) == 3
 
 
-def test_a_delivery_while_another_holds_the_lease_is_not_acknowledged(start: Start) -> None:
-    app = start()
-    upload = app.upload("ana/a.png", small_png())
-    app.services.leases.acquire(upload)
-    assert app.deliver(upload) == 503
-    assert "ana/a.png" in app.objects(app.uploads)
-
-
 def test_a_worker_that_lost_its_lease_replaces_no_rendition_of_the_next_one(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,24 +240,20 @@ def test_an_event_of_another_type_is_acknowledged_ignored_and_logged_once(
 
 
 HOSTILE = [
-    "../../etc/passwd.png",
-    "ana/../bob/a.png",
-    "ana/'; DROP TABLE analyses; --.png",
-    'ana/"quoted" $(reboot) `id` %s %n.png',
-    "ana/line\u2028break\u202egnp.exe.png",
-    "ana/<script>alert(1)</script>.png",
-    "ana/\x01\x7f.png",
-    "ana/" + "🦊" * 40 + ".png",
+    *("../../etc/passwd.png", "ana/../bob/a.png", "ana/'; DROP TABLE analyses; --.png", "ana/\x01\x7f.png"),
+    *('ana/"quoted" $(reboot) `id` %s %n.png', "ana/line\u2028break\u202egnp.exe.png"),
+    *("ana/<script>alert(1)</script>.png", "ana/" + "🦊" * 40 + ".png"),
 ]
 
 
-@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_hostile_object_name_is_stored_as_it_is(start: Start, name: str) -> None:
-    app = start()
-    upload = app.upload(name, small_png())
-    assert app.deliver(upload) == 200
-    assert rows("SELECT name FROM uploads") == [[name]]
-    assert all(published.startswith(f"{upload.id}/") for published in app.objects(app.pictures))
+def test_a_hostile_object_name_is_stored_as_it_is(start: Start) -> None:
+    app = start(SIZES="40")
+    for name in HOSTILE:
+        upload = app.upload(name, small_png())
+        assert app.deliver(upload) == 200
+        assert rows("SELECT name FROM uploads WHERE id = :id", id=upload.id) == [[name]]
+        assert f"{upload.id}/40.webp" in app.objects(app.pictures)
+    assert len(app.objects(app.pictures)) == len(HOSTILE)
     assert app.objects(app.uploads) == {}
 
 
@@ -345,30 +333,6 @@ def test_if_gemini_fails_blips_caption_is_recorded_with_the_reason(
     assert result["alt_text"] == CAPTION
     assert not result["sources"]["gemini"]["answered"]
     assert problem in result["sources"]["gemini"]["problem"]
-
-
-def test_a_new_instance_repairs_the_schema_before_it_answers(start: Start) -> None:
-    app = start()
-    app.deliver(app.upload("ana/a.png", small_png()))
-    rows("ALTER TABLE achievements DROP COLUMN achievement_name CASCADE")
-    stats = app.restarted().stats("ana")
-    assert stats["pictures_analyzed"] == 1
-    assert "first_picture" in {each["achievement_name"] for each in stats["achievements"]}  # at any hour
-
-
-def test_a_running_instance_repairs_a_dropped_column_at_the_next_query(start: Start) -> None:
-    app = start()
-    app.deliver(app.upload("ana/a.png", small_png()))
-    rows("ALTER TABLE achievements DROP COLUMN achievement_name CASCADE")
-    assert app.deliver(app.upload("ana/b.png", small_png())) == 200
-    assert app.stats("ana")["pictures_analyzed"] == 2
-
-
-def test_a_copied_download_token_does_not_open_the_published_picture(start: Start) -> None:
-    app = start()
-    app.deliver(app.upload("ana/a.png", small_png(), firebaseStorageDownloadTokens="secret"))
-    for blob in app.objects(app.pictures).values():
-        assert "firebaseStorageDownloadTokens" not in (blob.metadata or {})
 
 
 def test_a_source_whose_download_alone_fails_is_not_gone_and_is_analyzed_by_the_next_delivery(

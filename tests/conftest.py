@@ -175,7 +175,7 @@ def one_issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
 def issuer(one_issuer: Issuer) -> Iterator[Issuer]:
     """Return the issuer; its state is restored after the test."""
     before = dict(vars(one_issuer))
-    one_issuer.asked = 0
+    one_issuer.key_requests = 0
     yield one_issuer
     vars(one_issuer).update(before)
 

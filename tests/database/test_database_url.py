@@ -49,14 +49,14 @@ KEYWORDS: dict[str, tuple[str, str] | None] = {
 SAME_ADDRESS = {  # a value that changes nothing, and one that is refused
     "sslnegotiation": ("postgres", "direct"),  # the one way that pg8000 has
     "sslcompression": ("0", "1"),  # modern TLS has none
-    "sslcertmode": ("allow", "require"),  # a certificate is sent where it is given and asked for
+    "sslcertmode": ("allow", "require"),  # a certificate is sent if it is given and requested
     "sslsni": ("1", "0"),  # Python sends the name
     "ssl_min_protocol_version": ("TLSv1.2", "TLSv1.3"),  # Python's minimum
     "gssencmode": ("disable", "require"),  # it is TLS
     "gssdelegation": ("0", "1"),
     "min_protocol_version": ("3.0", "3.2"),  # pg8000 speaks 3.0
     "max_protocol_version": ("latest", "2.0"),
-    "client_encoding": ("UTF8", "LATIN1"),  # it is always asked for
+    "client_encoding": ("UTF8", "LATIN1"),  # it is always requested
     "keepalives": ("1", "0"),  # pg8000 sets them
     "load_balance_hosts": ("random", "other"),  # there is one host
     "target_session_attrs": ("read-write", "standby"),  # the schema check refuses a read-only one

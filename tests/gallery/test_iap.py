@@ -205,7 +205,7 @@ def test_an_unknown_key_is_fetched_at_most_once_a_minute(
     rotated = crypt.EsSigner(key, "iap-2")
     for _ in range(3):
         problem(request(app, issuer.assertion(signer=rotated)), 401)
-    assert issuer.asked == 1
+    assert issuer.key_requests == 1
     monkeypatch.setattr(id_tokens, "ASKED_AGAIN_S", 0)
     assert request(app, issuer.assertion(signer=rotated)).status_code == 200
     problem(request(app, issuer.assertion()), 401)  # by the key that was replaced

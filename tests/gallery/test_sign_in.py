@@ -52,7 +52,7 @@ def signed_in(client: FlaskClient, issuer: Issuer, back: str = "") -> TestRespon
 
 def is_in(client: FlaskClient) -> bool:
     """Return whether the browser is signed in: then another user's pictures are `not_you`."""
-    answer = client.get(HOME, headers=JSON, query_string={"user": "somebody else"})
+    answer = client.get(HOME, headers=JSON, query_string={"user": "another"})
     code = problem(answer, answer.status_code)["code"]
     assert code in ("not_you", "not_signed_in")
     return bool(code == "not_you")
@@ -97,11 +97,11 @@ def test_the_request_to_google_follows_its_documentation(start: Start, issuer: I
     )
     answer = app.gallery.get("/gallery/sign-in", headers={"X-Forwarded-Proto": "https"})
     page, _, query = answer.headers["Location"].partition("?")
-    asked = dict(parse_qsl(query))
+    parameters = dict(parse_qsl(query))
     assert page == GOOGLE == "https://accounts.google.com/o/oauth2/v2/auth"
-    assert asked.pop("nonce") != ""
-    assert asked.pop("state") != ""
-    assert asked == {
+    assert parameters.pop("nonce") != ""
+    assert parameters.pop("state") != ""
+    assert parameters == {
         "response_type": "id_token",
         "response_mode": "form_post",
         "scope": "openid",
@@ -214,8 +214,8 @@ def test_a_token_without_nonce_is_accepted_from_the_sign_in_page_only(
 
 def test_a_token_of_google_without_nonce_is_refused(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings | {"SIGN_IN_URL": ""})
-    asked = dict(parse_qsl(urlsplit(begun(app.gallery)).query))
-    form = {"id_token": issuer.token(), "state": asked["state"]}
+    parameters = dict(parse_qsl(urlsplit(begun(app.gallery)).query))
+    form = {"id_token": issuer.token(), "state": parameters["state"]}
     refused(app.gallery, posted(app.gallery, form, Origin="https://accounts.google.com"))
 
 

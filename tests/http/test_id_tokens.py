@@ -355,7 +355,7 @@ def test_keys_are_fetched_once_in_their_lifetime(start: Start, issuer: Issuer) -
         assert stats(app, issuer.signed_in()).status_code == 200
     for _ in range(3):  # an unknown key is not fetched again at once
         problem(stats(app, {"Authorization": f"Bearer {of_another_key(issuer)}"}), 401)
-    assert issuer.asked == 1
+    assert issuer.key_requests == 1
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_keys_are_not_cached_beyond_their_lifetime(
     app = start(**issuer.settings)
     for _ in range(2):
         assert stats(app, issuer.signed_in()).status_code == 200
-    assert issuer.asked == 2
+    assert issuer.key_requests == 2
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from dropcap.database.analyses import Analyses
 from dropcap.database.connection import DatabaseUnavailable
 from dropcap.database.leases import Leases
 from dropcap.database.transactions import Database
+from dropcap.domain.analysis import Analysis
 from dropcap.domain.outcome import Outcome
 from dropcap.errors import Rejected
 from dropcap.outbox.dispatcher import Dispatcher
@@ -197,47 +198,47 @@ def settings(database_url: str) -> Settings:
 
 def reject(database: Database, settings: Settings, number: int = 1, disposed: bool = True) -> None:
     """Reject an upload, whose event is then pending; `disposed` if its source is disposed of."""
-    of = upload(f"ana/{number}.png")
-    token = Leases(database).acquire(of).token
-    made = rows_of(Outcome(of, rejection=REJECTION), token, replace(settings, events="https://example.com"))
-    assert Leases(database).reject(of, token, REJECTION.code, str(REJECTION), made)
+    bad, leases = upload(f"ana/{number}.png"), Leases(database)
+    token = leases.acquire(bad).token
+    events = rows_of(
+        Outcome(bad, rejection=REJECTION), token, replace(settings, events="https://example.com")
+    )
+    assert leases.reject(bad, token, REJECTION.code, str(REJECTION), events)
     if disposed:
-        Leases(database).finish(of)
+        leases.finish(bad)
 
 
 def test_an_outcome_and_its_event_are_committed_together_or_not_at_all(
     database: Database, settings: Settings
 ) -> None:
-    of = upload()
-    lease = Leases(database).acquire(of)
-    chosen = replace(settings, events=TOPIC, receipts=1)
-    good = analysis(of)
-    impossible = replace(good, picture=replace(good.picture, width=-1))
+    picture, chosen = upload(), replace(settings, events=TOPIC, receipts=1)
+    token = Leases(database).acquire(picture).token
+
+    def record(result: Analysis, token: str) -> bool:
+        outcome = rows_of(Outcome(picture, result), token, chosen)
+        return Analyses(database).record(result, picture, token, outcome)
+
+    good = analysis(picture)
     stored = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM receipts)"
     with pytest.raises(DatabaseUnavailable):
-        Analyses(database).record(
-            impossible, of, lease.token, rows_of(Outcome(of, impossible), lease.token, chosen)
-        )
-    assert not Analyses(database).record(good, of, "another", rows_of(Outcome(of, good), "another", chosen))
+        record(replace(good, picture=replace(good.picture, width=-1)), token)
+    assert not record(good, "another")
     assert rows(stored) == [[0, 0]]
     for _ in range(2):  # the first response was lost
-        assert Analyses(database).record(
-            good, of, lease.token, rows_of(Outcome(of, good), lease.token, chosen)
-        )
+        assert record(good, token)
     assert rows(stored) == [[1, 1]]
 
 
 def test_the_event_id_depends_on_the_outcome_and_not_on_the_worker() -> None:
-    of, chosen = upload(), Settings(events=TOPIC)
-    held = Outcome(of, rejection=REJECTION, waits=True)
+    picture, chosen = upload(), Settings(events=TOPIC)
+    rejected = Outcome(picture, rejection=REJECTION)
+    outcomes = (Outcome(picture, analysis(picture)), replace(rejected, waits=True), rejected)
     ids = [
-        made.values["id"]
-        for outcome in (Outcome(of, analysis(of)), held, Outcome(of, rejection=REJECTION))
-        for token in ("one", "another")
-        for made in rows_of(outcome, token, chosen)
+        {row.values["id"] for token in ("one", "another") for row in rows_of(outcome, token, chosen)}
+        for outcome in outcomes
     ]
-    assert len(ids) == 6
-    assert len(set(ids)) == 3
+    assert [len(each) for each in ids] == [1, 1, 1]
+    assert len(set.union(*ids)) == 3
 
 
 def test_a_held_upload_has_an_event_and_its_final_outcome_another(start: Start) -> None:

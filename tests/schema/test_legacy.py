@@ -12,6 +12,7 @@ from dropcap.database.transactions import Database
 from dropcap.settings import Settings
 from tests.schema.conftest import Guest
 from tests.support.app import log_lines
+from tests.support.database.installations import start
 
 LEGACY = {
     "as it was": """
@@ -61,13 +62,6 @@ def test_achievements_without_a_name_are_copied_and_not_shown(empty_database: st
         assert stats(database, "1")["achievements"] == []
         rows = database.query("SELECT user_id, achievement_name FROM achievements ORDER BY 1, 2")
     assert rows == [["1", "unnamed"], ["1", "unnamed (2)"], ["anonymous", "Starter"]]
-
-
-def start(url: str, timeout_s: float = 10) -> Database:
-    """Return an instance after its cold start."""
-    database = Database(Settings(database_url=url, database_timeout_s=timeout_s))
-    database.prepare()
-    return database
 
 
 def allow_schema(owner: Connection, role: str) -> None:

@@ -114,7 +114,7 @@ def test_two_installations_in_one_database_are_independent(empty_database: str) 
         assert stats(one, "ana")["pictures_analyzed"] == 1
         assert stats(two, "ana")["pictures_analyzed"] == 0
         one.query("ALTER TABLE analyses DROP COLUMN counted")
-        assert stats(one, "ana")["pictures_analyzed"] == 1  # repaired, and counted anew
+        assert stats(one, "ana")["pictures_analyzed"] == 1  # repaired and recounted
         assert two.query("SELECT count(*) FROM analyses") == [[0]]
 
 

@@ -209,8 +209,8 @@ def found(here: Here, word: str) -> list[str]:
     """The ids of ana's pictures that a search finds."""
     while search.index(here.query, "ana")[1]:
         pass
-    asked = search.query(here.query, "ana", word, "")
-    return [str(id) for id in search.newest(here.query, "ana", asked.text, 9, "", {})]
+    query = search.query(here.query, "ana", word, "")
+    return [str(id) for id in search.newest(here.query, "ana", query.text, 9, "", {})]
 
 
 @contextmanager

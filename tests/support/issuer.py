@@ -49,7 +49,7 @@ class Issuer:
         self.proxys_key = proxys.public_key().public_bytes(pem, public).decode()
         self.trusted = folder / "issuer.pem"
         self.trusted.write_bytes(self.certificate.encode() + self.private)
-        self.status, self.headers, self.asked = 200, {"Cache-Control": "public, max-age=3600"}, 0
+        self.status, self.headers, self.key_requests = 200, {"Cache-Control": "public, max-age=3600"}, 0
         self.body: Any = {KID: self.certificate, "key-2": self.certificate, IAP_KID: self.proxys_key}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"issuer": self}))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -153,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(text.encode())
             return
-        self.issuer.asked += 1
+        self.issuer.key_requests += 1
         self.send_response(self.issuer.status)
         for name, value in self.issuer.headers.items():
             self.send_header(name, value)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dropcap.errors import SettingsError
@@ -146,12 +147,8 @@ def _table(console: Console, planned: Sequence[Change]) -> None:
         for name in ("what", "now", "then", "why"):
             table.add_column(name, overflow="fold")
         for each in planned:
-            table.add_row(*map(_plain, (each.what, each.now, each.then, each.why)))
+            table.add_row(*map(escape, (each.what, each.now, each.then, each.why)))
         console.print(table)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def script(config: Config, planned: Sequence[Change]) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .. import write_json
 from ..conversion.quantize import ASYMMETRIC, HQQ, K_QUANT, SYMMETRIC, blockwise
+from ..metrics.fidelity import drift
 from .trained_models import CROSS, EMBEDDING, FORWARD, SELF, VOCABULARY, Trained, part, read
 
 Weights = dict[str, Tensor]
@@ -164,12 +165,11 @@ def _effect(trained: Trained, before: list[Tensor], rounded: Weights) -> dict[st
     if not trained.logits:
         same = torch.cosine_similarity(torch.cat(before), torch.cat(after))
         return {"cosine_lost": float(1 - same.mean()), "worst": float(1 - same.min())}
-    first, second = torch.cat(before).log_softmax(-1), torch.cat(after).log_softmax(-1)
-    divergence = (first.exp() * (first - second)).sum(-1)
+    moved = drift(torch.cat(before).numpy(), torch.cat(after).numpy())
     return {
-        "divergence": float(divergence.mean()),
-        "worst": float(divergence.max()),
-        "same_choice": float((first.argmax(-1) == second.argmax(-1)).float().mean()),
+        "divergence": float(moved.divergence.mean()),
+        "worst": float(moved.divergence.max()),
+        "same_choice": float(moved.same.mean()),
     }
 
 

@@ -130,10 +130,11 @@ def by_user(database: Database, user: str) -> Iterator[dict[str, Any]]:
 
 def to_json(row: Iterable[Any]) -> dict[str, Any]:
     """Return a row of COLUMNS as JSON, with instants in ISO 8601."""
-    return {name: _plain(value) for name, value in zip(COLUMNS, row, strict=True)}
+    return {name: plain(value) for name, value in zip(COLUMNS, row, strict=True)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value of a row as JSON has it: instants in ISO 8601, ids as text."""
     if isinstance(value, dt.datetime):
         return value.isoformat()
     return str(value) if isinstance(value, uuid.UUID) else value

@@ -11,7 +11,6 @@ import io
 import json
 import logging
 import unicodedata
-import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -168,11 +167,7 @@ def _lines(receipts: Iterable[Mapping[str, object]]) -> Iterator[bytes]:
 
 def _json(card: Card, indent: int | None = None) -> str:
     """Return a card with all its fields as JSON; instants in ISO 8601 with their offset."""
-    return json.dumps(asdict(card), ensure_ascii=False, indent=indent, default=_plain)
-
-
-def _plain(value: dt.datetime | uuid.UUID) -> str:
-    return value.isoformat() if isinstance(value, dt.datetime) else str(value)
+    return json.dumps(asdict(card), ensure_ascii=False, indent=indent, default=receipts.plain)
 
 
 def _zip(request: GalleryRequest, cards: Iterable[Card]) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,16 @@ class Thresholds:
     lose_cider: float | None = None  # maximum loss of CIDEr, points
 
 
-def bounds(knows: bool, coco: bool) -> Thresholds:
-    """Return the default bounds for a model.
+def bounds(knows: bool, coco: bool, **asked: float) -> Thresholds:
+    """Return the default bounds for a model, with those that are `asked` in their place.
 
     Of a model that knows the scenes all is asked. What any other says of them shows little, and how often two
     models word a photograph alike has not been measured with trained weights: CIDEr is what counts there.
     """
-    if coco:
-        return Thresholds(None, None, None, LOSE_CIDER)
-    return Thresholds() if knows else Thresholds(None, None, None, None)
+    default = (
+        Thresholds() if knows and not coco else Thresholds(None, None, None, LOSE_CIDER if coco else None)
+    )
+    return replace(default, **asked)
 
 
 def evaluate(
@@ -52,10 +53,10 @@ def evaluate(
     dataset: Dataset,
     report: Path,
     *,
-    checkpoint: str = "",
-    against: Path | None = None,
-    beams: int = 1,
-    asked: dict[str, float] | None = None,
+    checkpoint: str,
+    against: Path | None,
+    beams: int,
+    asked: dict[str, float],
 ) -> list[str]:
     """Print tables, write `report` as JSON; a line for each threshold that is missed.
 
@@ -68,17 +69,15 @@ def evaluate(
     card = _card(model)
     report.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=report.parent, prefix=".fp32-") as work:
-        original = against
-        if original is None:
-            original = Path(work) / "fp32"
-            # The card of a model that knows the scenes names the command that trained it.
+        original = against or Path(work) / "fp32"
+        if against is None:
             with Console().status("making the fp32 original"):
-                export(checkpoint or ("" if "knows" in card else card["source"]), original)
+                export(checkpoint or _source(card), original)
         fp32 = _card(original)
         _same_weights(model, card, fp32)
         pairs = fidelity.compare(original, model, dataset, beams)
     result = figures(pairs, exact=dataset.scenes and "knows" in card)
-    thresholds = Thresholds(**(asdict(bounds("knows" in card, not dataset.scenes)) | (asked or {})))
+    thresholds = bounds("knows" in card, not dataset.scenes, **asked)
     failed = misses(result, thresholds)
     _show(dataset, card, fp32, result)
     head = {"model": card["name"], **_which(card), "fp32": _which(fp32), "data": dataset.name, "beams": beams}
@@ -93,9 +92,9 @@ def compare_bits(
     report: Path,
     bits: Sequence[str],
     *,
-    checkpoint: str = "",
-    beams: int = 1,
-    asked: dict[str, float] | None = None,
+    checkpoint: str,
+    beams: int,
+    asked: dict[str, float],
 ) -> list[str]:
     """Export one checkpoint with each of `bits`, print one table, and write `report` as JSON.
 
@@ -106,28 +105,23 @@ def compare_bits(
     from ..conversion.quantize import RECIPES
 
     card = _card(model)
-    source = checkpoint or ("" if "knows" in card else card["source"])
     report.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=report.parent, prefix=".bits-") as work:
         folders = {name: Path(work) / name for name in ("fp32", *bits)}
         for name, folder in folders.items():
             with Console().status(f"exporting with {name}"):
-                export(source, folder, recipe=RECIPES.get(name), check=0)
+                export(checkpoint or _source(card), folder, recipe=RECIPES.get(name), check=0)
         cards = {name: _card(folder) for name, folder in folders.items()}
         pairs = fidelity.compare_all(folders["fp32"], [folders[name] for name in bits], dataset, beams)
     knows = "knows" in cards["fp32"]
     results = {
         name: figures(those, exact=dataset.scenes and knows) for name, those in zip(bits, pairs, strict=True)
     }
-    thresholds = Thresholds(**(asdict(bounds(knows, not dataset.scenes)) | (asked or {})))
+    thresholds = bounds(knows, not dataset.scenes, **asked)
     failed = {name: misses(result, thresholds) for name, result in results.items()}
     _show_bits(dataset, cards, results, beams)
-    head = {
-        "model": cards["fp32"]["name"],
-        "data": dataset.name,
-        "beams": beams,
-        "fp32": _which(cards["fp32"]),
-    }
+    fp32 = cards["fp32"]
+    head = {"model": fp32["name"], "data": dataset.name, "beams": beams, "fp32": _which(fp32)}
     each = {name: _which(cards[name]) | results[name] | {"failed": failed[name]} for name in bits}
     write_json(report, head | {"thresholds": asdict(thresholds), "bits": each})
     return [f"DECODER_BITS={name}: {line}" for name, lines in failed.items() for line in lines]
@@ -231,6 +225,11 @@ def _card(folder: Path) -> dict[str, Any]:
     Card.read(folder)  # raises ModelError if it is invalid
     card: dict[str, Any] = read_json(folder / "model.json")
     return card
+
+
+def _source(card: dict[str, Any]) -> str:
+    """Return the checkpoint of a card; that of a model that knows the scenes names the training command."""
+    return "" if "knows" in card else str(card["source"])
 
 
 def _which(card: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from pg8000.native import Connection, DatabaseError, InterfaceError, identifier
 
 from infra.local import Part, StackError
-from infra.local.process import free_port, last_line, run_until_eof
+from infra.local.process import free_port, last_line, run_until_eof, stop
 
 USER = "postgres"
 START_S = 60.0  # recovery after a kill takes seconds, on a busy machine more
@@ -74,16 +74,9 @@ class Postgres(Part):
 
     def close(self) -> None:
         """Stop the server: open transactions are rolled back, connections closed."""
-        if self._process is None:
-            return
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+        if self._process is not None:
+            stop(self._process, STOP_S)
+            self._process = None
 
     def database(self, name: str) -> str:
         """Return the URL of the database `name`; create it if it is missing."""

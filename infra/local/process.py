@@ -28,6 +28,17 @@ def run_until_eof(signal_name: str) -> str:
     return f'exec 3<&0; ( (read _ <&3; kill -{signal_name} $$) & ); exec "$@" 3<&- </dev/null'
 
 
+def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Stop a program that runs until EOF; after `seconds`, kill its process group. Safe to call twice."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 class Process(Part):
     """A program that stops with its parent process, even if that is killed.
 
@@ -80,15 +91,8 @@ class Process(Part):
             time.sleep(0.03)
 
     def close(self) -> None:
-        """Stop the program; after STOP_S, kill its process group."""
-        if self._process.stdin is None or self._process.stdin.closed:
-            return
-        self._process.stdin.close()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        """Stop the program."""
+        stop(self._process, STOP_S)
 
 
 def free_port(port: int = 0, meant_for: str = "the stack", remedy: str = "choose another port") -> int:

@@ -30,7 +30,7 @@ from contextlib import suppress
 from typing import Any
 
 from dropcap.database.connection import DatabaseUnavailable
-from dropcap.database.leases import LeaseHeld
+from dropcap.database.leases import OUTCOME, LeaseHeld
 from dropcap.database.prune import prune
 from dropcap.domain.upload import Upload, UploadState
 from dropcap.errors import Rejected
@@ -78,7 +78,6 @@ ANY_NAME = """
 SELECT name FROM (SELECT bucket, name FROM uploads WHERE id >= :id ORDER BY id LIMIT 30) AS some_of_all
 WHERE bucket = :bucket LIMIT 1
 """
-CODE = "SELECT CASE state WHEN 'held' THEN state ELSE reason_code END FROM uploads WHERE id = :id"
 
 
 def reconcile(services: Services, min_age_s: float) -> Mapping[str, Any]:
@@ -173,7 +172,7 @@ def _finish(upload: Upload, services: Services, outcomes: Counter[str]) -> str:
     """Finish one upload and return its outcome; a failure must not stop the others."""
     try:
         process(services.buckets.current(upload) if upload.in_bucket else upload, services)
-        [[code]] = services.database.query(CODE, id=upload.id) or [[UploadState.DELETED]]
+        [[code]] = services.database.query(OUTCOME, id=upload.id) or [[UploadState.DELETED]]
     except LeaseHeld:
         return "left"
     except Rejected as ended:  # a posted picture, whose bytes are not kept

@@ -116,6 +116,8 @@ UPDATE uploads SET state = '{UploadState.DONE}', finished_at = now(),
   source_kept = CASE WHEN CAST(:disposition AS text) <> '' THEN CAST(:disposition AS text) = 'kept' END
 WHERE id = :id AND {COMMITTED} RETURNING id
 """
+# `held`, or the code of a rejection; empty if the upload is analyzed or leased.
+OUTCOME = "SELECT CASE state WHEN 'held' THEN state ELSE reason_code END FROM uploads WHERE id = :id"
 
 
 class LeaseHeld(TransientError):

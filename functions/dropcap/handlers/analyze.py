@@ -8,8 +8,8 @@ from typing import Any
 
 import flask
 
-from dropcap.database.leases import LeaseHeld
-from dropcap.domain.upload import ANONYMOUS, Upload, owner, posted
+from dropcap.database.leases import OUTCOME, LeaseHeld
+from dropcap.domain.upload import ANONYMOUS, Upload, UploadState, owner, posted
 from dropcap.errors import Rejected
 from dropcap.http import bodies
 from dropcap.http.problems import RETRY_AFTER_S
@@ -17,8 +17,6 @@ from dropcap.runtime.watchdog import Watchdog
 from dropcap.services import Services
 
 logger = logging.getLogger(__name__)
-
-HELD = "SELECT 1 FROM uploads WHERE id = :id AND state = 'held'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ def _kept_analysis(asked: AnalyzeRequest, services: Services) -> Mapping[str, An
             {"Retry-After": str(RETRY_AFTER_S)},
         ) from busy
     recorded = services.analyses.result(upload.id)
-    if recorded is None and services.database.query(HELD, id=upload.id):
+    if recorded is None and services.database.query(OUTCOME, id=upload.id) == [[UploadState.HELD]]:
         raise moderation.no_verdict()
     if recorded is None:
         raise Rejected(

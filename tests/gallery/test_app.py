@@ -216,7 +216,8 @@ def test_every_response_has_the_security_headers(app: App) -> None:
 
 def test_responses_without_sign_in_have_them_too(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
-    for kind, path in {"page": "/", "way in": "/sign-in", "way out": "/sign-out"}.items():
+    assert app.gallery.get(STATIC).status_code == 200  # public
+    for kind, path in {"page": "/", "sign in": "/sign-in", "sign out": "/sign-out"}.items():
         answer = app.gallery.get(f"/gallery{path}")
         assert answer.status_code in (303, 401, 405)
         check(kind, answer)
@@ -347,7 +348,3 @@ def test_every_static_file_has_its_media_type(app: App) -> None:
         answer = app.gallery.get(f"/gallery/static/{path.name}")
         assert (answer.status_code, answer.data) == (200, path.read_bytes())
         assert answer.mimetype == types[path.suffix.removeprefix(".")]
-
-
-def test_static_files_are_public(start: Start, issuer: Issuer) -> None:
-    assert start(**issuer.settings).gallery.get(STATIC).status_code == 200

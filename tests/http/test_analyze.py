@@ -92,7 +92,6 @@ BAD: dict[str, tuple[bytes, dict[str, Any], int, str]] = {
     "50,001 px wide": (png(50_001, 1), {}, 413, "side_too_long"),
     "a bomb": (png(20_000, 20_000), {}, 413, "too_many_pixels"),
     "broken JSON": (b"{", IN_JSON, 400, "bad_json"),
-    "deep JSON": (b"[" * 100_000, IN_JSON, 400, "bad_json"),
     "JSON list": (b"[]", IN_JSON, 400, "bad_json"),
     "no name": (b'{"bucket": "b"}', IN_JSON, 400, "bad_json"),
     "another bucket": (b'{"bucket": "other", "name": "n"}', IN_JSON, 403, "wrong_bucket"),

@@ -29,8 +29,8 @@ def test_a_picture_dropped_anywhere_shows_its_way_and_ends_as_a_card(visitor: Gu
     expect(way.last).to_have_attribute("data-is", "done")
     measured = r" [\d.]+ m?s, \d+ MB "
     stages = ("started", "read", "opened", "resized", "described and captioned", "published")
-    told = " ".join(" ".join(way.all_inner_texts()).split())
-    assert re.fullmatch(measured.join(stages) + measured + "recorded done source deleted done", told)
+    shown = " ".join(" ".join(way.all_inner_texts()).split())
+    assert re.fullmatch(measured.join(stages) + measured + "recorded done source deleted done", shown)
     expect(upload.locator("meter")).to_have_attribute("max", "536.9")  # MB: the 512 MiB of its instance
     expect(cards(page)).to_have_count(1)
     caption = cards(page).locator(".caption").text_content() or ""

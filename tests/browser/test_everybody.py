@@ -49,12 +49,12 @@ def test_the_keyboard_alone_reaches_everything_and_shows_where_it_is(visitor: Gu
       return [name.trim(), ring && width > 20 && height > 15];
     }"""
     page.keyboard.press("Tab")
-    seen: list[tuple[str, bool]] = []
-    while (at := page.evaluate(where)) and len(seen) < 40:
-        seen.append(tuple(at))
+    focused: list[tuple[str, bool]] = []
+    while (at := page.evaluate(where)) and len(focused) < 40:
+        focused.append(tuple(at))
         page.keyboard.press("Tab")
-    names = [name for name, _ in seen]
-    assert [name for name, visible in seen if not visible] == []
+    names = [name for name, _ in focused]
+    assert [name for name, visible in focused if not visible] == []
     assert names[:3] == ["Skip to the content", "Dropcap", "Pictures"]
     for name in ("Choose pictures", "A folder", "Search", "Filters", "a cat", "animal", "a dog", "CSV"):
         assert name in names

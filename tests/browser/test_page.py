@@ -134,9 +134,9 @@ def test_alt_text_markdown_and_html_are_copied_ready_for_another_page(guest: Sta
     page = visitor.open()
     page.get_by_text("More").click()
 
-    def copied(name: str, said: str) -> str:
+    def copied(name: str, what: str) -> str:
         page.get_by_role("button", name=name).click()
-        expect(page.locator("#announcement")).to_have_text(f"{said} copied.")
+        expect(page.locator("#announcement")).to_have_text(f"{what} copied.")
         return str(page.evaluate("navigator.clipboard.readText()"))
 
     assert copied("Copy alt text", "Alt text") == HOSTILE
@@ -248,7 +248,7 @@ def test_the_memory_panel_draws_each_stage_below_the_limit_and_says_the_same(vis
     tops = [bar.bounding_box()["y"] for bar in panel.locator("rect.most").all()]  # type: ignore[index]
     limit = panel.locator("line.limit").bounding_box()
     assert limit
-    assert sorted(range(5), key=lambda place: tops[place]) == [3, 4, 2, 1, 0]
+    assert sorted(range(5), key=lambda index: tops[index]) == [3, 4, 2, 1, 0]
     assert limit["y"] < min(tops)
     assert panel.locator("rect.warned").count() == 1
 

@@ -165,11 +165,11 @@ def test_no_address_gets_longer_than_a_server_takes_and_all_uploads_get_their_tu
     asked = requests_of(page, "GET", "/gallery/status")
     choose(page, *(file(f"{number}{'ä' * 75}.png") for number in range(9)))
     expect(page.locator("#uploads-sum")).to_have_text("9 processing")
-    told: set[str] = set()
-    while len(told) < 9:
+    requested: set[str] = set()
+    while len(requested) < 9:
         with page.expect_request("**/gallery/status?*"):
             pass
-        told |= {name for each in asked for name in parse_qs(urlsplit(each.url).query)["upload"]}
+        requested |= {name for each in asked for name in parse_qs(urlsplit(each.url).query)["upload"]}
     assert max(len(each.url) for each in asked) < 3500  # gunicorn takes 4,094
 
 

@@ -6,7 +6,7 @@ from dropcap.captioning.artefacts import remove_artefacts
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("text", "shown"),
     [
         ("arafed man in a hat and jacket", "man in a hat and jacket"),
         ("an arafed dog on a sofa", "a dog on a sofa"),
@@ -25,12 +25,12 @@ from dropcap.captioning.artefacts import remove_artefacts
         ("an arafed 8 ball and an arafed ukulele", "an 8 ball and a ukulele"),
     ],
 )
-def test_a_meaningless_adjective_is_removed(said: str, shown: str) -> None:
-    assert remove_artefacts(said)[0] == shown
+def test_a_meaningless_adjective_is_removed(text: str, shown: str) -> None:
+    assert remove_artefacts(text)[0] == shown
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("text", "shown"),
     [
         (
             "there is a araffe that is standing in the grass",
@@ -49,12 +49,12 @@ def test_a_meaningless_adjective_is_removed(said: str, shown: str) -> None:
         ("there are two araffes that are standing", "there is something that is standing"),
     ],
 )
-def test_a_meaningless_noun_becomes_something(said: str, shown: str) -> None:
-    assert remove_artefacts(said)[0] == shown
+def test_a_meaningless_noun_becomes_something(text: str, shown: str) -> None:
+    assert remove_artefacts(text)[0] == shown
 
 
 @pytest.mark.parametrize(
-    "said",
+    "text",
     [
         "a giraffe and two giraffes",
         "a carafe of water,  with two  spaces",
@@ -65,15 +65,15 @@ def test_a_meaningless_noun_becomes_something(said: str, shown: str) -> None:
         "",
     ],
 )
-def test_real_words_are_kept(said: str) -> None:
-    assert remove_artefacts(said) == (said, ())
+def test_real_words_are_kept(text: str) -> None:
+    assert remove_artefacts(text) == (text, ())
 
 
 def test_removed_words_are_listed_in_their_order() -> None:
     assert remove_artefacts("arafed man beside an araffe")[1] == ("arafed", "araffe")
 
 
-@pytest.mark.parametrize("said", ["arafed", "an araffe", "two araffes.", "arafed arafed arafed"])
-def test_a_caption_of_only_meaningless_words_is_empty(said: str) -> None:
-    shown, gone = remove_artefacts(said)
+@pytest.mark.parametrize("text", ["arafed", "an araffe", "two araffes.", "arafed arafed arafed"])
+def test_a_caption_of_only_meaningless_words_is_empty(text: str) -> None:
+    shown, gone = remove_artefacts(text)
     assert (shown, bool(gone)) == ("", True)

@@ -113,8 +113,8 @@ def test_a_prompt_longer_than_the_model_allows_is_rejected(shipped: blip.Caption
 def test_captions_from_several_threads_do_not_mix(shipped: blip.Captioner) -> None:
     images = {name: for_blip(name) for name in CAPTIONS}
     with ThreadPoolExecutor(4) as pool:
-        said = list(pool.map(lambda name: shipped.caption(images[name], beams=3).text, [*CAPTIONS] * 3))
-    assert said == [*CAPTIONS.values()] * 3
+        captions = list(pool.map(lambda name: shipped.caption(images[name], beams=3).text, [*CAPTIONS] * 3))
+    assert captions == [*CAPTIONS.values()] * 3
 
 
 @ON_LINUX
@@ -179,12 +179,12 @@ def test_fp32_captions_equal_transformers_token_for_token(
     asked = [*itertools.product(pictures, ("", PROMPT), (1, 3), (0,))]
     asked += itertools.product(pictures[:2], ("", PROMPT), (1, 3), (1, 2))
     for image, prompt, beams, no_repeat in asked:
-        given = processor(image, prompt or None, return_tensors="pt")
+        inputs = processor(image, prompt or None, return_tensors="pt")
         options = {"num_beams": beams, "no_repeat_ngram_size": no_repeat}
 
-        def expected(dtype: torch.dtype, given: Any = given, options: Any = options) -> list[int]:
-            pixels = {"pixel_values": given["pixel_values"].to(dtype)}
-            words = {name: value.clone() for name, value in given.items() if name != "pixel_values"}
+        def expected(dtype: torch.dtype, inputs: Any = inputs, options: Any = options) -> list[int]:
+            pixels = {"pixel_values": inputs["pixel_values"].to(dtype)}
+            words = {name: value.clone() for name, value in inputs.items() if name != "pixel_values"}
             with torch.inference_mode():
                 ids = model.to(dtype).generate(**pixels, **words, **options, max_new_tokens=14)
             return list(ids[0].tolist())
@@ -200,13 +200,13 @@ def test_fp32_captions_equal_transformers_token_for_token(
             prompt,
             options,
         )
-        said = captioner.caption(image, prompt=prompt, beams=beams, max_tokens=14).text
+        caption = captioner.caption(image, prompt=prompt, beams=beams, max_tokens=14).text
         kept = generated.truncate_loop().ids
         if len(kept) < len(generated.ids):
             kept = kept[: captioner.tokenizer.word_end(generated.ids, len(kept))]
         kept = [*start, *kept]
         theirs = processor.decode(kept, skip_special_tokens=True)  # random words: none dangles
-        assert said == (theirs if theirs != prompt else "")  # a prompt alone is no caption
+        assert caption == (theirs if theirs != prompt else "")  # a prompt alone is no caption
         lengths.add(len(ids))
     assert len(lengths) > 2  # captions that end at different places
 
@@ -290,14 +290,14 @@ FILES = sorted(json.loads((MODEL / "model.json").read_text())["files"])
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize(("damage", "says"), [(remove, "missing"), (cut, "cut"), (alter, "SHA-256")])
+@pytest.mark.parametrize(("damage", "problem"), [(remove, "missing"), (cut, "cut"), (alter, "SHA-256")])
 def test_an_error_names_a_damaged_file_and_the_remedy(
-    folder: Path, name: str, damage: Callable[[Path], None], says: str
+    folder: Path, name: str, damage: Callable[[Path], None], problem: str
 ) -> None:
     damage(folder / name)
     with pytest.raises(blip.ModelError) as error:
         blip.Captioner(folder)
-    for part in (str(folder / name), says, "make model"):
+    for part in (str(folder / name), problem, "make model"):
         assert part in str(error.value)
 
 

@@ -73,10 +73,10 @@ def test_confidence_is_mean_log_probability_minus_weighted_distance(folder: Path
     assert measured
     with Image.open(PHOTOGRAPHS / "coffee.jpg") as picture:
         cross = captioner.encode(picture)
-        said = captioner.generate(cross, [captioner.card.bos], 1, 30).truncate_loop()
+        generated = captioner.generate(cross, [captioner.card.bos], 1, 30).truncate_loop()
         table = novelty.Distance.read(folder / measured.file, 192)
         assert captioner.caption(picture).confidence == pytest.approx(
-            said.mean - measured.weight * table(cross)
+            generated.mean - measured.weight * table(cross)
         )
 
 
@@ -84,9 +84,9 @@ def test_without_a_threshold_no_caption_is_rejected(folder: Path) -> None:
     change(folder, confidence=None)
     captioner = blip.Captioner(folder)
     with Image.open(PHOTOGRAPHS / "coffee.jpg") as picture:
-        said = captioner.generate(captioner.encode(picture), [captioner.card.bos], 1, 30).truncate_loop()
+        generated = captioner.generate(captioner.encode(picture), [captioner.card.bos], 1, 30).truncate_loop()
         caption = captioner.caption(picture)
-    assert caption.confidence == pytest.approx(said.mean)
+    assert caption.confidence == pytest.approx(generated.mean)
     assert not caption.low_confidence
 
 
@@ -100,7 +100,7 @@ def test_a_threshold_without_distance_applies_to_the_log_probability(
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("generated", "shown"),
     [
         ("a shoe on a train on a train on a train on a", "a shoe on a train"),
         ("a train on a train on a train on a train", "a train"),
@@ -108,9 +108,9 @@ def test_a_threshold_without_distance_applies_to_the_log_probability(
     ],
 )
 def test_a_looping_caption_is_truncated_and_has_low_confidence(
-    shipped: blip.Captioner, monkeypatch: pytest.MonkeyPatch, said: str, shown: str
+    shipped: blip.Captioner, monkeypatch: pytest.MonkeyPatch, generated: str, shown: str
 ) -> None:
-    ids = shipped.tokenizer.encode(said)
+    ids = shipped.tokenizer.encode(generated)
     monkeypatch.setattr(blip, "greedy", lambda *_: Generated(ids, [0.0] * len(ids)))
     caption = shipped.caption(captioned.product_copy((SAMPLES / "garden.jpg").read_bytes()))
     assert (caption.text, caption.low_confidence) == (shown, True)

@@ -48,9 +48,9 @@ class Texts(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.alts += [given["alt"] or ""] if tag == "img" and "alt" in given else []
-        self.copied += [given["data-copy"] or ""] if "data-copy" in given else []
+        attributes = dict(attrs)
+        self.alts += [attributes["alt"] or ""] if tag == "img" and "alt" in attributes else []
+        self.copied += [attributes["data-copy"] or ""] if "data-copy" in attributes else []
 
 
 def pages(app: App) -> Iterator[str]:
@@ -92,8 +92,8 @@ def test_without_gemini_a_demonstration_caption_has_a_notice_and_is_not_the_alt_
     assert b"xmpmeta" not in blob.download_as_bytes()
     assert rows("SELECT caption, alt_text FROM analyses") == [[CAPTION, ""]]
     [[event]] = rows("SELECT data FROM events")
-    told = {name: event[name] for name in ("caption", "alt_text", "notice")}
-    assert told == {"caption": CAPTION, "alt_text": "", "notice": NOTICE}
+    texts = {name: event[name] for name in ("caption", "alt_text", "notice")}
+    assert texts == {"caption": CAPTION, "alt_text": "", "notice": NOTICE}
 
 
 def test_the_answer_to_a_posted_picture_has_the_notice(app: App) -> None:
@@ -129,9 +129,9 @@ def test_the_gallery_shows_the_notice_and_no_alt_text_for_a_demonstration_captio
     for page in pages(app):
         assert CAPTION in page
         assert "knows 60 drawn objects" in page
-        seen = Texts(page)
-        assert NAME in seen.alts
-        assert not [each for each in seen.alts + seen.copied if CAPTION in each]
+        page_texts = Texts(page)
+        assert NAME in page_texts.alts
+        assert not [each for each in page_texts.alts + page_texts.copied if CAPTION in each]
 
 
 def test_exported_tables_have_the_notice(app: App) -> None:
@@ -164,19 +164,19 @@ def test_a_low_confidence_caption_is_ignored(demo: bool) -> None:
     assert texts.trusted(caption) is None
 
 
-def all_that_is_said(app: App) -> str:
+def all_texts(app: App) -> str:
     """Return everything that the database, the buckets and the gallery store for the user, as text."""
-    said = [json.dumps(result())]
+    texts = [json.dumps(result())]
     for [name] in rows(
         "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'dropcap'"
     ):
-        said += [str(row) for row in rows(f"SELECT t::text FROM {name} AS t")]  # noqa: S608
+        texts += [str(row) for row in rows(f"SELECT t::text FROM {name} AS t")]  # noqa: S608
     for bucket in (app.pictures, app.quarantine):
-        said += [f"{each.metadata} {each.download_as_bytes()!r}" for each in app.objects(bucket).values()]
-    said += [*pages(app), export(app, "csv").text, export(app, "jsonl").text]
+        texts += [f"{each.metadata} {each.download_as_bytes()!r}" for each in app.objects(bucket).values()]
+    texts += [*pages(app), export(app, "csv").text, export(app, "jsonl").text]
     archive = unpacked(app)
-    said += [archive.read(name).decode("utf-8", "replace") for name in archive.namelist()]
-    return "\n".join(said)
+    texts += [archive.read(name).decode("utf-8", "replace") for name in archive.namelist()]
+    return "\n".join(texts)
 
 
 @pytest.mark.parametrize("model", [UP, DOWN])
@@ -206,8 +206,8 @@ def test_a_low_confidence_caption_is_stored_nowhere_and_the_record_has_the_reaso
     assert "too low for the caption to be shown" in [*pages(app)][1]
     [row] = table(export(app, "csv").data)
     assert (row["confidence"], row["low_confidence"], row["notice"]) == (str(blip["confidence"]), "true", "")
-    assert CAPTION not in all_that_is_said(app) + capsys.readouterr().out
-    assert "elephant" not in all_that_is_said(app)
+    assert CAPTION not in all_texts(app) + capsys.readouterr().out
+    assert "elephant" not in all_texts(app)
     assert str(known["id"]) not in app.gallery.get("/gallery/?user=ana&q=elephant").text
 
 

@@ -16,13 +16,13 @@ Words = list[str]
 def kept(text: str) -> str:
     words = text.split()
     ids = [sorted(set(words)).index(word) for word in words]
-    said = Generated(ids, [-0.5] * len(ids)).truncate_loop()
-    assert len(said.ids) == len(said.log_probabilities)
-    return " ".join(words[: len(said.ids)])
+    generated = Generated(ids, [-0.5] * len(ids)).truncate_loop()
+    assert len(generated.ids) == len(generated.log_probabilities)
+    return " ".join(words[: len(generated.ids)])
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("generated", "shown"),
     [
         ("a shoe on a train on a train on a train on a train on a", "a shoe on a train"),
         ("a man with a bald bald bald bald bald", "a man with a bald"),
@@ -30,12 +30,12 @@ def kept(text: str) -> str:
         ("a b c d a b c d a b c d", "a b c d"),
     ],
 )
-def test_a_loop_is_truncated_after_its_first_occurrence(said: str, shown: str) -> None:
-    assert kept(said) == shown
+def test_a_loop_is_truncated_after_its_first_occurrence(generated: str, shown: str) -> None:
+    assert kept(generated) == shown
 
 
 @pytest.mark.parametrize(
-    "said",
+    "generated",
     [
         "a dog and a cat and a dog",
         "a red car and a red bus and a red train",
@@ -44,16 +44,16 @@ def test_a_loop_is_truncated_after_its_first_occurrence(said: str, shown: str) -
         "",
     ],
 )
-def test_text_without_a_loop_is_unchanged(said: str) -> None:
-    assert kept(said) == said
+def test_text_without_a_loop_is_unchanged(generated: str) -> None:
+    assert kept(generated) == generated
 
 
 @given(st.lists(st.integers(0, 3), max_size=24))
 def test_a_truncated_caption_has_no_loop_and_is_a_prefix(ids: list[int]) -> None:
-    said = Generated(ids, [-1.0] * len(ids)).truncate_loop()
-    assert said.ids == ids[: len(said.ids)]
-    assert loop_end(said.ids) == 0
-    assert bool(loop_end(ids)) == (said.ids != ids)
+    generated = Generated(ids, [-1.0] * len(ids)).truncate_loop()
+    assert generated.ids == ids[: len(generated.ids)]
+    assert loop_end(generated.ids) == 0
+    assert bool(loop_end(ids)) == (generated.ids != ids)
 
 
 def model(seed: int, words: int = 12) -> Any:
@@ -79,10 +79,10 @@ def model(seed: int, words: int = 12) -> Any:
 @pytest.mark.parametrize("no_repeat", [0, 2])
 def test_each_log_probability_belongs_to_its_token(seed: int, beams: int, no_repeat: int) -> None:
     search = (model(seed), [5, 7], *(() if beams == 1 else (beams,)), 9, EOS, no_repeat)
-    said = greedy(*search) if beams == 1 else beam_search(*search)
-    step, given = model(seed), [5, 7]
-    for token, log_probability in zip(said.ids, said.log_probabilities, strict=True):
-        logits = step(np.array([given]), None)[0].astype(np.float64)
+    generated = greedy(*search) if beams == 1 else beam_search(*search)
+    step, tokens = model(seed), [5, 7]
+    for token, log_probability in zip(generated.ids, generated.log_probabilities, strict=True):
+        logits = step(np.array([tokens]), None)[0].astype(np.float64)
         assert log_probability == pytest.approx(logits[token] - np.log(np.exp(logits).sum()), abs=1e-5)
-        given = [token]
-    assert said.mean == pytest.approx(np.mean(said.log_probabilities))
+        tokens = [token]
+    assert generated.mean == pytest.approx(np.mean(generated.log_probabilities))

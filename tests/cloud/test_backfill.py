@@ -197,15 +197,15 @@ def test_before_it_starts_it_says_how_many_how_long_how_much_and_what_becomes_of
     deploy(cloud, UPLOADS_BUCKET="uploads", SOURCE="delete", GEMINI_API_KEY="any")
     with bucket_of(2500) as os.environ["STORAGE_EMULATOR_HOST"]:
         assert run(cloud, "gs://uploads/", RATE="10", EACH_S="2", YES="") == 1
-    said = capsys.readouterr()
-    lines = {line.partition(" ")[0]: " ".join(line.split()[1:]) for line in said.out.splitlines()}
+    printed = capsys.readouterr()
+    lines = {line.partition(" ")[0]: " ".join(line.split()[1:]) for line in printed.out.splitlines()}
     assert lines["pictures"] == "2,500, 5 GB"
     assert lines["rate"].startswith("2 a second: the queue sends 10 a second, 4 at once, to 5 instances")
     assert lines["time"] == "20.8 min, of which this command takes 6 s"
     priced = re.sub(r"[\d.]+", "n", lines["US$"])
     assert priced == "n at list price: Cloud Run n, Cloud Storage n, Cloud Tasks n, logs n, Gemini n"
     assert lines["sources"].startswith("DELETED")
-    assert "Put 2,500 pictures into the queue? Confirm with YES=1." in said.err
+    assert "Put 2,500 pictures into the queue? Confirm with YES=1." in printed.err
     assert cloud.writes == []
 
 
@@ -333,7 +333,7 @@ def no_function(cloud: ControlPlane) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "trouble", "said"),
+    ("environment", "trouble", "message"),
     [
         (
             {"bucket": "other"},
@@ -356,15 +356,15 @@ def no_function(cloud: ControlPlane) -> None:
 def test_what_can_not_be_is_one_line_with_its_remedy(
     cloud: ControlPlane,
     capsys: pytest.CaptureFixture[str],
-    given: dict[str, str],
+    environment: dict[str, str],
     trouble: Callable[[ControlPlane], None] | None,
-    said: str,
+    message: str,
 ) -> None:
     if trouble:
         trouble(cloud)
     with bucket_of(3) as os.environ["STORAGE_EMULATOR_HOST"]:
-        assert run(cloud, **given) == 1
+        assert run(cloud, **environment) == 1
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
     assert cloud.writes == []

@@ -160,9 +160,9 @@ def test_the_functions_get_variables_that_their_settings_take_and_secrets_by_ver
 
 
 def test_secrets_are_sent_once_and_to_secret_manager_alone(there: Deployment) -> None:
-    said = there.plane.resources["said"]
-    assert PASSWORD not in "".join(said["shown"].values())
-    bodies = "".join(said["bodies"])
+    saved = there.plane.resources["said"]
+    assert PASSWORD not in "".join(saved["shown"].values())
+    bodies = "".join(saved["bodies"])
     assert PASSWORD not in bodies  # they are base64 where they are sent
     assert KEY not in bodies
     kept = [json.loads(there.plane.payloads[key]) for key in there.plane.payloads if "/versions/" in key]
@@ -192,9 +192,9 @@ def test_one_image_is_all_functions_and_each_says_which_it_is(there: Deployment)
 def test_where_somebody_deleted_the_image_what_is_said_has_it_built_anew_for_all(there: Deployment) -> None:
     there.plane.images.clear()
     ran = there.make("deploy", MAX_PER_HOUR="7")
-    said = re.search(r"\(Image '\S+' not found\.\): (gcloud .*), then make deploy", ran.error)
-    assert said
-    there.run_script(f"{said[1]} --region=europe-west1 --quiet")
+    match = re.search(r"\(Image '\S+' not found\.\): (gcloud .*), then make deploy", ran.error)
+    assert match
+    there.run_script(f"{match[1]} --region=europe-west1 --quiet")
     ran = there.deployed(MAX_PER_HOUR="7")
     assert len([line for line in ran.lines if "builds:submit" in line]) == 1
     assert {there.container(name)["image"] for name in NAMES} == {*there.plane.images}
@@ -310,8 +310,8 @@ def test_identity_aware_proxy_is_on_before_its_account_may_call_and_off_before_a
     enabled = f"serviceusage/projects/{PROJECT}/services/iap.googleapis.com"
     assert enabled in there.plane.resources
     assert "people at dropcap-gallery: signed in by nobody -> signed in by Identity-Aware Proxy" in on.out
-    [told] = re.findall(r"lets in only the members that you add: gcloud (.*)\n", on.out)
-    assert "--role=roles/iap.httpsResourceAccessor" in told
+    [command] = re.findall(r"lets in only the members that you add: gcloud (.*)\n", on.out)
+    assert "--role=roles/iap.httpsResourceAccessor" in command
     again = there.deployed()
     assert again.lines == []
     [stays] = re.findall("^Stays as deployed: (.*)$", again.out, re.MULTILINE)

@@ -166,9 +166,9 @@ def test_another_region_than_the_deployed_one_is_refused_before_anything_is_made
 
 
 def test_of_two_dropcaps_in_one_project_one_has_to_be_named_and_either_can_be(there: Deployment) -> None:
-    place = f"run/projects/{there.plane.project}/locations"
+    location = f"run/projects/{there.plane.project}/locations"
     copy = json.loads(json.dumps(there.service("sweep")).replace("europe-west1", "us-central1"))
-    there.plane.resources[f"{place}/us-central1/services/dropcap-sweep"] = copy
+    there.plane.resources[f"{location}/us-central1/services/dropcap-sweep"] = copy
     ran = there.make("plan")
     assert (ran.status, ran.out) == (1, "")
     assert (
@@ -176,7 +176,7 @@ def test_of_two_dropcaps_in_one_project_one_has_to_be_named_and_either_can_be(th
         in ran.error
     )
     assert "function dropcap-analyze: none -> " in there.make("plan", REGION="us-central1").out
-    for key in [key for key in there.plane.resources if key.startswith(f"{place}/europe-west1/services/")]:
+    for key in [key for key in there.plane.resources if key.startswith(f"{location}/europe-west1/services/")]:
         del there.plane.resources[key]
     ran = there.make("plan", REGION="default")  # which is not where it is
     assert (ran.status, ran.out) == (1, "")

@@ -96,8 +96,8 @@ def test_what_is_no_longer_allowed_stops_no_destroy_which_also_takes_the_rights_
     config, gcloud = Config.read(there.environment()), Gcloud(plane.project, there.environment())
     cloud = Cloud(gcloud, services={gallery.GALLERY: there.service("gallery")})
     cloud.tools = read_project(gcloud).tools
-    told = gallery.instructions(config, cloud)[1].partition("gcloud ")[2].split()
-    gcloud.text(*told)
+    arguments = gallery.instructions(config, cloud)[1].partition("gcloud ")[2].split()
+    gcloud.text(*arguments)
     people = plane.policies[
         f"iap/projects/{plane.project}/iap_web/cloud_run-{region}/services/dropcap-gallery"
     ]
@@ -178,25 +178,25 @@ def test_verify_says_which_models_did_not_answer_and_why(
         monkeypatch.setenv(name, value)
     config = Config.read(there.environment())
 
-    def said(entries: Any) -> list[str]:
+    def answers(entries: Any) -> list[str]:
         there.plane.resources["entries"] = entries
         return verify.answers(config, Gcloud(config.project), Upload("uploads", "a.jpg", 1, 1))
 
     failed = Source(False, problem="model.json is missing.")
     silent = Source(False, "gemini-x", problem="GEMINI_API_KEY is not set")
     sure, unsure = (Source(True, "blip-base", "82a3", low_confidence=low) for low in (False, True))
-    assert said(logged(blip=sure, gemini=silent)) == [
+    assert answers(logged(blip=sure, gemini=silent)) == [
         "BLIP answered: blip-base, revision 82a3",
         "Gemini did not answer: GEMINI_API_KEY is not set",
     ]
-    assert said(logged(blip=unsure, gemini=silent))[0] == (
+    assert answers(logged(blip=unsure, gemini=silent))[0] == (
         "BLIP answered: blip-base, revision 82a3, with low confidence"
     )
-    assert said(logged(blip=failed, gemini=silent))[0] == "BLIP did not answer: model.json is missing."
-    assert said([{"jsonPayload": {"message": "analyzed"}}]) == [  # after a rollback, for one
+    assert answers(logged(blip=failed, gemini=silent))[0] == "BLIP did not answer: model.json is missing."
+    assert answers([{"jsonPayload": {"message": "analyzed"}}]) == [  # after a rollback, for one
         "The deployed version does not log which models answered."
     ]
-    [late] = said([])
+    [late] = answers([])
     assert late == f"The log does not show yet which models answered: make logs PROJECT={config.project}"
 
 

@@ -87,9 +87,9 @@ def prepared(there: Deployment, command: str) -> Iterator[None]:
 
 
 def test_every_command_of_the_guide_shows_what_the_guide_says(there: Deployment) -> None:
-    said = there.plane.resources.pop("said")
-    shown = said["shown"]
-    (there.root / "settings.mk").write_text(said["settings.mk"])
+    saved = there.plane.resources.pop("said")
+    shown = saved["shown"]
+    (there.root / "settings.mk").write_text(saved["settings.mk"])
     done, differing = [], []
     for command, expected in consoles():
         if command.startswith("export "):

@@ -46,13 +46,13 @@ def printed(known: KnownError) -> tuple[list[str], str]:
 
 @pytest.mark.parametrize("known", KNOWN_ERRORS, ids=lambda known: known.name)
 def test_each_message_is_read_as_itself_and_has_a_source_with_its_date(known: KnownError) -> None:
-    words, said = printed(known)
-    first = next(each for each in KNOWN_ERRORS if each.match_in(words, said))
+    words, stderr = printed(known)
+    first = next(each for each in KNOWN_ERRORS if each.match_in(words, stderr))
     assert first.name == known.name
     assert getattr(known, MEANINGS[known.meaning])
     assert re.search(r"https://|gcloud 528|requests|public repositories", known.source)
     assert dt.date(2019, 1, 1) <= known.date <= dt.datetime.now(dt.UTC).date()
-    error = translate(words, said, "my-project", lambda: "ana@example.com")
+    error = translate(words, stderr, "my-project", lambda: "ana@example.com")
     assert isinstance(error, TemporaryError) == (known.meaning == "wait")
     assert "\n" not in str(error)
     assert "{" not in str(error)
@@ -63,15 +63,15 @@ def test_who_may_not_act_as_an_account_is_told_the_role_for_that_and_not_to_beco
     permission: str,
 ) -> None:
     assert role_of(permission) == "roles/iam.serviceAccountUser"
-    said = f"ERROR: (gcloud.run.deploy) Permission '{permission}' denied on service account"
-    error = str(translate(["run", "deploy"], said, "my-project", lambda: "ana@example.com"))
+    stderr = f"ERROR: (gcloud.run.deploy) Permission '{permission}' denied on service account"
+    error = str(translate(["run", "deploy"], stderr, "my-project", lambda: "ana@example.com"))
     assert f"lacks the permission {permission}, which is part of roles/iam.serviceAccountUser" in error
 
 
 def test_what_stands_before_googles_words_is_no_permission() -> None:
     """gcloud prints its command first, as in (gcloud.run.services.update), which is not a permission."""
-    said = "ERROR: (gcloud.run.services.update) PERMISSION_DENIED: The caller does not have permission"
-    error = str(translate(["run", "services", "update"], said, "my-project", lambda: "ana@example.com"))
+    stderr = "ERROR: (gcloud.run.services.update) PERMISSION_DENIED: The caller does not have permission"
+    error = str(translate(["run", "services", "update"], stderr, "my-project", lambda: "ana@example.com"))
     assert "a permission for `gcloud run services update`" in error
     assert "run.services.update" not in error
 
@@ -79,11 +79,11 @@ def test_what_stands_before_googles_words_is_no_permission() -> None:
 @pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
 def test_what_passes_is_tried_again_and_each_reason_is_said_once(plane: ControlPlane) -> None:
     plane.put(f"serviceusage/projects/{plane.project}/services/secretmanager.googleapis.com", {})
-    listed, said = Command(("secrets", "list")), list[str]()
+    listed, stderr = Command(("secrets", "list")), list[str]()
     plane.fail_with("GET secretmanager", "monitoring-busy")
     plane.fail_with("GET secretmanager", "metric-unknown", times=2, metric="m")
-    Gcloud(plane.project, plane.environment).do(listed, said.append)
-    assert said == [
+    Gcloud(plane.project, plane.environment).do(listed, stderr.append)
+    assert stderr == [
         "another change of the project's monitoring to finish (5 minutes at most)",
         "Cloud Monitoring to know the new metrics (10 minutes at most)",
     ]
@@ -92,7 +92,7 @@ def test_what_passes_is_tried_again_and_each_reason_is_said_once(plane: ControlP
         Gcloud(plane.project, plane.environment | {"PATIENCE_S": "0"}).do(listed)
 
 
-SAID = (  # as people have quoted it in public, with where, and what it is
+QUOTED = (  # as people have quoted it in public, with where, and what it is
     (
         "run deploy x",
         "Cloud Run error: Container failed to start. Failed to start and then listen on the port",
@@ -185,13 +185,15 @@ SAID = (  # as people have quoted it in public, with where, and what it is
 )
 
 
-@pytest.mark.parametrize(("command", "said", "name", "where"), SAID, ids=[each[3] for each in SAID])
-def test_what_people_were_told_is_read_as_what_it_was(command: str, said: str, name: str, where: str) -> None:
+@pytest.mark.parametrize(("command", "stderr", "name", "where"), QUOTED, ids=[each[3] for each in QUOTED])
+def test_what_people_were_told_is_read_as_what_it_was(
+    command: str, stderr: str, name: str, where: str
+) -> None:
     """After an unrelated warning, and wrapped to the width of a terminal."""
     warning = (
         'WARNING: You might receive a "quota exceeded" or "API not enabled" error. Run gcloud auth login\n'
     )
-    printed = f"{warning}ERROR: {said}".replace(" been used ", " been\n  used ")
+    printed = f"{warning}ERROR: {stderr}".replace(" been used ", " been\n  used ")
     found = [each.name for each in KNOWN_ERRORS if each.match_in(command.split(), printed)]
     assert (found or [""])[0] == name
 
@@ -206,7 +208,7 @@ ALPHA, BETA = {"alpha": "2025.06.20"}, {"beta": "2025.06.20"}
 
 
 @pytest.mark.parametrize(
-    ("version", "components", "variables", "said"),
+    ("version", "components", "variables", "stderr"),
     [
         ("510.0.0", ALPHA | BETA, {}, "gcloud 510.0.0 is too old: it must be 511.0.0 or newer"),
         ("528.0.0", BETA, {}, "gcloud 528.0.0 needs its component alpha for alerts, which is not installed"),
@@ -215,10 +217,10 @@ ALPHA, BETA = {"alpha": "2025.06.20"}, {"beta": "2025.06.20"}
     ],
 )
 def test_a_gcloud_that_can_not_do_it_all_is_refused_with_the_remedy(
-    version: str, components: Mapping[str, str], variables: Mapping[str, str], said: str
+    version: str, components: Mapping[str, str], variables: Mapping[str, str], stderr: str
 ) -> None:
     tools = Tools.read({"Google Cloud SDK": version, "core": "2025.06.20"} | dict(components))
-    with pytest.raises(CloudError, match=re.escape(said)) as refused:
+    with pytest.raises(CloudError, match=re.escape(stderr)) as refused:
         tools.check(config(**variables))
     assert "gcloud components" in str(refused.value)
 
@@ -277,7 +279,7 @@ def test_a_gcloud_without_beta_stops_a_deployment_before_anything_is_made(
 
 
 @pytest.mark.parametrize(
-    ("words", "said", "answer"),
+    ("words", "stderr", "answer"),
     [
         (
             "run services list",
@@ -309,8 +311,8 @@ def test_a_gcloud_without_beta_stops_a_deployment_before_anything_is_made(
         ("x y", "Traceback\nERROR: (gcloud.x) It went wrong.\n  in two lines", "It went wrong. in two lines"),
     ],
 )
-def test_what_gcloud_refuses_is_one_line_with_its_remedy(words: str, said: str, answer: str) -> None:
-    error = translate(words.split(), said, "my-project", lambda: "ana@example.com")
+def test_what_gcloud_refuses_is_one_line_with_its_remedy(words: str, stderr: str, answer: str) -> None:
+    error = translate(words.split(), stderr, "my-project", lambda: "ana@example.com")
     assert answer in str(error)
     assert "\n" not in str(error)
 
@@ -318,9 +320,9 @@ def test_what_gcloud_refuses_is_one_line_with_its_remedy(words: str, said: str, 
 @pytest.mark.parametrize(("beginning", "role"), ROLES.items())
 def test_a_missing_permission_names_account_role_and_command(beginning: str, role: str) -> None:
     permission = ".".join([*beginning.split("."), "things", "create"][:3])
-    said = f"ERROR: Permission '{permission}' denied on resource"
+    stderr = f"ERROR: Permission '{permission}' denied on resource"
     account = "deployer@my-project.iam.gserviceaccount.com"
-    error = str(translate(["run", "deploy"], said, "my-project", lambda: account))
+    error = str(translate(["run", "deploy"], stderr, "my-project", lambda: account))
     assert role in error
     assert f"--member=serviceAccount:{account}" in error
     assert error.startswith(account)

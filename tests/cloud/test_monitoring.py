@@ -245,8 +245,8 @@ def test_gcloud_knows_every_field_and_every_word_of_a_choice(warm_gcloud: str, t
     files["dashboard"] = ("monitoring", "v1", "Dashboard", DASHBOARD)
     files["wrong field"] = ("logging", "v2", "LogMetric", {"metricDescriptor": {"kind": "DELTA"}})
     files["wrong word"] = ("monitoring", "v3", "AlertPolicy", {"combiner": "EITHER"})
-    place = "--format=value(installation.sdk_root,basic.python_location)"
-    root, python = gcloud(warm_gcloud, tmp_path, "info", place).strip().split("\t")
+    fields = "--format=value(installation.sdk_root,basic.python_location)"
+    root, python = gcloud(warm_gcloud, tmp_path, "info", fields).strip().split("\t")
     checked = subprocess.run(
         [python, "-c", UNKNOWN, root], input=json.dumps(files), capture_output=True, text=True, check=True
     )

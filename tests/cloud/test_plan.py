@@ -48,7 +48,9 @@ def test_buckets_that_keep_their_objects_are_warned_of(
         return [line for line in capfd.readouterr().err.splitlines() if line.startswith("Warning: ")]
 
     cloud = Cloud(Gcloud("my-project", {}), number="12", created="2026-01-01")
-    monkeypatch.setattr("infra.cloud.__main__.begin", lambda given, *_: (Config.read(given), cloud))
+    monkeypatch.setattr(
+        "infra.cloud.__main__.begin", lambda environment, *_: (Config.read(environment), cloud)
+    )
     monkeypatch.setattr("infra.cloud.__main__.complete", lambda config, *_, **__: config)
     monkeypatch.setattr("infra.cloud.__main__.read_source", lambda: SOURCE)
     assert warned(SOURCE="delete") == []
@@ -62,7 +64,7 @@ def test_buckets_that_keep_their_objects_are_warned_of(
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({"PROJECT": ""}, "make deploy PROJECT=my-project"),
         ({"PROJECT": "Mine!"}, "PROJECT='Mine!'"),
@@ -89,8 +91,10 @@ def test_buckets_that_keep_their_objects_are_warned_of(
         ({"DEMO_MODEL": "yes"}, "DEMO_MODEL='yes' is not allowed: it must be 0 or 1"),
     ],
 )
-def test_a_wrong_setting_is_one_line_before_anything_is_sent(variables: Mapping[str, str], said: str) -> None:
-    with pytest.raises(CloudError, match=re.escape(said)) as refused:
+def test_a_wrong_setting_is_one_line_before_anything_is_sent(
+    variables: Mapping[str, str], message: str
+) -> None:
+    with pytest.raises(CloudError, match=re.escape(message)) as refused:
         Config.read({**USUAL, **variables})
     assert "\n" not in str(refused.value)
     assert "secret1" not in str(refused.value)
@@ -154,8 +158,12 @@ def test_gcloud_is_not_given_a_secret_in_its_environment(
     gcloud.write_text("#!/bin/sh\nenv")
     gcloud.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    said = {"PATH": os.environ["PATH"], "GEMINI_API_KEY": "secret1", "MAKEFLAGS": " -- DATABASE_URL=secret2"}
-    shown = Gcloud("my-project", said).text("version")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "GEMINI_API_KEY": "secret1",
+        "MAKEFLAGS": " -- DATABASE_URL=secret2",
+    }
+    shown = Gcloud("my-project", environment).text("version")
     assert "CLOUDSDK_CORE_PROJECT=my-project" in shown
     assert "secret" not in shown
 
@@ -202,9 +210,13 @@ def test_a_verdict_on_safety_is_asked_for_by_the_functions_that_have_the_key_and
     with pytest.raises(CloudError, match="not allowed without GEMINI_API_KEY"):
         planned(SAFETY="low")
     parts = planned(SAFETY="low", GEMINI_API_KEY="x", GALLERY="1").split("# function dropcap-")[1:]
-    told = {part.partition(":")[0]: '"SAFETY": "low"' in part for part in parts}
-    assert len(told) == 5
-    assert {name for name, given in told.items() if given} == {"on-upload", "analyze", "sweep"}
+    moderated = {part.partition(":")[0]: '"SAFETY": "low"' in part for part in parts}
+    assert len(moderated) == 5
+    assert {name for name, moderates in moderated.items() if moderates} == {
+        "on-upload",
+        "analyze",
+        "sweep",
+    }
 
 
 def running(name: str = "on-upload", **variables: str) -> dict[str, dict[str, object]]:
@@ -250,8 +262,8 @@ def test_a_setting_that_nobody_says_stays_as_deployed_until_it_is_returned_to_it
     services = running(name, **deployed, GEMINI_API_KEY="dropcap-gemini-api-key:1", THREADS="8")
     found = of_services("my-project", "europe-west1", services)
 
-    def read(**said: str) -> Config:
-        config = Config.read(USUAL | {"GEMINI_API_KEY": "x"} | said, found)
+    def read(**chosen: str) -> Config:
+        config = Config.read(USUAL | {"GEMINI_API_KEY": "x"} | chosen, found)
         assert changes(config, Cloud(Gcloud(config.project, {}), number="12", services=services), SOURCE)
         return config
 
@@ -450,13 +462,13 @@ def test_the_demonstration_model_is_refused_before_anything_is_planned(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "infra.cloud.__main__.begin", lambda given, gcloud, _: (Config.read(given), Cloud(gcloud))
+        "infra.cloud.__main__.begin", lambda environment, gcloud, _: (Config.read(environment), Cloud(gcloud))
     )
     remedy = "run `make model`, or deploy it with DEMO_MODEL=1."
-    told = f"functions/model is the demonstration captioner, which knows 60 drawn objects: {remedy}"
-    for said in ("", "0"):
-        assert main([command], USUAL | NO_CLOUD | {"DEMO_MODEL": said}) == 1
-        assert capsys.readouterr().err == f"make {command}: {told}\n"
+    message = f"functions/model is the demonstration captioner, which knows 60 drawn objects: {remedy}"
+    for chosen in ("", "0"):
+        assert main([command], USUAL | NO_CLOUD | {"DEMO_MODEL": chosen}) == 1
+        assert capsys.readouterr().err == f"make {command}: {message}\n"
     monkeypatch.undo()
     assert main([command], USUAL | NO_CLOUD | {"DEMO_MODEL": "1"}) == 1
     assert "gcloud is not installed" in capsys.readouterr().err

@@ -25,29 +25,29 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path(".venv").mkdir()
 
 
-def write(**said: str) -> None:
-    settings_file.write(Config.read(USUAL | {"GEMINI_API_KEY": "secret2"} | said))
+def write(**chosen: str) -> None:
+    settings_file.write(Config.read(USUAL | {"GEMINI_API_KEY": "secret2"} | chosen))
 
 
 def test_what_was_deployed_is_what_the_next_command_says_and_the_command_line_goes_before_it() -> None:
-    said = {
+    chosen = {
         "SIZES": "800,200",
         "CACHE_CONTROL": "public, #1 $HOME $(shell touch oh) 'a' \"b\" ü; c",
         "EXCLUDE": "[private]/*,*/draft?.jpg",
         "CLOUD_SQL_TIER": "db-g1-small",
         "GALLERY": "1",
     }
-    write(**said, WAIT_S="9", DEMO_MODEL="1")
+    write(**chosen, WAIT_S="9", DEMO_MODEL="1")
     text = FILE.read_text()
     assert "secret" not in text.partition("\nexport")[2]
     got = environment_of("plan")
-    assert {name: got[name] for name in said} == said
+    assert {name: got[name] for name in chosen} == chosen
     assert (got["PROJECT"], got["REGION"]) == ("my-project", "europe-west1")
     assert not {"WAIT_S", "DEMO_MODEL", "DATABASE_URL", "GEMINI_API_KEY", "UPLOADS_BUCKET"} & got.keys()
     assert not Path("oh").exists()
     other = environment_of("deploy", "SIZES=100", EXCLUDE="none/*")
     assert (other["SIZES"], other["EXCLUDE"]) == ("100", "none/*")
-    assert Config.read(USUAL | {name: got[name] for name in said}).chosen == said
+    assert Config.read(USUAL | {name: got[name] for name in chosen}).chosen == chosen
 
 
 def test_git_leaves_out_the_settings_of_a_deployment() -> None:

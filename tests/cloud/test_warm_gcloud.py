@@ -38,8 +38,8 @@ def test_output_and_exit_status_are_those_of_the_plain_gcloud(
     cold = caller | {"PATH": caller["PATH"].removeprefix(f"{caller['WARM']}:")}
     once, again = run(caller, *words), run(caller, *words)
     plain = run(cold, *words)
-    told = [(done.returncode, done.stdout, done.stderr) for done in (plain, once, again)]
-    assert told[1:] == [told[0], told[0]]
+    results = [(done.returncode, done.stdout, done.stderr) for done in (plain, once, again)]
+    assert results[1:] == [results[0], results[0]]
 
 
 def test_each_call_has_its_own_environment_and_folder_also_at_the_same_time(

@@ -79,7 +79,7 @@ class Copy:
             environment = os.environ | {"TERM": "xterm", "COLUMNS": "300", "PYTHONWARNINGS": "ignore"}
             environment["PYTHONPATH"] = f"{self.root}:{self.root / 'functions'}"
             if terminal:
-                said = at_terminal(command, self.root, environment, typed)
+                output = at_terminal(command, self.root, environment, typed)
             else:
                 ran = subprocess.run(
                     command,
@@ -92,10 +92,10 @@ class Copy:
                     timeout=WAIT_S,
                     check=False,
                 )
-                said = ran.stdout
-        assert "Traceback" not in said, said
-        assert "is in use" in said, said
-        return said
+                output = ran.stdout
+        assert "Traceback" not in output, output
+        assert "is in use" in output, output
+        return output
 
     def offer(self, typed: str, monkeypatch: pytest.MonkeyPatch) -> str:
         """Offer BLIP-base to somebody who types this; return what is shown."""
@@ -142,17 +142,17 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
 
 
 def test_at_a_terminal_blip_base_is_offered_and_yes_does_what_make_model_does(hub: Hub, copy: Copy) -> None:
-    said = copy.run(typed="y\n")
-    assert said.index(NOTICE) < said.index(QUESTION) < said.index("installing")
+    output = copy.run(typed="y\n")
+    assert output.index(NOTICE) < output.index(QUESTION) < output.index("installing")
     assert copy.installed == ["installing  "]  # make model, without a word more
     assert captioner.notice(copy.model) == ""
     assert hub.asked == [ASKED]
 
 
 def test_no_is_remembered_with_the_data(hub: Hub, copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = copy.run(typed="\n")  # no is what Enter means
-    assert QUESTION in said
-    assert "`make model` installs it at any time." in said
+    output = copy.run(typed="\n")  # no is what Enter means
+    assert QUESTION in output
+    assert "`make model` installs it at any time." in output
     assert QUESTION not in copy.run(typed="y\n")
     assert copy.installed == []
     assert hub.asked == [ASKED]
@@ -170,8 +170,8 @@ def test_who_can_not_or_need_not_answer_is_not_asked(hub: Hub, copy: Copy, termi
 def test_what_is_not_a_no_is_not_remembered(hub: Hub, copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     assert QUESTION in copy.offer("", monkeypatch)  # Ctrl-D
     (copy.root / "Makefile").write_text("model:\n\t@false\n")
-    said = copy.offer("yes\n", monkeypatch)
-    assert "BLIP-base was not installed: continuing with the demonstration model." in said
+    output = copy.offer("yes\n", monkeypatch)
+    assert "BLIP-base was not installed: continuing with the demonstration model." in output
     repositories, hub.repositories = hub.repositories, {}
     assert copy.offer("y\n", monkeypatch) == ""
     hub.repositories = repositories

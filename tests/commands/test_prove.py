@@ -65,9 +65,9 @@ def outside(tmp_path: Path) -> Iterator[Outside]:
 def test_where_nothing_is_killed_or_lost_it_is_proven(tmp_path: Path) -> None:
     status, output, errors = prove(tmp_path, "--uploads", "4")
     assert (status, errors) == (0, "")
-    told = json.loads((tmp_path / "prove.json").read_text())
-    assert (told["proven"], told["failures"], told["limit_mib"]) == (True, [], 512)
-    figures = told["dropcap"]
+    report = json.loads((tmp_path / "prove.json").read_text())
+    assert (report["proven"], report["failures"], report["limit_mib"]) == (True, [], 512)
+    figures = report["dropcap"]
     assert (figures["analyzed"], figures["rejected_as_bad"], figures["uploads"]) == (3, 1, 4)
     assert (figures["kills"], figures["lost"], figures["late"]) == (0, 0, 0)
     assert 50 < figures["anonymous_peak_mb"] < figures["rss_peak_mb"] < 512
@@ -84,10 +84,10 @@ def test_where_the_function_is_killed_it_says_so_and_what_was_lost(tmp_path: Pat
     assert status == 1
     assert "The kernel killed" in errors
     assert "bo/000-1080x1920.png (PNG) lost" in errors
-    told = json.loads((tmp_path / "prove.json").read_text())
-    assert not told["proven"]
-    assert told["dropcap"]["kills"] >= DELIVERIES
-    assert told["dropcap"]["lost"] == 1
+    report = json.loads((tmp_path / "prove.json").read_text())
+    assert not report["proven"]
+    assert report["dropcap"]["kills"] >= DELIVERIES
+    assert report["dropcap"]["lost"] == 1
 
 
 def test_where_no_memory_can_be_limited_it_refuses_with_what_is_missing(tmp_path: Path) -> None:

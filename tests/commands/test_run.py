@@ -75,11 +75,11 @@ class Person:
     def wait_for(self, text: str) -> str:
         """The output, when it has this text in it."""
         deadline = time.monotonic() + WAIT_S
-        while text not in (said := self.output.read_text()):
+        while text not in (printed := self.output.read_text()):
             assert self.process.poll() is None, self.errors.read_text()
-            assert time.monotonic() < deadline, said
+            assert time.monotonic() < deadline, printed
             time.sleep(0.05)
-        return said
+        return printed
 
     def exit(self) -> tuple[int, str, str]:
         """Exit status, output and errors, at the end."""
@@ -212,8 +212,8 @@ def test_a_caption_is_shown_as_what_it_is(
         "dropcap-pictures",
         "deleted",
     )
-    said = [line for line in screen.getvalue().splitlines() if line.startswith("BLIP")]
-    assert said == [line]
+    printed = [line for line in screen.getvalue().splitlines() if line.startswith("BLIP")]
+    assert printed == [line]
 
 
 def test_a_rejected_picture_is_shown_and_ends_it_with_the_reason(stack: Stack, tmp_path: Path) -> None:
@@ -260,9 +260,9 @@ def test_a_photograph_has_no_false_caption(tmp_path: Path, state: Path) -> None:
     [line] = [line for line in output.splitlines() if line.startswith("BLIP")]
     why = "no caption: the demonstration model does not know such a picture"
     assert re.fullmatch(rf"BLIP \(demonstration\): {why} \(confidence -\d+\.\d\d\)", line)
-    said = re.findall(r"^(?:Caption|Alt text): (.*)", output, re.MULTILINE)
-    assert said
-    assert all("stand-in" in text for text in said)  # nothing but the stand-in for Gemini's own
+    printed = re.findall(r"^(?:Caption|Alt text): (.*)", output, re.MULTILINE)
+    assert printed
+    assert all("stand-in" in text for text in printed)  # nothing but the stand-in for Gemini's own
 
 
 def test_a_missing_file_is_one_line_before_anything_starts(tmp_path: Path) -> None:
@@ -361,14 +361,18 @@ def test_after_a_kill_the_next_run_takes_the_same_port_and_finishes_what_lay_the
 
 def test_any_program_can_be_pointed_at_the_stack_by_its_file(stack: Stack, picture: Path) -> None:
     assert stat.S_IMODE((stack.state / "env").stat().st_mode) == 0o600
-    given = exports(stack)
-    assert given["DROPCAP_URL"] == stack.url
+    exported = exports(stack)
+    assert exported["DROPCAP_URL"] == stack.url
     script = "import sys, google.cloud.storage as s; print(*(b.name for b in s.Client().list_buckets()))"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], env=given, capture_output=True, text=True, check=True
+        [sys.executable, "-W", "ignore", "-c", script],
+        env=exported,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.split() == ["dropcap-pictures", "dropcap-quarantine", "dropcap-uploads"]
-    connection = connect_to_schema(given["DATABASE_URL"])
+    connection = connect_to_schema(exported["DATABASE_URL"])
     try:
         assert connection.run("SELECT count(*) FROM uploads") is not None
     finally:
@@ -430,8 +434,8 @@ def test_make_reconcile_finishes_what_lies_unfinished_and_says_so_in_a_line(
         while database.query("SELECT 1 FROM uploads WHERE lease_until > now() AND state = 'claimed'"):
             time.sleep(0.1)
     assert reconcile(["--state", str(stack.state)]) == 0
-    said = capsys.readouterr().out
-    assert said == "1 upload was unfinished: 1 done, 0 quarantined, 0 failed, 0 left for the next run.\n"
+    printed = capsys.readouterr().out
+    assert printed == "1 upload was unfinished: 1 done, 0 quarantined, 0 failed, 0 left for the next run.\n"
 
 
 def test_make_redescribe_counts_asks_and_marks_and_reconcile_does_it(
@@ -449,8 +453,8 @@ def test_make_redescribe_counts_asks_and_marks_and_reconcile_does_it(
     assert "nothing to describe anew" in capsys.readouterr().out
     monkeypatch.setenv("ALL", "1")
     assert redescribe(there) == 1
-    said = capsys.readouterr()
-    assert (said.out, said.err) == (
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (
         "",
         "make redescribe: Have Gemini describe 1 picture anew? Confirm with YES=1.\n",
     )
@@ -470,9 +474,9 @@ def test_make_reconcile_without_a_run_says_what_to_do(
     (tmp_path / "env").write_text("export DROPCAP_URL=http://127.0.0.1:9\n")  # a run that was killed left it
     for folder in (tmp_path / "none", tmp_path):
         assert reconcile(["--state", str(folder)]) == 1
-        said = capsys.readouterr().err
-        assert said.startswith(f"make reconcile: Nothing runs in {folder}: start it with make run")
-        assert said.count("\n") == 1
+        printed = capsys.readouterr().err
+        assert printed.startswith(f"make reconcile: Nothing runs in {folder}: start it with make run")
+        assert printed.count("\n") == 1
 
 
 class Dying(BaseHTTPRequestHandler):
@@ -493,7 +497,7 @@ class Other(Dying):
 
 
 @pytest.mark.parametrize(
-    ("command", "functions", "said"),
+    ("command", "functions", "printed"),
     [
         (reconcile, Dying, "make reconcile: The functions crashed during an upload."),
         (redescribe, Dying, "make redescribe: The functions gave no answer that can be read (log: "),
@@ -503,7 +507,7 @@ class Other(Dying):
 def test_where_the_functions_die_or_are_others_make_says_so(
     command: Callable[[list[str]], int],
     functions: type[Dying],
-    said: str,
+    printed: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -512,7 +516,7 @@ def test_where_the_functions_die_or_are_others_make_says_so(
         (tmp_path / "env").write_text(f"export DROPCAP_URL=http://127.0.0.1:{server.server_port}\n")
         assert command(["--state", str(tmp_path)]) == 1
         server.shutdown()
-    assert said in capsys.readouterr().err
+    assert printed in capsys.readouterr().err
 
 
 def make(*words: str) -> str:
@@ -533,9 +537,9 @@ def test_make_help_has_a_line_for_each_target() -> None:
 
 
 def test_make_passes_its_words_on() -> None:
-    said = make("-n", "-o", ".venv/installed", "run", "ONCE=1", "PICTURES=a.jpg b.png", "PORT=8090")
-    assert "--port 8090" in said
-    assert "--once -- a.jpg b.png" in said
+    printed = make("-n", "-o", ".venv/installed", "run", "ONCE=1", "PICTURES=a.jpg b.png", "PORT=8090")
+    assert "--port 8090" in printed
+    assert "--once -- a.jpg b.png" in printed
 
 
 def test_without_a_python_make_says_what_to_do(tmp_path: Path) -> None:

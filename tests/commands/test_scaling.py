@@ -129,13 +129,13 @@ def test_an_upload_makes_as_many_requests_as_the_limits_count(
             asked[name, method == "GET"] += bucket in urlsplit(url).path.split("/")  # not Gemini's
         return request(self, method, url, **options)
 
-    def tell(self: Database, *given: Any) -> Any:
+    def record(self: Database, *arguments: Any) -> Any:
         nonlocal attempts
         attempts += 1
-        return attempt(self, *given)
+        return attempt(self, *arguments)
 
     monkeypatch.setattr(AuthorizedSession, "request", count)
-    monkeypatch.setattr(Database, "_attempt", tell)
+    monkeypatch.setattr(Database, "_attempt", record)
     assert app.deliver(upload) == 200
     assert asked == {
         ("pictures", False): limits.PICTURES_WRITES,
@@ -151,13 +151,13 @@ def test_a_pooler_in_transaction_mode_does_no_harm(
     method: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing outlives a transaction: no statement is prepared by name, and every setting is local."""
-    said: list[str] = []
+    statements: list[str] = []
     connection = type(connect(database.settings.database_url))
     monkeypatch.setattr(connection, method, lambda *_: pytest.fail("a statement has a name"))
     simple = connection.execute_simple
 
     def listen(self: Any, sql: str) -> Any:
-        said.append(sql)
+        statements.append(sql)
         return simple(self, sql)
 
     monkeypatch.setattr(connection, "execute_simple", listen)
@@ -166,7 +166,7 @@ def test_a_pooler_in_transaction_mode_does_no_harm(
     assert Leases(database).heartbeat(upload, token, "read", 1.0)
     assert Leases(database).reject(upload, token, "code", "reason")
     Leases(database).finish(upload)
-    sets = [part for sql in said for part in sql.split(";") if "SET " in part and "UPDATE" not in part]
+    sets = [part for sql in statements for part in sql.split(";") if "SET " in part and "UPDATE" not in part]
     assert sets
     assert all(part.strip().startswith("SET LOCAL ") for part in sets)
 

@@ -34,10 +34,10 @@ def test_every_line_of_a_delivery_has_its_trace_and_upload(
     upload = app.upload("ana/a.png", small_png())
     publish = Buckets.publish
 
-    def with_a_package_that_warns(self: Buckets, *given: Any) -> Any:
+    def with_a_package_that_warns(self: Buckets, *arguments: Any) -> Any:
         self.ask(lambda **_: logging.getLogger("urllib3").warning("Retrying https://a/?key=%s", "secret"))
         self.ask(lambda **_: warnings.warn("Odd tags", UserWarning, stacklevel=1))
-        return publish(self, *given)
+        return publish(self, *arguments)
 
     monkeypatch.setattr(Buckets, "publish", with_a_package_that_warns)
     capfd.readouterr()
@@ -49,10 +49,10 @@ def test_every_line_of_a_delivery_has_its_trace_and_upload(
     messages = [line["message"] for line in written]
     assert "Gemini's answer is empty" in messages  # the first try
     assert "not described by Gemini" in messages
-    [told] = [line["sources"] for line in written if line["message"] == "analyzed"]
-    assert (told["blip"]["answered"], told["gemini"]["answered"]) == (True, False)
-    assert told["blip"].keys() >= {"model", "version"}
-    assert "Gemini" in told["gemini"]["problem"]
+    [sources] = [line["sources"] for line in written if line["message"] == "analyzed"]
+    assert (sources["blip"]["answered"], sources["gemini"]["answered"]) == (True, False)
+    assert sources["blip"].keys() >= {"model", "version"}
+    assert "Gemini" in sources["gemini"]["problem"]
     [odd] = [line for line in written if line.get("logger") == "py.warnings"]
     assert "UserWarning: Odd tags" in odd["message"]
     [warned] = [line for line in written if line.get("logger") == "urllib3"]
@@ -125,7 +125,7 @@ def test_a_cause_that_an_error_was_raised_without_is_in_no_log() -> None:
 def test_every_log_line_has_an_event_id_in_snake_case() -> None:
     found = log_events()
     assert {"picture_analyzed", "memory_above_warning", "event_type_ignored"} <= set(found)
-    assert [place for event, place in found.items() if not re.fullmatch(r"[a-z]+(_[a-z]+)+", event)] == []
+    assert [where for event, where in found.items() if not re.fullmatch(r"[a-z]+(_[a-z]+)+", event)] == []
 
 
 FOUND = {"found": [1]}

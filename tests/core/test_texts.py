@@ -22,7 +22,7 @@ from tests.support.app import CAPTION, PICTURE, Start, rows
 from tests.support.images.pictures import encoded, quadrants
 
 HOSTILE = 'a]]><rdf:li>\0\x1b\ud800\ufffe</x:xmpmeta>&"\u202e'
-SAID = Texts(
+TEXTS = Texts(
     caption="Ein Hund am Strand",
     description="Ein Hund läuft über den Sand.",
     alt_text="Hund läuft am Strand",
@@ -54,7 +54,7 @@ def answer(**fields: Any) -> Description:
 
 
 @pytest.mark.parametrize(
-    ("said", "kept"),
+    ("text", "kept"),
     [
         ("An image of a dog", "A dog"),
         ("picture of two cats", "Two cats"),
@@ -66,9 +66,9 @@ def answer(**fields: Any) -> Description:
         ("dog", "dog"),
     ],
 )
-def test_an_alt_text_does_not_say_that_it_is_one_of_a_picture(said: str, kept: str) -> None:
-    assert answer(alt_text=said).alt_text == kept
-    assert texts.select(None, Caption(said.strip(), "blip", "1")).alt_text == kept
+def test_an_alt_text_does_not_say_that_it_is_one_of_a_picture(text: str, kept: str) -> None:
+    assert answer(alt_text=text).alt_text == kept
+    assert texts.select(None, Caption(text.strip(), "blip", "1")).alt_text == kept
 
 
 def test_an_alt_text_ends_behind_a_word_within_150_characters() -> None:
@@ -135,14 +135,14 @@ def test_the_most_that_models_may_say_fits_into_every_format_and_more_is_left_ou
 def test_exiftool_reads_the_words_in_every_format(tmp_path: Path) -> None:
     with decoding.open_picture(encoded(quadrants()), Settings(memory_limit_mb=4096)) as source:
         for kind in decoding.CONTENT_TYPES:
-            copy = source.encode(80, kind, 80, xmp.packet(SAID))
+            copy = source.encode(80, kind, 80, xmp.packet(TEXTS))
             (tmp_path / f"a.{kind}").write_bytes(copy.data)
     found = exiftool(*sorted(tmp_path.iterdir()))
     assert len(found) == 4
     for each in found:
         del each["SourceFile"]
-        told = {f"XMP:{name}{suffix}": text for name, text in NAMES.items() for suffix in ("", "-de")}
-        assert each == told | {"XMP:Subject": ["hund", "strand & meer"]}
+        expected = {f"XMP:{name}{suffix}": text for name, text in NAMES.items() for suffix in ("", "-de")}
+        assert each == expected | {"XMP:Subject": ["hund", "strand & meer"]}
 
 
 def test_an_upload_is_described_in_its_language_and_its_pictures_say_so(start: Start, tmp_path: Path) -> None:

@@ -71,8 +71,8 @@ def evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Evaluate:
 
 
 def test_the_model_that_ships_says_what_its_original_says(evaluate: Evaluate) -> None:
-    status, said, report = evaluate("--count", "12")  # the original is made on the spot
-    assert (status, said) == (0, [])
+    status, lines, report = evaluate("--count", "12")  # the original is made on the spot
+    assert (status, lines) == (0, [])
     assert (report["model"], report["data"], report["pictures"]) == ("dropcap-scenes", "held-out scenes", 12)
     assert report["fp32"]["weights"] == "fp32"
     assert report["weights"] == "encoder int8, decoder w4, blocks of 32"
@@ -117,14 +117,14 @@ def test_a_model_that_quantization_has_damaged_fails_and_each_reason_is_told(
     evaluate: Evaluate, fp32: Path, tmp_path: Path
 ) -> None:
     broken = damaged(SHIPPED, tmp_path / "broken")
-    status, said, report = evaluate("--model", broken, "--against", fp32, "--count", "4")
+    status, lines, report = evaluate("--model", broken, "--against", fp32, "--count", "4")
     assert status == 1
-    assert said == [
+    assert lines == [
         "exactly right: 0.00%, less than --at-least 98.00%",
         "same captions as fp32: 0.00%, less than --agree 99.50%",
         "exactly right, lost: 100.00%, more than --lose-at-most 0.50%",
     ]
-    assert report["failed"] == said
+    assert report["failed"] == lines
     assert report["exact"] == {"number": 4, "fp32": 1, "quantized": 0}
     assert len(report["mistakes"]) == len(report["disagreements"]) == 4
     assert report["mistakes"][0]["picture"].startswith("scene 0, ")
@@ -162,8 +162,8 @@ def result(fp32: float = 1.0, quantized: float = 1.0, agreement: float = 1.0) ->
 def test_a_miss_is_told_with_figure_and_threshold(
     found: dict[str, Any], bound: Thresholds, line: str
 ) -> None:
-    [told] = misses(found, bound)
-    assert told.endswith(line)
+    [line_missed] = misses(found, bound)
+    assert line_missed.endswith(line)
 
 
 @pytest.mark.parametrize(
@@ -257,16 +257,16 @@ def test_a_lower_resolution_is_compared_with_the_full_one(
 
 
 def test_models_of_different_weights_are_not_compared(evaluate: Evaluate, tiny: Path) -> None:
-    status, [said], report = evaluate("--checkpoint", tiny / "checkpoint", "--count", "1")
+    status, [lines], report = evaluate("--checkpoint", tiny / "checkpoint", "--count", "1")
     assert (status, report) == (2, {})
-    assert said.startswith(f"{SHIPPED} was made from dropcap-scenes (python -m model_export train --steps ")
-    assert f", not from checkpoint ({tiny / 'checkpoint'}): compare it with" in said
+    assert lines.startswith(f"{SHIPPED} was made from dropcap-scenes (python -m model_export train --steps ")
+    assert f", not from checkpoint ({tiny / 'checkpoint'}): compare it with" in lines
 
 
 def test_an_original_is_fp32(evaluate: Evaluate, tiny: Path) -> None:
-    status, [said], _ = evaluate("--model", tiny / "model", "--against", tiny / "model", "--count", "1")
+    status, [lines], _ = evaluate("--model", tiny / "model", "--against", tiny / "model", "--count", "1")
     assert status == 2
-    assert said.endswith("make an original by export --fp32 --out FOLDER")
+    assert lines.endswith("make an original by export --fp32 --out FOLDER")
 
 
 def test_a_model_folder_that_is_none_is_one_line(evaluate: Evaluate, tmp_path: Path, tiny: Path) -> None:
@@ -274,9 +274,9 @@ def test_a_model_folder_that_is_none_is_one_line(evaluate: Evaluate, tmp_path: P
         ("--model", tmp_path / "none"),
         ("--model", tiny / "model", "--against", tmp_path / "none"),
     ):
-        status, [said], _ = evaluate(*option, "--count", "1")
+        status, [lines], _ = evaluate(*option, "--count", "1")
         assert status == 2
-        assert said.startswith(f"{tmp_path / 'none' / 'model.json'} is missing")
+        assert lines.startswith(f"{tmp_path / 'none' / 'model.json'} is missing")
 
 
 @pytest.fixture
@@ -304,8 +304,8 @@ def options(folder: Path) -> tuple[str | Path, ...]:
 
 
 def test_captions_are_judged_by_a_users_coco_data(evaluate: Evaluate, coco: Path, fp32: Path) -> None:
-    status, said, report = evaluate("--against", fp32, *options(coco))
-    assert (status, said) == (0, [])
+    status, lines, report = evaluate("--against", fp32, *options(coco))
+    assert (status, lines) == (0, [])
     assert (report["data"], report["pictures"]) == ("captions.json", 2)
     assert (report["agreement"], report["exact"]) == (1, None)
     assert report["bleu4"]["quantized"] == pytest.approx(100)
@@ -317,17 +317,17 @@ def test_captions_are_judged_by_a_users_coco_data(evaluate: Evaluate, coco: Path
 
 def test_a_loss_of_cider_fails(evaluate: Evaluate, coco: Path, fp32: Path, tmp_path: Path) -> None:
     broken = damaged(SHIPPED, tmp_path / "broken")
-    status, [said], _ = evaluate("--model", broken, "--against", fp32, *options(coco))
+    status, [lines], _ = evaluate("--model", broken, "--against", fp32, *options(coco))
     assert status == 1
-    assert said.startswith("CIDEr, lost: ")
-    assert said.endswith(", more than --lose-cider 1.00")
+    assert lines.startswith("CIDEr, lost: ")
+    assert lines.endswith(", more than --lose-cider 1.00")
 
 
 def test_a_table_compares_what_can_be_had_of_one_checkpoint(
     evaluate: Evaluate, coco: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = ("--model", tiny / "model", *options(coco), "--lose-cider", "0.5")
-    status, said, report = evaluate(*made, "--bits", "8,4")
+    status, lines, report = evaluate(*made, "--bits", "8,4")
     assert (report["data"], report["fp32"]["weights"]) == ("captions.json", "fp32")
     assert [report["bits"][bits]["weights"] for bits in ("8", "4")] == [
         "encoder int8, decoder 8 bits in blocks of 128",
@@ -339,7 +339,7 @@ def test_a_table_compares_what_can_be_had_of_one_checkpoint(
     assert four["logits"]["divergence"] > eight["logits"]["divergence"] > 0
     # Each is judged, and is told by its name.
     lost = [bits for bits in ("8", "4") if report["bits"][bits]["failed"]]
-    assert [line.split(": ")[0] for line in said] == [f"DECODER_BITS={bits}" for bits in lost]
+    assert [line.split(": ")[0] for line in lines] == [f"DECODER_BITS={bits}" for bits in lost]
     assert status == bool(lost)
     # One alone, made in the same way and beside the same original, has the same figures.
     _, _, alone = evaluate(*made, "--model", tiny / "model", "--against", tiny / "fp32")
@@ -358,8 +358,8 @@ def test_a_table_compares_what_can_be_had_of_one_checkpoint(
 def test_bits_that_cannot_be_compared_are_one_line(
     evaluate: Evaluate, options: tuple[str, ...], line: str
 ) -> None:
-    status, [said], _ = evaluate(*options)
-    assert (status, said.startswith(line)) == (2, True)
+    status, [lines], _ = evaluate(*options)
+    assert (status, lines.startswith(line)) == (2, True)
 
 
 def break_json(folder: Path) -> None:
@@ -388,9 +388,9 @@ def test_coco_data_that_cannot_be_used_is_one_line_with_a_remedy(
     evaluate: Evaluate, coco: Path, tiny: Path, damage: Callable[[Path], object], line: str
 ) -> None:
     damage(coco)
-    status, [said], report = evaluate("--model", tiny / "model", "--against", tiny / "fp32", *options(coco))
+    status, [lines], report = evaluate("--model", tiny / "model", "--against", tiny / "fp32", *options(coco))
     assert (status, report) == (2, {})
-    assert line in said
+    assert line in lines
 
 
 def test_coco_data_is_captions_and_pictures(evaluate: Evaluate, coco: Path) -> None:

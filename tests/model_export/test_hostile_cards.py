@@ -30,7 +30,7 @@ def captioner() -> blip.Captioner:
     return blip.load(MODEL_FOLDER)
 
 
-def says(monkeypatch: pytest.MonkeyPatch, ids: list[int], log_probability: float = -0.01) -> None:
+def generate_ids(monkeypatch: pytest.MonkeyPatch, ids: list[int], log_probability: float = -0.01) -> None:
     """Let any model generate these ids."""
     monkeypatch.setattr(blip, "greedy", lambda *_: Generated(ids, [log_probability] * len(ids)))
 
@@ -83,7 +83,7 @@ def test_a_distance_of_the_wrong_size_is_refused_before_any_picture(tmp_path: Pa
 def test_a_confidence_that_no_json_can_hold_is_a_failure_of_the_model(
     monkeypatch: pytest.MonkeyPatch, captioner: blip.Captioner, log_probability: float
 ) -> None:
-    says(monkeypatch, captioner.tokenizer.encode("a dog"), log_probability)
+    generate_ids(monkeypatch, captioner.tokenizer.encode("a dog"), log_probability)
     with pytest.raises(blip.ModelError, match=r"The confidence in a caption is .*: restore"):
         captioner.caption(WHITE)
 
@@ -93,7 +93,7 @@ def test_a_confidence_that_no_json_can_hold_is_a_failure_of_the_model(
 def test_a_model_that_says_nothing_has_no_caption(
     monkeypatch: pytest.MonkeyPatch, captioner: blip.Captioner, prompt: str, pieces: list[str]
 ) -> None:
-    says(monkeypatch, [captioner.tokenizer.ids[piece] for piece in pieces or ["[SEP]"]])
+    generate_ids(monkeypatch, [captioner.tokenizer.ids[piece] for piece in pieces or ["[SEP]"]])
     assert captioner.caption(WHITE, prompt=prompt).text == ""
 
 
@@ -110,6 +110,6 @@ def test_a_model_that_says_nothing_has_no_caption(
 def test_a_loop_is_cut_between_words_never_in_one(
     monkeypatch: pytest.MonkeyPatch, captioner: blip.Captioner, pieces: str, shown: str
 ) -> None:
-    says(monkeypatch, [captioner.tokenizer.ids[piece] for piece in pieces.split()])
+    generate_ids(monkeypatch, [captioner.tokenizer.ids[piece] for piece in pieces.split()])
     caption = captioner.caption(WHITE)
     assert (caption.text, caption.low_confidence) == (shown, True)

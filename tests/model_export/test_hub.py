@@ -87,8 +87,8 @@ def right(repository: Path) -> str:
 def test_of_a_repository_only_what_is_needed_is_fetched_at_the_known_revision_into_hf_home(
     hub: Hub, repository: Path, tmp_path: Path
 ) -> None:
-    folder, said = fetch(hub.address, tmp_path / "hf", sha256=right(repository))
-    assert {path.name for path in Path(folder).iterdir()} == NEEDED, said
+    folder, message = fetch(hub.address, tmp_path / "hf", sha256=right(repository))
+    assert {path.name for path in Path(folder).iterdir()} == NEEDED, message
     assert folder == f"{tmp_path}/hf/hub/models--Salesforce--blip-image-captioning-base/snapshots/{COMMIT}"
     assert (Path(folder) / "pytorch_model.bin").read_bytes() == WEIGHTS
     assert f"GET /api/models/{NAME}/revision/{COMMIT}" in hub.asked
@@ -100,10 +100,10 @@ def test_a_download_that_broke_off_is_gone_on_with(hub: Hub, repository: Path, t
     whole = bytes(range(256)) * (24 << 12)
     (repository / "pytorch_model.bin").write_bytes(whole)
     hub.cuts["pytorch_model.bin"] = 1
-    folder, said = fetch(hub.address, tmp_path, sha256=right(repository))
+    folder, message = fetch(hub.address, tmp_path, sha256=right(repository))
     assert not folder
-    assert said.startswith(f"{NAME} could not be downloaded: ")
-    assert said.endswith("The same command goes on where it stopped.")
+    assert message.startswith(f"{NAME} could not be downloaded: ")
+    assert message.endswith("The same command goes on where it stopped.")
     folder, _ = fetch(hub.address, tmp_path, sha256=right(repository))
     assert (Path(folder) / "pytorch_model.bin").read_bytes() == whole
     assert f"GET /cdn/{NAME}/pytorch_model.bin bytes={block}-" in hub.asked
@@ -111,10 +111,10 @@ def test_a_download_that_broke_off_is_gone_on_with(hub: Hub, repository: Path, t
 
 
 def test_weights_that_are_not_those_that_we_know_are_refused_and_removed(hub: Hub, tmp_path: Path) -> None:
-    folder, said = fetch(hub.address, tmp_path)  # which serves others than Salesforce's
+    folder, message = fetch(hub.address, tmp_path)  # which serves others than Salesforce's
     assert not folder
-    assert said.startswith(f"{NAME}: pytorch_model.bin has the SHA-256 ")
-    assert "not d6638651a5526cc2ede56f2b5104d6851b0755816d220e5e046870430180c767, and was removed" in said
+    assert message.startswith(f"{NAME}: pytorch_model.bin has the SHA-256 ")
+    assert "not d6638651a5526cc2ede56f2b5104d6851b0755816d220e5e046870430180c767, and was removed" in message
     assert not list((tmp_path / "hub").rglob("pytorch_model.bin"))
 
 
@@ -122,9 +122,9 @@ def test_weights_that_are_not_what_the_hub_says_they_are_are_refused_and_fetched
     hub: Hub, tmp_path: Path
 ) -> None:
     hub.altered.add("pytorch_model.bin")
-    folder, said = fetch(hub.address, tmp_path, "some/blip")
+    folder, message = fetch(hub.address, tmp_path, "some/blip")
     assert not folder
-    assert "and was removed: download it again" in said
+    assert "and was removed: download it again" in message
     hub.altered.clear()
     folder, _ = fetch(hub.address, tmp_path, "some/blip")
     assert (Path(folder) / "pytorch_model.bin").read_bytes() == WEIGHTS
@@ -137,8 +137,8 @@ def test_a_revision_may_be_named(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_what_speaks_against_a_model_is_said_before_its_weights_are_fetched(hub: Hub, tmp_path: Path) -> None:
-    folder, said = fetch(hub.address, tmp_path, "some/blip", refuse="it is too large")
-    assert (folder, said) == ("", "it is too large")
+    folder, message = fetch(hub.address, tmp_path, "some/blip", refuse="it is too large")
+    assert (folder, message) == ("", "it is too large")
     assert not hub.sent
 
 
@@ -147,45 +147,45 @@ def test_a_small_file_that_is_large_is_refused_before_anything_is_fetched(
 ) -> None:
     with (repository / "tokenizer.json").open("wb") as file:
         file.truncate(20_000_001)
-    folder, said = fetch(hub.address, tmp_path)
-    assert (folder, said) == ("", f"{NAME}: tokenizer.json has 20,000,001 bytes: that is no captioner's")
+    folder, message = fetch(hub.address, tmp_path)
+    assert (folder, message) == ("", f"{NAME}: tokenizer.json has 20,000,001 bytes: that is no captioner's")
     assert not [line for line in hub.asked if "/resolve/" in line]
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "problem"),
     [("no/such", "401"), ("some/blip@none", "Revision Not Found"), ("some/empty", "has no config.json")],
 )
 def test_a_repository_that_is_not_there_or_is_no_model_is_one_line_with_a_remedy(
-    hub: Hub, tmp_path: Path, name: str, says: str
+    hub: Hub, tmp_path: Path, name: str, problem: str
 ) -> None:
     hub.repositories["some/empty"] = tmp_path / "empty"
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "README.md").write_text("nothing")
-    folder, said = fetch(hub.address, tmp_path, name)
+    folder, message = fetch(hub.address, tmp_path, name)
     assert not folder
-    assert said.startswith(name)
-    assert says in said
+    assert message.startswith(name)
+    assert problem in message
 
 
 def test_without_a_network_what_was_fetched_before_is_taken(
     hub: Hub, repository: Path, tmp_path: Path
 ) -> None:
     nobody = "http://127.0.0.1:9"  # the discard port, where nothing listens
-    folder, said = fetch(nobody, tmp_path, sha256=right(repository))
+    folder, message = fetch(nobody, tmp_path, sha256=right(repository))
     assert not folder
-    assert said.startswith(f"{NAME} could not be downloaded: ")
-    assert "Is the name right and the network up?" in said
+    assert message.startswith(f"{NAME} could not be downloaded: ")
+    assert "Is the name right and the network up?" in message
     there, _ = fetch(hub.address, tmp_path, sha256=right(repository))
-    folder, said = fetch(nobody, tmp_path, sha256=right(repository))
-    assert folder == there, said
+    folder, message = fetch(nobody, tmp_path, sha256=right(repository))
+    assert folder == there, message
     assert fetch(hub.address, tmp_path, sha256=right(repository), HF_HUB_OFFLINE="1")[0] == there
 
 
 def test_a_proxy_is_asked(hub: Hub, tmp_path: Path) -> None:
-    folder, said = fetch("https://hub.invalid", tmp_path, HTTPS_PROXY=hub.address)
+    folder, message = fetch("https://hub.invalid", tmp_path, HTTPS_PROXY=hub.address)
     assert not folder
-    assert "could not be downloaded" in said
+    assert "could not be downloaded" in message
     assert set(hub.asked) == {"CONNECT hub.invalid:443"}
 
 

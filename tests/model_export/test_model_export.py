@@ -51,8 +51,8 @@ def export(capsys: pytest.CaptureFixture[str]) -> Iterator[Export]:
 
     def run(out: Path, checkpoint: str, *options: str) -> tuple[int, str]:
         status = main(["export", "--out", str(out), "--check", "0", "--checkpoint", checkpoint, *options])
-        said = capsys.readouterr()
-        return status, (said.err if status else said.out).splitlines()[-1]
+        message = capsys.readouterr()
+        return status, (message.err if status else message.out).splitlines()[-1]
 
     with warnings.catch_warnings():
         yield run
@@ -127,9 +127,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(
         shutil.copytree(checkpoint, tmp_path / "evil", ignore=shutil.ignore_patterns("*.safetensors"))
     )
     torch.save({"weight": Touches(tmp_path / "ran")}, repository / "pytorch_model.bin")
-    status, said = export(old, str(repository))
+    status, message = export(old, str(repository))
     assert status == 2
-    assert said == (
+    assert message == (
         f"{repository} has a pickle with more than tensors in it, which could run code, and was not loaded:"
         " take safetensors"
     )
@@ -192,9 +192,9 @@ def test_a_checkpoint_of_another_architecture_is_refused(
         "architectures": ["BlipForQuestionAnswering"]
     }
     (other / "config.json").write_text(json.dumps(config))
-    status, said = export(old, str(other))
+    status, message = export(old, str(other))
     assert status == 2
-    assert said.endswith(
+    assert message.endswith(
         "is a BlipForQuestionAnswering, not a BlipForConditionalGeneration: take a BLIP captioner"
     )
     assert unchanged(old)
@@ -209,9 +209,9 @@ def test_a_checkpoint_that_lacks_weights_is_refused(
     weights = load_file(lacking / "model.safetensors")
     del weights["vision_model.encoder.layers.1.mlp.fc1.weight"]
     save_file(weights, lacking / "model.safetensors", metadata={"format": "pt"})
-    status, said = export(old, str(lacking))
+    status, message = export(old, str(lacking))
     assert status == 2
-    assert "lacks 1 weights, vision_model.encoder.layers.1.mlp.fc1.weight first: download it again" in said
+    assert "lacks 1 weights, vision_model.encoder.layers.1.mlp.fc1.weight first: download it again" in message
     assert unchanged(old)
 
 
@@ -221,9 +221,9 @@ def test_a_checkpoint_that_was_cut_is_refused(
     cut = Path(shutil.copytree(checkpoint, tmp_path / "cut"))
     whole = (cut / "model.safetensors").read_bytes()
     (cut / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    status, said = export(old, str(cut))
+    status, message = export(old, str(cut))
     assert status == 2
-    assert "is no BLIP captioner that can be loaded here" in said
+    assert "is no BLIP captioner that can be loaded here" in message
     assert unchanged(old)
 
 
@@ -240,9 +240,9 @@ def test_a_lower_resolution_makes_a_model_that_looks_at_fewer_pixels(
 def test_a_resolution_that_the_model_cannot_have_is_an_error(
     export: Export, checkpoint: Path, old: Path, side: str
 ) -> None:
-    status, said = export(old, str(checkpoint), "--resolution", side)
+    status, message = export(old, str(checkpoint), "--resolution", side)
     assert status == 2
-    assert said == f"RESOLUTION={side} must be a multiple of 16 up to 48"
+    assert message == f"RESOLUTION={side} must be a multiple of 16 up to 48"
     assert unchanged(old)
 
 
@@ -266,9 +266,9 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
         old = tmp_path / "disk" / "model"
         old.mkdir()
         (old / "model.json").write_text("the old one")
-        status, said = export(old, str(checkpoint))
+        status, message = export(old, str(checkpoint))
         assert status == 2
-        assert f"the disk of {old.parent} has 0.0 GB free" in said
+        assert f"the disk of {old.parent} has 0.0 GB free" in message
         assert unchanged(old)
 
 
@@ -281,18 +281,18 @@ def test_a_disk_that_fills_up_on_the_way_leaves_the_old_model(
         old = tmp_path / "disk" / "model"
         old.mkdir()
         (old / "model.json").write_text("the old one")
-        status, said = export(old, str(checkpoint))
+        status, message = export(old, str(checkpoint))
         assert status == 2
-        assert said == f"the disk of {old.parent} is full: make room. {old} is left as it was"
+        assert message == f"the disk of {old.parent} is full: make room. {old} is left as it was"
         assert unchanged(old)
 
 
 def test_a_model_that_is_not_good_enough_leaves_the_old_one(
     export: Export, checkpoint: Path, old: Path
 ) -> None:
-    status, said = export(old, str(checkpoint), "--check", "2", "--agree", "1.1")
+    status, message = export(old, str(checkpoint), "--check", "2", "--agree", "1.1")
     assert status == 2
-    assert "of 2 pictures, less than 110.0%" in said
+    assert "of 2 pictures, less than 110.0%" in message
     assert unchanged(old)
 
 
@@ -349,18 +349,18 @@ def test_a_model_that_the_instance_has_no_memory_for_is_refused_before_the_work(
     export: Export, checkpoint: Path, old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEMORY_LIMIT_MB", "200")
-    status, said = export(old, str(checkpoint))
+    status, message = export(old, str(checkpoint))
     assert status == 2
     assert re.fullmatch(
         rf"{checkpoint} would take about 2\d\d MB, and an instance has 200 MiB: take a smaller model, or set"
         r" MEMORY_LIMIT_MB, here as for make deploy",
-        said,
+        message,
     )
     assert unchanged(old)
 
 
 def test_a_missing_checkpoint_is_one_line_with_a_remedy(export: Export, old: Path) -> None:
-    status, said = export(old, str(old / "none"))
+    status, message = export(old, str(old / "none"))
     assert status == 2
-    assert said.endswith("none: name a repository of the hub, or a checkpoint's folder")
+    assert message.endswith("none: name a repository of the hub, or a checkpoint's folder")
     assert unchanged(old)

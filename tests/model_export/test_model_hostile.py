@@ -42,10 +42,10 @@ def model(tmp_path: Path) -> Callable[..., Path]:
         for name, data in files.items():
             (folder / name.replace("_", ".")).write_bytes(data)
             listed[name.replace("_", ".")] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        given = (
+        card_bytes = (
             card if isinstance(card, bytes) else json.dumps(CARD | {"files": listed} | (card or {})).encode()
         )
-        (folder / "model.json").write_bytes(given)
+        (folder / "model.json").write_bytes(card_bytes)
         return folder
 
     return make
@@ -356,9 +356,9 @@ def test_a_stopped_download_leaves_the_old_model_and_no_folder(
         )
         assert reached.wait(60)
         subprocess.run(["/bin/kill", f"-{signal}", str(process.pid)], check=True)
-        said = process.communicate(timeout=60)[1]
+        stderr = process.communicate(timeout=60)[1]
         go_on.set()
     assert process.returncode == 2
-    assert said.splitlines()[-1] == "stopped"
-    assert "Traceback" not in said
+    assert stderr.splitlines()[-1] == "stopped"
+    assert "Traceback" not in stderr
     assert unchanged(old)

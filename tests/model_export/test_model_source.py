@@ -156,7 +156,7 @@ ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
     "gated": (403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted."}, b""),
     "colours": (400, {"X-Error-Message": "\x1b[31mred"}, b""),
 }
-SAYS = {
+MESSAGES = {
     **dict.fromkeys(("object", "list", "nothing", "files", "size"), NOT_THE_HUB),
     "busy": "some/blip could not be downloaded: 429 ",
     "down": "some/blip could not be downloaded: 503 ",
@@ -179,7 +179,7 @@ def test_what_is_not_the_hub_or_does_not_let_one_in_is_one_line(
             monkeypatch.setattr(hub, "HfApi", partial(HfApi, endpoint=there))
             with pytest.raises(hub.ExportError) as refused:
                 hub.fetch("some/blip", lambda folder: None)
-            assert str(refused.value).startswith(SAYS.get(kind, "some/blip could not be downloaded: "))
+            assert str(refused.value).startswith(MESSAGES.get(kind, "some/blip could not be downloaded: "))
             assert str(refused.value).isprintable()
         server.shutdown()
 
@@ -256,9 +256,9 @@ def test_a_checkpoint_that_can_not_be_is_one_line_with_its_name(
     from model_export.conversion.checkpoint import ExportError, load
 
     folder = Path(shutil.copytree(tiny, tmp_path / "broken"))
-    change, says = BROKEN[kind]
+    change, problem = BROKEN[kind]
     change(folder)
-    with pytest.raises(ExportError, match=says) as refused:
+    with pytest.raises(ExportError, match=problem) as refused:
         load(str(folder), tmp_path)
     assert str(refused.value).startswith(str(folder))
     assert str(refused.value).isprintable()
@@ -287,6 +287,6 @@ def test_a_model_folder_that_can_not_be_written_is_one_line(
     with warnings.catch_warnings():
         assert main([*command, "--out", str(tmp_path / "file" / "model")]) == 2
     logging.disable(logging.NOTSET)
-    said = capsys.readouterr().err
-    assert str(tmp_path / "file") in said
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert str(tmp_path / "file") in stderr
+    assert stderr.count("\n") == 1

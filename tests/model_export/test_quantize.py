@@ -41,8 +41,8 @@ def stored(graph: Path) -> Iterator[tuple[Matrix, int, dict[str, Any]]]:
         options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
         bits, block = options["bits"], options["block_size"]
         # A product's inputs are x, numbers, scales, zero points; a look-up's second is the words.
-        places = (1, 2) if node.op_type == "MatMulNBits" else (0, 2)
-        packed, scales = (weights[node.input[place]] for place in places)
+        indexes = (1, 2) if node.op_type == "MatMulNBits" else (0, 2)
+        packed, scales = (weights[node.input[index]] for index in indexes)
         points = weights.get(node.input[3]) if len(node.input) > 3 else None
         rows = len(packed)
         scale = scales.reshape(rows, -1)

@@ -211,9 +211,9 @@ def answer_to(call: Call, start: Start, issuer: Issuer) -> TestResponse:
     path, method, _ = OPERATIONS[call.operation]
     app = start(**(issuer.settings if call.token else {}), **call.settings)
     call.before(app)
-    given = {"id": ANOTHER, "label": "800", "kind": "csv"} | dict(call.path)
-    prepare = {"READY": keep, "WORKING": held_by_another}.get(given["id"])
-    given["id"] = prepare(app) if prepare else given["id"]
+    parameters = {"id": ANOTHER, "label": "800", "kind": "csv"} | dict(call.path)
+    prepare = {"READY": keep, "WORKING": held_by_another}.get(parameters["id"])
+    parameters["id"] = prepare(app) if prepare else parameters["id"]
     request = {"query_string": ANA if path.startswith("/gallery/") else {}} | dict(call.request)
     headers = OWN if path.startswith("/gallery/") else JSON
     request["headers"] = headers | request.get("headers", {})
@@ -222,7 +222,7 @@ def answer_to(call: Call, start: Start, issuer: Issuer) -> TestResponse:
     if request.get("json", {}).get("bucket") == "":
         request["json"] = request["json"] | {"bucket": app.uploads}
     client = getattr(app, FUNCTIONS.get(call.operation, "gallery"))
-    address = "/" if call.operation in FUNCTIONS else path.format(**given)
+    address = "/" if call.operation in FUNCTIONS else path.format(**parameters)
     for _ in range(call.times):
         answer: TestResponse = client.open(address, method=call.method or method.upper(), **request)
         request["headers"] = request["headers"] | {"If-None-Match": answer.headers.get("ETag", "")}

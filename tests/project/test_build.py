@@ -99,9 +99,9 @@ def send(words: list[str], address: str, upload: dict[str, str]) -> requests.Res
     """The request of a curl command of the page, to another address, of another object."""
     options = [(words[i], words[i + 1]) for i in range(2, len(words), 2)]
     [body] = [json.loads(value) for name, value in options if name == "-d"]
-    told = body.get("data", body)
-    assert set(told) == set(upload)
-    told |= upload
+    resource = body.get("data", body)
+    assert set(resource) == set(upload)
+    resource |= upload
     headers = dict(value.split(": ", 1) for name, value in options if name == "-H")
     assert [words[1], len(options)] == [ADDRESS, len(headers) + 1]
     return requests.post(address, data=json.dumps(body), headers=headers, timeout=60)
@@ -132,8 +132,8 @@ def test_what_is_deployed_is_enough_to_caption_a_picture_as_the_page_says(
     assert len(events) == 2  # binary, structured
     with started("on_upload") as address:
         for number, words in enumerate(events):
-            told = put(settings, f"ana/{number}-{NAME}")
-            assert send(words, address, told).status_code == 200
+            resource = put(settings, f"ana/{number}-{NAME}")
+            assert send(words, address, resource).status_code == 200
     with closing(connect_to_schema(settings["DATABASE_URL"])) as database:
         assert database.run("SELECT user_id, caption FROM analyses") == [["ana", CAPTION]] * 2
     assert list(client.list_blobs(settings["UPLOADS_BUCKET"])) == []
@@ -156,10 +156,10 @@ def test_the_other_functions_start_as_the_page_says(
 
 
 def test_the_page_says_how_large_a_build_is(build: Path) -> None:
-    [said] = re.findall(
+    [sizes] = re.findall(
         r"(\d+) MB of source .*?, (\d+) MB with BLIP-base, and (\d+) MB of packages", PAGE.read_text()
     )
-    small, large, packages = map(int, said)
+    small, large, packages = map(int, sizes)
     # Without what Python keeps there of the functions that other tests have run.
     files = [path for path in (build / "functions").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     shipped = {path for path in files if path.parent.name == "model"}

@@ -97,8 +97,8 @@ def test_the_table_of_what_a_deployment_takes_is_that_of_the_code() -> None:
     for item in fields(Config):
         if item.metadata:
             default = f"`{item.default}`" if item.default else "empty"
-            told = f"| `{item.name.upper()}` | {default} | {item.metadata['meaning']} |"
-            assert f"{told} {item.metadata['allowed']} |" in page
+            row = f"| `{item.name.upper()}` | {default} | {item.metadata['meaning']} |"
+            assert f"{row} {item.metadata['allowed']} |" in page
 
 
 def test_the_table_of_known_errors_is_that_of_the_error_handling() -> None:

@@ -101,16 +101,16 @@ def audit(folder: Path, output: str) -> tuple[int, str]:
 def test_an_audit_says_what_is_known_and_what_is_not(
     tmp_path: Path, packages: list[dict[str, Any]], status: int, words: str
 ) -> None:
-    found, said = audit(tmp_path, json.dumps({"dependencies": packages, "fixes": []}))
+    found, output_text = audit(tmp_path, json.dumps({"dependencies": packages, "fixes": []}))
     assert found == status
-    assert words in said
+    assert words in output_text
 
 
 @pytest.mark.parametrize("output", ["", "Traceback", "[]", "{}"])
 def test_an_audit_that_broke_off_is_none(tmp_path: Path, output: str) -> None:
-    found, said = audit(tmp_path, output)
-    assert (found, said.count("\n")) == (2, 1)
-    assert "Not audited: pip-audit did not get through" in said
+    found, output_text = audit(tmp_path, output)
+    assert (found, output_text.count("\n")) == (2, 1)
+    assert "Not audited: pip-audit did not get through" in output_text
 
 
 PYTHON = """#!/bin/sh

@@ -37,11 +37,11 @@ def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def ours(**given: str) -> dict[str, str]:
-    return convert(LEAST | given).settings
+def ours(**parameters: str) -> dict[str, str]:
+    return convert(LEAST | parameters).settings
 
 
-def told(name: str, value: str) -> tuple[str, str]:
+def row(name: str, value: str) -> tuple[str, str]:
     """What it says of one parameter."""
     [row] = [row for row in convert(LEAST | {name: value}).rows if row[0].startswith(f"{name}=")]
     return row[1], row[2]
@@ -54,8 +54,8 @@ def test_the_example_of_the_page_becomes_what_the_page_says(
     written = Path("settings.mk").read_text()
     assert written in PAGE
     assert "make plan PROJECT=my-project" in capsys.readouterr().out
-    given = read(exported, "my-project")
-    assert {row[0].partition("=")[0] for row in convert(given).rows} >= given.keys()
+    parameters = read(exported, "my-project")
+    assert {row[0].partition("=")[0] for row in convert(parameters).rows} >= parameters.keys()
 
 
 def environment_of(target: str, *words: str, **environment: str) -> dict[str, str]:
@@ -99,7 +99,7 @@ def test_what_is_there_is_not_overwritten_unless_somebody_says_so(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (None, "can't be read"),
         ("SMTP_CONNECTION_URI=smtps://a:secret@b\n", "not a configuration of storage-resize-images"),
@@ -113,7 +113,7 @@ def test_what_is_there_is_not_overwritten_unless_somebody_says_so(
     ],
 )
 def test_bad_input_is_one_line_with_its_remedy(
-    text: str | bytes | None, said: str, exported: Path, capsys: pytest.CaptureFixture[str]
+    text: str | bytes | None, message: str, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     exported.unlink()
     if text is not None:
@@ -121,7 +121,7 @@ def test_bad_input_is_one_line_with_its_remedy(
     assert main([str(exported)]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("make import: ")
-    assert said in line
+    assert message in line
     assert "secret" not in line
     assert not Path("settings.mk").exists()
 
@@ -165,7 +165,7 @@ def test_without_a_file_it_asks_for_one(exported: Path, capsys: pytest.CaptureFi
 )
 def test_a_parameter_becomes_a_setting(name: str, value: str, setting: str, expected: str) -> None:
     assert ours(**{name: value})[setting] == expected
-    assert setting in told(name, value)[0]
+    assert setting in row(name, value)[0]
 
 
 @pytest.mark.parametrize(
@@ -182,9 +182,9 @@ def test_a_parameter_becomes_a_setting(name: str, value: str, setting: str, expe
     ],
 )
 def test_what_has_no_equal_is_named_with_what_to_do(name: str, value: str, note: str) -> None:
-    said = told(name, value)
-    assert said[0] == "no equivalent"
-    assert note in said[1]
+    setting, text = row(name, value)
+    assert setting == "no equivalent"
+    assert note in text
 
 
 def test_an_unknown_parameter_is_named_without_its_value_which_could_be_a_secret(
@@ -192,10 +192,10 @@ def test_an_unknown_parameter_is_named_without_its_value_which_could_be_a_secret
 ) -> None:
     exported.write_text(exported.read_text() + "\nAPI_TOKEN=hunter2\n")
     assert main([str(exported), "--project", "my-project"]) == 0
-    said = capsys.readouterr().out
-    assert "API_TOKEN" in said
-    assert "unknown; ignored" in said
-    assert "hunter2" not in said + Path("settings.mk").read_text()
+    printed = capsys.readouterr().out
+    assert "API_TOKEN" in printed
+    assert "unknown; ignored" in printed
+    assert "hunter2" not in printed + Path("settings.mk").read_text()
 
 
 STRANGE = """a $(touch oh) `touch oh` $$HOME 'b' "c" \\.env"""
@@ -216,9 +216,9 @@ def test_make_hands_on_what_is_named_and_expands_nothing_in_it(
     monkeypatch.chdir(tmp_path)
     shown = f'{sys.executable} -c "import json, sys; print(json.dumps(sys.argv))"'
     old = [f"-o.venv{environment}/installed" for environment in ("", "-model")]
-    given = [f"RUN={shown}", f"EXPORT={shown}", *(f"{name}={STRANGE}" for name in variables)]
+    parameters = [f"RUN={shown}", f"EXPORT={shown}", *(f"{name}={STRANGE}" for name in variables)]
     ran = subprocess.run(
-        ["make", "-f", DOCS.parent / "Makefile", *old, target, *given],  # noqa: S607
+        ["make", "-f", DOCS.parent / "Makefile", *old, target, *parameters],  # noqa: S607
         capture_output=True,
         text=True,
         check=True,
@@ -239,17 +239,17 @@ def test_a_region_that_can_not_be_one_and_a_project_that_is_no_name_are_refused(
     )
 
 
-@pytest.mark.parametrize("given", [{}, {"RESIZED_IMAGES_PATH": "../up"}, {"RESIZED_IMAGES_PATH": "."}])
-def test_one_row_says_where_the_copies_lie(given: dict[str, str]) -> None:
-    rows = [row for row in convert(LEAST | given).rows if row[0].startswith("RESIZED_IMAGES_PATH")]
+@pytest.mark.parametrize("parameters", [{}, {"RESIZED_IMAGES_PATH": "../up"}, {"RESIZED_IMAGES_PATH": "."}])
+def test_one_row_says_where_the_copies_lie(parameters: dict[str, str]) -> None:
+    rows = [row for row in convert(LEAST | parameters).rows if row[0].startswith("RESIZED_IMAGES_PATH")]
     assert [row[1] for row in rows] == ["LAYOUT=beside"]
 
 
 def test_what_the_extension_made_is_left_alone_and_what_it_took_is_taken() -> None:
-    given = ours(
+    parameters = ours(
         INCLUDE_PATH_LIST="/users/*/pictures", EXCLUDE_PATH_LIST="/users/bob", FAILED_IMAGES_PATH="failed"
     )
-    settings = Settings.read(given)
+    settings = Settings.read(parameters)
 
     def taken(name: str) -> bool:
         return Upload("photos", name, 1, 9).wanted(settings.include, settings.exclude)
@@ -272,17 +272,17 @@ def test_what_the_extension_made_is_left_alone_and_what_it_took_is_taken() -> No
 )
 def test_what_a_level_of_the_filter_blocked_is_held_here(level: str, blocked: set[str]) -> None:
     settings = Settings.read({"SAFETY": ours(CONTENT_FILTER_LEVEL=level)["SAFETY"]})
-    assert settings.safety in told("CONTENT_FILTER_LEVEL", level)[0]
-    for seen in moderation.LEVELS:
-        with pytest.raises(Rejected) if seen in blocked else nullcontext():
-            moderation.check(Verdict(seen), settings)
+    assert settings.safety in row("CONTENT_FILTER_LEVEL", level)[0]
+    for verdict in moderation.LEVELS:
+        with pytest.raises(Rejected) if verdict in blocked else nullcontext():
+            moderation.check(Verdict(verdict), settings)
 
 
 @pytest.mark.parametrize("value", ["true", "on_success"])
 def test_what_may_be_deleted_of_a_bucket_that_is_not_empty_the_import_does_not_say(value: str) -> None:
     """That is asked at the first deployment, which SOURCE=delete in the file would answer."""
     assert "SOURCE" not in ours(DELETE_ORIGINAL_FILE=value)
-    setting, note = told("DELETE_ORIGINAL_FILE", value)
+    setting, note = row("DELETE_ORIGINAL_FILE", value)
     assert (setting, Settings.read({}).source) == ("SOURCE not set", "delete")
     assert "quarantine" in note
 

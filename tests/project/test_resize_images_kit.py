@@ -104,9 +104,9 @@ def test_values_are_read_as_the_firebase_cli_reads_them(instance: Path) -> None:
         'CUSTOM_FILTER_PROMPT="a \\"b\\"\\n#c" # asked\n'
         "nonsense\n"
     )
-    given = read(instance, "my-project")
-    assert (given["IMG_BUCKET"], given["IMG_SIZES"]) == ("photos", "2x2")
-    assert given["CUSTOM_FILTER_PROMPT"] == 'a "b"\n#c'
+    parameters = read(instance, "my-project")
+    assert (parameters["IMG_BUCKET"], parameters["IMG_SIZES"]) == ("photos", "2x2")
+    assert parameters["CUSTOM_FILTER_PROMPT"] == 'a "b"\n#c'
 
 
 def test_the_file_of_the_project_goes_before_that_of_all_projects(instance: Path) -> None:
@@ -163,7 +163,7 @@ def test_of_several_instances_one_has_to_be_named(instance: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (
             "",
@@ -176,13 +176,13 @@ def test_of_several_instances_one_has_to_be_named(instance: Path) -> None:
     ],
 )
 def test_a_file_that_can_not_be_used_is_one_line(
-    text: str, said: str, instance: Path, capsys: pytest.CaptureFixture[str]
+    text: str, message: str, instance: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (instance / ".env.my-project").write_text(text)
     assert main([str(instance), "--project", "my-project"]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("make import: ")
-    assert said in line
+    assert message in line
 
 
 def test_a_folder_without_a_configuration_of_this_project_is_refused(instance: Path) -> None:

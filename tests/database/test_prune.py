@@ -114,7 +114,7 @@ def test_a_kept_source_is_never_processed_again(start: Start, later: str) -> Non
     assert stored("uploads") == {"uploads": 2}
 
 
-def test_what_is_unfinished_or_held_is_never_pruned(database: Database) -> None:
+def test_unfinished_and_held_uploads_are_never_pruned(database: Database) -> None:
     for number, state in enumerate(("claimed", "held", "recorded", "rejected", "deleted")):
         database.query(
             "INSERT INTO uploads (id, bucket, name, generation, user_id, state, reason_code, source_kept, "

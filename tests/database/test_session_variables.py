@@ -171,7 +171,9 @@ def test_no_session_variable_changes_answers_or_data(
         assert hostile[name] == value, name
 
 
-def test_a_sound_schema_passes_the_check_in_such_a_session(hostile_url: str, capsys: Any) -> None:
+def test_a_sound_schema_passes_the_check_with_hostile_session_variables(
+    hostile_url: str, capsys: Any
+) -> None:
     with closing(Database(Settings(database_url=hostile_url))) as database:
         database.prepare()
         database.query("SELECT 1")

@@ -273,9 +273,7 @@ def test_without_sign_in_no_body_is_read(app: App) -> None:
         assert answer.status_code == 401
 
 
-def test_without_the_issuers_keys_nobody_is_admitted_and_the_answer_is_503(
-    start: Start, issuer: Issuer
-) -> None:
+def test_without_the_issuers_keys_every_request_is_a_503(start: Start, issuer: Issuer) -> None:
     issuer.status = 500
     app = start(**issuer.settings)
     app.gallery.set_cookie(COOKIE, issuer.token())

@@ -214,7 +214,7 @@ def test_every_response_has_the_security_headers(app: App) -> None:
     }  # fmt: skip
 
 
-def test_responses_without_sign_in_have_them_too(start: Start, issuer: Issuer) -> None:
+def test_responses_without_sign_in_have_the_security_headers(start: Start, issuer: Issuer) -> None:
     app = start(**issuer.settings)
     assert app.gallery.get(STATIC).status_code == 200  # public
     for kind, path in {"page": "/", "sign in": "/sign-in", "sign out": "/sign-out"}.items():

@@ -72,7 +72,7 @@ def test_the_calendar_has_53_weeks_and_ends_today(database: Database) -> None:
     assert days == {first: 1, first + dt.timedelta(days=1): 2, today: 1}
 
 
-def test_today_is_where_the_user_is(database: Database) -> None:
+def test_today_is_that_of_the_users_time_zone(database: Database) -> None:
     late = at("2026-06-10T23:30")
     add(database, "kiri", (late, "Pacific/Auckland"))
     add(database, "keanu", (late, "Pacific/Honolulu"))

@@ -61,7 +61,7 @@ def test_an_error_is_reported_immediately_and_reconcile_removes_all_traces(faile
     assert failed.reconcile() == {"complete": True}
 
 
-def test_its_user_can_delete_it_before_reconcile_runs(failed: App) -> None:
+def test_a_user_can_delete_an_unfinished_picture_before_reconcile_runs(failed: App) -> None:
     assert failed.delete(UPLOAD.id).status_code == HTTPStatus.SEE_OTHER
     nothing_is_left(failed)
 

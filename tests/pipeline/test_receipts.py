@@ -147,7 +147,7 @@ def test_a_deletion_returns_the_receipt_and_leaves_no_receipt_or_event(start: St
     assert rows("SELECT (SELECT count(*) FROM receipts), (SELECT count(*) FROM events)") == [[0, 0]]
 
 
-def test_without_receipts_none_is_stored(start: Start) -> None:
+def test_without_the_setting_no_receipt_is_stored(start: Start) -> None:
     app = start()
     answer = app.analyze(data=small_png(), query_string={"keep": "true", "user": "ana"}).get_json()
     assert "receipt" not in answer

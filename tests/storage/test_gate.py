@@ -122,7 +122,7 @@ def test_a_read_heeds_its_precondition(blob: Blob) -> None:
         blob.reload(if_metageneration_match=2)
 
 
-def test_a_read_of_what_has_not_changed_is_not_modified(storage: Storage, bucket: Bucket) -> None:
+def test_a_read_of_an_unchanged_generation_is_a_304(storage: Storage, bucket: Bucket) -> None:
     blob = bucket.blob("unchanged")
     blob.upload_from_string(b"1")
     url = f"{storage.url}/storage/v1/b/{OTHER}/o/unchanged?ifGenerationNotMatch="

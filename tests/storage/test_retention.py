@@ -57,7 +57,7 @@ def refusals(blob: Blob) -> list[tuple[str, str]]:
     return found
 
 
-def test_a_retention_policy_keeps_what_is_younger(bucket: Bucket) -> None:
+def test_a_retention_policy_protects_younger_objects(bucket: Bucket) -> None:
     blob = bucket.blob("ana/a.png")
     blob.upload_from_string(b"first")
     bucket.retention_period = HOUR_S
@@ -82,7 +82,7 @@ def test_a_retention_policy_keeps_what_is_younger(bucket: Bucket) -> None:
 @pytest.mark.parametrize(
     ("hold", "kind"), [("temporary_hold", "Temporary"), ("event_based_hold", "Event-Based")]
 )
-def test_a_hold_keeps_one_object(bucket: Bucket, hold: str, kind: str) -> None:
+def test_a_hold_protects_its_object(bucket: Bucket, hold: str, kind: str) -> None:
     blob = bucket.blob("ana/a.png")
     blob.upload_from_string(b"first")
     setattr(blob, hold, True)

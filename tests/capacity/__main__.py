@@ -73,7 +73,9 @@ def _sizes() -> str:
 
 def _inputs() -> str:
     rows = [(each["what"], number(each["value"]), each["source"]) for each in INPUTS.values()]
-    rows.append(("s until Gemini answers, mean", number(limits.GEMINI_MEAN_S), "assumed: no key was at hand"))
+    rows.append(
+        ("s until Gemini answers, mean", number(limits.GEMINI_MEAN_S), "assumed: no key was available")
+    )
     rows.append(("tokens that Gemini reads", f"{limits.TOKENS:,}", "[costs](costs.md)"))
     return _table("input; value; source", rows)
 

@@ -26,7 +26,7 @@ TIERS = {
     "tier 3": (10_000, 8_000_000, math.inf, "US$ 1,000 paid, 30 days"),
 }
 TOKENS = cost.PICTURE_TOKENS + cost.prompt_tokens()
-# Assumed, as no key was at hand: a log-normal latency with a 95th percentile of twice the median.
+# Assumed, because no key was available: a log-normal latency with a 95th percentile of twice the median.
 GEMINI_MEAN_S = cost.GEMINI_S * math.exp((math.log(2) / 1.645) ** 2 / 2)
 
 # Cloud Run keeps instances at 60 % of their maximum concurrency, idle ones for 15 minutes:

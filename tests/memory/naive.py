@@ -35,7 +35,7 @@ def blip() -> tuple[BlipImageProcessor, BlipForConditionalGeneration]:
 
 @functions_framework.cloud_event
 def on_upload(event: CloudEvent) -> None:
-    """Resize and caption what was uploaded, then delete it; what is no picture is left where it lies."""
+    """Resize and caption an upload, then delete it; leave files that are not pictures."""
     client = Client()
     source = client.bucket(event.data["bucket"]).blob(event.data["name"])
     try:

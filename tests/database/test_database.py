@@ -112,9 +112,7 @@ def test_a_time_zone_setting_unknown_to_postgresql_is_refused_by_name(database_u
         "ALTER TABLE progress_hours DROP CONSTRAINT progress_hours_pkey",
     ],
 )
-def test_a_running_instance_repairs_a_schema_that_breaks(
-    database: Database, database_url: str, damage: str
-) -> None:
+def test_a_running_instance_repairs_its_schema(database: Database, database_url: str, damage: str) -> None:
     assert record(database, upload("ana/before.png"))
     with closing(connect_to_schema(database_url)) as outside:
         outside.run(damage)

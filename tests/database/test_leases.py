@@ -39,7 +39,7 @@ def test_one_of_many_concurrent_workers_acquires_an_expired_lease(
     assert {lease.attempts for lease in acquired} == {2}
 
 
-def test_a_worker_that_lost_its_lease_changes_nothing(
+def test_a_worker_after_losing_its_lease_changes_nothing(
     database: Database, leases: Leases, analyses: Analyses
 ) -> None:
     late = leases.acquire(upload())
@@ -106,7 +106,7 @@ def test_a_crash_is_counted_with_the_stage_of_the_last_heartbeat(database: Datab
 
 
 @pytest.mark.parametrize("stage", ["claim", "read", "record", "quarantine", "delete the source", "tell"])
-def test_a_lease_that_expires_in_a_light_stage_is_no_crash(
+def test_an_expired_lease_in_a_light_stage_is_no_crash(
     database: Database, stage: str, leases: Leases
 ) -> None:
     leases.heartbeat(upload(), leases.acquire(upload()).token, stage, 100)

@@ -111,9 +111,7 @@ def test_the_week_begins_on_monday_in_the_users_zone(database: Database) -> None
     assert progress.stats(database, "ana", at("2026-06-15T12:00"))["this_week"] == 0
 
 
-def test_another_time_zone_setting_recounts_pictures_without_a_zone(
-    database: Database, database_url: str
-) -> None:
+def test_another_time_zone_setting_recounts_users_without_one(database: Database, database_url: str) -> None:
     add(database, "ana", (at("2026-06-01T09:30"), None), (at("2026-06-01T12:30"), None))
     now = at("2026-06-01T13:00")
     assert progress.stats(database, "ana", now)["current_streak"] == 1
@@ -155,9 +153,7 @@ def test_stored_achievements_follow_the_rules_and_those_of_the_old_app_are_kept(
         ("12:00", "UTC", None),
     ],
 )
-def test_achievements_by_hour_use_the_local_hour(
-    database: Database, hour: str, zone: str, name: str | None
-) -> None:
+def test_achievements_use_the_local_hour(database: Database, hour: str, zone: str, name: str | None) -> None:
     add(database, "ana", (at(f"2026-06-01T{hour}", zone), zone))
     assert sorted(names(progress.stats(database, "ana"))) == sorted(filter(None, ["first_picture", name]))
 

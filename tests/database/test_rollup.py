@@ -199,9 +199,7 @@ def test_rows_of_a_revision_that_does_not_count_are_counted_once(database: Datab
     assert database.query("SELECT count(*) FROM analyses WHERE NOT counted") == [[0]]
 
 
-def test_a_request_with_everything_counted_is_one_query(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_with_all_counted_is_one_query(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     add(database, "ana", 0)
     monkeypatch.setattr(progress, "count_pictures", lambda *_: pytest.fail("it counts"))
     for user in ("ana", "nobody"):
@@ -274,9 +272,7 @@ def test_counting_that_takes_too_long_is_a_transient_error_and_continues_at_the_
     assert progress.stats(database, "ana")["pictures_analyzed"] == 35
 
 
-def test_concurrent_requests_and_records_count_each_picture_once(
-    database: Database, database_url: str
-) -> None:
+def test_concurrent_requests_and_records_count_pictures_once(database: Database, database_url: str) -> None:
     for n in range(50):
         insert(database, "ana", n * 300, counted="true" if n % 2 else "DEFAULT")
 
@@ -290,9 +286,7 @@ def test_concurrent_requests_and_records_count_each_picture_once(
     agree(database, "ana", START)
 
 
-def test_a_row_committed_after_a_request_is_counted_by_the_next(
-    database: Database, database_url: str
-) -> None:
+def test_a_row_committed_late_is_counted_by_the_next_request(database: Database, database_url: str) -> None:
     add(database, "ana", 0)
     with closing(connect_to_schema(database_url)) as outside:
         outside.run("BEGIN")
@@ -385,7 +379,7 @@ def test_deleting_a_day_splits_a_streak(database: Database, gone: int) -> None:
     recounted(database, "ana")
 
 
-def test_deleting_an_uncounted_picture_changes_no_sum(
+def test_deleting_an_uncounted_picture_keeps_sums(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(database, "ana", 0, "UTC")

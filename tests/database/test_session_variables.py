@@ -159,9 +159,7 @@ def observe(app: App) -> dict[str, Any]:
     return found
 
 
-def test_no_session_variable_changes_answers_or_data(
-    start: Start, database_url: str, hostile_url: str
-) -> None:
+def test_no_session_variable_changes_answers(start: Start, database_url: str, hostile_url: str) -> None:
     """Set every variable that a login may set at once, including those of future versions of PostgreSQL."""
     variables = {"TIME_ZONE": "Pacific/Auckland", "RECEIPTS": "1", "GEMINI_API_KEY": ""}
     usual = observe(start(DATABASE_URL=database_url, **variables))
@@ -171,9 +169,7 @@ def test_no_session_variable_changes_answers_or_data(
         assert hostile[name] == value, name
 
 
-def test_a_sound_schema_passes_the_check_with_hostile_session_variables(
-    hostile_url: str, capsys: Any
-) -> None:
+def test_a_sound_schema_passes_with_hostile_session_variables(hostile_url: str, capsys: Any) -> None:
     with closing(Database(Settings(database_url=hostile_url))) as database:
         database.prepare()
         database.query("SELECT 1")
@@ -200,7 +196,7 @@ def test_a_database_that_is_read_only_is_refused(hostile_url: str, administrator
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "UTF8"])
-def test_only_a_database_in_utf_8_is_accepted(
+def test_only_databases_in_utf_8_are_accepted(
     encoding: str, postgres: Postgres, administrator: Connection
 ) -> None:
     name = f"test_{uuid.uuid4().hex}"

@@ -60,7 +60,7 @@ def usual(database_url: str, gemini_url: str, **others: Any) -> dict[str, Any]:
     } | others
 
 
-def test_concurrent_requests_never_exceed_the_daily_cap_retries_included(
+def test_concurrent_requests_and_retries_never_exceed_the_daily_cap(
     database_url: str, gemini_url: str
 ) -> None:
     settings = usual(database_url, gemini_url, daily_calls=13, gemini_model="fault-503", gemini_attempts=2)
@@ -74,9 +74,7 @@ def test_concurrent_requests_never_exceed_the_daily_cap_retries_included(
         assert database.query("SELECT calls, micro_usd FROM spending") == [[13, 0]]
 
 
-def test_the_highest_cost_is_reserved_and_the_unused_part_returned(
-    database_url: str, gemini_url: str
-) -> None:
+def test_the_highest_cost_is_reserved_and_the_rest_returned(database_url: str, gemini_url: str) -> None:
     with instances(8, **usual(database_url, gemini_url, daily_money=0.1)) as services:
         most = daily_usage.highest_cost(services[0].settings)
         assert 4 * most < 100_000 < 5 * most

@@ -32,9 +32,7 @@ def delete(app: App, upload: Upload) -> None:
     assert app.delete(upload.id).status_code == HTTPStatus.SEE_OTHER
 
 
-def test_blips_caption_is_recorded_while_gemini_is_down_and_reconcile_adds_the_description(
-    start: Start,
-) -> None:
+def test_while_gemini_is_down_blips_caption_is_recorded_and_described_later(start: Start) -> None:
     app, upload = upload_without_description(start)
     now = result(app, upload.id)
     assert now["describe_later"]
@@ -92,9 +90,7 @@ def test_a_picture_that_gemini_blocks_is_not_retried(start: Start) -> None:
     assert app.reconcile() == DONE
 
 
-def test_a_picture_deleted_while_being_described_stays_deleted(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_deleted_meanwhile_stays_deleted(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     app, upload = upload_without_description(start, DAILY_CALLS="100")
     app = app.restarted(GEMINI_MODEL=UP)
     read = Buckets.read_published
@@ -122,9 +118,7 @@ def test_concurrent_workers_never_describe_a_picture_twice(start: Start) -> None
     assert rows("SELECT (result->'usage'->>'calls')::int FROM analyses") == [[2]] * 4  # the first one failed
 
 
-def test_redescribe_selects_pictures_of_another_prompt_or_model_and_changes_only_marked_ones(
-    start: Start,
-) -> None:
+def test_redescribe_selects_by_prompt_or_model_and_changes_only_marked_pictures(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL="gemini-3.5-pro")
     older, other = app.upload("ana/a.png", small_png()), app.upload("bob/a.png", small_png())
     for upload in (older, other):

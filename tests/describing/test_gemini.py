@@ -87,9 +87,7 @@ def test_texts_that_are_too_long_are_truncated(settings: dict[str, Any]) -> None
     assert {len(tag) for tag in found.tags} == {40}
 
 
-def test_control_characters_and_unknown_fields_are_dropped_and_markup_stays_text(
-    settings: dict[str, Any],
-) -> None:
+def test_control_characters_and_unknown_fields_are_dropped_and_markup_kept(settings: dict[str, Any]) -> None:
     found = describer(settings, "fault-script").describe(jpeg())
     assert found.description == "A <script>alert(1)</script> picture of a cat"
     assert found.tags == ("cat",)
@@ -160,7 +158,7 @@ def test_a_request_asks_for_json_with_a_schema_at_the_models_default_temperature
     assert "temperature" not in configuration  # Gemini 3 may loop at a lower temperature than its default
 
 
-def test_another_language_is_requested_beside_the_picture(
+def test_the_language_is_requested_beside_the_picture(
     stand_in: FaultyGemini, settings: dict[str, Any]
 ) -> None:
     found = describer(settings).describe(jpeg(), "pt-BR")
@@ -199,9 +197,7 @@ def test_a_description_has_the_models_verdict_and_googles_ratings(
 
 
 @pytest.mark.parametrize("model", ["fault-malformed", "fault-type-safety", "fault-missing-safety"])
-def test_a_response_without_a_valid_verdict_has_the_verdict_unknown(
-    settings: dict[str, Any], model: str
-) -> None:
+def test_a_response_without_a_valid_verdict_is_unknown(settings: dict[str, Any], model: str) -> None:
     verdict = refusal(settings, model, safety="low").verdict
     assert verdict is not None
     assert (verdict.blocked, verdict.level) == (False, "unknown")

@@ -173,9 +173,7 @@ def test_an_invalid_response_is_never_cached_and_the_picture_is_described_later(
     assert "red" in result(app, upload.id)["description"]
 
 
-def test_an_invalid_response_cached_by_an_older_release_is_requested_again(
-    start: Start, gemini_url: str
-) -> None:
+def test_an_invalid_response_cached_by_an_older_release_is_not_used(start: Start, gemini_url: str) -> None:
     key = new_key()
     app = start(**ONCE, DAILY_CALLS="100", GEMINI_API_KEY=key)
     first, again, third = (app.upload(f"ana/{name}.png", small_png()) for name in "abc")
@@ -190,9 +188,7 @@ def test_an_invalid_response_cached_by_an_older_release_is_requested_again(
     assert requests_of(gemini_url, key) == 2
 
 
-def test_the_cap_applies_between_two_tries_and_the_problem_names_both_causes(
-    start: Start, gemini_url: str
-) -> None:
+def test_the_cap_applies_between_tries_and_the_problem_has_both_causes(start: Start, gemini_url: str) -> None:
     key = new_key()
     app = start(
         **ONCE | {"GEMINI_ATTEMPTS": "5"}, DAILY_CALLS="2", GEMINI_MODEL="fault-empty", GEMINI_API_KEY=key

@@ -12,9 +12,7 @@ from tests.support.cloud.deployment import Deployment
 pytestmark = pytest.mark.skipif(NO_GCLOUD, reason="gcloud is not installed")
 
 
-def test_a_task_calls_sweep_as_cloud_schedulers_account_and_the_answer_is_in_the_log(
-    there: Deployment,
-) -> None:
+def test_a_task_calls_sweep_as_the_scheduler_and_the_answer_is_in_the_log(there: Deployment) -> None:
     lines: Any = [{"jsonPayload": {"message": "to be described anew", "pictures": 2, "after": None}}]
     there.plane.resources["entries"] = lines
     ran = there.make("redescribe", OWNER="ana", YES="1")

@@ -26,9 +26,7 @@ def post(url: str, body: bytes, **headers: str) -> tuple[int, Any]:
             return refused.code, json.load(refused)
 
 
-def test_the_stand_in_accepts_both_spellings_of_fields_and_both_places_of_the_key(
-    stand_in: FaultyGemini,
-) -> None:
+def test_the_stand_in_accepts_both_spellings_of_fields_and_of_the_key(stand_in: FaultyGemini) -> None:
     url = f"{stand_in.url}/v1beta/models/gemini-3.5-flash-lite:generateContent"
     data = base64.b64encode(jpeg()).decode()
     for part in (

@@ -256,9 +256,7 @@ def test_an_error_is_a_page_for_people_and_a_problem_for_programs(app: App) -> N
         assert app.gallery.get("/gallery/progress", headers={"Accept": accept}).mimetype == "text/html"
 
 
-def test_an_unavailable_database_is_a_503_with_retry_after(
-    start: Start, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unavailable_database_is_a_503(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     app = start(DATABASE_URL=NO_DATABASE)
     for path in ("/", "/?user=ana"):
         page = app.gallery.get(f"/gallery{path}")

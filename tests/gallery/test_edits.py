@@ -155,9 +155,7 @@ def test_a_deleted_picture_that_was_posted_may_be_posted_again(start: Start) -> 
 
 
 @pytest.mark.parametrize("finished_by", ["its user", "a delivery", "reconcile"])
-def test_an_interrupted_deletion_hides_the_picture_and_is_finished_later(
-    start: Start, finished_by: str
-) -> None:
+def test_an_interrupted_deletion_hides_the_picture_and_is_finished(start: Start, finished_by: str) -> None:
     app = start(SOURCE="keep")
     storage = os.environ["STORAGE_EMULATOR_HOST"]
     upload = app.upload("ana/beach.png", small_png())

@@ -282,9 +282,7 @@ def test_searching_an_empty_wall_writes_nothing(database: Database) -> None:
     assert database.query("SELECT count(*) FROM vocabulary") == [[0]]
 
 
-def test_every_search_plan_returns_the_newest_first(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_plan_returns_the_newest_first(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plans: search the newest rows, use the index, or scan when there are too many matches to sort."""
     ids = [add(database, "an apple" if day % 2 else "a pear", day=-day) for day in range(20)]
     for rows, most in ((2000, 5000), (1, 5000), (1, 2)):

@@ -49,9 +49,7 @@ def test_a_word_inside_a_sentence_without_spaces_is_found(database: Database) ->
 
 
 @pytest.mark.parametrize("script", SENTENCES)
-def test_any_part_of_a_sentence_finds_it_and_reordered_letters_do_not(
-    database: Database, script: str
-) -> None:
+def test_any_part_of_a_sentence_matches_and_reordered_letters_do_not(database: Database, script: str) -> None:
     text = re.split("[。\uff0c]", SENTENCES[script])[0]
     wanted, letters = add(database, text=text), add(database, text=" ".join(text), day=-1)
     for start in range(0, len(text) - 7, 3):

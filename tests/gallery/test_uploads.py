@@ -197,9 +197,7 @@ def test_signed_in_users_have_an_hourly_upload_limit(start: Start, tmp_path: Pat
         assert answers[0].get_json()["object"].startswith("ana/")
 
 
-def test_the_session_address_is_neither_cached_nor_logged(
-    start: Start, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_session_address_is_not_cached_or_logged(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     app = start()
     answer = announce(app)
     assert answer.headers["Cache-Control"] == "no-store"

@@ -368,7 +368,7 @@ def test_keys_are_fetched_once_in_their_lifetime(start: Start, issuer: Issuer) -
         {"Cache-Control": "max-age=soon", "Age": "old"},
     ],
 )
-def test_keys_are_not_cached_beyond_their_lifetime(
+def test_keys_are_cached_only_for_their_lifetime(
     start: Start, issuer: Issuer, headers: dict[str, str]
 ) -> None:
     issuer.headers = headers

@@ -78,9 +78,7 @@ def test_a_pipelined_header_has_the_same_limit(served: Served) -> None:
 
 
 @pytest.mark.parametrize("size", [3 * 10**7, 5 * 10**7])
-def test_a_client_that_sends_a_large_picture_receives_the_reason_of_its_refusal(
-    served: Served, size: int
-) -> None:
+def test_a_client_that_sends_a_large_body_receives_the_refusal(served: Served, size: int) -> None:
     own = ("Sec-Fetch-Site: same-origin", f"Content-Length: {size}")
     client = served.connect(request(served.port, "/gallery/no-such-page", *own, method="POST"))
     client.sendall(bytes(size))

@@ -25,7 +25,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("code", STEPS, ids=["analysis", "rejection"])
-def test_a_crash_after_any_step_is_finished_by_the_next_delivery(
+def test_the_next_delivery_finishes_after_a_crash_at_any_step(
     start: Start, tmp_path: Path, code: str
 ) -> None:
     app = start(**{"GEMINI_API_KEY": ""} if code else {})
@@ -79,9 +79,7 @@ def test_a_picture_that_crashes_its_instance_is_quarantined_after_three_crashes_
 
 
 @pytest.mark.usefixtures("memory_limit")
-def test_a_picture_for_which_the_kernel_kills_the_instance_is_quarantined_too(
-    start: Start, tmp_path: Path
-) -> None:
+def test_a_picture_for_which_the_kernel_kills_instances_is_quarantined(start: Start, tmp_path: Path) -> None:
     app = start(GEMINI_API_KEY="")
     upload = app.upload("ana/a.png", small_png() + b"grow")
     for answer in (CRASHED, CRASHED, CRASHED, HTTPStatus.OK):
@@ -109,9 +107,7 @@ def test_a_decoder_that_hangs_is_ended_before_the_lease_expires_and_the_log_has_
     assert rows(OUTCOME) == TOOK_DOWN
 
 
-def test_a_picture_is_ended_after_timeout_s_even_if_each_stage_renews_the_lease(
-    start: Start, tmp_path: Path
-) -> None:
+def test_a_delivery_ends_after_timeout_s_even_if_stages_renew_the_lease(start: Start, tmp_path: Path) -> None:
     app = start(GEMINI_API_KEY="")
     upload = app.upload("ana/a.png", small_png() + b"hang")
     with instance(tmp_path, TIMEOUT_S="2") as function:
@@ -120,7 +116,7 @@ def test_a_picture_is_ended_after_timeout_s_even_if_each_stage_renews_the_lease(
         assert 1 < time.monotonic() - began < WAIT_S
 
 
-def test_time_spent_waiting_for_other_pictures_does_not_count_towards_timeout_s(
+def test_time_waiting_for_other_pictures_does_not_count_towards_timeout_s(
     start: Start, tmp_path: Path
 ) -> None:
     app = start(GEMINI_API_KEY="", SIZES="200")
@@ -162,7 +158,7 @@ def test_a_missing_bucket_is_a_transient_error_that_keeps_the_source_and_counts_
     assert app.restarted(**{missing: bucket}).deliver(upload) == HTTPStatus.OK
 
 
-def test_a_worker_that_lost_its_lease_stops_at_the_next_stage(
+def test_a_worker_without_its_lease_stops_at_the_next_stage(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = start()
@@ -179,9 +175,7 @@ def test_a_worker_that_lost_its_lease_stops_at_the_next_stage(
     assert app.objects(app.pictures) == {}
 
 
-def test_a_heartbeat_that_times_out_is_a_transient_error(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_heartbeat_timeout_is_a_transient_error(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     app = start(DATABASE_TIMEOUT_S="0.2")
     upload, read = app.upload("ana/a.png", small_png()), Buckets.read
     with closing(connect_to_schema(os.environ["DATABASE_URL"])) as other, monkeypatch.context() as locking:

@@ -177,9 +177,7 @@ def test_a_file_that_is_not_a_picture_is_quarantined_recorded_and_acknowledged(
     assert app.stats("ana")["pictures_analyzed"] == 0
 
 
-def test_objects_that_are_empty_excluded_or_of_another_bucket_are_acknowledged_and_ignored(
-    start: Start,
-) -> None:
+def test_empty_or_excluded_objects_and_other_buckets_are_acknowledged_and_ignored(start: Start) -> None:
     app = start(INCLUDE="ana/*", EXCLUDE="*/skip/*")
     ignored = [Upload(app.uploads, name, 1, 12) for name in ("ana/", "ana/skip/a.jpg", "bob/a.jpg")]
     ignored += [Upload(app.uploads, "ana/empty.jpg", 1, 0), Upload(app.pictures, "ana/a.jpg", 1, 12)]
@@ -254,7 +252,7 @@ def test_an_upload_in_no_folder_belongs_to_the_anonymous_user(start: Start) -> N
     assert rows("SELECT user_id FROM analyses") == [["anonymous"]]
 
 
-def test_a_failed_model_load_is_not_cached_and_the_source_stays(
+def test_a_failed_model_load_is_not_cached_and_keeps_the_source(
     start: Start, no_demo: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
@@ -332,7 +330,7 @@ def test_a_rejected_source_is_not_deleted_until_it_is_in_quarantine(
     assert list(app.objects(app.uploads)) == ["ana/a.png"]
 
 
-def test_a_response_of_storage_that_never_ends_times_out_and_is_transient(
+def test_a_storage_response_that_never_ends_times_out_and_is_transient(
     start: Start, storage_url: str
 ) -> None:
     with Proxy(int(storage_url.rpartition(":")[2])) as proxy:

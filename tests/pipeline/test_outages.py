@@ -62,7 +62,7 @@ def deliver_during_outage(app: App, upload: Upload, proxy: Proxy, stage: str, be
     expire_leases()
 
 
-def test_three_outages_at_any_stage_count_as_no_crash_and_the_next_delivery_finishes(
+def test_three_outages_at_any_stage_are_no_crash_and_the_next_delivery_finishes(
     app: App, proxy: Proxy
 ) -> None:
     stages = LIGHT_STAGES + HEAVY_STAGES
@@ -125,9 +125,7 @@ def test_a_lease_is_released_as_soon_as_the_database_is_available_again(app: App
     assert rows("SELECT DISTINCT state, reason_code, deaths FROM uploads") == [["done", "", []]]
 
 
-def test_a_server_that_stops_at_the_end_of_three_deliveries_loses_no_picture(
-    start: Start, tmp_path: Path
-) -> None:
+def test_a_server_that_stops_during_three_deliveries_loses_no_picture(start: Start, tmp_path: Path) -> None:
     options = ("-c", "fsync=off", "-c", f"unix_socket_directories={tmp_path}")
     with Postgres(tmp_path / "postgres", options=options) as server:
         app = start(**QUICK, DATABASE_URL=server.url)

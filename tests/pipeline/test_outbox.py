@@ -328,7 +328,7 @@ def test_an_undelivered_event_is_retried_with_exponential_backoff_then_dead_lett
     assert {line["problem"] for line in logged} == {problem}
 
 
-def test_an_event_is_dispatched_only_after_the_source_is_disposed_of(
+def test_an_event_is_dispatched_after_the_source_is_disposed_of(
     database: Database, settings: Settings
 ) -> None:
     with Listener() as listener:

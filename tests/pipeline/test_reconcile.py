@@ -68,7 +68,7 @@ def test_a_recorded_upload_whose_source_was_not_disposed_of_is_finished(start: S
     assert rows("SELECT DISTINCT state FROM uploads") == [["done"]]
 
 
-def test_a_leased_upload_whose_source_was_deleted_is_finished(start: Start) -> None:
+def test_an_upload_whose_source_was_deleted_is_finished(start: Start) -> None:
     app = start()
     upload = app.upload("ana/a.png", small_png())
     app.services.leases.acquire(upload)
@@ -79,9 +79,7 @@ def test_a_leased_upload_whose_source_was_deleted_is_finished(start: Start) -> N
     assert app.objects(app.quarantine) == {}
 
 
-def test_a_leased_upload_whose_source_was_replaced_is_finished_and_the_newer_one_analyzed(
-    start: Start,
-) -> None:
+def test_an_upload_whose_source_was_replaced_is_finished_and_the_newer_one_analyzed(start: Start) -> None:
     app = start()
     older = app.upload("ana/a.png", small_png())
     app.services.leases.acquire(older)
@@ -152,7 +150,7 @@ def test_kept_sources_that_are_done_cost_one_query_a_page_and_are_not_processed_
     assert rows("SELECT DISTINCT attempts FROM uploads") == [[1]]
 
 
-def test_every_object_is_listed_once_from_any_starting_point(
+def test_objects_are_listed_once_from_any_starting_point(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(buckets, "PAGE", 2)

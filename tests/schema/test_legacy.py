@@ -134,9 +134,7 @@ def test_tables_and_views_of_other_apps_are_not_copied(
     assert "copied" not in capsys.readouterr().out
 
 
-def test_a_table_repaired_in_place_by_an_earlier_version_is_copied(
-    empty_database: str, owner: Connection
-) -> None:
+def test_a_table_repaired_by_an_earlier_version_is_copied(empty_database: str, owner: Connection) -> None:
     owner.run("""
         CREATE TABLE achievements (id serial PRIMARY KEY, user_id text NOT NULL, name varchar(80),
           earned_at timestamptz NOT NULL DEFAULT now(), achievement_name text NOT NULL,

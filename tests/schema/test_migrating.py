@@ -59,9 +59,7 @@ def names(database: Database, user: str) -> list[str]:
     return [each["achievement_name"] for each in stats(database, user)["achievements"]]
 
 
-def test_achievements_are_copied_and_nothing_of_the_old_app_changes(
-    old: Connection, empty_database: str
-) -> None:
+def test_achievements_are_copied_and_the_old_app_is_unchanged(old: Connection, empty_database: str) -> None:
     before = old.run("SELECT to_jsonb(a) FROM achievements a ORDER BY id")
     with dropcap(old, empty_database, ROLE) as database:
         assert names(database, "1") == ["Collector"]

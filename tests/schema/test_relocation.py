@@ -63,9 +63,7 @@ def test_tables_are_found_by_the_search_path_of_the_role(empty_database: str, ow
     assert tables(owner, "app") == []
 
 
-def test_tables_already_in_our_schema_stay_and_the_schema_is_marked(
-    empty_database: str, owner: Connection
-) -> None:
+def test_tables_in_our_schema_stay_and_the_schema_is_marked(empty_database: str, owner: Connection) -> None:
     installed(empty_database, owner, SCHEMA)
     owner.run("CREATE TABLE dropcap.notes (n integer)")
     before = contents(owner, SCHEMA)
@@ -95,9 +93,7 @@ def test_a_table_of_unknown_shape_beside_ours_is_refused_with_the_sql_for_either
         assert kept == [["dropcap.documents" if ours else "documents"]]
 
 
-def test_two_sets_of_tables_are_refused_until_a_person_chooses_one(
-    empty_database: str, owner: Connection
-) -> None:
+def test_two_sets_of_tables_are_refused_until_one_is_chosen(empty_database: str, owner: Connection) -> None:
     [[name]] = owner.run("SELECT current_database()")
     installed(empty_database, owner)
     start(empty_database)
@@ -165,9 +161,7 @@ def test_the_tables_of_every_released_version_are_recognised_and_migrated(
         owner.run(f"DROP SCHEMA {SCHEMA} CASCADE; DROP VIEW public.uploads")
 
 
-def test_tables_of_another_owner_are_refused_and_stay(
-    empty_database: str, owner: Connection, guest: Guest
-) -> None:
+def test_tables_of_another_owner_are_not_moved(empty_database: str, owner: Connection, guest: Guest) -> None:
     installed(empty_database, owner)
     owner.run(f"GRANT CREATE ON DATABASE {empty_database.rpartition('/')[2]} TO PUBLIC")
     assert "must be owner of table uploads" in refused(guest.url)

@@ -151,9 +151,7 @@ def test_a_crash_before_the_aliases_are_written_is_repaired_by_the_next_delivery
     assert app.objects(app.uploads) == {}
 
 
-def test_an_alias_written_during_a_deletion_is_deleted_too(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_alias_written_during_a_deletion_is_deleted(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     app, own = start(**BESIDE, SOURCE="keep"), aliases.owned
     upload = app.upload("ana/a.png", small_png())
     assert app.deliver(upload) == 200

@@ -42,7 +42,7 @@ def disposals() -> list[Any]:
 
 
 @rejected
-def test_a_rejected_source_goes_only_to_quarantine(
+def test_a_rejected_source_goes_to_quarantine_only(
     start: Start, data: bytes, settings: dict[str, str]
 ) -> None:
     app = start(SOURCE="archive", RECEIPTS="1", **settings)
@@ -184,9 +184,7 @@ def test_with_versions_a_deletion_in_the_gallery_leaves_no_version(start: Start)
     assert generations(bucket) == []
 
 
-def test_a_receipt_claims_no_deletion_that_was_forbidden(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_receipt_claims_no_forbidden_deletion(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     app = start(RECEIPTS="1")
     upload = app.upload("ana/a.png", small_png())
 
@@ -223,7 +221,7 @@ OLD = {"reason": "not_a_picture", "problem": "It is none.", "remedy": "None.", "
         ({"problem": "red eyes", "remedy": "none"}, {"problem": "red eyes", "remedy": "none"}),
     ],
 )
-def test_only_the_uploaders_own_metadata_is_published(
+def test_only_the_uploaders_metadata_is_published(
     uploaded: dict[str, str], published: dict[str, str]
 ) -> None:
     assert metadata.of_uploader(uploaded) == published

@@ -131,9 +131,7 @@ def test_a_read_of_an_unchanged_generation_is_a_304(storage: Storage, bucket: Bu
 
 
 @pytest.mark.parametrize("operation", ["rewrite", "copy"])
-def test_a_copy_heeds_the_generations_of_source_and_target(
-    bucket: Bucket, blob: Blob, operation: str
-) -> None:
+def test_a_copy_heeds_generations_of_source_and_target(bucket: Bucket, blob: Blob, operation: str) -> None:
     target = bucket.blob(f"{blob.name} copied")
 
     def copy(**conditions: int) -> None:
@@ -256,9 +254,7 @@ def test_an_upload_makes_one_event_and_a_refused_one_none(client: Client, functi
     assert len(functions.events("once.jpg")) == 1
 
 
-def test_a_bucket_that_is_not_watched_makes_no_event(
-    client: Client, blob: Blob, functions: Functions
-) -> None:
+def test_an_unwatched_bucket_makes_no_event(client: Client, blob: Blob, functions: Functions) -> None:
     client.bucket(WATCHED).blob("after.jpg").upload_from_string(b"1")
     functions.events("after.jpg")
     assert all(data["bucket"] == WATCHED for _, data in functions.received)

@@ -52,9 +52,7 @@ def kept(answer: requests.Response) -> str:
     return answer.headers.get("Range", "")
 
 
-def test_an_upload_in_one_request_makes_one_object_and_event(
-    blob: Blob, session: str, functions: Functions
-) -> None:
+def test_one_request_makes_one_object_and_event(blob: Blob, session: str, functions: Functions) -> None:
     answer = put(session, DATA)
     [(_, event)] = functions.events(blob.name)
     blob.reload()

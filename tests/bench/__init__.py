@@ -1,1 +1,1 @@
-"""`make bench`: Dropcap beside other ways to do the same, in one run on one machine."""
+"""`make bench`: compare Dropcap with alternatives, in one run on one machine."""

@@ -1,4 +1,4 @@
-"""make bench: Dropcap beside other ways to caption and resize a picture; see --help."""
+"""`make bench`: compare Dropcap with other ways to caption and resize a picture; see --help."""
 
 from __future__ import annotations
 

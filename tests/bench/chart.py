@@ -1,4 +1,4 @@
-"""The chart of `make bench`: a caption's seconds, and the memory of the process that makes it."""
+"""The chart of `make bench`: seconds and process memory of a caption."""
 
 from collections.abc import Mapping
 from typing import Any

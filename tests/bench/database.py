@@ -1,4 +1,4 @@
-"""`make bench-database`: what the database does for each operation when it holds 10 million analyses.
+"""`make bench-database`: the cost of each database operation with 10 million analyses.
 
 A real PostgreSQL with its default settings runs in a temporary folder. The product's own statements go
 through its own client; each is explained (ANALYZE, BUFFERS) just before it runs. The time of an operation is

@@ -1,4 +1,4 @@
-"""The deployed function in a process as the cloud starts it, and the naive function beside it."""
+"""The deployed function in a process as the cloud starts it, and the naive function."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.memory.outside import Outside
 from tests.memory.uploads import Sample
 
 MAIN, NAIVE = ROOT / "functions" / "main.py", ROOT / "tests" / "memory" / "naive.py"
-OURS_GIB, NAIVE_GIB = 0.5, 2  # the smallest instances that each fits in
+OURS_GIB, NAIVE_GIB = 0.5, 2  # the smallest instances into which each fits
 TIMEOUT_S = 300.0
 NO_LIMIT = 0
 DEPLOYED = ROOT / ".venv" / "bin" / "python"  # has what the function needs and the local stack, no more

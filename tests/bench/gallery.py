@@ -1,4 +1,4 @@
-"""The gallery's part of `make bench-database`: one user's many pictures, all of them searchable."""
+"""The gallery's part of `make bench-database`: many searchable pictures of one user."""
 
 from __future__ import annotations
 

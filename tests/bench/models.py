@@ -1,4 +1,4 @@
-"""The same random BLIP-base for each rival in the form it needs; made once and kept in build/bench."""
+"""Export the same random BLIP-base in the format of each alternative, once, to build/bench."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rival from outside: BLIP's two graphs in OpenVINO, int8. Runs in an environment of its own.
+"""An alternative: BLIP's two graphs in OpenVINO, int8. Runs in its own environment.
 
     python -m tests.bench.openvino_int8 prepare GRAPHS FOLDER    fp32 ONNX graphs -> OpenVINO's int8
     python -m tests.bench.openvino_int8 serve FOLDER             one of the ways of ways.py
@@ -53,7 +53,7 @@ def ready(folder: Path) -> Work:
     )
     names = [port.any_name for port in decoder.model_inputs if port.any_name.startswith("past.")]
     heads, size = (decoder.get_compiled_model().input("past.0").partial_shape[i].get_length() for i in (1, 3))
-    for port in encoder.model_outputs:  # the decoder reads its 42 MB where the encoder writes them
+    for port in encoder.model_outputs:  # shared with the decoder: 42 MB
         decoder.set_tensor(port.any_name, encoder.get_tensor(port.any_name))
     image = photo()
 

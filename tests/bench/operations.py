@@ -1,4 +1,4 @@
-"""What an instance asks of the database, operation by operation, and what each costs there."""
+"""Measure the cost of each database operation of an instance."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # ruff: noqa: S608  the SQL is made of this file's own numbers
-"""Millions of rows as a deployment of some years has them, before there was a rollup."""
+"""Generate millions of rows, as in a deployment of some years, from before the rollup existed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.sdks`: memory and CPU of each package of GEMINI_SDK, beside all else that is loaded.
+"""`python -m tests.bench.sdks`: memory and CPU of each package of GEMINI_SDK, with everything else loaded.
 
 Each is loaded in a process of its own, in turns, and describes a picture 20 times by the stand-in for Gemini.
 `--python` names the interpreter of another environment. One with functions/requirements.txt alone is as

@@ -1,4 +1,4 @@
-"""One way to caption or resize a picture, in a process of its own: python -m tests.bench.ways WAY ARGUMENT
+"""Run one way to caption or resize a picture in its own process: python -m tests.bench.ways WAY ARGUMENT
 
 The process loads what it needs, then works once for each line of its input. It writes one JSON line after the
 load and after each turn: seconds by the clock, CPU seconds, resident memory and its peak so far.
@@ -24,7 +24,7 @@ from tests.memory.peak import peak_mb
 TOKENS = 16  # of each caption: random weights would end where rounding says
 SIDES = (1600, 800, 200)
 QUALITY = 80
-PICTURE = (1600, 1067)  # what a caption is asked for: what the function keeps of a photo
+PICTURE = (1600, 1067)  # the size to which the function reduces a photo
 Work = Callable[[], Any]
 
 

@@ -1,4 +1,4 @@
-"""Measure the inputs: stages of the last `make prove`, and what PostgreSQL does for a picture."""
+"""Measure the inputs: stages of the last `make prove`, and the work of PostgreSQL for a picture."""
 
 import json
 import os

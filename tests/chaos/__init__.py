@@ -1,1 +1,1 @@
-"""`make chaos` and `make soak`: whether nothing is lost and nothing twice, whatever fails at any moment."""
+"""`make chaos` and `make soak`: verify that nothing is lost or done twice, whatever fails at any moment."""

@@ -28,7 +28,7 @@ BROKEN = tuple(Fault(kind) for kind in ("refuse", "lose", "half-open", "cut"))
 SLOW = (Fault("latency", seconds=0.2), Fault("drip", seconds=0.002))
 TOO_SLOW = (Fault("latency", seconds=TIMEOUT_S), Fault("drip", seconds=0.1))
 STATUSES = tuple(Fault("status", status=status) for status in (404, 412, 429, 500, 503))
-LAST = (404, 412)  # from a turn on they are no transient fault: the object does not exist
+LAST = (404, 412)  # not transient: the object does not exist
 TRIES = 3
 ALIVE = ("answered", "busy", "refused")  # the process neither hung nor was killed
 GEMINI = (

@@ -1,4 +1,4 @@
-"""A TCP proxy that fails on purpose, between a function and one of its parts.
+"""A TCP proxy that injects faults between a function and one of its services.
 
 It knows turns, not protocols: a turn is a request and its answer, in HTTP as in PostgreSQL's protocol. It
 begins when the client speaks after the server did. A Fault strikes some turns, the others pass:

@@ -1,4 +1,4 @@
-"""`make soak`: thousands of uploads through one instance, and whether anything in it grows."""
+"""`make soak`: send thousands of uploads through one instance, and check that nothing grows."""
 
 import argparse
 import sys

@@ -36,7 +36,7 @@ USERS = ("ana", "bo", "cy")
 BAD = "not_a_picture"
 TIMEOUT_S = 18  # the function's 540 s (infra/cloud/config.py), by the same measure as the bounds below
 LEASE_S = 20  # as the lease of 600 s is longer than 540 s
-# A thirtieth of what ships, where that is not too short for a busy machine.
+# A thirtieth of the defaults, unless that is too short for a busy machine.
 BOUNDS = {
     "STORAGE_TIMEOUT_S": "2",
     "DATABASE_TIMEOUT_S": "1",
@@ -44,7 +44,7 @@ BOUNDS = {
     "GEMINI_ATTEMPTS": "2",
     "TIMEOUT_S": "16",
 }
-# Events are written, and no subscriber is there: port 9 discards what it gets.
+# Events are written, but there is no consumer at port 9.
 EVENTS = {
     "RECEIPTS": "1",
     "EVENTS": "projects/dropcap-chaos/topics/done",

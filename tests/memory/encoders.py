@@ -1,4 +1,4 @@
-"""Files of every kind that is taken, drawn such that they weigh what real ones do, not what noise does."""
+"""Encode files of every accepted kind, with the sizes of real files, not those of noise."""
 
 import io
 import zlib

@@ -41,7 +41,7 @@ class Delivery:
     kills: int
     late: int  # deliveries that took longer than may be
     rss_mb: float  # of the largest process, mapped files included
-    anonymous_mb: float  # of all processes: what the kernel can't take back
+    anonymous_mb: float  # of all processes: memory that the kernel can't reclaim
 
 
 class Instance:
@@ -225,7 +225,7 @@ class Platform:
 def _forget(files: Iterable[Path]) -> None:
     """Take files out of the page cache.
 
-    The kernel charges a file's pages to who reads them first: what others have read would be free for the
+    The kernel charges a file's pages to the first reader: pages read by others would be free for the
     function, and its cold start would be warm.
     """
     for path in files:

@@ -294,7 +294,7 @@ def tiff_file(tags: dict[int, tuple[int, ...]], blocks: list[bytes], where: tupl
     """Return a TIFF of one page; `where` are the tags of the offsets and lengths of its strips or tiles."""
     tags |= {where[0]: (0,) * len(blocks), where[1]: tuple(map(len, blocks))}
     head = 8 + 2 + 12 * len(tags) + 4
-    for _ in (1, 2):  # the second pass knows where the blocks begin
+    for _ in (1, 2):  # the second pass knows the offsets of the blocks
         entries, beside = b"", b""
         for tag, values in sorted(tags.items()):
             long = tag in (*where, 256, 257, 278)

@@ -23,7 +23,7 @@ from infra.local import StackError
 
 EMPTY_S = 10.0  # how long the kernel may take to forget the processes that ended
 TRY_S = 120.0  # Docker may have to fetch its image first
-# What tells of kills, the most memory ever with page cache, and memory now without it.
+# Files with the number of kills, the peak memory with page cache, and the current memory without it.
 V1 = ("memory.oom_control", "memory.max_usage_in_bytes", "total_rss")
 V2 = ("memory.events", "memory.peak", "anon")
 # The machine's own files, network and environment, so that a command is the same inside: FILE SIZE COMMAND.

@@ -1,4 +1,4 @@
-"""Whoever looks from outside of the limit at what became of an upload."""
+"""Determine the outcome of an upload from outside the limit, by database and buckets."""
 
 from collections.abc import Mapping
 from contextlib import closing

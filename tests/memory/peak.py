@@ -1,4 +1,4 @@
-"""The most memory that a process ever had."""
+"""Peak memory of a process."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ from pathlib import Path
 def peak_mb(pid: int | str = "self") -> float:
     """Return the peak resident set (VmHWM, proc(5)), mapped files included, MB.
 
-    Raises OSError where the process has ended, or there is no /proc.
+    Raises OSError if the process has ended, or there is no /proc.
     """
     status = Path(f"/proc/{pid}/status").read_text()
     words = status.partition("VmHWM:")[2].split()
-    return int(words[0]) * 1024 / 1e6 if words else 0.0  # the dead who are not yet buried have none
+    return int(words[0]) * 1024 / 1e6 if words else 0.0  # zombie processes have none

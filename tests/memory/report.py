@@ -1,4 +1,4 @@
-"""What a run showed: the table, the JSON, and the reasons why it proves nothing."""
+"""Report a run: the table, the JSON, and the reasons for a failure."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What is uploaded: pictures of every kind from 0.1 to 100 MP, and some bad files; the same for a seed."""
+"""The uploads: pictures of every kind from 0.1 to 100 MP, and some bad files, determined by a seed."""
 
 import hashlib
 import inspect

@@ -1,4 +1,4 @@
-"""Pythons that the tests start: they find what they need, and nothing else of ours."""
+"""Start Python processes for tests, with a minimal PYTHONPATH."""
 
 import os
 import subprocess

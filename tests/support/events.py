@@ -1,4 +1,4 @@
-"""Where the gate sends its events, and Google's own client of its storage."""
+"""A listener for the events of the local storage, and Google's client for that storage."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""A stand-in for the consumer of events: a web server that keeps its requests and answers as a test wants.
+"""A stand-in for the consumer of events: a web server that records its requests and answers as configured.
 
 At `/v1/projects/P/topics/T:publish` it follows the rules of Pub/Sub's REST API for publishing; it delivers
 nothing.

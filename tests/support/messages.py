@@ -14,7 +14,7 @@ from typing import TypeGuard
 
 from tests.support.app import ROOT
 
-# What answers in a part's place speaks to programs, and what measures is for who develops.
+# Without the stand-ins, whose messages are for programs, and the measuring tools, which are for developers.
 SOURCES = (
     "functions/**/*.py",
     "infra/local/**/*.py",

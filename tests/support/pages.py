@@ -1,4 +1,4 @@
-"""What is in the code blocks of the pages in docs."""
+"""The code blocks of the pages in docs."""
 
 import re
 import shlex
@@ -18,6 +18,6 @@ def blocks(page: Path, kind: str) -> list[str]:
 def commands(page: Path, *first: str) -> list[list[str]]:
     """Return the words of each shell command on a page that begins with these words, in order."""
     joined = [block.replace("\\\n", " ") for block in blocks(page, "sh")]
-    # A line ends where it is not in quotes.
+    # A line break within quotes does not end a command.
     found = [shlex.split(line) for block in joined for line in re.findall(r"(?:[^\n']|'[^']*')+", block)]
     return [words for words in found if tuple(words[: len(first)]) == first]

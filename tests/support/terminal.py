@@ -1,4 +1,4 @@
-"""A terminal at which a person sits: a command runs in it, and what stands there afterwards is its text."""
+"""Run a command in a pseudo-terminal, answer its questions, and return the text on the screen."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ASKS = "[y/N] "
-# Nothing moves in it, and no table is folded.
+# Without animations, and wide enough for tables.
 PLAIN = {"TERM": "dumb", "COLUMNS": "500", "LINES": "50"}
 
 
@@ -35,5 +35,5 @@ def typed(command: str, folder: Path, environment: Mapping[str, str], answer: st
 def _read(leader: int) -> bytes:
     try:
         return os.read(leader, 65_536)
-    except OSError:  # EIO: nobody has the other end any more
+    except OSError:  # EIO: the other end is closed
         return b""

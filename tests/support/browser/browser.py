@@ -1,4 +1,4 @@
-"""A real browser at the gallery of a real local stack, and somebody who looks at it."""
+"""Fixtures: a real browser, a real local stack, and a user of its gallery."""
 
 import asyncio
 import os
@@ -73,7 +73,7 @@ def looping(browser: Browser) -> Iterator[None]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One local stack, as `make run` starts it, for each test worker that looks at the gallery.
 
-    Its settings are the usual ones, whatever those of whoever runs the tests: a key of Gemini's, say.
+    Its settings are the defaults, whatever is in the environment of the tests, such as a Gemini key.
     """
     ours = {item.name.upper() for item in fields(Settings)}
     environment = {name: value for name, value in os.environ.items() if name not in ours}

@@ -1,4 +1,4 @@
-"""What somebody does who drops pictures on the gallery, and where to look at what becomes of them."""
+"""Drop pictures on the gallery as a user does, and observe the uploads."""
 
 import re
 from pathlib import Path

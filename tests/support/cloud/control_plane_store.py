@@ -154,7 +154,7 @@ class Store:
         self.resources: dict[str, Json] = {}
         self.policies: dict[str, Json] = {}
         self.operations: dict[str, Json] = {}  # by the last part of their name
-        self.images: dict[str, str | None] = {}  # what was built, with its digest: the base that it needs
+        self.images: dict[str, str | None] = {}  # built images, with digest: the base image that each needs
         self.payloads: dict[str, bytes] = {}  # of secret versions and objects, by key
         self.uploads: list[tuple[str, bytes]] = []  # every object ever uploaded, by key
         self.failure: Refusal | None = None  # in which the present change is to end

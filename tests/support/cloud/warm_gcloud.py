@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 STREAMS = 3  # standard input, output and error
 REPLAY = "GCLOUD_REPLAY"  # a variable: the socket of replayed_gcloud.py
 READING = {"list", "describe", "get-iam-policy", "access", "version"}
-PAUSE_S = 0.02  # the longest pause before gcloud asks again: what answers in tests never needs more
+PAUSE_S = 0.02  # the longest pause between gcloud's polls; the stand-in never needs more
 BROKEN = 70  # EX_SOFTWARE: the fork died without a word
 PYTHON = os.path.join("platform", "bundledpythonunix", "bin", "python3")
 
@@ -139,7 +139,7 @@ def serve(address: str, root: str) -> None:
                 continue
             link, _ = listener.accept()
             gc.freeze()  # a collection in a fork would copy every page
-            signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks are not waited for
             if os.fork() == 0:
                 gc.disable()  # it ends soon
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -211,7 +211,7 @@ def _run(main: "Callable[[], None]", root: str, link: "socket.socket", lesson: "
     sys.stderr.flush()
     imported = " ".join(name for name in sys.modules if name not in known)
     path = " ".join(itertools.takewhile(str.isidentifier, (word.replace("-", "_") for word in words)))
-    with suppress(OSError):  # too long, or nobody listens any more
+    with suppress(OSError):  # too long, or the server has ended
         lesson.send(f"{imported}\0{path}".encode())
     link.send(bytes([int(status or 0) if isinstance(status, int | None) else 1]))
     os._exit(0)

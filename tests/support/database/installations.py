@@ -1,5 +1,5 @@
 # ruff: noqa: S608  the SQL is made of this file's own words
-"""Installations of Dropcap in new databases, and what is in them."""
+"""Installations of Dropcap in new databases, and their contents."""
 
 import pytest
 from pg8000.native import Connection

@@ -1,4 +1,4 @@
-# ruff: noqa: S608  what is put into the SQL are the rules below; users and instants are parameters
+# ruff: noqa: S608  only the rules below are put into the SQL; users and instants are parameters
 """Progress by straightforward SQL over all pictures of a user; `dropcap.database.progress` must agree."""
 
 import datetime as dt
@@ -36,7 +36,7 @@ RULES: Mapping[str, str] = {
 }
 
 # A streak is a run of local days without a gap: `day` minus its place in the order is the same all along it.
-# `reached_at` is when all days of the run so far had been seen; days can overlap for a user who travels.
+# `reached_at` is when all days of the run so far had a picture; days can overlap for a user who travels.
 EVENTS = """
 event AS (
   SELECT analyzed_at AS at, zone, local::date AS day, extract(hour FROM local) AS hour,

@@ -254,6 +254,6 @@ BOMBS: dict[str, bytes] = {
     "AVIF sample entry": track(64, 64, (S, S), av1(64, 64)),
     "AVIF track coded larger": track(64, 64, (64, 64), av1(S, S)),
 }
-# A picture that decodes, with a claim beside it that does not fit: what is believed depends on who reads.
+# A picture that decodes, with contradictory sizes: which one is used depends on the reader.
 _WHOLE = encoded(quadrants(8, 8), "JPEG")
 BOMBS["JPEG whole, with a second frame header"] = _WHOLE[:2] + sof(S, S) + _WHOLE[2:]

@@ -153,7 +153,7 @@ def cut_jpeg(tail: bytes) -> bytes:
 WIDE_TEXT = zlib.compress(("\U0001f600" + "a" * 1_000_000).encode(), 9)  # 4 bytes a character in Python
 LONG_TEXT = zlib.compress(bytes(7_900_000).replace(b"\0", b"a"), 9)
 MAZES: dict[str, tuple[str, Callable[[], bytes]]] = {
-    # First: nothing is loaded yet, which is no reason to take a refusal for a passing fault.
+    # First, because a rejection must not be taken for a transient error while nothing is loaded yet.
     "HEIC of too many boxes": (BROKEN, lambda: HEIC + meta(full(b"free", b"") * 250_000)),
     "AVIF of too many boxes": (BROKEN, lambda: AVIF + meta(full(b"free", b"") * 250_000)),
     "HEIC of lists in lists": (BROKEN, lambda: nested(60)),

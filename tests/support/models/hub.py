@@ -97,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _found(self, name: str, revision: str) -> Path | None:
         # Client, utils/_http.py, hf_raise_for_status: without a token, the hub answers 401 for what does not
-        # exist, so that nobody learns what is private; X-Error-Code says which of the two is not there.
+        # exist, so that private names stay secret; X-Error-Code distinguishes the two.
         if name not in self.hub.repositories:
             self._error(HTTPStatus.UNAUTHORIZED, "", "Invalid username or password.")
         elif revision not in ("main", COMMIT):

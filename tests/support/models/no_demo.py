@@ -1,4 +1,4 @@
-"""The model that ships under another card, as one that is no demonstration, such as BLIP-base.
+"""The shipped model with the card of a model that is not a demonstration, such as BLIP-base.
 
 It knows the scenes that tests and screenshots show it, and its captions are treated like those of BLIP-base.
 """

@@ -1,4 +1,4 @@
-"""The naive implementation, for comparison: the whole picture in Pillow and BLIP in transformers, fp32, as web apps do.
+"""The naive implementation, for comparison: Pillow decodes the whole picture, and BLIP runs in fp32.
 
 It does less than Dropcap (no database, no Gemini, nothing for a delivery that comes twice) and nothing badly:
 one thread, no gradients, weights mapped from a safetensors file. `python -m tests.memory.naive FOLDER` writes

@@ -127,7 +127,7 @@ def _printable_name(value: object) -> str:
     """Return a printable name. Raises ValueError if it is not printable or too long."""
     text = str(value)
     if not text.isprintable() or not 0 < len(text) <= MAX_NAME:
-        raise ValueError(f"{text[:MAX_NAME]!r} is no name of at most {MAX_NAME} printable characters")
+        raise ValueError(f"{text[:MAX_NAME]!r} is not a name of at most {MAX_NAME} printable characters")
     return text
 
 
@@ -157,7 +157,7 @@ def _confidence(card: Mapping[str, Any], files: Collection[str]) -> Confidence:
 def _number(value: Any) -> float:
     """Return a finite number. A threshold of NaN would reject no caption. Raises ValueError."""
     if isinstance(value, bool) or not math.isfinite(number := float(value)):
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{value!r} is not a number")
     return number
 
 

@@ -6,7 +6,7 @@ from dropcap.domain.gemini_response import Tokens
 
 
 class RequestBudget(Protocol):
-    """Is asked before each request, and told what it used, retries included. See budget.GeminiBudget."""
+    """Reserves budget before each request and records its usage, retries included; see GeminiBudget."""
 
     def reserve(self) -> None:
         """Reserve the budget for one request. Raises response.NotDescribed if it must not be made."""

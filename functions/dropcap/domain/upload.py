@@ -43,7 +43,7 @@ class Upload:
     """One object generation in a bucket, or one posted picture (`bucket` empty, `generation` 0).
 
     `size` is in bytes. `user` is the first folder of the name, exactly; a name that has none, or one that
-    can't be a user's, is credited to nobody in particular, never to somebody else.
+    can't be a user's, is credited to the anonymous user, never to another one.
     """
 
     bucket: str

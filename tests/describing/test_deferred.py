@@ -11,12 +11,11 @@ import pytest
 from dropcap import erasure
 from dropcap.database.transactions import Database
 from dropcap.deferred.worker import MAX_FAILURES, MAX_TRIES, describe_pending
-from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
 from dropcap.services import Services
 from dropcap.storage.buckets import Buckets
 from dropcap.storage.gcs import NotStored
-from tests.support.app import OWN, App, Start, problem, rows, small_png
+from tests.support.app import OWN, App, Start, at_next_call, problem, rows, small_png
 from tests.support.describing import DONE, DOWN, ONCE, UP, make_due, new_key, redescribe, result
 
 
@@ -93,14 +92,7 @@ def test_a_picture_that_gemini_blocks_is_not_retried(start: Start) -> None:
 def test_a_picture_deleted_meanwhile_stays_deleted(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     app, upload = upload_without_description(start, DAILY_CALLS="100")
     app = app.restarted(GEMINI_MODEL=UP)
-    read = Buckets.read_published
-
-    def deleted(buckets: Buckets, published: Rendition) -> bytes:
-        data = read(buckets, published)
-        delete(app, upload)
-        return data
-
-    monkeypatch.setattr(Buckets, "read_published", deleted)
+    at_next_call(monkeypatch, Buckets, "read_published", lambda: delete(app, upload), after=True)
     assert app.reconcile() == DONE
     assert rows("SELECT count(*) FROM analyses") == rows("SELECT count(*) FROM answers") == [[0]]
 
@@ -218,16 +210,14 @@ def test_no_quarantined_copy_is_left_if_the_user_deletes_the_picture_meanwhile(
 ) -> None:
     app, upload = upload_without_description(start)
     app = app.restarted(GEMINI_MODEL="fault-unsafe-high", SAFETY="low")
-    copy = Buckets.quarantine_published
 
-    def beside_a_deletion(buckets: Buckets, *what: Any) -> None:
-        copy(buckets, *what)
+    def delete_meanwhile() -> None:
         left = app.storage.bucket(app.quarantine).blob(f"{upload.id}/200.webp")
         data = left.download_as_bytes()
         delete(app, upload)
         left.upload_from_string(data)  # the copy arrives after the deletion listed the objects
 
-    monkeypatch.setattr(Buckets, "quarantine_published", beside_a_deletion)
+    at_next_call(monkeypatch, Buckets, "quarantine_published", delete_meanwhile, after=True)
     assert app.reconcile() == DONE | {"not_described": 1}
     assert app.objects(app.quarantine) == {}
 
@@ -264,14 +254,7 @@ def test_the_response_stays_cached_if_the_row_is_marked_again_meanwhile(
 ) -> None:
     app, upload = upload_without_description(start, DAILY_CALLS="100")
     app = app.restarted(GEMINI_MODEL=UP)
-    read = Buckets.read_published
-
-    def marked(buckets: Buckets, published: Rendition) -> bytes:
-        monkeypatch.setattr(Buckets, "read_published", read)
-        redescribe(app, mark=True)
-        return read(buckets, published)
-
-    monkeypatch.setattr(Buckets, "read_published", marked)
+    at_next_call(monkeypatch, Buckets, "read_published", lambda: redescribe(app, mark=True))
     assert app.reconcile() == DONE | {"described": 1}
     assert rows("SELECT calls FROM spending") == [[2]]  # the first one failed
     assert result(app, upload.id)["usage"]["reused"]

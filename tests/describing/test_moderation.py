@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dropcap.describing import moderation
-from dropcap.domain.analysis import Rendition, Verdict
+from dropcap.domain.analysis import Verdict
 from dropcap.errors import Rejected, SettingsError
 from dropcap.settings import Settings
 from dropcap.storage.buckets import Buckets
-from tests.support.app import App, Start, expire_leases, problem, rows, small_png
+from tests.support.app import App, Start, at_next_call, expire_leases, problem, rows, small_png
 
 UNAVAILABLE = {"GEMINI_MODEL": "fault-404"}  # not retried
 ANSWERS = {"GEMINI_MODEL": "gemini-3.5-flash-lite"}
@@ -234,14 +234,11 @@ def test_a_delivery_that_lost_its_lease_to_an_unsafe_verdict_leaves_nothing_publ
 ) -> None:
     app = start(SAFETY="low", SIZES="200,100", LAYOUT="beside", **ANSWERS)
     upload = app.upload("ana/a.png", small_png())
-    publish = Buckets.publish
 
-    def after_an_unsafe_verdict(self: Buckets, *arguments: Any) -> Rendition:
-        monkeypatch.setattr(Buckets, "publish", publish)
+    def deliver_to_another_worker() -> None:
         expire_leases()
         assert app.restarted(GEMINI_MODEL=found).deliver(upload) == 200
-        return publish(self, *arguments)
 
-    monkeypatch.setattr(Buckets, "publish", after_an_unsafe_verdict)
+    at_next_call(monkeypatch, Buckets, "publish", deliver_to_another_worker)
     assert app.deliver(upload) == 503
     nothing_public(app)

@@ -11,10 +11,9 @@ from dropcap.database.response_cache import CacheEntry
 from dropcap.database.transactions import Database
 from dropcap.deferred import rows as pending_rows
 from dropcap.describing.gemini import Describer
-from dropcap.domain.analysis import Rendition
 from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.storage.buckets import Buckets
-from tests.support.app import App, Start, rows, small_png
+from tests.support.app import App, Start, at_next_call, rows, small_png
 from tests.support.describing import DONE, ONCE, make_due, new_key, redescribe, requests_of, result
 
 OLD, NEW = "gemini-3.5-pro", "gemini-3.5-flash-lite"
@@ -85,15 +84,8 @@ def test_a_picture_without_a_new_description_keeps_the_old_one(start: Start, mod
 
 
 def change_row_while_describing(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    """Let another worker change the row while the first picture is being described."""
-    read = Buckets.read_published
-
-    def changed(self: Buckets, published: Rendition) -> bytes:
-        monkeypatch.setattr(Buckets, "read_published", read)
-        rows(f"UPDATE analyses SET {change}")  # noqa: S608
-        return read(self, published)
-
-    monkeypatch.setattr(Buckets, "read_published", changed)
+    """Let another worker change the row while the picture is being described."""
+    at_next_call(monkeypatch, Buckets, "read_published", lambda: rows(f"UPDATE analyses SET {change}"))  # noqa: S608
 
 
 def test_a_paid_description_is_stored_after_the_lease_expired_and_the_row_stays_pending(
@@ -152,14 +144,8 @@ def test_redescribing_all_does_not_discard_a_response_in_progress(
     start: Start, gemini_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app, id = described(start, DAILY_CALLS="100")
-    ask, calls = Describer.ask, requests_of(gemini_url, key_of(app))
-
-    def during_redescribe(self: Describer, *arguments: Any) -> Any:
-        monkeypatch.setattr(Describer, "ask", ask)
-        redescribe(app, mark=True, all=True)
-        return ask(self, *arguments)
-
-    monkeypatch.setattr(Describer, "ask", during_redescribe)
+    calls = requests_of(gemini_url, key_of(app))
+    at_next_call(monkeypatch, Describer, "ask", lambda: redescribe(app, mark=True, all=True))
     assert app.reconcile() == DONE | {"described": 1}
     assert requests_of(gemini_url, key_of(app)) == calls + 1
     assert result(app, id)["usage"]["reused"]

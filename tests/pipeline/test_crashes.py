@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from dropcap.database.connection import connect_to_schema
-from dropcap.domain.upload import Upload, posted
+from dropcap.domain.upload import posted
 from dropcap.storage.buckets import Buckets
 from tests.memory.limit import kernel_limit
-from tests.support.app import Start, expire_leases, problem, rows, small_png
+from tests.support.app import Start, at_next_call, expire_leases, problem, rows, small_png
 from tests.support.instances import CRASHED, WAIT_S, instance
 
 OUTCOME = "SELECT DISTINCT state, reason_code FROM uploads"
@@ -162,14 +162,13 @@ def test_a_worker_without_its_lease_stops_at_the_next_stage(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = start()
-    upload, read = app.upload("ana/a.png", small_png()), Buckets.read
+    upload = app.upload("ana/a.png", small_png())
 
-    def read_after_the_lease_was_lost(buckets: Buckets, upload: Upload) -> bytes:
+    def lose_the_lease() -> None:
         expire_leases()
         assert app.services.leases.acquire(upload).state == "claimed"  # by another worker
-        return read(buckets, upload)
 
-    monkeypatch.setattr(Buckets, "read", read_after_the_lease_was_lost)
+    at_next_call(monkeypatch, Buckets, "read", lose_the_lease)
     assert app.deliver(upload) == HTTPStatus.SERVICE_UNAVAILABLE
     assert rows("SELECT stage FROM uploads") == [["claim"]]
     assert app.objects(app.pictures) == {}
@@ -177,14 +176,9 @@ def test_a_worker_without_its_lease_stops_at_the_next_stage(
 
 def test_a_heartbeat_timeout_is_a_transient_error(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     app = start(DATABASE_TIMEOUT_S="0.2")
-    upload, read = app.upload("ana/a.png", small_png()), Buckets.read
-    with closing(connect_to_schema(os.environ["DATABASE_URL"])) as other, monkeypatch.context() as locking:
-
-        def read_and_lock(buckets: Buckets, upload: Upload) -> bytes:
-            other.run("BEGIN; LOCK TABLE uploads")
-            return read(buckets, upload)
-
-        locking.setattr(Buckets, "read", read_and_lock)
+    upload = app.upload("ana/a.png", small_png())
+    with closing(connect_to_schema(os.environ["DATABASE_URL"])) as other:
+        at_next_call(monkeypatch, Buckets, "read", lambda: other.run("BEGIN; LOCK TABLE uploads"))
         assert app.deliver(upload) == HTTPStatus.INTERNAL_SERVER_ERROR
     expire_leases()
     assert app.deliver(upload) == HTTPStatus.OK

@@ -5,7 +5,6 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from google.api_core.exceptions import NotFound
@@ -13,7 +12,6 @@ from google.cloud.storage import Blob
 from PIL import Image
 
 from dropcap import logs
-from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
 from dropcap.storage.buckets import Buckets
 from tests.chaos.proxy import Fault, Proxy
@@ -25,6 +23,7 @@ from tests.support.app import (
     PICTURE,
     SAMPLES,
     Start,
+    at_next_call,
     event_of,
     expire_leases,
     log_lines,
@@ -102,15 +101,12 @@ def test_a_worker_that_lost_its_lease_replaces_no_rendition_of_the_next_one(
 ) -> None:
     app = start()
     upload = app.upload(f"ana/{NAME}", PICTURE)
-    publish = Buckets.publish
 
-    def late(*arguments: Any) -> Rendition:
-        monkeypatch.undo()
+    def deliver_to_another_worker() -> None:
         expire_leases()
-        assert app.restarted(QUALITY="30").deliver(upload) == 200  # another deploy: other bytes
-        return publish(*arguments)
+        assert app.restarted(QUALITY="30").deliver(upload) == 200  # with other bytes
 
-    monkeypatch.setattr(Buckets, "publish", late)
+    at_next_call(monkeypatch, Buckets, "publish", deliver_to_another_worker)
     assert app.deliver(upload) == 500
     [[result]] = rows("SELECT result FROM analyses")
     stored = {blob.name: blob.md5_hash for blob in app.objects(app.pictures).values()}

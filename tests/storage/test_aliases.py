@@ -12,7 +12,7 @@ from dropcap.domain.upload import LONGEST_NAME, Upload
 from dropcap.erasure import erase
 from dropcap.storage import aliases
 from dropcap.storage.buckets import Buckets
-from tests.support.app import PICTURE, App, Start, expire_leases, rows, small_png
+from tests.support.app import PICTURE, App, Start, at_next_call, expire_leases, rows, small_png
 
 BESIDE = {"LAYOUT": "beside", "SIZES": "200x100", "BLIP": "optional"}
 
@@ -123,15 +123,13 @@ def test_a_worker_that_lost_its_lease_does_not_replace_aliases_of_the_next_one(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = start(**BESIDE)
-    upload, write = app.upload("ana/a.jpg", PICTURE), aliases.write
+    upload = app.upload("ana/a.jpg", PICTURE)
 
-    def late(*arguments: Any) -> None:
-        monkeypatch.undo()
+    def deliver_to_another_worker() -> None:
         expire_leases()
-        assert app.restarted(QUALITY="30").deliver(upload) == 200  # another deploy: other bytes
-        write(*arguments)
+        assert app.restarted(QUALITY="30").deliver(upload) == 200  # with other bytes
 
-    monkeypatch.setattr(aliases, "write", late)
+    at_next_call(monkeypatch, aliases, "write", deliver_to_another_worker)
     assert app.deliver(upload) != 200
     [[result]] = rows("SELECT result FROM analyses")
     assert alias_of(app) == (result["pictures"][0]["md5"], str(upload.id))

@@ -11,7 +11,7 @@ from google.cloud.storage import Blob, Bucket
 from dropcap.domain.upload import Upload
 from dropcap.storage import metadata
 from dropcap.storage.buckets import Buckets
-from tests.support.app import App, Start, expire_leases, log_lines, rows, small_png
+from tests.support.app import App, Start, at_next_call, expire_leases, log_lines, rows, small_png
 
 LETTER = b"Dear diary, today I was a JPEG."
 UNSAFE = {"SAFETY": "low", "GEMINI_MODEL": "fault-unsafe-high"}
@@ -60,15 +60,12 @@ def test_a_rejected_source_reaches_quarantine_after_a_crash(
 ) -> None:
     app = start(SOURCE="archive", RECEIPTS="1", **settings)
     upload = app.upload("ana/a.png", data)
-    done = getattr(Buckets, step)
 
-    def crash(*arguments: Any, **options: Any) -> None:
-        done(*arguments, **options)
+    def crash() -> None:
         raise RuntimeError("The power is gone.")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Buckets, step, crash)
-        assert app.deliver(upload) == 500
+    at_next_call(monkeypatch, Buckets, step, crash, after=True)
+    assert app.deliver(upload) == 500
     expire_leases()
     assert app.deliver(upload) == 200
     assert list(app.objects(app.quarantine)) == [f"{upload.id}/ana/a.png"]
@@ -146,15 +143,13 @@ def test_a_source_replaced_during_its_analysis_is_copied_and_deleted_by_its_gene
     start: Start, monkeypatch: pytest.MonkeyPatch, source: str, data: bytes
 ) -> None:
     app = start(RECEIPTS="1", SOURCE=source)
-    bucket, read, newer = versioned(app), Buckets.read, []
-
-    def and_replaced(buckets: Buckets, upload: Upload) -> bytes:
-        found = read(buckets, upload)
-        newer.append(app.upload(upload.name, b"another"))
-        return found
-
+    bucket, newer = versioned(app), list[Upload]()
     upload = app.upload("ana/a.png", data)
-    monkeypatch.setattr(Buckets, "read", and_replaced)
+
+    def replace() -> None:
+        newer.append(app.upload(upload.name, b"another"))
+
+    at_next_call(monkeypatch, Buckets, "read", replace, after=True)
     assert app.deliver(upload) == 200
     assert generations(bucket) == [newer[0].generation]
     kept = app.objects(app.quarantine) if data == LETTER else archive(app)

@@ -172,6 +172,24 @@ def log_lines(captured: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in captured.readouterr().out.splitlines() if line.startswith("{")]
 
 
+def at_next_call(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, action: Callable[[], object], after: bool = False
+) -> None:
+    """Run `action` once, right before or `after` the next call of `owner.name`."""
+    original = getattr(owner, name)
+
+    def patched(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(owner, name, original)
+        if after:
+            result = original(*arguments, **options)
+            action()
+            return result
+        action()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, patched)
+
+
 def small_png() -> bytes:
     """Return a picture that takes no time to decode."""
     out = io.BytesIO()

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import certifi
+import hypothesis
 import pytest
 from pg8000.native import Connection
 
@@ -48,6 +49,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for variable in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # `make test`: a make in a test is not a part of it
     os.environ.pop(variable, None)
 logs.configure()  # as the functions do at their start
+# No limit of time, which a busy machine exceeds, and no files.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -212,7 +218,7 @@ def deployed_state(warm_gcloud: str, tmp_path_factory: pytest.TempPathFactory) -
                 assert not plane.faults, "\n".join(sorted(set(plane.faults)))
                 bodies = [repr(each.body) for each in plane.writes]
                 kept = (deployment.root / "settings.mk").read_text()
-                plane.resources["said"] = {"shown": shown, "bodies": bodies, "settings.mk": kept}
+                plane.resources["recorded"] = {"shown": shown, "bodies": bodies, "settings.mk": kept}
             save(plane, made)
         finally:
             made.with_suffix(".taken").rmdir()

@@ -160,7 +160,7 @@ def test_the_functions_get_variables_that_their_settings_take_and_secrets_by_ver
 
 
 def test_secrets_are_sent_once_and_to_secret_manager_alone(there: Deployment) -> None:
-    saved = there.plane.resources["said"]
+    saved = there.plane.resources["recorded"]
     assert PASSWORD not in "".join(saved["shown"].values())
     bodies = "".join(saved["bodies"])
     assert PASSWORD not in bodies  # they are base64 where they are sent

@@ -87,7 +87,7 @@ def prepared(there: Deployment, command: str) -> Iterator[None]:
 
 
 def test_every_command_of_the_guide_shows_what_the_guide_says(there: Deployment) -> None:
-    saved = there.plane.resources.pop("said")
+    saved = there.plane.resources.pop("recorded")
     shown = saved["shown"]
     (there.root / "settings.mk").write_text(saved["settings.mk"])
     done, differing = [], []

@@ -10,10 +10,11 @@ from dropcap.describing import moderation
 from dropcap.domain import texts
 from dropcap.domain.analysis import Analysis, Rendition
 from dropcap.domain.upload import Upload
-from dropcap.imaging import decoding
 from dropcap.runtime import memory
 from dropcap.runtime.watchdog import Watchdog
+from dropcap.sandbox import client
 from dropcap.services import Services
+from dropcap.settings import BLIP_SIDE
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +34,11 @@ def analyze(
     settings = services.settings
     with logs.bind_upload(upload.id), memory.heavy_work_lock:
         with watchdog.stage("open"):
-            source = decoding.open_picture(data, settings, services.make_room)
+            source = client.open_picture(data, settings, services.make_room)
         with source:
             with watchdog.stage("resize"):
-                for_gemini = source.for_gemini(settings).data
-                for_blip = source.resize(decoding.BLIP_SIDE)
+                for_gemini = source.for_gemini().data
+                for_blip = source.raster(BLIP_SIDE)
             budget = GeminiBudget(services, upload.id, "" if existing is None else source.facts.sha256)
             with watchdog.stage("describe and caption"):
                 outputs = inference.run_models(upload, for_gemini, for_blip, services, budget)
@@ -54,7 +55,7 @@ def analyze(
                     erasure.unpublish(upload, services.buckets, existing)
                     existing = {}
                 if existing is not None:
-                    published = renditions.publish(source, data, embedded, upload, services, existing)
+                    published = renditions.publish(source, embedded, upload, services, existing)
         memory.release()
         usage = budget.usage(sum(watchdog.timings.values()))
         rss_mb = round(memory.rss_mb(), 1)

@@ -6,8 +6,12 @@
     ├── SettingsError         permanent: the operator must change a setting; the function does not start
     ├── SchemaError           permanent: the operator must change the database; the function does not start
     ├── TooLong               permanent: the body of a request is too large
+    ├── Closed                a decoder's process ended, or sent what is no message; sandbox/ explains why
+    ├── Exhausted             a decoder needs more memory than it has; sandbox/ tries once more
+    ├── DecoderError          the cause of a rejection: what a decoder reported, or how it ended
     └── TransientError        transient: a retry may succeed, so the platform redelivers the event
         ├── DatabaseUnavailable   PostgreSQL did not answer as expected
+        ├── DecoderHung           a decoder waited for ever; counts as a crash
         ├── KeysUnavailable       the public keys of the ID tokens' issuer could not be fetched
         ├── LeaseHeld             another delivery holds the lease
         ├── ModelError            the captioning model can't be loaded or can't run
@@ -37,6 +41,10 @@ class TransientError(DropcapError):
     """Transient error: the same input may succeed later."""
 
     retryable = True
+
+
+class NotDecoded(TransientError):
+    """Transient error: this instance could not decode a picture; its bytes are not the cause."""
 
 
 class SettingsError(DropcapError):

@@ -23,6 +23,7 @@ from dropcap.domain.upload import Upload, UploadState
 from dropcap.errors import Rejected
 from dropcap.runtime import memory
 from dropcap.runtime.watchdog import Watchdog
+from dropcap.sandbox.processes import DecoderHung
 from dropcap.services import Services
 
 
@@ -100,8 +101,9 @@ def _work(
         raise
     except BaseException as failed:
         give_up = services.leases.discard if isinstance(failed, Rejected) else services.leases.release
-        with suppress(DatabaseUnavailable):  # the lease then expires
-            give_up(upload, lease.token)
+        if not isinstance(failed, DecoderHung):  # its lease expires, which counts as a crash
+            with suppress(DatabaseUnavailable):  # the lease then expires
+                give_up(upload, lease.token)
         raise
     return True
 

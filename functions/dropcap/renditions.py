@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping
 
-from dropcap.domain import naming, texts
+from dropcap.domain import naming, texts, xmp
 from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
-from dropcap.imaging import decoding, xmp
+from dropcap.sandbox.client import Picture
 from dropcap.services import Services
 from dropcap.storage import aliases
 
 
 def publish(
-    source: decoding.Picture,
-    data: bytes,
+    source: Picture,
     embedded: texts.Texts,
     upload: Upload,
     services: Services,
@@ -20,16 +19,12 @@ def publish(
 ) -> tuple[Rendition, ...]:
     """Write a rendition for each size in the settings, even if the source is smaller. Return the renditions.
 
-    `data` are the bytes of the source, which animations are decoded from; `embedded` are the texts to embed;
-    `existing` are the renditions that earlier deliveries wrote: generations by object name. Raises
-    gcs.NotStored if an object is not stored as written.
+    `embedded` are the texts to embed; `existing` are the renditions that earlier deliveries wrote:
+    generations by object name. With SAFETY an animation is published as its first frame, because Gemini
+    judges one frame. Raises gcs.NotStored if an object is not stored as written.
     """
     settings = services.settings
-    animated = None
-    if settings.animated:
-        from dropcap.imaging import animation
-
-        animated = animation.open_animation(data, source.facts, settings, services.make_room)
+    animated = settings.animated and settings.safety == "off" and source.open_animation()
     packet = xmp.packet(embedded) if settings.embed_words == "on" else b""
     renditions: list[Rendition] = []
     layout = (
@@ -39,7 +34,8 @@ def publish(
         label = naming.label(side)
         kinds = naming.kinds(upload.name, layout, label, settings.format, source.facts.format)
         for kind, names in kinds.items():
-            copy = animated.encode(side, settings.quality, packet) if animated and kind == "webp" else None
+            moving = animated and kind == "webp"
+            copy = source.encode_animation(side, settings.quality, packet) if moving else None
             copy = copy or source.encode(side, kind, settings.quality, packet)
             size, metadata = (copy.width, copy.height), aliases.metadata_of(upload, names)
             renditions.append(

@@ -11,7 +11,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from dropcap.domain.naming import FORMATS, Side, as_formats, as_layout, as_sizes, as_words
+from dropcap.domain.naming import FORMATS, Side, as_formats, as_layout, as_sizes, as_words, longest
 from dropcap.errors import SettingsError
 from dropcap.setting_parsers import (
     PATTERNS,
@@ -33,6 +33,8 @@ from dropcap.setting_parsers import (
 )
 
 SCHEMA = "dropcap"
+GEMINI_SIDE = 800  # px; the largest side sent to Gemini; a product decision
+BLIP_SIDE = 400  # px; BLIP-base takes 384 (its preprocessor_config.json)
 MODEL_FOLDER = Path(__file__).parent.parent / "model"
 # US$ per million input and output tokens: ai.google.dev/gemini-api/docs/pricing, 2026-10-07.
 PRICES = {"gemini-3.5-flash-lite": (0.30, 2.50)}
@@ -351,6 +353,11 @@ class Settings:
                 f"SAFETY={self.safety!r} is not allowed without GEMINI_API_KEY: without a verdict, "
                 "every picture would be held. Set the key, or SAFETY_UNKNOWN=publish."
             )
+
+    @property
+    def largest_side(self) -> int:
+        """The largest side of a rendition or a model's input, px."""
+        return max(*map(longest, self.sizes), GEMINI_SIDE)
 
     @property
     def gemini_s(self) -> float:

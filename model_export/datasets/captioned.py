@@ -18,7 +18,7 @@ from PIL import Image
 
 from dropcap.errors import Rejected
 from dropcap.imaging import decoding
-from dropcap.settings import Settings
+from dropcap.settings import BLIP_SIDE, Settings
 
 from . import scenes
 
@@ -53,7 +53,7 @@ def product_copy(data: bytes) -> Image.Image:
     """Return BLIP's input for an upload, as in the function's pipeline. Raises Rejected."""
     # This process holds PyTorch too: the function's own memory limit does not apply to it.
     with decoding.open_picture(data, Settings(memory_limit_mb=32_768, memory_warning_mb=32_768)) as source:
-        return source.resize(decoding.BLIP_SIDE)
+        return source.resize(BLIP_SIDE)
 
 
 def shown(sample: Sample, data: bytes) -> Image.Image:

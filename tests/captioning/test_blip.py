@@ -21,7 +21,7 @@ from PIL import Image
 
 from dropcap.captioning import blip, wordpiece
 from dropcap.imaging import decoding
-from dropcap.settings import Settings
+from dropcap.settings import BLIP_SIDE, Settings
 from tests.support.models.checkpoints import needs_pytorch, random_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def for_blip(name: str) -> Image.Image:
     # Of this process, which may hold PyTorch as well:
     settings = Settings(memory_limit_mb=32_768, memory_warning_mb=32_768)
     with decoding.open_picture((SAMPLES / name).read_bytes(), settings) as source:
-        return source.resize(decoding.BLIP_SIDE)
+        return source.resize(BLIP_SIDE)
 
 
 def random_pictures(seed: int, count: int) -> list[Image.Image]:

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from dropcap.captioning.blip import Card
-from dropcap.domain import texts
+from dropcap.domain import texts, xmp
 from dropcap.domain.analysis import Caption, Description, Provenance, Source
-from dropcap.imaging import xmp
 from dropcap.settings import MODEL_FOLDER
 from tests.gallery.test_export import export, table, unpacked
 from tests.support.app import CAPTION, MAIN, NAME, PICTURE, App, Start, rows

@@ -11,12 +11,12 @@ from xml.etree import ElementTree
 import pytest
 
 from dropcap.describing import response
-from dropcap.domain import texts
+from dropcap.domain import naming, texts, xmp
 from dropcap.domain.analysis import Caption, Description
 from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.domain.texts import Texts
 from dropcap.domain.upload import language_tag
-from dropcap.imaging import decoding, xmp
+from dropcap.imaging import decoding
 from dropcap.settings import Settings
 from tests.support.app import CAPTION, PICTURE, Start, rows
 from tests.support.images.pictures import encoded, quadrants
@@ -126,7 +126,7 @@ def test_the_most_that_models_may_say_fits_into_every_format_and_more_is_left_ou
         tags = (letter * response.MAX_TAG,) * response.MAX_TAGS
         packet = xmp.packet(Texts(caption, description, alt_text, tags, text, "zh-Hant-TW"))
         with decoding.open_picture(encoded(quadrants()), Settings(memory_limit_mb=4096)) as source:
-            for kind in decoding.CONTENT_TYPES:
+            for kind in naming.CONTENT_TYPES:
                 assert packet in source.encode(80, kind, 80, packet).data, kind
     assert xmp.packet(Texts("&" * 9000, "", "", (), "&" * 9000, "en")) == b""
     assert xmp.packet(Texts("", "", "", (), "", "en")) == b""
@@ -134,7 +134,7 @@ def test_the_most_that_models_may_say_fits_into_every_format_and_more_is_left_ou
 
 def test_exiftool_reads_the_words_in_every_format(tmp_path: Path) -> None:
     with decoding.open_picture(encoded(quadrants()), Settings(memory_limit_mb=4096)) as source:
-        for kind in decoding.CONTENT_TYPES:
+        for kind in naming.CONTENT_TYPES:
             copy = source.encode(80, kind, 80, xmp.packet(TEXTS))
             (tmp_path / f"a.{kind}").write_bytes(copy.data)
     found = exiftool(*sorted(tmp_path.iterdir()))

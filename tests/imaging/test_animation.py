@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw
 
 from dropcap.imaging import animation, decoding
 from dropcap.imaging.headers import properties
+from dropcap.runtime import memory
+from dropcap.sandbox import client
 from dropcap.settings import Settings
 from tests.memory.peak import peak_mb
 from tests.memory.taken import NO_PEAK, begin_anew
@@ -43,7 +45,9 @@ def encoded(kind: str, given: list[Image.Image], **options: Any) -> bytes:
 def published(data: bytes, settings: Settings = SETTINGS) -> Image.Image | None:
     """Return the opened animation in the first size; None if it is still."""
     with decoding.open_picture(data, settings) as source:
-        moving = animation.open_animation(data, source.facts, settings, lambda: None)
+        moving = animation.open_animation(
+            data, source.facts, settings.sizes, client.admission(settings, memory.release)
+        )
     made = moving.encode(settings.sizes[0], 90) if moving else None
     return Image.open(io.BytesIO(made.data)) if made else None
 
@@ -122,7 +126,7 @@ def test_the_pipeline_publishes_an_animation_and_a_still_first_frame_otherwise(
     }
 
 
-def test_without_animated_nothing_is_animated_and_the_module_is_not_imported(tmp_path: Path) -> None:
+def test_without_animated_nothing_is_animated_and_no_decoder_is_imported(tmp_path: Path) -> None:
     (tmp_path / "a.gif").write_bytes(encoded("GIF", frames(), duration=100))
     program = f"""
 import io, sys
@@ -131,20 +135,20 @@ from types import SimpleNamespace as Some
 from PIL import Image
 from dropcap import pipeline, renditions
 from dropcap.domain import texts
-from dropcap.imaging import decoding
+from dropcap.sandbox import client
 from dropcap.settings import Settings
 from dropcap.domain.upload import Upload
 def publish(upload, label, data, *of):
     print(Image.open(io.BytesIO(data)).n_frames)
 settings = Settings(sizes=(60,))
 data = Path("{tmp_path}/a.gif").read_bytes()
-with decoding.open_picture(data, settings) as source:
+with client.open_picture(data, settings) as source:
     some = Some(settings=settings, buckets=Some(publish=publish))
     nothing = texts.Texts("", "", "", (), "", "en")
-    renditions.publish(source, data, nothing, Upload("", "a.gif", 1, 9), some, {{}})
-print("dropcap.imaging.animation" in sys.modules)
+    renditions.publish(source, nothing, Upload("", "a.gif", 1, 9), some, {{}})
+print({"dropcap.imaging", "pyvips", "pillow_heif"} & set(sys.modules))
 """
-    assert fresh_python(program) == "1\nFalse\n"
+    assert fresh_python(program) == "1\nset()\n"
 
 
 def gif_with(after: bytes) -> bytes:

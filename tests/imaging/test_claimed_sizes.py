@@ -39,7 +39,7 @@ def code(check, *arguments):
         return refused.code
 
 Image.init()
-decoding._register_heif()
+decoding.register_heif()
 settings = Settings(memory_limit_mb=512, memory_warning_mb=512)
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 most = pages * resource.getpagesize() + 100 * 2**20

@@ -24,6 +24,7 @@ from dropcap.imaging import decoding, rasters
 from dropcap.imaging.decoders import ranking
 from dropcap.imaging.decoders.ranking import DECODERS, Decoder
 from dropcap.runtime import memory
+from dropcap.sandbox import client
 from dropcap.settings import Settings
 from tests.memory.taken import NO_PEAK, peak_and_need
 from tests.support.app import CAPTION, PICTURE, Start, rows
@@ -339,10 +340,11 @@ def test_memory_is_freed_before_a_picture_is_rejected(monkeypatch: pytest.Monkey
     data, left = encoded(quadrants(1200, 900)), [0.0]
     monkeypatch.setattr(memory, "left_mb", lambda limit: left[0])
     with pytest.raises(Rejected, match="MB are left"):
-        decoding.open_picture(data, ROOM)
-    with decoding.open_picture(data, ROOM, make_room=lambda: left.append(left.pop() + 500)) as source:
+        decoding.open_picture(data, ROOM, client.admission(ROOM, lambda: None))
+    admit = client.admission(ROOM, lambda: left.append(left.pop() + 500))
+    with decoding.open_picture(data, ROOM, admit) as source:
         assert source.facts.decoder == "pillow"
-    with decoding.open_picture(data, ROOM, make_room=lambda: pytest.fail("there is room")):
+    with decoding.open_picture(data, ROOM, client.admission(ROOM, lambda: pytest.fail("there is room"))):
         assert left == [500]
 
 
@@ -352,10 +354,11 @@ def test_memory_is_freed_before_a_picture_exceeds_the_warning_level(
     data, used = encoded(quadrants(1200, 900)), [390.0]
     monkeypatch.setattr(memory, "rss_mb", lambda: used[0])
     settings = Settings(memory_limit_mb=512, memory_warning_mb=400)
-    with decoding.open_picture(data, settings, make_room=lambda: used.append(used.pop() - 100)):
+    admit = client.admission(settings, lambda: used.append(used.pop() - 100))
+    with decoding.open_picture(data, settings, admit):
         assert used == [290]
     used[0] = 410.0  # and no room can be made, but there is some below the limit
-    with decoding.open_picture(data, settings, make_room=lambda: None) as source:
+    with decoding.open_picture(data, settings, client.admission(settings, lambda: None)) as source:
         assert source.facts.width == 1200
 
 

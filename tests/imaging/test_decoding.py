@@ -4,6 +4,7 @@ import hashlib
 import re
 import struct
 from contextlib import suppress
+from dataclasses import replace
 from http import HTTPStatus
 
 import pytest
@@ -12,16 +13,21 @@ from PIL import Image, ImageChops
 from dropcap.errors import Rejected
 from dropcap.imaging import decoding
 from dropcap.runtime import memory
-from dropcap.settings import Settings
+from dropcap.sandbox import client
+from dropcap.settings import GEMINI_SIDE, Settings
 from tests.support.images import pictures
 from tests.support.images.pictures import QUADRANTS, alike, corners, encoded, exif, quadrants
 
 ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
 
 
+def opened(data: bytes, settings: Settings) -> decoding.Picture:
+    return decoding.open_picture(data, settings, client.admission(settings, memory.release))
+
+
 def shown(data: bytes, settings: Settings = ROOM) -> tuple[int, int, tuple[pictures.Colour, ...]]:
     """Return width, height and the quadrants' colours of a model's input."""
-    with decoding.open_picture(data, settings) as source, source.resize(decoding.GEMINI_SIDE) as copy:
+    with opened(data, settings) as source, source.resize(GEMINI_SIDE) as copy:
         assert copy.mode == "RGB"
         return (*copy.size, corners(copy))
 
@@ -34,7 +40,7 @@ def room_for(left_mib: int) -> Settings:
 
 def rejected(data: bytes, settings: Settings = ROOM) -> Rejected:
     with pytest.raises(Rejected) as caught:
-        decoding.open_picture(data, settings).close()
+        opened(data, settings).close()
     error = caught.value
     assert error.problem.endswith(".")
     assert error.remedy.endswith(".")
@@ -51,7 +57,8 @@ def test_every_format_keeps_its_colours(kind: str) -> None:
     with decoding.open_picture(data, ROOM) as source:
         facts = source.facts
     assert (facts.format, facts.bytes, facts.width, facts.height) == (kind, len(data), 120, 80)
-    assert facts.sha256 == hashlib.sha256(data).hexdigest()
+    with client.open_picture(data, ROOM) as opened:
+        assert opened.facts == replace(facts, sha256=hashlib.sha256(data).hexdigest())
     width, height, colours = shown(data)
     assert (width, height) == (120, 80)
     assert alike(colours, QUADRANTS, 10)
@@ -64,7 +71,7 @@ def test_a_1080_x_1920_png_yields_every_size_that_the_pipeline_needs() -> None:
             with source.resize(side) as copy:
                 assert copy.size == size
                 assert alike(corners(copy), QUADRANTS)
-        assert source.for_gemini(ROOM)[1:] == (450, 800, "image/jpeg")
+        assert source.encode(800, "jpeg", 85)[1:] == (450, 800, "image/jpeg")
 
 
 @pytest.mark.parametrize("kind", pictures.EXIF_FORMATS)
@@ -217,7 +224,7 @@ def test_strips_leave_no_seam() -> None:
 def test_a_picture_is_never_enlarged() -> None:
     with decoding.open_picture(encoded(quadrants(30, 20)), ROOM) as source:
         assert source.encode(1600, "webp", 80)[1:3] == (30, 20)
-        assert source.for_gemini(ROOM)[1:3] == (30, 20)
+        assert source.encode(800, "jpeg", 85)[1:3] == (30, 20)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (4999, 3)])
@@ -241,10 +248,12 @@ def test_the_quality_setting_is_applied() -> None:
             assert len(source.encode(200, kind, 20).data) < len(source.encode(200, kind, 90).data)
 
 
-def test_gemini_gets_a_smaller_copy_when_memory_is_short() -> None:
-    with decoding.open_picture(encoded(quadrants(900, 900)), ROOM) as source:
-        assert source.for_gemini(room_for(0)).width == decoding.GEMINI_SIDE_SHORT
-        assert source.for_gemini(ROOM).width == decoding.GEMINI_SIDE
+def test_gemini_gets_a_smaller_copy_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    with client.open_picture(encoded(quadrants(900, 900)), ROOM) as source:
+        assert source.for_gemini().width == GEMINI_SIDE
+        with monkeypatch.context() as short:
+            short.setattr(memory, "left_mb", lambda limit: client.SHORT_MB - 1)
+            assert source.for_gemini().width == client.GEMINI_SIDE_SHORT
 
 
 def test_a_closed_picture_can_not_be_resized() -> None:
@@ -316,7 +325,7 @@ def test_a_picture_that_needs_too_much_memory_is_rejected_with_both_figures(kind
 
 def test_a_large_jpeg_is_streamed_when_memory_is_short() -> None:
     data = encoded(quadrants(4000, 3000), "JPEG")
-    with decoding.open_picture(data, room_for(80)) as source, source.resize(1600) as copy:
+    with opened(data, room_for(80)) as source, source.resize(1600) as copy:
         assert source.facts.decoder == "libvips"
         assert copy.size == (1600, 1200)
         assert alike(corners(copy), QUADRANTS)
@@ -329,7 +338,7 @@ def test_a_progressive_jpeg_needs_more_memory_than_a_plain_one() -> None:
     image.close()
     assert rejected(progressive, room_for(90)).code == "needs_too_much_memory"
     for data in (plain, several):
-        decoding.open_picture(data, room_for(90)).close()
+        opened(data, room_for(90)).close()
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged tags on its way to refusing them

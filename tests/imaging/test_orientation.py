@@ -134,7 +134,7 @@ def test_an_orientation_in_xmp_is_ignored_for_animations() -> None:
     frames = [quadrants(colours=QUADRANTS[::-1])]
     data = encoded(quadrants(), "WEBP", save_all=True, append_images=frames, duration=100, xmp=XMP)
     with decoding.open_picture(data, ROOM) as source:
-        moving = animation.open_animation(data, source.facts, ROOM, lambda: None)
+        moving = animation.open_animation(data, source.facts, ROOM.sizes, decoding.admit_first)
     assert moving is not None
     made = moving.encode(200, 90)
     assert made is not None

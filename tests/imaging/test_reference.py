@@ -52,7 +52,7 @@ def test_every_frame_looks_as_in_chromium(chromium: Browser) -> None:
     wrong = {}
     for name, data in files.items():
         with decoding.open_picture(data, settings) as source:
-            moving = animation.open_animation(data, source.facts, settings, lambda: None)
+            moving = animation.open_animation(data, source.facts, settings.sizes, decoding.admit_first)
         assert moving is not None, name
         made = moving.encode(60, 100)
         assert made is not None, name

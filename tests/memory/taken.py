@@ -27,7 +27,7 @@ def peak_and_need(path: str, decoder: str, side: int) -> tuple[float, float]:
     data = Path(path).read_bytes()
     kind = formats.detect_format(data)
     if kind == "HEIF":
-        decoding._register_heif()
+        decoding.register_heif()
     [chosen] = [each for each in DECODERS if each.name == decoder]
     try:
         header = decoder_errors.read_header(kind, data)

@@ -18,7 +18,7 @@ import google.cloud.storage  # noqa: F401  before the web server forks: no resta
 from dropcap.database.analyses import Analyses
 from dropcap.database.leases import Leases
 from dropcap.describing import gemini
-from dropcap.imaging import decoding
+from dropcap.sandbox import client
 from dropcap.storage.buckets import Buckets
 from main import SERVICES
 from main import on_upload as on_upload
@@ -56,7 +56,7 @@ def crash_after(owner: Any, name: str) -> None:
     setattr(owner, name, wrapped)
 
 
-def decode(data: bytes, *others: Any) -> decoding.Picture:
+def decode(data: bytes, *others: Any) -> client.Picture:
     print("a decoder at work", flush=True)
     effects: dict[bytes, Callable[[], None]] = {b"kill": kill, b"grow": grow, b"hang": hang, b"slow": slow}
     effects.get(data[-4:], lambda: None)()
@@ -65,11 +65,11 @@ def decode(data: bytes, *others: Any) -> decoding.Picture:
 
 if SERVICES.settings.gemini_api_key:
     importlib.import_module(gemini.ADAPTERS[SERVICES.settings.gemini_sdk])
-open_picture = decoding.open_picture
-decoding.open_picture = decode  # type: ignore[assignment]  # it forwards its arguments
+open_picture = client.open_picture
+client.open_picture = decode  # type: ignore[assignment]  # it forwards its arguments
 for method in ("acquire", "reject", "finish"):
     crash_after(Leases, method)
 crash_after(Analyses, "record")
 for method in ("read", "publish", "quarantine", "check", "dispose"):
     crash_after(Buckets, method)
-crash_after(decoding, "open_picture")
+crash_after(client, "open_picture")

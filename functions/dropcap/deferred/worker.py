@@ -21,12 +21,12 @@ from dropcap.deferred import rows
 from dropcap.deferred.rows import PendingDescription
 from dropcap.describing import moderation
 from dropcap.describing.response import NotDescribed
-from dropcap.domain import consistency, texts
+from dropcap.domain import consistency, naming, texts
 from dropcap.domain.analysis import Analysis, Caption, Description, Rendition, Source, Usage, Verdict
 from dropcap.errors import Rejected, TransientError
-from dropcap.imaging import decoding
 from dropcap.runtime import memory
 from dropcap.runtime.watchdog import Watchdog
+from dropcap.sandbox import client
 from dropcap.services import Services
 from dropcap.settings import Settings
 from dropcap.storage.gcs import NotStored, transient_summary
@@ -97,8 +97,8 @@ def _describe(pending: PendingDescription, budget: GeminiBudget, services: Servi
     with watchdog.stage("read the largest rendition"):
         largest, data = _read_largest(pending, analysis, services)
         animated = settings.safety != "off" and _is_animated(analysis, services)
-        with decoding.open_picture(data, settings, services.make_room) as source:
-            jpeg = source.for_gemini(settings).data
+        with client.open_picture(data, settings, services.make_room) as source:
+            jpeg = source.for_gemini().data
     with watchdog.stage("describe"):
         try:
             description = budget.describe(jpeg, analysis.named_language or settings.language)
@@ -140,14 +140,12 @@ def _read_largest(
 
 def _is_animated(analysis: Analysis, services: Services) -> bool:
     """Return whether a rendition is animated, which is possible if SAFETY was off when it was published."""
-    from dropcap.imaging import animation
-
-    if analysis.picture.format not in animation.ANIMATED_FORMATS:
+    if analysis.picture.format not in naming.ANIMATED_FORMATS:
         return False
     for rendition in analysis.pictures:
-        if rendition.content_type == decoding.CONTENT_TYPES["webp"]:
+        if rendition.content_type == naming.CONTENT_TYPES["webp"]:
             with suppress(NotStored):  # a deleted rendition is not shown
-                if animation.count_frames(services.buckets.read_published(rendition), "WEBP") > 1:
+                if client.is_animated(services.buckets.read_published(rendition), services.settings):
                     return True
     return False
 

@@ -25,6 +25,13 @@ Side = int | tuple[int, int]
 
 ORIGINAL = "original"  # the format of the source, or WebP if that format can't be written
 KINDS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp", "AVIF": "avif"}  # Pillow's name: kind
+CONTENT_TYPES = {
+    "webp": "image/webp",
+    "jpeg": "image/jpeg",
+    "png": "image/png",
+    "avif": "image/avif",
+}  # by kind
+ANIMATED_FORMATS = frozenset({"GIF", "WEBP"})  # sources that may be animated, by Pillow's names
 OWNER, COPIES = "dropcap-upload", "dropcap-copies"  # keys of metadata: aliases.py
 # Endings that the extension removes from a name (supportedExtensions of its resize-image.ts), and endings of
 # formats that it does not process, for which we choose the name.

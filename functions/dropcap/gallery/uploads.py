@@ -85,7 +85,7 @@ class UploadStatus:
 
 def begin(request: GalleryRequest) -> flask.Response:
     """Begin an upload session for one picture. Raises Rejected if the picture would be rejected later."""
-    from dropcap.imaging.decoding import check_head  # loads Pillow (4 MB), though no library sees the bytes
+    from dropcap.sandbox import client  # loads Pillow
     from dropcap.storage.buckets import check_size
 
     settings, services = request.services.settings, request.services
@@ -93,7 +93,7 @@ def begin(request: GalleryRequest) -> flask.Response:
         rate_limit.count(services.database, request.user, settings.max_per_hour)
     upload, head = _announced(request)
     if head or not upload.size:
-        check_head(head[: upload.size], settings)
+        client.check_head(head[: upload.size], settings)
     check_size(upload.size, settings)
     if not upload.wanted(settings.include, settings.exclude):
         raise Rejected(
@@ -223,7 +223,7 @@ def image(request: GalleryRequest, picture: uuid.UUID, label: str) -> flask.Resp
     """Return a rendition; it never changes, so browsers may cache it."""
     from google.api_core.exceptions import NotFound
 
-    from dropcap.imaging.decoding import CONTENT_TYPES
+    from dropcap.domain.naming import CONTENT_TYPES
 
     found = request.services.database.query(IMAGE, user=request.user, id=picture, label=label)
     name, content_type, size, md5 = found[0] if found else ("", "", 0, "")

@@ -7,20 +7,18 @@ Import this module only for an animation.
 
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 
 from dropcap.domain.analysis import PictureFacts
-from dropcap.domain.naming import Side
+from dropcap.domain.naming import ANIMATED_FORMATS, CONTENT_TYPES, Side
 from dropcap.imaging import colour, decoder_errors, decoding, rasters
 from dropcap.imaging.headers import properties
-from dropcap.runtime import memory
-from dropcap.settings import Settings
+from dropcap.runtime.memory import Admit
 
 logger = logging.getLogger(__name__)
 
-ANIMATED_FORMATS = frozenset({"GIF", "WEBP"})  # sources that may be animated, by Pillow's names
 MAX_FRAMES = 1000  # a minute and a half at the 12 frames a second that most GIFs have
 # Px decoded and encoded for all frames in all sizes: 60 s on one core, and on a slower one still far below
 # the LEASE_S that a stage may take. 200 frames of 1080 x 1080 px in three sizes are half of that.
@@ -84,7 +82,7 @@ class Animation:
                 **ENCODING,
             )
             data = _with_alpha(file.getvalue()) if image.mode == "RGBA" else file.getvalue()
-            return decoding.Encoded(data, *size, decoding.CONTENT_TYPES["webp"])
+            return decoding.Encoded(data, *size, CONTENT_TYPES["webp"])
 
 
 def _with_alpha(data: bytes) -> bytes:
@@ -103,37 +101,27 @@ class _Frames:
         self.mode, self.getim = self._shown.mode, self._shown.getim
 
 
-def open_animation(
-    data: bytes, facts: PictureFacts, settings: Settings, make_room: Callable[[], None]
-) -> Animation | None:
+def open_animation(data: bytes, facts: PictureFacts, sizes: Sequence[Side], admit: Admit) -> Animation | None:
     """Return the animation in an upload, or None where only its first frame is published.
 
-    None with SAFETY, because Gemini judges one frame, and if the frames take too much time or memory.
-
-    `make_room` frees memory that can be allocated again later; it is called before the frames would exceed
-    the warning level.
+    None if its frames take too much time or memory. `sizes` are those that it will be encoded in; `admit`
+    decides whether the memory that the frames need is available.
     """
     frames = count_frames(data, facts.format)
     if frames < 2:
         return None
-    if settings.safety != "off":  # frames that were not judged are not published
-        _log_still("with SAFETY only the frame that was judged is published")
-        return None
     canvas = (facts.width, facts.height)
-    sizes = [width * height for width, height in (rasters.fit(canvas, side) for side in settings.sizes)]
-    px = frames * (len(sizes) * canvas[0] * canvas[1] + sum(sizes))
+    areas = [width * height for width, height in (rasters.fit(canvas, side) for side in sizes)]
+    px = frames * (len(areas) * canvas[0] * canvas[1] + sum(areas))
     if frames > MAX_FRAMES or px > MAX_PX:
         _log_still(f"it has {frames:,} frames or more, {px / 1e6:,.0f} megapixels to decode and encode")
         return None
-    need = need_mb(canvas, max(sizes), frames, len(data))
-    for more in (memory.release, make_room, None):
-        left = memory.left_mb(settings.memory_limit_mb) - decoding.RESERVE_MB
-        if need <= min(left, settings.memory_warning_mb - memory.rss_mb() if more else left):
-            return Animation(data, facts.format, frames)
-        if more:
-            more()
-    _log_still(f"its frames need {need:,.0f} MB of memory, and {max(left, 0):,.0f} MB are left")
-    return None
+    need = need_mb(canvas, max(areas), frames, len(data))
+    index, left_mb = admit([need])
+    if index is None:
+        _log_still(f"its frames need {need:,.0f} MB of memory, and {max(left_mb, 0):,.0f} MB are left")
+        return None
+    return Animation(data, facts.format, frames)
 
 
 def need_mb(canvas: tuple[int, int], px: int, frames: int, size: int) -> float:

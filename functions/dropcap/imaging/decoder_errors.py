@@ -9,17 +9,14 @@ import io
 import logging
 import mmap
 import os
-import sys
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
-from typing import Any
 
 from PIL import Image, features
 
-from dropcap.errors import Rejected, TransientError, causes
+from dropcap.errors import NotDecoded, Rejected, causes
 from dropcap.runtime.timeouts import submit
 
 logger = logging.getLogger(__name__)
@@ -31,12 +28,14 @@ EXHAUSTED = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUO
 OUT_OF_MEMORY = ("out of memory", "decoder error -9")  # libvips; Pillow's IMAGING_CODEC_MEMORY
 NO_THREAD = ("can't start new thread", "unable to create thread", "error creating thread")
 MIN_MB = 8.0  # must still be available if a picture's need is not known yet
+read_stderr: Callable[[], Iterable[str]] = tuple
+"""Returns the lines that libraries wrote to standard error since the last call; set in the sandbox."""
 LOGGERS = ("PIL", "pyvips")  # loggers of the decoding libraries
 MAX_LINES, MAX_LINE = 5, 200  # logged for one picture
 
 
-class NotDecoded(TransientError):
-    """Transient error: this instance could not decode a picture; its bytes are not the cause."""
+class OutOfMemory(Rejected):
+    """Permanent error: the picture needs more memory than its process may have."""
 
 
 @contextmanager
@@ -52,7 +51,7 @@ def translate_errors(kind: str, need_mb: float = MIN_MB) -> Iterator[None]:
     except Exception as error:  # hostile bytes can make parsers raise anything, even KeyError
         check_instance(error, kind, need_mb)
         if isinstance(error, MemoryError) or any(word in str(error) for word in OUT_OF_MEMORY):
-            raise Rejected(
+            raise OutOfMemory(
                 "needs_too_much_memory",
                 f"The {kind} picture needs more memory than the system gives.",
                 "Upload a smaller picture, or raise the function's memory.",
@@ -116,7 +115,8 @@ def _shortage(kind: str, need_mb: float) -> str:
         return f"the library for {kind} is missing"
     try:
         mmap.mmap(-1, int(max(need_mb, MIN_MB) * 1e6)).close()  # address space only
-        os.close(os.open(os.devnull, os.O_RDONLY))
+        with suppress(PermissionError):  # in the sandbox nothing can be opened
+            os.close(os.open(os.devnull, os.O_RDONLY))
         submit(lambda: None, "probe").result()
     except (OSError, RuntimeError, MemoryError) as none_left:
         return f"{type(none_left).__name__}: {none_left}"
@@ -145,12 +145,12 @@ class _WarningCollector(logging.Handler):
 def collect_warnings(kind: str) -> Iterator[None]:
     """Log the warnings of libraries about a picture in one line: the first distinct ones, and their number.
 
-    65 KB of overlapping tags caused 1.1 MB of warnings. Covers Python warnings, log lines, and what libtiff
-    writes to standard error; the last is lost if the process dies.
+    65 KB of overlapping tags caused 1.1 MB of warnings. Covers Python warnings, log lines, and in the sandbox
+    what libtiff writes to standard error.
     """
     said = _WarningCollector()
     libraries = [logging.getLogger(name) for name in LOGGERS]
-    with warnings.catch_warnings(), _own_stderr() if kind == "TIFF" else nullcontext() as written:
+    with warnings.catch_warnings():
         warnings.simplefilter("always")  # also repeated ones
         warnings.showwarning = lambda message, *where, **more: said.note(str(message))
         before = [library.propagate for library in libraries]
@@ -163,10 +163,8 @@ def collect_warnings(kind: str) -> Iterator[None]:
             for library, propagated in zip(libraries, before, strict=True):
                 library.removeHandler(said)
                 library.propagate = propagated
-            if written:
-                written.seek(0)
-                for line in written:
-                    said.note(line.decode(errors="replace"))
+            for line in read_stderr():
+                said.note(line)
             if said.times:
                 logger.info(
                     "decoders reported problems in the file",
@@ -177,20 +175,3 @@ def collect_warnings(kind: str) -> Iterator[None]:
                         "times": said.times,
                     },
                 )
-
-
-@contextmanager
-def _own_stderr() -> Iterator[Any]:
-    """Replace standard error by a file, for libraries that write there themselves."""
-    with ExitStack() as files:
-        if sys.platform == "linux":  # in memory, as the disk may be full
-            file = files.enter_context(os.fdopen(os.memfd_create("stderr"), "w+b"))
-        else:
-            file = files.enter_context(tempfile.TemporaryFile())
-        before = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield file
-        finally:
-            os.dup2(before, 2)
-            os.close(before)

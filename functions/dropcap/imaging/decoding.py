@@ -1,30 +1,31 @@
 """Decode an upload safely: detect its format, enforce the limits, and keep one downscaled sRGB raster.
 
-    with decoding.open_picture(data, settings) as source:
+    with decoding.open_picture(data, limits) as source:
         source.facts                        format, size and pages of the upload
-        source.resize(decoding.BLIP_SIDE)   a raster for a model
+        source.resize(400)                  a raster for a model
         source.encode(800, "webp", 80)      an encoded rendition without metadata
 
 Each upload is decoded once, by the cheapest decoder that fits in memory. The format is detected from the
-bytes, never from the name or content type. Sides are in px, memory in MB. Importing this module loads Pillow.
+bytes, never from the name or content type. Sides are in px, memory in MB. The functions decode in a child
+process (sandbox/); importing this module loads Pillow.
 """
 
-import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from http import HTTPStatus
+from importlib import import_module
 from math import inf
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
-from PIL import Image
+from PIL import Image, features
 from PIL.GifImagePlugin import GifImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from dropcap.domain.analysis import PictureFacts
-from dropcap.domain.naming import Side, longest
+from dropcap.domain.naming import CONTENT_TYPES, Side
 from dropcap.errors import Rejected
 from dropcap.imaging import colour, rasters
 from dropcap.imaging.decoder_errors import broken, collect_warnings, read_header, translate_errors
@@ -33,22 +34,13 @@ from dropcap.imaging.decoders.libvips import STRICT, AvifHeader
 from dropcap.imaging.decoders.repairs import repair
 from dropcap.imaging.headers import boxes, dimensions, tiff
 from dropcap.imaging.headers.formats import CODECS, OPENED_BRANDS, detect_format, unsupported
-from dropcap.runtime import memory
-from dropcap.settings import Settings
-
-GEMINI_SIDE = 800  # largest side sent to Gemini; a product decision
-GEMINI_SIDE_SHORT = 512  # the same when memory is short
-GEMINI_QUALITY = 85
-BLIP_SIDE = 400  # BLIP-base takes 384 px (its preprocessor_config.json)
-SHORT_MB = 48.0  # below this, memory is short; a choice, not a measurement
-RESERVE_MB = 16.0  # kept free while decoding, for other threads; a choice, not a measurement
+from dropcap.runtime.memory import Admit
 
 # Pillow's own limit warns at 89 MP and raises at twice that. MAX_MEGAPIXELS replaces it.
 Image.MAX_IMAGE_PIXELS = None
 pillow_readers.register()
 
 BROKEN_PICTURE = "broken_picture"
-CONTENT_TYPES = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png", "avif": "image/avif"}
 ENCODING: dict[str, dict[str, Any]] = {
     "webp": {"method": 4},
     "jpeg": {"progressive": True, "optimize": True},
@@ -57,8 +49,25 @@ ENCODING: dict[str, dict[str, Any]] = {
     "avif": {"speed": 8},
 }
 
-
 T = TypeVar("T")
+
+
+class Limits(Protocol):
+    """The limits on a picture; `largest_side` is the largest side of what is made from it, px."""
+
+    @property
+    def max_side(self) -> int: ...
+
+    @property
+    def max_megapixels(self) -> int: ...
+
+    @property
+    def largest_side(self) -> int: ...
+
+
+def admit_first(needs: Sequence[float]) -> tuple[int | None, float]:
+    """Admit the best way, whatever it needs."""
+    return 0, inf
 
 
 class Encoded(NamedTuple):
@@ -91,11 +100,6 @@ class Picture:
             copy.save(file, kind, quality=quality, **ENCODING[kind], **_xmp_options(xmp, kind))
             return Encoded(file.getvalue(), *copy.size, CONTENT_TYPES[kind])
 
-    def for_gemini(self, settings: Settings) -> Encoded:
-        """Return a JPEG for Gemini: at most 800 px, or 512 px when memory is short."""
-        short = memory.left_mb(settings.memory_limit_mb) < SHORT_MB
-        return self.encode(GEMINI_SIDE_SHORT if short else GEMINI_SIDE, "jpeg", GEMINI_QUALITY)
-
     def close(self) -> None:
         """Free the raster; `memory.release()` then returns its memory to the system."""
         self._raster.close()
@@ -109,25 +113,23 @@ class Picture:
         self.close()
 
 
-def open_picture(data: bytes, settings: Settings, make_room: Callable[[], None] = memory.release) -> Picture:
+def open_picture(data: bytes, limits: Limits, admit: Admit = admit_first) -> Picture:
     """Decode `data`. Close the picture after use, preferably by `with`.
 
-    Uses max_side, max_megapixels, memory_limit_mb, memory_warning_mb and sizes. `make_room` frees memory that
-    can be allocated again later; it is called before a picture exceeds the warning level or is rejected.
-    Raises Rejected if `data` is not a picture, has an unsupported format, is damaged or too large, or needs
-    more memory than is available.
+    `admit` chooses among the decoders' needs of memory. Raises Rejected if `data` is not a picture, has an
+    unsupported format, is damaged or too large, or needs more memory than is available.
     """
     kind = detect_format(data)
     with collect_warnings(kind):
-        return _open(kind, data, settings, make_room)
+        return _open(kind, data, limits, admit)
 
 
-def _open(kind: str, data: bytes, settings: Settings, make_room: Callable[[], None]) -> Picture:
+def _open(kind: str, data: bytes, limits: Limits, admit: Admit) -> Picture:
     if kind == "HEIF":
-        _register_heif()
-    largest = _check_claimed_sizes(kind, data, settings)
+        register_heif()
+    largest = _check_claimed_sizes(kind, data, limits)
     if kind == "GIF":  # Pillow's reader allocates a second canvas to dispose of the first frame
-        _choose([(largest[0] * largest[1] / 1e6, None)], kind, largest, settings, make_room)
+        _choose([(largest[0] * largest[1] / 1e6, None)], kind, largest, admit)
     pages, shown = 1, data
     if kind == "TIFF":
         with translate_errors(kind):
@@ -138,7 +140,7 @@ def _open(kind: str, data: bytes, settings: Settings, make_room: Callable[[], No
     if kind == "HEIF" and data[8:12] not in OPENED_BRANDS:
         shown = data[:8] + b"mif1" + data[12:]
     try:
-        raster, size, decoder = _decode(kind, shown, settings, make_room)
+        raster, size, decoder = _decode(kind, shown, limits, admit)
     except Rejected as rejected:
         if rejected.code != BROKEN_PICTURE:
             raise
@@ -146,24 +148,23 @@ def _open(kind: str, data: bytes, settings: Settings, make_room: Callable[[], No
             whole = repair(kind, shown)
         if whole is None:
             raise
-        raster, size, decoder = _decode(kind, whole, settings, make_room, again=True)
-    digest = hashlib.sha256(data).hexdigest()
-    return Picture(PictureFacts(kind, len(data), *size, decoder, digest, pages), raster)
+        raster, size, decoder = _decode(kind, whole, limits, admit, again=True)
+    return Picture(PictureFacts(kind, len(data), *size, decoder, pages=pages), raster)
 
 
 def _decode(
-    kind: str, data: bytes, settings: Settings, make_room: Callable[[], None], again: bool = False
+    kind: str, data: bytes, limits: Limits, admit: Admit, again: bool = False
 ) -> tuple[Image.Image, tuple[int, int], str]:
     """Return the raster, upright and in sRGB, the picture's size and the decoder's name.
 
     Tries each decoder that supports the picture and fits in memory, best first. `again` marks the second
     round, with a repaired file. Raises Rejected if none succeeds.
     """
-    side = max(*map(longest, settings.sizes), GEMINI_SIDE)
+    side = limits.largest_side
     with translate_errors(kind):
         header = AvifHeader(data) if again and kind == "AVIF" else read_header(kind, data)
     with header:
-        _check_size(kind, header.size, settings)
+        _check_size(kind, header.size, limits)
         if isinstance(header, GifImageFile):
             header.dispose = None  # no other frame follows
         if again:
@@ -175,7 +176,7 @@ def _decode(
         size = header.size  # Pillow changes it when it reduces a JPEG
         refusal: Rejected | None = None
         while refusal is None or needs:
-            decoder = _choose(needs, kind, size, settings, make_room)
+            decoder = _choose(needs, kind, size, admit)
             need_mb = next(need for need, each in needs if each is decoder)
             needs = [each for each in needs if each[1] is not decoder]
             try:
@@ -196,7 +197,7 @@ def _decode(
     return raster, size[::-1] if turned else size, decoder.name
 
 
-def check_head(head: bytes, settings: Settings) -> None:
+def check_head(head: bytes, limits: Limits) -> None:
     """Raise Rejected if the first bytes already show that the file can't be accepted.
 
     Only certain cases count: not a picture, an unsupported format, or too large a size. An incomplete or
@@ -205,7 +206,7 @@ def check_head(head: bytes, settings: Settings) -> None:
     kind = detect_format(head)
     with suppress(ValueError):
         for size in dimensions.claimed_sizes(kind, head):
-            _check_size(kind, size, settings)
+            _check_size(kind, size, limits)
 
 
 def _xmp_options(xmp: bytes, kind: str) -> dict[str, Any]:
@@ -217,8 +218,17 @@ def _xmp_options(xmp: bytes, kind: str) -> dict[str, Any]:
     return {"pnginfo": chunk}
 
 
+def load_readers() -> None:
+    """Load Pillow's readers and codecs, which it otherwise does when it meets the first such picture."""
+    Image.preinit()
+    for name in ("Avif", "Mpo", "Tiff", "WebP"):
+        import_module(f"PIL.{name}ImagePlugin")
+    for name in features.get_supported():
+        features.check(name)
+
+
 @cache
-def _register_heif() -> None:
+def register_heif() -> None:
     """Register the HEIF reader once, and only for a HEIF picture: the library takes 3 MB."""
     import pillow_heif
 
@@ -226,7 +236,7 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
-def _check_claimed_sizes(kind: str, data: bytes, settings: Settings) -> tuple[int, int]:
+def _check_claimed_sizes(kind: str, data: bytes, limits: Limits) -> tuple[int, int]:
     """Return the largest size that the file claims.
 
     Raises Rejected if a size is not allowed, there is none, or the coding is unknown.
@@ -237,59 +247,44 @@ def _check_claimed_sizes(kind: str, data: bytes, settings: Settings) -> tuple[in
             for codec in coded & CODECS.keys():
                 raise unsupported(f"HEIF ({CODECS[codec]})")
         for size in dimensions.claimed_sizes(kind, data):
-            _check_size(kind, size, settings)
+            _check_size(kind, size, limits)
             largest = max(largest, size, key=lambda each: each[0] * each[1])
     if largest == (0, 0):
         raise broken(kind)
     return largest
 
 
-def _check_size(kind: str, size: tuple[int, int], settings: Settings) -> None:
+def _check_size(kind: str, size: tuple[int, int], limits: Limits) -> None:
     """Raise Rejected if the sides exceed the limits or are below 1."""
     if min(size) < 1:
         raise broken(kind)
     shown = f"{size[0]:,} x {size[1]:,} px"
-    if max(size) > settings.max_side:
+    if max(size) > limits.max_side:
         raise Rejected(
             "side_too_long",
-            f"The picture is {shown}: its longest side may have {settings.max_side:,} px.",
+            f"The picture is {shown}: its longest side may have {limits.max_side:,} px.",
             "Upload a smaller copy, or raise MAX_SIDE.",
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         )
-    if size[0] * size[1] > settings.max_megapixels * 1_000_000:
+    if size[0] * size[1] > limits.max_megapixels * 1_000_000:
         raise Rejected(
             "too_many_pixels",
             f"The picture is {shown}, {size[0] * size[1] / 1e6:,.1f} megapixels: "
-            f"at most {settings.max_megapixels:,} are allowed.",
+            f"at most {limits.max_megapixels:,} are allowed.",
             "Upload a smaller copy, or raise MAX_MEGAPIXELS.",
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         )
 
 
-def _choose(
-    needs: list[tuple[float, T]],
-    kind: str,
-    size: tuple[int, int],
-    settings: Settings,
-    make_room: Callable[[], None],
-) -> T:
-    """Return the first decoder whose need, MB, fits below the warning level, else below the memory limit.
-
-    Raises Rejected if none fits.
-    """
-    # Memory that was freed but not returned to the system counts as used: return it, then make room.
-    for more in (memory.release, make_room, None):
-        left = memory.left_mb(settings.memory_limit_mb) - RESERVE_MB
-        calm = settings.memory_warning_mb - memory.rss_mb() if more else left
-        for need, chosen in needs:
-            if need <= min(left, calm):
-                return chosen
-        if more:
-            more()
+def _choose(needs: list[tuple[float, T]], kind: str, size: tuple[int, int], admit: Admit) -> T:
+    """Return the first decoder whose need, MB, is admitted. Raises Rejected if none is."""
+    index, left_mb = admit([need for need, _ in needs])
+    if index is not None:
+        return needs[index][1]
     raise Rejected(
         "needs_too_much_memory",
         f"Decoding this {kind} picture of {size[0]:,} x {size[1]:,} px needs "
-        f"{min(need for need, _ in needs):,.0f} MB of memory, and {max(left, 0):,.0f} MB are left.",
+        f"{min(need for need, _ in needs):,.0f} MB of memory, and {max(left_mb, 0):,.0f} MB are left.",
         "Upload a smaller copy, or raise the function's memory.",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     )

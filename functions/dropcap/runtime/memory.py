@@ -1,4 +1,4 @@
-"""Measure and limit the memory of this process, and return freed memory to the system.
+"""Measure and limit the memory of this process and its helpers, and return freed memory to the system.
 
 Sizes are in MB (10^6 bytes) unless a name says MiB. The limit is the lower of the cgroup's and the
 MEMORY_LIMIT_MB setting, so that a large machine behaves as the small instance does.
@@ -8,12 +8,10 @@ import ctypes
 import gc
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-
-import psutil
 
 from dropcap.runtime.timeouts import submit
 
@@ -23,8 +21,13 @@ M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # malloc.h of glibc
 MAPPED_BYTES = 1 << 20
 DROP_S = 0.02  # an encoder reads about 10 MB in this time
 
+Admit = Callable[[Sequence[float]], tuple[int | None, float]]
+"""Takes needs of memory, MB, best first; returns the index of the first that fits, if any, and MB left."""
+
 # Held while a picture is decoded, resized and captioned: two at once need twice the memory of an instance.
 heavy_work_lock = threading.RLock()
+helpers: set[int] = set()
+"""Pids of processes that work for this one: their memory counts as its own."""
 
 
 @cache
@@ -49,8 +52,36 @@ def cgroup_files() -> tuple[Path, Path] | None:
 
 
 def rss_mb() -> float:
-    """Return the resident set size of this process, MB."""
-    return float(psutil.Process().memory_info().rss) / 1e6
+    """Return the resident set size of this process, and the memory that its helpers have besides, MB."""
+    import psutil
+
+    total = float(psutil.Process().memory_info().rss)
+    for pid in tuple(helpers):
+        with suppress(psutil.Error):  # it has ended
+            of_helper = psutil.Process(pid)
+            full = sys.platform == "linux"  # pages that processes share count once
+            total += of_helper.memory_full_info().pss if full else of_helper.memory_info().rss
+    return total / 1e6
+
+
+def address_space_mb(pid: int) -> float:
+    """Return the size of a process's address space, MB. Raises ProcessLookupError."""
+    import psutil
+
+    try:
+        return float(psutil.Process(pid).memory_info().vms) / 1e6
+    except psutil.NoSuchProcess as gone:
+        raise ProcessLookupError(pid) from gone
+
+
+def kills() -> int:
+    """Return how many processes of this container the kernel killed for memory; 0 if that is unknown."""
+    if files := cgroup_files():
+        for name in ("memory.events", "memory.oom_control"):  # cgroup v2, v1
+            with suppress(OSError):
+                counts = dict(line.split() for line in (files[0].parent / name).read_text().splitlines())
+                return int(counts.get("oom_kill", 0))
+    return 0
 
 
 def container_mb() -> float | None:

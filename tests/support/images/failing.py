@@ -68,7 +68,7 @@ def _warm() -> None:
     from dropcap.imaging import decoding
 
     Image.init()
-    decoding._register_heif()
+    decoding.register_heif()
     for name in features.get_supported():
         features.check(name)
     pyvips.Image.black(1, 1).write_to_memory()

@@ -15,7 +15,7 @@ def frames_peak_and_need(path: str, side: int) -> tuple[float, float]:
     settings = Settings(sizes=(side,))
     with decoding.open_picture(data, settings) as source:
         facts = source.facts
-    moving = animation.open_animation(data, facts, settings, memory.release)
+    moving = animation.open_animation(data, facts, settings.sizes, decoding.admit_first)
     assert moving is not None, "an animation"
     memory.release()
     before = memory.rss_mb()

@@ -28,7 +28,7 @@ def quadrants(width: int = 120, height: int = 80, colours: tuple[Colour, ...] = 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     """Return the file; lossy formats at high quality and without chroma subsampling."""
     if kind == "HEIF":
-        decoding._register_heif()
+        decoding.register_heif()
     quality: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": 95, "subsampling": 0},
         "WEBP": {"lossless": True},

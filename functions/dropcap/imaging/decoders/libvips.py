@@ -100,7 +100,7 @@ class Libvips:
             options["scale"] = _webp_scale(header.size, side)
         elif header.format == "PNG":  # otherwise Pillow decodes the whole picture to find it
             header.info.setdefault("exif", properties.png_exif(data))
-        pyvips = _library()
+        pyvips = library()
 
         def load() -> Any:
             source = pyvips.Source.new_from_memory(data)  # a buffer would be copied
@@ -124,7 +124,7 @@ class AvifHeader(Image.Image):
 
     def __init__(self, data: bytes) -> None:
         super().__init__()
-        pyvips = _library()
+        pyvips = library()
         image = pyvips.Image.heifload_source(pyvips.Source.new_from_memory(data))
         self._size, self._mode = (image.width, image.height), "RGBA" if image.hasalpha() else "RGB"
         self.is_deep = image.format == "ushort"
@@ -163,7 +163,7 @@ class Libheif:
     def decode(self, header: Image.Image, data: bytes, side: int) -> Image.Image:
         import pillow_heif
 
-        pyvips = _library()
+        pyvips = library()
         pictures = pillow_heif.open_heif(io.BytesIO(data))
         picture = pictures[pictures.primary_index]
         raster, channels = picture.data, len(picture.mode)
@@ -176,7 +176,7 @@ def _library_mb() -> float:
     return PIPELINE_MB + (0.0 if "pyvips" in sys.modules else IMPORT_MB)
 
 
-def _library() -> Any:
+def library() -> Any:
     """Return libvips with its error buffer cleared: an old error that is not UTF-8 would fail every call."""
     pyvips = _set_up()
     pyvips.vips_lib.vips_error_clear()

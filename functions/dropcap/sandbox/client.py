@@ -1,0 +1,320 @@
+"""Open pictures in confined child processes: the function's side of the sandbox.
+
+    with client.open_picture(data, settings, services.make_room) as source:
+        source.facts                             format, size and pages
+        source.raster(BLIP_SIDE)                 a raster for a model
+        source.encode(800, "webp", 80, packet)   a rendition
+
+A child that dies gives an answer at once: Rejected if the picture is the cause, NotDecoded if the instance
+is. Either way the function, and the next picture, are unharmed. What a child answers is checked: a crafted
+picture may have taken it over.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from http import HTTPStatus
+from math import ceil
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from PIL import Image
+
+from dropcap import logs
+from dropcap.domain.analysis import PictureFacts
+from dropcap.domain.naming import CONTENT_TYPES, Side
+from dropcap.errors import NotDecoded, Rejected
+from dropcap.runtime import memory
+from dropcap.sandbox.processes import Child, DecoderError, Exhausted, nonsense
+from dropcap.settings import GEMINI_SIDE, Settings
+
+logger = logging.getLogger(__name__)
+
+GEMINI_SIDE_SHORT = 512  # px; instead of GEMINI_SIDE when memory is short
+GEMINI_QUALITY = 85
+SHORT_MB = 48.0  # below this, memory is short; a choice, not a measurement
+RESERVE_MB = 16.0  # kept free while decoding, for other threads; a choice, not a measurement
+# Of LEASE_S, which a stage may take: a child ends before the watchdog ends this process. One that works is
+# killed by the kernel at half of it; one that waits, at nine tenths.
+CPU, TIMEOUT = 0.5, 0.9
+MAX_TEXT = 500  # characters of a text that comes from a child
+MAX_NUMBER = 2**31
+MAX_LINES = 5  # of what decoders logged
+DECODERS = ("pillow", "libvips", "libheif")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "HEIF", "AVIF")  # Pillow's names
+BEGINNINGS = {"webp": b"RIFF", "jpeg": b"\xff\xd8", "png": b"\x89PNG", "avif": b"\0\0\0"}
+CODES = (  # of rejections by decoders
+    "empty_picture",
+    "not_a_picture",
+    "unsupported_format",
+    "broken_picture",
+    "side_too_long",
+    "too_many_pixels",
+    "needs_too_much_memory",
+)
+
+
+class Encoded(NamedTuple):
+    """An encoded picture: bytes, sides in px and content type."""
+
+    data: bytes
+    width: int
+    height: int
+    content_type: str
+
+
+class Picture:
+    """An upload that a child process has decoded, and can encode. Close it after use."""
+
+    def __init__(self, data: bytes, settings: Settings, make_room: Callable[[], None]) -> None:
+        self._data, self._settings, self._make_room = data, settings, make_room
+        self._admit = admission(settings, make_room)
+        self._child: Child | None = None
+        try:
+            self._open()
+        except Exhausted:
+            self._open_with_room()
+        except BaseException:
+            self.close()
+            raise
+
+    def raster(self, side: int) -> Image.Image:
+        """Return a new RGB raster that fits in `side` px, never enlarged."""
+        answer, pixels = self._ask({"op": "raster", "side": side})
+        size = _size(answer, (side, side))
+        if len(pixels) != 3 * size[0] * size[1]:
+            raise nonsense()
+        return Image.frombytes("RGB", size, pixels)
+
+    def encode(self, side: Side, kind: str, quality: int, xmp: bytes = b"") -> Encoded:
+        """Return an encoded sRGB copy whose only metadata is `xmp`, an XMP packet.
+
+        `kind` is webp, jpeg, png or avif; `quality` 1 to 100.
+        """
+        answer, data = self._ask({"op": "encode", "side": side, "kind": kind, "quality": quality}, xmp)
+        return _encoded(answer, data, side, kind)
+
+    def for_gemini(self) -> Encoded:
+        """Return a JPEG for Gemini: at most 800 px, or 512 px when memory is short."""
+        short = memory.left_mb(self._settings.memory_limit_mb) < SHORT_MB
+        return self.encode(GEMINI_SIDE_SHORT if short else GEMINI_SIDE, "jpeg", GEMINI_QUALITY)
+
+    def open_animation(self) -> bool:
+        """Return whether the picture is an animation that can be published as one."""
+        try:
+            return bool(self._ask({"op": "open_animation", "sizes": self._settings.sizes})[0]["frames"])
+        except (KeyError, Rejected):
+            return False
+
+    def encode_animation(self, side: Side, quality: int, xmp: bytes = b"") -> Encoded | None:
+        """Return an animated WebP that fits in `side`; None if it is damaged. Needs `open_animation`."""
+        answer, data = self._ask({"op": "encode_animation", "side": side, "quality": quality}, xmp)
+        return _encoded(answer, data, side, "webp") if data else None
+
+    def close(self) -> None:
+        """End the child process; its memory is free when this returns."""
+        if self._child:
+            self._child.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        """Decode the picture in a new child."""
+        self.close()
+        self._child = new_child(self._settings)
+        request = {"op": "open", "limits": _limits(self._settings)}
+        answer, _ = self._ask_child(request, self._data)
+        self.facts = _facts(answer, self._data)
+
+    def _open_with_room(self) -> None:
+        self._make_room()
+        try:
+            self._open()
+        except Exhausted as short:
+            self.close()
+            raise _too_much_memory(_left_mb(self._settings)) from short
+
+    def _ask(self, request: Mapping[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        """Return the child's answer; decode again, with more memory, if what it has is not enough."""
+        assert self._child
+        try:
+            if self._child.ended:
+                self._open()
+            return self._ask_child(request, body)
+        except Exhausted:
+            self._open_with_room()
+        try:
+            return self._ask_child(request, body)
+        except Exhausted as short:
+            raise _too_much_memory(_left_mb(self._settings)) from short
+
+    def _ask_child(self, request: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        assert self._child
+        self._child.limit_memory(_left_mb(self._settings))
+        return ask(self._child, request, body, self._admit)
+
+
+def admission(settings: Settings, make_room: Callable[[], None]) -> memory.Admit:
+    """Return the policy by which a way to decode a picture is chosen.
+
+    Its need should fit below the warning level, else below the memory limit. Memory that was freed but not
+    returned to the system counts as used: it is returned, then `make_room` is called.
+    """
+
+    def admit(needs: Sequence[float]) -> tuple[int | None, float]:
+        for more in (memory.release, make_room, None):
+            left = _left_mb(settings)
+            calm = settings.memory_warning_mb - memory.rss_mb() if more else left
+            for index, need in enumerate(needs):
+                if need <= min(left, calm):
+                    return index, left
+            if more:
+                more()
+        return None, left
+
+    return admit
+
+
+def _left_mb(settings: Settings) -> float:
+    return memory.left_mb(settings.memory_limit_mb) - RESERVE_MB
+
+
+def open_picture(data: bytes, settings: Settings, make_room: Callable[[], None] = memory.release) -> Picture:
+    """Decode `data` in a child process. Close the picture after use, preferably by `with`.
+
+    `make_room` frees memory that can be allocated again later; it is called before a picture exceeds the
+    warning level or is rejected. Raises Rejected if `data` is not a picture, has an unsupported format, is
+    damaged or too large, needs more memory or time than there is, or crashes a decoder; NotDecoded and
+    DecoderHung if the instance is the cause.
+    """
+    return Picture(data, settings, make_room)
+
+
+def check_head(head: bytes, settings: Settings) -> None:
+    """Raise Rejected if the first bytes already show that the file can't be accepted.
+
+    Only certain cases count: not a picture, an unsupported format, or too large a size.
+    """
+    _ask_once({"op": "check_head", "limits": _limits(settings)}, head, settings)
+
+
+def is_animated(data: bytes, settings: Settings) -> bool:
+    """Return whether a WebP has more than one frame."""
+    answer = _ask_once({"op": "count_frames", "format": "WEBP"}, data, settings)
+    return bool(answer.get("frames") != 1)
+
+
+def new_child(settings: Settings) -> Child:
+    """Start a child. Raises NotDecoded."""
+    return Child(settings.lease_s * TIMEOUT, ceil(settings.lease_s * CPU))
+
+
+def _ask_once(request: Mapping[str, Any], body: bytes, settings: Settings) -> dict[str, Any]:
+    left_mb = _left_mb(settings)
+    with closing(new_child(settings)) as child:
+        child.limit_memory(left_mb)
+        try:
+            return ask(child, request, body)[0]
+        except Exhausted as short:
+            raise _too_much_memory(left_mb) from short
+
+
+def ask(
+    child: Child, request: Mapping[str, Any], body: bytes, admit: memory.Admit | None = None
+) -> tuple[dict[str, Any], bytes]:
+    """Return a child's answer and its body; log what decoders logged.
+
+    Raises Rejected, Exhausted or NotDecoded, by what the child answers or how it ends.
+    """
+    answer, result = child.ask(request, body, admit)
+    try:
+        _check(answer)
+    except (AttributeError, KeyError, TypeError, ValueError) as wrong:
+        raise nonsense() from wrong
+    return answer, result
+
+
+def _check(answer: Mapping[str, Any]) -> None:
+    """Log what the child reports, and raise its error."""
+    for line in list(answer.get("log", ()))[:MAX_LINES]:
+        _log(line)
+    if missing := answer.get("unconfined"):
+        text = f"Decoders are less confined here: {str(missing)[:MAX_TEXT]}."
+        logs.once(logger, logging.WARNING, text, "decoder_less_confined")
+    if answer.get("exhausted"):
+        raise Exhausted("The child ran out of memory.")
+    if "failed" in answer:
+        raise NotDecoded(_text(answer["failed"]))
+    if reason := answer.get("rejected"):
+        if reason["code"] not in CODES:
+            raise ValueError(reason["code"])
+        caused = DecoderError(_text(answer["cause"])) if answer["cause"] else None
+        problem, remedy = _text(reason["problem"]), _text(reason["remedy"])
+        raise Rejected(reason["code"], problem, remedy, HTTPStatus(reason["status"])) from caused
+
+
+def _log(line: Mapping[str, Any]) -> None:
+    """Log a line of a child, if it is one that decoders log."""
+    if line["event"] == "decoder_problems":
+        said = [_text(text) for text in line["said"][:MAX_LINES]]
+        fields = {"kind": _text(line["kind"]), "said": said, "times": int(line["times"])}
+        logger.info("decoders reported problems in the file", extra={"event": "decoder_problems", **fields})
+    elif line["event"] == "animation_not_published":
+        logger.warning(
+            "the animation is published as its first frame",
+            extra={"event": "animation_not_published", "problem": _text(line["problem"])},
+        )
+
+
+def _text(text: Any) -> str:
+    """Return a text of a child as one short line."""
+    return " ".join(str(text).split())[:MAX_TEXT]
+
+
+def _too_much_memory(left_mb: float) -> Rejected:
+    return Rejected(
+        "needs_too_much_memory",
+        f"Decoding the picture needs more than the {max(0.0, left_mb):,.0f} MB of memory that are left.",
+        "Upload a smaller copy, or raise the function's memory.",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    )
+
+
+def _limits(settings: Settings) -> dict[str, int]:
+    return {name: getattr(settings, name) for name in ("max_side", "max_megapixels", "largest_side")}
+
+
+def _facts(answer: Mapping[str, Any], data: bytes) -> PictureFacts:
+    """Return the facts about `data`, of which the child's part is checked."""
+    try:
+        facts = answer["facts"]
+        numbers = [facts[name] for name in ("width", "height", "pages")]
+        known = facts["format"] in FORMATS and facts["decoder"] in DECODERS
+        if not known or not all(type(number) is int and 0 < number <= MAX_NUMBER for number in numbers):
+            raise ValueError(facts)
+    except (KeyError, TypeError, ValueError) as wrong:
+        raise nonsense() from wrong
+    digest, (width, height, pages) = hashlib.sha256(data).hexdigest(), numbers
+    return PictureFacts(facts["format"], len(data), width, height, facts["decoder"], digest, pages)
+
+
+def _encoded(answer: Mapping[str, Any], data: bytes, side: Side, kind: str) -> Encoded:
+    size = _size(answer, side if isinstance(side, tuple) else (side, side))
+    if not data.startswith(BEGINNINGS[kind]):
+        raise nonsense()
+    return Encoded(data, *size, CONTENT_TYPES[kind])
+
+
+def _size(answer: Mapping[str, Any], most: tuple[int, int]) -> tuple[int, int]:
+    """Return the size in an answer, which must be within `most`."""
+    match answer.get("size"):
+        case [int(width), int(height)] if 0 < width <= most[0] and 0 < height <= most[1]:
+            return width, height
+    raise nonsense()

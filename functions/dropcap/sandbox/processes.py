@@ -1,0 +1,252 @@
+"""Start the processes of the sandbox, talk to them, and explain how one ended."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from http import HTTPStatus
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+from dropcap.errors import DropcapError, NotDecoded, Rejected, TransientError
+from dropcap.runtime import memory
+from dropcap.sandbox import messages
+
+WORKER = "dropcap.sandbox.worker"
+PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+PROGRAM += "from dropcap.sandbox.fork_server import main; main()"
+ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")  # what a fork server gets of the environment
+START_S = 30.0  # the fork server takes 0.3 s
+# Address space that is never touched: stacks of threads, and what malloc reserves.
+UNUSED_MB = 32.0
+MAX_ANSWER = 64 * 2**20  # bytes
+MAX_QUESTIONS = 10  # about memory, in one request
+PATIENCE_S = 1.0  # until a child that closed its connection is killed; dying takes milliseconds
+MAX_STDERR = 500  # bytes of standard error that are shown
+MEMORY = ("failed to allocate", "bad_alloc", "out of memory", "MemoryError")  # GLib, C++, libvips, Python
+THREADS = ("creating thread", "can't start new thread")  # GLib, Python
+OUT_OF_MEMORY = 41  # exit status of a child
+REMEDY = "Open the original in a picture editor, save it again and upload that."
+
+
+class DecoderHung(TransientError):
+    """Transient error: a decoder waited for ever. Counts as a crash, so that MAX_DEATHS ends its retries."""
+
+
+class Exhausted(DropcapError):
+    """A child needs more memory than it was given."""
+
+
+class DecoderError(DropcapError):
+    """What a child reported, or how it ended: the cause of another error."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Death:
+    """How a child ended: wait status, whether killed by us, CPU s, peak MB, and its last standard error."""
+
+    status: int
+    killed: bool
+    cpu_s: float
+    peak_mb: float
+    stderr: str
+
+    def __str__(self) -> str:
+        how = f"exit status {os.waitstatus_to_exitcode(self.status)}"
+        if os.WIFSIGNALED(self.status):
+            how = signal.Signals(os.WTERMSIG(self.status)).name
+        said = f": {self.stderr}" if self.stderr else ""
+        return f"{how} after {self.cpu_s:.1f} s of CPU, with at most {self.peak_mb:.0f} MB{said}"
+
+
+class _ForkServer:
+    """The process that forks the children; started with the first picture, and again if it has ended."""
+
+    def __init__(self, worker: str) -> None:
+        self._worker, self._lock = worker, threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def fork(self, cpu_s: int, descriptors: Iterable[int]) -> int:
+        """Return the pid of a new child that has the two descriptors. Raises NotDecoded."""
+        return int(self._ask({"fork": {"cpu_s": cpu_s}}, descriptors)["pid"])
+
+    def wait(self, pid: int, patience_s: float) -> Mapping[str, Any]:
+        """Wait until a child has ended, and kill it after `patience_s`. Raises NotDecoded."""
+        memory.helpers.discard(pid)
+        return self._ask({"wait": pid, "patience_s": patience_s})
+
+    def _ask(self, request: Mapping[str, Any], descriptors: Iterable[int] = ()) -> dict[str, Any]:
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            try:
+                socket.send_fds(self._control, [json.dumps(request).encode()], descriptors)
+                answer: dict[str, Any] = self._line()
+            except (OSError, ValueError) as ended:
+                self._end()
+                raise NotDecoded(f"The decoders' process ended: {ended!r}.") from ended
+        if problem := answer.get("error"):
+            raise NotDecoded(f"No process could be started for the picture: {problem}.")
+        return answer
+
+    def _start(self) -> None:
+        """Start the process: without this one's environment, descriptors and modules."""
+        if self._process:
+            self._end()
+        own, other = socket.socketpair()
+        paths = json.dumps([os.path.abspath(path) for path in sys.path])
+        with other:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", PROGRAM, paths, str(other.fileno()), self._worker],
+                env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[other.fileno()],
+            )
+        own.settimeout(START_S)
+        self._control = own
+        memory.helpers.add(self._process.pid)
+        self._line()
+
+    def _line(self) -> dict[str, Any]:
+        line = b""
+        while not line.endswith(b"\n"):
+            part = self._control.recv(4096)
+            if not part:
+                raise ConnectionError("it closed the connection")
+            line += part
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _end(self) -> None:
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+        memory.helpers.discard(self._process.pid)
+        self._process = None
+        self._control.close()
+
+
+def _memory_file() -> IO[bytes]:
+    """Return an open file without a name; in memory where possible, as the disk may be full."""
+    return os.fdopen(os.memfd_create("stderr"), "w+b") if sys.platform == "linux" else TemporaryFile()
+
+
+@cache
+def _fork_server(worker: str) -> _ForkServer:
+    return _ForkServer(worker)
+
+
+class Child:
+    """One confined process, and the connection to it."""
+
+    def __init__(self, timeout_s: float, cpu_s: int) -> None:
+        self.ended = False
+        self._timeout_s, self._server = timeout_s, _fork_server(WORKER)
+        self._connection, other = socket.socketpair()
+        self._stderr = _memory_file()
+        self._kills = memory.kills()
+        try:
+            with other:
+                self._pid = self._server.fork(cpu_s, (other.fileno(), self._stderr.fileno()))
+        except BaseException:
+            self._connection.close()
+            self._stderr.close()
+            raise
+        memory.helpers.add(self._pid)
+
+    def limit_memory(self, more_mb: float) -> None:
+        """Let the child allocate `more_mb` besides what it has."""
+        if hasattr(resource, "prlimit"):  # Linux
+            with suppress(ProcessLookupError):
+                has = memory.address_space_mb(self._pid)
+                limit = round((has + max(0.0, more_mb) + UNUSED_MB) * 1e6)
+                resource.prlimit(self._pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+
+    def ask(
+        self, request: Mapping[str, Any], body: bytes = b"", admit: memory.Admit | None = None
+    ) -> tuple[dict[str, Any], bytes]:
+        """Return the child's answer and its body. `admit` answers its questions about memory.
+
+        If the child ends instead, raises Rejected, Exhausted, NotDecoded or DecoderHung.
+        """
+        read = messages.reader(self._connection, time.monotonic() + self._timeout_s)
+        try:
+            self._connection.settimeout(self._timeout_s)
+            messages.send(self._connection, request, body)
+            answer, result = messages.receive(read, MAX_ANSWER)
+            for _ in range(MAX_QUESTIONS):
+                if admit is None or "needs" not in answer:
+                    return answer, result
+                index, left_mb = admit([float(need) for need in answer["needs"]])
+                self.limit_memory(left_mb)
+                messages.send(self._connection, {"index": index, "left_mb": left_mb})
+                answer, result = messages.receive(read, MAX_ANSWER)
+            raise ValueError("it never answers")
+        except TimeoutError as late:
+            raise self._explain(self._end(), late=True) from late
+        except (messages.Closed, ConnectionError) as ended:  # it dies, or hides
+            raise self._explain(self._end(PATIENCE_S)) from ended
+        except (KeyError, TypeError, ValueError) as wrong:
+            self._end()
+            raise nonsense() from wrong
+
+    def close(self) -> None:
+        """End the child. Its memory is free when this returns."""
+        if not self.ended:
+            with suppress(NotDecoded):
+                self._end()
+        self._connection.close()
+        self._stderr.close()
+
+    def _end(self, patience_s: float = 0.0) -> _Death:
+        """Wait until the child has ended, kill it after `patience_s`, and return how it ended."""
+        self.ended = True
+        death = self._server.wait(self._pid, patience_s)
+        return _Death(death["status"], death["killed"], death["cpu_s"], death["peak_mb"], self._said())
+
+    def _said(self) -> str:
+        """Return the end of what the child wrote to standard error, as one line."""
+        self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, self._stderr.tell() - MAX_STDERR))
+        return " ".join(self._stderr.read().decode(errors="replace").split())
+
+    def _explain(self, death: _Death, late: bool = False) -> Exception:
+        """Return the error that a child's death means."""
+        number = os.WTERMSIG(death.status) if os.WIFSIGNALED(death.status) else 0
+        if number == signal.SIGXCPU:
+            problem = f"Decoding took more than {death.cpu_s:.0f} s of CPU and was stopped."
+            return rejected("decoder_timed_out", problem, str(death))
+        if late:
+            return DecoderHung(f"A decoder did not answer within {self._timeout_s:.0f} s: {death}.")
+        if death.killed:
+            return nonsense()
+        if death.status == OUT_OF_MEMORY << 8 or any(word in death.stderr for word in MEMORY):
+            return Exhausted(str(death))
+        if number == signal.SIGKILL and memory.kills() > self._kills:
+            return Exhausted(str(death))
+        if number == signal.SIGKILL or any(word in death.stderr for word in THREADS):
+            return NotDecoded(f"A decoder was ended by the system: {death}.")
+        return rejected("decoder_crashed", "A decoder crashed on these bytes.", str(death))
+
+
+def rejected(code: str, problem: str, cause: str = "") -> Rejected:
+    """Return the rejection of a picture by what its decoder did."""
+    rejection = Rejected(code, problem, REMEDY, HTTPStatus.UNPROCESSABLE_ENTITY)
+    rejection.__cause__ = DecoderError(cause) if cause else None
+    return rejection
+
+
+def nonsense() -> Rejected:
+    """Return the rejection of a picture whose decoder does not behave as one."""
+    return rejected("decoder_crashed", "A decoder's answer makes no sense.")

@@ -1,0 +1,1 @@
+"""A picture's decoder can reach nothing, and its death harms nothing."""

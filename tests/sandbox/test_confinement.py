@@ -1,0 +1,77 @@
+"""A decoder that a picture has taken over reaches nothing outside its process."""
+
+import json
+import sys
+
+import pytest
+
+from dropcap.errors import Rejected
+from dropcap.sandbox import client, processes, syscall_filter
+from dropcap.settings import Settings
+from tests.support.images.pictures import FORMATS, encoded, quadrants
+from tests.support.sandbox import hostile
+
+ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the system has no filter of system calls")
+
+
+@pytest.fixture
+def taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load the worker that does what a picture says."""
+    monkeypatch.setattr(processes, "WORKER", hostile.__name__)
+
+
+def reported(deed: str) -> str:
+    """Return what a decoder that was taken over reports."""
+    with pytest.raises(Rejected) as caught:
+        client.open_picture(encoded(quadrants()) + hostile.MARK + deed.encode(), ROOM)
+    return caught.value.problem
+
+
+@LINUX
+@pytest.mark.usefixtures("taken_over")
+@pytest.mark.parametrize("attempt", hostile.ATTEMPTS)
+def test_a_decoder_can_not(attempt: str) -> None:
+    assert reported(attempt) == "EPERM"
+
+
+@pytest.mark.usefixtures("taken_over")
+def test_a_decoder_is_given_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_fork_server", processes._ForkServer)  # a new one
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@host/name")
+    monkeypatch.setenv("GEMINI_API_KEY", "secret")
+    given = json.loads(reported("inventory"))
+    assert {*given["variables"]} <= {*processes.ENVIRONMENT, "LC_CTYPE"}
+    assert "secret" not in str(given["arguments"])
+    assert given["descriptors"] == 4  # standard input, output and error, and the connection
+
+
+@pytest.mark.parametrize("machine", syscall_filter.COLUMNS)
+def test_the_filter_fits_into_the_kernels_limit_and_ends_in_a_refusal(machine: str) -> None:
+    lines = syscall_filter.program(machine, 1)
+    assert len(lines) <= 4096  # BPF_MAXINSNS (linux/bpf_common.h)
+    assert lines[-1] == (syscall_filter.RETURN, 0, 0, syscall_filter.ERRNO | 1)
+    for at, (code, if_true, if_false, _) in enumerate(lines):
+        if code in (syscall_filter.EQUAL, syscall_filter.ANY_BIT):
+            assert at + 1 + max(if_true, if_false) < len(lines)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_decoded_and_encoded_in_the_sandbox(kind: str) -> None:
+    data = encoded(quadrants(1200, 900), kind)
+    with client.open_picture(data, ROOM) as source:
+        assert (source.facts.format, source.facts.bytes) == (kind, len(data))
+        assert source.raster(400).size == (400, 300)
+        for made in ("webp", "jpeg", "png", "avif"):
+            assert source.encode(800, made, 80, b"<x/>")[1:] == (800, 600, f"image/{made}")
+
+
+def test_what_is_missing_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(processes, "WORKER", "tests.support.sandbox.without_filter")
+    for _ in range(2):
+        with client.open_picture(encoded(quadrants()), ROOM) as source:
+            assert source.facts.width == 120
+    found = [record for record in caplog.records if getattr(record, "event", "") == "decoder_less_confined"]
+    assert [record.getMessage() for record in found] == ["Decoders are less confined here: no filter."]

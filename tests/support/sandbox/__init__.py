@@ -1,0 +1,1 @@
+"""Builds of the decoder for tests, which the fork server loads instead of dropcap.sandbox.worker."""

@@ -1,0 +1,9 @@
+"""The worker on a machine that lacks pillow-heif."""
+
+import sys
+
+sys.modules["pillow_heif"] = None  # type: ignore[assignment]
+
+from dropcap.sandbox.worker import OUT_OF_MEMORY, load_decoders, serve  # noqa: E402  after the module is gone
+
+__all__ = ["OUT_OF_MEMORY", "load_decoders", "serve"]

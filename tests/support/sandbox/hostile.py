@@ -94,7 +94,7 @@ def _loop() -> None:
 def _grow() -> None:
     kept = []
     while True:
-        kept.append(bytearray(b"x" * 10**7))
+        kept.append(bytearray(10**8))
 
 
 def _lie(message: bytes) -> Callable[[socket.socket], None]:

@@ -28,7 +28,7 @@ from dropcap.domain.analysis import PictureFacts
 from dropcap.domain.naming import CONTENT_TYPES, Side
 from dropcap.errors import Rejected
 from dropcap.imaging import colour, rasters
-from dropcap.imaging.decoder_errors import broken, collect_warnings, read_header, translate_errors
+from dropcap.imaging.decoder_errors import LIBRARIES, broken, collect_warnings, read_header, translate_errors
 from dropcap.imaging.decoders import pillow_readers, ranking
 from dropcap.imaging.decoders.libvips import STRICT, AvifHeader
 from dropcap.imaging.decoders.repairs import repair
@@ -223,7 +223,7 @@ def load_readers() -> None:
     Image.preinit()
     for name in ("Avif", "Mpo", "Tiff", "WebP"):
         import_module(f"PIL.{name}ImagePlugin")
-    for name in features.get_supported():
+    for name in LIBRARIES.values():
         features.check(name)
 
 

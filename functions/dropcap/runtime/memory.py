@@ -6,6 +6,7 @@ MEMORY_LIMIT_MB setting, so that a large machine behaves as the small instance d
 
 import ctypes
 import gc
+import resource
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +27,9 @@ Admit = Callable[[Sequence[float]], tuple[int | None, float]]
 
 # Held while a picture is decoded, resized and captioned: two at once need twice the memory of an instance.
 heavy_work_lock = threading.RLock()
-helpers: set[int] = set()
-"""Pids of processes that work for this one: their memory counts as its own."""
+helpers: dict[int, float] = {}
+"""Processes that work for this one, by pid, with the memory, MB, that each shares with another helper."""
+PAGE = resource.getpagesize()
 
 
 @cache
@@ -55,23 +57,30 @@ def rss_mb() -> float:
     """Return the resident set size of this process, and the memory that its helpers have besides, MB."""
     import psutil
 
-    total = float(psutil.Process().memory_info().rss)
-    for pid in tuple(helpers):
-        with suppress(psutil.Error):  # it has ended
-            of_helper = psutil.Process(pid)
-            full = sys.platform == "linux"  # pages that processes share count once
-            total += of_helper.memory_full_info().pss if full else of_helper.memory_info().rss
-    return total / 1e6
+    own = float(psutil.Process().memory_info().rss) / 1e6
+    return own + sum(max(0.0, anonymous_mb(pid) - shared) for pid, shared in tuple(helpers.items()))
+
+
+def anonymous_mb(pid: int) -> float:
+    """Return the memory of a process that no file backs, MB; 0 if it has ended.
+
+    /proc/PID/statm takes 0.05 ms, smaps_rollup 1.5 ms. Elsewhere than on Linux, the resident set size.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            _, resident, backed, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+            return (int(resident) - int(backed)) * PAGE / 1e6
+        return 0.0
+    import psutil
+
+    with suppress(psutil.Error):
+        return float(psutil.Process(pid).memory_info().rss) / 1e6
+    return 0.0
 
 
 def address_space_mb(pid: int) -> float:
-    """Return the size of a process's address space, MB. Raises ProcessLookupError."""
-    import psutil
-
-    try:
-        return float(psutil.Process(pid).memory_info().vms) / 1e6
-    except psutil.NoSuchProcess as gone:
-        raise ProcessLookupError(pid) from gone
+    """Return the size of a process's address space, MB (Linux). Raises OSError if it has ended."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * PAGE / 1e6
 
 
 def kills() -> int:

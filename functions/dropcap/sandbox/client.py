@@ -71,10 +71,12 @@ class Picture:
         self._data, self._settings, self._make_room = data, settings, make_room
         self._admit = admission(settings, make_room)
         self._child: Child | None = None
+        self._animated: Child | None = None  # the child that has opened the animation
         try:
-            self._open()
-        except Exhausted:
-            self._open_with_room()
+            try:
+                self._open()
+            except Exhausted:
+                self._open_with_room()
         except BaseException:
             self.close()
             raise
@@ -102,14 +104,24 @@ class Picture:
 
     def open_animation(self) -> bool:
         """Return whether the picture is an animation that can be published as one."""
-        try:
-            return bool(self._ask({"op": "open_animation", "sizes": self._settings.sizes})[0]["frames"])
-        except (KeyError, Rejected):
-            return False
+        answer, _ = self._ask({"op": "open_animation", "sizes": self._settings.sizes})
+        self._animated = self._child if answer.get("frames") else None
+        return self._animated is not None
 
     def encode_animation(self, side: Side, quality: int, xmp: bytes = b"") -> Encoded | None:
-        """Return an animated WebP that fits in `side`; None if it is damaged. Needs `open_animation`."""
-        answer, data = self._ask({"op": "encode_animation", "side": side, "quality": quality}, xmp)
+        """Return an animated WebP that fits in `side`. Call `open_animation` first.
+
+        Returns None if a frame is damaged, or if the frames need more memory than estimated.
+        """
+        if self._child is not self._animated:  # another child had to decode the picture again
+            return None
+        try:
+            request = {"op": "encode_animation", "side": side, "quality": quality}
+            answer, data = self._ask_child(request, xmp)
+        except Exhausted as short:
+            _log_still(f"its frames need more memory than there is: {short}")
+            self._animated = None
+            return None
         return _encoded(answer, data, side, "webp") if data else None
 
     def close(self) -> None:
@@ -267,10 +279,12 @@ def _log(line: Mapping[str, Any]) -> None:
         fields = {"kind": _text(line["kind"]), "said": said, "times": int(line["times"])}
         logger.info("decoders reported problems in the file", extra={"event": "decoder_problems", **fields})
     elif line["event"] == "animation_not_published":
-        logger.warning(
-            "the animation is published as its first frame",
-            extra={"event": "animation_not_published", "problem": _text(line["problem"])},
-        )
+        _log_still(_text(line["problem"]))
+
+
+def _log_still(problem: str) -> None:
+    text = "the animation is published as its first frame"
+    logger.warning(text, extra={"event": "animation_not_published", "problem": problem})
 
 
 def _text(text: Any) -> str:

@@ -91,9 +91,9 @@ class _ForkServer:
 
     def _ask(self, request: Mapping[str, Any], descriptors: Iterable[int] = ()) -> dict[str, Any]:
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
             try:
+                if self._process is None or self._process.poll() is not None:
+                    self._start()
                 socket.send_fds(self._control, [json.dumps(request).encode()], descriptors)
                 answer: dict[str, Any] = self._line()
             except (OSError, ValueError) as ended:
@@ -105,9 +105,9 @@ class _ForkServer:
 
     def _start(self) -> None:
         """Start the process: without this one's environment, descriptors and modules."""
-        if self._process:
-            self._end()
+        self._end()
         own, other = socket.socketpair()
+        own.settimeout(START_S)
         paths = json.dumps([os.path.abspath(path) for path in sys.path])
         with other:
             self._process = subprocess.Popen(
@@ -116,9 +116,9 @@ class _ForkServer:
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                start_new_session=True,  # it ends with its connection, not with a signal to the terminal
                 pass_fds=[other.fileno()],
             )
-        own.settimeout(START_S)
         self._control = own
         memory.helpers[self._process.pid] = 0.0
         self._line()
@@ -134,12 +134,12 @@ class _ForkServer:
         return answer
 
     def _end(self) -> None:
-        assert self._process
-        self._process.kill()
-        self._process.wait()
-        memory.helpers.pop(self._process.pid, None)
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            memory.helpers.pop(self._process.pid, None)
+            self._control.close()
         self._process = None
-        self._control.close()
 
 
 def _memory_file() -> IO[bytes]:

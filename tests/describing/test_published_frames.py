@@ -77,7 +77,7 @@ def test_a_cached_verdict_applies_only_to_the_picture_that_was_judged(start: Sta
     assert requests_of(gemini_url, key) == 1
     later = app.upload("ana/c.png", picture)
     with pytest.MonkeyPatch.context() as shown:
-        shown.setattr("dropcap.imaging.decoding.GEMINI_SIDE", 100)
+        shown.setattr("dropcap.sandbox.client.GEMINI_SIDE", 100)
         assert app.deliver(later) == 200
     assert requests_of(gemini_url, key) == 2
 

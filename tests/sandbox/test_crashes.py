@@ -115,7 +115,10 @@ def fork_server() -> psutil.Process:
 
 def test_a_fork_server_that_ends_is_started_again() -> None:
     with client.open_picture(PICTURE, ROOM) as source:
-        fork_server().kill()
+        server = fork_server()
+        [child] = server.children()
+        server.kill()
+        psutil.wait_procs([child], timeout=30)  # the kernel ends it with its parent
         with pytest.raises(NotDecoded):
             source.raster(400)
     with client.open_picture(PICTURE, ROOM) as source:

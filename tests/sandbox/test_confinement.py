@@ -40,10 +40,10 @@ def test_a_decoder_is_given_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_fork_server", processes._ForkServer)  # a new one
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@host/name")
     monkeypatch.setenv("GEMINI_API_KEY", "secret")
-    given = json.loads(reported("inventory"))
-    assert {*given["variables"]} <= {*processes.ENVIRONMENT, "LC_CTYPE"}
-    assert "secret" not in str(given["arguments"])
-    assert given["descriptors"] == 4  # standard input, output and error, and the connection
+    inventory = json.loads(reported("inventory"))
+    assert {*inventory["variables"]} <= {*processes.ENVIRONMENT, "LC_CTYPE"}
+    assert "secret" not in str(inventory["arguments"])
+    assert inventory["descriptors"] == 4  # standard input, output and error, and the connection
 
 
 @pytest.mark.parametrize("machine", syscall_filter.COLUMNS)

@@ -17,12 +17,12 @@ CPU_S = 3.0  # on a busy machine; each takes less than 0.3
 
 
 @pytest.fixture
-def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[processes._Death]]:
+def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[processes.ExitReport]]:
     """How each child ended."""
-    found: list[processes._Death] = []
+    found: list[processes.ExitReport] = []
     end = Child._end
 
-    def note(child: Child, patience_s: float = 0.0) -> processes._Death:
+    def note(child: Child, patience_s: float = 0.0) -> processes.ExitReport:
         found.append(end(child, patience_s))
         return found[-1]
 

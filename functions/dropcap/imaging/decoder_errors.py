@@ -37,6 +37,14 @@ MAX_LINES, MAX_LINE = 5, 200  # logged for one picture
 class OutOfMemory(Rejected):
     """Permanent error: the picture needs more memory than its process may have."""
 
+    def __init__(self, kind: str) -> None:
+        super().__init__(
+            "needs_too_much_memory",
+            f"The {kind} picture needs more memory than the system gives.",
+            "Upload a smaller picture, or raise the function's memory.",
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        )
+
 
 @contextmanager
 def translate_errors(kind: str, need_mb: float = MIN_MB) -> Iterator[None]:
@@ -51,12 +59,7 @@ def translate_errors(kind: str, need_mb: float = MIN_MB) -> Iterator[None]:
     except Exception as error:  # hostile bytes can make parsers raise anything, even KeyError
         check_instance(error, kind, need_mb)
         if isinstance(error, MemoryError) or any(word in str(error) for word in OUT_OF_MEMORY):
-            raise OutOfMemory(
-                "needs_too_much_memory",
-                f"The {kind} picture needs more memory than the system gives.",
-                "Upload a smaller picture, or raise the function's memory.",
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            ) from error
+            raise OutOfMemory(kind) from error
         raise broken(kind) from error
 
 

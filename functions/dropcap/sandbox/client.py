@@ -118,8 +118,8 @@ class Picture:
         try:
             request = {"op": "encode_animation", "side": side, "quality": quality}
             answer, data = self._ask_child(request, xmp)
-        except Exhausted as short:
-            _log_still(f"its frames need more memory than there is: {short}")
+        except Exhausted:
+            _log_still("its frames need more memory than estimated")
             self._animated = None
             return None
         return _encoded(answer, data, side, "webp") if data else None
@@ -261,7 +261,7 @@ def _check(answer: Mapping[str, Any]) -> None:
         text = f"Decoders are less confined here: {str(missing)[:MAX_TEXT]}."
         logs.once(logger, logging.WARNING, text, "decoder_less_confined")
     if answer.get("exhausted"):
-        raise Exhausted("The child ran out of memory.")
+        raise Exhausted
     if "failed" in answer:
         raise NotDecoded(_text(answer["failed"]))
     if reason := answer.get("rejected"):
@@ -275,8 +275,8 @@ def _check(answer: Mapping[str, Any]) -> None:
 def _log(line: Mapping[str, Any]) -> None:
     """Log a line of a child, if it is one that decoders log."""
     if line["event"] == "decoder_problems":
-        said = [_text(text) for text in line["said"][:MAX_LINES]]
-        fields = {"kind": _text(line["kind"]), "said": said, "times": int(line["times"])}
+        texts = [_text(text) for text in line["said"][:MAX_LINES]]
+        fields = {"kind": _text(line["kind"]), "said": texts, "times": int(line["times"])}
         logger.info("decoders reported problems in the file", extra={"event": "decoder_problems", **fields})
     elif line["event"] == "animation_not_published":
         _log_still(_text(line["problem"]))

@@ -38,19 +38,19 @@ def receive(read: Callable[[int], bytes], max_body: int) -> tuple[dict[str, Any]
     """
     lengths = read(LENGTHS.size)
     if len(lengths) < LENGTHS.size:
-        raise Closed("the connection ended")
+        raise Closed
     text_length, body_length = LENGTHS.unpack(lengths)
     if text_length > MAX_JSON or body_length > max_body:
-        raise Closed(f"a message of {text_length:,} and {body_length:,} bytes is too long")
+        raise Closed
     text, body = read(text_length), read(body_length) if body_length else b""
     if len(text) < text_length or len(body) < body_length:
-        raise Closed("the connection ended within a message")
+        raise Closed
     try:
         message = json.loads(text)
     except (ValueError, RecursionError) as wrong:
-        raise Closed("a message is not JSON") from wrong
+        raise Closed from wrong
     if not isinstance(message, dict):
-        raise Closed("a message is not a JSON object")
+        raise Closed
     return message, body
 
 

@@ -37,7 +37,6 @@ MAX_STDERR = 500  # bytes of standard error that are shown
 MEMORY = ("failed to allocate", "bad_alloc", "out of memory", "MemoryError")  # GLib, C++, libvips, Python
 THREADS = ("creating thread", "can't start new thread")  # GLib, Python
 OUT_OF_MEMORY = 41  # exit status of a child
-REMEDY = "Open the original in a picture editor, save it again and upload that."
 
 
 class DecoderHung(TransientError):
@@ -53,7 +52,7 @@ class DecoderError(DropcapError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Death:
+class ExitReport:
     """How a child ended: wait status, whether killed by us, CPU s, peak MB, and its last standard error."""
 
     status: int
@@ -66,8 +65,8 @@ class _Death:
         how = f"exit status {os.waitstatus_to_exitcode(self.status)}"
         if os.WIFSIGNALED(self.status):
             how = signal.Signals(os.WTERMSIG(self.status)).name
-        said = f": {self.stderr}" if self.stderr else ""
-        return f"{how} after {self.cpu_s:.1f} s of CPU, with at most {self.peak_mb:.0f} MB{said}"
+        stderr = f": {self.stderr}" if self.stderr else ""
+        return f"{how} after {self.cpu_s:.1f} s of CPU, with at most {self.peak_mb:.0f} MB{stderr}"
 
 
 class _ForkServer:
@@ -213,44 +212,68 @@ class Child:
         self._connection.close()
         self._stderr.close()
 
-    def _end(self, patience_s: float = 0.0) -> _Death:
+    def _end(self, patience_s: float = 0.0) -> ExitReport:
         """Wait until the child has ended, kill it after `patience_s`, and return how it ended."""
         self.ended = True
-        death = self._server.wait(self._pid, patience_s)
-        return _Death(death["status"], death["killed"], death["cpu_s"], death["peak_mb"], self._said())
+        report = self._server.wait(self._pid, patience_s)
+        return ExitReport(
+            report["status"], report["killed"], report["cpu_s"], report["peak_mb"], self._stderr_end()
+        )
 
-    def _said(self) -> str:
+    def _stderr_end(self) -> str:
         """Return the end of what the child wrote to standard error, as one line."""
         self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, self._stderr.tell() - MAX_STDERR))
         return " ".join(self._stderr.read().decode(errors="replace").split())
 
-    def _explain(self, death: _Death, late: bool = False) -> Exception:
-        """Return the error that a child's death means."""
-        number = os.WTERMSIG(death.status) if os.WIFSIGNALED(death.status) else 0
+    def _explain(self, report: ExitReport, late: bool = False) -> Exception:
+        """Return the error that the end of a child means."""
+        number = os.WTERMSIG(report.status) if os.WIFSIGNALED(report.status) else 0
         if number == signal.SIGXCPU:
-            problem = f"Decoding took more than {death.cpu_s:.0f} s of CPU and was stopped."
-            return rejected("decoder_timed_out", problem, str(death))
+            return _caused_by(report, timed_out(report.cpu_s))
         if late:
-            return DecoderHung(f"A decoder did not answer within {self._timeout_s:.0f} s: {death}.")
-        if death.killed:
-            return nonsense()
-        if death.status == OUT_OF_MEMORY << 8 or any(word in death.stderr for word in MEMORY):
-            return Exhausted(str(death))
+            return DecoderHung(f"A decoder did not answer within {self._timeout_s:.0f} s: {report}.")
+        if report.killed:
+            return _caused_by(report, nonsense())
+        if report.status == OUT_OF_MEMORY << 8 or any(word in report.stderr for word in MEMORY):
+            return Exhausted(str(report))
         if number == signal.SIGKILL and memory.kills() > self._kills:
-            return Exhausted(str(death))
-        if number == signal.SIGKILL or any(word in death.stderr for word in THREADS):
-            return NotDecoded(f"A decoder was ended by the system: {death}.")
-        return rejected("decoder_crashed", "A decoder crashed on these bytes.", str(death))
+            return Exhausted(str(report))
+        if number == signal.SIGKILL or any(word in report.stderr for word in THREADS):
+            return NotDecoded(f"A decoder was ended by the system: {report}.")
+        return _caused_by(report, crashed())
 
 
-def rejected(code: str, problem: str, cause: str = "") -> Rejected:
-    """Return the rejection of a picture by what its decoder did."""
-    rejection = Rejected(code, problem, REMEDY, HTTPStatus.UNPROCESSABLE_ENTITY)
-    rejection.__cause__ = DecoderError(cause) if cause else None
+def _caused_by(report: ExitReport, rejection: Rejected) -> Rejected:
+    rejection.__cause__ = DecoderError(str(report))
     return rejection
+
+
+def crashed() -> Rejected:
+    """Return the rejection of a picture that crashed its decoder."""
+    return Rejected(
+        "decoder_crashed",
+        "A decoder crashed on these bytes.",
+        "Open the original in a picture editor, save it again and upload that.",
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    )
+
+
+def timed_out(cpu_s: float) -> Rejected:
+    """Return the rejection of a picture whose decoder was stopped after `cpu_s` of CPU."""
+    return Rejected(
+        "decoder_timed_out",
+        f"Decoding took more than {cpu_s:.0f} s of CPU and was stopped.",
+        "Open the original in a picture editor, save it again and upload that.",
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    )
 
 
 def nonsense() -> Rejected:
     """Return the rejection of a picture whose decoder does not behave as one."""
-    return rejected("decoder_crashed", "A decoder's answer makes no sense.")
+    return Rejected(
+        "decoder_crashed",
+        "A decoder's answer makes no sense.",
+        "Open the original in a picture editor, save it again and upload that.",
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    )

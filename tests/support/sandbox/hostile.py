@@ -82,8 +82,8 @@ def _inventory() -> str:
             if error.errno == errno.EBADF:
                 continue
         descriptors.append(number)
-    given = {"variables": [*os.environ], "arguments": sys.argv, "descriptors": len(descriptors)}
-    return json.dumps(given)
+    inventory = {"variables": [*os.environ], "arguments": sys.argv, "descriptors": len(descriptors)}
+    return json.dumps(inventory)
 
 
 def _loop() -> None:
@@ -151,8 +151,8 @@ def serve(connection: socket.socket, unconfined: str) -> None:
         if name in DEEDS:
             DEEDS[name](connection)
             time.sleep(3600)
-        said = _inventory() if name == "inventory" else _answer(name)
-        raise Rejected("not_a_picture", said, "", HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+        result = _inventory() if name == "inventory" else _answer(name)
+        raise Rejected("not_a_picture", result, "", HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
 
     decoding.open_picture = open_picture  # type: ignore[assignment]  # it passes on what it is given
     worker.serve(connection, unconfined)

@@ -43,7 +43,7 @@ def analyze(
             with watchdog.stage("describe and caption"):
                 outputs = inference.run_models(upload, for_gemini, for_blip, services, budget)
             verdict = moderation.check(outputs.verdict, settings)
-            said = texts.select(outputs.description, outputs.caption)
+            selected = texts.select(outputs.description, outputs.caption)
             embedded = texts.select(outputs.description, texts.trusted(outputs.caption))
             agreement = inference.check_consistency(outputs)
             del for_gemini, for_blip
@@ -69,15 +69,15 @@ def analyze(
         analyzed_at=at,
         time_zone=upload.time_zone,
         picture=source.facts,
-        caption=said.caption,
-        description=said.description,
-        alt_text=said.alt_text,
-        tags=said.tags,
-        text=said.text,
+        caption=selected.caption,
+        description=selected.description,
+        alt_text=selected.alt_text,
+        tags=selected.tags,
+        text=selected.text,
         sources=outputs.sources,
         pictures=published,
         agreement=agreement,
-        language=said.language,
+        language=selected.language,
         named_language=upload.language,
         captions=texts.captions(outputs.description, outputs.caption),
         safety=verdict,

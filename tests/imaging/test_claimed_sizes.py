@@ -74,15 +74,15 @@ def test_a_small_file_with_a_huge_claimed_size_is_rejected_and_takes_no_memory(
             check=False,
         )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     wrong = {
         names[number]: codes
-        for number, codes in told["codes"].items()
+        for number, codes in report["codes"].items()
         if not {*codes} <= {"too_many_pixels", "side_too_long"}
     }
     assert wrong == {}
-    assert len(told["codes"]) == len(BOMBS)
-    assert told["grown"] < 10
+    assert len(report["codes"]) == len(BOMBS)
+    assert report["grown"] < 10
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -193,10 +193,10 @@ def assert_bare(data: bytes, kind: str, words: bool = False) -> None:
         assert {each.tag.rpartition("}")[2] for each in elements} <= XMP_ELEMENTS
         attributes = {(name.rpartition("}")[2], value) for each in elements for name, value in each.items()}
         assert attributes <= {("about", ""), ("lang", "x-default"), ("lang", "en")}
-    seen = pyvips.Image.new_from_buffer(data, "").get_fields()
+    fields = pyvips.Image.new_from_buffer(data, "").get_fields()
     foreign = ("exif", "iptc", "icc", "png-comment", "gif", *(() if words else ("xmp",)))
-    assert not [name for name in seen if name.startswith(foreign)]
-    assert not {"orientation", "photoshop-data", "jpeg-thumbnail-data"} & set(seen)
+    assert not [name for name in fields if name.startswith(foreign)]
+    assert not {"orientation", "photoshop-data", "jpeg-thumbnail-data"} & set(fields)
     with Image.open(io.BytesIO(data)) as again:
         assert (again.format, dict(again.getexif())) == (kind.upper(), {})
         kept = set(again.info) - ({"xmp"} if words else set())

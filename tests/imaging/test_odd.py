@@ -75,11 +75,11 @@ NUMBERS += [(bits, FLOAT) for bits in (16, 32, 64)]
 
 
 def picture_of(name: str, bits: int, kind: int, big: bool, planar: bool) -> tuple[bytes, Image.Image]:
-    photometric, channels, extra, seen = layers(name)
+    photometric, channels, extra, visible = layers(name)
     if bits < 8:
-        seen = np.round(seen * (2**bits - 1)) / (2**bits - 1)
+        visible = np.round(visible * (2**bits - 1)) / (2**bits - 1)
     data = tiff(coded(channels, bits, kind), photometric, bits, kind, extra, big=big, planar=planar)
-    return data, Image.fromarray(np.round(seen * 255).astype(np.uint8))
+    return data, Image.fromarray(np.round(visible * 255).astype(np.uint8))
 
 
 LAYOUTS = ["grey", "white is zero", "grey straight", "grey associated", "CMYK", "CMYK straight"]
@@ -88,7 +88,7 @@ LAYOUTS += ["RGB", "RGB straight", "RGB associated", "RGB unspecified"]
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_tiff_layout_is_decoded_correctly_or_named_in_the_error(name: str) -> None:
-    wrong, seen = [], 0
+    wrong, decoded = [], 0
     for bits, kind in NUMBERS:
         if bits < 8 and name not in ("grey", "white is zero"):
             continue
@@ -102,10 +102,10 @@ def test_every_tiff_layout_is_decoded_correctly_or_named_in_the_error(name: str)
                     wrong += [case] if refused.code != "unsupported_format" else []
                     wrong += [case] if f"{bits}-bit" not in refused.problem else []
                     continue
-                seen += len(ways)
+                decoded += len(ways)
                 wrong += [f"{case}: {why}" for copy in ways if (why := unlike(copy, wanted))]
     assert wrong == []
-    assert seen >= (2 if name in ("grey associated",) else 4)
+    assert decoded >= (2 if name in ("grey associated",) else 4)
 
 
 @pytest.mark.parametrize(
@@ -286,11 +286,11 @@ def two_tables(data: bytes) -> bytes:
         made[start : start + 4] = struct.pack(">I", struct.unpack_from(">I", made, start)[0] + 16)
     iloc = made.index(b"iloc")
     [items] = struct.unpack_from(">H", made, iloc + 10)
-    place = iloc + 12
+    at = iloc + 12
     for _ in range(items):  # version 0, four bytes an offset and a length
-        [offset] = struct.unpack_from(">I", made, place + 6)
-        made[place + 6 : place + 10] = struct.pack(">I", offset + 16)
-        place += 14
+        [offset] = struct.unpack_from(">I", made, at + 6)
+        made[at + 6 : at + 10] = struct.pack(">I", offset + 16)
+        at += 14
     return bytes(made)
 
 

@@ -80,18 +80,18 @@ def test_heif_with_an_unsupported_codec_is_unsupported_not_damaged(kind: bytes, 
         decoding.open_picture(bombs.box(b"ftyp", b"mif3", b"heic") + bombs.box(b"mini", bytes(40)), ROOM)
 
 
-def pages(*given: tuple[int, int, dict[int, int]], order: str = "<", big: bool = False) -> bytes:
+def pages(*layouts: tuple[int, int, dict[int, int]], order: str = "<", big: bool = False) -> bytes:
     """A TIFF of plain grey pages: width, the level of all px, and more tags; each is half as high as wide."""
     at, parts = 0, []
     for _ in (1, 2):  # the second time it is known where the px begin
         tags = []
-        for width, _level, more in given:
+        for width, _level, more in layouts:
             strip = bombs.strip(width, width // 2) | {273: at, 279: width * width // 2} | more
             tags.append(dict(sorted(strip.items())))
             at += width * width // 2
         made = bombs.tiff(*tags, order=order, big=big)
         at = len(made)
-    parts = [bytes([level]) * (width * width // 2) for width, level, _ in given]
+    parts = [bytes([level]) * (width * width // 2) for width, level, _ in layouts]
     return made + b"".join(parts)
 
 
@@ -113,10 +113,10 @@ PAGES = {
 def test_the_largest_full_page_is_decoded(
     name: str, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given, width, level, full = PAGES[name]
+    layouts, width, level, full = PAGES[name]
     monkeypatch.setattr(ranking, "rank_decoders", lambda *header: [(0.0, decoder)])
     for form in ({}, {"order": ">"}, {"big": True}):
-        data = pages(*given, **form)
+        data = pages(*layouts, **form)
         with decoding.open_picture(data, ROOM) as source, source.resize(200) as copy:
             assert (source.facts.width, source.facts.height, source.facts.pages) == (width, width // 2, full)
             assert copy.getpixel((5, 5)) == (level,) * 3
@@ -152,8 +152,8 @@ def test_a_source_with_pages_that_are_not_published_is_never_deleted(
     assert app.deliver(upload) == 200
     assert app.deliver(upload) == 200  # once more changes nothing
     assert len(app.objects(app.uploads)) == left
-    said = capfd.readouterr().out
-    assert ("It has 2 pages, and only the largest is published." in said) == bool(left)
+    logged = capfd.readouterr().out
+    assert ("It has 2 pages, and only the largest is published." in logged) == bool(left)
     assert rows("SELECT result->'picture'->'pages', result->'picture'->'width' FROM analyses") == [[2, 120]]
     assert rows("SELECT source_fate FROM receipts") == [[disposition]]
     assert app.deliver(app.upload("ana/one.tif", encoded(quadrants(), "TIFF"), "image/tiff")) == 200

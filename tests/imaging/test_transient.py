@@ -54,7 +54,7 @@ def outcomes(fault: str, folder: Path) -> dict[str, str]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-PASSING = ("NotDecoded: ", "OSError: ", "ModuleNotFoundError: ", "RuntimeError: ", "MemoryError: ")
+TRANSIENT = ("NotDecoded: ", "OSError: ", "ModuleNotFoundError: ", "RuntimeError: ", "MemoryError: ")
 # What must not have worked, so that the fault is known to have been there.
 HIT = {
     "no_files": "",
@@ -73,13 +73,13 @@ def test_an_exhausted_instance_raises_a_transient_error(fault: str, files: Path)
     assert len(came) == 2 * len(FORMATS) + 5
     for name, outcome in came.items():
         if not name.endswith("cut"):
-            assert outcome == "shown" or outcome.startswith(PASSING), name
+            assert outcome == "shown" or outcome.startswith(TRANSIENT), name
         elif fault in ("nothing", "no_disk"):
             assert outcome == "broken_picture", name
         else:
-            assert outcome == "broken_picture" or outcome.startswith(PASSING), name
+            assert outcome == "broken_picture" or outcome.startswith(TRANSIENT), name
     if HIT[fault]:
-        assert came[HIT[fault]].startswith(PASSING)
+        assert came[HIT[fault]].startswith(TRANSIENT)
     else:
         assert {outcome for name, outcome in came.items() if not name.endswith("cut")} == {"shown"}
 
@@ -94,8 +94,8 @@ def test_an_upload_is_kept_until_its_library_is_available(
         assert app.deliver(upload) == HTTPStatus.INTERNAL_SERVER_ERROR
     assert len(app.objects(app.uploads)) == 1
     assert app.objects(app.quarantine) == {}
-    said = capfd.readouterr()
-    assert "import of pillow_heif halted" in said.out + said.err
+    output = capfd.readouterr()
+    assert "import of pillow_heif halted" in output.out + output.err
     assert app.deliver(upload) == HTTPStatus.OK
     assert rows("SELECT result->'picture'->>'format' FROM analyses") == [["HEIF"]]
 
@@ -142,10 +142,10 @@ def test_library_warnings_about_a_picture_are_one_bounded_line(
     for _ in range(2):
         with suppress(Rejected):
             client.open_picture(LOUD[name], settings).close()
-        said = capfd.readouterr()
-        assert said.err == ""
-        lines = [json.loads(line) for line in said.out.splitlines()]
-        assert len(said.out) < 3000
+        output = capfd.readouterr()
+        assert output.err == ""
+        lines = [json.loads(line) for line in output.out.splitlines()]
+        assert len(output.out) < 3000
         if name != "overlapping EXIF":  # of which no more is read than the orientation
             [line] = lines
             assert line["message"] == "decoders reported problems in the file"

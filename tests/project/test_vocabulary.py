@@ -54,12 +54,6 @@ RETIRED = {
 }
 STABLE = {"MAX_DEATHS", "deaths", "holder", "max_deaths", "source_fate"}  # docs/reference/stable-names.md
 FOREIGN = {"claim", "claims", "all_claims", "with_other_claims"}  # of an ID token: RFC 7519
-# Not renamed yet.
-EXCEPTIONS = (
-    "functions/dropcap/analyze.py",
-    "functions/dropcap/imaging/",
-    "tests/imaging/test_",
-)
 MOST_FILES = 15  # in a folder; a newcomer takes these in at a glance
 
 
@@ -93,8 +87,6 @@ def names() -> dict[str, list[str]]:
     """Return where each name is, modules' included, by name: `file:line`."""
     found: dict[str, list[str]] = {}
     for file in tracked("*.py"):
-        if file.startswith(EXCEPTIONS):
-            continue
         found.setdefault(PurePath(file).stem, []).append(file)
         source = (ROOT / file).read_text()
         for name, line in identifiers(source):

@@ -95,10 +95,10 @@ def check_instance(error: Exception, kind: str, need_mb: float = MIN_MB) -> None
 
 def _reported_shortage(error: BaseException) -> str:
     """Return the shortage that an error reports; empty if the error may be about the bytes."""
-    said = str(error) if _is_text_of_library(error) else ""
+    text = str(error) if _is_text_of_library(error) else ""
     of_system = isinstance(error, OSError) and error.errno is not None  # Pillow's own errors have no number
-    by_text = any(os.strerror(number) in said for number in EXHAUSTED) or any(
-        word in said for word in NO_THREAD
+    by_text = any(os.strerror(number) in text for number in EXHAUSTED) or any(
+        word in text for word in NO_THREAD
     )
     is_instance = isinstance(error, ImportError) or of_system or by_text
     return f"{type(error).__name__}: {error}" if is_instance else ""
@@ -151,30 +151,30 @@ def collect_warnings(kind: str) -> Iterator[None]:
     65 KB of overlapping tags caused 1.1 MB of warnings. Covers Python warnings, log lines, and in the sandbox
     what libtiff writes to standard error.
     """
-    said = _WarningCollector()
+    collector = _WarningCollector()
     libraries = [logging.getLogger(name) for name in LOGGERS]
     with warnings.catch_warnings():
         warnings.simplefilter("always")  # also repeated ones
-        warnings.showwarning = lambda message, *where, **more: said.note(str(message))
+        warnings.showwarning = lambda message, *where, **more: collector.note(str(message))
         before = [library.propagate for library in libraries]
         for library in libraries:
-            library.addHandler(said)
+            library.addHandler(collector)
             library.propagate = False
         try:
             yield
         finally:
             for library, propagated in zip(libraries, before, strict=True):
-                library.removeHandler(said)
+                library.removeHandler(collector)
                 library.propagate = propagated
             for line in read_stderr():
-                said.note(line)
-            if said.times:
+                collector.note(line)
+            if collector.times:
                 logger.info(
                     "decoders reported problems in the file",
                     extra={
                         "event": "decoder_problems",
                         "kind": kind,
-                        "said": said.lines,
-                        "times": said.times,
+                        "said": collector.lines,
+                        "times": collector.times,
                     },
                 )

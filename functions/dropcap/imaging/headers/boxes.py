@@ -14,7 +14,7 @@ HEVC_ITEMS, AV1_ITEMS = frozenset({b"hvc1", b"hev1", b"lhv1"}), frozenset({b"av0
 DERIVED_ITEMS = frozenset({b"grid", b"iovl"})
 DECLARED, CODED, DERIVED = "declared", "coded", "derived"  # where a size comes from
 # A grid of 10,000 tiles has 10,000 items, each with a box, a location and at least one unit.
-MAX_BOXES, MAX_PLACES, MAX_UNITS, MAX_IDATS = 200_000, 50_000, 50_000, 4
+MAX_BOXES, MAX_LOCATIONS, MAX_UNITS, MAX_IDATS = 200_000, 50_000, 50_000, 4
 MAX_DEPTH = 8
 
 
@@ -38,7 +38,7 @@ class _Items:
         self.locations: dict[
             ItemLocation, None
         ] = {}  # each once: a sequence lists those of its metadata twice
-        self.location_limit, self.units = Limit(MAX_PLACES, "places"), Limit(MAX_UNITS, "units")
+        self.location_limit, self.units = Limit(MAX_LOCATIONS, "locations"), Limit(MAX_UNITS, "units")
         self.idats: list[int] = []
         self.chunks: list[int] = []  # offset of the first sample of a track
         self.samples: list[int] = []  # and its length

@@ -36,7 +36,7 @@ def gif_frames(data: bytes, most: int | None = None) -> Iterator[tuple[int, int,
 
     Raises ValueError if there are more than `most` blocks, or too many sub-blocks.
     """
-    parts, at, seen = _parts(data), 13 + gif_palette_bytes(data[10:11]), False
+    parts, at, has_image = _parts(data), 13 + gif_palette_bytes(data[10:11]), False
     blocks = Limit(most, "blocks") if most else parts
     while at < len(data) and data[at] != GIF_END:
         blocks.take()
@@ -44,13 +44,13 @@ def gif_frames(data: bytes, most: int | None = None) -> Iterator[tuple[int, int,
             if at + 10 > len(data):
                 return
             yield struct.unpack_from("<4H", data, at + 1)
-            seen = True
+            has_image = True
             at = _skip_blocks(data, at + 11 + gif_palette_bytes(data[at + 9 : at + 10]), parts)
         elif data[at] == GIF_EXTENSION:
             label, first = data[at + 1 : at + 2], data[at + 2 : at + 3] or b"\0"
             block = data[at + 3 : at + 3 + first[0]]
             at += 3 + first[0]
-            if label == GIF_APPLICATION and not seen and block.startswith(b"NETSCAPE2.0"):
+            if label == GIF_APPLICATION and not has_image and block.startswith(b"NETSCAPE2.0"):
                 at += 1 + (data[at : at + 1] or b"\0")[0]
             if block or label != GIF_COMMENT:  # Pillow continues if the first block was the terminator
                 at = _skip_blocks(data, at, parts)

@@ -18,8 +18,8 @@ TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q
 MAX_VALUES = 256  # values read of a tag; the tags used here have few
 # Numbers in one tag, of which Pillow makes objects of 16 to 200 bytes: a colour map of 16 bits has 196,608,
 # and 100 megapixels in the smallest tiles have 390,625 offsets.
-MAX_NUMBERS, MAX_PLACES = 200_000, 400_000
-PLACES = frozenset({273, 279, 324, 325})  # offsets and byte counts of strips and tiles
+MAX_NUMBERS, MAX_OFFSETS = 200_000, 400_000
+OFFSETS = frozenset({273, 279, 324, 325})  # offsets and byte counts of strips and tiles
 PRIVATE, OF_BYTES = 32768, frozenset({1, 2, 6, 7})  # the first private tag; types that Pillow keeps as bytes
 MAX_ENTRIES = 200_000  # entries and values of all directories
 # Camera raw files that begin like a TIFF, or nearly: Olympus' ORF and Panasonic's RW2; at offset 8, Canon's
@@ -72,13 +72,13 @@ def directories(data: bytes) -> Iterator[Directory]:
     read = _Reader(data)
     big = read.big
     waiting: list[tuple[int, int | None]] = [(read.offset(8 if big else 4), 0)]
-    seen: set[int] = set()
+    visited: set[int] = set()
     limit = Limit(MAX_ENTRIES, "entries and values in its directories")
     while waiting:
         at, page = waiting.pop()
-        if at in seen or not 0 < at < len(data):
+        if at in visited or not 0 < at < len(data):
             continue
-        seen.add(at)
+        visited.add(at)
         count = read.number(data[at : at + (8 if big else 2)])
         start, size = at + (8 if big else 2), 20 if big else 12
         body = data[start : start + min(count, MAX_ENTRIES) * size]
@@ -88,7 +88,7 @@ def directories(data: bytes) -> Iterator[Directory]:
             tag, kind = read.number(body[index : index + 2]), read.number(body[index + 2 : index + 4])
             count_of_it = read.number(body[index + 4 : index + (12 if big else 8)])
             if tag < PRIVATE and kind not in OF_BYTES:
-                Limit(MAX_PLACES if tag in PLACES else MAX_NUMBERS, "values of a tag").take(count_of_it)
+                Limit(MAX_OFFSETS if tag in OFFSETS else MAX_NUMBERS, "values of a tag").take(count_of_it)
             if tag in WANTED:
                 values = read.values(body[index : index + size])
                 limit.take(len(values))

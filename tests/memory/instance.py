@@ -21,7 +21,7 @@ from infra.local import StackError
 from infra.local.events import cloud_event
 from infra.local.process import Process, framework, free_port
 from tests.memory.limit import NO_LIMIT, kernel_limit
-from tests.memory.peak import peak_mb
+from tests.memory.peak import peak_mb, proportional_mb
 from tests.support.backing_services import post_event
 
 DELIVERIES = 3
@@ -40,7 +40,7 @@ class Delivery:
     answered: bool
     kills: int
     late: int  # deliveries that took longer than may be
-    rss_mb: float  # of the largest process, mapped files included
+    rss_mb: float  # of all processes, mapped files included; what they share counts once
     anonymous_mb: float  # of all processes: memory that the kernel can't reclaim
 
 
@@ -132,9 +132,12 @@ class Instance:
         self.kills = max(self.kills, usage.kills)
         self.peak_mb = max(self.peak_mb, usage.peak_mb)
         self.anonymous_mb = max(self.anonymous_mb, usage.anonymous_mb)
+        shared = 0.0
         for pid in self._pids():
             with suppress(OSError):
                 self.rss_mb = max(self.rss_mb, peak_mb(pid))
+                shared += proportional_mb(pid)
+        self.rss_mb = max(self.rss_mb, shared)
 
 
 class Platform:

@@ -3,7 +3,7 @@ SHELL = /bin/sh
 .DEFAULT_GOAL = help
 USE = run reconcile model model-archive redescribe import
 DEPLOY = plan deploy verify backfill rollback logs open destroy
-DEVELOP = test lint lock audit train evaluate prove estimates bench bench-database chaos soak scaling samples screenshots
+DEVELOP = test lint lock audit train evaluate prove estimates bench bench-database chaos soak fuzz scaling samples screenshots
 .PHONY: help sweep torture $(USE) $(DEPLOY) $(DEVELOP)
 
 PORT ?= 8080
@@ -158,6 +158,9 @@ torture:
 
 soak: .venv-dev/installed ## send 2,000 uploads through one instance, and check that nothing grows | SOAK="--uploads 200"
 	@$(DEV) -m tests.chaos.soak $(SOAK)
+
+fuzz: .venv-dev/installed ## send hostile bytes to every parser and to the whole decoder (Linux on x86-64) | SECONDS=60 TARGET=all FUZZ="--seed 7"
+	@$(DEV) -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(TARGET),--target $(call quoted,TARGET)) $(FUZZ)
 
 scaling: .venv-dev/installed ## compute which limit a growing load meets first | SCALING="--write"
 	@$(DEV) -m tests.capacity $(SCALING)

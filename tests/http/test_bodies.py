@@ -10,9 +10,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import flask
 import pytest
 import requests
-from werkzeug.datastructures import MultiDict
+from werkzeug.datastructures import Headers, MultiDict
+from werkzeug.test import EnvironBuilder
 
 from dropcap.http import bodies
 from infra.local.process import Process, free_port
@@ -108,6 +110,8 @@ NO_EVENTS: dict[str, tuple[dict[str, str], bytes]] = {
     "data that is no object": (STRUCTURED, structured(data=["b"])),
     "a type that is no text": (STRUCTURED, structured(type=["x"], data={"bucket": "b"})),
     "no id": (STRUCTURED, structured(id="", data={"bucket": "b"})),
+    "an endless number": (EVENT, b'{"bucket": "b", "name": "n", "generation": 1e999}'),
+    "an endless size": (EVENT, b'{"bucket": "b", "name": "n", "generation": "1", "size": 1e999}'),
     "no base64": (STRUCTURED, structured(data_base64="§")),
     "a batch": ({"Content-Type": "application/cloudevents-batch+json"}, b"[" + structured(data={}) + b"]"),
     "a form": ({"Content-Type": "application/x-www-form-urlencoded"}, b"bucket=b"),
@@ -125,6 +129,21 @@ def test_a_body_that_is_not_an_event_is_acknowledged_and_logged_once(
     assert json.loads(line)["severity"] == "ERROR"
     assert len(line) < 500
     assert rows("SELECT count(*) FROM uploads") == [[0]]
+
+
+@pytest.mark.parametrize("body", [b'{"a": 1e999}', b'{"a": -' + b"9" * 5000 + b"}"])
+def test_a_number_that_no_event_has_is_refused_in_the_words_of_the_log(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^has a number that is too large$"):
+        bodies.parse(body)
+    assert bodies.parse(b'{"a": [9223372036854775807, -0.5, 1e9]}') == {"a": [2**63 - 1, -0.5, 1e9]}
+
+
+@pytest.mark.parametrize("packed", ["e30 =", "§", "e30"])
+def test_data_that_is_not_base64_is_refused_in_the_words_of_the_log(packed: str) -> None:
+    sent = EnvironBuilder(data=structured(data_base64=packed), headers=Headers(STRUCTURED))
+    request = flask.Request(sent.get_environ())
+    with pytest.raises(ValueError, match=r"^is not a CloudEvent: its `data_base64` is not base64$"):
+        bodies.event(request)
 
 
 def test_events_are_accepted_in_binary_and_structured_mode(start: Start) -> None:
@@ -201,6 +220,25 @@ def test_forms_with_duplicate_names_or_without_exactly_one_file_are_refused(
     start: Start, request_: Callable[[], dict[str, Any]], code: str
 ) -> None:
     assert problem(start().analyze(**request_()), 400)["code"] == code
+
+
+def test_fields_without_a_name_are_no_options(start: Start) -> None:
+    nameless = b"--x\r\nContent-Disposition: form-data\r\n\r\nana\r\n"
+    head = b'--x\r\nContent-Disposition: form-data; name="p"; filename="a.png"\r\n\r\n'
+    body = nameless * 2 + head + small_png() + b"\r\n--x--\r\n"
+    answer = start().analyze(data=body, content_type="multipart/form-data; boundary=x")
+    assert answer.status_code == 200
+
+
+def test_every_function_refuses_a_query_that_is_not_utf_8(start: Start) -> None:
+    app = start()
+    latin = {"QUERY_STRING": "user=jos\xe9"}  # as servers pass on the bytes
+    for client in (app.http, app.progress, app.sweep, app.gallery):
+        for answer in (
+            client.get("/", environ_overrides=latin, headers=OWN_JSON),
+            client.post("/", environ_overrides=latin, headers=OWN_JSON),
+        ):
+            assert problem(answer, 400)["code"] == "bad_request"
 
 
 def test_a_form_above_the_size_limit_gets_413(start: Start) -> None:

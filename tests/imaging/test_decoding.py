@@ -16,6 +16,7 @@ from dropcap.runtime import memory
 from dropcap.sandbox import client
 from dropcap.settings import GEMINI_SIDE, Settings
 from tests.support.images import pictures
+from tests.support.images.bombs import with_chunks
 from tests.support.images.pictures import QUADRANTS, alike, corners, encoded, exif, quadrants
 
 ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
@@ -355,6 +356,13 @@ def test_a_truncated_picture_is_either_rejected_or_decoded(kind: str) -> None:
             outcomes.append(error.code)
     assert set(outcomes) <= {"broken_picture", "not_a_picture", "shown"}
     assert "broken_picture" in outcomes
+
+
+@pytest.mark.parametrize("cut", range(13))
+def test_a_png_that_ends_within_its_end_chunk_is_repaired(cut: int) -> None:
+    whole = with_chunks(encoded(quadrants()), (b"gAMA", b"\0\0\xb1\x8f"))
+    damaged = whole.replace(b"\0\0\xb1\x8f", b"\0\0\xb1\x8e")  # another checksum, so that a repair is needed
+    opened(damaged[: len(damaged) - cut], ROOM).close()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -3,11 +3,14 @@
 import json
 import sys
 
+import psutil
 import pytest
 
 from dropcap.errors import Rejected
+from dropcap.imaging import decoding
 from dropcap.sandbox import client, processes, syscall_filter
 from dropcap.settings import Settings
+from tests.support.images.kinds import KINDS
 from tests.support.images.pictures import FORMATS, encoded, quadrants
 from tests.support.sandbox import hostile
 
@@ -41,7 +44,7 @@ def test_a_decoder_is_given_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@host/name")
     monkeypatch.setenv("GEMINI_API_KEY", "secret")
     inventory = json.loads(reported("inventory"))
-    assert {*inventory["variables"]} <= {*processes.ENVIRONMENT, "LC_CTYPE"}
+    assert {*inventory["variables"]} <= {*processes.ENVIRONMENT, *processes.VARIABLES, "LC_CTYPE"}
     assert "secret" not in str(inventory["arguments"])
     assert inventory["descriptors"] == 4  # standard input, output and error, and the connection
 
@@ -64,6 +67,26 @@ def test_every_format_is_decoded_and_encoded_in_the_sandbox(kind: str) -> None:
         assert source.raster(400).size == (400, 300)
         for made in ("webp", "jpeg", "png", "avif"):
             assert source.encode(800, made, 80, b"<x/>")[1:] == (800, 600, f"image/{made}")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_picture_is_decoded_as_it_is_without_a_sandbox(name: str) -> None:
+    data = KINDS[name][1]()  # some need NumPy, and a child can open no module
+    with decoding.open_picture(data, ROOM) as shown, client.open_picture(data, ROOM) as source:
+        assert source.raster(400).tobytes() == shown.resize(400).tobytes()
+
+
+def test_the_fork_server_has_one_thread() -> None:
+    client.open_picture(encoded(quadrants()), ROOM).close()
+    server = processes._fork_server(processes.WORKER)._process
+    assert server
+    assert psutil.Process(server.pid).num_threads() == 1
+
+
+@pytest.mark.parametrize("data", [b"RIFF\4\0\0\0WEBP", encoded(quadrants(), "WEBP")[:40], b"GIF89a"])
+def test_a_damaged_webp_is_no_fault_of_the_instance(data: bytes) -> None:
+    with pytest.raises(Rejected, match="damaged"):
+        client.is_animated(data, ROOM)
 
 
 def test_what_is_missing_is_logged_once(

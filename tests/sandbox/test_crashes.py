@@ -37,6 +37,9 @@ OUTCOMES: dict[str, tuple[str, str] | type[DropcapError]] = {
     "answer a side of 10^9 px": NONSENSE,
     "answer a format with markup": NONSENSE,
     "reject with a code of its own": NONSENSE,
+    "reject with a status of its own": NONSENSE,
+    "reject with a number for a cause": NONSENSE,
+    "log endless problems": NONSENSE,
     "log an event of its own": NONSENSE,
     "ask for memory for ever": NONSENSE,
 }

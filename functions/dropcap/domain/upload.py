@@ -148,7 +148,7 @@ def from_event(data: Mapping[str, Any]) -> Upload:
         if not (is_object(upload.name) and 0 < upload.generation <= INT64 and 0 <= upload.size <= INT64):
             raise ValueError(upload.generation)
         return upload
-    except (AttributeError, KeyError, TypeError, ValueError) as wrong:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as wrong:  # int(1e999) overflows
         raise Rejected(
             "not_a_storage_event",
             "The event does not describe a Cloud Storage object.",

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from math import isinf
 from typing import Any
 
 import flask
 from werkzeug.datastructures import FileStorage, MultiDict
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 
 from dropcap.domain.upload import is_user
 from dropcap.errors import DropcapError, Rejected
@@ -23,6 +24,7 @@ from dropcap.errors import DropcapError, Rejected
 # metadata (cloud.google.com/storage/quotas#objects, 2026-11) and repeats the object's name six times.
 LARGEST_JSON = 65_536  # bytes
 DEEPEST = 32  # levels of nesting; a storage event has three
+LONGEST_INTEGER = 20  # characters; an int64 has up to 20
 LONGEST_QUERY = 65_536  # bytes
 LARGEST_FIELD = 65_536  # bytes of a form field that is not a file
 PART = 65_536  # bytes
@@ -58,13 +60,19 @@ def parse(data: bytes) -> dict[str, Any]:
     """Parse the bytes as a JSON object.
 
     Raises ValueError, whose message completes "the body ...", for anything else. That includes nesting deeper
-    than DEEPEST, duplicate names (RFC 8259, section 4, leaves open which one counts), and NaN and Infinity,
-    which are not JSON.
+    than DEEPEST, duplicate names (RFC 8259, section 4, leaves open which one counts), NaN and Infinity, which
+    are not JSON, and numbers that Python can't read or takes for infinity: 1e999.
     """
     try:
         text = data.decode("utf-8-sig")
         _check_depth(text)
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_refuse,
+            parse_int=_integer,
+            parse_float=_decimal,
+        )
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise ValueError("is not JSON") from None
     if not isinstance(value, dict):
@@ -89,6 +97,19 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(_: str) -> None:
     raise ValueError("is not JSON")
+
+
+def _integer(text: str) -> int:
+    if len(text) > LONGEST_INTEGER:
+        raise ValueError("has a number that is too large")
+    return int(text)
+
+
+def _decimal(text: str) -> float:
+    value = float(text)
+    if isinf(value):
+        raise ValueError("has a number that is too large")
+    return value
 
 
 def read(request: flask.Request, most: int = LARGEST_JSON) -> dict[str, Any]:
@@ -146,9 +167,7 @@ def event(request: flask.Request) -> Event:
     if request.mimetype == STRUCTURED:
         attributes: Mapping[str, Any] = found
         packed = found.get("data_base64")
-        data = (
-            parse(base64.b64decode(packed, validate=True)) if isinstance(packed, str) else found.get("data")
-        )
+        data = parse(_unpacked(packed)) if isinstance(packed, str) else found.get("data")
     else:
         attributes = {name: request.headers.get(f"ce-{name}") for name in ATTRIBUTES}
         data = found
@@ -160,8 +179,18 @@ def event(request: flask.Request) -> Event:
     return Event(attributes["type"], data)
 
 
+def _unpacked(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise ValueError("is not a CloudEvent: its `data_base64` is not base64") from None
+
+
 def check_query(request: flask.Request) -> None:
-    """Raise Rejected if the query is too long; the web server has no limit for that."""
+    """Raise Rejected if the query is too long, and BadRequest if it is not UTF-8.
+
+    The web server has no limit, and Flask would raise UnicodeDecodeError where the query is first read.
+    """
     if len(request.query_string) > LONGEST_QUERY:
         raise Rejected(
             "too_long",
@@ -169,17 +198,22 @@ def check_query(request: flask.Request) -> None:
             "Ask for less at once.",
             HTTPStatus.REQUEST_URI_TOO_LONG,
         )
+    try:
+        request.query_string.decode()
+    except UnicodeDecodeError:
+        raise BadRequest from None
 
 
 def single_values(*sources: MultiDict[str, str], several: frozenset[str] = frozenset()) -> dict[str, str]:
     """Return the parameters of queries and forms. Raises Rejected if one outside `several` is given twice.
 
     Proxies and frameworks differ in which of the two counts, so one could check a value that another ignores.
+    A part of a form without a name, for which Flask has None, is no parameter.
     """
     options: dict[str, str] = {}
     for values in sources:
         for name, texts in values.lists():
-            if name in several:
+            if not name or name in several:
                 continue
             if len(texts) > 1 or name in options:
                 raise Rejected(

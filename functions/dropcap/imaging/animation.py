@@ -134,12 +134,15 @@ def need_mb(canvas: tuple[int, int], px: int, frames: int, size: int) -> float:
 
 
 def count_frames(data: bytes, kind: str) -> int:
-    """Return the number of frames without decoding them; the count stops at a limit."""
+    """Return the number of frames without decoding them; the count stops at a limit.
+
+    Raises Rejected if the file is damaged.
+    """
     if kind not in ANIMATED_FORMATS:
         return 1
     if kind == "GIF":
         return properties.count_gif_frames(data, MAX_FRAMES)
-    with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+    with decoder_errors.translate_errors(kind), decoder_errors.read_header(kind, data) as image:
         return int(getattr(image, "n_frames", 1))
 
 

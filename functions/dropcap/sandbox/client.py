@@ -41,6 +41,7 @@ CPU, TIMEOUT = 0.5, 0.9
 MAX_TEXT = 500  # characters of a text that comes from a child
 MAX_NUMBER = 2**31
 MAX_LINES = 5  # of what decoders logged
+STATUSES = (413, 415, 422)  # of rejections by decoders
 DECODERS = ("pillow", "libvips", "libheif")
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "HEIF", "AVIF")  # Pillow's names
 BEGINNINGS = {"webp": b"RIFF", "jpeg": b"\xff\xd8", "png": b"\x89PNG", "avif": b"\0\0\0"}
@@ -248,7 +249,7 @@ def ask(
     answer, result = child.ask(request, body, admit)
     try:
         _check(answer)
-    except (AttributeError, KeyError, TypeError, ValueError) as wrong:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as wrong:
         raise nonsense() from wrong
     return answer, result
 
@@ -258,15 +259,15 @@ def _check(answer: Mapping[str, Any]) -> None:
     for line in list(answer.get("log", ()))[:MAX_LINES]:
         _log(line)
     if missing := answer.get("unconfined"):
-        text = f"Decoders are less confined here: {str(missing)[:MAX_TEXT]}."
+        text = f"Decoders are less confined here: {_text(missing)}."
         logs.once(logger, logging.WARNING, text, "decoder_less_confined")
     if answer.get("exhausted"):
         raise Exhausted
     if "failed" in answer:
         raise NotDecoded(_text(answer["failed"]))
     if reason := answer.get("rejected"):
-        if reason["code"] not in CODES:
-            raise ValueError(reason["code"])
+        if reason["code"] not in CODES or reason["status"] not in STATUSES:
+            raise ValueError("a rejection that no decoder raises")
         caused = DecoderError(_text(answer["cause"])) if answer["cause"] else None
         problem, remedy = _text(reason["problem"]), _text(reason["remedy"])
         raise Rejected(reason["code"], problem, remedy, HTTPStatus(reason["status"])) from caused
@@ -288,8 +289,10 @@ def _log_still(problem: str) -> None:
 
 
 def _text(text: Any) -> str:
-    """Return a text of a child as one short line."""
-    return " ".join(str(text).split())[:MAX_TEXT]
+    """Return a text of a child as one short line. Raises TypeError if it is none."""
+    if not isinstance(text, str):
+        raise TypeError("not a text")
+    return " ".join(text.split())[:MAX_TEXT]
 
 
 def _too_much_memory(left_mb: float) -> Rejected:
@@ -312,7 +315,7 @@ def _facts(answer: Mapping[str, Any], data: bytes) -> PictureFacts:
         numbers = [facts[name] for name in ("width", "height", "pages")]
         known = facts["format"] in FORMATS and facts["decoder"] in DECODERS
         if not known or not all(type(number) is int and 0 < number <= MAX_NUMBER for number in numbers):
-            raise ValueError(facts)
+            raise ValueError("facts that no picture has")
     except (KeyError, TypeError, ValueError) as wrong:
         raise nonsense() from wrong
     digest, (width, height, pages) = hashlib.sha256(data).hexdigest(), numbers
@@ -330,5 +333,5 @@ def _size(answer: Mapping[str, Any], most: tuple[int, int]) -> tuple[int, int]:
     """Return the size in an answer, which must be within `most`."""
     match answer.get("size"):
         case [int(width), int(height)] if 0 < width <= most[0] and 0 < height <= most[1]:
-            return width, height
+            return int(width), int(height)  # true is a number, too
     raise nonsense()

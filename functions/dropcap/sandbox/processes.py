@@ -25,6 +25,7 @@ WORKER = "dropcap.sandbox.worker"
 PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
 PROGRAM += "from dropcap.sandbox.fork_server import main; main()"
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")  # what a fork server gets of the environment
+VARIABLES = {"OPENBLAS_NUM_THREADS": "1"}  # and this: NumPy would start threads, which a fork loses
 START_S = 30.0  # the fork server takes 0.3 s
 # Address space that is never touched: stacks of threads, and what malloc reserves.
 UNUSED_MB = 32.0
@@ -111,7 +112,7 @@ class _ForkServer:
         with other:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", PROGRAM, paths, str(other.fileno()), self._worker],
-                env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+                env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | VARIABLES,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

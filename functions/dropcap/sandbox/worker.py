@@ -21,6 +21,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
 from dropcap.domain.naming import Side
@@ -51,6 +52,7 @@ def load_decoders() -> None:
         decoding.register_heif()
     with suppress(ImportError, OSError):
         libvips.library()
+    import_module("dropcap.imaging.linear_light")  # NumPy: 0.1 s and 6 MB, for gamma, HDR and bit masks
 
 
 class _Log(logging.Handler):

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from http import HTTPStatus
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ def _reply(**answer: Any) -> Callable[[socket.socket], None]:
     return lambda connection: messages.send(connection, answer)
 
 
+REASON = {"code": "broken_picture", "problem": "x", "remedy": "x", "status": 422}
 FACTS = {"format": "PNG", "width": 1, "height": 1, "pages": 1, "decoder": "pillow"}
 DEEDS: dict[str, Callable[[socket.socket], Any]] = {
     "read address 0": lambda _: ctypes.string_at(0),
@@ -134,6 +136,11 @@ DEEDS: dict[str, Callable[[socket.socket], Any]] = {
     "answer a format with markup": _reply(facts=FACTS | {"format": "<b>"}, log=[]),
     "reject with a code of its own": _reply(
         rejected={"code": "<b>", "problem": "", "remedy": "", "status": 200}
+    ),
+    "reject with a status of its own": _reply(rejected=REASON | {"status": 100}, cause=""),
+    "reject with a number for a cause": _reply(rejected=REASON, cause=[[7]]),
+    "log endless problems": _reply(
+        log=[{"event": "decoder_problems", "kind": "PNG", "said": [], "times": inf}], facts=FACTS
     ),
     "log an event of its own": _reply(log=[{"event": "picture_analyzed"}]),
     "ask for memory for ever": _reply(needs=["x"]),

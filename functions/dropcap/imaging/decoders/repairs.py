@@ -73,7 +73,7 @@ def without_long_text(data: bytes) -> bytes:
 def _png(data: bytes) -> bytes:
     """Return a PNG without damaged or needless ancillary chunks, and with an end chunk."""
     at, kept = len(PNG_SIGNATURE), [data[: len(PNG_SIGNATURE)]]
-    while (name := data[at + 4 : at + 8]) not in (b"", b"IEND"):
+    while len(name := data[at + 4 : at + 8]) == 4 and name != b"IEND":
         length = int.from_bytes(data[at : at + 4], "big")
         end = at + 12 + length
         if end > len(data):  # the part that is there

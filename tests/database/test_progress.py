@@ -7,12 +7,15 @@ ways to add them are tested in test_rollup.py.
 import datetime as dt
 import uuid
 from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from dropcap.database import progress
-from dropcap.database.transactions import Database
+from dropcap.database import progress, rollup
+from dropcap.database.connection import DatabaseUnavailable
+from dropcap.database.transactions import Database, Executor
 from dropcap.settings import Settings
 
 Event = tuple[dt.datetime, str | None]
@@ -32,12 +35,6 @@ def add(database: Database, user: str, *events: Event) -> None:
             at=instant,
             zone=zone,
         )
-
-
-def names(stats: dict[str, object]) -> list[str]:
-    earned = stats["achievements"]
-    assert isinstance(earned, list)
-    return [each["achievement_name"] for each in earned]
 
 
 def days(first: str, number: int, zone: str = "UTC") -> list[Event]:
@@ -122,59 +119,98 @@ def test_another_time_zone_setting_recounts_users_without_one(database: Database
     assert stats["last_upload_at"] == "2026-06-02T00:30:00+12:00"
 
 
-def test_a_changed_rule_applies_at_once(database: Database) -> None:
-    add(database, "ana", *days("2026-01-01", 2))
-    assert names(progress.stats(database, "ana")) == ["first_picture"]
-    never = progress.Rule("pictures", 1, "SELECT NULL::timestamptz")
-    rules = {"two_pictures": progress.pictures(2), "first_picture": never}
-    assert names(progress.stats(database, "ana", rules=rules)) == ["two_pictures"]
+def test_a_users_progress_is_of_the_users_own_pictures(database: Database) -> None:
+    now = at("2026-03-03T13:00")
+    pictures: dict[str, list[Event]] = {
+        "ana": [(at("2026-03-03T12:00"), None)],
+        "ben": [*days("2026-03-01", 3, "Asia/Tokyo"), (at("2026-03-02T01:00"), None), (now, "Asia/Tokyo")],
+        "cleo": [(at("2026-02-01T05:00"), "Asia/Tokyo"), (at("2026-03-02T20:30"), "Asia/Tokyo")],
+    }
+
+    def seen(user: str) -> tuple[dict[str, Any], object]:
+        return progress.stats(database, user, now), progress.days(database, user, 9, now)
+
+    alone = {}
+    for user, events in pictures.items():
+        add(database, user, *events)
+        database.query(
+            "INSERT INTO achievements VALUES (:user, :name, '2020-01-01Z') RETURNING 1",
+            user=user,
+            name=f"Old app, {user}",
+        )
+        alone[user] = seen(user)
+        # Nobody else's achievements are stored for the user, or deleted.
+        stored = database.query("SELECT count(*) FROM achievements WHERE user_id = :user", user=user)
+        assert stored == [[len(alone[user][0]["achievements"])]]
+    assert {user: seen(user) for user in pictures} == alone
+    stored = database.query("SELECT count(*) FROM achievements WHERE achievement_name LIKE 'Old%'")
+    assert stored == [[len(pictures)]]
 
 
-def test_stored_achievements_follow_the_rules_and_those_of_the_old_app_are_kept(database: Database) -> None:
+def test_an_unknown_user_has_zeros_and_gets_no_rows(database: Database) -> None:
+    counts = dict.fromkeys(("pictures_analyzed", "this_week", "current_streak", "longest_streak"), 0)
+    nothing: dict[str, Any] = {"user": "nobody", **counts, "last_upload_at": None, "achievements": []}
+    assert progress.stats(database, "nobody") == nothing
+    assert progress.days(database, "nobody", 1, at("2026-06-01T12:00")) == (dt.date(2026, 6, 1), {})
+    assert database.query("SELECT * FROM progress_totals") == []
+
+
+def test_now_is_the_databases_clock(database: Database) -> None:
+    [[now]] = database.query("SELECT now()")
+    add(database, "ana", (now, None))
+    stats = progress.stats(database, "ana")
+    assert (stats["current_streak"], stats["this_week"]) == (1, 1)
+    assert progress.days(database, "ana", 1)[0] == now.astimezone(dt.UTC).date()
+
+
+def test_of_pictures_at_the_same_instant_the_one_with_the_greater_id_has_the_zone(database: Database) -> None:
+    instant = at("2026-06-01T12:30")
+    for number, zone in enumerate(("Pacific/Honolulu", "Pacific/Auckland", "Pacific/Honolulu")):
+        database.query(
+            "INSERT INTO analyses (id, user_id, analyzed_at, time_zone, result) "
+            "VALUES (:id, 'ana', :at, :zone, '{}') RETURNING id",
+            id=uuid.UUID(int=(2, 3, 1)[number]),
+            at=instant,
+            zone=zone,
+        )
+    progress.stats(database, "ana", instant)
+    assert progress.days(database, "ana", 1, instant)[0] == dt.date(2026, 6, 2)
+
+
+def test_days_are_those_of_the_last_weeks_until_today(database: Database) -> None:
+    add(database, "ana", *days("2026-05-17", 23), (at("2026-05-18T13:00"), None))  # a Sunday to a Monday
+    now = at("2026-06-03T12:00")  # a Wednesday
+    progress.stats(database, "ana", now)
+    today, counts = progress.days(database, "ana", 3, now)
+    assert (today, min(counts), max(counts)) == (now.date(), dt.date(2026, 5, 18), now.date())
+    assert (len(counts), counts[dt.date(2026, 5, 18)], counts[today]) == (17, 2, 1)
+    assert min(progress.days(database, "ana", 1, now)[1]) == dt.date(2026, 6, 1)
+
+
+def test_counting_ends_after_the_timeout_and_goes_on_from_there(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(database, "ana", *days("2026-01-01", 5))
+    monkeypatch.setattr(rollup, "BATCH", 1)
+    limit = database.settings.database_timeout_s
+    clock = iter([100, 100 + limit, 100.1 + limit])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with pytest.raises(DatabaseUnavailable, match="still being counted"):
+        progress.count_pictures(database, "ana")
+    assert database.query("SELECT pictures FROM progress_totals") == [[2]]
+    monkeypatch.undo()
+    assert progress.stats(database, "ana")["pictures_analyzed"] == 5
+
+
+def test_one_request_at_a_time_counts_a_users_pictures(database: Database, database_url: str) -> None:
     add(database, "ana", *days("2026-01-01", 1))
-    database.query("INSERT INTO achievements VALUES ('ana', 'Collector', '2020-01-01Z') RETURNING 1")
-    rules = {"first_picture": progress.pictures(1), "two_pictures": progress.pictures(2)}
+    hasty = Settings(database_url=database_url, database_timeout_s=0.3)
+    with closing(Database(hasty)) as other:
 
-    def stored() -> list[list[object]]:
-        database.query(progress.achievements_update(rules), user="ana", known=sorted(rules))
-        return database.query("SELECT achievement_name FROM achievements WHERE user_id = 'ana' ORDER BY 1")
+        def work(execute: Executor) -> None:
+            rollup.lock(execute, "ana")
+            with pytest.raises(DatabaseUnavailable):
+                progress.count_pictures(other, "ana")
 
-    assert stored() == [["Collector"], ["first_picture"]]
-    rules["first_picture"], rules["two_pictures"] = rules["two_pictures"], rules["first_picture"]
-    assert stored() == [["Collector"], ["two_pictures"]]
-    assert sorted(names(progress.stats(database, "ana", rules=rules))) == ["Collector", "two_pictures"]
-
-
-@pytest.mark.parametrize(
-    ("hour", "zone", "name"),
-    [
-        ("06:59", "Asia/Kolkata", "early_bird"),
-        ("03:59", "America/New_York", "night_owl"),
-        ("12:00", "UTC", None),
-    ],
-)
-def test_achievements_use_the_local_hour(database: Database, hour: str, zone: str, name: str | None) -> None:
-    add(database, "ana", (at(f"2026-06-01T{hour}", zone), zone))
-    assert sorted(names(progress.stats(database, "ana"))) == sorted(filter(None, ["first_picture", name]))
-
-
-def test_each_achievement_is_earned_at_the_picture_that_completes_it(database: Database) -> None:
-    database.query(
-        "INSERT INTO analyses (id, user_id, analyzed_at, result) SELECT gen_random_uuid(), 'ana', "
-        "timestamptz '2026-01-01 12:00Z' + n / 10 * interval '1 day' + n % 10 * interval '1 second', '{}' "
-        "FROM generate_series(0, 999) AS n RETURNING 1"
-    )
-    earned = {
-        each["achievement_name"]: each["earned_at"]
-        for each in progress.stats(database, "ana")["achievements"]
-    }
-    assert earned == {
-        "first_picture": "2026-01-01T12:00:00+00:00",
-        "ten_pictures": "2026-01-01T12:00:09+00:00",
-        "hundred_pictures": "2026-01-10T12:00:09+00:00",
-        "thousand_pictures": "2026-04-10T12:00:09+00:00",
-        "three_days_in_a_row": "2026-01-03T12:00:00+00:00",
-        "seven_days_in_a_row": "2026-01-07T12:00:00+00:00",
-        "thirty_days_in_a_row": "2026-01-30T12:00:00+00:00",
-        "hundred_days_in_a_row": "2026-04-10T12:00:00+00:00",
-    }
+        database.transaction(work)
+    assert database.query("SELECT * FROM progress_totals") == []

@@ -222,8 +222,10 @@ def test_a_discarded_upload_loses_only_its_own_cached_response(database: Databas
         )
     leases.heartbeat(OURS, tokens[OURS.id], "open", 100)
     expire(database, OURS)
+    other = row(database, OTHER)
     leases.discard(OURS, leases.acquire(OURS).token)
     assert database.query("SELECT upload_id FROM answers") == [[OTHER.id]]
+    assert row(database, OTHER) == other
     kept = row(database, OURS)
     assert kept is not None
     assert (kept["holder"], kept["lease_until"], len(kept["deaths"])) == (None, 0, 1)

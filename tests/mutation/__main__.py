@@ -7,6 +7,7 @@ mutant. Here each mutant is a fork of a process that has imported everything but
 import argparse
 import difflib
 import importlib
+import logging
 import multiprocessing
 import os
 import random
@@ -24,7 +25,11 @@ import pytest
 from infra import ROOT
 from tests.mutation.operators import Edit, edits
 
-SCHEMA = ("tests/schema/test_schema.py", "tests/schema/test_schema_damage.py")
+SCHEMA = (
+    "tests/schema/test_repairs.py",
+    "tests/schema/test_schema.py",
+    "tests/schema/test_schema_damage.py",
+)
 FIRST_SCHEMA = ("tests/schema/test_own_schema.py", "tests/schema/test_relocation.py")
 ERASURE = ("tests/storage/test_erasure.py", "tests/storage/test_aliases.py", "tests/gallery/test_edits.py")
 # Each module of functions/dropcap, and its tests: the quickest first, because the first failure ends a run.
@@ -118,6 +123,8 @@ def _import_what_is_not_ours() -> None:
         ours = file.startswith(f"{ROOT}/") and "site-packages" not in file
         if ours and name not in ("__main__", "tests") and not name.startswith(("tests.mutation", "infra")):
             del sys.modules[name]
+    for logger in (logging.getLogger(), logging.getLogger("dropcap")):
+        logger.handlers.clear()  # conftest.py adds them again
 
 
 class Worker:

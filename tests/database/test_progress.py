@@ -127,7 +127,7 @@ def test_a_users_progress_is_of_the_users_own_pictures(database: Database) -> No
         "cleo": [(at("2026-02-01T05:00"), "Asia/Tokyo"), (at("2026-03-02T20:30"), "Asia/Tokyo")],
     }
 
-    def seen(user: str) -> tuple[dict[str, Any], object]:
+    def progress_of(user: str) -> tuple[dict[str, Any], object]:
         return progress.stats(database, user, now), progress.days(database, user, 9, now)
 
     alone = {}
@@ -138,11 +138,11 @@ def test_a_users_progress_is_of_the_users_own_pictures(database: Database) -> No
             user=user,
             name=f"Old app, {user}",
         )
-        alone[user] = seen(user)
+        alone[user] = progress_of(user)
         # Nobody else's achievements are stored for the user, or deleted.
         stored = database.query("SELECT count(*) FROM achievements WHERE user_id = :user", user=user)
         assert stored == [[len(alone[user][0]["achievements"])]]
-    assert {user: seen(user) for user in pictures} == alone
+    assert {user: progress_of(user) for user in pictures} == alone
     stored = database.query("SELECT count(*) FROM achievements WHERE achievement_name LIKE 'Old%'")
     assert stored == [[len(pictures)]]
 

@@ -148,7 +148,7 @@ def edits(source: str) -> list[Edit]:
         if isinstance(node, ast.If | ast.While | ast.IfExp) and not isinstance(node.test, DECIDED):
             yield Edit(*span(node.test), f"(not ({source[slice(*span(node.test))]}))")
 
-    def visit(node: ast.AST) -> Iterator[Edit]:
+    def walk(node: ast.AST) -> Iterator[Edit]:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return  # a docstring
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -164,9 +164,9 @@ def edits(source: str) -> list[Edit]:
             if name not in UNCHANGED:
                 for child in field if isinstance(field, list) else [field]:
                     if isinstance(child, ast.AST):
-                        yield from visit(child)
+                        yield from walk(child)
 
-    return sorted({edit for edit in visit(tree) if edit.apply(source) != source})
+    return sorted({edit for edit in walk(tree) if edit.apply(source) != source})
 
 
 def _is_text(node: ast.expr) -> bool:
@@ -212,11 +212,11 @@ def _end(text: str, start: int, stops: str = ",;") -> tuple[int, str]:
     `stops` are the characters that end it outside of parentheses; without any, only its parenthesis does.
     """
     depth = 0
-    for place in range(start, len(text)):
-        depth += (text[place] in "([") - (text[place] in ")]")
-        if depth < 0 or (depth == 0 and text[place] in stops):
-            return place, text[place]
-        keyword = ENDS.match(text, place) if depth == 0 and stops else None
-        if keyword and not text[place - 1].isalnum():
-            return len(text[:place].rstrip()), keyword[0]
+    for index in range(start, len(text)):
+        depth += (text[index] in "([") - (text[index] in ")]")
+        if depth < 0 or (depth == 0 and text[index] in stops):
+            return index, text[index]
+        keyword = ENDS.match(text, index) if depth == 0 and stops else None
+        if keyword and not text[index - 1].isalnum():
+            return len(text[:index].rstrip()), keyword[0]
     return len(text.rstrip()), ""

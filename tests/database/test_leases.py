@@ -1,13 +1,14 @@
 """Leases: one worker per upload, fencing by the lease token, crash counting, and the states of an upload."""
 
 import datetime as dt
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from dropcap.database.analyses import Analyses
 from dropcap.database.leases import Lease, Leases
-from dropcap.database.transactions import Database
+from dropcap.database.transactions import Database, Executor
 from dropcap.domain.upload import UploadState
 from dropcap.settings import Settings
 from tests.support.database.uploads import RACERS, analysis, expire, race, upload
@@ -88,6 +89,21 @@ def test_a_discarded_upload_keeps_only_its_crashes(database: Database, leases: L
         lease = leases.acquire(upload())
         assert (lease.attempts, len(lease.crashes)) == (attempts, 1)
         leases.discard(upload(), lease.token)
+
+
+def test_a_takeover_that_commits_during_a_discard_keeps_its_row(database: Database, leases: Leases) -> None:
+    late = leases.acquire(upload()).token
+    with ThreadPoolExecutor(1) as pool:
+
+        def take_over(execute: Executor) -> Future[None]:
+            execute("UPDATE uploads SET holder = 'another' RETURNING id")
+            discarding = pool.submit(leases.discard, upload(), late)
+            while execute("SELECT count(*) FROM pg_locks WHERE NOT granted") == [[0]]:
+                assert not discarding.done()
+            return discarding
+
+        database.transaction(take_over).result()
+    assert database.query("SELECT holder FROM uploads") == [["another"]]
 
 
 def test_a_crash_is_counted_with_the_stage_of_the_last_heartbeat(database: Database, leases: Leases) -> None:

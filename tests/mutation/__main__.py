@@ -90,9 +90,10 @@ def _report(name: str, tests: Sequence[str], asked: argparse.Namespace) -> None:
         limit = SLOWER * (time.monotonic() - began) + SPARE_S
         take.close()
         context = multiprocessing.get_context("fork")
-        with context.Pool(asked.workers, _start, (folder, path, tests)) as pool:
-            work = [(edit.apply(source), limit) for edit in drawn]
-            results = []
+        results: list[str] = []
+        work = [(edit.apply(source), limit) for edit in drawn]
+        # Ctrl-C ends a module early: what was tested is reported.
+        with context.Pool(asked.workers, _start, (folder, path, tests)) as pool, suppress(KeyboardInterrupt):
             for result in pool.imap(_run, work):
                 results.append(result)
                 print(f"{name}: {len(results)} of {len(work)} {result}", file=sys.stderr, flush=True)
@@ -100,10 +101,10 @@ def _report(name: str, tests: Sequence[str], asked: argparse.Namespace) -> None:
     share = (count[KILLED] + count[TIMEOUT]) / max(len(results), 1)
     print(f"{'module':28} {'mutants':>9} {'killed':>6} {'survived':>8} {'timeouts':>8} {'share':>7}")
     print(
-        f"{name:28} {f'{len(drawn)}/{len(every)}':>9} {count[KILLED]:>6} {count[SURVIVED]:>8} "
+        f"{name:28} {f'{len(results)}/{len(every)}':>9} {count[KILLED]:>6} {count[SURVIVED]:>8} "
         f"{count[TIMEOUT]:>8} {share:>7.1%}   seed {asked.seed}, {time.monotonic() - began:.0f} s"
     )
-    for edit, result in sorted(zip(drawn, results, strict=True)):
+    for edit, result in sorted(zip(drawn, results, strict=False)):
         if result == SURVIVED:
             print(_diff(path, source, edit))
 
@@ -134,6 +135,7 @@ class Worker:
         from infra.local.postgres import Postgres
 
         self.tree, self.file, self.tests = tree, tree / path, tests
+        self.child = 0  # the process that tests a mutant now
         tree.mkdir()
         for name in COPIED:
             if (ROOT / name).is_dir():
@@ -156,6 +158,7 @@ class Worker:
         child = os.fork()
         if child == 0:
             self._test(log)
+        self.child = child
         ends = time.monotonic() + limit_s
         result = TIMEOUT
         while time.monotonic() < ends:
@@ -170,6 +173,7 @@ class Worker:
             with suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
+        self.child = 0
         return result, log.read_text()
 
     def _drop_databases(self) -> None:
@@ -183,6 +187,8 @@ class Worker:
 
     def _test(self, log: Path) -> None:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with log.open("wb") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
@@ -208,7 +214,16 @@ worker: Worker  # of this process
 
 def _start(folder: str, path: str, tests: Sequence[str]) -> None:
     global worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends this one
     worker = Worker(Path(folder) / str(os.getpid()), path, tests)
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(*_: object) -> None:
+    if worker.child:
+        with suppress(ProcessLookupError):
+            os.killpg(worker.child, signal.SIGKILL)
+    os._exit(1)
 
 
 def _run(work: tuple[str, float]) -> str:

@@ -166,3 +166,15 @@ def test_tables_of_another_owner_are_not_moved(empty_database: str, owner: Conne
     owner.run(f"GRANT CREATE ON DATABASE {empty_database.rpartition('/')[2]} TO PUBLIC")
     assert "must be owner of table uploads" in refused(guest.url)
     assert tables(owner, "public") == sorted(NAMES)
+
+
+def test_a_table_whose_name_is_taken_in_our_schema_is_not_moved(
+    empty_database: str, owner: Connection
+) -> None:
+    installed(empty_database, owner)
+    start(empty_database)
+    owner.run("DROP VIEW public.uploads; CREATE TABLE public.analyses (LIKE dropcap.analyses INCLUDING ALL)")
+    owner.run("DROP INDEX dropcap.uploads_created_at_idx")  # a repair looks for tables to move
+    with closing(start(empty_database)) as database:
+        assert stats(database, "ana")["pictures_analyzed"] == 1
+    assert tables(owner, "public") == ["analyses"]

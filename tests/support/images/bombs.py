@@ -9,6 +9,12 @@ GIF = b"GIF89a\1\0\1\0\x80\0\0" + b"\0\0\0\xff\xff\xff"
 DISPOSED = b"!\xf9\4\x08\0\0\0\0"  # its place is to be filled with the background
 LZW = b"\2\2\x4c\1\0"
 FRAME, HUGE_FRAME = b",\0\0\0\0\1\0\1\0\0" + LZW, b",\0\0\0\0\xff\xff\xff\xff\0" + LZW
+
+
+def _gif_frame(width: int, height: int) -> bytes:
+    return struct.pack("<B4HB", 0x2C, 0, 0, width, height, 0) + LZW
+
+
 SOI, SOS = b"\xff\xd8", b"\xff\xda\0\x08\1\1\0\0\x3f\0"
 
 
@@ -201,6 +207,8 @@ SMALL = strip(8, 8)
 BOMBS: dict[str, bytes] = {
     "GIF frame": GIF + DISPOSED + HUGE_FRAME + b";",
     "GIF screen": GIF[:6] + b"\xff\xff\xff\xff" + GIF[10:] + DISPOSED + FRAME + b";",
+    "GIF frame without a height": GIF + _gif_frame(65_535, 0) + b";",
+    "GIF of a wide and a high frame": GIF + _gif_frame(40_000, 1) + _gif_frame(1, 40_000) + b";",
     "GIF second frame": GIF + FRAME + DISPOSED + HUGE_FRAME + b";",
     # Pillow takes an extension that ends at once for one that goes on: what follows is hidden from others.
     "GIF behind an empty extension": GIF + DISPOSED + b"!\xf9\0\1,\0" + HUGE_FRAME + b";",

@@ -75,10 +75,12 @@ def _skip_blocks(data: bytes, at: int, parts: Limit) -> int:
 
 
 def _gif(data: bytes) -> Iterator[Size]:
-    if len(data) >= 10:
-        yield struct.unpack_from("<2H", data, 6)
-    for left, top, width, height in gif_frames(data):
-        yield left + width, top + height  # Pillow enlarges its canvas to this
+    """Yield the size of the canvas, which Pillow enlarges for each frame, even for one without a height."""
+    width, height = struct.unpack_from("<2H", data.ljust(10, b"\0"), 6)
+    yield width, height
+    for left, top, wide, high in gif_frames(data):
+        width, height = max(width, left + wide), max(height, top + high)
+        yield width, height
 
 
 def _png(data: bytes) -> Iterator[Size]:

@@ -9,6 +9,7 @@ from dropcap.budget import GeminiBudget
 from dropcap.describing import moderation
 from dropcap.domain import texts
 from dropcap.domain.analysis import Analysis, Rendition
+from dropcap.domain.body import Body
 from dropcap.domain.upload import Upload
 from dropcap.runtime import memory
 from dropcap.runtime.watchdog import Watchdog
@@ -20,26 +21,26 @@ logger = logging.getLogger(__name__)
 
 
 def analyze(
-    data: bytes,
+    body: Body,
     upload: Upload,
     services: Services,
     watchdog: Watchdog,
     existing: Mapping[str, int] | None = None,
 ) -> Analysis:
-    """Analyze the bytes of an upload, and publish its renditions if it is kept.
+    """Analyze an upload, and publish its renditions if it is kept.
 
     `existing` are the renditions of earlier deliveries, generations by object name; None for a picture that
-    is not kept. Raises Rejected if the bytes are not a picture that can be processed.
+    is not kept. Raises Rejected if its body is not a picture that can be processed.
     """
     settings = services.settings
     with logs.bind_upload(upload.id), memory.heavy_work_lock:
         with watchdog.stage("open"):
-            source = client.open_picture(data, settings, services.make_room)
-        with source:
+            picture = client.open_picture(body, settings, services.make_room)
+        with picture:
             with watchdog.stage("resize"):
-                for_gemini = source.for_gemini().data
-                for_blip = source.raster(BLIP_SIDE)
-            budget = GeminiBudget(services, upload.id, "" if existing is None else source.facts.sha256)
+                for_gemini = picture.for_gemini().data
+                for_blip = picture.raster(BLIP_SIDE)
+            budget = GeminiBudget(services, upload.id, "" if existing is None else body.sha256)
             with watchdog.stage("describe and caption"):
                 outputs = inference.run_models(upload, for_gemini, for_blip, services, budget)
             verdict = moderation.check(outputs.verdict, settings)
@@ -55,7 +56,7 @@ def analyze(
                     erasure.unpublish(upload, services.buckets, existing)
                     existing = {}
                 if existing is not None:
-                    published = renditions.publish(source, embedded, upload, services, existing)
+                    published = renditions.publish(picture, embedded, upload, services, existing)
         memory.release()
         usage = budget.usage(sum(watchdog.timings.values()))
         rss_mb = round(memory.rss_mb(), 1)
@@ -68,7 +69,7 @@ def analyze(
         user=upload.user,
         analyzed_at=at,
         time_zone=upload.time_zone,
-        picture=source.facts,
+        picture=picture.facts,
         caption=selected.caption,
         description=selected.description,
         alt_text=selected.alt_text,

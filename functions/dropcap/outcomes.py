@@ -1,6 +1,5 @@
 """Commit the outcome of an upload: record, hold or reject it; then dispose of its source."""
 
-import hashlib
 import logging
 from collections.abc import Mapping
 
@@ -35,13 +34,14 @@ def reject(
     lease: Lease,
     services: Services,
     watchdog: Watchdog,
-    data: bytes | None,
+    sha256: str,
     existing: Mapping[str, int],
 ) -> bool:
     """Quarantine the source and record the rejection; or hold an upload without a verdict on its safety.
 
-    Returns False if it is held. `data` is its body, None if it was not read; `existing` are the renditions of
-    earlier deliveries. Raises the rejection of a posted picture, and LeaseHeld if the lease is lost.
+    Returns False if it is held. `sha256` is that of its bytes, empty if they were not read; `existing` are
+    the renditions of earlier deliveries. Raises the rejection of a posted picture, and LeaseHeld if the lease
+    is lost.
     """
     buckets, settings = services.buckets, services.settings
     if rejection.code in moderation.HOLDS or not upload.in_bucket:
@@ -52,10 +52,9 @@ def reject(
     logger.warning(
         str(rejection), extra={"event": "upload_rejected", "code": rejection.code, "cause": cause(rejection)}
     )
-    sha256 = hashlib.sha256(data).hexdigest() if data is not None and settings.receipts else ""
     new = lease.age_s < moderation.MAX_HOLD_S or not lease.reason  # days of other faults are no hold
     waits = rejection.code == moderation.NO_VERDICT and new
-    outcome = Outcome(upload, rejection=rejection, sha256=sha256, waits=waits)
+    outcome = Outcome(upload, rejection=rejection, sha256=sha256 if settings.receipts else "", waits=waits)
     rows = rows_of(outcome, lease.token, settings)
     reason = (rejection.code, str(rejection))
     if waits:

@@ -19,6 +19,7 @@ from dropcap.analyze import analyze
 from dropcap.database import leases
 from dropcap.database.connection import DatabaseUnavailable
 from dropcap.database.leases import Lease, LeaseHeld
+from dropcap.domain.body import Body
 from dropcap.domain.upload import Upload, UploadState
 from dropcap.errors import Rejected
 from dropcap.runtime import memory
@@ -82,20 +83,19 @@ def _work(
             raise leases.lost(upload)
 
     watchdog.on_stage = heartbeat
-    data = None
+    body = Body(lambda: services.buckets.read(upload) if posted is None else posted)
     try:
         try:
             leases.check_crashes(lease, upload, services.settings.max_deaths)
             with watchdog.stage("read"):
                 if posted is None and not upload.in_bucket:
                     raise leases.not_finished()
-                data = services.buckets.read(upload) if posted is None else posted
-            analysis = analyze(data, upload, services, watchdog, existing)
-            data = None  # frees its memory
+                body.load()
+            analysis = analyze(body, upload, services, watchdog, existing)
             with watchdog.stage("record"):
                 outcomes.record(analysis, upload, lease, services)
         except Rejected as rejection:
-            return outcomes.reject(rejection, upload, lease, services, watchdog, data, existing)
+            return outcomes.reject(rejection, upload, lease, services, watchdog, body.sha256, existing)
     except LeaseHeld:
         erasure.unpublish_unrecorded(upload, services)
         raise

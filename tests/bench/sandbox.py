@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import psutil
 
+from dropcap.domain.body import Body
 from dropcap.imaging import decoding
 from dropcap.sandbox import client
 from dropcap.settings import BLIP_SIDE, GEMINI_SIDE, Settings
@@ -48,7 +49,7 @@ def here(data: bytes) -> None:
 
 def in_sandbox(data: bytes) -> None:
     """Decode in a child process."""
-    with client.open_picture(data, SETTINGS) as source:
+    with client.open_picture(Body(lambda: data), SETTINGS) as source:
         source.for_gemini()
         source.raster(BLIP_SIDE).close()
 

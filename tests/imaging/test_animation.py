@@ -135,6 +135,7 @@ from types import SimpleNamespace as Some
 from PIL import Image
 from dropcap import pipeline, renditions
 from dropcap.domain import texts
+from dropcap.domain.body import Body
 from dropcap.sandbox import client
 from dropcap.settings import Settings
 from dropcap.domain.upload import Upload
@@ -142,7 +143,7 @@ def publish(upload, label, data, *of):
     print(Image.open(io.BytesIO(data)).n_frames)
 settings = Settings(sizes=(60,))
 data = Path("{tmp_path}/a.gif").read_bytes()
-with client.open_picture(data, settings) as source:
+with client.open_picture(Body(lambda: data), settings) as source:
     some = Some(settings=settings, buckets=Some(publish=publish))
     nothing = texts.Texts("", "", "", (), "", "en")
     renditions.publish(source, nothing, Upload("", "a.gif", 1, 9), some, {{}})

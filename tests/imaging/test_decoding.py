@@ -18,6 +18,7 @@ from dropcap.settings import GEMINI_SIDE, Settings
 from tests.support.images import pictures
 from tests.support.images.bombs import with_chunks
 from tests.support.images.pictures import QUADRANTS, alike, corners, encoded, exif, quadrants
+from tests.support.sandbox import open_bytes
 
 ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
 
@@ -58,7 +59,7 @@ def test_every_format_keeps_its_colours(kind: str) -> None:
     with decoding.open_picture(data, ROOM) as source:
         facts = source.facts
     assert (facts.format, facts.bytes, facts.width, facts.height) == (kind, len(data), 120, 80)
-    with client.open_picture(data, ROOM) as opened:
+    with open_bytes(data, ROOM) as opened:
         assert opened.facts == replace(facts, sha256=hashlib.sha256(data).hexdigest())
     width, height, colours = shown(data)
     assert (width, height) == (120, 80)
@@ -250,7 +251,7 @@ def test_the_quality_setting_is_applied() -> None:
 
 
 def test_gemini_gets_a_smaller_copy_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    with client.open_picture(encoded(quadrants(900, 900)), ROOM) as source:
+    with open_bytes(encoded(quadrants(900, 900)), ROOM) as source:
         assert source.for_gemini().width == GEMINI_SIDE
         with monkeypatch.context() as short:
             short.setattr(memory, "left_mb", lambda limit: client.SHORT_MB - 1)

@@ -15,12 +15,13 @@ import pytest
 
 from dropcap.errors import Rejected
 from dropcap.imaging import decoder_errors
-from dropcap.sandbox import client, processes
+from dropcap.sandbox import processes
 from dropcap.settings import Settings
 from tests.support.app import ROOT, Start, rows
 from tests.support.children import FUNCTIONS, python_path
 from tests.support.images import bombs
 from tests.support.images.pictures import FORMATS, encoded, quadrants
+from tests.support.sandbox import open_bytes
 
 CHEAP: dict[str, dict[str, Any]] = {
     "HEIF": {"quality": 30, "chroma": 420},
@@ -141,7 +142,7 @@ def test_library_warnings_about_a_picture_are_one_bounded_line(
     settings = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
     for _ in range(2):
         with suppress(Rejected):
-            client.open_picture(LOUD[name], settings).close()
+            open_bytes(LOUD[name], settings).close()
         output = capfd.readouterr()
         assert output.err == ""
         lines = [json.loads(line) for line in output.out.splitlines()]

@@ -12,7 +12,7 @@ from dropcap.sandbox import client, processes, syscall_filter
 from dropcap.settings import Settings
 from tests.support.images.kinds import KINDS
 from tests.support.images.pictures import FORMATS, encoded, quadrants
-from tests.support.sandbox import hostile
+from tests.support.sandbox import hostile, open_bytes
 
 ROOM = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the system has no filter of system calls")
@@ -27,7 +27,7 @@ def taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
 def reported(deed: str) -> str:
     """Return what a decoder that was taken over reports."""
     with pytest.raises(Rejected) as caught:
-        client.open_picture(encoded(quadrants()) + hostile.MARK + deed.encode(), ROOM)
+        open_bytes(encoded(quadrants()) + hostile.MARK + deed.encode(), ROOM)
     return caught.value.problem
 
 
@@ -62,7 +62,7 @@ def test_the_filter_fits_into_the_kernels_limit_and_ends_in_a_refusal(machine: s
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_is_decoded_and_encoded_in_the_sandbox(kind: str) -> None:
     data = encoded(quadrants(1200, 900), kind)
-    with client.open_picture(data, ROOM) as source:
+    with open_bytes(data, ROOM) as source:
         assert (source.facts.format, source.facts.bytes) == (kind, len(data))
         assert source.raster(400).size == (400, 300)
         for made in ("webp", "jpeg", "png", "avif"):
@@ -72,12 +72,12 @@ def test_every_format_is_decoded_and_encoded_in_the_sandbox(kind: str) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_picture_is_decoded_as_it_is_without_a_sandbox(name: str) -> None:
     data = KINDS[name][1]()  # some need NumPy, and a child can open no module
-    with decoding.open_picture(data, ROOM) as shown, client.open_picture(data, ROOM) as source:
+    with decoding.open_picture(data, ROOM) as shown, open_bytes(data, ROOM) as source:
         assert source.raster(400).tobytes() == shown.resize(400).tobytes()
 
 
 def test_the_fork_server_has_one_thread() -> None:
-    client.open_picture(encoded(quadrants()), ROOM).close()
+    open_bytes(encoded(quadrants()), ROOM).close()
     server = processes._fork_server(processes.WORKER)._process
     assert server
     assert psutil.Process(server.pid).num_threads() == 1
@@ -94,7 +94,7 @@ def test_what_is_missing_is_logged_once(
 ) -> None:
     monkeypatch.setattr(processes, "WORKER", "tests.support.sandbox.without_filter")
     for _ in range(2):
-        with client.open_picture(encoded(quadrants()), ROOM) as source:
+        with open_bytes(encoded(quadrants()), ROOM) as source:
             assert source.facts.width == 120
     found = [record for record in caplog.records if getattr(record, "event", "") == "decoder_less_confined"]
     assert [record.getMessage() for record in found] == ["Decoders are less confined here: no filter."]

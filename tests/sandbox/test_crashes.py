@@ -14,7 +14,7 @@ from dropcap.sandbox.processes import DecoderHung
 from dropcap.settings import Settings
 from tests.support.app import Start, rows
 from tests.support.images.pictures import encoded, quadrants
-from tests.support.sandbox import hostile
+from tests.support.sandbox import hostile, open_bytes
 
 ROOM = Settings(memory_limit_mb=600, memory_warning_mb=600, lease_s=100)
 PICTURE = encoded(quadrants())
@@ -70,18 +70,18 @@ def test_the_way_a_decoder_ends_decides_and_the_next_picture_succeeds(
 ) -> None:
     if deed == "hang":
         monkeypatch.setattr(client, "TIMEOUT", 0.02)
-    with client.open_picture(PICTURE, ROOM):
+    with open_bytes(PICTURE, ROOM):
         before = {*children()}
     outcome = OUTCOMES[deed]
     with pytest.raises(DropcapError) as caught:
-        client.open_picture(doing(deed), ROOM)
+        open_bytes(doing(deed), ROOM)
     if isinstance(outcome, type):
         assert type(caught.value) is outcome
     else:
         assert isinstance(caught.value, Rejected)
         assert caught.value.code == outcome[0]
         assert caught.value.problem.startswith(outcome[1])
-    with client.open_picture(PICTURE, ROOM) as source:
+    with open_bytes(PICTURE, ROOM) as source:
         assert source.facts.width == 120
     assert {*children()} <= before  # the same fork server, and no child is left
 
@@ -94,12 +94,12 @@ def test_a_picture_that_grows_gets_more_memory_once_and_no_more() -> None:
         made.append(memory.rss_mb())
 
     with pytest.raises(Rejected, match=r"needs more than the \d+ MB of memory that are left"):
-        client.open_picture(doing("grow"), ROOM, make_room)
+        open_bytes(doing("grow"), ROOM, make_room)
     assert len(made) == 1
 
 
 def test_a_decoder_that_the_system_kills_is_transient() -> None:
-    source = client.open_picture(PICTURE, ROOM)
+    source = open_bytes(PICTURE, ROOM)
     [child] = fork_server().children()
     child.kill()
     with pytest.raises(NotDecoded, match="SIGKILL"):
@@ -117,14 +117,14 @@ def fork_server() -> psutil.Process:
 
 
 def test_a_fork_server_that_ends_is_started_again() -> None:
-    with client.open_picture(PICTURE, ROOM) as source:
+    with open_bytes(PICTURE, ROOM) as source:
         server = fork_server()
         [child] = server.children()
         server.kill()
         psutil.wait_procs([child], timeout=30)  # the kernel ends it with its parent
         with pytest.raises(NotDecoded):
             source.raster(400)
-    with client.open_picture(PICTURE, ROOM) as source:
+    with open_bytes(PICTURE, ROOM) as source:
         assert source.raster(400).size == (120, 80)
 
 
@@ -132,12 +132,12 @@ def test_pictures_leave_no_process_descriptor_or_memory_behind() -> None:
     def held() -> tuple[int, int, int]:
         return len(children()), len(os.listdir("/dev/fd")), len(memory.helpers)
 
-    with client.open_picture(PICTURE, ROOM):
+    with open_bytes(PICTURE, ROOM):
         pass
     before = held()
     for deed in ("", "abort", "answer nothing") * 5:
         try:
-            client.open_picture(doing(deed) if deed else PICTURE, ROOM).close()
+            open_bytes(doing(deed) if deed else PICTURE, ROOM).close()
         except Rejected:
             continue
     assert held() == before

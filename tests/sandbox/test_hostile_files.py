@@ -11,6 +11,7 @@ from dropcap.sandbox.processes import Child
 from dropcap.settings import Settings
 from tests.support.images.pictures import encoded, quadrants
 from tests.support.images.ravenous import FILES
+from tests.support.sandbox import open_bytes
 
 LEFT_MB = 200  # with BLIP-base loaded, an instance of 512 MiB has about as much
 CPU_S = 3.0  # on a busy machine; each takes less than 0.3
@@ -50,8 +51,8 @@ def test_a_hostile_file_is_decided_within_memory_and_time(name: str) -> None:
     memory.release()
     settings = Settings(memory_limit_mb=round(memory.rss_mb() / 1.048576) + LEFT_MB)
     code, make = FILES[name]
-    assert code_of(lambda: client.open_picture(make(), settings)) == code
-    assert code_of(lambda: client.open_picture(encoded(quadrants()), settings)) == ""
+    assert code_of(lambda: open_bytes(make(), settings)) == code
+    assert code_of(lambda: open_bytes(encoded(quadrants()), settings)) == ""
 
 
 @pytest.mark.usefixtures("ends")

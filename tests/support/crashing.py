@@ -18,6 +18,7 @@ import google.cloud.storage  # noqa: F401  before the web server forks: no resta
 from dropcap.database.analyses import Analyses
 from dropcap.database.leases import Leases
 from dropcap.describing import gemini
+from dropcap.domain.body import Body
 from dropcap.sandbox import client
 from dropcap.storage.buckets import Buckets
 from main import SERVICES
@@ -56,11 +57,12 @@ def crash_after(owner: Any, name: str) -> None:
     setattr(owner, name, wrapped)
 
 
-def decode(data: bytes, *others: Any) -> client.Picture:
+def decode(body: Body, *others: Any) -> client.Picture:
     print("a decoder at work", flush=True)
     effects: dict[bytes, Callable[[], None]] = {b"kill": kill, b"grow": grow, b"hang": hang, b"slow": slow}
+    data = body.take()
     effects.get(data[-4:], lambda: None)()
-    return open_picture(data, *others)
+    return open_picture(Body(lambda: data), *others)
 
 
 if SERVICES.settings.gemini_api_key:

@@ -23,6 +23,7 @@ from dropcap.describing import moderation
 from dropcap.describing.response import NotDescribed
 from dropcap.domain import consistency, naming, texts
 from dropcap.domain.analysis import Analysis, Caption, Description, Rendition, Source, Usage, Verdict
+from dropcap.domain.body import Body
 from dropcap.errors import Rejected, TransientError
 from dropcap.runtime import memory
 from dropcap.runtime.watchdog import Watchdog
@@ -97,7 +98,7 @@ def _describe(pending: PendingDescription, budget: GeminiBudget, services: Servi
     with watchdog.stage("read the largest rendition"):
         largest, data = _read_largest(pending, analysis, services)
         animated = settings.safety != "off" and _is_animated(analysis, services)
-        with client.open_picture(data, settings, services.make_room) as source:
+        with client.open_picture(Body(lambda: data), settings, services.make_room) as source:
             jpeg = source.for_gemini().data
     with watchdog.stage("describe"):
         try:

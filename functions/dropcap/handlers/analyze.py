@@ -9,6 +9,7 @@ from typing import Any
 import flask
 
 from dropcap.database.leases import OUTCOME, LeaseHeld
+from dropcap.domain.body import Body
 from dropcap.domain.upload import ANONYMOUS, Upload, UploadState, owner, posted
 from dropcap.errors import Rejected
 from dropcap.http import bodies
@@ -43,8 +44,9 @@ def analyze_picture(request: flask.Request, services: Services, caller: str | No
         return _kept_analysis(asked, services)
     settings, upload = services.settings, asked.upload
     watchdog = Watchdog(settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
-    data = services.buckets.read(upload) if asked.data is None else asked.data
-    return analyze(data, upload, services, watchdog).to_json()
+    body = Body(lambda: services.buckets.read(upload) if asked.data is None else asked.data)
+    body.load()
+    return analyze(body, upload, services, watchdog).to_json()
 
 
 def _kept_analysis(asked: AnalyzeRequest, services: Services) -> Mapping[str, Any]:

@@ -1,16 +1,15 @@
 """Open pictures in confined child processes: the function's side of the sandbox.
 
-    with client.open_picture(data, settings, services.make_room) as source:
-        source.facts                             format, size and pages
-        source.raster(BLIP_SIDE)                 a raster for a model
-        source.encode(800, "webp", 80, packet)   a rendition
+    with client.open_picture(body, settings, services.make_room) as picture:
+        picture.facts                             format, size and pages
+        picture.raster(BLIP_SIDE)                 a raster for a model
+        picture.encode(800, "webp", 80, packet)   a rendition
 
 A child that dies gives an answer at once: Rejected if the picture is the cause, NotDecoded if the instance
 is. Either way the function, and the next picture, are unharmed. What a child answers is checked: a crafted
 picture may have taken it over.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -23,6 +22,7 @@ from PIL import Image
 
 from dropcap import logs
 from dropcap.domain.analysis import PictureFacts
+from dropcap.domain.body import Body
 from dropcap.domain.naming import CONTENT_TYPES, Side
 from dropcap.errors import NotDecoded, Rejected
 from dropcap.runtime import memory
@@ -68,8 +68,8 @@ class Encoded(NamedTuple):
 class Picture:
     """An upload that a child process has decoded, and can encode. Close it after use."""
 
-    def __init__(self, data: bytes, settings: Settings, make_room: Callable[[], None]) -> None:
-        self._data, self._settings, self._make_room = data, settings, make_room
+    def __init__(self, body: Body, settings: Settings, make_room: Callable[[], None]) -> None:
+        self._body, self._settings, self._make_room = body, settings, make_room
         self._admit = admission(settings, make_room)
         self._child: Child | None = None
         self._animated: Child | None = None  # the child that has opened the animation
@@ -118,7 +118,7 @@ class Picture:
             return None
         try:
             request = {"op": "encode_animation", "side": side, "quality": quality}
-            answer, data = self._ask_child(request, xmp)
+            answer, data = self._ask_child(request, lambda: xmp)
         except Exhausted:
             _log_still("its frames need more memory than estimated")
             self._animated = None
@@ -143,8 +143,8 @@ class Picture:
         self.close()
         self._child = new_child(self._settings)
         request = {"op": "open", "limits": _limits(self._settings)}
-        answer, _ = self._ask_child(request, self._data)
-        self.facts = _facts(answer, self._data)
+        answer, _ = self._ask_child(request, self._body.take)
+        self.facts = _facts(answer, self._body)
 
     def _open_with_room(self) -> None:
         self._make_room()
@@ -160,15 +160,17 @@ class Picture:
         try:
             if self._child.ended:
                 self._open()
-            return self._ask_child(request, body)
+            return self._ask_child(request, lambda: body)
         except Exhausted:
             self._open_with_room()
         try:
-            return self._ask_child(request, body)
+            return self._ask_child(request, lambda: body)
         except Exhausted as short:
             raise _too_much_memory(_left_mb(self._settings)) from short
 
-    def _ask_child(self, request: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+    def _ask_child(
+        self, request: Mapping[str, Any], body: Callable[[], bytes]
+    ) -> tuple[dict[str, Any], bytes]:
         assert self._child
         self._child.limit_memory(_left_mb(self._settings))
         return ask(self._child, request, body, self._admit)
@@ -199,15 +201,15 @@ def _left_mb(settings: Settings) -> float:
     return memory.left_mb(settings.memory_limit_mb) - RESERVE_MB
 
 
-def open_picture(data: bytes, settings: Settings, make_room: Callable[[], None] = memory.release) -> Picture:
-    """Decode `data` in a child process. Close the picture after use, preferably by `with`.
+def open_picture(body: Body, settings: Settings, make_room: Callable[[], None] = memory.release) -> Picture:
+    """Decode an upload in a child process. Close the picture after use, preferably by `with`.
 
     `make_room` frees memory that can be allocated again later; it is called before a picture exceeds the
-    warning level or is rejected. Raises Rejected if `data` is not a picture, has an unsupported format, is
+    warning level or is rejected. Raises Rejected if it is not a picture, has an unsupported format, is
     damaged or too large, needs more memory or time than there is, or crashes a decoder; NotDecoded and
     DecoderHung if the instance is the cause.
     """
-    return Picture(data, settings, make_room)
+    return Picture(body, settings, make_room)
 
 
 def check_head(head: bytes, settings: Settings) -> None:
@@ -234,13 +236,13 @@ def _ask_once(request: Mapping[str, Any], body: bytes, settings: Settings) -> di
     with closing(new_child(settings)) as child:
         child.limit_memory(left_mb)
         try:
-            return ask(child, request, body)[0]
+            return ask(child, request, lambda: body)[0]
         except Exhausted as short:
             raise _too_much_memory(left_mb) from short
 
 
 def ask(
-    child: Child, request: Mapping[str, Any], body: bytes, admit: memory.Admit | None = None
+    child: Child, request: Mapping[str, Any], body: Callable[[], bytes], admit: memory.Admit | None = None
 ) -> tuple[dict[str, Any], bytes]:
     """Return a child's answer and its body; log what decoders logged.
 
@@ -308,8 +310,8 @@ def _limits(settings: Settings) -> dict[str, int]:
     return {name: getattr(settings, name) for name in ("max_side", "max_megapixels", "largest_side")}
 
 
-def _facts(answer: Mapping[str, Any], data: bytes) -> PictureFacts:
-    """Return the facts about `data`, of which the child's part is checked."""
+def _facts(answer: Mapping[str, Any], body: Body) -> PictureFacts:
+    """Return the facts about an upload, of which the child's part is checked."""
     try:
         facts = answer["facts"]
         numbers = [facts[name] for name in ("width", "height", "pages")]
@@ -318,8 +320,8 @@ def _facts(answer: Mapping[str, Any], data: bytes) -> PictureFacts:
             raise ValueError("facts that no picture has")
     except (KeyError, TypeError, ValueError) as wrong:
         raise nonsense() from wrong
-    digest, (width, height, pages) = hashlib.sha256(data).hexdigest(), numbers
-    return PictureFacts(facts["format"], len(data), width, height, facts["decoder"], digest, pages)
+    width, height, pages = numbers
+    return PictureFacts(facts["format"], body.size, width, height, facts["decoder"], body.sha256, pages)
 
 
 def _encoded(answer: Mapping[str, Any], data: bytes, side: Side, kind: str) -> Encoded:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -178,16 +178,18 @@ class Child:
                 resource.prlimit(self._pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
     def ask(
-        self, request: Mapping[str, Any], body: bytes = b"", admit: memory.Admit | None = None
+        self, request: Mapping[str, Any], body: Callable[[], bytes], admit: memory.Admit | None = None
     ) -> tuple[dict[str, Any], bytes]:
         """Return the child's answer and its body. `admit` answers its questions about memory.
+
+        `body` returns the body of the request, which this process does not hold while it waits.
 
         If the child ends instead, raises Rejected, Exhausted, NotDecoded or DecoderHung.
         """
         read = messages.reader(self._connection, time.monotonic() + self._timeout_s)
         try:
             self._connection.settimeout(self._timeout_s)
-            messages.send(self._connection, request, body)
+            messages.send(self._connection, request, body())
             answer, result = messages.receive(read, MAX_ANSWER)
             for _ in range(MAX_QUESTIONS):
                 if admit is None or "needs" not in answer:

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
 
+from dropcap.domain import naming
 from dropcap.domain.naming import Side
 from dropcap.errors import Rejected, TransientError, cause
 from dropcap.imaging import animation, decoder_errors, decoding
@@ -99,8 +100,9 @@ class Worker:
             case "count_frames":
                 return {"frames": animation.count_frames(body, request["format"])}, b""
             case "open":
-                self._data = body
                 self._picture = decoding.open_picture(body, Limits(**request["limits"]), self.admit)
+                animated = self._picture.facts.format in naming.ANIMATED_FORMATS
+                self._data = body if animated else b""
                 return {"facts": asdict(self._picture.facts)}, b""
             case "open_animation":
                 assert self._picture

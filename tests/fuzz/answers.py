@@ -17,6 +17,7 @@ from dropcap.sandbox import client, messages, processes
 from dropcap.sandbox.processes import Child, DecoderHung
 from dropcap.settings import Settings
 from tests.fuzz.inputs import FIELD
+from tests.support.sandbox import open_bytes
 
 SETTINGS = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
 CODES = {*client.CODES, "decoder_crashed", "decoder_timed_out"}
@@ -94,7 +95,7 @@ def _lying(data: bytes) -> Iterator[None]:
 def check_answers(data: bytes) -> None:
     """Check everything that is asked about a picture, with these answers one after the other."""
     with _lying(data):
-        picture = _harmless(lambda: client.open_picture(b"picture", SETTINGS, lambda: None))
+        picture = _harmless(lambda: open_bytes(b"picture", SETTINGS, lambda: None))
         if picture is None:
             return
         facts = picture.facts

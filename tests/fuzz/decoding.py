@@ -23,6 +23,7 @@ from dropcap.sandbox.processes import Child
 from dropcap.settings import Settings
 from tests.fuzz import corpus, mutations
 from tests.support.images.pictures import FORMATS
+from tests.support.sandbox import open_bytes
 
 LEFT_MB = 200  # with BLIP-base loaded, an instance of 512 MiB has about as much
 LEASE_S = 20  # a child may take half of it in CPU time
@@ -53,7 +54,7 @@ def settings() -> Settings:
 def outcome(data: bytes, chosen: Settings, way: int) -> tuple[str, bool]:
     """Return how a file ended, and whether that is a finding. `way` chooses how it is encoded."""
     try:
-        with client.open_picture(data, chosen) as source:
+        with open_bytes(data, chosen) as source:
             kind, quality = WAYS[way % len(WAYS)]
             source.raster(400)
             source.encode(800, kind, quality, PACKET)

@@ -8,6 +8,7 @@
     ├── TooLong               permanent: the body of a request is too large
     ├── Closed                a decoder's process ended, or sent what is no message; sandbox/ explains why
     ├── Exhausted             a decoder needs more memory than it has; sandbox/ tries once more
+    ├── NumPyNeeded           a decoder needs NumPy; sandbox/ loads it and tries once more
     ├── DecoderError          the cause of a rejection: what a decoder reported, or how it ended
     └── TransientError        transient: a retry may succeed, so the platform redelivers the event
         ├── DatabaseUnavailable   PostgreSQL did not answer as expected

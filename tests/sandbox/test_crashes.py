@@ -41,6 +41,7 @@ OUTCOMES: dict[str, tuple[str, str] | type[DropcapError]] = {
     "reject with a number for a cause": NONSENSE,
     "log endless problems": NONSENSE,
     "log an event of its own": NONSENSE,
+    "ask for NumPy for ever": NONSENSE,
     "ask for memory for ever": NONSENSE,
 }
 

@@ -26,7 +26,7 @@ from dropcap.domain.body import Body
 from dropcap.domain.naming import CONTENT_TYPES, Side
 from dropcap.errors import NotDecoded, Rejected
 from dropcap.runtime import memory
-from dropcap.sandbox.processes import Child, DecoderError, Exhausted, nonsense
+from dropcap.sandbox.processes import Child, DecoderError, Exhausted, NumPyNeeded, nonsense
 from dropcap.settings import GEMINI_SIDE, Settings
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,13 @@ class Picture:
         self.close()
         self._child = new_child(self._settings)
         request = {"op": "open", "limits": _limits(self._settings)}
-        answer, _ = self._ask_child(request, self._body.take)
+        try:
+            answer, _ = self._ask_child(request, self._body.take)
+        except NumPyNeeded:
+            self._child.load_numpy()
+            self.close()
+            self._child = new_child(self._settings)
+            answer, _ = self._ask_child(request, self._body.take)
         self.facts = _facts(answer, self._body)
 
     def _open_with_room(self) -> None:
@@ -249,6 +255,8 @@ def ask(
     Raises Rejected, Exhausted or NotDecoded, by what the child answers or how it ends.
     """
     answer, result = child.ask(request, body, admit)
+    if "lacks_numpy" in answer:
+        raise nonsense() if child.has_numpy or request["op"] != "open" else NumPyNeeded
     try:
         _check(answer)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as wrong:

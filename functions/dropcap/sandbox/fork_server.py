@@ -5,6 +5,8 @@ that it forks have none either. Requests and answers are lines of JSON, one at a
 
     {"fork": {"cpu_s": 100}}    with two descriptors, the picture's connection and its standard error
                                 -> {"pid": 17} or {"error": "..."}
+    {"load": "numpy"}           for the children that follow
+                                -> {"loaded": true}
     {"wait": 17, "patience_s": 1.0}    when that child has ended; it is killed after that time
                                 -> {"status": 9, "killed": true, "cpu_s": 0.3, "peak_mb": 61.2}
 
@@ -33,8 +35,7 @@ def main() -> None:
     control, worker = socket.socket(fileno=int(sys.argv[1])), importlib.import_module(sys.argv[2])
     memory.use_one_heap()
     worker.load_decoders()
-    gc.collect()
-    gc.freeze()  # otherwise a collection in a child would copy every page with an object
+    _freeze()
     _answer(control, {"ready": True})
     while True:
         line, descriptors, _, _ = socket.recv_fds(control, LINE, 2)
@@ -43,10 +44,20 @@ def main() -> None:
         request = json.loads(line)
         if "wait" in request:
             _answer(control, _wait(request["wait"], request["patience_s"]))
+        elif "load" in request:
+            worker.load_numpy()
+            _freeze()
+            _answer(control, {"loaded": True})
         else:
             _answer(control, _fork(control, descriptors, worker, **request["fork"]))
             for descriptor in descriptors:
                 os.close(descriptor)
+
+
+def _freeze() -> None:
+    """Exempt all objects from garbage collection, which in a child would copy every page with an object."""
+    gc.collect()
+    gc.freeze()
 
 
 def _fork(control: socket.socket, descriptors: list[int], worker: Any, cpu_s: int) -> dict[str, Any]:

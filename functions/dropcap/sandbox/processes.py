@@ -48,6 +48,10 @@ class Exhausted(DropcapError):
     """A child needs more memory than it was given."""
 
 
+class NumPyNeeded(DropcapError):
+    """A child needs NumPy, which its fork server has not loaded."""
+
+
 class DecoderError(DropcapError):
     """What a child reported, or how it ended: the cause of another error."""
 
@@ -76,6 +80,7 @@ class _ForkServer:
     def __init__(self, worker: str) -> None:
         self._worker, self._lock = worker, threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self.has_numpy = False
 
     def fork(self, cpu_s: int, descriptors: Iterable[int]) -> int:
         """Return the pid of a new child that has the two descriptors. Raises NotDecoded."""
@@ -83,6 +88,11 @@ class _ForkServer:
         assert self._process
         memory.helpers[pid] = memory.anonymous_mb(self._process.pid) - COPIED_MB
         return pid
+
+    def load_numpy(self) -> None:
+        """Load NumPy for the children that follow. Raises NotDecoded."""
+        self._ask({"load": "numpy"})
+        self.has_numpy = True
 
     def wait(self, pid: int, patience_s: float) -> Mapping[str, Any]:
         """Wait until a child has ended, and kill it after `patience_s`. Raises NotDecoded."""
@@ -119,7 +129,7 @@ class _ForkServer:
                 start_new_session=True,  # it ends with its connection, not with a signal to the terminal
                 pass_fds=[other.fileno()],
             )
-        self._control = own
+        self._control, self.has_numpy = own, False
         memory.helpers[self._process.pid] = 0.0
         self._line()
 
@@ -168,6 +178,7 @@ class Child:
             self._connection.close()
             self._stderr.close()
             raise
+        self.has_numpy = self._server.has_numpy
 
     def limit_memory(self, more_mb: float) -> None:
         """Let the child allocate `more_mb` besides what it has."""
@@ -206,6 +217,10 @@ class Child:
         except (KeyError, TypeError, ValueError) as wrong:
             self._end()
             raise nonsense() from wrong
+
+    def load_numpy(self) -> None:
+        """Load NumPy for the children that follow. Raises NotDecoded."""
+        self._server.load_numpy()
 
     def close(self) -> None:
         """End the child. Its memory is free when this returns."""

@@ -11,13 +11,14 @@
     {"op": "encode_animation", "side", "quality"}, XMP
                                                      {"size"}, a picture; {} if it is damaged
 
-Each answer has the lines that decoders logged. An error is {"rejected"}, {"exhausted"} for memory, or
-{"failed"} for what is not the picture's fault.
+Each answer has the lines that decoders logged. An error is {"rejected"}, {"exhausted"} for memory,
+{"lacks_numpy"}, or {"failed"} for what is not the picture's fault.
 """
 
 import logging
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from typing import Any
 
 from dropcap.domain import naming
 from dropcap.domain.naming import Side
-from dropcap.errors import Rejected, TransientError, cause
+from dropcap.errors import Rejected, TransientError, cause, causes
 from dropcap.imaging import animation, decoder_errors, decoding
 from dropcap.imaging.decoders import libvips
 from dropcap.sandbox import confinement, messages
@@ -47,13 +48,17 @@ class Limits:
 
 
 def load_decoders() -> None:
-    """Load every library and module that decoding may need: the child can open no file."""
+    """Load the libraries and modules that almost all pictures need: the child can open no file."""
     decoding.load_readers()
     with suppress(ImportError):  # without it, a HEIC picture is tried again later
         decoding.register_heif()
     with suppress(ImportError, OSError):
         libvips.library()
-    import_module("dropcap.imaging.linear_light")  # NumPy: 0.1 s and 6 MB, for gamma, HDR and bit masks
+
+
+def load_numpy() -> None:
+    """Load what pictures with gamma, HDR or bit masks need: 0.1 s and 6 MB."""
+    import_module("dropcap.imaging.linear_light")
 
 
 class _Log(logging.Handler):
@@ -163,7 +168,10 @@ def serve(connection: socket.socket, unconfined: str) -> None:
             reason = {"code": error.code, "problem": error.problem, "remedy": error.remedy}
             answer = {"rejected": reason | {"status": error.status}, "cause": cause(error)}
         except TransientError as error:
-            answer = {"failed": str(error)}
+            lacks = "numpy" not in sys.modules and any(
+                isinstance(link, ImportError) for link in causes(error)
+            )
+            answer = {"lacks_numpy": True} if lacks else {"failed": str(error)}
         except MemoryError:
             answer = {"exhausted": True}
         except Exception as error:  # a fault of ours, or of the installation: not of the picture

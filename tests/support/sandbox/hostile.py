@@ -24,6 +24,7 @@ from dropcap.imaging import decoding
 from dropcap.sandbox import messages, worker
 from dropcap.sandbox.worker import OUT_OF_MEMORY as OUT_OF_MEMORY
 from dropcap.sandbox.worker import load_decoders as load_decoders
+from dropcap.sandbox.worker import load_numpy as load_numpy
 
 MARK = b"\0deed:"  # before what the picture makes its decoder do
 METADATA_SERVER = ("169.254.169.254", 80)  # it gives tokens of the function's service account
@@ -143,6 +144,7 @@ DEEDS: dict[str, Callable[[socket.socket], Any]] = {
         log=[{"event": "decoder_problems", "kind": "PNG", "said": [], "times": inf}], facts=FACTS
     ),
     "log an event of its own": _reply(log=[{"event": "picture_analyzed"}]),
+    "ask for NumPy for ever": _reply(lacks_numpy=True, log=[]),
     "ask for memory for ever": _reply(needs=["x"]),
 }
 

@@ -1,6 +1,7 @@
 """A decoder that a picture has taken over reaches nothing outside its process."""
 
 import json
+import resource
 import sys
 
 import psutil
@@ -98,3 +99,14 @@ def test_what_is_missing_is_logged_once(
             assert source.facts.width == 120
     found = [record for record in caplog.records if getattr(record, "event", "") == "decoder_less_confined"]
     assert [record.getMessage() for record in found] == ["Decoders are less confined here: no filter."]
+
+
+def test_pictures_are_decoded_in_a_child_on_a_system_other_than_linux(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "WORKER", "tests.support.sandbox.elsewhere")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delattr(resource, "prlimit", raising=False)
+    with open_bytes(encoded(quadrants()), ROOM) as source:
+        assert source.raster(400).size == (120, 80)
+        assert psutil.Process().children(recursive=True)

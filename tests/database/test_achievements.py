@@ -86,6 +86,7 @@ def test_an_achievement_is_earned_the_first_time(database: Database) -> None:
     }
     assert earned["three_days_in_a_row"] == "2026-01-03T12:00:00+00:00"
     assert earned["early_bird"] == "2026-03-01T06:30:00+00:00"
+    assert progress.RULES["early_bird"].target == 1
 
 
 def test_stored_achievements_are_written_only_if_they_change(database: Database) -> None:

@@ -71,7 +71,7 @@ RULES: Mapping[str, Rule] = {
 # The latest picture, and the user's current day: that of the picture's time zone.
 TODAY = f"""
 latest AS (
-  SELECT analyzed_at AS at, coalesce(time_zone, {ZONE}) AS zone
+  SELECT analyzed_at AS at, time_zone AS zone
   FROM analyses WHERE user_id = :user ORDER BY analyzed_at DESC, id DESC LIMIT 1
 ),
 today AS (

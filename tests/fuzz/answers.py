@@ -13,14 +13,14 @@ from typing import Any
 from unittest.mock import patch
 
 from dropcap.errors import NotDecoded, Rejected, cause
-from dropcap.sandbox import client, messages, processes
+from dropcap.sandbox import answers, client, messages, processes
 from dropcap.sandbox.processes import Child, DecoderHung
 from dropcap.settings import Settings
 from tests.fuzz.inputs import FIELD
 from tests.support.sandbox import open_bytes
 
 SETTINGS = Settings(memory_limit_mb=4096, memory_warning_mb=4096)
-CODES = {*client.CODES, "decoder_crashed", "decoder_timed_out"}
+CODES = {*answers.CODES, "decoder_crashed", "decoder_timed_out"}
 MAX_PROBLEM = 600  # characters
 MOST = 2**20  # bytes of a message's body
 SIDE = 64
@@ -108,7 +108,7 @@ def check_answers(data: bytes) -> None:
             lambda: picture.encode_animation((SIDE, SIDE), 80),
         ):
             found: Any = _harmless(ask)
-            if isinstance(found, client.Encoded):
+            if isinstance(found, answers.Encoded):
                 assert all(type(side) is int and 0 < side <= SIDE for side in (found.width, found.height))
         picture.close()
 

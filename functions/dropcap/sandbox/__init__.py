@@ -2,6 +2,7 @@
 
     client        in the function: a picture that is decoded elsewhere
     processes     in the function: start the processes, and explain how one ended
+    answers       in the function: check what a child answers
     messages      what they exchange: JSON and bytes
     fork_server   a small process that has loaded the decoders, and forks one child per picture
     confinement   what the kernel forbids the child; syscall_filter: its system calls

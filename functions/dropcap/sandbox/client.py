@@ -10,26 +10,22 @@ is. Either way the function, and the next picture, are unharmed. What a child an
 picture may have taken it over.
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from http import HTTPStatus
 from math import ceil
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from PIL import Image
 
-from dropcap import logs
-from dropcap.domain.analysis import PictureFacts
 from dropcap.domain.body import Body
-from dropcap.domain.naming import CONTENT_TYPES, Side
-from dropcap.errors import NotDecoded, Rejected
+from dropcap.domain.naming import Side, longest
+from dropcap.errors import Rejected
 from dropcap.runtime import memory
-from dropcap.sandbox.processes import Child, DecoderError, Exhausted, NumPyNeeded, nonsense
+from dropcap.sandbox import answers
+from dropcap.sandbox.processes import Child, Exhausted, NumPyNeeded, nonsense
 from dropcap.settings import GEMINI_SIDE, Settings
-
-logger = logging.getLogger(__name__)
 
 GEMINI_SIDE_SHORT = 512  # px; instead of GEMINI_SIDE when memory is short
 GEMINI_QUALITY = 85
@@ -38,31 +34,8 @@ RESERVE_MB = 16.0  # kept free while decoding, for other threads; a choice, not 
 # Of LEASE_S, which a stage may take: a child ends before the watchdog ends this process. One that works is
 # killed by the kernel at half of it; one that waits, at nine tenths.
 CPU, TIMEOUT = 0.5, 0.9
-MAX_TEXT = 500  # characters of a text that comes from a child
-MAX_NUMBER = 2**31
-MAX_LINES = 5  # of what decoders logged
-STATUSES = (413, 415, 422)  # of rejections by decoders
-DECODERS = ("pillow", "libvips", "libheif")
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "HEIF", "AVIF")  # Pillow's names
-BEGINNINGS = {"webp": b"RIFF", "jpeg": b"\xff\xd8", "png": b"\x89PNG", "avif": b"\0\0\0"}
-CODES = (  # of rejections by decoders
-    "empty_picture",
-    "not_a_picture",
-    "unsupported_format",
-    "broken_picture",
-    "side_too_long",
-    "too_many_pixels",
-    "needs_too_much_memory",
-)
-
-
-class Encoded(NamedTuple):
-    """An encoded picture: bytes, sides in px and content type."""
-
-    data: bytes
-    width: int
-    height: int
-    content_type: str
+ENCODED_PX, OVERHEAD = 4, 2**20  # bytes of an encoded picture: a px, more than any format takes; the rest
+MAX_ANIMATION = 64 * 2**20  # bytes
 
 
 class Picture:
@@ -85,20 +58,20 @@ class Picture:
     def raster(self, side: int) -> Image.Image:
         """Return a new RGB raster that fits in `side` px, never enlarged."""
         answer, pixels = self._ask({"op": "raster", "side": side})
-        size = _size(answer, (side, side))
+        size = answers.read_size(answer, (side, side))
         if len(pixels) != 3 * size[0] * size[1]:
             raise nonsense()
         return Image.frombytes("RGB", size, pixels)
 
-    def encode(self, side: Side, kind: str, quality: int, xmp: bytes = b"") -> Encoded:
+    def encode(self, side: Side, kind: str, quality: int, xmp: bytes = b"") -> answers.Encoded:
         """Return an encoded sRGB copy whose only metadata is `xmp`, an XMP packet.
 
         `kind` is webp, jpeg, png or avif; `quality` 1 to 100.
         """
         answer, data = self._ask({"op": "encode", "side": side, "kind": kind, "quality": quality}, xmp)
-        return _encoded(answer, data, side, kind)
+        return answers.read_encoded(answer, data, side, kind)
 
-    def for_gemini(self) -> Encoded:
+    def for_gemini(self) -> answers.Encoded:
         """Return a JPEG for Gemini: at most 800 px, or 512 px when memory is short."""
         short = memory.left_mb(self._settings.memory_limit_mb) < SHORT_MB
         return self.encode(GEMINI_SIDE_SHORT if short else GEMINI_SIDE, "jpeg", GEMINI_QUALITY)
@@ -109,7 +82,7 @@ class Picture:
         self._animated = self._child if answer.get("frames") else None
         return self._animated is not None
 
-    def encode_animation(self, side: Side, quality: int, xmp: bytes = b"") -> Encoded | None:
+    def encode_animation(self, side: Side, quality: int, xmp: bytes = b"") -> answers.Encoded | None:
         """Return an animated WebP that fits in `side`. Call `open_animation` first.
 
         Returns None if a frame is damaged, or if the frames need more memory than estimated.
@@ -120,10 +93,10 @@ class Picture:
             request = {"op": "encode_animation", "side": side, "quality": quality}
             answer, data = self._ask_child(request, lambda: xmp)
         except Exhausted:
-            _log_still("its frames need more memory than estimated")
+            answers.log_still("its frames need more memory than estimated")
             self._animated = None
             return None
-        return _encoded(answer, data, side, "webp") if data else None
+        return answers.read_encoded(answer, data, side, "webp") if data else None
 
     def close(self) -> None:
         """End the child process; its memory is free when this returns."""
@@ -150,7 +123,7 @@ class Picture:
             self.close()
             self._child = new_child(self._settings)
             answer, _ = self._ask_child(request, self._body.take)
-        self.facts = _facts(answer, self._body)
+        self.facts = answers.read_facts(answer, self._body)
 
     def _open_with_room(self) -> None:
         self._make_room()
@@ -254,55 +227,14 @@ def ask(
 
     Raises Rejected, Exhausted or NotDecoded, by what the child answers or how it ends.
     """
-    answer, result = child.ask(request, body, admit)
+    answer, result = child.ask(request, body, _largest_answer(request), admit)
     if "lacks_numpy" in answer:
         raise nonsense() if child.has_numpy or request["op"] != "open" else NumPyNeeded
     try:
-        _check(answer)
+        answers.check(answer)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as wrong:
         raise nonsense() from wrong
     return answer, result
-
-
-def _check(answer: Mapping[str, Any]) -> None:
-    """Log what the child reports, and raise its error."""
-    for line in list(answer.get("log", ()))[:MAX_LINES]:
-        _log(line)
-    if missing := answer.get("unconfined"):
-        text = f"Decoders are less confined here: {_text(missing)}."
-        logs.once(logger, logging.WARNING, text, "decoder_less_confined")
-    if answer.get("exhausted"):
-        raise Exhausted
-    if "failed" in answer:
-        raise NotDecoded(_text(answer["failed"]))
-    if reason := answer.get("rejected"):
-        if reason["code"] not in CODES or reason["status"] not in STATUSES:
-            raise ValueError("a rejection that no decoder raises")
-        caused = DecoderError(_text(answer["cause"])) if answer["cause"] else None
-        problem, remedy = _text(reason["problem"]), _text(reason["remedy"])
-        raise Rejected(reason["code"], problem, remedy, HTTPStatus(reason["status"])) from caused
-
-
-def _log(line: Mapping[str, Any]) -> None:
-    """Log a line of a child, if it is one that decoders log."""
-    if line["event"] == "decoder_problems":
-        texts = [_text(text) for text in line["said"][:MAX_LINES]]
-        fields = {"kind": _text(line["kind"]), "said": texts, "times": int(line["times"])}
-        logger.info("decoders reported problems in the file", extra={"event": "decoder_problems", **fields})
-    elif line["event"] == "animation_not_published":
-        _log_still(_text(line["problem"]))
-
-
-def _log_still(problem: str) -> None:
-    text = "the animation is published as its first frame"
-    logger.warning(text, extra={"event": "animation_not_published", "problem": problem})
-
-
-def _text(text: Any) -> str:
-    """Return a text of a child as one short line. Raises TypeError if it is none."""
-    if not isinstance(text, str):
-        raise TypeError("not a text")
-    return " ".join(text.split())[:MAX_TEXT]
 
 
 def _too_much_memory(left_mb: float) -> Rejected:
@@ -314,34 +246,17 @@ def _too_much_memory(left_mb: float) -> Rejected:
     )
 
 
+def _largest_answer(request: Mapping[str, Any]) -> int:
+    """Return how many bytes the answer to a request may have."""
+    match request:
+        case {"op": "raster", "side": side}:
+            return int(3 * side**2)
+        case {"op": "encode", "side": side}:
+            return int(ENCODED_PX * longest(side) ** 2) + OVERHEAD
+        case {"op": "encode_animation"}:
+            return MAX_ANIMATION
+    return 0
+
+
 def _limits(settings: Settings) -> dict[str, int]:
     return {name: getattr(settings, name) for name in ("max_side", "max_megapixels", "largest_side")}
-
-
-def _facts(answer: Mapping[str, Any], body: Body) -> PictureFacts:
-    """Return the facts about an upload, of which the child's part is checked."""
-    try:
-        facts = answer["facts"]
-        numbers = [facts[name] for name in ("width", "height", "pages")]
-        known = facts["format"] in FORMATS and facts["decoder"] in DECODERS
-        if not known or not all(type(number) is int and 0 < number <= MAX_NUMBER for number in numbers):
-            raise ValueError("facts that no picture has")
-    except (KeyError, TypeError, ValueError) as wrong:
-        raise nonsense() from wrong
-    width, height, pages = numbers
-    return PictureFacts(facts["format"], body.size, width, height, facts["decoder"], body.sha256, pages)
-
-
-def _encoded(answer: Mapping[str, Any], data: bytes, side: Side, kind: str) -> Encoded:
-    size = _size(answer, side if isinstance(side, tuple) else (side, side))
-    if not data.startswith(BEGINNINGS[kind]):
-        raise nonsense()
-    return Encoded(data, *size, CONTENT_TYPES[kind])
-
-
-def _size(answer: Mapping[str, Any], most: tuple[int, int]) -> tuple[int, int]:
-    """Return the size in an answer, which must be within `most`."""
-    match answer.get("size"):
-        case [int(width), int(height)] if 0 < width <= most[0] and 0 < height <= most[1]:
-            return int(width), int(height)  # true is a number, too
-    raise nonsense()

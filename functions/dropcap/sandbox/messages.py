@@ -55,7 +55,7 @@ def receive(read: Callable[[int], bytes], max_body: int) -> tuple[dict[str, Any]
 
 
 def reader(connection: socket.socket, deadline: float) -> Callable[[int], bytes]:
-    """Return a function that reads n bytes, fewer at the end. It raises TimeoutError after `deadline`.
+    """Return a function that reads n bytes, or none at the end. It raises TimeoutError after `deadline`.
 
     `deadline` is on the monotonic clock, for all reads together: a decoder may send a byte now and then.
     """
@@ -68,6 +68,6 @@ def reader(connection: socket.socket, deadline: float) -> Callable[[int], bytes]
             if not got:
                 break
             at += got
-        return bytes(data[:at])
+        return bytes(data) if at == length else b""
 
     return read

@@ -31,7 +31,6 @@ START_S = 30.0  # the fork server takes 0.3 s
 UNUSED_MB = 32.0
 # What a child changes of the memory that it shares with the fork server: 3.6 to 4.2 MB, in any format.
 COPIED_MB = 4.2
-MAX_ANSWER = 64 * 2**20  # bytes
 MAX_QUESTIONS = 10  # about memory, in one request
 PATIENCE_S = 1.0  # until a child that closed its connection is killed; dying takes milliseconds
 MAX_STDERR = 500  # bytes of standard error that are shown
@@ -189,11 +188,16 @@ class Child:
                 resource.prlimit(self._pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
     def ask(
-        self, request: Mapping[str, Any], body: Callable[[], bytes], admit: memory.Admit | None = None
+        self,
+        request: Mapping[str, Any],
+        body: Callable[[], bytes],
+        largest: int,
+        admit: memory.Admit | None = None,
     ) -> tuple[dict[str, Any], bytes]:
-        """Return the child's answer and its body. `admit` answers its questions about memory.
+        """Return the child's answer and its body of up to `largest` bytes.
 
-        `body` returns the body of the request, which this process does not hold while it waits.
+        `body` returns the body of the request, which this process does not hold while it waits. `admit`
+        answers the child's questions about memory.
 
         If the child ends instead, raises Rejected, Exhausted, NotDecoded or DecoderHung.
         """
@@ -201,14 +205,14 @@ class Child:
         try:
             self._connection.settimeout(self._timeout_s)
             messages.send(self._connection, request, body())
-            answer, result = messages.receive(read, MAX_ANSWER)
+            answer, result = messages.receive(read, largest)
             for _ in range(MAX_QUESTIONS):
                 if admit is None or "needs" not in answer:
                     return answer, result
                 index, left_mb = admit([float(need) for need in answer["needs"]])
                 self.limit_memory(left_mb)
                 messages.send(self._connection, {"index": index, "left_mb": left_mb})
-                answer, result = messages.receive(read, MAX_ANSWER)
+                answer, result = messages.receive(read, largest)
             raise ValueError("it never answers")
         except TimeoutError as late:
             raise self._explain(self._end(), late=True) from late
@@ -248,7 +252,15 @@ class Child:
         """Return the error that the end of a child means."""
         number = os.WTERMSIG(report.status) if os.WIFSIGNALED(report.status) else 0
         if number == signal.SIGXCPU:
-            return _caused_by(report, timed_out(report.cpu_s))
+            return _caused_by(
+                report,
+                Rejected(
+                    "decoder_timed_out",
+                    f"Decoding took more than {report.cpu_s:.0f} s of CPU and was stopped.",
+                    "Open the original in a picture editor, save it again and upload that.",
+                    HTTPStatus.UNPROCESSABLE_ENTITY,
+                ),
+            )
         if late:
             return DecoderHung(f"A decoder did not answer within {self._timeout_s:.0f} s: {report}.")
         if report.killed:
@@ -272,16 +284,6 @@ def crashed() -> Rejected:
     return Rejected(
         "decoder_crashed",
         "A decoder crashed on these bytes.",
-        "Open the original in a picture editor, save it again and upload that.",
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-    )
-
-
-def timed_out(cpu_s: float) -> Rejected:
-    """Return the rejection of a picture whose decoder was stopped after `cpu_s` of CPU."""
-    return Rejected(
-        "decoder_timed_out",
-        f"Decoding took more than {cpu_s:.0f} s of CPU and was stopped.",
         "Open the original in a picture editor, save it again and upload that.",
         HTTPStatus.UNPROCESSABLE_ENTITY,
     )

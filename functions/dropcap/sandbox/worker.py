@@ -36,6 +36,7 @@ OUT_OF_MEMORY = 41  # exit status where not even the answer could be made
 MAX_PICTURE = 2**31  # bytes; MAX_MB is much lower
 MAX_TEXT = 500  # characters
 MAX_LOGGED = 20  # lines for one picture
+LOGGED = ("kind", "said", "times", "problem")  # fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,6 @@ class _Log(logging.Handler):
             self.lines.append({"event": event, **fields})
 
 
-LOGGED = ("kind", "said", "times", "problem")
-
-
 class Worker:
     """The state of one picture: its bytes, its raster, its animation."""
 
@@ -86,9 +84,17 @@ class Worker:
         self._data = b""
         self._picture: decoding.Picture | None = None
         self._animation: animation.Animation | None = None
+        self._stderr_at = 0
 
     def receive(self) -> tuple[dict[str, Any], bytes]:
         return messages.receive(self._read, MAX_PICTURE)
+
+    def read_stderr(self) -> list[str]:
+        """Return the lines that libraries wrote to standard error, which is a file, since the last call."""
+        os.lseek(2, self._stderr_at, os.SEEK_SET)
+        text = os.read(2, confinement.STDERR_BYTES)
+        self._stderr_at += len(text)
+        return text.decode(errors="replace").splitlines()
 
     def admit(self, needs: Sequence[float]) -> tuple[int | None, float]:
         """Ask the function which need of memory, MB, can be met."""
@@ -134,24 +140,13 @@ def _side(side: int | list[int]) -> Side:
     return side if isinstance(side, int) else (side[0], side[1])
 
 
-def _read_stderr() -> list[str]:
-    """Return what was written to standard error, which is a file, since the last call."""
-    os.lseek(2, _stderr_bytes[0], os.SEEK_SET)
-    text = os.read(2, confinement.STDERR_BYTES)
-    _stderr_bytes[0] += len(text)
-    return text.decode(errors="replace").splitlines()
-
-
-_stderr_bytes = [0]
-
-
 def serve(connection: socket.socket, unconfined: str) -> None:
     """Answer requests about one picture until the function closes the connection.
 
     `unconfined` says which part of the confinement is missing, and goes with the first answer.
     """
     log, worker = _Log(), Worker(connection)
-    decoder_errors.read_stderr = _read_stderr
+    decoder_errors.read_stderr = worker.read_stderr
     logging.getLogger("dropcap").addHandler(log)
     logging.getLogger("dropcap").setLevel(logging.INFO)
     while True:
@@ -168,10 +163,9 @@ def serve(connection: socket.socket, unconfined: str) -> None:
             reason = {"code": error.code, "problem": error.problem, "remedy": error.remedy}
             answer = {"rejected": reason | {"status": error.status}, "cause": cause(error)}
         except TransientError as error:
-            lacks = "numpy" not in sys.modules and any(
-                isinstance(link, ImportError) for link in causes(error)
-            )
-            answer = {"lacks_numpy": True} if lacks else {"failed": str(error)}
+            import_failed = any(isinstance(link, ImportError) for link in causes(error))
+            lacks_numpy = import_failed and "numpy" not in sys.modules
+            answer = {"lacks_numpy": True} if lacks_numpy else {"failed": str(error)}
         except MemoryError:
             answer = {"exhausted": True}
         except Exception as error:  # a fault of ours, or of the installation: not of the picture

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from infra import ROOT
-from tests.chaos import duplicates, faults, foreign_tables, kills, report, schemas, stale_workers
+from tests.chaos import duplicates, faults, foreign_tables, kills, report, restarts, schemas, stale_workers
+from tests.chaos.machine import rules
 from tests.chaos.report import Play
 from tests.chaos.world import NO_VERDICT, UNSAFE
 
@@ -20,6 +21,7 @@ VARIABLES = {
     "taken over, unsafe": {"SAFETY": "low"},
     "taken over, held": {"SAFETY": "low"},
     "overwritten, copies": {"LAYOUT": "beside"},
+    "state machine": {"SAFETY": "low"},
 }
 
 
@@ -47,6 +49,8 @@ def plays(asked: argparse.Namespace) -> Mapping[str, Play]:
             f"faults towards {part}": partial(faults.of_the_network, part=part, only=few)
             for part in faults.ADDRESSES
         },
+        "PostgreSQL restarted": partial(restarts.of_postgresql, uploads=asked.restarted, pause_s=asked.pause),
+        "state machine": partial(rules.run, steps=asked.steps, number=asked.seed),
         "schema damaged": partial(schemas.damaged, damages=asked.damages),
         "schema, foreign": partial(foreign_tables.foreign, databases=asked.foreign),
         "schema, cold starts": partial(schemas.started_at_once, processes=asked.starts),
@@ -81,6 +85,13 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         help="random points of each scenario to kill or suspend at; else all",
     )
     parser.add_argument("--faults", type=int, default=40, metavar="N", help="random faults of each service")
+    parser.add_argument(
+        "--restarted", type=int, default=1000, metavar="N", help="uploads while PostgreSQL is restarted"
+    )
+    parser.add_argument(
+        "--pause", type=float, nargs=2, default=(5, 40), metavar="S", help="seconds between two restarts"
+    )
+    parser.add_argument("--steps", type=int, default=10_000, metavar="N", help="steps of the state machine")
     parser.add_argument("--damages", type=int, default=200, metavar="N", help="randomly damaged schemas")
     parser.add_argument(
         "--foreign",

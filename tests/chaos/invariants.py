@@ -56,7 +56,7 @@ class Row:
     state: str
     code: str
     result: Mapping[str, Any] | None
-    events: Sequence[str]  # by type
+    events: list[str]  # by type; also those that were delivered and deleted
     receipts: Sequence[str]  # outcome and source disposition
 
 
@@ -64,7 +64,7 @@ class Snapshot:
     """The buckets and the database at one moment, sources first."""
 
     def __init__(self, world: World) -> None:
-        self.sent = list(world.sent)  # later uploads are ignored
+        self.sent = [sent for sent in world.sent if not sent.erased]  # later uploads are ignored
         self.may_be_held = "SAFETY" in world.variables
         uploads, pictures, quarantine, archive = world.buckets
         self.sources = self._objects(world, uploads)
@@ -73,6 +73,9 @@ class Snapshot:
             self.rows = {row[0]: Row(*row[1:]) for row in connection.run(ROWS) or ()}
             self.analyses = connection.run(ANALYSES) or []
             self.achievements = [tuple(row) for row in connection.run(ACHIEVEMENTS) or ()]
+        for id, event in world.delivered:
+            if id in self.rows and self.rows[id].code != "deleted":
+                self.rows[id].events.append(event)
         self.known = {sent.id: sent for sent in world.sent}  # an analyzed upload was sent before
         self.pictures = self._objects(world, pictures)
         self.quarantine = self._objects(world, quarantine)
@@ -147,7 +150,8 @@ def _lost(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _twice(snapshot: Snapshot) -> Iterator[Finding]:
-    for upload, number in Counter((r.bucket, r.name, r.generation) for r in snapshot.rows.values()).items():
+    rows = [row for row in snapshot.rows.values() if row.bucket]  # no tombstones
+    for upload, number in Counter((row.bucket, row.name, row.generation) for row in rows).items():
         if number > 1:
             yield "twice", f"{upload[1]}#{upload[2]}", f"{number} rows in uploads"
     for id, row in snapshot.rows.items():

@@ -77,7 +77,8 @@ class Scene:
     def figures(self) -> dict[str, Any]:
         """Return the figures of the table by their names in the JSON."""
         world = self.world
-        counts = {"uploads": len(world.sent), "deliveries": world.deliveries, "kills": world.kills}
+        uploads = world.earlier + len(world.sent)
+        counts = {"uploads": uploads, "deliveries": world.deliveries, "kills": world.kills}
         counts |= {name.replace(" ", "_"): number for name, number in tally(self.violations).items()}
         return counts | {"seconds": round(self.seconds, 1)}
 

@@ -9,18 +9,19 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psutil
 from pg8000.native import Connection
 from PIL import Image
 
 from dropcap.database.connection import connect_to_schema
+from dropcap.database.schema.tables import INSTANT, TABLES
 from dropcap.describing import moderation
 from dropcap.domain.upload import Upload, from_event
 from dropcap.settings import Settings
@@ -59,6 +60,7 @@ NONE: Mapping[str, str] = {}
 UNSAFE, NO_VERDICT = {"GEMINI_MODEL": "fault-unsafe-high"}, {"GEMINI_MODEL": "fault-missing-safety"}
 BECOMES = {UNSAFE["GEMINI_MODEL"]: moderation.UNSAFE, NO_VERDICT["GEMINI_MODEL"]: moderation.NO_VERDICT}
 START_S = 20.0  # in which the web server forks another process
+TIMED = ("uploads", "receipts", "events")  # tables whose instants are compared with the database's clock
 POSTGRES = ("-c", "fsync=off", "-c", "max_connections=100")  # no power fails here
 
 
@@ -73,7 +75,8 @@ class Sent:
     colour: tuple[int, int, int]
     code: str = ""
     or_code: str | None = None  # also correct, because two workers with different settings were involved
-    overwritten: bool = False  # a newer upload of the same name exists or is being sent
+    overwritten: bool = False  # a newer upload of the same name exists or is being sent, or it was deleted
+    erased: bool = False  # by its user
 
     @property
     def id(self) -> UUID:
@@ -95,7 +98,9 @@ class World(BackingServices):
         self.variables = variables
         self.chance = random.Random(seed)  # noqa: S311  no secret
         self.sent: list[Sent] = []
+        self.delivered: set[tuple[UUID, str]] = set()  # to a consumer: upload, type
         self.deliveries = self.kills = 0
+        self.earlier = 0  # uploads sent before `renewed`
         self._lock = Lock()
 
     def upload(self, bad: bool = False, over: Sent | None = None, new: bool = False) -> Sent:
@@ -107,35 +112,56 @@ class World(BackingServices):
             number = len(self.sent)
             size = (48 + number % 97, 48 + number % 89)
             red, green, blue = (self.chance.randrange(16, 240) for _ in range(3))
-            data = f"Dear Ana, this is letter {number}.".encode() if bad else _png(size, (red, green, blue))
+            data = f"Dear Ana, this is letter {number}.".encode() if bad else png(size, (red, green, blue))
             user = f"new-{number}" if new else USERS[number % len(USERS)]
             name = over.upload.name if over else f"{user}/{number}.png"
             if over:
                 over.overwritten = True
-            return self._send(name, data, size, (red, green, blue), BAD if bad else "")
+            return self.send(name, data, size, (red, green, blue), BAD if bad else "")
 
-    def upload_file(self, name: str, path: Path, size: tuple[int, int], code: str) -> Sent:
-        """Put a file into the bucket; `size` in px."""
-        with self._lock:
-            return self._send(name, path.read_bytes(), size, (0, 0, 0), code)
-
-    def _send(
-        self, name: str, data: bytes, size: tuple[int, int], colour: tuple[int, int, int], code: str
+    def send(
+        self,
+        name: str,
+        data: bytes,
+        size: tuple[int, int],
+        colour: tuple[int, int, int] = (0, 0, 0),
+        code: str = "",
     ) -> Sent:
+        """Put these bytes into the bucket; `size` in px, and `code` is that of the expected rejection."""
         resource = self.put(name, data)
         sent = Sent(resource, from_event(resource), _md5(data), size, colour, code)
         self.sent.append(sent)
         return sent
 
-    def later(self, seconds: float) -> None:
-        """Let time pass for the database: move its instants back, because its clock can't be moved."""
+    def renewed(self) -> Settings:
+        """Start again with empty tables and new buckets; return the settings that name them."""
+        self.earlier += len(self.sent)
+        self.sent, self.delivered = [], set()
+        self.settings = replace(
+            self.settings,
+            database_url=self.database_url,
+            uploads_bucket=f"uploads-{uuid4()}",
+            pictures_bucket=f"pictures-{uuid4()}",
+            quarantine_bucket=f"quarantine-{uuid4()}",
+        )
+        for bucket in self.buckets[:3]:
+            self.client.create_bucket(bucket)
         with self.connected() as connection:
-            instants = connection.run(
-                "SELECT column_name FROM information_schema.columns "
-                "WHERE table_name = 'uploads' AND data_type LIKE 'timestamp%'"
-            )
-            earlier = ", ".join(f"{name} = {name} - CAST(:by AS interval)" for [name] in instants or ())
-            connection.run(f"UPDATE uploads SET {earlier}", by=timedelta(seconds=seconds))  # noqa: S608  ours
+            connection.run(f"TRUNCATE {', '.join(table.name for table in TABLES)}")
+        return self.settings
+
+    def later(self, seconds: float) -> None:
+        """Let time pass for the database: move its instants back, because its clock can't be moved.
+
+        Those that it compares with its clock; `analyses` and the progress keep theirs.
+        """
+        with self.connected() as connection:
+            for table in TABLES:
+                names = [each.name for each in table.columns if each.type == INSTANT]
+                if table.name in TIMED:
+                    earlier = ", ".join(f"{name} = {name} - CAST(:by AS interval)" for name in names)
+                    sql = f"UPDATE {table.name} SET {earlier}"  # noqa: S608  ours
+                    connection.run(sql, by=timedelta(seconds=seconds))
 
     @contextmanager
     def connected(self) -> Iterator[Connection]:
@@ -228,7 +254,7 @@ class Function(Part):
         return done
 
 
-def _png(size: tuple[int, int], colour: tuple[int, ...]) -> bytes:
+def png(size: tuple[int, int], colour: tuple[int, ...]) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, "PNG")
     return file.getvalue()

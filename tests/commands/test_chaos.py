@@ -21,11 +21,15 @@ from infra.local.gemini.server import GeminiStandIn
 from tests.chaos import __main__ as chaos
 from tests.chaos import foreign_tables, schemas, soak
 from tests.chaos.invariants import Violation, tally, violations
+from tests.chaos.machine import rules
 from tests.chaos.proxy import Fault, Proxy
 from tests.chaos.soak import Rest, grown
 from tests.chaos.world import LEASE_S, Function, Sent, World
 
-SHORT = ("--points", "2", "--kills", "2", "--uploads", "8", "--faults", "1", "--seed", "7")
+SHORT = (
+    *("--points", "2", "--kills", "2", "--uploads", "8", "--faults", "1", "--seed", "7"),
+    *("--restarted", "20", "--pause", "0.3", "1"),
+)
 
 
 SCENARIOS = (
@@ -40,12 +44,32 @@ SCENARIOS = (
     "faults of PostgreSQL",
     "faults of Gemini",
     "faults towards Cloud Storage",
+    "PostgreSQL restarted",
 )
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_invariants_hold(tmp_path: Path, scenario: str) -> None:
     kept(scenario, tmp_path)
+
+
+def test_the_state_machine_finds_no_violation(tmp_path: Path) -> None:
+    words = ["--only", "state machine", "--steps", "100", "--seed", "7", "--build", str(tmp_path)]
+    assert chaos.main(words) == 0
+    [scene] = json.loads((tmp_path / "chaos.json").read_text())["scenarios"]
+    assert scene["steps"] >= 100
+    assert scene["deliveries"] > scene["uploads"] > 0
+
+
+def test_a_violation_is_reported_with_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def violated(machine: rules.Machine, at_rest: bool = False) -> None:
+        raise AssertionError("a violation")
+
+    monkeypatch.setattr(rules.Machine, "_check", violated)
+    assert chaos.main(["--only", "state machine", "--steps", "50", "--build", str(tmp_path)]) == 1
+    [reason] = json.loads((tmp_path / "chaos.json").read_text())["reasons"]
+    assert "a violation" in reason
+    assert "state = Machine()" in reason
 
 
 def kept(scenario: str, folder: Path) -> dict[str, Any]:

@@ -65,6 +65,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--lines", help="only mutants of these lines, as in 10-25")
     asked = parser.parse_args()
+    for interrupt in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(interrupt, signal.default_int_handler)
     _import_what_is_not_ours()
     for name, tests in TESTS.items():
         if not asked.module or name.rpartition("/")[2] in asked.module:

@@ -29,6 +29,7 @@ SCHEMA = (
     "tests/schema/test_repairs.py",
     "tests/schema/test_schema.py",
     "tests/schema/test_schema_damage.py",
+    "tests/schema/test_own_schema.py",
 )
 FIRST_SCHEMA = ("tests/schema/test_own_schema.py", "tests/schema/test_relocation.py")
 ERASURE = ("tests/storage/test_erasure.py", "tests/storage/test_aliases.py", "tests/gallery/test_edits.py")

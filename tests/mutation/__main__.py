@@ -52,6 +52,7 @@ TESTS = {
 }
 COPIED = ("functions", "infra", "model_export", "tests", "pyproject.toml", "docs", "requirements.txt")
 MADE = "SELECT quote_ident(datname) FROM pg_database WHERE datname !~ '^(postgres|template[01])$'"
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 KILLED, SURVIVED, TIMEOUT = "killed", "survived", "timeout"
 SLOWER = 4  # a mutant may take as many times as long as the tests without one,
 SPARE_S = 20.0  # and so much longer: other processes may be busy
@@ -66,12 +67,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--lines", help="only mutants of these lines, as in 10-25")
     asked = parser.parse_args()
-    for interrupt in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(interrupt, signal.default_int_handler)
+    for number in INTERRUPTS:
+        signal.signal(number, _interrupt)
     _import_what_is_not_ours()
     for name, tests in TESTS.items():
         if not asked.module or name.rpartition("/")[2] in asked.module:
             _report(name, tests, asked)
+
+
+def _interrupt(*_: object) -> None:
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)  # timeout(1) sends two
+    raise KeyboardInterrupt
 
 
 def _report(name: str, tests: Sequence[str], asked: argparse.Namespace) -> None:

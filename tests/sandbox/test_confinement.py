@@ -7,10 +7,12 @@ import sys
 import psutil
 import pytest
 
+from dropcap import logs
 from dropcap.errors import Rejected
 from dropcap.imaging import decoding
 from dropcap.sandbox import client, processes, syscall_filter
 from dropcap.settings import Settings
+from tests.support.app import log_lines
 from tests.support.images.kinds import KINDS
 from tests.support.images.pictures import FORMATS, encoded, quadrants
 from tests.support.sandbox import hostile, open_bytes
@@ -91,14 +93,15 @@ def test_a_damaged_webp_is_no_fault_of_the_instance(data: bytes) -> None:
 
 
 def test_what_is_missing_is_logged_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(processes, "WORKER", "tests.support.sandbox.without_filter")
+    logs.once.cache_clear()
     for _ in range(2):
         with open_bytes(encoded(quadrants()), ROOM) as source:
             assert source.facts.width == 120
-    found = [record for record in caplog.records if getattr(record, "event", "") == "decoder_less_confined"]
-    assert [record.getMessage() for record in found] == ["Decoders are less confined here: no filter."]
+    found = [line for line in log_lines(capfd) if line["event"] == "decoder_less_confined"]
+    assert [line["message"] for line in found] == ["Decoders are less confined here: no filter."]
 
 
 def test_pictures_are_decoded_in_a_child_on_a_system_other_than_linux(

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 PACKAGE = "dropcap"
@@ -47,7 +47,7 @@ def bind_upload(upload: object) -> Iterator[None]:
         _upload.reset(before)
 
 
-@cache
+@lru_cache(maxsize=256)  # bounded, as a text may come from a decoder
 def once(logger: logging.Logger, level: int, message: str, event: str) -> None:
     """Log a line that would be repeated for every picture, but only once in this process."""
     logger.log(level, message, extra={"event": event})

@@ -91,7 +91,7 @@ def transformers(folder: Path) -> Work:
 
 
 def resize_ours(path: Path) -> Work:
-    """Resize by the function's own decoders."""
+    """Resize by the function's own decoders; `tests.bench.sandbox` says what the sandbox costs besides."""
     from dropcap.imaging import decoding
     from dropcap.settings import Settings
 

@@ -72,7 +72,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 @pytest.fixture(autouse=True)
-def environment() -> Iterator[None]:
+def environment_restored() -> Iterator[None]:
     """Restore the environment after each test.
 
     Exempts modules that the test imported from later garbage collections.

@@ -107,3 +107,13 @@ def test_the_architecture_page_lists_the_layers_of_the_import_contract_in_their_
     assert min(at.values()) > 0
     highest = [min(at[package] for package in layer.split(" | ")) for layer in layers]
     assert highest == sorted(highest)
+
+
+def test_no_parameter_of_a_test_hides_a_fixture_that_every_test_has(request: pytest.FixtureRequest) -> None:
+    automatic = {"environment_restored", "seed"}
+    assert automatic <= {*request.fixturenames}
+    for item in request.session.items:
+        parameters = (
+            item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        )
+        assert not automatic & {*parameters}, item.nodeid

@@ -1,8 +1,8 @@
 """`python -m tests.bench.sandbox`: what decoding in a child process costs, in time and in memory at rest.
 
 Time: each picture is decoded to a raster and a JPEG for Gemini in this process and in the sandbox, in turns;
-the medians are compared. Memory: that of the fork server besides what it shares, less what the function no
-longer loads itself, each in a new process.
+the medians are compared. This process has one heap, as the functions have. Memory, without pages that a file
+backs: that of the fork server, less what the function no longer loads itself, each in a new process.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import psutil
 
 from dropcap.domain.body import Body
 from dropcap.imaging import decoding
+from dropcap.runtime import memory
 from dropcap.sandbox import client
 from dropcap.settings import BLIP_SIDE, GEMINI_SIDE, Settings
 from tests.support.images.pictures import encoded, quadrants
@@ -26,17 +27,16 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "JPEG of 12 MP": lambda: encoded(quadrants(4000, 3000), "JPEG"),
     "WebP of 2 MP": lambda: encoded(quadrants(1600, 1200), "WEBP"),
 }
-# Private memory, MB, of a process that has imported what the function had before, without and with decoders.
+# Anonymous memory, MB, of a process that has imported what a function imports, without and with decoders.
 LOADED = """
-import sys
-from pathlib import Path
+import os, sys
 from PIL import Image
+from dropcap.runtime import memory
 from dropcap.sandbox import client
 if sys.argv[1:]:
     from dropcap.sandbox.worker import load_decoders
     load_decoders()
-lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-print(sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1e3)
+print(memory.anonymous_mb(os.getpid()))
 """
 
 
@@ -62,7 +62,7 @@ def timed(work: Callable[[bytes], None], data: bytes) -> float:
 
 
 def loaded_mb(*words: str) -> float:
-    """Return the private memory of a new process, MB."""
+    """Return the anonymous memory of a new process, MB."""
     command = [sys.executable, "-W", "ignore", "-c", LOADED, *words]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -72,6 +72,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.sandbox")
     parser.add_argument("--rounds", type=int, default=31, help="decodes of each picture in each way")
     rounds = parser.parse_args(words).rounds
+    memory.use_one_heap()
     for name, make in PICTURES.items():
         data = make()
         in_sandbox(data)
@@ -79,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> None:
         before, after = (statistics.median(pair[way] for pair in pairs) for way in (0, 1))
         print(f"{name}: {before:.0f} ms here, {after:.0f} ms in the sandbox, {after - before:+.0f} ms")
     [server] = psutil.Process().children()
-    own = server.memory_full_info().uss / 1e6
+    own = memory.anonymous_mb(server.pid)
     saved = loaded_mb("decoders") - loaded_mb()
     print(
         f"fork server: {own:.1f} MB of its own; the function loads {saved:.1f} MB less: {own - saved:+.1f} MB"

@@ -87,7 +87,7 @@ def environment_restored() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def seed(tmp_path_factory: pytest.TempPathFactory) -> None:
+def postgres_seed(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Let each new PostgreSQL copy the data folder that the first test worker initialized."""
     base = tmp_path_factory.getbasetemp()
     os.environ[SEED] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres")

@@ -110,7 +110,7 @@ def test_the_architecture_page_lists_the_layers_of_the_import_contract_in_their_
 
 
 def test_no_parameter_of_a_test_hides_a_fixture_that_every_test_has(request: pytest.FixtureRequest) -> None:
-    automatic = {"environment_restored", "seed"}
+    automatic = {"environment_restored", "postgres_seed"}
     assert automatic <= {*request.fixturenames}
     for item in request.session.items:
         callspec = getattr(item, "callspec", None)

@@ -25,7 +25,12 @@ WORKER = "dropcap.sandbox.worker"
 PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
 PROGRAM += "from dropcap.sandbox.fork_server import main; main()"
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")  # what a fork server gets of the environment
-VARIABLES = {"OPENBLAS_NUM_THREADS": "1"}  # and this: NumPy would start threads, which a fork loses
+VARIABLES = {  # and what it gets besides
+    "OPENBLAS_NUM_THREADS": "1",  # NumPy would start threads, which a fork loses
+    # Large pages: a child touches all its memory for the first time, which took 12 to 28 ms a picture, now
+    # -2 to 4 (`python -m tests.bench.sandbox`).
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 START_S = 30.0  # the fork server takes 0.3 s
 # Address space that is never touched: stacks of threads, and what malloc reserves.
 UNUSED_MB = 32.0
@@ -271,22 +276,20 @@ class Child:
             return Exhausted(str(report))
         if number == signal.SIGKILL or any(word in report.stderr for word in THREADS):
             return NotDecoded(f"A decoder was ended by the system: {report}.")
-        return _caused_by(report, crashed())
+        return _caused_by(
+            report,
+            Rejected(
+                "decoder_crashed",
+                "A decoder crashed on these bytes.",
+                "Open the original in a picture editor, save it again and upload that.",
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+            ),
+        )
 
 
 def _caused_by(report: ExitReport, rejection: Rejected) -> Rejected:
     rejection.__cause__ = DecoderError(str(report))
     return rejection
-
-
-def crashed() -> Rejected:
-    """Return the rejection of a picture that crashed its decoder."""
-    return Rejected(
-        "decoder_crashed",
-        "A decoder crashed on these bytes.",
-        "Open the original in a picture editor, save it again and upload that.",
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-    )
 
 
 def nonsense() -> Rejected:

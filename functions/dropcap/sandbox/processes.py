@@ -32,10 +32,8 @@ VARIABLES = {  # and what it gets besides
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 START_S = 30.0  # the fork server takes 0.3 s
-# Address space that is never touched: stacks of threads, and what malloc reserves.
-UNUSED_MB = 32.0
-# What a child changes of the memory that it shares with the fork server: 3.6 to 4.2 MB, in any format.
-COPIED_MB = 4.2
+UNUSED_MB = 32.0  # address space that is never touched: stacks of threads, and what malloc reserves
+COPIED_MB = 4.2  # what a child changes of the memory that it shares with the fork server: 3.6 to 4.2
 MAX_QUESTIONS = 10  # about memory, in one request
 PATIENCE_S = 1.0  # until a child that closed its connection is killed; dying takes milliseconds
 MAX_STDERR = 500  # bytes of standard error that are shown

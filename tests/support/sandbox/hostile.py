@@ -96,7 +96,7 @@ def _loop() -> None:
 def _grow() -> None:
     kept = []
     while True:
-        kept.append(bytearray(10**8))
+        kept.append(bytes(10**8))
 
 
 def _lie(message: bytes) -> Callable[[socket.socket], None]:

@@ -225,17 +225,17 @@ def test_an_invalid_age_is_a_problem_with_a_remedy(start: Start, age: str) -> No
     assert problem(answer, 400)["code"] == "bad_age"
 
 
-def with_deferred_description(start: Start, **settings: str) -> App:
+def with_deferred_description(start: Start, sweep_s: str = "5", **settings: str) -> App:
     """Return an instance with one deferred description, after Gemini is available again."""
     app = start(**QUICK, GEMINI_MODEL="fault-503", GEMINI_ATTEMPTS="1", **settings)
     assert app.deliver(app.upload("ana/due.png", small_png())) == HTTPStatus.OK
-    return app.restarted(GEMINI_MODEL="gemini-3.5-flash-lite", SWEEP_S="5")
+    return app.restarted(GEMINI_MODEL="gemini-3.5-flash-lite", SWEEP_S=sweep_s)
 
 
 def test_an_endless_listing_does_not_block_held_uploads_and_deferred_descriptions(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = with_deferred_description(start)
+    app = with_deferred_description(start, sweep_s="12")  # of which descriptions have 1.2 s
     held = app.upload("ana/held.png", small_png())
     app.services.leases.acquire(held)
     rows("UPDATE uploads SET state = 'held', holder = NULL WHERE id = :id", id=held.id)

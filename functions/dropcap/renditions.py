@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dropcap.domain import naming, texts, xmp
 from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
+from dropcap.sandbox.answers import log_still
 from dropcap.sandbox.client import Picture
 from dropcap.services import Services
 from dropcap.storage import aliases
@@ -24,7 +25,10 @@ def publish(
     judges one frame. Raises gcs.NotStored if an object is not stored as written.
     """
     settings = services.settings
-    animated = settings.animated and settings.safety == "off" and source.open_animation()
+    animated = settings.animated and source.open_animation()
+    if animated and settings.safety != "off":
+        log_still("with SAFETY only the frame that was judged is published")
+        animated = False
     packet = xmp.packet(embedded) if settings.embed_words == "on" else b""
     renditions: list[Rendition] = []
     layout = (

@@ -7,7 +7,7 @@ from PIL import Image, ImageSequence
 
 from dropcap.database.analyses import Analyses
 from tests.imaging.test_animation import encoded
-from tests.support.app import App, Start, rows
+from tests.support.app import App, Start, log_lines, rows
 from tests.support.describing import new_key, redescribe, requests_of
 
 SEES_RED = {"GEMINI_MODEL": "fault-sees-red", "SAFETY": "low"}
@@ -43,13 +43,17 @@ def test_without_safety_every_frame_is_published(start: Start) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
-def test_only_the_judged_frame_is_published_wherever_the_unsafe_one_is(start: Start, kind: str) -> None:
+def test_only_the_judged_frame_is_published_wherever_the_unsafe_one_is(
+    start: Start, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     app = start(**MOVES, **SEES_RED)
     for position in range(len(SAFE) + 1):
         upload = app.upload(f"ana/{position}.{kind.lower()}", animation(kind, position))
         assert app.deliver(upload) == 200
     frames = published_frames(app)
     assert len(frames) == len(app.objects(app.pictures)) > 0  # no animations
+    problems = [line["problem"] for line in log_lines(capfd) if line["event"] == "animation_not_published"]
+    assert problems == ["with SAFETY only the frame that was judged is published"] * len(SAFE)
     assert not any(map(shows_red, frames))
     assert rows("SELECT name FROM uploads WHERE reason_code = 'held_unsafe'") == [[f"ana/0.{kind.lower()}"]]
 

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 from unittest.mock import patch
 
+from dropcap.domain.naming import Encoded
 from dropcap.errors import NotDecoded, Rejected, cause
 from dropcap.sandbox import answers, client, messages, processes
 from dropcap.sandbox.processes import Child, DecoderHung
@@ -108,7 +109,7 @@ def check_answers(data: bytes) -> None:
             lambda: picture.encode_animation((SIDE, SIDE), 80),
         ):
             found: Any = _harmless(ask)
-            if isinstance(found, answers.Encoded):
+            if isinstance(found, Encoded):
                 assert all(type(side) is int and 0 < side <= SIDE for side in (found.width, found.height))
         picture.close()
 

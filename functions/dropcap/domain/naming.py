@@ -17,6 +17,7 @@ the same aliases; the newer upload owns them.
 import os.path
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from dropcap.domain.upload import is_object
 
@@ -41,6 +42,15 @@ OURS = frozenset({".heic", ".heif", ".bmp"})
 FORMATS = ("webp", "jpeg", "png", "avif", ORIGINAL)
 SIDE = re.compile(r"\d{1,4}(x\d{1,4})?", re.ASCII)
 FOLDER = re.compile(r"([^\x00-\x1f\x7f/]{1,64}/){1,4}")  # relative, and short: a name has at most 1,024 bytes
+
+
+class Encoded(NamedTuple):
+    """An encoded picture: bytes, sides in px and content type."""
+
+    data: bytes
+    width: int
+    height: int
+    content_type: str
 
 
 def as_words(value: str) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from dropcap.domain.analysis import PictureFacts
-from dropcap.domain.naming import ANIMATED_FORMATS, CONTENT_TYPES, Side
-from dropcap.imaging import colour, decoder_errors, decoding, rasters
+from dropcap.domain.naming import ANIMATED_FORMATS, CONTENT_TYPES, Encoded, Side
+from dropcap.imaging import colour, decoder_errors, rasters
 from dropcap.imaging.headers import properties
 from dropcap.runtime.memory import Admit
 
@@ -37,7 +37,7 @@ class Animation:
     def __init__(self, data: bytes, kind: str, frames: int) -> None:
         self.frames, self._data, self._kind, self._damaged = frames, data, kind, False
 
-    def encode(self, side: Side, quality: int, xmp: bytes = b"") -> decoding.Encoded | None:
+    def encode(self, side: Side, quality: int, xmp: bytes = b"") -> Encoded | None:
         """Return an animated WebP that fits in `side`, with `xmp` as its only metadata; None if damaged."""
         if self._damaged:
             return None
@@ -50,7 +50,7 @@ class Animation:
             _log_still(f"a frame can't be read: {broken!r}")
             return None
 
-    def _encode(self, side: Side, quality: int, xmp: bytes) -> decoding.Encoded:
+    def _encode(self, side: Side, quality: int, xmp: bytes) -> Encoded:
         durations: list[int] = []  # ms; Pillow reads a frame's duration after the frame
         with Image.open(io.BytesIO(self._data), formats=(self._kind,)) as image, io.BytesIO() as file:
             canvas, turn = image.size, rasters.orientation(image)
@@ -82,7 +82,7 @@ class Animation:
                 **ENCODING,
             )
             data = _with_alpha(file.getvalue()) if image.mode == "RGBA" else file.getvalue()
-            return decoding.Encoded(data, *size, CONTENT_TYPES["webp"])
+            return Encoded(data, *size, CONTENT_TYPES["webp"])
 
 
 def _with_alpha(data: bytes) -> bytes:

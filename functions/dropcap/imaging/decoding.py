@@ -18,14 +18,14 @@ from http import HTTPStatus
 from importlib import import_module
 from math import inf
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from PIL import Image, features
 from PIL.GifImagePlugin import GifImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from dropcap.domain.analysis import PictureFacts
-from dropcap.domain.naming import CONTENT_TYPES, Side
+from dropcap.domain.naming import CONTENT_TYPES, Encoded, Side
 from dropcap.errors import Rejected
 from dropcap.imaging import colour, rasters
 from dropcap.imaging.decoder_errors import LIBRARIES, broken, collect_warnings, read_header, translate_errors
@@ -68,15 +68,6 @@ class Limits(Protocol):
 def admit_first(needs: Sequence[float]) -> tuple[int | None, float]:
     """Admit the best way, whatever it needs."""
     return 0, inf
-
-
-class Encoded(NamedTuple):
-    """An encoded picture: bytes, sides in px and content type."""
-
-    data: bytes
-    width: int
-    height: int
-    content_type: str
 
 
 class Picture:

@@ -6,12 +6,12 @@ Only known codes, formats, sizes and log events pass; everything else is a rejec
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 
 from dropcap import logs
 from dropcap.domain.analysis import PictureFacts
 from dropcap.domain.body import Body
-from dropcap.domain.naming import CONTENT_TYPES, Side
+from dropcap.domain.naming import CONTENT_TYPES, Encoded, Side
 from dropcap.errors import NotDecoded, Rejected
 from dropcap.sandbox.processes import DecoderError, Exhausted, nonsense
 
@@ -33,15 +33,6 @@ CODES = (  # of rejections by decoders
     "too_many_pixels",
     "needs_too_much_memory",
 )
-
-
-class Encoded(NamedTuple):
-    """An encoded picture: bytes, sides in px and content type."""
-
-    data: bytes
-    width: int
-    height: int
-    content_type: str
 
 
 def check(answer: Mapping[str, Any]) -> None:

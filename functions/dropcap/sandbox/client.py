@@ -20,7 +20,7 @@ from typing import Any, Self
 from PIL import Image
 
 from dropcap.domain.body import Body
-from dropcap.domain.naming import Side, longest
+from dropcap.domain.naming import Encoded, Side, longest
 from dropcap.errors import Rejected
 from dropcap.runtime import memory
 from dropcap.sandbox import answers
@@ -63,7 +63,7 @@ class Picture:
             raise nonsense()
         return Image.frombytes("RGB", size, pixels)
 
-    def encode(self, side: Side, kind: str, quality: int, xmp: bytes = b"") -> answers.Encoded:
+    def encode(self, side: Side, kind: str, quality: int, xmp: bytes = b"") -> Encoded:
         """Return an encoded sRGB copy whose only metadata is `xmp`, an XMP packet.
 
         `kind` is webp, jpeg, png or avif; `quality` 1 to 100.
@@ -71,7 +71,7 @@ class Picture:
         answer, data = self._ask({"op": "encode", "side": side, "kind": kind, "quality": quality}, xmp)
         return answers.read_encoded(answer, data, side, kind)
 
-    def for_gemini(self) -> answers.Encoded:
+    def for_gemini(self) -> Encoded:
         """Return a JPEG for Gemini: at most 800 px, or 512 px when memory is short."""
         short = memory.left_mb(self._settings.memory_limit_mb) < SHORT_MB
         return self.encode(GEMINI_SIDE_SHORT if short else GEMINI_SIDE, "jpeg", GEMINI_QUALITY)
@@ -82,7 +82,7 @@ class Picture:
         self._animated = self._child if answer.get("frames") else None
         return self._animated is not None
 
-    def encode_animation(self, side: Side, quality: int, xmp: bytes = b"") -> answers.Encoded | None:
+    def encode_animation(self, side: Side, quality: int, xmp: bytes = b"") -> Encoded | None:
         """Return an animated WebP that fits in `side`. Call `open_animation` first.
 
         Returns None if a frame is damaged, or if the frames need more memory than estimated.

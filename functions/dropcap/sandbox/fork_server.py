@@ -24,7 +24,7 @@ import time
 from typing import Any
 
 from dropcap.runtime import memory
-from dropcap.sandbox import confinement
+from dropcap.sandbox import confinement, messages
 
 LINE = 4096  # bytes; longer than any request
 POLL_S = 0.002
@@ -77,7 +77,7 @@ def _fork(control: socket.socket, descriptors: list[int], worker: Any, cpu_s: in
             worker.serve(picture, confinement.confine(cpu_s))
         status = 0
     except MemoryError:
-        status = worker.OUT_OF_MEMORY
+        status = messages.OUT_OF_MEMORY
     except BaseException as failed:  # must not return into the fork server's loop
         os.write(2, f"{type(failed).__name__}: {failed}\n".encode()[:1000])
     finally:

@@ -18,10 +18,11 @@ from dropcap.errors import DropcapError
 
 LENGTHS = struct.Struct(">IQ")
 MAX_JSON = 65_536  # bytes
+OUT_OF_MEMORY = 41  # exit status of a child that has no memory for an answer
 
 
 class Closed(DropcapError):
-    """The other process has ended, or sent what is no message."""
+    """The other process ended, or sent something that is not a message."""
 
 
 def send(connection: socket.socket, message: Mapping[str, Any], body: bytes = b"") -> None:

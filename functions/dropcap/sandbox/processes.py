@@ -39,7 +39,6 @@ PATIENCE_S = 1.0  # until a child that closed its connection is killed; dying ta
 MAX_STDERR = 500  # bytes of standard error that are shown
 MEMORY = ("failed to allocate", "bad_alloc", "out of memory", "MemoryError")  # GLib, C++, libvips, Python
 THREADS = ("creating thread", "can't start new thread")  # GLib, Python
-OUT_OF_MEMORY = 41  # exit status of a child
 
 
 class DecoderHung(TransientError):
@@ -268,7 +267,7 @@ class Child:
             return DecoderHung(f"A decoder did not answer within {self._timeout_s:.0f} s: {report}.")
         if report.killed:
             return _caused_by(report, nonsense())
-        if report.status == OUT_OF_MEMORY << 8 or any(word in report.stderr for word in MEMORY):
+        if report.status == messages.OUT_OF_MEMORY << 8 or any(word in report.stderr for word in MEMORY):
             return Exhausted(str(report))
         if number == signal.SIGKILL and memory.kills() > self._kills:
             return Exhausted(str(report))

@@ -32,7 +32,6 @@ from dropcap.imaging import animation, decoder_errors, decoding
 from dropcap.imaging.decoders import libvips
 from dropcap.sandbox import confinement, messages
 
-OUT_OF_MEMORY = 41  # exit status where not even the answer could be made
 MAX_PICTURE = 2**31  # bytes; MAX_MB is much lower
 MAX_TEXT = 500  # characters
 MAX_LOGGED = 20  # lines for one picture

@@ -2,8 +2,8 @@
 
 import sys
 
-from dropcap.sandbox.worker import OUT_OF_MEMORY, load_decoders, load_numpy, serve
+from dropcap.sandbox.worker import load_decoders, load_numpy, serve
 
-__all__ = ["OUT_OF_MEMORY", "load_decoders", "load_numpy", "serve"]
+__all__ = ["load_decoders", "load_numpy", "serve"]
 
 sys.platform = "darwin"

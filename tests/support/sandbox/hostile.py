@@ -22,7 +22,6 @@ from typing import Any
 from dropcap.errors import Rejected
 from dropcap.imaging import decoding
 from dropcap.sandbox import messages, worker
-from dropcap.sandbox.worker import OUT_OF_MEMORY as OUT_OF_MEMORY
 from dropcap.sandbox.worker import load_decoders as load_decoders
 from dropcap.sandbox.worker import load_numpy as load_numpy
 

@@ -4,6 +4,6 @@ import sys
 
 sys.modules["pillow_heif"] = None  # type: ignore[assignment]
 
-from dropcap.sandbox.worker import OUT_OF_MEMORY, load_decoders, load_numpy, serve  # noqa: E402  after the module is gone
+from dropcap.sandbox.worker import load_decoders, load_numpy, serve  # noqa: E402  after the module is gone
 
-__all__ = ["OUT_OF_MEMORY", "load_decoders", "load_numpy", "serve"]
+__all__ = ["load_decoders", "load_numpy", "serve"]

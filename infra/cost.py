@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from dropcap import settings
 from dropcap.describing.prompt import MAX_OUTPUT_TOKENS, SCHEMA, SYSTEM_INSTRUCTION
 from dropcap.describing.prompt import REQUEST as ASKED
+from dropcap.domain import gemini_prices
+from dropcap.settings import PICTURE_TOKENS, Settings
 from infra.cloud.config import Config
 from infra.cloud.resources.declaration import IMAGES_KEPT
 
@@ -45,9 +46,8 @@ SQL, SECRETS = _google("sql", "2026-09-22"), _google("secret-manager", "2026-04"
 BUILD, IMAGES = _google("build", "2025-08-25"), _google("artifact-registry", "undated")
 PUBSUB, LOGS = _google("pubsub", "2026-09-20"), _google("stackdriver", "2026-09-12")
 SCHEDULER, ALERTS = _google("scheduler", "undated"), _google("stackdriver", "2026-10-10")
-GEMINI = "ai.google.dev/gemini-api/docs/pricing", "2026-10-07"
-PRICED_MODEL = "gemini-3.5-flash-lite"
-INPUT_USD, OUTPUT_USD = settings.PRICES[PRICED_MODEL]  # the prices of the daily budget
+DEFAULTS = Settings()
+[LITE] = gemini_prices.PRICES[DEFAULTS.gemini_model]  # the prices of the daily budget
 
 PRICES = {
     "vcpu": Price("Cloud Run, CPU", VCPU_S, "vCPU-second", 180_000, *RUN),
@@ -69,8 +69,8 @@ PRICES = {
     "traffic": Price("Traffic to the internet", 0.12, "GiB", 0, "cloud.google.com/vpc/pricing", "undated"),
     "sql": Price("Cloud SQL, db-f1-micro", 0.0105, "hour", 0, *SQL),
     "sql disk": Price("Cloud SQL, SSD", 0.17, "GiB-month", 0, *SQL),
-    "input": Price("Gemini 3.5 Flash-Lite, input", INPUT_USD, "million tokens", 0, *GEMINI),
-    "output": Price("Gemini 3.5 Flash-Lite, output", OUTPUT_USD, "million tokens", 0, *GEMINI),
+    "input": Price("Gemini, input", LITE.input, "million tokens", 0, gemini_prices.PAGE, LITE.as_of),
+    "output": Price("Gemini, output", LITE.output, "million tokens", 0, gemini_prices.PAGE, LITE.as_of),
 }
 
 # Measured: README.md, `make bench`, BLIP-base, a JPEG of 12 MP, 1 vCPU and 512 MiB.
@@ -98,13 +98,39 @@ PAGES, PICTURES, FILES = 2, 24, 3  # files: style, script, icon
 ANSWER_S = 0.1  # a request, rounded up to a tenth, as if no two shared an instance
 GALLERY_START_S, GALLERY_GIB = 1.0, 0.25
 CARD_B, PAGE_B = 40e3, 30e3  # a picture as wide as a card; a page with its files, compressed or cached
-# The maximum for a picture at the default resolution: ai.google.dev/gemini-api/docs/media-resolution.
-PICTURE_TOKENS = 1_120
 
 
 def prompt_tokens() -> int:
     """Return the tokens of the prompt, at four characters each (ai.google.dev/gemini-api/docs/tokens)."""
     return len(SYSTEM_INSTRUCTION + ASKED + json.dumps(SCHEMA)) // 4
+
+
+def input_tokens(resolution: str = DEFAULTS.gemini_media_resolution) -> int:
+    """Return the tokens of a picture at this GEMINI_MEDIA_RESOLUTION, and of the prompt."""
+    return PICTURE_TOKENS[resolution] + prompt_tokens()
+
+
+def descriptions() -> str:
+    """Return the US$ for 1,000 descriptions by model, at each media resolution and by batch, as a table.
+
+    Without Gemini 2.5, which counts the tokens of a picture in another way.
+    """
+    medium = DEFAULTS.gemini_media_resolution
+    rows = [
+        ["US$ for 1,000", "from", "before: high", "low", medium, f"{medium}, by batch", "in; out", "as of"]
+    ]
+    for model, changes in gemini_prices.PRICES.items():
+        for price in changes if not model.startswith("gemini-2.5") else ():
+            written = (ANSWER_TOKENS + THOUGHT_TOKENS) * price.output
+            high, low, usual = (
+                (input_tokens(resolution) * price.input + written) / 1000
+                for resolution in ("high", "low", medium)
+            )
+            starts = price.starts.isoformat() if price.starts.year > 1 else ""
+            both = f"{price.input:g}; {price.output:g}"
+            batch = usual * gemini_prices.BATCH_SHARE
+            rows.append([f"`{model}`", starts, *map(_money, (high, low, usual, batch)), both, price.as_of])
+    return _table(rows)
 
 
 def seconds(described: bool) -> float:
@@ -124,7 +150,7 @@ def month(pictures: int, described: bool) -> Mapping[str, float]:
     starts = pictures * NEW_INSTANCES
     running = pictures * seconds(described) + starts * (COLD_S - WARM_S) + RECONCILE_RUNS * RECONCILE_S
     sources, published = (pictures * size / GIB for size in (SOURCE_B, RENDITIONS_B))
-    tokens = PICTURE_TOKENS + prompt_tokens()
+    tokens = input_tokens()
     rows = pictures * ROW_B
     managed = rows > FREE_ROWS_B  # the free database would fill up within the month
     return {
@@ -230,7 +256,7 @@ def prices() -> str:
 
 def picture() -> str:
     """Return what one picture uses, as a table."""
-    shown, prompt = PICTURE_TOKENS, prompt_tokens()
+    shown, prompt = PICTURE_TOKENS[DEFAULTS.gemini_media_resolution], prompt_tokens()
     spoken = f"assumed: answer {ANSWER_TOKENS}, thoughts {THOUGHT_TOKENS}"
     rows = [
         ["of one picture", "", "how it is known"],
@@ -259,7 +285,8 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def main() -> None:
-    print(picture(), bill(described=False), bill(described=True), gallery(), prices(), sep="\n\n")
+    bills = bill(described=False), bill(described=True)
+    print(picture(), *bills, descriptions(), gallery(), prices(), sep="\n\n")
 
 
 if __name__ == "__main__":

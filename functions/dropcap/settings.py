@@ -4,6 +4,7 @@ The environment variable of a field is its name in capitals. `python -m dropcap.
 of docs/settings.md.
 """
 
+import datetime as dt
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -11,6 +12,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from dropcap.domain import gemini_prices
 from dropcap.domain.naming import FORMATS, Side, as_formats, as_layout, as_sizes, as_words, longest
 from dropcap.errors import SettingsError
 from dropcap.setting_parsers import (
@@ -36,11 +38,12 @@ SCHEMA = "dropcap"
 GEMINI_SIDE = 800  # px; the largest side sent to Gemini; a product decision
 BLIP_SIDE = 400  # px; BLIP-base takes 384 (its preprocessor_config.json)
 MODEL_FOLDER = Path(__file__).parent.parent / "model"
-# US$ per million input and output tokens: ai.google.dev/gemini-api/docs/pricing, 2026-10-07.
-PRICES = {"gemini-3.5-flash-lite": (0.30, 2.50)}
-# Upper limits for one request: a picture of 800 px (1,120 by media-resolution; older models count tiles of
-# 258) and the prompt, with at most one token per byte; and the output limit that gemini.py sets.
-MOST_INPUT_TOKENS, MOST_OUTPUT_TOKENS = 8192, 8192
+# Upper limits for one request: a picture of 800 px (at most 1,120 by PICTURE_TOKENS; older models count about
+# 2,048) and the prompt, with at most one token per byte; and the output limit, which prompt.py explains.
+MOST_INPUT_TOKENS, MOST_OUTPUT_TOKENS = 8192, 5120
+# Tokens of a picture by GEMINI_MEDIA_RESOLUTION, with Gemini 3; without the parameter Google uses high:
+# ai.google.dev/gemini-api/docs/media-resolution, as of 2026-11.
+PICTURE_TOKENS = {"low": 280, "medium": 560, "high": 1120}
 
 
 def _setting(default: Any, meaning: str, allowed: str, parser: Parser, *, secret: bool = False) -> Any:
@@ -240,6 +243,12 @@ class Settings:
     gemini_sdk: str = _setting(
         "google-genai", "Python package that calls Gemini", *one_of("google-genai", "google-generativeai")
     )
+    gemini_media_resolution: str = _setting(
+        "medium",
+        "how closely Gemini looks at a picture: with Gemini 3, low costs 280 tokens, medium 560, high 1,120; "
+        "google-generativeai can't send it, so Google's default, high, applies there",
+        *one_of(*PICTURE_TOKENS),
+    )
     gemini_endpoint: str = _setting("", "URL of the Gemini API; empty: Google's", *url("http", "https"))
     gemini_timeout_s: float = _setting(20.0, "timeout of a request to Gemini, s", *number(0.1, 300))
     gemini_attempts: int = _setting(3, "maximum number of requests to Gemini for a picture", *number(1, 10))
@@ -374,7 +383,8 @@ class Settings:
         """Return US$ per million input and output tokens, as set or published; None if unknown."""
         if self.gemini_input_price or self.gemini_output_price:
             return self.gemini_input_price, self.gemini_output_price
-        return PRICES.get(self.gemini_model)
+        published = gemini_prices.price(self.gemini_model, dt.datetime.now(dt.UTC).date())
+        return (published.input, published.output) if published else None
 
     def usd(self, input_tokens: int, output_tokens: int) -> float:
         """Return the cost of these tokens, US$, rounded up to a millionth; 0 if no price is known."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from infra import ROOT
+from infra import ROOT, cost
 from infra.local import StackError
 from tests.bench import chart, deployed
 from tests.bench.models import prepare
@@ -46,6 +46,9 @@ def main(words: Sequence[str] | None = None) -> int:
     file = asked.build / "bench.json"
     file.write_text(json.dumps(report, indent=1) + "\n")
     console.print(table(report))
+    console.print(
+        f"Descriptions by Gemini, at list price:\n\n{cost.descriptions()}\n", soft_wrap=True, markup=False
+    )
     asked.chart.write_text(chart.svg(report["caption"], RIVALS))
     console.print(f"All of it: {file}\nThe chart: {asked.chart}")
     return 0

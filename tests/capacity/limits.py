@@ -25,7 +25,7 @@ TIERS = {
     "tier 2": (2_000, 3_000_000, 100_000, "US$ 100 paid, 3 days"),
     "tier 3": (10_000, 8_000_000, math.inf, "US$ 1,000 paid, 30 days"),
 }
-TOKENS = cost.PICTURE_TOKENS + cost.prompt_tokens()
+TOKENS = cost.input_tokens()
 # Assumed, because no key was available: a log-normal latency with a 95th percentile of twice the median.
 GEMINI_MEAN_S = cost.GEMINI_S * math.exp((math.log(2) / 1.645) ** 2 / 2)
 

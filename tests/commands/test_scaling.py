@@ -50,7 +50,7 @@ def test_a_limit_is_what_there_is_divided_by_what_an_upload_takes() -> None:
     assert limit("max-instances as deployed").alone * seconds(False) == pytest.approx(5)
     assert limit("vCPUs of a region, new project").with_gemini * seconds(True) == pytest.approx(20)
     assert limit("Gemini, tier 1: a day").with_gemini * 86_400 == pytest.approx(10_000)
-    assert limit("Gemini, tier 1: a minute").with_gemini * 60 * limits.TOKENS == pytest.approx(1e6, rel=0.002)
+    assert limit("Gemini, tier 3: a minute").with_gemini * 60 * limits.TOKENS == pytest.approx(8e6, rel=0.002)
     assert kept(limit("connections, db-f1-micro").alone * seconds(False)) == pytest.approx(25 - 3)
 
 

@@ -21,8 +21,7 @@ from dropcap.describing.response import NotDescribed
 from dropcap.domain.upload import language_tag
 from dropcap.errors import SettingsError
 from dropcap.services import Services
-from dropcap.settings import MOST_INPUT_TOKENS, Settings
-from infra import cost
+from dropcap.settings import MOST_INPUT_TOKENS, PICTURE_TOKENS, Settings
 from tests.support.app import Start, problem, rows, small_png
 from tests.support.describing import jpeg, new_key, requests_of
 from tests.support.issuer import Issuer
@@ -75,9 +74,9 @@ def test_concurrent_requests_and_retries_never_exceed_the_daily_cap(
 
 
 def test_the_highest_cost_is_reserved_and_the_rest_returned(database_url: str, gemini_url: str) -> None:
-    with instances(8, **usual(database_url, gemini_url, daily_money=0.1)) as services:
+    with instances(8, **usual(database_url, gemini_url, daily_money=0.075)) as services:
         most = daily_usage.highest_cost(services[0].settings)
-        assert 4 * most < 100_000 < 5 * most
+        assert 4 * most < 75_000 < 5 * most
 
         def reserve(each: Services) -> daily_usage.Reservation | None:
             return daily_usage.reserve(each.database, each.settings)
@@ -121,7 +120,7 @@ def test_the_reserved_tokens_exceed_those_of_the_longest_prompt() -> None:
     assert longest
     parts = [prompt.instruction(most), prompt.request(longest, hint=True), prompt.schema(most)]
     assert (
-        len(json.dumps(parts).encode()) + 2 * cost.PICTURE_TOKENS < MOST_INPUT_TOKENS
+        len(json.dumps(parts).encode()) + 2 * max(PICTURE_TOKENS.values()) < MOST_INPUT_TOKENS
     )  # a token is at least one byte
 
 
@@ -175,7 +174,9 @@ def test_the_same_bytes_are_paid_for_once_even_if_an_instance_crashes_before_rec
     assert other["usage"]["gb_seconds"] > 0
     [today] = app.progress.get("/", query_string=WITH_USAGE).get_json()["days"]
     assert (today["calls"], today["pictures"], today["reused"]) == (1, 2, 2)
-    assert today["usd"] == pytest.approx((258 * 0.3 + today["output_tokens"] * 2.5) / 1e6, abs=1e-6)
+    assert today["usd"] == pytest.approx(
+        (today["input_tokens"] * 0.3 + today["output_tokens"] * 2.5) / 1e6, abs=1e-6
+    )
 
     # A picture that is not kept is not cached, and deleting a picture deletes its cached response.
     Image.new("RGB", (60, 40), "blue").save(blue := io.BytesIO(), "PNG")
@@ -226,7 +227,7 @@ def test_only_operators_can_read_the_usage_of_all_pictures(start: Start, issuer:
     ("wrong", "message"),
     [
         ({"DAILY_MONEY": "5", "GEMINI_MODEL": "gemini-9"}, "the price of gemini-9 is unknown"),
-        ({"DAILY_MONEY": "0.01"}, "at least the 0.0229 US\\$ that one request may cost"),
+        ({"DAILY_MONEY": "0.01"}, "at least the 0.0153 US\\$ that one request may cost"),
     ],
 )
 def test_settings_refuse_a_money_cap_that_can_not_be_enforced(wrong: dict[str, str], message: str) -> None:

@@ -19,6 +19,7 @@ from dropcap.describing.response import NotDescribed
 from dropcap.describing.token_usage import tokens
 from dropcap.domain.analysis import Verdict
 from dropcap.domain.gemini_response import GeminiResponse, Tokens
+from dropcap.settings import MOST_OUTPUT_TOKENS, PICTURE_TOKENS, Settings
 from tests.support.children import fresh_python
 from tests.support.describing import calls, describer, jpeg, refusal
 from tests.support.gemini_faults import FaultyGemini
@@ -55,7 +56,7 @@ def test_each_request_is_reserved_and_its_usage_recorded_failed_tries_and_though
     describer(settings, "fault-once-503").describe(jpeg(), "en", Recorder())
     first, unbilled, second, (read, written) = events
     assert (first, unbilled, second) == ("reserved", Tokens(0, 0), "reserved")
-    assert read >= 258
+    assert read >= min(PICTURE_TOKENS.values())
     assert written > 40
     thinking = types.GenerateContentResponseUsageMetadata(
         prompt_token_count=10, candidates_token_count=20, thoughts_token_count=300, total_token_count=330
@@ -156,6 +157,37 @@ def test_a_request_asks_for_json_with_a_schema_at_the_models_default_temperature
     fields = {"caption", "description", "alt_text", "tags", "text"}
     assert set(configuration["responseSchema"]["properties"]) == fields
     assert "temperature" not in configuration  # Gemini 3 may loop at a lower temperature than its default
+
+
+@pytest.mark.parametrize("resolution", PICTURE_TOKENS)
+def test_gemini_looks_as_closely_as_the_setting_says(
+    stand_in: FaultyGemini, settings: dict[str, Any], resolution: str
+) -> None:
+    sdk = settings["gemini_sdk"]
+    response, _ = describer(settings, gemini_media_resolution=resolution).ask(jpeg())
+    (call,) = calls(stand_in, settings)
+    sent = call.body["generationConfig"].get("mediaResolution")
+    assert sent == (f"MEDIA_RESOLUTION_{resolution.upper()}" if sdk == "google-genai" else None)
+    assert response.tokens
+    seen = PICTURE_TOKENS[resolution] if sent else PICTURE_TOKENS["high"]
+    assert seen <= response.tokens.input < seen + 100
+
+
+def test_a_description_at_another_resolution_counts_as_one_by_another_prompt() -> None:
+    prompts = {prompt.digest(Settings(gemini_media_resolution=each)) for each in PICTURE_TOKENS}
+    assert len(prompts) == len(PICTURE_TOKENS)
+
+
+def test_no_more_is_requested_than_is_stored(stand_in: FaultyGemini, settings: dict[str, Any]) -> None:
+    describer(settings, safety="low").describe(jpeg())
+    (call,) = calls(stand_in, settings)
+    configuration = call.body["generationConfig"]
+    limits = (response.MAX_CAPTION, response.MAX_DESCRIPTION, response.MAX_ALT_TEXT, response.MAX_TEXT)
+    stored = sum(limits) + response.MAX_TAGS * response.MAX_TAG + moderation.LONGEST_REASON
+    assert stored < configuration["maxOutputTokens"] == MOST_OUTPUT_TOKENS < 1.25 * stored
+    tags = configuration["responseSchema"]["properties"]["tags"]
+    assert int(tags.get("maxItems", tags.get("max_items"))) == response.MAX_TAGS
+    assert f"first {response.MAX_TEXT} characters" in prompt.SYSTEM_INSTRUCTION
 
 
 def test_the_language_is_requested_beside_the_picture(

@@ -26,6 +26,9 @@ def post(url: str, body: bytes, **headers: str) -> tuple[int, Any]:
             return refused.code, json.load(refused)
 
 
+PICTURE = {"parts": [{"inlineData": {"mimeType": "image/jpeg", "data": base64.b64encode(jpeg()).decode()}}]}
+
+
 def test_the_stand_in_accepts_both_spellings_of_fields_and_of_the_key(stand_in: FaultyGemini) -> None:
     url = f"{stand_in.url}/v1beta/models/gemini-3.5-flash-lite:generateContent"
     data = base64.b64encode(jpeg()).decode()
@@ -54,6 +57,11 @@ def test_the_stand_in_accepts_both_spellings_of_fields_and_of_the_key(stand_in: 
             b'{"contents": [{"parts": [{"inlineData": {"data": "AAAA"}}]}]}',
             "k",
             "Unable to process input image.",
+        ),
+        (
+            json.dumps({"contents": [PICTURE], "generationConfig": {"mediaResolution": "TINY"}}).encode(),
+            "k",
+            "Invalid value at 'generation_config.media_resolution'",
         ),
     ],
 )

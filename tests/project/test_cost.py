@@ -1,5 +1,6 @@
 """What the costs page says is what the command computes, from what a picture really takes."""
 
+import datetime as dt
 import io
 import json
 import re
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 import requests
 
+from dropcap.domain import gemini_prices
+from dropcap.settings import Settings
 from infra import cost
 from infra.cloud import monitoring
 from tests.support.app import PICTURE, ROOT, Start, rows
@@ -21,7 +24,14 @@ PAGE = (ROOT / "docs" / "costs.md").read_text()
 
 @pytest.mark.parametrize(
     "table",
-    [cost.picture(), cost.bill(described=False), cost.bill(described=True), cost.gallery(), cost.prices()],
+    [
+        cost.picture(),
+        cost.bill(described=False),
+        cost.bill(described=True),
+        cost.descriptions(),
+        cost.gallery(),
+        cost.prices(),
+    ],
 )
 def test_the_page_holds_what_the_command_prints(table: str) -> None:
     assert table in PAGE
@@ -85,6 +95,27 @@ def test_prices_are_those_of_the_bench_and_what_is_free_is_taken_off() -> None:
     assert cost.usd("vcpu", 180_001) == pytest.approx(0.000024)
     assert cost.usd("vcpu", 180_001, free=False) == pytest.approx(180_001 * 0.000024)
     assert cost.usd("jobs", 1) == 0
+
+
+def test_a_thousand_descriptions_cost_at_most_90_cents_online_and_55_by_batch() -> None:
+    [row] = re.findall(r"^\| `gemini-3.5-flash-lite` \|.*$", cost.descriptions(), re.MULTILINE)
+    before, _, online, batch = map(float, row.split(" | ")[2:6])
+    assert before > 1
+    assert online <= 0.90
+    assert batch <= 0.55
+    assert Settings().gemini_model == "gemini-3.5-flash-lite"
+
+
+def test_each_change_of_a_price_is_in_effect_on_its_day() -> None:
+    before = gemini_prices.price("gemini-3.8-flash", dt.date(2026, 12, 31))
+    after = gemini_prices.price("gemini-3.8-flash", dt.date(2027, 1, 1))
+    assert before
+    assert after
+    assert (before.input, before.output, after.input, after.output) == (0.75, 3.75, 1.50, 7.50)
+    assert gemini_prices.price("gemini-9", dt.date(2027, 1, 1)) is None
+    for changes in gemini_prices.PRICES.values():
+        assert [*changes] == sorted(changes, key=lambda price: price.starts)
+        assert all(re.fullmatch(r"20\d\d-\d\d-\d\d", price.as_of) for price in changes)
 
 
 def test_every_price_says_where_and_when_it_was_read() -> None:

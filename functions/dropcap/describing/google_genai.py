@@ -25,6 +25,9 @@ class Adapter:
         self._config = types.GenerateContentConfig(
             system_instruction=prompt.instruction(settings),
             max_output_tokens=prompt.MAX_OUTPUT_TOKENS,
+            media_resolution=types.MediaResolution(
+                f"MEDIA_RESOLUTION_{settings.gemini_media_resolution.upper()}"
+            ),
             response_mime_type="application/json",
             response_schema=prompt.schema(settings),
         )

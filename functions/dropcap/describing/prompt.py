@@ -8,7 +8,7 @@ import hashlib
 import json
 from typing import Any
 
-from dropcap.describing import moderation
+from dropcap.describing import moderation, response
 from dropcap.domain.analysis import ENGLISH
 from dropcap.settings import MOST_OUTPUT_TOKENS, Settings
 
@@ -21,7 +21,8 @@ Write in English unless you are asked for another language, but transcribe text 
 - description: two to four plain sentences.
 - alt_text: what the picture shows, in at most 150 characters, without "image of" or "picture of".
 - tags: up to 20 lower-case words or short terms, the most telling first.
-- text: all legible text in the picture, line by line; empty where there is none."""
+- text: all legible text in the picture, line by line, at most its first 2000 characters; empty where there
+  is none."""
 REQUEST = "Describe this picture."
 # For a retry: prevents fences, text around the JSON, MAX_TOKENS and RECITATION. Not part of the hash.
 HINT = (
@@ -35,12 +36,13 @@ SCHEMA: dict[str, Any] = {
         "caption": {"type": "STRING"},
         "description": {"type": "STRING"},
         "alt_text": {"type": "STRING"},
-        "tags": {"type": "ARRAY", "items": {"type": "STRING"}},
+        "tags": {"type": "ARRAY", "items": {"type": "STRING"}, "max_items": response.MAX_TAGS},
         "text": {"type": "STRING"},
     },
     "required": ["caption", "description", "alt_text", "tags", "text"],
 }
-# A response needs about 1,500; the thoughts of a thinking model count as well.
+# No more than is stored: 4,050 characters in all fields at their limits (response.py) and 250 in a verdict,
+# at one token each, and 500 for JSON. Thoughts count as well. A usual response has 250.
 MAX_OUTPUT_TOKENS = MOST_OUTPUT_TOKENS
 
 
@@ -65,5 +67,6 @@ def request(language: str, *, hint: bool = False) -> str:
 
 def digest(settings: Settings) -> str:
     """Return the hash of the whole prompt, without picture, language and model."""
-    prompt = json.dumps([instruction(settings), REQUEST, schema(settings), MAX_OUTPUT_TOKENS])
+    resolution = settings.gemini_media_resolution
+    prompt = json.dumps([instruction(settings), REQUEST, schema(settings), MAX_OUTPUT_TOKENS, resolution])
     return hashlib.sha256(prompt.encode()).hexdigest()[:12]

@@ -114,7 +114,8 @@ def costs(pictures: int, objects: int, settings: Settings, seconds: float) -> Ma
         "logs": usd("logs"),
     }
     if described:
-        found["Gemini"] = usd("input", "output") if settings.gemini_model == cost.PRICED_MODEL else None
+        read, written = (round(1e6 * more[name]) for name in ("input", "output"))
+        found["Gemini"] = settings.usd(read, written) if settings.prices else None
     return found
 
 

@@ -37,7 +37,13 @@ VERSION = "dropcap-stand-in"
 PATH = re.compile(r"/v1beta/models/([\w.-]+):generateContent")
 MAX_BODY = 20 * 2**20  # ai.google.dev/gemini-api/docs/image-understanding: a request with inline data
 SHORTEST_DEADLINE_S = 10
-NEWER_FIELDS = {"propertyOrdering", "property_ordering"}  # newer than our copy of Google's definitions
+# Newer than our copy of Google's definitions.
+NEWER_FIELDS = {"propertyOrdering", "property_ordering", "mediaResolution", "media_resolution"}
+# Tokens of a picture with Gemini 3: ai.google.dev/gemini-api/docs/media-resolution, as of 2026-11.
+PICTURE_TOKENS = {
+    f"MEDIA_RESOLUTION_{name}": tokens
+    for name, tokens in (("UNSPECIFIED", 1120), ("LOW", 280), ("MEDIUM", 560), ("HIGH", 1120))
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,22 @@ class GeminiStandIn:
 
     def check(self, model: str, key: str) -> None:
         """Raise ApiError if this model refuses a valid request."""
+
+    def generate(self, model: str, key: str, fields: Any, numeric: bool = False) -> dict[str, Any]:
+        """Return the response to a GenerateContentRequest, given as JSON. Raises ApiError."""
+        request = _parse(fields)
+        picture = _picture(request)
+        self.check(model, key)
+        prompt = next((part.text for content in request.contents for part in content.parts if part.text), "")
+        asked = request.generation_config.response_schema.properties
+        described = {name: value for name, value in describe(picture, prompt).items() if name in asked}
+        # A text of which the schema allows one value alone: a model can only copy it.
+        described |= {name: field.enum[0] for name, field in asked.items() if len(field.enum) == 1}
+        read = _picture_tokens(fields) + len(prompt) // 4
+        response = json_format.MessageToDict(
+            _response(self.text(model, described, prompt), read), use_integers_for_enums=numeric
+        )
+        return self.response(model, response, numeric)
 
     def text(self, model: str, fields: dict[str, Any], prompt: str) -> str:
         """Return the text of the response: `fields` as JSON."""
@@ -156,18 +178,8 @@ class Handler(BaseHTTPRequestHandler):
             raise INVALID_KEY
         if 0 < float(self.headers.get("X-Server-Timeout", 0)) < SHORTEST_DEADLINE_S:
             raise ApiError(400, "Manually set deadline is too short. Minimum allowed deadline is 10s.")
-        request = _parse(fields)
-        picture = _picture(request)
-        self.stand_in.check(model, key)
-        prompt = next((part.text for content in request.contents for part in content.parts if part.text), "")
-        asked = request.generation_config.response_schema.properties
-        described = {name: value for name, value in describe(picture, prompt).items() if name in asked}
         numeric = "enum-encoding=int" in query.get("$alt", [""])[0]
-        response = json_format.MessageToDict(
-            _response(self.stand_in.text(model, described, prompt), len(body)),
-            use_integers_for_enums=numeric,
-        )
-        response = self.stand_in.response(model, response, numeric)
+        response = self.stand_in.generate(model, key, fields, numeric)
         self.stand_in.deliver(model, json.dumps(response).encode(), self)
 
     def send(self, code: int, body: Any, headers: dict[str, str] | None = None) -> None:
@@ -186,14 +198,18 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _json(body: bytes) -> Any:
-    """Return the parsed body without NEWER_FIELDS; None if it is not JSON."""
+    """Return the parsed body; None if it is not JSON."""
     try:
-        return json.loads(
-            body,
-            object_hook=lambda fields: {name: fields[name] for name in fields if name not in NEWER_FIELDS},
-        )
+        return json.loads(body)
     except ValueError:
         return None
+
+
+def _without_newer(value: Any) -> Any:
+    """Return JSON without NEWER_FIELDS."""
+    if isinstance(value, dict):
+        return {name: _without_newer(field) for name, field in value.items() if name not in NEWER_FIELDS}
+    return [_without_newer(each) for each in value] if isinstance(value, list) else value
 
 
 def _definition(name: str) -> Any:
@@ -208,7 +224,7 @@ def _parse(fields: Any) -> "GenerateContentRequest":
     if not isinstance(fields, dict):
         raise ApiError(400, "Invalid JSON payload received. Expected an object.")
     try:
-        json_format.ParseDict(fields, definition.pb(request))
+        json_format.ParseDict(_without_newer(fields), definition.pb(request))
     except json_format.ParseError as wrong:
         raise ApiError(400, f"Invalid JSON payload received. {wrong}") from wrong
     if not any(content.parts for content in request.contents):
@@ -230,9 +246,18 @@ def _picture(request: "GenerateContentRequest") -> Image.Image:
     raise ApiError(400, "The stand-in describes pictures alone, and this request has none.")
 
 
-def _response(text: str, request_bytes: int) -> Any:
-    """Return the protobuf message of a complete response with this text; token counts are estimates."""
-    tokens = {"prompt_token_count": 258 + request_bytes // 10_000, "candidates_token_count": len(text) // 4}
+def _picture_tokens(fields: dict[str, Any]) -> int:
+    """Return the tokens of a picture at the request's media resolution. Raises ApiError if it is unknown."""
+    configuration = fields.get("generationConfig") or fields.get("generation_config") or {}
+    resolution = configuration.get("mediaResolution", "MEDIA_RESOLUTION_UNSPECIFIED")
+    if resolution not in PICTURE_TOKENS:
+        raise ApiError(400, f"Invalid value at 'generation_config.media_resolution': {resolution!r}")
+    return PICTURE_TOKENS[resolution]
+
+
+def _response(text: str, read: int) -> Any:
+    """Return the protobuf message of a complete response with this text to a prompt of `read` tokens."""
+    tokens = {"prompt_token_count": read, "candidates_token_count": len(text) // 4}
     fields: dict[str, Any] = {
         "model_version": VERSION,
         "usage_metadata": tokens | {"total_token_count": sum(tokens.values())},

@@ -56,9 +56,7 @@ def taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def open_with_room(data: bytes, make_room: Callable[[], None] = memory.release) -> client.Picture:
     limit = round(memory.rss_mb()) + ROOM_MB
-    return open_bytes(
-        data, Settings(memory_limit_mb=limit, memory_warning_mb=limit, lease_s=100), make_room
-    )
+    return open_bytes(data, Settings(memory_limit_mb=limit, memory_warning_mb=limit, lease_s=100), make_room)
 
 
 def doing(deed: str) -> bytes:

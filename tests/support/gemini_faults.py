@@ -40,6 +40,14 @@
 | `fault-sees-COLOUR` | a verdict of `high` where this is one of the picture's main colours, else of `none` | |
 | `fault-rated-PROBABILITY` | a rating of danger by Google's filter: NEGLIGIBLE, LOW, MEDIUM, HIGH | |
 | `fault-ratedmalformed-PROBABILITY` | the same with a text that is not JSON | |
+| `fault-batch-STATE` | a batch that stays in this state: pending, running, failed, expired, cancelled | googleapis/python-genai #1482, 2025-10-07; #2439, 2026-05-14 |
+| `fault-batch-error-STATUS` | a batch whose second entry fails with this HTTP status | discuss.ai.google.dev/t/177123, 2026-08 |
+| `fault-batch-nokeys` | responses without the metadata of their requests | googleapis/python-genai #2008, 2026-01-30 |
+| `fault-batch-mixed` | each response has the metadata of another request | googleapis/python-genai #1909, comment of 2026-01-11 |
+| `fault-batch-some` | a response is missing | |
+| `fault-batch-lost` | a batch that is created, and a connection that ends before its name is sent | |
+| `fault-batch-full` | 429 to a batch that is created while the key has another one | langchain4j/langchain4j #3942, 2026-01-12 |
+| `fault-batch-none` | 400 `FAILED_PRECONDITION` to every batch: a free tier has none | ai.google.dev/gemini-api/docs/pricing, 2026-10-07 |
 | `fault-script` | a description with a script, control characters and unknown fields | |
 """
 
@@ -50,6 +58,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
+from infra.local.gemini.batches import RPC_CODES
 from infra.local.gemini.errors import INVALID_KEY, ApiError, error_info
 from infra.local.gemini.server import GeminiStandIn, Handler
 
@@ -70,6 +79,9 @@ BLOCK_REASONS = (
     "PROHIBITED_CONTENT",
     "IMAGE_SAFETY",
 )
+
+
+STATES = ("PENDING", "RUNNING", "FAILED", "EXPIRED", "CANCELLED")
 
 
 class FaultyGemini(GeminiStandIn):
@@ -198,6 +210,36 @@ class FaultyGemini(GeminiStandIn):
                 }
         return json.dumps(fields)
 
+    def check_batch(self, model: str, key: str) -> None:
+        """Raise the ApiError that the model's name requests for a batch, if any."""
+        if model == "fault-batch-full" and self.batches.page(key, 1, "")["operations"]:
+            raise ApiError(429)
+        if model == "fault-batch-none":
+            message = "The Batch API is not available on the free tier."
+            raise ApiError(400, message, status="FAILED_PRECONDITION")
+        super().check_batch(model, key)
+
+    def batch_state(self, model: str, age_s: float) -> str:
+        """Return the state that the model's name requests; other batches succeed at once."""
+        state = model.removeprefix("fault-batch-").upper()
+        return state if model.startswith("fault-batch-") and state in STATES else "SUCCEEDED"
+
+    def batch_responses(self, model: str, responses: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the responses of a batch, changed as the model's name requests."""
+        match model.removeprefix("fault-batch-"):
+            case "nokeys":
+                return [{**each, "metadata": {}} for each in responses]
+            case "mixed":
+                others = responses[1:] + responses[:1]
+                pairs = zip(responses, others, strict=True)
+                return [each | {"metadata": other["metadata"]} for each, other in pairs]
+            case "some":
+                return responses[1:]
+        if failing := re.fullmatch(r"fault-batch-error-(\d{3})", model):
+            error = {"code": RPC_CODES[int(failing[1])], "message": str(ApiError(int(failing[1])))}
+            responses[-2] = {"error": error, "metadata": responses[-2].get("metadata", {})}
+        return responses
+
     def deliver(self, model: str, body: bytes, handler: Handler) -> None:
         """Send the response, or what the model's name requests in its place."""
         match model:
@@ -205,6 +247,8 @@ class FaultyGemini(GeminiStandIn):
                 handler.send(HTTPStatus.OK, b"<html><body>Sign in to the hotel's network</body></html>")
             case "fault-proxy":
                 handler.send(HTTPStatus.BAD_GATEWAY, "upstream closed the connection")
+            case "fault-batch-lost":
+                handler.close_connection = True
             case "fault-slow":
                 self.closing.wait()
                 handler.close_connection = True

@@ -5,45 +5,37 @@ requests and builds responses with Google's own message definitions, decodes the
 and describes what a program can see in it: size, format, main colours. Its texts and `modelVersion` say that
 it is a stand-in. It accepts any non-empty key, in `x-goog-api-key` or `?key=`.
 
-`GET /_calls` returns the number of requests by key.
+`GET /_calls` returns the number of requests by key. Batches (batches.py) are described as well.
 """
 
-import importlib
-import io
 import json
 import re
 import sys
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from google.protobuf import json_format
-from PIL import Image, UnidentifiedImageError
 
+from infra.local.gemini.batches import Batches
 from infra.local.gemini.description import describe
 from infra.local.gemini.errors import INVALID_KEY, ApiError
+from infra.local.gemini.messages import VERSION, definition, parse, picture_in, picture_tokens, response_to
 
-if TYPE_CHECKING:  # takes a second, which `make run` need not wait for: the first picture loads it
-    from google.ai.generativelanguage_v1beta.types import GenerateContentRequest
-
-VERSION = "dropcap-stand-in"
-PATH = re.compile(r"/v1beta/models/([\w.-]+):generateContent")
+PATH = re.compile(r"/v1beta/models/([\w.-]+):(generateContent|batchGenerateContent)")
+BATCH = re.compile(r"/v1beta/(batches/[\w-]+)(:cancel)?")
+BATCHES = "/v1beta/batches"
+BATCH_S = 5.0  # after which a batch has succeeded; Google says within 24 hours
 MAX_BODY = 20 * 2**20  # ai.google.dev/gemini-api/docs/image-understanding: a request with inline data
 SHORTEST_DEADLINE_S = 10
-# Newer than our copy of Google's definitions.
-NEWER_FIELDS = {"propertyOrdering", "property_ordering", "mediaResolution", "media_resolution"}
-# Tokens of a picture with Gemini 3: ai.google.dev/gemini-api/docs/media-resolution, as of 2026-11.
-PICTURE_TOKENS = {
-    f"MEDIA_RESOLUTION_{name}": tokens
-    for name, tokens in (("UNSPECIFIED", 1120), ("LOW", 280), ("MEDIUM", 560), ("HIGH", 1120))
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +60,7 @@ class GeminiStandIn:
         self.calls: deque[Call] = deque(maxlen=50)
         self.counts: Counter[str] = Counter()
         self.closing = threading.Event()
+        self.batches = Batches(self)
         handler = type("Handler", (Handler,), {"stand_in": self})
         self._server = _Server(("127.0.0.1", port), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -82,7 +75,7 @@ class GeminiStandIn:
         self._server.server_close()
 
     def __enter__(self) -> Self:
-        _definition("GenerateContentRequest")  # loaded before the first request of a test
+        definition("GenerateContentRequest")  # loaded before the first request of a test
         threading.Thread(target=self.serve, name="gemini-stand-in", daemon=True).start()
         return self
 
@@ -102,17 +95,17 @@ class GeminiStandIn:
 
     def generate(self, model: str, key: str, fields: Any, numeric: bool = False) -> dict[str, Any]:
         """Return the response to a GenerateContentRequest, given as JSON. Raises ApiError."""
-        request = _parse(fields)
-        picture = _picture(request)
+        request = parse(fields)
+        picture = picture_in(request)
         self.check(model, key)
         prompt = next((part.text for content in request.contents for part in content.parts if part.text), "")
         asked = request.generation_config.response_schema.properties
         described = {name: value for name, value in describe(picture, prompt).items() if name in asked}
         # A text of which the schema allows one value alone: a model can only copy it.
         described |= {name: field.enum[0] for name, field in asked.items() if len(field.enum) == 1}
-        read = _picture_tokens(fields) + len(prompt) // 4
+        read = picture_tokens(fields) + len(prompt) // 4
         response = json_format.MessageToDict(
-            _response(self.text(model, described, prompt), read), use_integers_for_enums=numeric
+            response_to(self.text(model, described, prompt), read), use_integers_for_enums=numeric
         )
         return self.response(model, response, numeric)
 
@@ -124,8 +117,20 @@ class GeminiStandIn:
         """Return the response to send; its enums are numbers if `numeric`, as google-generativeai asks."""
         return response
 
+    def check_batch(self, model: str, key: str) -> None:
+        """Raise ApiError if a batch of this model is refused."""
+        self.check(model, key)
+
+    def batch_state(self, model: str, age_s: float) -> str:
+        """Return the state of a batch that was created so many seconds ago and not cancelled."""
+        return "SUCCEEDED" if age_s >= BATCH_S else "RUNNING"
+
+    def batch_responses(self, model: str, responses: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the responses of a batch."""
+        return responses
+
     def deliver(self, model: str, body: bytes, handler: "Handler") -> None:
-        """Send the response."""
+        """Send the response, or a batch that was created."""
         handler.send(HTTPStatus.OK, body)
 
 
@@ -147,17 +152,47 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/_calls":
             self.send(HTTPStatus.OK, self.stand_in.counts)
         else:
-            self.send(HTTPStatus.NOT_FOUND, ApiError(404).body)
+            self._answer(self._read_batches)
 
     def do_POST(self) -> None:
-        with suppress(ConnectionError):  # the client disconnected
-            try:
-                self._generate()
-            except ApiError as error:
-                self.send(error.code, error.body, error.headers)
+        self._answer(self._cancel if self.path.partition("?")[0].endswith(":cancel") else self._generate)
+
+    def do_DELETE(self) -> None:
+        self._answer(lambda: self._send_batch(self.stand_in.batches.delete))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: a URL may hold a key."""
+
+    def _answer(self, work: Callable[[], None]) -> None:
+        with suppress(ConnectionError):  # the client disconnected
+            try:
+                work()
+            except ApiError as error:
+                self.send(error.code, error.body, error.headers)
+
+    def _key(self) -> str:
+        query = parse_qs(urlsplit(self.path).query)
+        return str(self.headers.get("x-goog-api-key") or query.get("key", [""])[0])
+
+    def _read_batches(self) -> None:
+        address = urlsplit(self.path)
+        if address.path == BATCHES:
+            query = {name: values[0] for name, values in parse_qs(address.query).items()}
+            page = int(query.get("pageSize", 0)), query.get("pageToken", "")
+            self.send(HTTPStatus.OK, self.stand_in.batches.page(self._key(), *page))
+        else:
+            self._send_batch(self.stand_in.batches.get)
+
+    def _cancel(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._send_batch(self.stand_in.batches.cancel)
+
+    def _send_batch(self, work: Callable[[str, str], dict[str, Any]]) -> None:
+        """Send what the work on the batch in the URL returns."""
+        found = BATCH.fullmatch(urlsplit(self.path).path)
+        if not found:
+            raise ApiError(404)
+        self.send(HTTPStatus.OK, work(found[1], self._key()))
 
     def _generate(self) -> None:
         address = urlsplit(self.path)
@@ -167,7 +202,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # the rest of the body is not read
             raise ApiError(400, f"Request payload size exceeds the limit: {MAX_BODY} bytes.")
         body = self.rfile.read(length)
-        key = self.headers.get("x-goog-api-key") or query.get("key", [""])[0]
+        key = self._key()
         path = PATH.fullmatch(address.path)
         model = self.stand_in.model or (path[1] if path else "")
         self.stand_in.counts[key] += 1
@@ -178,8 +213,11 @@ class Handler(BaseHTTPRequestHandler):
             raise INVALID_KEY
         if 0 < float(self.headers.get("X-Server-Timeout", 0)) < SHORTEST_DEADLINE_S:
             raise ApiError(400, "Manually set deadline is too short. Minimum allowed deadline is 10s.")
-        numeric = "enum-encoding=int" in query.get("$alt", [""])[0]
-        response = self.stand_in.generate(model, key, fields, numeric)
+        if path and path[2] == "batchGenerateContent":
+            response = self.stand_in.batches.create(model, key, fields)
+        else:
+            numeric = "enum-encoding=int" in query.get("$alt", [""])[0]
+            response = self.stand_in.generate(model, key, fields, numeric)
         self.stand_in.deliver(model, json.dumps(response).encode(), self)
 
     def send(self, code: int, body: Any, headers: dict[str, str] | None = None) -> None:
@@ -203,65 +241,3 @@ def _json(body: bytes) -> Any:
         return json.loads(body)
     except ValueError:
         return None
-
-
-def _without_newer(value: Any) -> Any:
-    """Return JSON without NEWER_FIELDS."""
-    if isinstance(value, dict):
-        return {name: _without_newer(field) for name, field in value.items() if name not in NEWER_FIELDS}
-    return [_without_newer(each) for each in value] if isinstance(value, list) else value
-
-
-def _definition(name: str) -> Any:
-    """Return one of Google's message definitions."""
-    return getattr(importlib.import_module("google.ai.generativelanguage_v1beta.types"), name)
-
-
-def _parse(fields: Any) -> "GenerateContentRequest":
-    """Parse a request by Google's definition: camelCase or snake_case, enums as words or numbers."""
-    definition = _definition("GenerateContentRequest")
-    request: GenerateContentRequest = definition()
-    if not isinstance(fields, dict):
-        raise ApiError(400, "Invalid JSON payload received. Expected an object.")
-    try:
-        json_format.ParseDict(_without_newer(fields), definition.pb(request))
-    except json_format.ParseError as wrong:
-        raise ApiError(400, f"Invalid JSON payload received. {wrong}") from wrong
-    if not any(content.parts for content in request.contents):
-        raise ApiError(400, "* GenerateContentRequest.contents: contents is not specified")
-    return request
-
-
-def _picture(request: "GenerateContentRequest") -> Image.Image:
-    """Return the first picture of a request, decoded."""
-    for content in request.contents:
-        for part in content.parts:
-            if part.inline_data.data:
-                try:
-                    image = Image.open(io.BytesIO(part.inline_data.data))
-                    image.load()
-                except (UnidentifiedImageError, OSError) as wrong:
-                    raise ApiError(400, "Unable to process input image.") from wrong
-                return image
-    raise ApiError(400, "The stand-in describes pictures alone, and this request has none.")
-
-
-def _picture_tokens(fields: dict[str, Any]) -> int:
-    """Return the tokens of a picture at the request's media resolution. Raises ApiError if it is unknown."""
-    configuration = fields.get("generationConfig") or fields.get("generation_config") or {}
-    resolution = configuration.get("mediaResolution", "MEDIA_RESOLUTION_UNSPECIFIED")
-    if resolution not in PICTURE_TOKENS:
-        raise ApiError(400, f"Invalid value at 'generation_config.media_resolution': {resolution!r}")
-    return PICTURE_TOKENS[resolution]
-
-
-def _response(text: str, read: int) -> Any:
-    """Return the protobuf message of a complete response with this text to a prompt of `read` tokens."""
-    tokens = {"prompt_token_count": read, "candidates_token_count": len(text) // 4}
-    fields: dict[str, Any] = {
-        "model_version": VERSION,
-        "usage_metadata": tokens | {"total_token_count": sum(tokens.values())},
-        "candidates": [{"content": {"role": "model", "parts": [{"text": text}]}, "finish_reason": "STOP"}],
-    }
-    definition = _definition("GenerateContentResponse")
-    return definition.pb(definition(fields))

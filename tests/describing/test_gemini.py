@@ -169,8 +169,8 @@ def test_gemini_looks_as_closely_as_the_setting_says(
     sent = call.body["generationConfig"].get("mediaResolution")
     assert sent == (f"MEDIA_RESOLUTION_{resolution.upper()}" if sdk == "google-genai" else None)
     assert response.tokens
-    seen = PICTURE_TOKENS[resolution] if sent else PICTURE_TOKENS["high"]
-    assert seen <= response.tokens.input < seen + 100
+    counted = PICTURE_TOKENS[resolution] if sent else PICTURE_TOKENS["high"]
+    assert counted <= response.tokens.input < counted + 100
 
 
 def test_a_description_at_another_resolution_counts_as_one_by_another_prompt() -> None:

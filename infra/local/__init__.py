@@ -2,6 +2,8 @@
 
 from typing import Self
 
+YOU = "you"  # the user of all local uploads, so that one page of the gallery shows them
+
 
 class StackError(Exception):
     """The local stack can't start; the message is one line with cause and remedy."""

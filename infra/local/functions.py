@@ -1,6 +1,7 @@
 """The five functions in one process, under the real functions-framework and its own HTTP server.
 
     POST /                          on_upload             (CloudEvents)
+    GET  /                          leads to the gallery
     POST /analyze                   analyze
     GET  /get_progress_stats        get_progress_stats
     POST /sweep                     sweep
@@ -17,8 +18,10 @@ from flask import Flask
 from functions_framework import create_app
 from functions_framework._http import create_server
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.utils import redirect
 
 from infra import ROOT
+from infra.local import YOU
 
 SOURCE = str(ROOT / "functions" / "main.py")
 STOP_S = 3  # grace period for pictures in progress when the stack stops; the next start processes the rest
@@ -31,8 +34,19 @@ def application() -> Flask:
         f"/{target}": _whole_path(create_app(target, SOURCE, "http"))
         for target in ("analyze", "get_progress_stats", "sweep", "gallery")
     }
-    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, others)  # type: ignore[method-assign]  # Flask's own way
+    app.wsgi_app = DispatcherMiddleware(_with_front_page(app.wsgi_app), others)  # type: ignore[method-assign]  # Flask's own way
     return app
+
+
+def _with_front_page(function: WSGIApplication) -> WSGIApplication:
+    """Return the function with a redirect to the gallery for a browser; events are posted."""
+
+    def serve(environment: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environment["PATH_INFO"] == "/" and environment["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return redirect(f"/gallery/?user={YOU}")(environment, start_response)
+        return function(environment, start_response)
+
+    return serve
 
 
 def _whole_path(function: Flask) -> WSGIApplication:

@@ -1,8 +1,10 @@
 """The output of `make run`; plain text unless the output is a terminal."""
 
 import io
+import re
 from collections.abc import Iterable, Mapping
 
+from google.api_core.exceptions import GoogleAPIError
 from google.cloud.storage import Client
 from PIL import Image
 from rich.console import Console, Group, RenderableType
@@ -12,22 +14,38 @@ from rich.text import Text
 from rich_pixels import Pixels
 
 from dropcap.domain.analysis import Agreement, Analysis, Source, Usage, stage_order
+from infra.local import YOU
 from infra.local.results import Outcome
 
-YOU = "you"  # the user of all local uploads, so that one page of the gallery shows them
 PICTURE_WIDTH, PICTURE_HEIGHT = 36, 36  # columns, and pixels high: a line of text shows two
+# What would move the cursor, colour the terminal or reverse its text, and bytes that are not UTF-8.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(name: str) -> str:
+    """Return a name of a file or an object as a terminal may show it, in one line."""
+
+    def escaped(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is not UTF-8 (PEP 383)
+            code -= 0xDC00
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+    return UNPRINTABLE.sub(escaped, name)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return the number with its noun, which takes an s."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def outcome(console: Console, client: Client, finished: Outcome, pictures_bucket: str, kept: str) -> None:
     """Print one finished upload; `kept` says what happened to its source."""
-    title = f"gs://{finished.bucket}/{finished.name}" if finished.bucket else finished.name
-    if finished.held:
-        text = Text("Held ", "bold yellow").append(finished.reason, "default")
-        console.print(_framed(console, title, Group(text, Text("kept where it is", "dim")), "yellow"))
-        return
+    title = printable(f"gs://{finished.bucket}/{finished.name}" if finished.bucket else finished.name)
     if finished.analysis is None:
-        text = Text("Rejected ", "bold red").append(finished.reason, "default")
-        console.print(_framed(console, title, Group(text, Text("kept in quarantine", "dim")), "red"))
+        word, colour = ("Held", "yellow") if finished.held else ("Rejected", "red")
+        text = Text(f"{word} ", f"bold {colour}").append(printable(finished.reason), "default")
+        console.print(_framed(console, title, Group(text, Text(printable(kept), "dim")), colour))
         return
     analysis = finished.analysis
     body: RenderableType = Group(*_words(analysis), Text(), _written(analysis, pictures_bucket, kept), Text())
@@ -48,12 +66,18 @@ def _framed(console: Console, title: str, body: RenderableType, colour: str) -> 
 
 
 def _picture(client: Client, bucket: str, analysis: Analysis) -> RenderableType:
-    """Return the smallest rendition, read from the bucket."""
-    smallest = min(analysis.pictures, key=lambda each: each.width * each.height)
-    with Image.open(io.BytesIO(client.bucket(bucket).blob(smallest.object).download_as_bytes())) as image:
-        image.thumbnail((PICTURE_WIDTH, PICTURE_HEIGHT))
-        pixels: RenderableType = Pixels.from_image(image.convert("RGB"))
-        return pixels
+    """Return the smallest rendition, read from the bucket; nothing if there is none, or none any more."""
+    smallest = min(analysis.pictures, key=lambda each: each.width * each.height, default=None)
+    if smallest is None:
+        return ""
+    try:
+        data = client.bucket(bucket).blob(smallest.object).download_as_bytes(retry=None)
+        with Image.open(io.BytesIO(data)) as image:
+            image.thumbnail((PICTURE_WIDTH, PICTURE_HEIGHT))
+            pixels: RenderableType = Pixels.from_image(image.convert("RGB"))
+            return pixels
+    except (GoogleAPIError, OSError):  # deleted on the gallery meanwhile
+        return ""
 
 
 def _words(analysis: Analysis) -> Iterable[Text]:
@@ -152,12 +176,13 @@ def ready(console: Console, exports: Mapping[str, str], env: str, drop: str, upl
         ("a browser", f"{url}/gallery/?user={YOU}"),
         ("a folder", f"put pictures into {drop}"),
         ("gcloud", f". {env}; gcloud storage cp PICTURE gs://{uploads_bucket}/{YOU}/"),
-        ("HTTP", f"curl --data-binary @PICTURE -H 'Content-Type: image/jpeg' {url}/analyze"),
+        ("HTTP", f"curl -F picture=@PICTURE {url}/analyze"),
         ("progress", f"curl '{url}/get_progress_stats?user={YOU}'"),
-        ("addresses", f"functions {url}, Cloud Storage {exports['STORAGE_EMULATOR_HOST']}, all in {env}"),
+        ("addresses", f"Cloud Storage {exports['STORAGE_EMULATOR_HOST']}, all in {env}"),
     )
-    table = Table.grid(padding=(0, 2))
-    for name, how in rows:
-        table.add_row(Text(name, "cyan"), Text(how, "default" if table.rows else "bold", overflow="fold"))
     console.print("\nSee them, and drop more, as you like; Ctrl-C ends it.", style="bold")
-    console.print(table)
+    for name, how in rows:  # not broken, so that a command can be copied whole from a narrow terminal
+        console.print(
+            Text(f"{name:<11}", "cyan").append(how, "bold" if "browser" in name else "default"),
+            soft_wrap=True,
+        )

@@ -37,8 +37,8 @@ from infra.local import StackError, show
 from infra.local.process import free_port
 from infra.local.reconcile import main as reconcile
 from infra.local.results import Outcome, Results
-from infra.local.run import Failed, Run
 from infra.local.stack import Stack
+from infra.local.terminal import Failed, Run
 from infra.redescribe import main as redescribe
 from tests.support.app import EXPECTED, hear_ctrl_c
 from tests.support.children import FUNCTIONS, python_path
@@ -158,12 +158,18 @@ def exports(stack: Stack) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines.split("\0") if line)
 
 
-def test_once_shows_what_became_of_the_picture_and_ends_well(
+def test_once_shows_what_became_of_the_pictures_of_a_folder_and_ends_well(
     tmp_path: Path, picture: Path, state: Path
 ) -> None:
-    with person(tmp_path, "--state", state, "--once", picture) as run:
+    """Even where a name is not UTF-8, and the terminal has only ASCII."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    shutil.copy(picture, folder / os.fsdecode(b"caf\xe9.png"))
+    picture.rename(folder / picture.name)
+    with person(tmp_path, "--state", state, "--once", folder, PYTHONIOENCODING="ascii") as run:
         status, output, errors = run.exit()
         assert (status, errors) == (0, "")
+        assert r"gs://dropcap-uploads/you/caf\xe9.png" in output
         assert (
             "\ndemonstration captioner: knows 60 drawn objects; `make model` installs BLIP-base (" in output
         )
@@ -238,7 +244,7 @@ def test_an_empty_file_is_not_waited_for(stack: Stack, tmp_path: Path) -> None:
     empty = tmp_path / "empty.jpg"
     empty.touch()
     run = Run(stack, Console(file=io.StringIO()), tmp_path / "drop")
-    with pytest.raises(Failed, match=r"empty\.jpg is left alone: it is empty"):
+    with pytest.raises(Failed, match=r"empty\.jpg was refused: It is empty\."):
         run.drop_and_wait([empty], "you", WAIT_S)
 
 
@@ -310,7 +316,12 @@ def test_the_next_run_keeps_the_data_and_does_not_drop_the_samples_again(tmp_pat
         shown = requests.get(page[1], timeout=WAIT_S).text
         assert len(set(re.findall(r"/gallery/picture/([0-9a-f-]{36})", shown))) == len(EXPECTED)
         run.process.send_signal(signal.SIGINT)
-        assert run.exit()[0] == 0
+        status, output, _ = run.exit()
+        assert status == 0
+        assert output.endswith(
+            f"Stopped. The same command continues with the data in {tmp_path}/state.\n"
+            f"To start afresh, delete it first: rm -r {tmp_path}/state\n"
+        )
     with person(tmp_path, "--state", tmp_path / "state") as run:
         output = run.wait_for("all in ")
         assert "The samples were analyzed by an earlier run" in output
@@ -388,7 +399,9 @@ def test_all_functions_share_a_port(stack: Stack, picture: Path) -> None:
     assert requests.get(f"{stack.url}/get_progress_stats", timeout=WAIT_S).status_code == 400
     assert requests.post(f"{stack.url}/sweep", timeout=WAIT_S).json()["complete"]
     assert "Whose pictures?" in requests.get(f"{stack.url}/gallery", timeout=WAIT_S).text
-    assert requests.get(stack.url, timeout=WAIT_S).status_code == 405  # events are posted
+    front = requests.get(stack.url, timeout=WAIT_S)
+    assert (front.status_code, front.url) == (200, f"{stack.url}/gallery/?user=you")
+    assert requests.put(stack.url, timeout=WAIT_S).status_code == 405  # events are posted
 
 
 def test_an_upload_by_any_client_is_analyzed(stack: Stack, picture: Path) -> None:
@@ -414,16 +427,18 @@ def test_a_key_of_your_own_is_used_and_never_written_down(state: Path) -> None:
     assert not (state / "env").exists()
 
 
-def test_a_part_that_ends_is_named_with_its_log(state: Path) -> None:
+def test_a_part_that_ends_is_named_with_its_log(state: Path, tmp_path: Path, picture: Path) -> None:
     with Stack(state, environment=os.environ | SETTINGS) as running:
+        run = Run(running, Console(file=io.StringIO()), tmp_path / "drop")
         gate = next(part for part in running.parts if part.name == "gate")
         os.kill(gate.pid, signal.SIGKILL)
         deadline = time.monotonic() + WAIT_S
         while psutil.pid_exists(gate.pid) and time.monotonic() < deadline:
             with suppress(StackError):
                 running.check()
-        with pytest.raises(StackError, match=r"gate stopped: .*gate\.log"):
-            running.check()
+        for work in (running.check, lambda: run.upload(picture, "you")):
+            with pytest.raises(StackError, match=r"gate stopped: .*gate\.log"):
+                work()
 
 
 def test_make_reconcile_finishes_what_lies_unfinished_and_says_so_in_a_line(
@@ -534,6 +549,7 @@ def test_make_help_has_a_line_for_each_target() -> None:
     listed = re.findall(r"^  make ([\w-]+) +\S", lines, re.MULTILINE)
     aliases = ["sweep", "torture"]  # deprecated
     assert sorted([*listed, "help", *aliases]) == sorted(targets.split())
+    assert max(map(len, lines.splitlines())) <= 80
 
 
 def test_make_passes_its_words_on() -> None:

@@ -122,8 +122,9 @@ endif
 	@$(RUN) -m model_export install -- $(NAMED)
 else
 	@$(CHECKPOINT) || { printf 'make: no model in %s: name a repository of the hub, a folder, an archive or an https address\n' $(NAMED) >&2; exit 2; }
-	@[ -e .venv-model/installed ] || echo "This takes a download of PyTorch (0.5 GB, once); for BLIP-base 1 GB more, 6 GB of disk, 4 GB of memory, 2 to 5 minutes."
-	@$(MAKE) --no-print-directory --silent .venv-model/installed
+	@[ -e .venv-model/installed ] || printf '%s\n' "This downloads PyTorch (0.5 GB, once), and for BLIP-base 1 GB more. It takes 2 to" \
+	    "5 minutes, 6 GB of disk and 4 GB of memory."
+	@HUB_MODEL=$(NAMED) $(MAKE) --no-print-directory --silent .venv-model/installed
 	@$(EXPORT) -m model_export export --checkpoint=$(NAMED) $(if $(RESOLUTION),--resolution $(RESOLUTION)) \
 	    $(if $(DECODER_BITS),--bits $(DECODER_BITS))
 endif

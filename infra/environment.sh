@@ -46,12 +46,19 @@ if ! "$folder/bin/python" -c 'import pip' 2>/dev/null; then
     "$found" -m venv "$folder" || fail "$found could not make the environment $folder."
 fi
 
+# What the packages are for may not be there: make model names its repository of the hub.
+if [ "${HUB_MODEL-}" ]; then
+    "$folder/bin/python" -m infra.local.hub "$HUB_MODEL" || exit 1
+fi
+
 echo "Installing packages into $folder (once; a minute or two) ..."
+retries="--retries 1" # for the first file, pip itself: whether there is an index is known soon
 for file in "$(dirname "$0")/pip.txt" "$@"; do
     cpu_torch "$file"
     "$folder/bin/python" -m pip freeze >"$folder/pins" # so that no file moves what an earlier one installed
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input $retries \
         --only-binary :all: --constraint "$folder/pins" --requirement "$file" ||
         fail "The packages could not be installed. Is the network up? The same command tries again."
+    retries=
 done
 touch "$folder/installed"

@@ -19,15 +19,13 @@ from dropcap.captioning.blip import Card, ModelError
 from dropcap.runtime.timeouts import run_with_timeout
 from dropcap.settings import MODEL_FOLDER
 from infra import ROOT
-from infra.local import StackError
+from infra.local import StackError, hub
 
-# huggingface_hub 0.36 also requests this before it downloads: constants.py and file_download.py, 2026-11-30.
-HUB = "https://huggingface.co"
+# huggingface_hub 0.36 also requests this before it downloads: file_download.py, 2026-11-30.
 ASKED = "Salesforce/blip-image-captioning-base/resolve/main/config.json"
 HUB_S = 2.5  # longest wait for the hub, s; a failing DNS lookup alone takes far longer
 OPTIONS = ("RESOLUTION", "DECODER_BITS")  # of `make model`: another value makes another model
 YES = ("y", "yes")
-TRUE = ("1", "ON", "YES", "TRUE")  # of the hub's variables, in capitals: constants.py
 
 
 def notice(folder: Path) -> str:
@@ -68,10 +66,9 @@ def offer(console: Console, state: Path) -> bool:
 
 def hub_answers() -> bool:
     """Return whether the hub has BLIP-base and answers within HUB_S; HF_ENDPOINT and proxies are honoured."""
-    offline = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-    if any(value.upper() in TRUE for value in offline):
+    if hub.is_offline():
         return False
-    url = f"{os.environ.get('HF_ENDPOINT', HUB).rstrip('/')}/{ASKED}"
+    url = f"{hub.endpoint()}/{ASKED}"
     with suppress(requests.RequestException, TimeoutError):
         return run_with_timeout(HUB_S, lambda: requests.head(url, timeout=HUB_S)).ok
     return False

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from infra.local import StackError, captioner
 from infra.local.captioner import hub_answers
+from infra.local.hub import main
 from tests.support.app import ROOT
 from tests.support.models.hub import Hub, serving
 
@@ -200,6 +201,27 @@ def test_a_hub_that_hangs_is_not_waited_for(hub: Hub, monkeypatch: pytest.Monkey
         began = time.monotonic()
         assert not hub_answers()
         assert time.monotonic() - began < 30
+
+
+def test_make_model_asks_first_whether_the_hub_answers(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    assert main("me/unknown") == 0  # whether it has it, its own client finds out
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    for needs_no_hub in ("random-base", str(tmp_path)):
+        assert main(needs_no_hub) == 0
+    assert capsys.readouterr().err == ""
+    assert main(f"{BLIP_BASE}@main") == 1
+    problem = f"{address} does not answer (Connection refused). Is the network up?"
+    assert capsys.readouterr().err == f"make: {BLIP_BASE}@main can't be downloaded: {problem}\n"
+    (tmp_path / "home" / "hub" / f"models--{BLIP_BASE.replace('/', '--')}" / "snapshots").mkdir(parents=True)
+    assert main(f"{BLIP_BASE}@main") == 0
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main("me/unknown") == 1
 
 
 def test_a_model_that_is_named_is_installed_once(copy: Copy) -> None:

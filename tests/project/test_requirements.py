@@ -117,10 +117,33 @@ PYTHON = """#!/bin/sh
 # pip and uv, as environment.sh calls them; pip's index has {found}, and PyTorch's {answers}.
 echo "$*" >>"{log}"
 case "$*" in
+    *"hub me/blip") exit {status} ;;
     *--dry-run*) echo '{{"install": [{{"metadata": {{"name": "{found}"}}}}]}}' ;;
     *"-m uv "*) exit {status} ;;
 esac
 """
+
+
+def environment(
+    tmp_path: Path, found: str, answers: str, **variables: str
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Make the environment for `make model`; return what ran, and how Python was called."""
+    folder, log = tmp_path / "environment", tmp_path / "log"
+    (folder / "bin").mkdir(parents=True)
+    status = 0 if answers == "answers" else 1
+    (folder / "bin" / "python").write_text(
+        PYTHON.format(found=found, answers=answers, log=log, status=status)
+    )
+    (folder / "bin" / "python").chmod(0o755)
+    done = subprocess.run(
+        ["sh", "infra/environment.sh", str(folder), "model_export/requirements.txt"],  # noqa: S607
+        cwd=ROOT,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done, log.read_text().splitlines()
 
 
 @pytest.mark.parametrize(
@@ -134,25 +157,23 @@ esac
 def test_pytorch_is_installed_for_cpus_or_not_at_all(
     tmp_path: Path, found: str, answers: str, asked_uv: bool, installed: bool
 ) -> None:
-    folder, log = tmp_path / "environment", tmp_path / "log"
-    (folder / "bin").mkdir(parents=True)
-    status = 0 if answers == "answers" else 1
-    (folder / "bin" / "python").write_text(
-        PYTHON.format(found=found, answers=answers, log=log, status=status)
-    )
-    (folder / "bin" / "python").chmod(0o755)
-    done = subprocess.run(
-        ["sh", "infra/environment.sh", str(folder), "model_export/requirements.txt"],  # noqa: S607
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    ran = log.read_text().splitlines()
+    done, ran = environment(tmp_path, found, answers)
     [torch] = re.findall(r"^torch==\S+", (ROOT / "model_export/requirements.txt").read_text(), re.MULTILINE)
     assert asked_uv == any(f"--torch-backend cpu {torch}" in line for line in ran)
     assert installed == any(line.endswith("--requirement model_export/requirements.txt") for line in ran)
-    assert installed == (folder / "installed").exists()
+    assert installed == (tmp_path / "environment" / "installed").exists()
+    assert [line for line in ran if "--retries 1" in line] == [
+        line for line in ran if "infra/pip.txt" in line
+    ]
     assert (done.returncode == 0) == installed
     if not installed:
         assert "make: PyTorch's index of CPU builds can't be reached" in done.stderr
+
+
+def test_nothing_is_installed_for_a_model_that_the_hub_can_not_give(tmp_path: Path) -> None:
+    done, ran = environment(tmp_path, "sympy", "is silent", HUB_MODEL="me/blip")
+    assert done.returncode == 1
+    assert ran == ["-c import pip", "-m infra.local.hub me/blip"]
+    command = ["make", "--dry-run", "model", "MODEL=me/blip"]
+    recipe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "HUB_MODEL='me/blip' make" in recipe

@@ -56,7 +56,16 @@ def test_the_keyboard_alone_reaches_everything_and_shows_where_it_is(visitor: Gu
     names = [name for name, _ in focused]
     assert [name for name, visible in focused if not visible] == []
     assert names[:3] == ["Skip to the content", "Dropcap", "Pictures"]
-    for name in ("Choose pictures", "A folder", "Search", "Filters", "a cat", "animal", "a dog", "CSV"):
+    for name in (
+        "Choose pictures",
+        "Choose a folder",
+        "Search",
+        "Filters",
+        "a cat",
+        "animal",
+        "a dog",
+        "CSV",
+    ):
         assert name in names
     page.keyboard.press("/")
     expect(page.get_by_role("searchbox")).to_be_focused()
@@ -98,6 +107,19 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(guest: Start) -> Non
         assert small == []
     page = visitor.open()
     expect(page.get_by_text("Take a picture")).to_be_visible()
+    expect(page.get_by_text("goes to the search")).to_be_hidden()
+
+
+def test_a_drop_cap_leaves_room_for_words_beside_it(visitor: Guest) -> None:
+    hang(visitor, {"caption": "a cat"})
+    page = visitor.open()
+    floats = {}
+    for width in (300, 190):
+        page.eval_on_selector(".hung", f"card => {{ card.style.flex = '0 0 {width}px'; }}")
+        floats[width] = page.eval_on_selector(
+            ".caption", "caption => getComputedStyle(caption, '::first-letter').float"
+        )
+    assert floats == {300: "left", 190: "none"}
 
 
 @pytest.mark.parametrize(
@@ -129,5 +151,6 @@ def test_an_empty_gallery_invites_to_drop_and_has_no_barrier(visitor: Guest) -> 
 
 def test_the_page_that_asks_whose_pictures_are_meant_has_no_barrier(visitor: Guest) -> None:
     hang(visitor, {"caption": "a cat"})
-    visitor.page.goto(f"{visitor.site.url}/gallery/")
+    visitor.open().get_by_role("link", name="Change user").click()
+    expect(visitor.page.get_by_role("heading", name="Whose pictures?")).to_be_visible()
     check_with_axe(visitor.page)

@@ -47,6 +47,7 @@ def test_counts_achievements_and_the_next_ones_are_the_users(start: Start) -> No
     text = page(app, "ana")
     for words in ("37 of 100 pictures", "4 of 7 days in a row", "Ten pictures", "Picture Collector"):
         assert words in text
+    assert " First picture A picture " in page(app, "dora")  # the next one of somebody who has none
 
 
 def test_memory_by_stage_is_shown_below_the_limit(start: Start) -> None:
@@ -55,7 +56,7 @@ def test_memory_by_stage_is_shown_below_the_limit(start: Start) -> None:
     assert "512 MiB" not in page(app, "ana")
     rows("UPDATE analyses SET result = :result", result=json.dumps({"memory": {"open": 123.4, "resize": 98}}))
     text = page(app, "ana")
-    for words in ("123 MB", "512 MiB", "400 MB", "resize"):
+    for words in ("123 MB", "537 MB (512 MiB)", "400 MB", "resize"):
         assert words in text
 
 

@@ -59,6 +59,10 @@ class Panel:
     peak: Bar
     share: int  # of the limit, in %
 
+    @property
+    def limit_mb(self) -> int:
+        return round(self.limit_mib * MIB)
+
 
 def panel_of(card: Card, settings: Settings) -> Panel | None:
     """Return the memory panel of one picture; None if no stage was measured."""

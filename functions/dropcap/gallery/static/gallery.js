@@ -97,7 +97,7 @@ function stored(value) {
 }
 
 function press(event) {
-  if (!keys?.checked || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!keys?.checked || !keys.offsetParent || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.closest("input, textarea, select")) return;
   const search = document.getElementById("q");
   if (event.key === "/" && search) {

@@ -124,7 +124,7 @@ async function persist(step, signal, report) {
       failures += 1;
       if (failures > TRIES) throw failed();
       const seconds = problem.wait ?? Math.min(2 ** (failures - 2), LONGEST_WAIT_S);
-      const at = new Date(Date.now() + seconds * 1000).toLocaleTimeString();
+      const at = new Date(Date.now() + seconds * 1000).toLocaleTimeString("en-GB"); // 24 hours, as all times on the page
       report(`${problem.message}: retrying at ${at}`);
       await pause(seconds, signal);
       report("Uploading");

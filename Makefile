@@ -71,7 +71,7 @@ help: ## list the targets
 	@sed -n 's/^version = "\(.*\)"/Dropcap \1/p' pyproject.toml
 	@awk -v 'groups=use: $(USE)\ndeploy: $(DEPLOY)\ndevelop: $(DEVELOP)' "$$HELP" Makefile
 
-run: .venv/installed ## start everything on this machine and drop pictures | MODEL=... PORT=8080 ONCE=1 PICTURES="a.jpg b.png" STATE=.dropcap
+run: .venv/installed ## start everything on this machine and drop pictures | MODEL=... PORT=8080 ONCE=1 PICTURES="a.jpg folder" STATE=.dropcap
 	@exec $(RUN) -m infra.local.run --port $(PORT) --state $(STATE) \
 	    $(if $(STORAGE_PORT),--storage-port $(STORAGE_PORT)) $(if $(POSTGRES_PORT),--postgres-port $(POSTGRES_PORT)) \
 	    $(if $(filter command,$(origin MODEL)),--model=$(NAMED)) $(if $(SVG),--svg $(SVG)) $(if $(ONCE),--once) -- $(PICTURES)

@@ -174,7 +174,7 @@ def ready(console: Console, exports: Mapping[str, str], env: str, drop: str, upl
     url = exports["DROPCAP_URL"]
     rows = (
         ("a browser", f"{url}/gallery/?user={YOU}"),
-        ("a folder", f"put pictures into {drop}"),
+        ("a folder", f"put pictures and folders into {drop}"),
         ("gcloud", f". {env}; gcloud storage cp PICTURE gs://{uploads_bucket}/{YOU}/"),
         ("HTTP", f"curl -F picture=@PICTURE {url}/analyze"),
         ("progress", f"curl '{url}/get_progress_stats?user={YOU}'"),

@@ -11,7 +11,7 @@ from dropcap.database.leases import Leases
 from dropcap.database.transactions import Database
 from dropcap.domain.analysis import PictureFacts, Rendition, Source
 from dropcap.errors import Rejected
-from dropcap.gallery import pictures, wall
+from dropcap.gallery import pages, pictures, wall
 from dropcap.gallery.cards import Card
 from dropcap.gallery.wall import Filters
 from dropcap.settings import Settings
@@ -39,6 +39,10 @@ def reject(database: Database, name: str) -> uuid.UUID:
 
 def shown(database: Database, user: str = "ana", size: int = 100, **filters: Any) -> list[uuid.UUID]:
     return [card.id for card in wall.page(database, user, Filters(**filters), size).cards]
+
+
+def test_no_confidence_is_a_negative_zero() -> None:
+    assert pages.confidence(Source(True, confidence=-0.001)) == "confidence 0.00"
 
 
 def test_a_card_has_all_facts_of_a_picture(database: Database) -> None:

@@ -61,7 +61,7 @@ def confidence(source: Source) -> str:
     if source.confidence is None:
         return ""
     low = ", too low for the caption to be shown" if source.low_confidence else ""
-    return f"confidence {source.confidence:.2f}{low}".replace("-", "\N{MINUS SIGN}")
+    return f"confidence {source.confidence:z.2f}{low}".replace("-", "\N{MINUS SIGN}")
 
 
 def seconds(duration: float) -> str:

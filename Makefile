@@ -3,7 +3,7 @@ SHELL = /bin/sh
 .DEFAULT_GOAL = help
 USE = run reconcile model model-archive redescribe import
 DEPLOY = plan deploy verify backfill rollback logs open destroy
-DEVELOP = test lint lock audit train evaluate prove estimates bench bench-database chaos soak fuzz scaling samples screenshots
+DEVELOP = test lint lock audit train evaluate prove estimates bench bench-cold bench-database chaos soak fuzz scaling samples screenshots
 .PHONY: help sweep torture $(USE) $(DEPLOY) $(DEVELOP)
 
 PORT ?= 8080
@@ -143,8 +143,11 @@ prove: .venv-dev/installed .venv-model/installed build/random-base/model.json ##
 estimates: .venv-dev/installed ## each decoder's peak memory beside its estimate, for every kind of file | ESTIMATES="--only TIFF --width 3000"
 	@$(DEV) -m tests.memory.estimates $(ESTIMATES)
 
-bench: .venv/installed .venv-dev/installed .venv-model/installed .venv-bench/installed build/random-base/model.json ## time and memory beside other ways to caption and resize | BENCH="--rounds 9"
+bench: .venv-deployed/installed .venv-dev/installed .venv-model/installed .venv-bench/installed build/random-base/model.json ## time and memory beside other ways to caption and resize | BENCH="--rounds 9"
 	@$(DEV) -m tests.bench $(BENCH)
+
+bench-cold: .venv-deployed/installed .venv-dev/installed build/random-base/model.json ## the parts of a cold start, to the first caption | BENCH="--cpus 2 --against ../other"
+	@$(DEV) -m tests.bench.cold $(BENCH)
 
 bench-database: .venv-dev/installed ## time of each database operation at 10 million analyses | BENCH="--analyses 100000"
 	@$(DEV) -m tests.bench.database $(BENCH)
@@ -207,6 +210,10 @@ build/random-base/model.json: | .venv-model/installed
 
 .venv/installed: infra/pip.txt functions/requirements.txt infra/requirements.txt
 	@sh infra/environment.sh .venv functions/requirements.txt infra/requirements.txt
+
+# What is deployed, and nothing else: google-genai loads aiohttp where that is installed.
+.venv-deployed/installed: infra/pip.txt functions/requirements.txt
+	@sh infra/environment.sh .venv-deployed functions/requirements.txt
 
 # Python in .venv-dev also finds the packages of .venv-model once that is installed: tests and benchmarks use PyTorch.
 .venv-dev/installed: requirements.txt infra/pip.txt functions/requirements.txt infra/requirements.txt

@@ -12,7 +12,7 @@ from dropcap.http import server
 from dropcap.services import start
 
 SERVICES = start()
-server.prepare()
+server.prepare(SERVICES.warm_up)
 
 
 @functions_framework.http  # not cloud_event, which parses a body of any size

@@ -35,6 +35,7 @@ def analyze(
     settings = services.settings
     with logs.bind_upload(upload.id), memory.heavy_work_lock:
         with watchdog.stage("open"):
+            services.wait_until_warm()
             picture = client.open_picture(body, settings, services.make_room)
         with picture:
             with watchdog.stage("resize"):

@@ -34,7 +34,7 @@ def read(root: Path = ROOT) -> Source:
 
 
 def check_model(config: Config, root: Path = ROOT) -> None:
-    """Raise CloudError if the demonstration captioner would be deployed without DEMO_MODEL=1."""
+    """Raise CloudError if a damaged model would be deployed, or a demonstration without DEMO_MODEL=1."""
     if config.demo_model == "1":
         return
     from dropcap.captioning.blip import (  # imported here, as it takes 0.1 s that no other command needs
@@ -48,6 +48,8 @@ def check_model(config: Config, root: Path = ROOT) -> None:
         return  # on a mounted volume, for example, which is not readable here
     try:
         card = Card.read(folder)
+        if not card.things:
+            card.verify(folder)  # the function itself does so only after its first caption
     except ModelError as unusable:
         if config.settings.blip == "optional":
             return

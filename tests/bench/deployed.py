@@ -20,7 +20,7 @@ MAIN, NAIVE = ROOT / "functions" / "main.py", ROOT / "tests" / "memory" / "naive
 OURS_GIB, NAIVE_GIB = 0.5, 2  # the smallest instances into which each fits
 TIMEOUT_S = 300.0
 NO_LIMIT = 0
-DEPLOYED = ROOT / ".venv" / "bin" / "python"  # has what the function needs and the local stack, no more
+DEPLOYED = ROOT / ".venv-deployed" / "bin" / "python"  # has what the function needs, no more
 
 
 @dataclass(frozen=True, slots=True)

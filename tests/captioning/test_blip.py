@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -299,6 +299,24 @@ def test_an_error_names_a_damaged_file_and_the_remedy(
         blip.Captioner(folder)
     for part in (str(folder / name), problem, "make model"):
         assert part in str(error.value)
+
+
+def test_weights_that_were_altered_are_found_after_the_first_caption(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their hash, 0.2 s for BLIP-base, is not waited for: `make model` and `make deploy` have checked it."""
+    monkeypatch.setattr(blip, "VERIFIED_AT_LOAD", 0)
+    monkeypatch.setattr(blip, "VERIFY_AFTER_S", 0)
+    alter(folder / "encoder.data")
+    captioner, picture = blip.Captioner(folder), for_blip("garden.jpg")
+    captioner.caption(picture)
+    assert captioner._verified
+    wait([captioner._verified], timeout=60)
+    for _ in range(2):
+        with pytest.raises(
+            blip.ModelError, match=r"encoder\.data is not the file that model\.json describes"
+        ):
+            captioner.caption(picture)
 
 
 @pytest.mark.parametrize("card", [None, "", "[]", "{}", '{"name": "x"}'])

@@ -21,6 +21,7 @@ from infra.cloud.deployed import begin
 from infra.cloud.gcloud.command import Gcloud
 from infra.cloud.inventory import Cloud
 from infra.cloud.operations import after
+from infra.cloud.resources.functions import BUILD_VARIABLES
 from infra.cloud.resources.watched import Budget, Channel
 from tests.support.app import NO_GCLOUD
 from tests.support.cloud.control_plane import ControlPlane
@@ -225,8 +226,9 @@ def test_changed_code_is_built_and_named_for_its_commit_and_a_rollback_leads_bac
     (there.functions / "dropcap" / "new.py").write_text("")
     assert there.read_source().commit.endswith("-dirty")  # what is not committed says so
     commit = there.commit("second")
-    ran = there.deployed(**ALERTS)
-    assert len([line for line in ran.lines if "builds:submit" in line]) == 1
+    there.deployed(**ALERTS)
+    builds = [request.body for request in there.plane.writes if request.path.endswith("builds:submit")]
+    assert [each["buildpackBuild"]["environmentVariables"] for each in builds] == [BUILD_VARIABLES]
     assert len({there.container(name)["image"] for name in NAMES}) == 1 < len(there.plane.images)
     for name in NAMES:
         metadata = there.service(name)["spec"]["template"]["metadata"]

@@ -1,5 +1,6 @@
 """The parts of a plan: settings that are checked before any command runs, roles, names, and texts."""
 
+import hashlib
 import json
 import os
 import re
@@ -490,7 +491,10 @@ def test_the_model_that_is_deployed_is_the_one_that_is_looked_at(tmp_path: Path)
 
     def put(folder: str, demo: bool) -> None:
         (tmp_path / "functions" / folder).mkdir(parents=True)
-        (tmp_path / "functions" / folder / "model.json").write_text(json.dumps(card | {"demo": demo}))
+        (tmp_path / "functions" / folder / "weights").write_bytes(b"right")
+        files = {"weights": {"bytes": 5, "sha256": hashlib.sha256(b"right").hexdigest()}}
+        changed = card | {"demo": demo, "files": files, "confidence": {"threshold": 0}}
+        (tmp_path / "functions" / folder / "model.json").write_text(json.dumps(changed))
 
     with pytest.raises(CloudError, match=r"functions/model/model\.json is missing: .*`make model`\.$"):
         check()
@@ -503,6 +507,9 @@ def test_the_model_that_is_deployed_is_the_one_that_is_looked_at(tmp_path: Path)
     with pytest.raises(CloudError, match="functions/small is the demonstration captioner"):
         check(MODEL_FOLDER="small")
     check(MODEL_FOLDER="/mnt/models/blip")  # of a volume, which is not deployed
+    (tmp_path / "functions" / "model" / "weights").write_bytes(b"wrong")
+    with pytest.raises(CloudError, match=r"model/weights is not the file that model\.json describes"):
+        check()
 
 
 def test_where_gcloud_is_not_installed_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
 """Threads share a pool of connections: queries run concurrently, and waits are bounded."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from dropcap.database.schema import repair
 from dropcap.database.transactions import Database, Executor
 from dropcap.errors import Rejected, SettingsError
 from dropcap.settings import Settings
-from tests.support.app import Start
+from tests.support.app import ROOT, Start
 from tests.support.database.uploads import RACERS, record, upload
 
 MOST = Settings().database_connections
@@ -186,12 +188,27 @@ def test_the_schema_is_checked_once_a_process(database: Database, monkeypatch: p
     assert checks == [1]
 
 
-def test_no_connection_is_open_when_the_server_forks(database: Database, database_url: str) -> None:
-    database.prepare()
-    assert database._pool._idle == []
-    ends = time.monotonic() + 10
-    while opened(database_url):  # the server takes a moment to notice
-        assert time.monotonic() < ends
+FORK = """
+import os, sys
+from dropcap.database.transactions import Database
+from dropcap.settings import Settings
+
+database, pid = Database(Settings(database_url=sys.argv[1])), "SELECT pg_backend_pid()"
+database.prepare()
+[connection] = database._pool._idle
+print(connection.run(pid), flush=True)
+if worker := os.fork():
+    os.waitpid(worker, 0)
+print(database.query(pid), flush=True)
+"""
+
+
+def test_a_forked_worker_takes_over_the_connection_that_checked_the_schema(database_url: str) -> None:
+    """The parent opens another when it needs one: the worker's end has not ended its session."""
+    words = [sys.executable, "-c", FORK, database_url]
+    done = subprocess.run(words, cwd=ROOT / "functions", capture_output=True, text=True, check=True)
+    before, worker, parent = done.stdout.split()
+    assert before == worker != parent
 
 
 def test_a_lease_of_one_thread_is_never_released_by_another(database: Database) -> None:

@@ -15,9 +15,11 @@ import json
 import math
 import re
 import threading
+import time
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,13 @@ from dropcap.captioning.graphs import ModelError as ModelError
 from dropcap.captioning.novelty import Distance
 from dropcap.captioning.wordpiece import WordPiece
 from dropcap.domain.analysis import NOTICE, Caption
+from dropcap.runtime.timeouts import submit
 
 # Words to drop at the end of a truncated loop: "a train on a train on ..." is cut to "a train on".
 _DANGLING = re.compile(r"(?:[ ,]+(?:a|an|the|and|or|with|of|on|in|at|to|by|is|that))+$")
 MAX_CHARACTERS = 500  # a longer caption is cut
+VERIFIED_AT_LOAD = 16_000_000  # bytes: larger files are verified after the first caption; 10 ms
+VERIFY_AFTER_S = 3.0
 # A card is untrusted: its text is shown in terminals and on pages, and its numbers size allocations.
 MAX_NAME = 200  # characters of its name and revision
 MAX_SIDE = 2048  # px; BLIP's checkpoints take 384, and 480 for questions
@@ -105,14 +110,19 @@ class Card:
                 f"{folder / 'model.json'} can't be used ({_describe(wrong)}): {REMEDY}."
             ) from wrong
 
-    def verify(self, folder: Path) -> None:
-        """Raise ModelError unless every file has the size and SHA-256 of the card: 0.1 s for 200 MB."""
+    def verify(self, folder: Path, largest: float = math.inf) -> None:
+        """Raise ModelError unless every file has the size of the card, and its SHA-256 up to `largest` bytes.
+
+        250 MB take 0.2 s of CPU; without SHA instructions, three times as much.
+        """
         for name, (size, sha256) in self.files.items():
             path = folder / name
             if not path.is_file():
                 raise ModelError(f"{path} is missing: {REMEDY}.")
             if (found := path.stat().st_size) != size:
                 raise ModelError(f"{path} has {found} bytes, not {size}, so it is cut: {REMEDY}.")
+            if size > largest:
+                continue
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                     raise ModelError(f"{path} is not the file that model.json describes (SHA-256): {REMEDY}.")
@@ -177,12 +187,19 @@ def preprocess(image: Image.Image, size: int, mean: Sequence[float], std: Sequen
 
 
 class Captioner:
-    """A verified, loaded model. It keeps no state of a picture, so that threads may share it."""
+    """A loaded model. It keeps no state of a picture, so that threads may share it.
+
+    The SHA-256 of the weights is checked after the first caption, which need not wait for it: `make model`
+    and `make deploy` have checked it, an image can't change, and a file that is cut has another size. If the
+    weights are wrong all the same, every later caption raises ModelError.
+    """
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         """Load the model of a folder. Raises ModelError, which names the faulty file."""
         self.card = Card.read(folder)
-        self.card.verify(folder)
+        self.card.verify(folder, VERIFIED_AT_LOAD)
+        self._folder = folder
+        self._verified: Future[None] | None = None
         measured = self.card.confidence
         try:
             self.tokenizer = WordPiece(folder / "vocab.txt")
@@ -209,6 +226,8 @@ class Captioner:
         It begins with `prompt`, as in BLIP. `beams` 1 is greedy. `max_tokens` does not count the prompt.
         Raises ModelError if the prompt is too long or the model fails.
         """
+        if self._verified and self._verified.done():
+            self._verified.result()
         start = [self.card.bos, *self.tokenizer.encode(prompt)]
         if (room := self.card.max_length - len(start)) < 1:
             raise ModelError(f"The prompt has {len(start)} tokens of {self.card.max_length}: shorten it.")
@@ -233,6 +252,8 @@ class Captioner:
             raise ModelError(
                 f"The confidence in a caption is {confidence}, so the model is broken: {REMEDY}."
             )
+        if not self._verified:
+            self._verified = submit(partial(_verify_later, self.card, self._folder), "verify")
         return Caption(
             text,
             self.card.name,
@@ -261,6 +282,12 @@ class Captioner:
         if beams == 1:
             return greedy(step, start, max_tokens, card.eos, card.no_repeat_ngram_size)
         return beam_search(step, start, beams, max_tokens, card.eos, card.no_repeat_ngram_size)
+
+
+def _verify_later(card: Card, folder: Path) -> None:
+    """Verify a folder when the first picture is likely finished; hold no Captioner, which may be unloaded."""
+    time.sleep(VERIFY_AFTER_S)
+    card.verify(folder)
 
 
 _loading = threading.Lock()

@@ -113,7 +113,7 @@ def translated_errors() -> Iterator[None]:
 class Pool:
     """Connection pool of a process, with at most `size` connections, which `connect` opens on demand.
 
-    A thread waits up to `wait_s` seconds for a free connection. Call `clear` before a fork.
+    A thread waits up to `wait_s` seconds for a free connection. Call `forget` in the parent after a fork.
     """
 
     def __init__(self, connect: Callable[[], Connection], size: int, wait_s: float) -> None:
@@ -141,6 +141,14 @@ class Pool:
     def release(self, connection: Connection) -> None:
         """Return a connection to the pool. It must be outside a transaction, with no response pending."""
         self._idle.append(connection)
+
+    def forget(self) -> None:
+        """Leave the idle connections to the child that was forked: close our files, and send nothing."""
+        with suppress(IndexError):
+            while True:
+                connection = self._idle.pop()
+                connection._sock.close()  # the file on the socket; close() would end the session, too
+                connection._usock.close()
 
     def clear(self) -> None:
         """Close the idle connections; new ones are opened on demand."""

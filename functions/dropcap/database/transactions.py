@@ -5,6 +5,7 @@ use. Session variables are set with SET LOCAL, per transaction, which also works
 """
 
 import json
+import os
 import re
 import threading
 import uuid
@@ -53,19 +54,20 @@ class Database:
         self._checked = False
 
     def prepare(self) -> None:
-        """Check the schema at the cold start, then close the connection.
+        """Check the schema at the cold start, and keep the connection for the first transaction.
 
-        The web server forks its workers after this, and two workers on one connection would read each other's
-        responses. Each worker checks again when it connects.
+        If the web server forks a worker, the connection is the worker's: two processes on one connection
+        would read each other's responses.
         """
         with translated_errors(), self._pool.slot():
             connection, _ = self._pool.acquire()
             try:
                 self._check(connection)
-            finally:
+            except BaseException:
                 close(connection)
-                self._pool.clear()
-        self._checked = False
+                raise
+            self._pool.release(connection)
+        os.register_at_fork(after_in_parent=self._pool.forget)
 
     def close(self) -> None:
         """Close the idle connections; the next use opens another."""

@@ -13,10 +13,10 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flask
 from gunicorn import config, util
@@ -24,6 +24,7 @@ from gunicorn.workers import gthread
 
 from dropcap.errors import TransientError
 from dropcap.http.bodies import LARGEST_JSON, MAX_DISCARDED
+from dropcap.runtime.timeouts import submit
 
 HEAD_S = 10.0  # time limit until a connection is ready for a thread
 LARGEST_HEAD = 98_304  # bytes: the longest allowed query, and 32 KiB for the rest
@@ -40,12 +41,13 @@ POLL_MS = 250  # interval at which a wait checks whether others wait
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-def prepare() -> None:
-    """Make gunicorn serve the application with `Worker`.
+def prepare(warm_up: Callable[[], None]) -> None:
+    """Make gunicorn serve the application with `Worker`, which calls `warm_up` in a thread when it starts.
 
     functions-framework 3.10 has no options for that and ignores GUNICORN_CMD_ARGS, so change gunicorn's
     defaults. Flask's own responses also read a body, so limit that, too.
     """
+    Worker.warm_up = staticmethod(warm_up)
     config.WorkerClass.default = f"{__name__}.Worker"
     config.WorkerConnections.default = CONNECTIONS
     flask.current_app.config["MAX_CONTENT_LENGTH"] = LARGEST_JSON
@@ -131,9 +133,16 @@ class Connection(gthread.TConn):  # type: ignore[misc]
 class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     """gunicorn's threaded worker; its event loop waits for the headers of all connections at once."""
 
+    warm_up: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
+
     def __init__(self, *facts: Any) -> None:
         super().__init__(*facts)
         self.queue: set[Connection] = set()
+
+    def run(self) -> None:
+        """Serve, and warm up meanwhile: threads and child processes from before the fork would be lost."""
+        submit(type(self).warm_up, "warm up")
+        super().run()
 
     def accept(self, listener: socket.socket) -> None:
         """Accept a connection; if there are too many, close the one whose deadline is next."""

@@ -100,11 +100,15 @@ class _ForkServer:
         memory.helpers.pop(pid, None)
         return self._ask({"wait": pid, "patience_s": patience_s})
 
+    def start(self) -> None:
+        """Start the process if it does not run; the first picture need not wait for it then."""
+        with self._lock, suppress(OSError, ValueError):  # the picture's own attempt explains it
+            self._start_once()
+
     def _ask(self, request: Mapping[str, Any], descriptors: Iterable[int] = ()) -> dict[str, Any]:
         with self._lock:
             try:
-                if self._process is None or self._process.poll() is not None:
-                    self._start()
+                self._start_once()
                 socket.send_fds(self._control, [json.dumps(request).encode()], descriptors)
                 answer: dict[str, Any] = self._line()
             except (OSError, ValueError) as ended:
@@ -113,6 +117,10 @@ class _ForkServer:
         if problem := answer.get("error"):
             raise NotDecoded(f"No process could be started for the picture: {problem}.")
         return answer
+
+    def _start_once(self) -> None:
+        if self._process is None or self._process.poll() is not None:
+            self._start()
 
     def _start(self) -> None:
         """Start the process: without this one's environment, descriptors and modules."""
@@ -161,6 +169,11 @@ def _memory_file() -> IO[bytes]:
 @cache
 def _fork_server(worker: str) -> _ForkServer:
     return _ForkServer(worker)
+
+
+def start() -> None:
+    """Start the fork server, which takes 0.3 s, before there is a picture."""
+    _fork_server(WORKER).start()
 
 
 class Child:

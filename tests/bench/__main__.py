@@ -19,7 +19,7 @@ from infra import ROOT, cost
 from infra.local import StackError
 from tests.bench import chart, deployed
 from tests.bench.models import prepare
-from tests.bench.workers import Failed, Way, figures
+from tests.bench.workers import Failed, Processor, Way, figures
 from tests.memory.encoders import photo, pillow
 
 BENCH_PYTHON = ROOT / ".venv-bench" / "bin" / "python"  # has OpenVINO
@@ -83,7 +83,9 @@ def measure(asked: argparse.Namespace, console: Console) -> Report:
                 "naive": (deployed.NAIVE, folders["transformers"], Path(sys.executable)),
             }.items()
         }
+    cpuinfo = Path("/proc/cpuinfo")
     return {
+        "processor": asdict(Processor.read(cpuinfo.read_text() if cpuinfo.exists() else "")),
         "caption": {name: asdict(figure) for name, figure in caption.items()},
         "resize": {name: {way: asdict(f) for way, f in ways.items()} for name, ways in resize.items()},
         "upload": {name: asdict(run) for name, run in uploads.items()},
@@ -102,6 +104,7 @@ def _photos(folder: Path) -> dict[str, Path]:
 def table(report: Mapping[str, Any]) -> Table:
     """Return the report as a table."""
     shown = Table("", *RIVALS.values(), title="BLIP-base, one thread, in turns")
+    shown.caption = str(Processor(**report["processor"]))
     captions = [report["caption"][name] for name in RIVALS]
     shown.add_row("a caption of 16 tokens, s", *(f"{each['seconds']:.2f}" for each in captions))
     shown.add_row("memory of its process at the peak, MB", *(f"{each['peak_mb']:.0f}" for each in captions))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import statistics
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +16,7 @@ from typing import Self
 
 from infra import ROOT
 
+FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
 Way = Sequence[str | Path]
 """The Python, the module and its arguments."""
 
@@ -32,13 +35,50 @@ class Turn:
     peak_mb: float
 
 
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """The CPU: its name, those of FEATURES that it has, and how many of it a process sees while it loads."""
+
+    name: str
+    features: tuple[str, ...]
+    visible: int
+
+    @classmethod
+    def read(cls, cpuinfo: str) -> Self:
+        """Return what /proc/cpuinfo says of the first CPU."""
+        facts: dict[str, str] = dict(
+            re.findall(r"^(.+?)\s*: (.*)$", cpuinfo.partition("\n\n")[0], re.MULTILINE)
+        )
+        flags = (facts.get("flags") or facts.get("Features") or "").split()
+        name = facts.get("model name") or platform.machine()
+        return cls(name, tuple(flag for flag in FEATURES if flag in flags), len(_visible()))
+
+    def __str__(self) -> str:
+        features = ", ".join(self.features) or "none of AVX"
+        return f"{self.name} ({features}); each process loads with {self.visible} CPUs in sight, works on one"
+
+
+def _visible() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
+
+
+def _pin(pid: int, cpu: int) -> None:
+    """Let all threads of a process run on one CPU only (Linux)."""
+    if hasattr(os, "sched_setaffinity"):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {cpu})
+
+
 class Worker:
-    """A process for one way, pinned to the CPU that all ways share."""
+    """A process for one way. Once it is loaded, it works on the CPU that all ways share.
+
+    An instance of Cloud Run with 1 vCPU sees two CPUs and has the time of one (dotnet/runtime #99046).
+    Libraries choose kernels by what they see (docs/reference/onnxruntime-amx.md): nothing is pinned before.
+    """
 
     def __init__(self, name: str, python: str, module: str, *words: str) -> None:
         self.name = name
         self.turns: list[Turn] = []
-        cpu = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
         self._process = subprocess.Popen(
             [python, "-W", "ignore", "-m", module, *words],
             stdin=subprocess.PIPE,
@@ -48,9 +88,8 @@ class Worker:
             env=os.environ
             | {"OMP_NUM_THREADS": "1", "MEMORY_LIMIT_MB": "32768", "MEMORY_WARNING_MB": "32768"},
         )
-        if cpu is not None:
-            os.sched_setaffinity(self._process.pid, {cpu})
         self.ready = self._turn()
+        _pin(self._process.pid, max(_visible()))
 
     def turn(self) -> None:
         """Have it work once. Raises Failed."""

@@ -135,6 +135,34 @@ def test_an_encoder_releases_only_its_own_weights(folder: Path) -> None:
     assert not {*parts[0]} & {*parts[1]}
 
 
+PINNED = """
+import builtins, os, sys
+from pathlib import Path
+
+load = builtins.__import__
+def watch(name, *rest):
+    if name == "onnxruntime" and name not in sys.modules:
+        print(len(os.sched_getaffinity(0)))
+    return load(name, *rest)
+
+builtins.__import__ = watch
+every = os.sched_getaffinity(0)
+os.sched_setaffinity(0, {min(every)})
+from dropcap.captioning.graphs import Encoder
+Encoder(Path(sys.argv[1]), 1)
+print(os.sched_getaffinity(0) == {min(every)}, len(every))
+"""
+
+
+@ON_LINUX
+def test_a_pinned_process_loads_onnx_runtime_with_every_cpu_in_sight() -> None:
+    # ONNX Runtime 1.32 does without AMX otherwise: docs/reference/onnxruntime-amx.md.
+    run = [sys.executable, "-c", PINNED, str(MODEL)]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT / "functions")
+    at_import, pinned_again, every = done.stdout.split()
+    assert (at_import, pinned_again) == (every, "True")
+
+
 def test_captioning_does_not_leak_memory(shipped: blip.Captioner) -> None:
     import onnxruntime
 

@@ -1,5 +1,6 @@
 """`make bench`: what it compares does the same work, and what it says is what was measured."""
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import pytest
 
 from tests.bench import __main__ as bench
 from tests.bench import chart, deployed
-from tests.bench.workers import Failed, Figure, Turn, figures, take_turns
+from tests.bench.workers import Failed, Figure, Processor, Turn, Worker, figures, take_turns
 from tests.support.app import ROOT, SAMPLES
 
 MODEL = ROOT / "functions" / "model"
@@ -74,7 +75,9 @@ def test_the_deployed_function_is_measured_cold_and_warm(tmp_path: Path) -> None
     assert 0 < run.warm_s < run.cold_start_s
 
 
+XEON = {"name": "Intel Xeon", "features": ["avx512_vnni", "amx_int8"], "visible": 2}
 REPORT: dict[str, Any] = {
+    "processor": XEON,
     "caption": {name: {"seconds": n / 8, "peak_mb": 300.0 * n} for n, name in enumerate(bench.RIVALS, 5)},
     "resize": {
         "12 MP": {"ours": {"seconds": 0.25, "peak_mb": 90.4}, "pillow": {"seconds": 0.5, "peak_mb": 160}}
@@ -93,6 +96,24 @@ def test_the_table_shows_what_was_measured() -> None:
     assert columns[1] == ["0.62", "1500", "0.25; 90", "2.95", "2,880", "0.033"]
     assert columns[2] == ["0.75", "1800", "0.50; 160", "9.00", "1,000", "0.105"]
     assert columns[4][:2] == ["1.00", "2400"]
+    assert str(table.caption).startswith("Intel Xeon (avx512_vnni, amx_int8); each process loads with 2 CPUs")
+
+
+def test_the_report_names_the_processor_and_what_matters_of_its_features() -> None:
+    first = "processor\t: 0\nmodel name\t: Intel Xeon\nflags\t\t: fpu amx_int8 avx512_vnni\n"
+    cpuinfo = f"{first}\nprocessor\t: 1\nmodel name\t: another\n"
+    read = Processor.read(cpuinfo)
+    assert (read.name, read.features) == ("Intel Xeon", ("avx512_vnni", "amx_int8"))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux pins a process")
+def test_a_way_loads_with_every_cpu_in_sight_and_works_on_one(tmp_path: Path) -> None:
+    python, seen = tmp_path / "python", tmp_path / "seen"
+    python.write_text(f'#!/bin/sh\nnproc >{seen}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    with Worker("pillow", str(python), WAYS[1], "resize_pillow", str(PICTURE)) as worker:
+        assert len(os.sched_getaffinity(worker._process.pid)) == 1
+    assert int(seen.read_text()) == len(os.sched_getaffinity(0))
 
 
 def test_the_bars_of_the_chart_are_as_long_as_the_figures() -> None:

@@ -15,10 +15,11 @@ from rich.text import Text
 from dropcap.errors import SettingsError
 from dropcap.settings import MODEL_FOLDER
 from infra import ROOT
-from infra.local import YOU, StackError, captioner, show
+from infra.local import YOU, StackError, captioner
 from infra.local.drop import files_in
 from infra.local.stack import Stack
 from infra.local.terminal import Failed, Run, short
+from infra.text import printable
 
 SAMPLES = ROOT / "infra" / "samples"
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".avif"})
@@ -153,7 +154,7 @@ def main(words: Sequence[str] | None = None) -> int:
         _goodbye(console, arguments.state)
         return 0
     except (Failed, StackError, SettingsError) as reason:
-        print(f"make run: {show.printable(str(reason))}", file=sys.stderr)
+        print(f"make run: {printable(str(reason))}", file=sys.stderr)
         return 1
     return 0
 

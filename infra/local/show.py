@@ -1,7 +1,6 @@
 """The output of `make run`; plain text unless the output is a terminal."""
 
 import io
-import re
 from collections.abc import Iterable, Mapping
 
 from google.api_core.exceptions import GoogleAPIError
@@ -16,27 +15,9 @@ from rich_pixels import Pixels
 from dropcap.domain.analysis import Agreement, Analysis, Source, Usage, stage_order
 from infra.local import YOU
 from infra.local.results import Outcome
+from infra.text import printable
 
 PICTURE_WIDTH, PICTURE_HEIGHT = 36, 36  # columns, and pixels high: a line of text shows two
-# What would move the cursor, colour the terminal or reverse its text, and bytes that are not UTF-8.
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(name: str) -> str:
-    """Return a name of a file or an object as a terminal may show it, in one line."""
-
-    def escaped(found: re.Match[str]) -> str:
-        code = ord(found[0])
-        if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that is not UTF-8 (PEP 383)
-            code -= 0xDC00
-        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-    return UNPRINTABLE.sub(escaped, name)
-
-
-def counted(number: int, noun: str) -> str:
-    """Return the number with its noun, which takes an s."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def outcome(console: Console, client: Client, finished: Outcome, pictures_bucket: str, kept: str) -> None:

@@ -22,6 +22,7 @@ from infra.local.drop import DONE, DropFolder, Refused, facts_of, object_names, 
 from infra.local.process import last_line
 from infra.local.results import Outcome, Results
 from infra.local.stack import Stack
+from infra.text import plural, printable
 
 POLL_S = 0.3
 LONGEST_ERROR = 200  # characters of another program's message
@@ -51,7 +52,7 @@ class Run:
 
     def say(self, line: str) -> None:
         """Print a line that may have names of files in it."""
-        self.console.print(Text(show.printable(line)))
+        self.console.print(Text(printable(line)))
 
     def upload(self, path: Path, user: str) -> UUID:
         """Upload one file as a new object `user/name`; return its id.
@@ -116,7 +117,7 @@ class Run:
         """
         pending: dict[UUID, str] = {}
         failures: list[str] = []
-        with self.console.status(f"{show.counted(len(paths), 'picture')} dropped ..."):
+        with self.console.status(f"{plural(len(paths), 'picture')} dropped ..."):
             for path in paths:
                 try:
                     pending[self.upload(path, user)] = path.name
@@ -219,7 +220,7 @@ def local_zone() -> str:
 
 def _name(path: Path) -> str:
     """Return a path for a line of text: of a long one, the end."""
-    name = show.printable(str(path))
+    name = printable(str(path))
     return name if len(name) <= LONGEST_NAME else f"…{name[-LONGEST_NAME:]}"
 
 

@@ -21,6 +21,7 @@ from infra.local.drop import DropFolder, Refused, opened
 from infra.local.run import pictures
 from infra.local.stack import Stack
 from infra.local.terminal import Failed, Run
+from infra.text import plural
 from tests.support.images.pictures import encoded, quadrants
 
 WAIT_S = 90
@@ -288,6 +289,11 @@ def test_a_file_that_is_gone_or_can_not_be_read_is_refused(tmp_path: Path) -> No
     for path in (tmp_path / "gone", locked):
         with pytest.raises(Refused, match=r"can't be read"), opened(path):
             pass
+
+
+def test_one_is_no_plural() -> None:
+    counts = [plural(number, "picture") for number in (0, 1, 2500)]
+    assert counts == ["0 pictures", "1 picture", "2,500 pictures"]
 
 
 def test_the_hints_fit_into_80_columns_and_are_never_broken() -> None:

@@ -306,7 +306,9 @@ def test_a_second_run_on_the_same_data_is_refused_and_harmless(tmp_path: Path, s
     assert (stack.state / "env").exists()
 
 
-def test_the_next_run_keeps_the_data_and_does_not_drop_the_samples_again(tmp_path: Path) -> None:
+def test_the_next_run_keeps_the_data_takes_dropped_files_and_does_not_drop_the_samples_again(
+    tmp_path: Path, picture: Path
+) -> None:
     with person(tmp_path, "--state", tmp_path / "state") as run:
         output = run.wait_for("all in ")
         assert output.count("gs://dropcap-uploads/you/") == len(EXPECTED) + 1  # of all, and how to add one
@@ -326,19 +328,12 @@ def test_the_next_run_keeps_the_data_and_does_not_drop_the_samples_again(tmp_pat
         output = run.wait_for("all in ")
         assert "The samples were analyzed by an earlier run" in output
         assert output.count("gs://dropcap-uploads/you/") == 1
-        run.process.send_signal(signal.SIGINT)
-        run.exit()
-
-
-def test_a_file_in_the_drop_folder_is_taken_shown_and_put_aside(
-    tmp_path: Path, picture: Path, state: Path
-) -> None:
-    with person(tmp_path, "--state", state, picture) as run:
-        run.wait_for("Ctrl-C ends it")
         picture.rename(run.drop / "dropped.png")
         run.wait_for("gs://dropcap-uploads/you/dropped.png")
         assert (run.drop / "done" / "dropped.png").exists()
         assert not (run.drop / "dropped.png").exists()
+        run.process.send_signal(signal.SIGINT)
+        run.exit()
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -45,6 +45,7 @@ from infra.cloud.gcloud import known_errors
 from infra.cloud.gcloud.login import credentials
 from infra.cloud.inventory import Cloud
 from infra.confirm import confirm
+from infra.text import plural, printable
 
 COUNT = 1_000_000  # objects counted before the confirmation: three minutes and half a cent
 RETENTION_S = 28 * 86_400  # Cloud Tasks drops tasks after 31 days: cloud.google.com/tasks/docs/quotas
@@ -123,12 +124,12 @@ class Backfill:
         if not counted.pictures and counted.exact:
             self._print(
                 f"There is nothing to do in {self._where}: "
-                f"{counted.ignored} objects, and all of them are ignored."
+                f"{plural(counted.ignored, 'object')}, all of them ignored."
             )
             return
         room = self._room(rate)
         self._explain(counted, most, rate, room)
-        question = f"Put {counted.least}{min(counted.pictures, room):,} pictures into the queue?"
+        question = f"Put {counted.least}{plural(min(counted.pictures, room), 'picture')} into the queue?"
         confirm(question, self.config.environment.get("YES"))
         if self.rate:
             words = ("tasks", "queues", "update", self.tasks.name)
@@ -236,11 +237,6 @@ class Backfill:
         self._print(f"waiting      gcloud tasks list --queue={QUEUE} {queue} --limit=10")
         self._print(f"pause        gcloud tasks queues pause {QUEUE} {queue}    (resume continues)")
         self._print(f"discard      gcloud tasks queues purge {QUEUE} {queue}")
-
-
-def printable(name: str) -> str:
-    """Return an object's name without control characters."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in name)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from infra.cloud.gcloud.command import Gcloud
 from infra.cloud.inventory import Cloud
 from infra.cloud.operations import after, gallery
 from infra.cloud.resources import functions
+from infra.text import plural
 
 SAMPLE = ROOT / "infra" / "samples" / "garden.jpg"
 POLL_S = 2.0
@@ -52,9 +53,8 @@ def verify(console: Console, config: Config, cloud: Cloud) -> None:
             for each in pictures:
                 console.print(f"  {each}", soft_wrap=True)
             source = "kept" if settings.source == "keep" else "gone"
-            console.print(
-                f"It works: {len(pictures)} pictures published after {passed:.0f} s, source {source}."
-            )
+            number = plural(len(pictures), "picture")
+            console.print(f"It works: {number} published after {passed:.0f} s, source {source}.")
             for line in answers(config, gcloud, upload):
                 console.print(line, markup=False, soft_wrap=True)
             if gallery_status := gallery.verify(config, cloud, patience):

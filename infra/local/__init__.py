@@ -9,6 +9,10 @@ class StackError(Exception):
     """The local stack can't start; the message is one line with cause and remedy."""
 
 
+class Failed(Exception):
+    """`make run` failed; the message is one line with cause and remedy."""
+
+
 class Part:
     """A server or program that runs from the start of a `with` block to its end."""
 

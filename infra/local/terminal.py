@@ -17,21 +17,17 @@ from rich.text import Text
 from dropcap.domain.upload import Upload
 from dropcap.errors import Rejected
 from dropcap.storage.buckets import check_size
-from infra.local import YOU, show
+from infra.local import YOU, Failed, show
 from infra.local.drop import DONE, DropFolder, Refused, facts_of, object_names, opened
 from infra.local.process import last_line
 from infra.local.results import Outcome, Results
 from infra.local.stack import Stack
-from infra.text import plural, printable
+from infra.text import plural, printable, short
 
 POLL_S = 0.3
 LONGEST_ERROR = 200  # characters of another program's message
 LONGEST_NAME = 60  # characters of a file's name in a line
 KEPT = {"delete": "deleted", "keep": "kept", "archive": "archived, then deleted"}
-
-
-class Failed(Exception):
-    """The run failed; the message is one line with cause and remedy."""
 
 
 class Run:
@@ -222,8 +218,3 @@ def _name(path: Path) -> str:
     """Return a path for a line of text: of a long one, the end."""
     name = printable(str(path))
     return name if len(name) <= LONGEST_NAME else f"…{name[-LONGEST_NAME:]}"
-
-
-def short(path: Path) -> str:
-    """Return the path relative to the working folder if it is below it."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -16,11 +16,11 @@ from uuid import UUID
 import pytest
 from rich.console import Console
 
-from infra.local import drop, show
+from infra.local import Failed, drop, show
 from infra.local.drop import DropFolder, Refused, opened
-from infra.local.run import pictures
 from infra.local.stack import Stack
-from infra.local.terminal import Failed, Run
+from infra.local.start import pictures
+from infra.local.terminal import Run
 from infra.text import plural
 from tests.support.images.pictures import encoded, quadrants
 

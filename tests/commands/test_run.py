@@ -33,12 +33,12 @@ from dropcap.domain.upload import Upload
 from dropcap.errors import SettingsError
 from dropcap.settings import Settings
 from infra import ROOT
-from infra.local import StackError, show
+from infra.local import Failed, StackError, show
 from infra.local.process import free_port
 from infra.local.reconcile import main as reconcile
 from infra.local.results import Outcome, Results
 from infra.local.stack import Stack
-from infra.local.terminal import Failed, Run
+from infra.local.terminal import Run
 from infra.redescribe import main as redescribe
 from tests.support.app import EXPECTED, hear_ctrl_c
 from tests.support.children import FUNCTIONS, python_path
@@ -334,6 +334,20 @@ def test_the_next_run_keeps_the_data_takes_dropped_files_and_does_not_drop_the_s
         assert not (run.drop / "dropped.png").exists()
         run.process.send_signal(signal.SIGINT)
         run.exit()
+
+
+def test_ctrl_c_before_all_is_imported_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.local.run", "--state", tmp_path / "state"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{python_path(FUNCTIONS)}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=hear_ctrl_c,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Stopped.\n", "")
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -1,6 +1,7 @@
 """Composition root: the services that the functions share, each created once per instance, on first use."""
 
 import gc
+import importlib
 import logging
 import os
 import sys
@@ -76,14 +77,21 @@ class Services:
     def warm_up(self) -> None:
         """Load what the first picture needs, where one is likely, while its upload is looked up and read.
 
-        With the second vCPU that an instance has while it starts, this takes no time of the picture's.
+        An instance has a second vCPU while it starts. Gemini's package is loaded before the picture is
+        decoded, so that its request need not wait for it. Errors are left to the picture, which reports them.
         """
-        if os.environ.get("FUNCTION_TARGET") in CAPTION:
-            from dropcap.sandbox import processes
+        if os.environ.get("FUNCTION_TARGET") not in CAPTION:
+            return
+        from dropcap.describing.gemini import ADAPTERS
+        from dropcap.sandbox import processes
 
-            with self._warming, suppress(Exception):  # the picture meets the same error, and reports it
-                submit(processes.start, "fork server")
-                self.captioner  # noqa: B018  loads it
+        submit(processes.start, "fork server")
+        with self._warming, suppress(Exception):
+            self.captioner  # noqa: B018  loads it
+        with suppress(Exception):
+            if self.settings.gemini_api_key:
+                importlib.import_module(ADAPTERS[self.settings.gemini_sdk])
+            importlib.import_module("google.cloud.storage")
 
     def wait_until_warm(self) -> None:
         """Wait for the end of `warm_up`: memory that it is still to take would not count as used."""

@@ -1,6 +1,9 @@
 """An instance loads what its first picture needs while no request waits for it, and never fails by that."""
 
+import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from http import HTTPStatus
@@ -29,6 +32,33 @@ def test_an_instance_that_captions_starts_its_sandbox_before_a_picture_comes(
             family = psutil.Process(function.pid).children(recursive=True)
             sandbox = any("fork_server" in " ".join(each.cmdline()) for each in family)
     assert sandbox == warm
+
+
+LOADED = """
+import json, sys
+from dropcap import services
+
+services.start().warm_up()
+print(json.dumps([name for name in ("onnxruntime", "google.genai", "psutil") if name in sys.modules]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "key", "loaded"),
+    [
+        ("on_upload", "", ["onnxruntime"]),
+        ("analyze", "key", ["onnxruntime", "google.genai"]),
+        ("sweep", "key", []),
+    ],
+)
+def test_an_instance_loads_the_model_and_the_package_for_gemini_if_it_is_to_use_them(
+    start: Start, target: str, key: str, loaded: list[str]
+) -> None:
+    start()
+    environment = os.environ | {"FUNCTION_TARGET": target, "GEMINI_API_KEY": key}
+    command, folder = [sys.executable, "-W", "ignore", "-c", LOADED], ROOT / "functions"
+    printed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True).stdout
+    assert json.loads(printed.splitlines()[-1]) == loaded
 
 
 def test_an_instance_without_a_model_starts_and_its_pictures_do_without_a_caption(

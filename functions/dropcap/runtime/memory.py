@@ -55,10 +55,17 @@ def cgroup_files() -> tuple[Path, Path] | None:
 
 def rss_mb() -> float:
     """Return the resident set size of this process, and the memory that its helpers have besides, MB."""
+    return _resident_mb() + sum(
+        max(0.0, anonymous_mb(pid) - shared) for pid, shared in tuple(helpers.items())
+    )
+
+
+def _resident_mb() -> float:
+    if sys.platform == "linux":  # psutil, which reads the same, takes 15 ms to load
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 1e6
     import psutil
 
-    own = float(psutil.Process().memory_info().rss) / 1e6
-    return own + sum(max(0.0, anonymous_mb(pid) - shared) for pid, shared in tuple(helpers.items()))
+    return float(psutil.Process().memory_info().rss) / 1e6
 
 
 def anonymous_mb(pid: int) -> float:

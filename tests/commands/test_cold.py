@@ -9,7 +9,7 @@ import pytest
 
 from infra import ROOT
 from infra.cloud.resources.functions import BUILD_VARIABLES
-from tests.bench import cold
+from tests.bench.cold import __main__ as cold
 from tests.memory.outside import Outside
 from tests.support.app import SAMPLES
 

@@ -44,7 +44,7 @@ from tests.memory.uploads import Sample
 from tests.support.backing_services import post_event
 
 IMAGE_TIME = 315_532_801  # 1980-01-01 and a second: github.com/buildpacks/lifecycle/issues/1358
-TRACING = ROOT / "tests" / "bench" / "tracing"
+TRACING = Path(__file__).with_name("tracing")
 PICTURE = (4032, 3024)  # px: a phone's
 START_S, ANSWER_S = 60.0, 120.0
 SECTIONS = ("start", "first event", "beside")

@@ -1,0 +1,1 @@
+"""The parts of a cold start: `make bench-cold`."""

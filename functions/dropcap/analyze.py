@@ -1,8 +1,11 @@
-"""From bytes to analysis: decode, resize, describe beside caption, publish the renditions."""
+"""From bytes to analysis: decode, resize, encode and caption while Gemini describes, publish."""
 
 import datetime as dt
 import logging
 from collections.abc import Mapping
+from concurrent.futures import wait
+from contextlib import ExitStack
+from functools import partial
 
 from dropcap import erasure, inference, logs, renditions
 from dropcap.budget import GeminiBudget
@@ -11,7 +14,10 @@ from dropcap.domain import texts
 from dropcap.domain.analysis import Analysis, Rendition
 from dropcap.domain.body import Body
 from dropcap.domain.upload import Upload
+from dropcap.renditions import Unpublished
 from dropcap.runtime import memory
+from dropcap.runtime.timeouts import submit
+from dropcap.runtime.turns import Turn
 from dropcap.runtime.watchdog import Watchdog
 from dropcap.sandbox import client
 from dropcap.services import Services
@@ -25,40 +31,56 @@ def analyze(
     upload: Upload,
     services: Services,
     watchdog: Watchdog,
+    turn: Turn,
     existing: Mapping[str, int] | None = None,
 ) -> Analysis:
-    """Analyze an upload, and publish its renditions if it is kept.
+    """Analyze an upload when its turn has begun, and publish its renditions if it is kept.
 
-    `existing` are the renditions of earlier deliveries, generations by object name; None for a picture that
-    is not kept. Raises Rejected if its body is not a picture that can be processed.
+    The turn ends when nothing is left to do but to wait for networks. `existing` are the renditions of
+    earlier deliveries, generations by object name; None for a picture that is not kept. Raises Rejected if
+    its body is not a picture that can be processed.
     """
     settings = services.settings
-    with logs.bind_upload(upload.id), memory.heavy_work_lock:
+    kept = existing is not None
+    with logs.bind_upload(upload.id), ExitStack() as afterwards:
         with watchdog.stage("open"):
             services.wait_until_warm()
             picture = client.open_picture(body, settings, services.make_room)
         with picture:
+            budget = GeminiBudget(services, upload.id, body.sha256 if kept else "")
             with watchdog.stage("resize"):
                 for_gemini = picture.for_gemini().data
+                describe = partial(budget.describe, for_gemini, upload.language or settings.language)
+                request = submit(describe, "describe")
+                # Also after an error: Gemini charges for its response, and the next delivery uses it.
+                afterwards.callback(wait, [request])
+                afterwards.callback(turn.end)
                 for_blip = picture.raster(BLIP_SIDE)
-            budget = GeminiBudget(services, upload.id, "" if existing is None else body.sha256)
-            with watchdog.stage("describe and caption"):
-                outputs = inference.run_models(upload, for_gemini, for_blip, services, budget)
-            verdict = moderation.check(outputs.verdict, settings)
-            selected = texts.select(outputs.description, outputs.caption)
-            embedded = texts.select(outputs.description, texts.trusted(outputs.caption))
-            agreement = inference.check_consistency(outputs)
-            del for_gemini, for_blip
+            unpublished: list[Unpublished] = []
+            if kept:
+                with watchdog.stage("encode"):
+                    unpublished = renditions.encode(picture, upload, settings)
+        body.close()
+        with watchdog.stage("caption"):
+            captioned = inference.caption(for_blip, services)
+        del for_blip
+        memory.release()
+        turn.end()
+        with watchdog.stage("describe"):
+            outputs = inference.collect(captioned, request, settings)
+        verdict = moderation.check(outputs.verdict, settings)
+        selected = texts.select(outputs.description, outputs.caption)
+        embedded = texts.select(outputs.description, texts.trusted(outputs.caption))
+        agreement = inference.check_consistency(outputs)
+        published: tuple[Rendition, ...] = ()
+        if existing is not None:
             with watchdog.stage("publish"):
-                published: tuple[Rendition, ...] = ()
                 if existing and settings.safety != "off":
                     # A crashed delivery left them, perhaps with other settings. It is unknown which picture
                     # its verdict was about.
                     erasure.unpublish(upload, services.buckets, existing)
                     existing = {}
-                if existing is not None:
-                    published = renditions.publish(picture, embedded, upload, services, existing)
-        memory.release()
+                published = renditions.publish(unpublished, embedded, upload, services, existing)
         usage = budget.usage(sum(watchdog.timings.values()))
         rss_mb = round(memory.rss_mb(), 1)
         facts = {"sources": inference.log_fields(outputs.sources), **budget.log_fields(usage)}

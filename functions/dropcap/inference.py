@@ -1,24 +1,31 @@
-"""Run both models on a picture concurrently, and check whether their outputs are consistent."""
+"""Caption a picture while Gemini describes it, and check whether the outputs of both are consistent."""
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import wait
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from PIL.Image import Image
 
 from dropcap import logs
-from dropcap.budget import GeminiBudget
 from dropcap.captioning import blip
 from dropcap.describing.response import NotDescribed
 from dropcap.domain import consistency, texts
 from dropcap.domain.analysis import Agreement, Caption, Description, Source, Verdict
-from dropcap.domain.upload import Upload
-from dropcap.runtime.timeouts import submit
 from dropcap.services import Services
+from dropcap.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """BLIP's caption, or the error because of which it has none; `source` is the record of either."""
+
+    caption: Caption | None
+    source: Source
+    error: blip.ModelError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,42 +42,39 @@ class ModelOutputs:
     pending: bool
 
 
-def run_models(
-    upload: Upload, for_gemini: bytes, for_blip: Image, services: Services, budget: GeminiBudget
-) -> ModelOutputs:
-    """Return the outputs of Gemini, which waits for the network, and of BLIP, which uses the CPU meanwhile.
-
-    Raises blip.ModelError if BLIP fails and is required, or if Gemini fails too.
-    """
+def caption(raster: Image, services: Services) -> Captioned:
+    """Return BLIP's caption of a raster. It uses the CPU, while Gemini's description is waited for."""
     settings = services.settings
-    sources = {}
-    description = caption = model_error = verdict = None
-    pending = False
-    language = upload.language or settings.language
-    request = submit(lambda: budget.describe(for_gemini, language), "describe")
     try:
         captioner = services.captioner
-        caption = captioner.caption(for_blip, prompt=settings.caption_prompt, beams=settings.caption_beams)
-        sources["blip"] = Source(
-            True,
-            caption.model,
-            caption.version,
-            confidence=caption.confidence,
-            low_confidence=caption.low_confidence,
-            demo=caption.demo,
-            notice=captioner.card.notice,
-            removed=caption.removed,
-        )
+        made = captioner.caption(raster, prompt=settings.caption_prompt, beams=settings.caption_beams)
     except blip.ModelError as error:
-        model_error = error
         logs.once(logger, logging.ERROR, str(error), "captioner_failed")
-        sources["blip"] = Source(False, problem=str(error))
-    finally:
-        wait([request])
+        return Captioned(None, Source(False, problem=str(error)), error)
+    source = Source(
+        True,
+        made.model,
+        made.version,
+        confidence=made.confidence,
+        low_confidence=made.low_confidence,
+        demo=made.demo,
+        notice=captioner.card.notice,
+        removed=made.removed,
+    )
+    return Captioned(made, source)
+
+
+def collect(captioned: Captioned, request: Future[Description], settings: Settings) -> ModelOutputs:
+    """Wait for Gemini's response to a request, and return the outputs of both models.
+
+    Raises blip.ModelError if BLIP failed and is required, or if Gemini failed too.
+    """
+    description = verdict = None
+    pending = False
     try:
         description = request.result()
         verdict = description.safety
-        sources["gemini"] = Source(True, description.model, description.version)
+        gemini = Source(True, description.model, description.version)
     except NotDescribed as error:
         verdict = error.verdict
         if settings.gemini_api_key:  # without a key, only BLIP is wanted
@@ -78,10 +82,11 @@ def run_models(
             fields = {"event": "gemini_unavailable", "problem": problem}
             logger.warning("not described by Gemini", extra=fields)
             pending = error.retryable
-        sources["gemini"] = Source(False, settings.gemini_model, problem=str(error))
-    if model_error and (settings.blip == "required" or description is None):
-        raise model_error
-    return ModelOutputs(description, caption, sources, verdict, pending)
+        gemini = Source(False, settings.gemini_model, problem=str(error))
+    if captioned.error and (settings.blip == "required" or description is None):
+        raise captioned.error
+    sources = {"blip": captioned.source, "gemini": gemini}
+    return ModelOutputs(description, captioned.caption, sources, verdict, pending)
 
 
 def log_fields(sources: Mapping[str, Source]) -> dict[str, dict[str, Any]]:

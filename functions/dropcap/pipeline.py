@@ -2,7 +2,8 @@
 
     acquire the lease    one delivery works on an upload at a time; a killed one is followed by the next
     read                 bounded bytes of exactly this generation
-    analyze              decode, resize, describe beside caption, publish the renditions (analyze.py)
+    wait for its turn    one picture at a time is decoded, encoded and captioned (runtime/turns.py)
+    analyze              decode, encode and caption while Gemini describes, then publish (analyze.py)
     record               one transaction: analysis, progress, receipt, event (outcomes.py)
     delete the source    this generation only, and only when every output is stored
     dispatch the event   to the consumer that EVENTS names
@@ -23,12 +24,17 @@ from dropcap.domain.body import Body
 from dropcap.domain.upload import Upload, UploadState
 from dropcap.errors import Rejected
 from dropcap.runtime import memory
+from dropcap.runtime.turns import Turn
 from dropcap.runtime.watchdog import Watchdog
 from dropcap.sandbox.processes import DecoderHung
 from dropcap.services import Services
 
+# Bytes of a source that are read while another picture uses the CPU; a larger one waits for its turn. A
+# choice: half of what is kept free while a picture is decoded (sandbox/client.py).
+READ_AHEAD = 8 * 2**20
 
-def process(upload: Upload, services: Services, posted: bytes | None = None) -> None:
+
+def process(upload: Upload, services: Services, posted: Body | None = None) -> None:
     """Process an upload from its lease to the deletion of its source.
 
     `posted` is the body of an upload that is not in a bucket. A rejected upload is quarantined and recorded;
@@ -40,11 +46,14 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
     """
     settings = services.settings
     watchdog = Watchdog(settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
-    with logs.bind_upload(upload.id), memory.heavy_work_lock:
+    with logs.bind_upload(upload.id), services.turns.take(posted=posted is not None) as turn:
+        existing: Mapping[str, int] = {}
         with watchdog.stage("claim"):
-            # Listed before the lease is acquired: it holds nothing that a later delivery publishes.
-            existing = services.buckets.published(upload)
-            lease = services.leases.acquire(upload)
+            lease = services.leases.acquire_new(upload)
+            if lease is None:
+                # Listed before the lease is acquired: it holds nothing that a later delivery publishes.
+                existing = services.buckets.published(upload)
+                lease = services.leases.acquire(upload)
         if lease.state is UploadState.BUSY:
             raise LeaseHeld(f"Upload {upload.id} is being analyzed by another delivery.")
         if lease.state in (UploadState.DONE, UploadState.HELD):
@@ -56,7 +65,8 @@ def process(upload: Upload, services: Services, posted: bytes | None = None) -> 
             return
         decided = True  # also where an earlier delivery committed the outcome, and crashed after it
         if lease.state is UploadState.LEASED:
-            decided = _work(lease, upload, services, watchdog, posted, existing)
+            decided = _work(lease, upload, services, watchdog, turn, posted, existing)
+        turn.end()
         if decided:
             with watchdog.stage("delete the source"):
                 outcomes.dispose(upload, services)
@@ -68,7 +78,8 @@ def _work(
     upload: Upload,
     services: Services,
     watchdog: Watchdog,
-    posted: bytes | None,
+    turn: Turn,
+    posted: Body | None,
     existing: Mapping[str, int],
 ) -> bool:
     """Analyze an upload under its lease, and commit the outcome. Return False if the upload is held.
@@ -83,15 +94,23 @@ def _work(
             raise leases.lost(upload)
 
     watchdog.on_stage = heartbeat
-    body = Body(lambda: services.buckets.read(upload) if posted is None else posted)
+    body = posted or Body(lambda: services.buckets.read(upload))
+
+    def begin() -> None:
+        with watchdog.paused():
+            turn.begin(lambda: heartbeat("wait"), services.settings.lease_s / 3)
+
     try:
         try:
             leases.check_crashes(lease, upload, services.settings.max_deaths)
+            if upload.size > READ_AHEAD:
+                begin()
             with watchdog.stage("read"):
                 if posted is None and not upload.in_bucket:
                     raise leases.not_finished()
                 body.load()
-            analysis = analyze(body, upload, services, watchdog, existing)
+            begin()
+            analysis = analyze(body, upload, services, watchdog, turn, existing)
             with watchdog.stage("record"):
                 outcomes.record(analysis, upload, lease, services)
         except Rejected as rejection:

@@ -19,12 +19,14 @@ from dropcap.database.transactions import Database
 from dropcap.errors import SchemaError, SettingsError
 from dropcap.runtime import memory
 from dropcap.runtime.timeouts import submit
+from dropcap.runtime.turns import Turns
 from dropcap.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 # The functions that caption almost all pictures; `sweep` and `gallery` rarely or never load the model.
 CAPTION = ("on_upload", "analyze")
+ALONE = 0.3  # of LEASE_S, which a stage may take: how long a picture waits for the memory of others
 
 if TYPE_CHECKING:  # imported when first needed: get_progress_stats needs none but Tokens
     from dropcap.captioning.blip import Captioner
@@ -41,6 +43,10 @@ class Services:
     settings: Settings
     database: Database
     _warming: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @cached_property
+    def turns(self) -> Turns:
+        return Turns()
 
     @cached_property
     def leases(self) -> Leases:
@@ -105,7 +111,10 @@ class Services:
         return blip.load(self.settings.model_folder, self.settings.caption_threads)
 
     def make_room(self) -> None:
-        """Unload the captioner for a picture that needs its memory. The next caption loads it again."""
+        """Free memory for a picture that needs it: unload the captioner, and wait for the other pictures.
+
+        The next caption loads the captioner again. Raises NotDecoded if other pictures still hold memory.
+        """
         from dropcap.captioning import blip
 
         if blip.unload():
@@ -115,6 +124,7 @@ class Services:
                 "BLIP made room for a picture",
                 extra={"event": "captioner_unloaded", "rss_mb": round(memory.rss_mb(), 1)},
             )
+        self.turns.wait_alone(self.settings.lease_s * ALONE)
 
 
 @cache

@@ -13,6 +13,7 @@ from pg8000.native import Connection
 
 from dropcap.database import search
 from dropcap.database.transactions import Database
+from dropcap.domain.analysis import STAGES
 from dropcap.gallery import wall
 from dropcap.gallery.wall import Filters
 from infra import ROOT
@@ -41,8 +42,8 @@ RESULT = {
         | {"bytes": 123_456, "content_type": "image/webp", "md5": "1B2M2Y8AsgTpgAmY7PhCfg=="}
         for side in (1600, 800, 200)
     ],
-    "memory": dict.fromkeys(("claim", "read", "open", "resize", "describe and caption", "publish"), 123.4),
-    "timings": dict.fromkeys(("claim", "read", "open", "resize", "describe and caption", "publish"), 0.1234),
+    "memory": dict.fromkeys(STAGES, 123.4),
+    "timings": dict.fromkeys(STAGES, 0.1234),
 }
 SEARCHES = {
     "a rare word": Filters(words="unicorn"),

@@ -28,7 +28,7 @@ def test_a_picture_dropped_anywhere_shows_its_way_and_ends_as_a_card(visitor: Gu
     way = upload.locator("ol li")
     expect(way.last).to_have_attribute("data-is", "done")
     measured = r" [\d.]+ m?s, \d+ MB "
-    stages = ("started", "read", "opened", "resized", "described and captioned", "published")
+    stages = ("started", "read", "opened", "resized", "encoded", "captioned", "described", "published")
     shown = " ".join(" ".join(way.all_inner_texts()).split())
     assert re.fullmatch(measured.join(stages) + measured + "recorded done source deleted done", shown)
     expect(upload.locator("meter")).to_have_attribute("max", "536.9")  # MB: the 512 MiB of its instance

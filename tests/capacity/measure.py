@@ -41,7 +41,7 @@ def stages(build: Path = ROOT / "build") -> dict[str, float]:
     warm = [(upload["seconds"], each) for upload, each in runs if upload["state"] == "analyzed"]
     return {
         "picture_s": round(fmean(whole for whole, _ in warm), 4),
-        "caption_s": round(fmean(each["describe and caption"] for _, each in warm), 4),
+        "caption_s": round(fmean(each["caption"] for _, each in warm), 4),
         "record_s": round(fmean(each["record"] for _, each in warm), 5),
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dropcap.domain import analysis
 from infra.cloud.monitoring import Values, alerts, metrics
 from tests.support.app import App, Start, expire_leases, rows, small_png
 from tests.support.instances import CRASHED, instance
@@ -19,7 +20,7 @@ VALUES = Values(PROJECT, "europe-west1")
 METRICS = metrics(VALUES)
 SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL")
 FUNCTION = {"type": "cloud_run_revision", "labels": {"service_name": "dropcap-on-upload"}}
-STAGES = {"claim", "read", "open", "resize", "describe and caption", "publish", "record", "delete the source"}
+STAGES = {*analysis.STAGES, "delete the source"}
 
 # An event id, and the comparisons that find the same lines of revisions from before event ids.
 OLDER = re.compile(r'\((jsonPayload\.event="\w+") OR .+\)')

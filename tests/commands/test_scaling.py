@@ -103,7 +103,7 @@ def test_the_stages_of_a_proof_become_the_inputs_of_a_picture(tmp_path: Path) ->
     uploads, lines = [], []
     for index, (caption_s, record_s) in enumerate([(9.0, 9.0), (0.5, 0.02), (0.7, 0.04)]):
         uploads.append({"state": "analyzed", "seconds": 1.0 + index})
-        for stage, taken in (("describe and caption", caption_s), ("record", record_s)):
+        for stage, taken in (("caption", caption_s), ("record", record_s)):
             lines.append(json.dumps({"upload": f"ana/{index}", "stage": stage, "seconds": taken}))
     (tmp_path / "prove" / "main-0.log").write_text("\n".join([*lines, "no JSON"]))
     (tmp_path / "prove.json").write_text(json.dumps({"dropcap": {"results": uploads}}))

@@ -13,6 +13,7 @@ import pytest
 from dropcap.describing import response
 from dropcap.domain import naming, texts, xmp
 from dropcap.domain.analysis import Caption, Description
+from dropcap.domain.embedding import embed
 from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.domain.texts import Texts
 from dropcap.domain.upload import language_tag
@@ -127,7 +128,7 @@ def test_the_most_that_models_may_say_fits_into_every_format_and_more_is_left_ou
         packet = xmp.packet(Texts(caption, description, alt_text, tags, text, "zh-Hant-TW"))
         with decoding.open_picture(encoded(quadrants()), Settings(memory_limit_mb=4096)) as source:
             for kind in naming.CONTENT_TYPES:
-                assert packet in source.encode(80, kind, 80, packet).data, kind
+                assert packet in embed(source.encode(80, kind, 80), packet).data, kind
     assert xmp.packet(Texts("&" * 9000, "", "", (), "&" * 9000, "en")) == b""
     assert xmp.packet(Texts("", "", "", (), "", "en")) == b""
 
@@ -135,7 +136,7 @@ def test_the_most_that_models_may_say_fits_into_every_format_and_more_is_left_ou
 def test_exiftool_reads_the_words_in_every_format(tmp_path: Path) -> None:
     with decoding.open_picture(encoded(quadrants()), Settings(memory_limit_mb=4096)) as source:
         for kind in naming.CONTENT_TYPES:
-            copy = source.encode(80, kind, 80, xmp.packet(TEXTS))
+            copy = embed(source.encode(80, kind, 80), xmp.packet(TEXTS))
             (tmp_path / f"a.{kind}").write_bytes(copy.data)
     found = exiftool(*sorted(tmp_path.iterdir()))
     assert len(found) == 4

@@ -116,12 +116,15 @@ def test_a_crash_is_counted_with_the_stage_of_the_last_heartbeat(database: Datab
     expire(database, upload())
     again = leases.acquire(upload())  # acquiring the lease is no heavy stage
     assert [each.stage for each in again.crashes] == ["resize"]
-    leases.heartbeat(upload(), again.token, "publish", 100)
+    leases.heartbeat(upload(), again.token, "encode", 100)
     expire(database, upload())
-    assert [each.stage for each in leases.acquire(upload()).crashes] == ["resize", "publish"]
+    assert [each.stage for each in leases.acquire(upload()).crashes] == ["resize", "encode"]
 
 
-@pytest.mark.parametrize("stage", ["claim", "read", "record", "quarantine", "delete the source", "tell"])
+LIGHT = ("claim", "wait", "read", "describe", "publish", "record", "quarantine", "delete the source", "tell")
+
+
+@pytest.mark.parametrize("stage", LIGHT)
 def test_an_expired_lease_in_a_light_stage_is_no_crash(
     database: Database, stage: str, leases: Leases
 ) -> None:
@@ -219,3 +222,36 @@ def test_a_rejected_upload_keeps_its_reason(database: Database, leases: Leases, 
     assert leases.acquire(upload()) == Lease(UploadState.DONE, "", 1, "It is no picture.")
     assert database.query("SELECT reason_code FROM uploads") == [["not_a_picture"]]
     assert not analyses.record(analysis(upload()), upload(), lease.token)
+
+
+def test_a_new_upload_is_acquired_in_one_statement_and_another_worker_is_told_why_not(
+    database: Database, leases: Leases
+) -> None:
+    ours = leases.acquire_new(upload())
+    assert ours
+    assert (ours.state, ours.attempts, ours.crashes) == (UploadState.LEASED, 1, ())
+    assert leases.heartbeat(upload(), ours.token, "open", 100)
+    busy = leases.acquire_new(upload())
+    assert busy
+    assert (busy.state, busy.token) == (UploadState.BUSY, "")
+    leases.release(upload(), ours.token)
+    assert leases.acquire_new(upload()) is None  # `acquire` takes it over
+    for state in (UploadState.RECORDED, UploadState.REJECTED, UploadState.DELETED, UploadState.DONE):
+        database.query("UPDATE uploads SET state = :state, reason = 'why'", state=state.value)
+        found = leases.acquire_new(upload())
+        assert found
+        assert (found.state, found.token, found.reason) == (state, "", "why")
+    hold = "UPDATE uploads SET state = 'held', lease_until = now() + make_interval(secs => :more)"
+    database.query(hold, more=100)
+    held = leases.acquire_new(upload())
+    assert held
+    assert held.state is UploadState.HELD
+    database.query(hold, more=-1)
+    assert leases.acquire_new(upload()) is None
+
+
+def test_of_many_workers_one_acquires_a_new_upload(leases: Leases) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: leases.acquire_new(upload()), range(16)))
+    assert [bool(each and each.token) for each in found].count(True) == 1
+    assert {each.state for each in found if each} <= {UploadState.LEASED, UploadState.BUSY}

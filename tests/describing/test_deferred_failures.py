@@ -14,7 +14,6 @@ from dropcap.deferred.rows import FIRST_DELAY_S
 from dropcap.deferred.worker import MAX_FAILURES, describe_pending
 from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
-from dropcap.runtime.memory import heavy_work_lock
 from dropcap.storage.buckets import Buckets
 from tests.support.app import App, Start, log_lines, rows, small_png
 from tests.support.describing import DONE, DOWN, ONCE, UP, make_due, redescribe, result
@@ -156,13 +155,14 @@ def test_the_lease_outlasts_gemini_and_the_timeout_and_a_failure_schedules_an_ea
     assert result(app, upload.id)["describe_later"]
 
 
-def test_no_lease_is_acquired_while_waiting_for_the_heavy_work_lock(start: Start) -> None:
+def test_no_lease_is_acquired_while_another_picture_has_its_turn(start: Start) -> None:
     app = start(**ONCE, GEMINI_MODEL=DOWN)
     upload_without_description(app, "a")
     app = app.restarted(GEMINI_MODEL=UP)
     due = "SELECT count(*) FROM analyses WHERE describe_after <= now()"
     waiting = threading.Thread(target=describe_pending, args=(app.services, float("inf")))
-    with heavy_work_lock:
+    with app.services.turns.take() as turn:
+        turn.begin()
         waiting.start()
         waiting.join(0.5)
         assert waiting.is_alive()

@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import psutil
 
+from dropcap.domain.embedding import embed
 from dropcap.errors import Rejected, cause
 from dropcap.runtime import memory
 from dropcap.sandbox import client, processes
@@ -57,9 +58,10 @@ def outcome(data: bytes, chosen: Settings, way: int) -> tuple[str, bool]:
         with open_bytes(data, chosen) as source:
             kind, quality = WAYS[way % len(WAYS)]
             source.raster(400)
-            source.encode(800, kind, quality, PACKET)
-            if source.facts.format in ("GIF", "WEBP") and source.open_animation():
-                source.encode_animation(200, 80, PACKET)
+            embed(source.encode(800, kind, quality), PACKET)
+            animated = source.facts.format in ("GIF", "WEBP") and source.open_animation()
+            if animated and (moving := source.encode_animation(200, 80)):
+                embed(moving, PACKET)
         if way % 8 == 0:
             client.check_head(data[:65_536], chosen)
             if data[8:12] == b"WEBP":

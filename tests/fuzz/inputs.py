@@ -18,6 +18,7 @@ from werkzeug.test import EnvironBuilder
 
 from dropcap import database_url
 from dropcap.domain import upload, xmp
+from dropcap.domain.embedding import embed
 from dropcap.domain.texts import Texts
 from dropcap.errors import Rejected, SettingsError
 from dropcap.http import bodies
@@ -178,7 +179,7 @@ def check_xmp(data: bytes) -> None:
     assert len(list(root.iter())) == 3 + sum(2 + len(items) for items in wanted.values())
 
 
-def _png_text(data: bytes) -> bytes:
+def png_xmp(data: bytes) -> bytes:
     """Return the XMP of a PNG, uncompressed (W3C PNG, third edition, 11.3.3.4)."""
     length, name, text = data.rpartition(b"iTXtXML:com.adobe.xmp\0\0\0\0\0")
     size = int.from_bytes(length[-4:], "big") - len(name) + 4
@@ -190,11 +191,11 @@ def check_published(data: bytes) -> None:
     packet = xmp.packet(_texts(data))
     kind = WAYS[len(data) % len(WAYS)]
     with decoding.Picture(None, Image.new("RGB", (2, 2))) as picture:  # type: ignore[arg-type]
-        made = picture.encode(2, kind, 80, packet)
+        made = embed(picture.encode(2, kind, 80), packet)
     with Image.open(io.BytesIO(made.data)) as read:
         read.load()
         assert read.size == (2, 2)
         assert "exif" not in read.info
         # Our reader skips the texts of a PNG.
-        written = _png_text(made.data) if kind == "png" else read.info.get("xmp", b"")
+        written = png_xmp(made.data) if kind == "png" else read.info.get("xmp", b"")
     assert written == packet, (kind, len(packet))

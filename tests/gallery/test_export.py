@@ -102,7 +102,7 @@ def test_a_picture_is_exported_with_all_its_facts(start: Start) -> None:
     assert (row["width"], row["height"], row["format"]) == ("60", "40", "PNG")
     assert sorted(row["published"].split()) == sorted(app.objects(app.pictures))
     assert known["sources"]["blip"]["answered"]
-    assert set(known["memory"]) >= {"open", "describe and caption"} <= set(known["timings"])
+    assert set(known["memory"]) >= {"open", "caption"} <= set(known["timings"])
     archive = unpacked(app)
     picture, sidecar, index = archive.namelist()
     assert index == "index.csv"

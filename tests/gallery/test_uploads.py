@@ -79,7 +79,7 @@ def test_an_uploaded_picture_becomes_a_card_with_its_image(start: Start) -> None
     found = status(app, upload)
     assert (found["state"], found["finished"], found["id"]) == ("captioned", True, str(upload.id))
     assert [each["stage"] for each in found["stages"]] == [
-        "claim", "read", "open", "resize", "describe and caption", "publish",
+        "claim", "read", "open", "resize", "encode", "caption", "describe", "publish",
     ]  # fmt: skip
     assert all(each["seconds"] >= 0 and each["mb"] > 0 for each in found["stages"])
     assert found["card"] == f"/gallery/picture/{upload.id}?user=ana"

@@ -139,7 +139,7 @@ def test_a_post_during_a_deletion_is_answered_with_409_and_its_retry_succeeds(
 def test_a_rejection_removes_renditions_of_a_crashed_delivery(start: Start) -> None:
     app = start(**QUICK, MAX_DEATHS="1")
     lease = app.services.leases.acquire(UPLOAD)
-    app.services.leases.heartbeat(UPLOAD, lease.token, "publish", 321)
+    app.services.leases.heartbeat(UPLOAD, lease.token, "encode", 321)
     app.storage.bucket(app.pictures).blob(f"{UPLOAD.id}/40.webp").upload_from_string(b"half")
     expire_leases()
     assert problem(post(app), 422)["code"] == "took_the_instance_down"

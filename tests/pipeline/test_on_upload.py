@@ -80,7 +80,8 @@ def test_each_stage_logs_its_memory_with_a_warning_above_the_limit(
     assert app.deliver(app.upload("ana/a.png", small_png())) == 200
     stages = {line["stage"]: line for line in log_lines(capfd) if "stage" in line}
     assert list(stages) == [
-        "claim", "read", "open", "resize", "describe and caption", "publish", "record", "delete the source",
+        "claim", "read", "open", "resize", "encode", "caption", "describe", "publish", "record",
+        "delete the source",
     ]  # fmt: skip
     assert all(line["rss_mb"] > 0 and line["seconds"] >= 0 for line in stages.values())
     assert all(line["severity"] == "WARNING" for line in stages.values())

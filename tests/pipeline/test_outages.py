@@ -17,8 +17,8 @@ from tests.support.app import App, Start, expire_leases, log_lines, problem, row
 
 QUICK = {"SIZES": "200", "GEMINI_API_KEY": ""}
 OUTAGES = 3  # as many as MAX_DEATHS
-HEAVY_STAGES = ("open", "resize", "describe and caption", "publish")
-LIGHT_STAGES = ("claim", "read", "record", "delete the source")
+HEAVY_STAGES = ("open", "resize", "encode", "caption")
+LIGHT_STAGES = ("claim", "read", "describe", "publish", "record", "delete the source")
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ if SERVICES.settings.gemini_api_key:
     importlib.import_module(gemini.ADAPTERS[SERVICES.settings.gemini_sdk])
 open_picture = client.open_picture
 client.open_picture = decode  # type: ignore[assignment]  # it forwards its arguments
-for method in ("acquire", "reject", "finish"):
+for method in ("acquire_new", "acquire", "reject", "finish"):
     crash_after(Leases, method)
 crash_after(Analyses, "record")
 for method in ("read", "publish", "quarantine", "check", "dispose"):

@@ -4,7 +4,8 @@
 Each upload, one generation of an object or one posted picture, has a row in `uploads`. Its event may be
 delivered several times, at once or later, so a worker needs the upload's lease:
 
-    acquire     Insert the row, or take over a lease that has expired or was released. Of any number of
+    acquire     Insert the row, or take over a lease that has expired or was released (`acquire_new` only
+                inserts: before a takeover, the pipeline lists what is published). Of any number of
                 concurrent workers one succeeds. It gets a random lease token, and LEASE_S seconds by the
                 database's clock. The others see `busy`, raise LeaseHeld and are redelivered later.
     heartbeat   Sent at the start of each stage of the pipeline. It renews the lease, and stores the stage
@@ -33,6 +34,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from dropcap.database import receipts
 from dropcap.database.outcome_rows import OutcomeRow, update_with_rows
@@ -43,7 +45,7 @@ from dropcap.errors import Rejected, TransientError
 
 logger = logging.getLogger(__name__)
 
-HEAVY_STAGES = ("open", "resize", "describe and caption", "publish")  # each may crash an instance
+HEAVY_STAGES = ("open", "resize", "encode", "caption")  # each may crash an instance
 _HEAVY = ", ".join(f"'{stage}'" for stage in HEAVY_STAGES)
 # For a row `u` whose lease has expired: whether its worker counts as crashed.
 CRASHED = f"(u.holder IS NOT NULL AND u.stage IN ({_HEAVY}))"
@@ -52,12 +54,21 @@ ABANDONED = f"(state = '{UploadState.LEASED}' AND bucket = '' AND lease_until <=
 # The outcome is committed, and the source is still to be disposed of.
 COMMITTED = f"state IN ('{UploadState.RECORDED}', '{UploadState.REJECTED}')"
 
-# Insert the row, or take over a free lease and count the crash; otherwise return the row unchanged.
-ACQUIRE = f"""
+INSERT = """
 INSERT INTO uploads AS u (id, bucket, name, generation, user_id, size, content_type,
                           holder, lease_until, stage, stage_at)
 VALUES (:id, :bucket, :name, :generation, :user, :size, :content_type,
         :token, now() + make_interval(secs => :lease_s), 'claim', now())
+"""
+# Insert the row, or return the row that is there and whether its lease is free.
+ACQUIRE_NEW = f"""
+WITH made AS ({INSERT} ON CONFLICT (id) DO NOTHING RETURNING id)
+SELECT (SELECT count(*) FROM made), u.state, u.holder, u.attempts, u.reason,
+       u.state IN ('{UploadState.LEASED}', '{UploadState.HELD}') AND u.lease_until <= now()
+FROM (SELECT) AS one LEFT JOIN uploads AS u ON u.id = :id
+"""
+# Insert the row, or take over a free lease and count the crash; otherwise return the row unchanged.
+ACQUIRE = f"""{INSERT}
 ON CONFLICT (id) DO UPDATE
 SET (state, reason_code, reason,
      attempts, holder, lease_until, stage, stage_at, rss_mb, deaths) = (
@@ -159,16 +170,38 @@ class Leases:
         # Leases by token that could not be released while the database was unavailable.
         self._unreleased: dict[str, Upload] = {}
 
+    def acquire_new(self, upload: Upload) -> Lease | None:
+        """Acquire the lease of an upload without a row, or return why that is not possible.
+
+        Returns None if there is a row whose lease `acquire` can take over.
+        """
+        token, [made, state, present, attempts, reason, free] = self._insert(ACQUIRE_NEW, upload)
+        if made or present == token:
+            return Lease(UploadState.LEASED, token, 1, "")
+        if free or state is None:  # None: another worker has just inserted it
+            return None
+        found = UploadState(state)
+        return Lease(UploadState.BUSY if found is UploadState.LEASED else found, "", attempts, reason)
+
     def acquire(self, upload: Upload) -> Lease:
         """Acquire the upload's lease for LEASE_S seconds, or return why that is not possible."""
+        token, [state, present, attempts, reason, deaths, age_s] = self._insert(ACQUIRE, upload)
+        if state != UploadState.LEASED:
+            return Lease(UploadState(state), "", attempts, reason)
+        if present != token:
+            return Lease(UploadState.BUSY, "", attempts, reason)
+        return Lease(UploadState.LEASED, token, attempts, reason, read(tuple[Crash, ...], deaths), age_s)
+
+    def _insert(self, sql: str, upload: Upload) -> tuple[str, list[Any]]:
+        """Execute a statement that acquires the lease; return the lease token, and the row of the result."""
         with suppress(KeyError):  # raised by popitem when the dictionary is empty, also by another thread
             while True:
                 token, unreleased = self._unreleased.popitem()
                 self.release(unreleased, token)
         token = uuid.uuid4().hex  # one for all retries of the transaction: an earlier one may have committed
         with self._released_later(upload, token):  # the response may be lost
-            [[state, present, attempts, reason, deaths, age_s]] = self._database.query(
-                ACQUIRE,
+            [row] = self._database.query(
+                sql,
                 id=upload.id,
                 bucket=upload.bucket,
                 name=upload.name,
@@ -179,11 +212,7 @@ class Leases:
                 token=token,
                 lease_s=self._database.settings.lease_s,
             )
-        if state != UploadState.LEASED:
-            return Lease(UploadState(state), "", attempts, reason)
-        if present != token:
-            return Lease(UploadState.BUSY, "", attempts, reason)
-        return Lease(UploadState.LEASED, token, attempts, reason, read(tuple[Crash, ...], deaths), age_s)
+        return token, row
 
     def heartbeat(self, upload: Upload, token: str, stage: str, rss_mb: float) -> bool:
         """Renew the lease as `stage` begins. Returns False, and changes nothing, if the lease was lost."""

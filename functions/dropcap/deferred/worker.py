@@ -51,7 +51,8 @@ def describe_pending(services: Services, ends: float) -> Mapping[str, int]:
     """
     outcomes, failures = Counter[str](), 0
     while time.monotonic() < ends and failures < MAX_FAILURES:
-        with memory.heavy_work_lock:  # acquired before the lease, which must not expire while waiting
+        with services.turns.take() as turn:  # before the lease, which must not expire while waiting
+            turn.begin()
             pending = rows.acquire(services.database, lease_s(services.settings))
             if pending is None:
                 break

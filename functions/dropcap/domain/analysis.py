@@ -13,7 +13,7 @@ NOTICE = (
 )  # shown with the caption of a demonstration model
 
 # In the pipeline's order, which JSON in PostgreSQL does not keep.
-STAGES = ("claim", "read", "open", "resize", "describe and caption", "publish", "record")
+STAGES = ("claim", "read", "open", "resize", "encode", "caption", "describe", "publish", "record")
 
 
 def stage_order(stage: str) -> tuple[int, str]:

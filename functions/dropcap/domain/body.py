@@ -26,3 +26,7 @@ class Body:
             self.load()
         data, self._data = self._data, b""
         return data
+
+    def close(self) -> None:
+        """Let go of the bytes, and of `read`, which may hold them: they are not needed again."""
+        self._read, self._data = bytes, b""

@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AnalyzeRequest:
-    """The upload to analyze, its bytes if they were posted, and whether to publish and record it."""
+    """The upload to analyze, its body if that was posted, and whether to publish and record it."""
 
     upload: Upload
-    data: bytes | None
+    posted: Body | None
     keep: bool
 
 
@@ -44,9 +44,11 @@ def analyze_picture(request: flask.Request, services: Services, caller: str | No
         return _kept_analysis(asked, services)
     settings, upload = services.settings, asked.upload
     watchdog = Watchdog(settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
-    body = Body(lambda: services.buckets.read(upload) if asked.data is None else asked.data)
-    body.load()
-    return analyze(body, upload, services, watchdog).to_json()
+    body = asked.posted or Body(lambda: services.buckets.read(upload))
+    with services.turns.take(posted=asked.posted is not None) as turn:
+        turn.begin()
+        body.load()
+        return analyze(body, upload, services, watchdog, turn).to_json()
 
 
 def _kept_analysis(asked: AnalyzeRequest, services: Services) -> Mapping[str, Any]:
@@ -58,7 +60,7 @@ def _kept_analysis(asked: AnalyzeRequest, services: Services) -> Mapping[str, An
 
     upload = asked.upload
     try:
-        pipeline.process(upload, services, asked.data)
+        pipeline.process(upload, services, asked.posted)
     except disposal.DeletionRefused as stays:
         logger.warning(
             "the source could not be deleted",
@@ -105,6 +107,7 @@ def _parse(request: flask.Request, services: Services, caller: str | None) -> An
     elif request.mimetype == "multipart/form-data":
         options, file = bodies.form(request, largest)
         data, content_type = file.read(), file.mimetype
+        file.close()  # it has the bytes, too
     else:
         options = bodies.single_values(request.args)
     user = bodies.user(options, caller, default)
@@ -118,4 +121,5 @@ def _parse(request: flask.Request, services: Services, caller: str | None) -> An
         data = request.get_data(cache=False)
     check_size(len(data), settings)
     zone, language = str(options.get("tz", "")), str(options.get("language", ""))
-    return AnalyzeRequest(posted(data, user, content_type, zone, language), data, keep)
+    body = Body(lambda: data)
+    return AnalyzeRequest(posted(data, user, content_type, zone, language), body, keep)

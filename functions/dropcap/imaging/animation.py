@@ -37,20 +37,20 @@ class Animation:
     def __init__(self, data: bytes, kind: str, frames: int) -> None:
         self.frames, self._data, self._kind, self._damaged = frames, data, kind, False
 
-    def encode(self, side: Side, quality: int, xmp: bytes = b"") -> Encoded | None:
-        """Return an animated WebP that fits in `side`, with `xmp` as its only metadata; None if damaged."""
+    def encode(self, side: Side, quality: int) -> Encoded | None:
+        """Return an animated WebP that fits in `side`, without metadata; None if damaged."""
         if self._damaged:
             return None
         try:
             with decoder_errors.collect_warnings(self._kind):
-                return self._encode(side, quality, xmp)
+                return self._encode(side, quality)
         except Exception as broken:  # hostile bytes make parsers raise anything
             decoder_errors.check_instance(broken, self._kind)
             self._damaged = True
             _log_still(f"a frame can't be read: {broken!r}")
             return None
 
-    def _encode(self, side: Side, quality: int, xmp: bytes) -> Encoded:
+    def _encode(self, side: Side, quality: int) -> Encoded:
         durations: list[int] = []  # ms; Pillow reads a frame's duration after the frame
         with Image.open(io.BytesIO(self._data), formats=(self._kind,)) as image, io.BytesIO() as file:
             canvas, turn = image.size, rasters.orientation(image)
@@ -78,7 +78,6 @@ class Animation:
                 loop=_loops(image),
                 background=(0, 0, 0, 0),
                 quality=quality,
-                xmp=xmp,
                 **ENCODING,
             )
             data = _with_alpha(file.getvalue()) if image.mode == "RGBA" else file.getvalue()

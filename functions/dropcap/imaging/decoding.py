@@ -22,7 +22,6 @@ from typing import Any, Protocol, Self, TypeVar
 
 from PIL import Image, features
 from PIL.GifImagePlugin import GifImageFile
-from PIL.PngImagePlugin import PngInfo
 
 from dropcap.domain.analysis import PictureFacts
 from dropcap.domain.naming import CONTENT_TYPES, Encoded, Side
@@ -82,13 +81,13 @@ class Picture:
         size = rasters.fit(self._raster.size, side)
         return self._raster.resize(size, Image.Resampling.LANCZOS)
 
-    def encode(self, side: Side, kind: str, quality: int, xmp: bytes = b"") -> Encoded:
-        """Return an encoded sRGB copy whose only metadata is `xmp`, an XMP packet.
+    def encode(self, side: Side, kind: str, quality: int) -> Encoded:
+        """Return an encoded sRGB copy without metadata.
 
         `kind` is webp, jpeg, png or avif; `quality` 1 to 100.
         """
         with self.resize(side) as copy, io.BytesIO() as file:
-            copy.save(file, kind, quality=quality, **ENCODING[kind], **_xmp_options(xmp, kind))
+            copy.save(file, kind, quality=quality, **ENCODING[kind])
             return Encoded(file.getvalue(), *copy.size, CONTENT_TYPES[kind])
 
     def close(self) -> None:
@@ -198,15 +197,6 @@ def check_head(head: bytes, limits: Limits) -> None:
     with suppress(ValueError):
         for size in dimensions.claimed_sizes(kind, head):
             _check_size(kind, size, limits)
-
-
-def _xmp_options(xmp: bytes, kind: str) -> dict[str, Any]:
-    """Return the options with which Pillow writes an XMP packet. It has none for PNG."""
-    if not xmp or kind != "png":
-        return {"xmp": xmp} if xmp else {}
-    chunk = PngInfo()
-    chunk.add_itxt("XML:com.adobe.xmp", xmp.decode())
-    return {"pnginfo": chunk}
 
 
 def load_readers() -> None:

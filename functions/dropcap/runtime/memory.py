@@ -25,8 +25,6 @@ DROP_S = 0.02  # an encoder reads about 10 MB in this time
 Admit = Callable[[Sequence[float]], tuple[int | None, float]]
 """Takes needs of memory, MB, best first; returns the index of the first that fits, if any, and MB left."""
 
-# Held while a picture is decoded, resized and captioned: two at once need twice the memory of an instance.
-heavy_work_lock = threading.RLock()
 helpers: dict[int, float] = {}
 """Processes that work for this one, by pid, with the memory, MB, that each shares with another helper."""
 PAGE = resource.getpagesize()

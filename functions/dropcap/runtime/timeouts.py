@@ -1,14 +1,16 @@
-"""Run a call in a thread of its own, with a limit on its total time.
+"""Run calls in threads of their own, with a limit on the total time, or side by side.
 
 Packages only limit each wait for bytes.
 """
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
 from contextvars import copy_context
+from functools import partial
 from typing import TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -33,3 +35,13 @@ def run_with_timeout(seconds: float, call: Callable[[], T]) -> T:
     ever. A call that is late keeps running; it ends with its own timeouts or with the process.
     """
     return submit(call, "run_with_timeout").result(seconds)
+
+
+def side_by_side(call: Callable[[S], T], arguments: Iterable[S], name: str) -> list[T]:
+    """Return the result of `call` for each argument, in their order, each in a thread of its own.
+
+    If calls fail, raises the first error in that order, after all calls have ended.
+    """
+    futures = [submit(partial(call, argument), name) for argument in arguments]
+    wait(futures)
+    return [future.result() for future in futures]

@@ -3,7 +3,7 @@
     with client.open_picture(body, settings, services.make_room) as picture:
         picture.facts                             format, size and pages
         picture.raster(BLIP_SIDE)                 a raster for a model
-        picture.encode(800, "webp", 80, packet)   a rendition
+        picture.encode(800, "webp", 80)           a rendition
 
 A child that dies gives an answer at once: Rejected if the picture is the cause, NotDecoded if the instance
 is. Either way the function, and the next picture, are unharmed. What a child answers is checked: a crafted
@@ -63,12 +63,12 @@ class Picture:
             raise nonsense()
         return Image.frombytes("RGB", size, pixels)
 
-    def encode(self, side: Side, kind: str, quality: int, xmp: bytes = b"") -> Encoded:
-        """Return an encoded sRGB copy whose only metadata is `xmp`, an XMP packet.
+    def encode(self, side: Side, kind: str, quality: int) -> Encoded:
+        """Return an encoded sRGB copy without metadata.
 
         `kind` is webp, jpeg, png or avif; `quality` 1 to 100.
         """
-        answer, data = self._ask({"op": "encode", "side": side, "kind": kind, "quality": quality}, xmp)
+        answer, data = self._ask({"op": "encode", "side": side, "kind": kind, "quality": quality})
         return answers.read_encoded(answer, data, side, kind)
 
     def for_gemini(self) -> Encoded:
@@ -82,7 +82,7 @@ class Picture:
         self._animated = self._child if answer.get("frames") else None
         return self._animated is not None
 
-    def encode_animation(self, side: Side, quality: int, xmp: bytes = b"") -> Encoded | None:
+    def encode_animation(self, side: Side, quality: int) -> Encoded | None:
         """Return an animated WebP that fits in `side`. Call `open_animation` first.
 
         Returns None if a frame is damaged, or if the frames need more memory than estimated.
@@ -91,7 +91,7 @@ class Picture:
             return None
         try:
             request = {"op": "encode_animation", "side": side, "quality": quality}
-            answer, data = self._ask_child(request, lambda: xmp)
+            answer, data = self._ask_child(request)
         except Exhausted:
             answers.log_still("its frames need more memory than estimated")
             self._animated = None
@@ -133,22 +133,22 @@ class Picture:
             self.close()
             raise _too_much_memory(_left_mb(self._settings)) from short
 
-    def _ask(self, request: Mapping[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+    def _ask(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Return the child's answer; decode again, with more memory, if what it has is not enough."""
         assert self._child
         try:
             if self._child.ended:
                 self._open()
-            return self._ask_child(request, lambda: body)
+            return self._ask_child(request)
         except Exhausted:
             self._open_with_room()
         try:
-            return self._ask_child(request, lambda: body)
+            return self._ask_child(request)
         except Exhausted as short:
             raise _too_much_memory(_left_mb(self._settings)) from short
 
     def _ask_child(
-        self, request: Mapping[str, Any], body: Callable[[], bytes]
+        self, request: Mapping[str, Any], body: Callable[[], bytes] = bytes
     ) -> tuple[dict[str, Any], bytes]:
         assert self._child
         self._child.limit_memory(_left_mb(self._settings))

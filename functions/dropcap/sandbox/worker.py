@@ -6,10 +6,9 @@
     {"op": "open"}, a picture                        {"facts"}; before it, several times, {"needs": [MB]},
                                                      which is answered by {"index": 0 or null, "left_mb"}
     {"op": "raster", "side"}                         {"size"}, RGB
-    {"op": "encode", "side", "kind", "quality"}, XMP {"size"}, a picture
+    {"op": "encode", "side", "kind", "quality"}      {"size"}, a picture
     {"op": "open_animation", "sizes"}                {"frames"}, 0 if only the first is published
-    {"op": "encode_animation", "side", "quality"}, XMP
-                                                     {"size"}, a picture; {} if it is damaged
+    {"op": "encode_animation", "side", "quality"}    {"size"}, a picture; {} if it is damaged
 
 Each answer has the lines that decoders logged. An error is {"rejected"}, {"exhausted"} for memory,
 {"lacks_numpy"}, or {"failed"} for what is not the picture's fault.
@@ -125,11 +124,11 @@ class Worker:
                     return {"size": raster.size}, raster.tobytes()
             case "encode":
                 assert self._picture
-                made = self._picture.encode(_side(request["side"]), request["kind"], request["quality"], body)
+                made = self._picture.encode(_side(request["side"]), request["kind"], request["quality"])
                 return {"size": (made.width, made.height)}, made.data
             case "encode_animation":
                 assert self._animation
-                moving = self._animation.encode(_side(request["side"]), request["quality"], body)
+                moving = self._animation.encode(_side(request["side"]), request["quality"])
                 return ({"size": (moving.width, moving.height)}, moving.data) if moving else ({}, b"")
             case unknown:
                 raise ValueError(f"there is no operation {unknown}")

@@ -17,9 +17,11 @@ from urllib.parse import urlsplit
 
 from dropcap.domain import content_encoding
 from dropcap.domain.analysis import Rendition
+from dropcap.domain.naming import Encoded
 from dropcap.domain.temporary_names import is_temporary
 from dropcap.domain.upload import Upload, is_object, owner
 from dropcap.errors import Rejected
+from dropcap.runtime.timeouts import side_by_side
 from dropcap.settings import Settings
 from dropcap.storage import metadata
 from dropcap.storage.disposal import GONE, Disposal
@@ -129,13 +131,11 @@ class Buckets(Disposal):
         self,
         upload: Upload,
         label: str,
-        data: bytes,
-        content_type: str,
-        size: tuple[int, int],
+        picture: Encoded,
         existing: Mapping[str, int],
         alias_metadata: Mapping[str, str] = NO_METADATA,
     ) -> Rendition:
-        """Write one resized picture, `size` = (width, height) px; the same upload gives the same name.
+        """Write one resized picture; the same upload and label give the same name.
 
         Its metadata are the upload's with `alias_metadata`, or the latter alone if both are too large.
         `existing` are the renditions from before the lease was acquired. No others are replaced: a worker
@@ -144,6 +144,7 @@ class Buckets(Disposal):
         """
         from google.api_core.exceptions import Forbidden, PreconditionFailed
 
+        data, content_type = picture.data, picture.content_type
         name = f"{upload.id}/{label}.{content_type.removeprefix('image/')}"
         blob = self.blob(self.settings.pictures_bucket, name)
         blob.metadata = metadata.beside(upload.metadata, alias_metadata)
@@ -157,7 +158,7 @@ class Buckets(Disposal):
             if not self._found(blob):
                 raise
         checksum = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-        published = Rendition(label, name, *size, len(data), content_type, checksum)
+        published = Rendition(label, name, picture.width, picture.height, len(data), content_type, checksum)
         self._check(published, blob)
         return published
 
@@ -175,13 +176,16 @@ class Buckets(Disposal):
 
         if not published:
             raise NotStored("No picture was published.")
-        for expected in published:
+
+        def check(expected: Rendition) -> None:
             blob = self.blob(self.settings.pictures_bucket, expected.object)
             try:
                 self.ask(blob.reload)
             except NotFound as missing:
                 raise NotStored(f"{expected.object} is no longer stored.") from missing
             self._check(expected, blob)
+
+        side_by_side(check, published, "check")
 
     def read_published(self, published: Rendition) -> bytes:
         """Return the bytes of a rendition as they were written. Raises NotStored."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dropcap.errors import DropcapError, TransientError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONNECT_S = 5
+CONNECTIONS = 10  # what the client's pool keeps (requests.adapters.DEFAULT_POOLSIZE); it discards more
 
 
 class NotStored(TransientError):
@@ -34,6 +36,7 @@ class Gcs:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._connections = BoundedSemaphore(CONNECTIONS)
 
     @cached_property
     def client(self) -> "Client":
@@ -57,7 +60,12 @@ class Gcs:
 
         seconds = self.settings.storage_timeout_s
         options |= {"timeout": (CONNECT_S, seconds), "retry": DEFAULT_RETRY.with_timeout(seconds)}
-        return run_with_timeout(seconds, lambda: call(**options))
+
+        def connected() -> T:
+            with self._connections:
+                return call(**options)
+
+        return run_with_timeout(seconds, connected)
 
     def _found(self, blob: "Blob", **conditions: int) -> "Blob | None":
         from google.api_core.exceptions import NotFound, PreconditionFailed

@@ -9,7 +9,7 @@ import logging
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from io import BytesIO
 from typing import Any, ClassVar
@@ -43,7 +43,7 @@ from dropcap.outbox.event import Event
 from dropcap.outbox.publishers import PublishError
 from dropcap.pipeline import process
 from dropcap.reconcile import reconcile
-from dropcap.runtime import memory
+from dropcap.runtime.turns import Turns
 from tests.chaos.invariants import violations
 from tests.chaos.machine.workers import Worker
 from tests.chaos.report import Scene
@@ -286,8 +286,9 @@ def run(scene: Scene, steps: int, number: int) -> None:
     machine = type("Machine", (Machine,), {"scene": scene})
     logging.disable(logging.CRITICAL)
     try:
-        # Each worker stands for an instance, which has a lock of its own.
-        with patch.object(memory, "heavy_work_lock", nullcontext()):
+        # Each worker stands for an instance, which has turns of its own.
+        take = Turns.take
+        with patch.object(Turns, "take", lambda shared, posted=False: take(Turns(), posted=posted)):
             while (left := steps - scene.facts["steps"]) > 0:
                 # At least two, as the first run is the simplest one: it has no steps.
                 enough = settings(chosen, max_examples=max(2, left // STEPS))

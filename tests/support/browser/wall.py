@@ -18,7 +18,7 @@ from dropcap.database.connection import connect_to_schema
 from dropcap.domain.analysis import Source
 from tests.support.browser.browser import Guest
 
-MEMORY = {"claim": 101.0, "read": 102.0, "open": 150.4, "describe and caption": 410.6, "publish": 180.0}
+MEMORY = {"claim": 101.0, "read": 102.0, "open": 150.4, "caption": 410.6, "publish": 180.0}
 INSERT = """
 INSERT INTO analyses (id, user_id, analyzed_at, caption, description, alt_text, tags, picture_text,
                       format, bytes, width, height, result)

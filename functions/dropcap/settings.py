@@ -161,9 +161,9 @@ class Settings:
         as_schema,
     )
     database_connections: int = _setting(
-        4,
-        "maximum number of PostgreSQL connections of an instance; they are opened on demand, so an "
-        "instance that handles one request at a time has one",
+        2,
+        "maximum number of PostgreSQL connections of an instance; they are opened on demand, and a picture "
+        "that waits for Gemini needs none",
         *number(1, 100),
     )
     database_timeout_s: float = _setting(10.0, "timeout of PostgreSQL, s", *number(0.1, 300))

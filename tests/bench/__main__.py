@@ -17,7 +17,7 @@ from rich.table import Table
 
 from infra import ROOT, cost
 from infra.local import StackError
-from tests.bench import chart, deployed
+from tests.bench import chart, deployed, flow
 from tests.bench.models import prepare
 from tests.bench.workers import Failed, Processor, Way, figures
 from tests.memory.encoders import photo, pillow
@@ -31,6 +31,7 @@ RIVALS = {
     "onnxruntime": "ONNX Runtime, dynamic int8",
     "openvino": "OpenVINO, int8",
 }
+GEMINI_S = (None, 0.5, 1.5, 4.0)  # None: without Gemini
 Report = dict[str, Any]
 
 
@@ -45,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     file = asked.build / "bench.json"
     file.write_text(json.dumps(report, indent=1) + "\n")
-    console.print(table(report))
+    console.print(table(report), flow.table(report["flow"], asked.queue))
     console.print(
         f"Descriptions by Gemini, at list price:\n\n{cost.descriptions()}\n", soft_wrap=True, markup=False
     )
@@ -83,9 +84,14 @@ def measure(asked: argparse.Namespace, console: Console) -> Report:
                 "naive": (deployed.NAIVE, folders["transformers"], Path(sys.executable)),
             }.items()
         }
+    flows = [
+        flow.measure(asked.model, photos["12 MP"], gemini_s, rounds, asked.queue, work)
+        for gemini_s in track(GEMINI_S, "pictures through one instance", console=console)
+    ]
     cpuinfo = Path("/proc/cpuinfo")
     return {
         "processor": asdict(Processor.read(cpuinfo.read_text() if cpuinfo.exists() else "")),
+        "flow": [asdict(each) for each in flows],
         "caption": {name: asdict(figure) for name, figure in caption.items()},
         "resize": {name: {way: asdict(f) for way, f in ways.items()} for name, ways in resize.items()},
         "upload": {name: asdict(run) for name, run in uploads.items()},
@@ -128,10 +134,11 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make bench",
         description="Measure captions, resizing, cold starts and uploads beside other ways to do the same, "
-        "in turns on one thread. Takes about 15 minutes and 8 GB; nothing else should run meanwhile.",
+        "in turns on one thread. Takes about 25 minutes and 8 GB; nothing else should run meanwhile.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="turns of each, after a first one")
+    parser.add_argument("--queue", type=int, default=100, metavar="N", help="pictures that come at once")
     parser.add_argument("--model", type=Path, default=ROOT / "build" / "random-base", help="BLIP's folder")
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="folder for models and bench.json")
     parser.add_argument("--chart", type=Path, default=ROOT / "build" / "bench.svg", help="SVG to draw")

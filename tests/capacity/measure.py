@@ -29,7 +29,10 @@ WHERE datname = current_database()
 
 def stages(build: Path = ROOT / "build") -> dict[str, float]:
     """Return the mean seconds of a picture in the last `make prove`. Raises OSError, ValueError."""
-    uploads = json.loads((build / "prove.json").read_text())["dropcap"]["results"]
+    proof = json.loads((build / "prove.json").read_text())
+    if (proof["deliveries_at_once"], proof["gemini_s"]) != (1, 0):
+        raise ValueError('pictures waited in it: run make prove PROVE="--at-once 1 --gemini-s 0" first.')
+    uploads = proof["dropcap"]["results"]
     logged: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for line in (build / "prove" / "main-0.log").read_text().splitlines():
         entry = json.loads(line) if line.startswith("{") else {}

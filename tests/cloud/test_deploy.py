@@ -41,13 +41,14 @@ def test_a_second_deployment_sends_no_change_also_without_the_secrets_at_hand(th
     assert "Nothing to change." in again.out
 
 
-def test_the_functions_are_private_small_and_take_one_picture_at_a_time(there: Deployment) -> None:
-    """The gallery decodes no pictures: it handles several requests at once, each with a thread."""
+def test_the_functions_are_private_small_and_handle_several_requests_at_once(there: Deployment) -> None:
+    """Each request has a thread. A posted picture of up to MAX_MB is in memory before its turn."""
+    at_once_by_name = {"gallery": 8, "on-upload": 8, "analyze": 3}
     for name in NAMES:
         template = there.service(name)["spec"]["template"]
         spec, notes = template["spec"], template["metadata"]["annotations"]
         at_once = int(there.variables(name).get("THREADS", "1"))
-        assert spec["containerConcurrency"] == at_once == (8 if name == "gallery" else 1)
+        assert spec["containerConcurrency"] == at_once == at_once_by_name.get(name, 1)
         assert spec["serviceAccountName"] == f"dropcap-{name}@{PROJECT}.iam.gserviceaccount.com"
         assert notes["run.googleapis.com/startup-cpu-boost"].lower() == "true"
         assert int(notes["autoscaling.knative.dev/maxScale"]) == (1 if name == "sweep" else 5)

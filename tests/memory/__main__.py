@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import CalledProcessError
 from types import FrameType
@@ -16,6 +17,7 @@ from rich.progress import track
 from dropcap.captioning.blip import Card, ModelError
 from dropcap.errors import SettingsError
 from infra import ROOT
+from infra.cloud.resources.declaration import PICTURES_AT_ONCE
 from infra.local import StackError
 from tests.memory import report
 from tests.memory.instance import DELIVERIES, Platform
@@ -70,11 +72,15 @@ def _prove(asked: argparse.Namespace, means: str, console: Console) -> list[str]
         "model": {"name": card.name, "revision": card.revision, "files": card.files},
         "seed": asked.seed,
         "deliveries_at_most": DELIVERIES,
+        "deliveries_at_once": asked.at_once,
+        "gemini_s": asked.gemini_s,
         "naive_timeout_s": NAIVE_TIMEOUT_S,
     }
     file = asked.build / "prove.json"
     report.write(file, facts, ways)
-    limit = f"{asked.limit} MiB without swap by {means}, 1 CPU, {card.name}"
+    limit = (
+        f"{asked.limit} MiB without swap by {means}, 1 CPU, {card.name}, {asked.at_once} deliveries at once"
+    )
     console.print(f"\n{limit}", style="bold")
     report.show(console, list(ways.values()))
     if asked.naive:
@@ -89,10 +95,10 @@ def dropcap(asked: argparse.Namespace, samples: Sequence[Sample], console: Conso
         environment = os.environ | outside.environment
         logs, died = asked.build / "prove", outside.let_leases_run_out
         with Platform(MAIN, asked.model, environment, asked.limit, TIMEOUT_S, logs, died) as platform:
-            deliveries = [
-                platform.deliver(outside.upload(sample))
-                for sample in track(samples, "uploads to Dropcap", console=console)
-            ]
+            outside.gemini.latency_s = asked.gemini_s
+            with ThreadPoolExecutor(asked.at_once) as pool:
+                told = pool.map(lambda sample: platform.deliver(outside.upload(sample)), samples)
+                deliveries = list(track(told, "uploads to Dropcap", len(samples), console=console))
         results = [
             Result(sample, delivery, outside.outcome(sample))
             for sample, delivery in zip(samples, deliveries, strict=True)
@@ -135,6 +141,12 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the pictures and their order")
     parser.add_argument("--model", type=Path, default=ROOT / "build" / "random-base", help="BLIP's folder")
+    parser.add_argument(
+        "--at-once", type=int, default=PICTURES_AT_ONCE, metavar="N", help="deliveries, to Dropcap"
+    )
+    parser.add_argument(
+        "--gemini-s", type=float, default=1.5, metavar="S", help="latency of Gemini's stand-in"
+    )
     parser.add_argument("--limit", type=int, default=512, metavar="MIB", help="memory of the instance, MiB")
     parser.add_argument(
         "--naive", action=argparse.BooleanOptionalAction, default=True, help="compare with the naive way"

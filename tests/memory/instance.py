@@ -1,4 +1,4 @@
-"""A function in instances like the platform's: limited memory, one vCPU, one event at a time.
+"""A function in instances like the platform's: limited memory, one vCPU, several events at once.
 
 An instance is started by an event and again after each death; an event is delivered again until it is
 acknowledged, though not for ever.
@@ -17,6 +17,7 @@ from typing import Any, Self
 import psutil
 
 from infra import ROOT
+from infra.cloud.resources.declaration import PICTURES_AT_ONCE
 from infra.local import StackError
 from infra.local.events import cloud_event
 from infra.local.process import Process, framework, free_port
@@ -26,9 +27,17 @@ from tests.support.backing_services import post_event
 
 DELIVERIES = 3
 AGAIN_S = 1.5  # before the next delivery
-AS_DEPLOYED = {"THREADS": "4"}  # what one vCPU lets functions-framework take
+AS_DEPLOYED = {"THREADS": str(PICTURES_AT_ONCE)}
 SAMPLE_S = 0.02
 RESET_PEAK = "5"  # to clear_refs: VmHWM begins anew (proc(5))
+
+
+@dataclass
+class Memory:
+    """The most memory during one delivery, MB; see `Delivery`."""
+
+    rss_mb: float = 0.0
+    anonymous_mb: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,9 @@ class Instance:
         self.mib = mib
         self.log = log
         self.kills = 0
-        self.peak_mb = self.anonymous_mb = self.rss_mb = 0.0
+        self.peak_mb = 0.0
+        self._measured: list[Memory] = []  # one for each delivery that runs
+        self._lock = threading.Lock()
         self._listens = False
         self._exit = ExitStack()
 
@@ -97,16 +108,20 @@ class Instance:
         """End it, and its limit."""
         self._exit.close()
 
-    def post(self, headers: Mapping[str, str], body: bytes, timeout_s: float) -> str:
-        """Deliver an event once; return the outcome, as `post_event` does."""
-        self.anonymous_mb = self.rss_mb = 0.0
+    def post(self, headers: Mapping[str, str], body: bytes, timeout_s: float, memory: Memory) -> str:
+        """Deliver an event once; return the outcome, as `post_event` does, and raise `memory` to the peak."""
+        self._measure()  # for the deliveries that run already: their peaks begin anew, too
         for pid in self._pids():
             with suppress(OSError):  # a process that has ended, or not ours
                 Path(f"/proc/{pid}/clear_refs").write_text(RESET_PEAK)
+        with self._lock:
+            self._measured.append(memory)
         try:
             return post_event(self.url, headers, body, timeout_s)
         finally:
             self._measure()
+            with self._lock:
+                self._measured = [each for each in self._measured if each is not memory]
 
     def cpu_s(self) -> float:
         """CPU seconds that it has used, with all that it started."""
@@ -129,19 +144,21 @@ class Instance:
 
     def _measure(self) -> None:
         usage = self._limit.usage(self._process.pid)
-        self.kills = max(self.kills, usage.kills)
-        self.peak_mb = max(self.peak_mb, usage.peak_mb)
-        self.anonymous_mb = max(self.anonymous_mb, usage.anonymous_mb)
-        shared = 0.0
+        largest = shared = 0.0
         for pid in self._pids():
             with suppress(OSError):
-                self.rss_mb = max(self.rss_mb, peak_mb(pid))
+                largest = max(largest, peak_mb(pid))
                 shared += proportional_mb(pid)
-        self.rss_mb = max(self.rss_mb, shared)
+        with self._lock:
+            self.kills = max(self.kills, usage.kills)
+            self.peak_mb = max(self.peak_mb, usage.peak_mb)
+            for each in self._measured:
+                each.anonymous_mb = max(each.anonymous_mb, usage.anonymous_mb)
+                each.rss_mb = max(each.rss_mb, largest, shared)
 
 
 class Platform:
-    """Runs a function: starts an instance when there is none, and delivers events one at a time."""
+    """Runs a function: starts an instance when there is none. Threads may deliver events at once."""
 
     def __init__(
         self,
@@ -168,34 +185,39 @@ class Platform:
         self.cold_start_s = 0.0  # from the first start to the first event that was acknowledged
         self.peak_mb = 0.0  # page cache included
         self._instance: Instance | None = None
+        self._lock = threading.RLock()
         self._first_start = 0.0
 
     def deliver(self, resource: Mapping[str, Any]) -> Delivery:
         """Tell of an object until it is acknowledged. Raises StackError where the function can't start."""
         headers, body = cloud_event(resource)
         kills = late = deliveries = 0
-        rss_mb = anonymous_mb = 0.0
-        answer = ""
+        memory, answer = Memory(), ""
         while answer != "answered" and deliveries < DELIVERIES:
             if deliveries:
                 time.sleep(AGAIN_S)
             deliveries += 1
-            instance = self._running()
-            before, ready = instance.kills, instance.ready()
+            with self._lock:
+                instance = self._running()
+                before, ready = instance.kills, instance.ready()
             self.listening_s = self.listening_s or time.monotonic() - self._first_start
             began = time.monotonic()
-            answer = instance.post(headers, body, self.timeout_s) if ready else "broken off"
+            answer = instance.post(headers, body, self.timeout_s, memory) if ready else "broken off"
             seconds = time.monotonic() - began
             if answer in ("late", "broken off"):
-                self.close()  # the platform ends an instance whose memory ran out, whichever process died
-                self.died()
+                with self._lock:
+                    if self._instance is instance:
+                        # The platform ends an instance whose memory ran out, whichever process died.
+                        self.close()
+                        self.died()
             kills += instance.kills - before
             late += answer == "late"
-            rss_mb, anonymous_mb = max(rss_mb, instance.rss_mb), max(anonymous_mb, instance.anonymous_mb)
             self.peak_mb = max(self.peak_mb, instance.peak_mb)
         if answer == "answered" and not self.cold_start_s:
             self.cold_start_s = time.monotonic() - self._first_start
-        return Delivery(seconds, deliveries, answer == "answered", kills, late, rss_mb, anonymous_mb)
+        return Delivery(
+            seconds, deliveries, answer == "answered", kills, late, memory.rss_mb, memory.anonymous_mb
+        )
 
     def cpu_s(self) -> float:
         """CPU seconds of the instance; 0 where there is none."""

@@ -84,6 +84,7 @@ class Way:
             "p50_s": round(float(p50), 3),
             "p95_s": round(float(p95), 3),
             "max_s": round(max(seconds), 3),
+            "rss_p95_mb": round(float(np.percentile([each.rss_mb for each in deliveries] or [0.0], 95)), 1),
             "rss_peak_mb": round(max((each.rss_mb for each in deliveries), default=0.0), 1),
             "anonymous_peak_mb": round(max((each.anonymous_mb for each in deliveries), default=0.0), 1),
             "kernel_peak_mb": round(self.peak_mb, 1),

@@ -28,7 +28,12 @@ from infra.cloud.source import Source
 
 BUILT = "on-upload"  # the function that is built; the others run its image
 EXPORT_S = 3600  # Cloud Run's maximum: cloud.google.com/run/docs/configuring/request-timeout
-GALLERY_AT_ONCE = 8
+# Requests of an instance at once. While one picture uses the CPU, the others wait for Gemini and the buckets,
+# and hold their encoded renditions: so many that these fit into HELD_MB. A posted picture is in memory before
+# its turn as well.
+GALLERY_AT_ONCE = PICTURES_AT_ONCE = 8
+HELD_MB, POSTED_MB = 32, 64  # choices: within what the decoder leaves free of 512 MiB (make prove)
+BYTES_A_PX = {"webp": 0.5, "jpeg": 0.5, "avif": 0.5, "png": 3.0, "original": 3.0}  # photographs have less
 IMAGES_KEPT = 5
 SOURCES_KEPT_DAYS = 30
 RECONCILE_SCHEDULE = "*/10 * * * *"
@@ -104,8 +109,18 @@ def _instances(config: Config, name: str) -> int:
 
 def _connections(config: Config, name: str) -> int:
     """Return the maximum database connections of a function: one for each concurrent request."""
-    at_once = GALLERY_AT_ONCE if name == "gallery" else 1
-    return _instances(config, name) * min(at_once, config.settings.database_connections)
+    return _instances(config, name) * min(_at_once(config, name), config.settings.database_connections)
+
+
+def _at_once(config: Config, name: str) -> int:
+    """Return how many requests an instance of a function handles at once."""
+    if name not in ("on-upload", "analyze"):
+        return GALLERY_AT_ONCE if name == "gallery" else 1
+    settings = config.settings
+    px = sum(side**2 if isinstance(side, int) else side[0] * side[1] for side in settings.sizes)
+    held_mb = px * sum(BYTES_A_PX[each] for each in settings.format) / 1e6
+    most = min(PICTURES_AT_ONCE, 1 + int(HELD_MB / held_mb))
+    return min(most, 1 + POSTED_MB // settings.max_mb) if name == "analyze" else most
 
 
 def _sql(config: Config, functions: Sequence[str]) -> list[Resource]:
@@ -172,8 +187,9 @@ def _function(
     if small:
         variables.pop("SAFETY", None)  # these functions request no verdict and have no Gemini key
         variables.pop("EVENTS", None)  # these functions do not have its secret
-    if page:
-        variables["THREADS"] = str(GALLERY_AT_ONCE)
+    at_once = _at_once(config, name)
+    if at_once > 1:
+        variables["THREADS"] = str(at_once)  # of functions-framework; its default is 4 for each vCPU
     if name != BUILT:
         variables["FUNCTION_TARGET"] = entry
     return Function(
@@ -187,7 +203,7 @@ def _function(
         builder=f"projects/{config.project}/serviceAccounts/{config.account('build')}",
         memory_mb=256 if small else config.settings.memory_limit_mb,
         environment="gen1" if small else "gen2",
-        at_once=GALLERY_AT_ONCE if page else 1,
+        at_once=at_once,
         timeout_s=EXPORT_S if page else 30 if small else FUNCTION_TIMEOUT_S,
         instances=_instances(config, name),
         ingress="internal" if inside else "all",
@@ -229,7 +245,7 @@ def _calls(config: Config, cloud: Cloud) -> Sequence[Resource]:
             why="limits the rate of make backfill, and leaves an instance free for new uploads",
             region=region,
             per_second=config.backfill_per_second,
-            at_once=max(1, int(config.max_instances) - 1),
+            at_once=max(1, int(config.max_instances) - 1) * _at_once(config, BUILT),
         ),
     ]
 

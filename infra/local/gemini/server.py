@@ -51,12 +51,13 @@ class Call:
 class GeminiStandIn:
     """The stand-in, in threads of this process; `port` 0 takes a free one.
 
-    `calls` holds the latest requests, oldest first. `model`, once set, replaces the model in each request.
+    `calls` holds the latest requests, oldest first. `model`, once set, replaces the model in each request;
+    `latency_s` is how long each response takes, s.
     Subclasses override the methods from `resolve` to `deliver` to misbehave.
     """
 
     def __init__(self, port: int = 0) -> None:
-        self.model = ""
+        self.model, self.latency_s = "", 0.0
         self.calls: deque[Call] = deque(maxlen=50)
         self.counts: Counter[str] = Counter()
         self.closing = threading.Event()
@@ -95,6 +96,7 @@ class GeminiStandIn:
 
     def generate(self, model: str, key: str, fields: Any, numeric: bool = False) -> dict[str, Any]:
         """Return the response to a GenerateContentRequest, given as JSON. Raises ApiError."""
+        self.closing.wait(self.latency_s)
         request = parse(fields)
         picture = picture_in(request)
         self.check(model, key)

@@ -74,10 +74,11 @@ PRICES = {
 }
 
 # Measured: README.md, `make bench`, BLIP-base, a JPEG of 12 MP, 1 vCPU and 512 MiB.
-WARM_S, CAPTION_S, COLD_S = 3600 / 2900, 0.65, 2.95
+WARM_S, COLD_S = 3600 / 2900, 2.95
+AROUND_S = 0.3  # one picture, beyond what the slower of Gemini and the CPU takes
 RECONCILE_RUNS, RECONCILE_S = DAYS * 24 * 6, 2.0  # every ten minutes; most of it is the start
 # Operations, counted by tests/project/test_cost.py; a new instance reads 2 more of class B.
-CLASS_A, CLASS_B, RECONCILE_CLASS_A = 5, 4, 2
+CLASS_A, CLASS_B, RECONCILE_CLASS_A = 4, 4, 2
 APP_GB = 0.134 + 0.184  # measured: packages and small model as tar.gz, plus the difference to BLIP-base
 IMAGES_GB = APP_GB * IMAGES_KEPT  # at most: equal layers are stored once
 SOFT_DELETE_DAYS = int(Config().soft_delete_days)  # a deleted source is charged for this long
@@ -136,10 +137,9 @@ def descriptions() -> str:
 def seconds(described: bool) -> float:
     """Return the billed seconds of a picture on a warm instance, rounded up to a tenth.
 
-    With `described`, they include the wait for Gemini.
+    With `described`, they include the wait for Gemini, as if no other picture shared the instance.
     """
-    whole = WARM_S - CAPTION_S + max(CAPTION_S, GEMINI_S) if described else WARM_S
-    return ceil(whole * 10) / 10
+    return ceil(10 * (max(WARM_S, GEMINI_S + AROUND_S) if described else WARM_S)) / 10
 
 
 def month(pictures: int, described: bool) -> Mapping[str, float]:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from infra import ROOT, cost
 from infra.local import StackError
-from tests.bench import chart, deployed, flow
+from tests.bench import chart, deployed
 from tests.bench.models import prepare
 from tests.bench.workers import Failed, Processor, Way, figures
 from tests.memory.encoders import photo, pillow
@@ -46,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     file = asked.build / "bench.json"
     file.write_text(json.dumps(report, indent=1) + "\n")
-    console.print(table(report), flow.table(report["flow"], asked.queue))
+    console.print(table(report), deployed.table_of_flows(report["flow"], asked.queue))
     console.print(
         f"Descriptions by Gemini, at list price:\n\n{cost.descriptions()}\n", soft_wrap=True, markup=False
     )
@@ -85,7 +85,7 @@ def measure(asked: argparse.Namespace, console: Console) -> Report:
             }.items()
         }
     flows = [
-        flow.measure(asked.model, photos["12 MP"], gemini_s, rounds, asked.queue, work)
+        deployed.flow(asked.model, photos["12 MP"], gemini_s, rounds, asked.queue, work)
         for gemini_s in track(GEMINI_S, "pictures through one instance", console=console)
     ]
     cpuinfo = Path("/proc/cpuinfo")

@@ -52,7 +52,7 @@ VCPU_USD = 730 * (0.0413 + 3.75 * 0.007)  # a month with its memory: cloud.googl
 # Cloud Storage, a bucket at first: docs.cloud.google.com/storage/docs/request-rate. Requests of an upload are
 # counted by tests/commands/test_scaling.py.
 WRITES_A_S, READS_A_S = 1_000, 5_000
-PICTURES_WRITES, PICTURES_READS, UPLOADS_WRITES, UPLOADS_READS = 3, 4, 2, 1
+PICTURES_WRITES, PICTURES_READS, UPLOADS_WRITES, UPLOADS_READS = 3, 3, 2, 1
 # Cloud Tasks: RateLimits.max_dispatches_per_second. Pub/Sub: cloud.google.com/pubsub/quotas, small regions.
 DISPATCHES_A_S, PUBLISHED_KB_S, EVENT_KB = 500, 50_000, 2  # EVENT_KB is assumed
 

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.bench import __main__ as bench
-from tests.bench import chart, deployed, flow
+from tests.bench import chart, deployed
 from tests.bench.workers import Failed, Figure, Processor, Turn, Worker, figures, take_turns
 from tests.support.app import ROOT, SAMPLES
 
@@ -77,10 +78,10 @@ def test_the_deployed_function_is_measured_cold_and_warm(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("gemini_s", [None, 0.1])
 def test_pictures_flow_through_one_instance(gemini_s: float | None, tmp_path: Path) -> None:
-    run = flow.measure(MODEL, PICTURE, gemini_s, 2, 4, tmp_path, Path(sys.executable))
+    run = deployed.flow(MODEL, PICTURE, gemini_s, 2, 4, tmp_path, Path(sys.executable))
     assert (gemini_s or 0) < run.alone_p50_s <= run.alone_p95_s
     assert run.billed_s < run.queue_p50_s <= run.queue_p95_s <= 4 * run.billed_s
-    columns = [list(column.cells) for column in flow.table([asdict(run)], 4).columns]
+    columns = [list(column.cells) for column in deployed.table_of_flows([asdict(run)], 4).columns]
     assert columns[0] == ["without" if gemini_s is None else "0.1 s"]
     assert columns[1] == [f"{3600 / run.billed_s:,.0f}"]
 

@@ -24,10 +24,10 @@ from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.domain.upload import Upload
 from dropcap.settings import Settings
 from infra import cost
+from infra.cloud.resources.declaration import PICTURES_AT_ONCE
 from tests.capacity import __main__ as capacity
 from tests.capacity import limits, measure
 from tests.capacity.__main__ import number
-from infra.cloud.resources.declaration import PICTURES_AT_ONCE
 from tests.capacity.limits import Limit, busy, kept, seconds
 from tests.support.app import NAME, PICTURE, ROOT, App
 

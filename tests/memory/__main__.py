@@ -97,8 +97,8 @@ def dropcap(asked: argparse.Namespace, samples: Sequence[Sample], console: Conso
         with Platform(MAIN, asked.model, environment, asked.limit, TIMEOUT_S, logs, died) as platform:
             outside.gemini.latency_s = asked.gemini_s
             with ThreadPoolExecutor(asked.at_once) as pool:
-                told = pool.map(lambda sample: platform.deliver(outside.upload(sample)), samples)
-                deliveries = list(track(told, "uploads to Dropcap", len(samples), console=console))
+                delivered = pool.map(lambda sample: platform.deliver(outside.upload(sample)), samples)
+                deliveries = list(track(delivered, "uploads to Dropcap", len(samples), console=console))
         results = [
             Result(sample, delivery, outside.outcome(sample))
             for sample, delivery in zip(samples, deliveries, strict=True)

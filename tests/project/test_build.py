@@ -20,6 +20,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
 from dropcap.database.connection import connect_to_schema
+from infra.cloud.resources.declaration import PICTURES_AT_ONCE
 from infra.local.process import Process, free_port
 from tests.support.app import CAPTION, NAME, PICTURE, ROOT
 from tests.support.pages import DOCS, blocks, commands
@@ -194,10 +195,10 @@ def test_the_image_has_a_python_that_the_deployment_has() -> None:
     assert image.startswith("python:3.13-")
 
 
-def test_knative_gets_one_picture_at_a_time_and_only_events_of_new_objects() -> None:
+def test_knative_gets_as_many_pictures_at_once_as_on_google_cloud_and_only_events_of_new_objects() -> None:
     service, trigger = KNATIVE
     revision = service["spec"]["template"]["spec"]
-    assert revision["containerConcurrency"] == 1
+    assert revision["containerConcurrency"] == PICTURES_AT_ONCE
     assert revision["containers"][0]["resources"]["limits"] == {"cpu": "1", "memory": "512Mi"}
     types = [value for words in commands(PAGE, "curl", ADDRESS) for value in words if "finalized" in value]
     assert trigger["spec"]["filter"]["attributes"]["type"] in types[0]

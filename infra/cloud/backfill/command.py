@@ -80,7 +80,7 @@ class Backfill:
         self.deployed = deployed(cloud)
         settings = self.deployed.settings
         check_bucket(self.bucket, settings.uploads_bucket, settings)
-        self.seconds = self._number("EACH_S", cost.seconds(bool(settings.gemini_api_key)))
+        self.seconds = self._number("EACH_S", cost.seconds(False))
         login = credentials(self.gcloud)
         self.client = Client(config.project, login)
         self.tasks = Tasks(

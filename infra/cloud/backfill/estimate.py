@@ -89,7 +89,10 @@ def count(uploads: Iterable[Upload], wanted: Callable[[Upload], bool], most: int
 
 
 def pace(limits: Limits, instances: int, seconds: float) -> float:
-    """Return the pictures a second that queue and function together allow."""
+    """Return the pictures a second that queue and function together allow.
+
+    An instance takes `seconds` for a picture, as it works on others while one waits for Gemini.
+    """
     return min(limits.per_second, min(limits.at_once, instances) / seconds)
 
 

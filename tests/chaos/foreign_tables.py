@@ -25,7 +25,7 @@ from dropcap.database.transactions import Database
 from dropcap.domain.upload import Upload
 from dropcap.errors import SchemaError
 from dropcap.settings import SCHEMA, Settings
-from tests.bench.operations import analysis_of
+from tests.bench.database.operations import analysis_of
 from tests.chaos.report import Scene
 
 TYPES = ("integer", "text", "varchar(40)", "jsonb", "timestamptz", "uuid", "boolean", "numeric(9,2)")

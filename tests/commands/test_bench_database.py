@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.bench import database
-from tests.bench.operations import BOUND_MS, Figure
+from tests.bench.database import __main__ as database
+from tests.bench.database.operations import BOUND_MS, Figure
 
 # The others have too few rows here to need an index.
 GROWING = ("analyses", "documents", "uploads", "progress_days")

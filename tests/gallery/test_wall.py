@@ -15,7 +15,7 @@ from dropcap.gallery import pages, pictures, wall
 from dropcap.gallery.cards import Card
 from dropcap.gallery.wall import Filters
 from dropcap.settings import Settings
-from tests.bench.operations import Bench
+from tests.bench.database.operations import Bench
 from tests.support.app import Start, small_png
 from tests.support.database.uploads import record, upload
 

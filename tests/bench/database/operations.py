@@ -22,7 +22,7 @@ from dropcap.database.transactions import Database
 from dropcap.domain.analysis import Analysis, PictureFacts, Source
 from dropcap.domain.upload import Upload
 from dropcap.settings import SCHEMA, Settings
-from tests.bench import rows
+from tests.bench.database import rows
 
 BOUND_MS = 5.0
 PAGE = 1000  # names in a page of a listing, as Cloud Storage gives them

@@ -17,7 +17,7 @@ from dropcap.domain.analysis import STAGES
 from dropcap.gallery import wall
 from dropcap.gallery.wall import Filters
 from infra import ROOT
-from tests.bench.operations import Bench, Figure
+from tests.bench.database.operations import Bench, Figure
 
 USER = "gallery"
 BOUND_MS = 50.0

@@ -31,8 +31,8 @@ from dropcap.settings import SCHEMA, Settings
 from infra import ROOT
 from infra.local import StackError
 from infra.local.postgres import Postgres
-from tests.bench import gallery, rows
-from tests.bench.operations import Bench, operations, spread
+from tests.bench.database import gallery, rows
+from tests.bench.database.operations import Bench, operations, spread
 
 GB = 1e9
 ROW_BYTES = 900  # of an analysis and its upload, indexes included, without the result

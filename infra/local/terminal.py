@@ -96,7 +96,7 @@ class Run:
         fresh = self.results.new()
         for finished in fresh:
             kept = KEPT[self.stack.settings.source]
-            path = self._uploaded.pop(finished.id, None)
+            path = None if finished.held else self._uploaded.pop(finished.id, None)
             if finished.held:
                 kept = "kept where it is"
             elif finished.analysis is None:
@@ -171,7 +171,7 @@ class Run:
     def upload_dropped(self) -> None:
         """Upload each file that lies complete in the drop folder, and move it to `done` or `refused`."""
         try:
-            paths, problem = list(self.drop.settled()), ""
+            paths, problem = self.drop.settled(), ""
         except OSError as error:
             paths, problem = [], f"{short(self.drop.folder)} can't be read: {error.strerror}."
         if problem not in ("", self._problem):

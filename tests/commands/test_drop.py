@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from rich.console import Console
 
 from infra.local import Failed, drop, show
 from infra.local.drop import DropFolder, Refused, opened
+from infra.local.results import Outcome
 from infra.local.stack import Stack
 from infra.local.start import pictures
 from infra.local.terminal import Run
@@ -185,6 +186,20 @@ def test_a_file_that_can_not_be_moved_is_uploaded_once_and_said_so(run: Run) -> 
     )
     assert screen(run).count(moved) == 1
     assert (folder / "a.png").exists()
+
+
+def test_a_file_that_is_held_moves_only_when_it_is_rejected(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = uuid4()
+    outcomes = [Outcome(id, "dropcap-uploads", "you/a.png", "Why.", None, held) for held in (True, False)]
+    monkeypatch.setattr(run, "upload", lambda path, user: id)
+    monkeypatch.setattr(run.results, "new", lambda: [outcomes.pop(0)])
+    (run.drop.folder / "a.png").write_bytes(PICTURE)
+    run.upload_dropped()
+    assert names(run.drop.folder) == {"done/a.png"}
+    run.show_new()
+    assert names(run.drop.folder) == {"refused/a.png", "refused/a.png.txt"}
 
 
 def test_a_drop_folder_that_can_not_be_read_is_said_once_and_used_again_when_it_can(run: Run) -> None:

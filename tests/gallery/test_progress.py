@@ -9,7 +9,7 @@ import pytest
 
 from dropcap.database import progress
 from dropcap.database.transactions import Database
-from dropcap.gallery.charts import WEEKS
+from dropcap.gallery.charts import WEEKS, calendar
 from dropcap.gallery.progress_page import Next, next_ones
 from tests.database.test_progress import add, at
 from tests.support.app import App, Start, rows
@@ -71,6 +71,13 @@ def test_the_calendar_has_53_weeks_and_ends_today(database: Database) -> None:
     today, days = progress.days(database, "ana", WEEKS, NOW)
     assert today == NOW.date()
     assert days == {first: 1, first + dt.timedelta(days=1): 2, today: 1}
+
+
+def test_the_name_of_a_month_that_has_just_begun_is_not_cut_off() -> None:
+    year = calendar({}, dt.date(2026, 12, 1))
+    column, name = year.months[-1]
+    assert name == "Dec"
+    assert year.width - year.left - column * year.step > 20  # a browser draws it 18.2 units wide
 
 
 def test_today_is_that_of_the_users_time_zone(database: Database) -> None:

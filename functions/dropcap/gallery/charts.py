@@ -124,7 +124,9 @@ class Calendar:
 
     @property
     def width(self) -> int:
-        return self.left + (self.days[-1].column + 1) * self.step
+        return (
+            self.left + (self.days[-1].column + 2) * self.step
+        )  # a month that begins last is wider than its week
 
     @property
     def height(self) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.utils
 import onnxruntime as ort
 from onnx import ModelProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -28,6 +29,8 @@ from onnxruntime.quantization.matmul_nbits_quantizer import (
     MatMulNBitsQuantizer,
     WeightOnlyQuantConfig,
 )
+
+from .int8_attention import quantize_attention
 
 SYMMETRIC, ASYMMETRIC, HQQ, K_QUANT = "symmetric", "asymmetric", "HQQ", "k-quant"
 METHODS: dict[str, Callable[[int, int], WeightOnlyQuantConfig]] = {
@@ -53,7 +56,7 @@ EMBEDDING = "/embeddings/word_embeddings/Gather"
 class Recipe:
     """How each graph's matrices are stored.
 
-    int8      activations quantized as they come, one scale a column
+    int8      activations quantized as they come, one scale a column; `attention`: that of the encoder, too
     4, 8      that many bits for the weights alone, one scale for so many of them as `blocks` says; those of 4
               bits by `method`, those of 8 are symmetric
     mixed     the decoder's cross-attention, vocabulary projection and word embedding in 8 bits, the rest in 4
@@ -63,9 +66,11 @@ class Recipe:
     decoder: str = "8"
     blocks: tuple[int, int] = (32, 128)  # of 4 bits, of 8 bits
     method: str = ASYMMETRIC
+    attention: bool = True
 
     def __str__(self) -> str:
-        return f"encoder {self._of(self.encoder)}, decoder {self._of(self.decoder)}"
+        but = ", attention fp32" if self.encoder == "int8" and not self.attention else ""
+        return f"encoder {self._of(self.encoder)}{but}, decoder {self._of(self.decoder)}"
 
     def _of(self, kind: str) -> str:
         four, eight = self.blocks
@@ -85,18 +90,22 @@ RECIPES = {bits: Recipe(decoder=bits) for bits in ("4", "mixed", "8")}
 
 
 def quantize(source: Path, target: Path, recipe: Recipe) -> None:
-    """Write encoder.onnx and decoder.onnx, with their .data files, into the folder `target`."""
+    """Write encoder.onnx and decoder.onnx, with their .data files, into the folder `target`.
+
+    A large int8 encoder has the projections of the cross-attention in cross.onnx instead.
+    """
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         for name, kind in (("encoder.onnx", recipe.encoder), ("decoder.onnx", recipe.decoder)):
             made = Path(scratch) / name
             if kind == "int8":
-                _int8(source / name, made)
+                _int8(source / name, made, attention=recipe.attention)
             else:
                 _weights_alone(source / name, made, kind, recipe)
-            optimise(made, target / name)
+        for made in sorted(Path(scratch).glob("*.onnx")):
+            optimise(made, target / made.name)
 
 
-def _int8(source: Path, target: Path) -> None:
+def _int8(source: Path, target: Path, *, attention: bool) -> None:
     # reduce_range keeps 7 bits: without VNNI (processors before 2019), 8 overflow silently. The patch
     # convolution stays fp32: int8 convolutions are slower here.
     quantize_dynamic(
@@ -107,6 +116,36 @@ def _int8(source: Path, target: Path) -> None:
         reduce_range=True,
         weight_type=QuantType.QInt8,
     )
+    model = onnx.load(target)
+    for node in model.graph.node:
+        if node.op_type == "MatMulInteger":
+            del node.input[3:]  # a weight's zero points are 0: without them, products take 2 % less time
+    if attention and quantize_attention(model):
+        model, cross = _parted(model)
+        onnx.save_model(cross, target.with_name("cross.onnx"))
+    onnx.save_model(model, target)
+
+
+def _parted(model: ModelProto) -> tuple[ModelProto, ModelProto]:
+    """Return the encoder up to the states of its tokens, and the cross-attention's projections of them."""
+    by_output = {output: node for node in model.graph.node for output in node.output}
+    given, outputs = [value.name for value in model.graph.input], [value.name for value in model.graph.output]
+    names = outputs[:1]
+    while (node := by_output.get(names.pop(0))) is None or node.op_type != "DynamicQuantizeLinear":
+        names += node.input if node else []
+    states = node.input[0]  # all projections share their quantized form
+    shapes = {weight.name: weight.dims for weight in model.graph.initializer}
+    product = next(
+        n for n in model.graph.node if n.op_type == "MatMulInteger" and n.input[0] == node.output[0]
+    )
+    tokens, width = (
+        model.graph.output[0].type.tensor_type.shape.dim[-2].dim_value,
+        shapes[product.input[1]][0],
+    )
+    info = helper.make_tensor_value_info(states, onnx.TensorProto.FLOAT, [1, tokens, width])
+    model.graph.value_info.append(info)
+    cut = onnx.utils.Extractor(model)
+    return cut.extract_model(given, [states]), cut.extract_model([states], outputs)
 
 
 def _weights_alone(source: Path, target: Path, kind: str, recipe: Recipe) -> None:

@@ -36,7 +36,7 @@ def measure(folder: Path, without: str) -> dict[str, float]:
     """Return MB at rest and at the peak (VmHWM), and median seconds of the encoder and of 16 tokens."""
 
     def undone(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
-        if path.name == "encoder.onnx":
+        if path.name != "decoder.onnx":
             options.enable_cpu_mem_arena = without != "arena"
             if without == "unpacked":
                 options.add_session_config_entry("session.disable_prepacking", "0")
@@ -65,7 +65,8 @@ def measure(folder: Path, without: str) -> dict[str, float]:
         del cross, step
     memory.release()
     return {
-        "file_mb": sum(path.stat().st_size for path in folder.glob("*coder.*")) / MB,
+        "file_mb": sum(path.stat().st_size for path in (*folder.glob("*coder.*"), *folder.glob("cross.*")))
+        / MB,
         "rest_mb": psutil.Process().memory_info().rss / MB,
         "peak_mb": peak_mb(),
         "encoder_s": statistics.median(encoder_s),

@@ -114,6 +114,30 @@ def test_each_matrix_of_the_decoder_has_the_bits_that_are_asked(raw: Path, tmp_p
     assert high == {"4": set(), "mixed": cross | vocabulary, "8": set(found)}[bits]
 
 
+def test_a_large_encoder_has_its_attention_in_int8_and_is_in_two_parts(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dropcap.captioning.graphs import Encoder
+    from model_export.conversion import int8_attention
+    from model_export.conversion.quantize import Recipe, quantize
+
+    monkeypatch.setattr(int8_attention, "LEAST_TOKENS", 0)
+    found = {}
+    for attention in (False, True):
+        folder = tmp_path / str(attention)
+        folder.mkdir()
+        quantize(raw / "graphs", folder, Recipe(attention=attention))
+        assert (folder / "cross.onnx").exists() == attention
+        encoder = Encoder(folder, 1)
+        (shape,) = (value.shape for value in encoder._parts[0].get_inputs())
+        pixels = np.random.default_rng(0).standard_normal((1, *shape[1:]), np.float32)
+        found[attention] = {name: value.numpy().copy() for name, value in encoder(pixels).items()}
+    assert found[True].keys() == found[False].keys()
+    for name, exact in found[False].items():
+        error = np.linalg.norm(found[True][name] - exact) / np.linalg.norm(exact)
+        assert 0 < error < 0.05
+
+
 @pytest.mark.parametrize("number", range(19))
 def test_the_product_with_rounded_weights_is_near_the_exact_one(number: int) -> None:
     import torch

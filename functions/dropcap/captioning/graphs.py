@@ -1,6 +1,7 @@
 """Run BLIP's two graphs in ONNX Runtime, and configure its memory and CPU use.
 
-    encoder   pixels -> keys and values of every cross-attention layer: computed once a picture
+    encoder   pixels -> keys and values of every cross-attention layer: computed once a picture. Of a
+              large model, it has two parts: encoder.onnx and cross.onnx
     decoder   ids, past keys and values, the encoder's -> logits of the last position, present keys and values
 
 model_export/README.md has the effect of each setting, measured with BLIP-base.
@@ -45,7 +46,11 @@ _mapping = threading.Lock()  # load one encoder at a time, so that new mappings 
 
 
 class Encoder:
-    """The encoder graph. It reads each weight once per picture, so that no weight stays in memory."""
+    """The encoder graph. It reads each weight once per picture, so that no weight stays in memory.
+
+    If a second graph, cross.onnx, makes the keys and values from what the first gives, the memory of the
+    first is released before they take theirs: 25 MB less at BLIP-base's peak.
+    """
 
     def __init__(self, folder: Path, threads: int) -> None:
         with _on_any_cpu():
@@ -59,12 +64,16 @@ class Encoder:
         options.enable_cpu_mem_arena = True
         self._shrink = ort.RunOptions()
         self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        weights = folder / "encoder.data"
+        graphs = [folder / "encoder.onnx", folder / "cross.onnx"]
+        graphs = graphs[: 1 + graphs[1].exists()]
+        weights = [graph.with_suffix(".data") for graph in graphs]
         with _mapping:
-            others = memory.mapped(weights)  # another encoder of the same folder may be freed before this one
-            self._session = _session(folder / "encoder.onnx", options)
-            self._weights = memory.mapped(weights, without=others)
-        self._outputs = {output.name: output.shape[1:] for output in self._session.get_outputs()}
+            # Another encoder of the same folder may be freed before this one.
+            others = [memory.mapped(file) for file in weights]
+            self._parts = [_session(graph, options) for graph in graphs]
+            found = zip(weights, others, strict=True)
+            self._weights = tuple(part for file, them in found for part in memory.mapped(file, without=them))
+        self._outputs = {output.name: output.shape[1:] for output in self._parts[-1].get_outputs()}
 
     @property
     def width(self) -> int:
@@ -82,16 +91,27 @@ class Encoder:
         cross = {
             name: OrtValue.ortvalue_from_numpy(part) for name, part in zip(self._outputs, block, strict=True)
         }
+        *first, last = self._parts
         try:
-            binding = self._session.io_binding()
-            binding.bind_ortvalue_input("pixel_values", OrtValue.ortvalue_from_numpy(pixels))
-            for name, value in cross.items():
-                binding.bind_ortvalue_output(name, value)
             with memory.read_once(self._weights):
-                self._session.run_with_iobinding(binding, self._shrink)
+                for part in first:
+                    (output,) = part.get_outputs()
+                    states = np.empty(output.shape, np.float32)
+                    self._run(part, pixels, {output.name: OrtValue.ortvalue_from_numpy(states)})
+                    pixels = states
+                self._run(last, pixels, cross)
         except Exception as failed:  # onnxruntime's errors have no common base but Exception
             raise _run_error(failed) from failed
         return cross
+
+    def _run(self, part: ort.InferenceSession, given: Floats, outputs: Cross) -> None:
+        from onnxruntime import OrtValue
+
+        binding, (taken,) = part.io_binding(), part.get_inputs()
+        binding.bind_ortvalue_input(taken.name, OrtValue.ortvalue_from_numpy(given))
+        for name, value in outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        part.run_with_iobinding(binding, self._shrink)
 
 
 class Decoder:

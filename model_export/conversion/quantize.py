@@ -129,7 +129,10 @@ def _int8(source: Path, target: Path, *, attention: bool) -> None:
 def _parted(model: ModelProto) -> tuple[ModelProto, ModelProto]:
     """Return the encoder up to the states of its tokens, and the cross-attention's projections of them."""
     by_output = {output: node for node in model.graph.node for output in node.output}
-    given, outputs = [value.name for value in model.graph.input], [value.name for value in model.graph.output]
+    inputs, outputs = (
+        [value.name for value in model.graph.input],
+        [value.name for value in model.graph.output],
+    )
     names = outputs[:1]
     while (node := by_output.get(names.pop(0))) is None or node.op_type != "DynamicQuantizeLinear":
         names += node.input if node else []
@@ -145,7 +148,7 @@ def _parted(model: ModelProto) -> tuple[ModelProto, ModelProto]:
     info = helper.make_tensor_value_info(states, onnx.TensorProto.FLOAT, [1, tokens, width])
     model.graph.value_info.append(info)
     cut = onnx.utils.Extractor(model)
-    return cut.extract_model(given, [states]), cut.extract_model([states], outputs)
+    return cut.extract_model(inputs, [states]), cut.extract_model([states], outputs)
 
 
 def _weights_alone(source: Path, target: Path, kind: str, recipe: Recipe) -> None:

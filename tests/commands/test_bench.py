@@ -119,12 +119,12 @@ def test_the_report_names_the_processor_and_what_matters_of_its_features() -> No
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux pins a process")
 def test_a_way_loads_with_every_cpu_in_sight_and_works_on_one(tmp_path: Path) -> None:
-    python, seen = tmp_path / "python", tmp_path / "seen"
-    python.write_text(f'#!/bin/sh\nnproc >{seen}\nexec {sys.executable} "$@"\n')
+    python, counted = tmp_path / "python", tmp_path / "counted"
+    python.write_text(f'#!/bin/sh\nnproc >{counted}\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     with Worker("pillow", str(python), WAYS[1], "resize_pillow", str(PICTURE)) as worker:
         assert len(os.sched_getaffinity(worker._process.pid)) == 1
-    assert int(seen.read_text()) == len(os.sched_getaffinity(0))
+    assert int(counted.read_text()) == len(os.sched_getaffinity(0))
 
 
 def test_the_bars_of_the_chart_are_as_long_as_the_figures() -> None:

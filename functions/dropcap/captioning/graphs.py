@@ -104,11 +104,11 @@ class Encoder:
             raise _run_error(failed) from failed
         return cross
 
-    def _run(self, part: ort.InferenceSession, given: Floats, outputs: Cross) -> None:
+    def _run(self, part: ort.InferenceSession, values: Floats, outputs: Cross) -> None:
         from onnxruntime import OrtValue
 
         binding, (taken,) = part.io_binding(), part.get_inputs()
-        binding.bind_ortvalue_input(taken.name, OrtValue.ortvalue_from_numpy(given))
+        binding.bind_ortvalue_input(taken.name, OrtValue.ortvalue_from_numpy(values))
         for name, value in outputs.items():
             binding.bind_ortvalue_output(name, value)
         part.run_with_iobinding(binding, self._shrink)

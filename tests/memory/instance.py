@@ -29,6 +29,8 @@ DELIVERIES = 3
 AGAIN_S = 1.5  # before the next delivery
 AS_DEPLOYED = {"THREADS": str(PICTURES_AT_ONCE)}
 SAMPLE_S = 0.02
+# A line of the log at the end of a picture's turn (runtime/turns.py).
+TURN_ENDS = ('"stage": "caption"', '"event": "upload_rejected"')
 RESET_PEAK = "5"  # to clear_refs: VmHWM begins anew (proc(5))
 
 
@@ -69,6 +71,8 @@ class Instance:
         self.log = log
         self.kills = 0
         self.peak_mb = 0.0
+        self.turns_mb: list[float] = []  # the most memory in the turn of each picture
+        self._turn = Memory()
         self._measured: list[Memory] = []  # one for each delivery that runs
         self._lock = threading.Lock()
         self._listens = False
@@ -111,9 +115,7 @@ class Instance:
     def post(self, headers: Mapping[str, str], body: bytes, timeout_s: float, memory: Memory) -> str:
         """Deliver an event once; return the outcome, as `post_event` does, and raise `memory` to the peak."""
         self._measure()  # for the deliveries that run already: their peaks begin anew, too
-        for pid in self._pids():
-            with suppress(OSError):  # a process that has ended, or not ours
-                Path(f"/proc/{pid}/clear_refs").write_text(RESET_PEAK)
+        self._reset_peaks()
         with self._lock:
             self._measured.append(memory)
         try:
@@ -138,9 +140,19 @@ class Instance:
             ]
         return []
 
+    def _reset_peaks(self) -> None:
+        for pid in self._pids():
+            with suppress(OSError):  # a process that has ended, or not ours
+                Path(f"/proc/{pid}/clear_refs").write_text(RESET_PEAK)
+
     def _sample(self, ended: threading.Event) -> None:
-        while not ended.wait(SAMPLE_S):
-            self._measure()
+        with self.log.open() as log:
+            while not ended.wait(SAMPLE_S):
+                self._measure()
+                if any(end in line for line in log.readlines() for end in TURN_ENDS):
+                    self.turns_mb.append(self._turn.rss_mb)
+                    self._turn = Memory()
+                    self._reset_peaks()
 
     def _measure(self) -> None:
         usage = self._limit.usage(self._process.pid)
@@ -152,7 +164,7 @@ class Instance:
         with self._lock:
             self.kills = max(self.kills, usage.kills)
             self.peak_mb = max(self.peak_mb, usage.peak_mb)
-            for each in self._measured:
+            for each in (*self._measured, self._turn):
                 each.anonymous_mb = max(each.anonymous_mb, usage.anonymous_mb)
                 each.rss_mb = max(each.rss_mb, largest, shared)
 
@@ -184,6 +196,7 @@ class Platform:
         self.listening_s = 0.0  # from the first start until it listened
         self.cold_start_s = 0.0  # from the first start to the first event that was acknowledged
         self.peak_mb = 0.0  # page cache included
+        self.turns_mb: list[float] = []  # the most memory in the turn of each picture
         self._instance: Instance | None = None
         self._lock = threading.RLock()
         self._first_start = 0.0
@@ -237,6 +250,7 @@ class Platform:
         if self._instance:
             self._instance.close()
             self.kills += self._instance.kills
+            self.turns_mb += self._instance.turns_mb
             self._instance = None
 
     def __enter__(self) -> Self:

@@ -50,11 +50,14 @@ class Way:
     kills: int
     cold_start_s: float
     peak_mb: float = 0.0
+    turns_mb: Sequence[float] = ()
     problem: str = ""
 
     @classmethod
     def of(cls, name: str, results: Sequence[Result], platform: Platform, problem: str = "") -> "Way":
-        return cls(name, results, platform.kills, platform.cold_start_s, platform.peak_mb, problem)
+        return cls(
+            name, results, platform.kills, platform.cold_start_s, platform.peak_mb, platform.turns_mb, problem
+        )
 
     def first(self, count: int) -> "Way":
         """Return the same way without the later uploads."""
@@ -84,7 +87,7 @@ class Way:
             "p50_s": round(float(p50), 3),
             "p95_s": round(float(p95), 3),
             "max_s": round(max(seconds), 3),
-            "rss_p95_mb": round(float(np.percentile([each.rss_mb for each in deliveries] or [0.0], 95)), 1),
+            "turn_p95_mb": round(float(np.percentile(self.turns_mb or [0.0], 95)), 1),
             "rss_peak_mb": round(max((each.rss_mb for each in deliveries), default=0.0), 1),
             "anonymous_peak_mb": round(max((each.anonymous_mb for each in deliveries), default=0.0), 1),
             "kernel_peak_mb": round(self.peak_mb, 1),

@@ -114,6 +114,7 @@ def _work(
             with watchdog.stage("record"):
                 outcomes.record(analysis, upload, lease, services)
         except Rejected as rejection:
+            turn.end()
             return outcomes.reject(rejection, upload, lease, services, watchdog, body.sha256, existing)
     except LeaseHeld:
         erasure.unpublish_unrecorded(upload, services)

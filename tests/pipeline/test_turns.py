@@ -13,7 +13,7 @@ from dropcap import inference
 from dropcap.budget import GeminiBudget
 from dropcap.domain.analysis import Description
 from dropcap.domain.upload import Upload
-from dropcap.errors import NotDecoded
+from dropcap.errors import NotDecoded, Rejected
 from dropcap.pipeline import READ_AHEAD
 from dropcap.runtime import memory
 from dropcap.runtime.turns import State, Turns
@@ -266,3 +266,18 @@ def _after_one(encode: Callable[..., object]) -> Callable[..., object]:
         return encode(picture, side, kind, quality)
 
     return failing
+
+
+def test_the_next_picture_begins_while_a_rejected_one_is_copied_to_quarantine(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, working = start(GEMINI_API_KEY=""), list[int]()
+    quarantine = Buckets.quarantine
+
+    def copying(buckets: Buckets, upload: Upload, rejection: Rejected) -> None:
+        working.append(app.services.turns.count[State.WORKING])
+        quarantine(buckets, upload, rejection)
+
+    monkeypatch.setattr(Buckets, "quarantine", copying)
+    assert app.deliver(app.upload("ana/a.png", b"no picture")) == HTTPStatus.OK
+    assert working == [0]

@@ -1,8 +1,10 @@
 """Let the pictures of an instance take turns: one uses the CPU, one is next, any number wait for networks.
 
-with turns.take() as turn:      the next picture: acquires its lease, reads its bytes
-    turn.begin()                decode, resize, encode, caption: two at once need twice the memory
-    turn.end()                  wait for Gemini and for the buckets, with encoded pictures in memory
+    with turns.take() as turn:      the next picture: acquires its lease, reads its bytes
+        turn.begin()                decode, resize, encode, caption: two at once need twice the memory
+        turn.end()                  wait for Gemini and for the buckets, with encoded pictures in memory
+
+A picture that needs more memory than is left waits until no other picture holds any (`wait_alone`).
 """
 
 import threading

@@ -114,10 +114,10 @@ train: .venv-model/installed ## train the small BLIP from nothing, export and ev
 	@$(EXPORT) -m model_export export --bits 4 --check 1000
 	@$(EXPORT) -m model_export evaluate
 
-model: $(if $(filter model,$(MAKECMDGOALS)),$(if $(READY),.venv/installed)) ## install another BLIP: a name of the hub, folder, archive or https address | MODEL=Salesforce/blip-image-captioning-base RESOLUTION=288 DECODER_BITS=4
+model: $(if $(filter model,$(MAKECMDGOALS)),$(if $(READY),.venv/installed)) ## install another BLIP: a name of the hub, folder, archive or https address | MODEL=Salesforce/blip-image-captioning-base RESOLUTION=288 MERGE=16 DECODER_BITS=4
 ifneq ($(if $(filter model,$(MAKECMDGOALS)),$(READY)),)
-ifneq ($(RESOLUTION)$(DECODER_BITS),)
-	@echo "make: RESOLUTION and DECODER_BITS are chosen when a checkpoint is exported, and MODEL is ready: omit them" >&2; exit 2
+ifneq ($(RESOLUTION)$(MERGE)$(DECODER_BITS),)
+	@echo "make: RESOLUTION, MERGE and DECODER_BITS are chosen when a checkpoint is exported, and MODEL is ready: omit them" >&2; exit 2
 endif
 	@$(RUN) -m model_export install -- $(NAMED)
 else
@@ -126,7 +126,7 @@ else
 	    "5 minutes, 6 GB of disk and 4 GB of memory."
 	@HUB_MODEL=$(NAMED) $(MAKE) --no-print-directory --silent .venv-model/installed
 	@$(EXPORT) -m model_export export --checkpoint=$(NAMED) $(if $(RESOLUTION),--resolution $(RESOLUTION)) \
-	    $(if $(DECODER_BITS),--bits $(DECODER_BITS))
+	    $(if $(MERGE),--merge $(MERGE)) $(if $(DECODER_BITS),--bits $(DECODER_BITS))
 endif
 
 model-archive: .venv/installed ## write functions/model as an archive for make model | ARCHIVE=blip.tar

@@ -69,6 +69,7 @@ def _export(asked: argparse.Namespace) -> int:
         asked.checkpoint,
         asked.out,
         resolution=asked.resolution,
+        merge=asked.merge,
         recipe=None if asked.fp32 else RECIPES[asked.bits],
         check=getattr(asked, "check", None),
         agree=getattr(asked, "agree", None),
@@ -129,16 +130,16 @@ def _status(failed: Sequence[str]) -> int:
 
 def _evaluate(asked: argparse.Namespace) -> int:
     from .datasets.captioned import EvaluateError, coco, held_out
-    from .evaluation.evaluate import compare_bits, evaluate
+    from .evaluation.evaluate import compare_exports, evaluate
 
     if bool(asked.coco) != bool(asked.pictures):
         raise EvaluateError("--coco captions.json and --pictures FOLDER go together: give both, or none")
     _check_count(asked.count)
-    bits = BITS if asked.bits == "all" else tuple(filter(None, asked.bits.split(",")))
-    if unknown := [name for name in bits if name not in BITS]:
-        raise EvaluateError(f"--bits {unknown[0]} is none of {', '.join(BITS)} and all")
-    if bits and asked.against:
-        raise EvaluateError("--bits makes its own original, from --checkpoint: leave --against out")
+    exports = _exports(asked)
+    if exports and asked.against:
+        raise EvaluateError(
+            "--bits, --merge and --resolution make their own original, from --checkpoint: leave --against out"
+        )
     names = [option.strip("-").replace("-", "_") for option in THRESHOLDS]
     what = (
         asked.model,
@@ -147,8 +148,25 @@ def _evaluate(asked: argparse.Namespace) -> int:
     )
     limits = {name: getattr(asked, name) for name in names if hasattr(asked, name)}
     how: dict[str, Any] = {"checkpoint": asked.checkpoint, "beams": asked.beams, "asked": limits}
-    failed = compare_bits(*what, bits, **how) if bits else evaluate(*what, against=asked.against, **how)
+    failed = (
+        compare_exports(*what, exports, **how) if exports else evaluate(*what, against=asked.against, **how)
+    )
     return _status(failed)
+
+
+def _exports(asked: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the options of `export` for each export that `evaluate` compares, by name."""
+    from .conversion.quantize import RECIPES
+    from .datasets.captioned import EvaluateError
+
+    bits = BITS if asked.bits == "all" else tuple(filter(None, asked.bits.split(",")))
+    if unknown := [name for name in bits if name not in BITS]:
+        raise EvaluateError(f"--bits {unknown[0]} is none of {', '.join(BITS)} and all")
+    exports: dict[str, dict[str, Any]] = {f"DECODER_BITS={name}": {"recipe": RECIPES[name]} for name in bits}
+    for option in ("merge", "resolution"):
+        for number in getattr(asked, option):
+            exports[f"{option.upper()}={number}"] = {option: number, "recipe": RECIPES[BITS[0]]}
+    return exports
 
 
 def _confidence(asked: argparse.Namespace) -> int:

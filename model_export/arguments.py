@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     out(export)
     export.add_argument("--resolution", type=int, default=0, help="input size in px; 0: the checkpoint's")
+    export.add_argument("--merge", type=int, default=0, help="tokens that each layer of the encoder merges")
     export.add_argument("--fp32", action="store_true", help="keep fp32 (for tests; four times as large)")
     export.add_argument(
         "--bits",
@@ -135,6 +136,10 @@ def build_parser() -> argparse.ArgumentParser:
         default="",
         help="export the checkpoint with each of these (such as 4,8, or all) instead, and print one table",
     )
+    for option in ("--merge", "--resolution"):
+        evaluate.add_argument(
+            option, type=int, nargs="+", default=[], help=f"the same for each {option} of export"
+        )
     evaluate.add_argument("--beams", type=int, default=1, help="beam width; 1 is greedy")
     # evaluation.evaluate.bounds has the defaults, which depend on the pictures and on the model.
     for option, description in THRESHOLDS.items():

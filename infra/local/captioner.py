@@ -24,7 +24,7 @@ from infra.local import StackError, hub
 # huggingface_hub 0.36 also requests this before it downloads: file_download.py, 2026-11-30.
 ASKED = "Salesforce/blip-image-captioning-base/resolve/main/config.json"
 HUB_S = 2.5  # longest wait for the hub, s; a failing DNS lookup alone takes far longer
-OPTIONS = ("RESOLUTION", "DECODER_BITS")  # of `make model`: another value makes another model
+OPTIONS = ("RESOLUTION", "MERGE", "DECODER_BITS")  # of `make model`: another value makes another model
 YES = ("y", "yes")
 
 

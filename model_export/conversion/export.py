@@ -23,6 +23,7 @@ from ..datasets import captioned
 from ..install.model_folder import LICENCE_FILE, swap
 from ..metrics import confidence, fidelity
 from .checkpoint import RANDOM, Checkpoint, ExportError, load, resize
+from .merging import set_merging
 from .onnx_config import TASK, Decoder, Encoder
 from .quantize import Recipe, optimise, quantize
 
@@ -88,16 +89,18 @@ def export(
     out: Path,
     *,
     resolution: int = 0,
+    merge: int = 0,
     recipe: Recipe | None = None,
     check: int | None = None,
     agree: float | None = None,
 ) -> dict[str, Any]:
     """Export the checkpoint's model to the folder `out`; return its card. A failure leaves `out` unchanged.
 
-    `resolution` is the side of the model's input square, px; 0 keeps the checkpoint's. Without `recipe` the
-    weights stay fp32. The original and the result caption `check` held-out scenes, and at least the share
-    `agree` of the captions must be the same. If None, they are CHECK and AGREE for a model that knows the
-    scenes, and FEW without a bound for any other. Raises ExportError.
+    `resolution` is the side of the model's input square, px; 0 keeps the checkpoint's. Each layer of its
+    encoder merges `merge` tokens. Without `recipe` the weights stay fp32. The original and the result caption
+    `check` held-out scenes, and at least the share `agree` of the captions must be the same. If None, they
+    are CHECK and AGREE for a model that knows the scenes, and FEW without a bound for any other. Raises
+    ExportError.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as work, _room(out):
@@ -111,15 +114,17 @@ def export(
         if not recipe or checkpoint == RANDOM:
             check = 0  # fp32 is the original; captions by random weights depend on rounding
         print("writing it as ONNX graphs, and comparing them with PyTorch", flush=True)
-        if check and resolution:  # the original captions at its own resolution
+        if check and (resolution or merge):  # the original captions at its own resolution, from all tokens
             write_graphs(source.model, raw)
             assemble(raw, reference, None, source)
         if resolution:
             resize(source, resolution)
+        if merge:
+            set_merging(source, merge)
         write_graphs(source.model, raw)
         source.model.to("meta")  # the weights are in the graphs now: frees 0.9 GB for BLIP-base
         memory.release()
-        if check and not resolution:
+        if check and not (resolution or merge):
             assemble(raw, reference, None, source)
         print("quantizing" if recipe else "optimising", flush=True)
         assemble(raw, made, recipe, source)

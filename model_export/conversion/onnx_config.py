@@ -21,6 +21,8 @@ from optimum.utils import NormalizedConfig
 from torch import Tensor, nn
 from transformers import BlipForConditionalGeneration, PretrainedConfig
 
+from .merging import count_tokens, merge, merge_per_layer
+
 TASK = "image-to-text"
 
 
@@ -66,11 +68,14 @@ class Encoder(nn.Module):
         self.config, self.vision, self.text = model.config, model.vision_model, model.text_decoder.bert
 
     def forward(self, pixel_values: Tensor) -> dict[str, list[Tensor]]:
-        x = self.vision.embeddings(pixel_values)
+        x, sizes = self.vision.embeddings(pixel_values), None
+        count = merge_per_layer(self.config.vision_config)
         for layer in self.vision.encoder.layers:
             own = layer.self_attn
             query, key, value = own.qkv(layer.layer_norm1(x)).split(own.embed_dim, dim=-1)
             x = x + own.projection(FusedAttention.apply(query, key, value, own.num_heads))
+            if count:
+                x, sizes = merge(x, sizes, key.unflatten(-1, (own.num_heads, -1)).mean(dim=-2), count)
             x = x + layer.mlp(layer.layer_norm2(x))
         states = self.vision.post_layernorm(x)
         attentions = [layer.crossattention.self for layer in self.text.encoder.layer]
@@ -140,7 +145,7 @@ class BlipOnnxConfig(OnnxConfig):
     def generate_dummy_inputs(self, framework: str = "pt", **shapes: Any) -> dict[str, Any]:
         """Return two beams over one picture and three new tokens after four, so that no traced axis is 1."""
         vision, text = self._config.vision_config, self._config.text_config
-        tokens = (vision.image_size // vision.patch_size) ** 2 + 1
+        tokens = count_tokens(vision)
         heads, size = text.num_attention_heads, text.hidden_size // text.num_attention_heads
         every = range(2 * text.num_hidden_layers)
         if self.part == "encoder":

@@ -1,4 +1,4 @@
-"""Compare a quantized model, or one of lower resolution, with its fp32 original.
+"""Compare a quantized model, or one of lower resolution or fewer tokens, with its fp32 original.
 
 Both caption the same pictures, each decoded once by the function's own code. README.md explains the keys of
 the report.
@@ -86,55 +86,55 @@ def evaluate(
     return failed
 
 
-def compare_bits(
+def compare_exports(
     model: Path,
     dataset: Dataset,
     report: Path,
-    bits: Sequence[str],
+    exports: dict[str, dict[str, Any]],
     *,
     checkpoint: str,
     beams: int,
     asked: dict[str, float],
 ) -> list[str]:
-    """Export one checkpoint with each of `bits`, print one table, and write `report` as JSON.
+    """Export one checkpoint in several ways, print one table, and write `report` as JSON.
 
-    Returns a line for each threshold that each misses; all else is as for `evaluate`. The card of `model`
-    names the checkpoint where none is given.
+    `exports` has the options of `export` by the name of each way. Returns a line for each threshold that each
+    misses; all else is as for `evaluate`. The card of `model` names the checkpoint where none is given.
     """
     from ..conversion.export import export
-    from ..conversion.quantize import RECIPES
 
     card = _card(model)
     report.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=report.parent, prefix=".bits-") as work:
-        folders = {name: Path(work) / name for name in ("fp32", *bits)}
+    with tempfile.TemporaryDirectory(dir=report.parent, prefix=".exports-") as work:
+        folders = {name: Path(work) / name for name in ("fp32", *exports)}
         for name, folder in folders.items():
             with Console().status(f"exporting with {name}"):
-                export(checkpoint or _source(card), folder, recipe=RECIPES.get(name), check=0)
+                export(checkpoint or _source(card), folder, check=0, **exports.get(name, {}))
         cards = {name: _card(folder) for name, folder in folders.items()}
-        pairs = fidelity.compare_all(folders["fp32"], [folders[name] for name in bits], dataset, beams)
+        pairs = fidelity.compare_all(folders["fp32"], [folders[name] for name in exports], dataset, beams)
     knows = "knows" in cards["fp32"]
     results = {
-        name: figures(those, exact=dataset.scenes and knows) for name, those in zip(bits, pairs, strict=True)
+        name: figures(those, exact=dataset.scenes and knows)
+        for name, those in zip(exports, pairs, strict=True)
     }
     thresholds = bounds(knows, not dataset.scenes, **asked)
     failed = {name: misses(result, thresholds) for name, result in results.items()}
-    _show_bits(dataset, cards, results, beams)
+    _show_exports(dataset, cards, results, beams)
     fp32 = cards["fp32"]
     head = {"model": fp32["name"], "data": dataset.name, "beams": beams, "fp32": _which(fp32)}
-    each = {name: _which(cards[name]) | results[name] | {"failed": failed[name]} for name in bits}
-    write_json(report, head | {"thresholds": asdict(thresholds), "bits": each})
-    return [f"DECODER_BITS={name}: {line}" for name, lines in failed.items() for line in lines]
+    each = {name: _which(cards[name]) | results[name] | {"failed": failed[name]} for name in exports}
+    write_json(report, head | {"thresholds": asdict(thresholds), "exports": each})
+    return [f"{name}: {line}" for name, lines in failed.items() for line in lines]
 
 
-def _show_bits(
+def _show_exports(
     dataset: Dataset, cards: dict[str, dict[str, Any]], results: dict[str, dict[str, Any]], beams: int
 ) -> None:
     fp32, how = cards["fp32"], "greedy" if beams == 1 else f"{beams} beams"
     pictures = next(iter(results.values()))["pictures"]
     title = f"{fp32['name']}, {fp32['image']['size']} px, {how}: {pictures:,} pictures of {dataset.name}"
     exact = all(result["exact"] for result in results.values())
-    heads = ("DECODER_BITS", "MB", "CIDEr", "lost", "BLEU-4", "same captions", "divergence, nats")
+    heads = ("export", "MB", "CIDEr", "lost", "BLEU-4", "same captions", "divergence, nats")
     table = Table(*heads, *(["exactly right"] if exact else []), title=title)
 
     def row(name: str, result: dict[str, Any], which: str) -> None:
@@ -233,7 +233,13 @@ def _source(card: dict[str, Any]) -> str:
 
 
 def _which(card: dict[str, Any]) -> dict[str, Any]:
-    return {"revision": card["revision"], "weights": card["weights"], "side": card["image"]["size"]}
+    keys = {"revision": card["revision"], "weights": card["weights"]}
+    return keys | {"side": card["image"]["size"], "merge": card.get("merge", 0)}
+
+
+def _input(card: dict[str, Any]) -> str:
+    merged = f", MERGE={card['merge']}" if "merge" in card else ""
+    return f"{card['image']['size']} px{merged}"
 
 
 def _same_weights(model: Path, card: dict[str, Any], fp32: dict[str, Any]) -> None:
@@ -256,7 +262,7 @@ def _origin(card: dict[str, Any]) -> str:
 
 
 def _show(dataset: Dataset, card: dict[str, Any], fp32: dict[str, Any], result: dict[str, Any]) -> None:
-    sides = (f"{name}, {each['image']['size']} px" for name, each in (("fp32", fp32), ("quantized", card)))
+    sides = (f"{name}, {_input(each)}" for name, each in (("fp32", fp32), ("quantized", card)))
     title = f"{card['name']} {card['revision']}: {card['weights']}"
     table = Table(f"{result['pictures']:,} {dataset.name}", *sides, "difference", title=title)
 

@@ -32,7 +32,7 @@ WAIT_S = 60
 # `make model` for these tests: it installs another card, which no demonstration model has.
 MAKEFILE = """\
 model:
-\t@echo installing "$(MODEL)" "$(RESOLUTION)" | tee -a installed
+\t@echo installing "$(MODEL)" "$(RESOLUTION)$(MERGE)" | tee -a installed
 \t@test "$(MODEL)" != broken
 \t@sed -e 's/"demo": true/"demo": false/' -e 's|"source": ".*"|"source": "$(MODEL)"|' \\
 \t\tfunctions/model/model.json >card; mv card functions/model/model.json
@@ -235,17 +235,17 @@ def test_a_model_that_is_named_is_installed_once(copy: Copy) -> None:
     ]
 
 
-def test_another_resolution_or_a_folder_that_has_changed_is_another_model(copy: Copy, tmp_path: Path) -> None:
+def test_another_option_or_a_folder_that_has_changed_is_another_model(copy: Copy, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text("{}")
     copy.install(str(checkpoint))
     os.utime(checkpoint / "config.json", (0, 2**31))
     options: dict[str, str]
-    for options in ({}, {"RESOLUTION": "288"}):
+    for options in ({}, {"RESOLUTION": "288"}, {"MERGE": "9"}):
         for _ in range(2):
             copy.install(str(checkpoint), **options)
-    assert [line.split()[2:] for line in copy.installed] == [[], [], ["288"]]
+    assert [line.split()[2:] for line in copy.installed] == [[], [], ["288"], ["9"]]
 
 
 def test_a_model_that_can_not_be_installed_ends_it_in_one_line(copy: Copy) -> None:

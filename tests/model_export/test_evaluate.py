@@ -256,6 +256,17 @@ def test_a_lower_resolution_is_compared_with_the_full_one(
     assert (report["side"], report["fp32"]["side"]) == (32, 48)
 
 
+def test_a_table_compares_merging_with_a_lower_resolution(evaluate: Evaluate, tiny: Path) -> None:
+    compared = ("--merge", "1", "3", "--resolution", "32", "--count", "2")
+    status, _, report = evaluate("--model", tiny / "model", *compared)
+    assert status == 0
+    assert {name: (found["side"], found["merge"]) for name, found in report["exports"].items()} == {
+        "MERGE=1": (48, 1),
+        "MERGE=3": (48, 3),
+        "RESOLUTION=32": (32, 0),
+    }
+
+
 def test_models_of_different_weights_are_not_compared(evaluate: Evaluate, tiny: Path) -> None:
     status, [lines], report = evaluate("--checkpoint", tiny / "checkpoint", "--count", "1")
     assert (status, report) == (2, {})
@@ -329,17 +340,17 @@ def test_a_table_compares_what_can_be_had_of_one_checkpoint(
     made = ("--model", tiny / "model", *options(coco), "--lose-cider", "0.5")
     status, lines, report = evaluate(*made, "--bits", "8,4")
     assert (report["data"], report["fp32"]["weights"]) == ("captions.json", "fp32")
-    assert [report["bits"][bits]["weights"] for bits in ("8", "4")] == [
+    assert [report["exports"][f"DECODER_BITS={bits}"]["weights"] for bits in ("8", "4")] == [
         "encoder int8, decoder 8 bits in blocks of 128",
         "encoder int8, decoder 4 bits in blocks of 32",
     ]
-    four, eight = report["bits"]["4"], report["bits"]["8"]
+    four, eight = report["exports"]["DECODER_BITS=4"], report["exports"]["DECODER_BITS=8"]
     assert four["pictures"] == eight["pictures"] == 2
     assert four["cider"]["fp32"] == eight["cider"]["fp32"]
     assert four["logits"]["divergence"] > eight["logits"]["divergence"] > 0
     # Each is judged, and is told by its name.
-    lost = [bits for bits in ("8", "4") if report["bits"][bits]["failed"]]
-    assert [line.split(": ")[0] for line in lines] == [f"DECODER_BITS={bits}" for bits in lost]
+    lost = [name for name, found in report["exports"].items() if found["failed"]]
+    assert [line.split(": ")[0] for line in lines] == lost
     assert status == bool(lost)
     # One alone, made in the same way and beside the same original, has the same figures.
     _, _, alone = evaluate(*made, "--model", tiny / "model", "--against", tiny / "fp32")
@@ -352,7 +363,7 @@ def test_a_table_compares_what_can_be_had_of_one_checkpoint(
     ("options", "line"),
     [
         (("--bits", "5"), "--bits 5 is none of 8, mixed, 4 and all"),
-        (("--bits", "all", "--against", "x"), "--bits makes its own original, from --checkpoint: leave "),
+        (("--bits", "all", "--against", "x"), "--bits, --merge and --resolution make their own original"),
     ],
 )
 def test_bits_that_cannot_be_compared_are_one_line(

@@ -42,7 +42,7 @@ def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*command, *words],
         cwd=folder,
-        env={key: value for key, value in os.environ.items() if key not in ("MODEL", "RESOLUTION")},
+        env={key: value for key, value in os.environ.items() if key not in ("MODEL", "RESOLUTION", "MERGE")},
         capture_output=True,
         text=True,
         check=False,
@@ -89,17 +89,20 @@ def test_what_is_ready_is_installed_without_pytorch(tmp_path: Path, name: str) -
 
 @pytest.mark.parametrize("name", ["me/blip", "me/blip@refs/pr/1", "random-base", ""])
 def test_what_is_not_ready_is_exported(tmp_path: Path, name: str) -> None:
-    made = make(tmp_path, "model", f"MODEL={name}", "RESOLUTION=288")
-    assert made.stdout == f"<-m><model_export><export><--checkpoint={name}><--resolution><288>", made.stderr
+    made = make(tmp_path, "model", f"MODEL={name}", "RESOLUTION=288", "MERGE=9")
+    assert made.stdout == (
+        f"<-m><model_export><export><--checkpoint={name}><--resolution><288><--merge><9>"
+    ), made.stderr
 
 
-def test_a_resolution_of_a_ready_model_is_not_passed_over(tmp_path: Path) -> None:
-    made = make(tmp_path, "model", "MODEL=a.tar", "RESOLUTION=288")
+@pytest.mark.parametrize("option", ["RESOLUTION=288", "MERGE=9"])
+def test_an_option_of_an_export_is_not_passed_over_with_a_ready_model(tmp_path: Path, option: str) -> None:
+    made = make(tmp_path, "model", "MODEL=a.tar", option)
     assert made.returncode == 2
     assert made.stdout == ""
-    assert (
-        "RESOLUTION and DECODER_BITS are chosen when a checkpoint is exported, and MODEL is ready: omit them"
-        in made.stderr
+    assert made.stderr.splitlines()[0] == (
+        "make: RESOLUTION, MERGE and DECODER_BITS are chosen when a checkpoint is exported,"
+        " and MODEL is ready: omit them"
     )
 
 

@@ -138,3 +138,26 @@ def test_merging_counts_on_the_patches_of_the_resolution(tiny: Path, tmp_path: P
     set_merging(checkpoint, 1)
     with pytest.raises(ExportError, match=r"^MERGE=2 must be between 0 and 1: 2 layers share 4 patches$"):
         set_merging(checkpoint, 2)
+
+
+@pytest.mark.parametrize(("merge", "wrong", "pictures"), [("2", 2, 3), ("2", 3, 3), ("0", 1, 1)])
+def test_an_export_that_merges_is_compared_with_pytorch_on_up_to_three_pictures(
+    merge: str, wrong: int, pictures: int, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optimum.exporters.error_utils import AtolError
+
+    compared = []
+
+    def compare(*_: object, **__: object) -> None:
+        compared.append(1)
+        if len(compared) <= wrong:
+            raise AtolError("a tie")
+
+    monkeypatch.setattr("model_export.conversion.export.validate_models_outputs", compare)
+    made = ("export", "--checkpoint", tiny / "checkpoint", "--check", "0", "--merge", merge)
+    if wrong < pictures:
+        assert run(*made, "--out", tmp_path / "made") == 0
+    else:
+        with pytest.raises(AtolError):
+            run(*made, "--out", tmp_path / "made")
+    assert len(compared) == pictures

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from rich_pixels import Pixels
 
-from dropcap.domain.analysis import Agreement, Analysis, Source, Usage, stage_order
+from dropcap.domain.analysis import NO_KEY, Agreement, Analysis, Source, Usage, stage_order
 from infra.local import YOU
 from infra.local.results import Outcome
 from infra.text import printable
@@ -71,7 +71,8 @@ def _words(analysis: Analysis) -> Iterable[Text]:
     yield _blip(blip, captions.get("blip", ""))
     stand_in = " (stand-in)" if "stand-in" in gemini.version else ""
     text = analysis.description if gemini.answered else gemini.problem
-    yield _line(f"Gemini{stand_in}", text, gemini, "default")
+    if gemini.problem != NO_KEY:  # `make run` has said so once
+        yield _line(f"Gemini{stand_in}", text, gemini, "default")
     if captions.get("gemini"):
         yield Text("Caption: ", "cyan").append(captions["gemini"], "default")
     for name, text in (("Alt text", analysis.alt_text), ("Text", analysis.text)):
@@ -89,6 +90,8 @@ def _words(analysis: Analysis) -> Iterable[Text]:
 
 def _cost(usage: Usage) -> str:
     """Return the cost of a picture at Google's price, even if the stand-in described it."""
+    if not usage.calls and not usage.reused:
+        return f"{usage.gb_seconds:.1f} GB-seconds"
     tokens = usage.input_tokens + usage.output_tokens
     usd = "" if usage.usd is None else f", US$ {usage.usd:.6f}"
     had = ", as it was described before" if usage.reused else ""

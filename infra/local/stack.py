@@ -21,6 +21,7 @@ from infra.local.postgres import Postgres
 from infra.local.process import Process, free_port
 from infra.local.storage.server import Storage
 
+STAND_IN = "stand-in"  # as GEMINI_API_KEY
 NEXT_PORTS = 50
 ENDING_S = 5.0  # how long the parts of a killed run may hold its port
 THREADS = 8
@@ -30,9 +31,9 @@ LEASE_S = 110  # short, so that the next run soon continues what a killed run ha
 class Stack(Part):
     """The stack with its data in `state`, kept between runs, and the functions on 127.0.0.1:`port`.
 
-    Port 0 takes any free one. `environment` has the variables of the parts; with GEMINI_API_KEY in it, they
-    use Google's Gemini, not the stand-in. Raises StackError if it can't start, SettingsError for an invalid
-    setting.
+    Port 0 takes any free one. `environment` has the variables of the parts. Its GEMINI_API_KEY connects
+    Google's Gemini, or the stand-in if it is STAND_IN; without it, BLIP captions alone. Raises StackError if
+    it can't start, SettingsError for an invalid setting.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Stack(Part):
         self.port = port
         self.storage_port = storage_port
         self.postgres_port = postgres_port
-        self.stand_in = "GEMINI_API_KEY" not in environment
+        self.stand_in = environment.get("GEMINI_API_KEY") == STAND_IN
         self.environment = dict(environment)
         self.exports: dict[str, str] = {}
         self.settings = Settings.read(self.environment)
@@ -156,7 +157,7 @@ class Stack(Part):
 
     def _start_gemini(self) -> Process:
         port = free_port()
-        self.exports |= {"GEMINI_API_KEY": "stand-in", "GEMINI_ENDPOINT": f"http://127.0.0.1:{port}"}
+        self.exports |= {"GEMINI_API_KEY": STAND_IN, "GEMINI_ENDPOINT": f"http://127.0.0.1:{port}"}
         return self._run("gemini", "infra.local.gemini", "--port", str(port))
 
     def _run(self, name: str, module: str, *words: str) -> Process:

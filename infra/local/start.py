@@ -20,6 +20,10 @@ SAMPLES = ROOT / "infra" / "samples"
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".avif"})
 PLAIN_WIDTH = 1000  # columns; the reader of a pipe wraps lines itself
 SVG_WIDTH = 124  # columns
+NOT_CONNECTED = (
+    "Gemini is not connected, so there are no descriptions and no tags: GEMINI_API_KEY=... make run connects "
+    "it (a key: https://aistudio.google.com/apikey)."
+)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -67,16 +71,19 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
         captioner.install(arguments.model, stack.state)
     elif folder == MODEL_FOLDER and captioner.notice(folder) and _is_interactive(arguments):
         notice_shown = captioner.offer(console, stack.state)
+    connected = bool(stack.settings.gemini_api_key)
     started = time.monotonic()
-    with console.status("Starting PostgreSQL, Cloud Storage, Gemini and the functions ..."):
+    with console.status("Starting PostgreSQL, Cloud Storage and the functions ..."):
         stack.__enter__()
     try:
-        gemini = "Gemini's stand-in" if stack.stand_in else "Google's Gemini"
+        gemini = ", Gemini's stand-in" if stack.stand_in else ", Google's Gemini" if connected else ""
         console.print(
-            f"PostgreSQL, Cloud Storage, {gemini} and the functions are up "
+            f"PostgreSQL, Cloud Storage{gemini} and the functions are up "
             f"({time.monotonic() - started:.1f} s).",
             highlight=False,
         )
+        if not connected:
+            console.print(NOT_CONNECTED, style="yellow", markup=False)
         if (notice := captioner.notice(folder)) and not notice_shown:
             console.print(notice, style="yellow", markup=False)
         run = Run(stack, console, arguments.drop)

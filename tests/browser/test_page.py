@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from html.parser import HTMLParser
 
 from markdown_it import MarkdownIt
 from playwright.sync_api import expect
 
+from dropcap.domain.analysis import NO_KEY, Source
+from tests.support.browser.axe import check_with_axe
 from tests.support.browser.browser import Guest
 from tests.support.browser.wall import MEMORY, acquire, captions, demonstration, hang, numbered, reject
 
@@ -170,6 +173,25 @@ def test_a_demonstration_says_that_it_is_one_beside_each_of_its_captions(visitor
     page.get_by_label("Alt text").fill("A dog on a beach")
     page.get_by_role("button", name="Save").click()
     expect(page.locator(".snippet pre").first).to_have_text("A dog on a beach")
+
+
+def test_without_a_key_one_banner_says_so_and_nothing_else_does(visitor: Guest) -> None:
+    unconnected = {"result": {"sources": {"gemini": asdict(Source(False, "gemini", problem=NO_KEY))}}}
+    [_, id, _] = hang(
+        visitor, demonstration("a dog"), {"caption": "a cat"} | unconnected, {"caption": "a cow"}
+    )
+    page = visitor.open()
+    expect(page.locator("#unconnected")).to_have_count(0)  # it is connected now
+    hang(visitor, {"caption": "a fox", "ago": -1} | unconnected)
+    page = visitor.open()
+    expect(page.locator(".setup")).to_have_count(1)
+    expect(page.locator(".setup")).to_contain_text("Gemini is not connected")
+    expect(page.locator(".setup")).to_contain_text("demonstration: make model helps")
+    expect(page.locator(".hung .description")).to_have_count(0)
+    check_with_axe(page)
+    page = visitor.open(f"/picture/{id}")
+    expect(page.get_by_text("agree")).to_have_count(0)
+    expect(page.locator("main .description")).to_have_count(0)
 
 
 def test_a_button_that_is_pressed_twice_has_its_own_words_again(guest: Start) -> None:

@@ -58,7 +58,7 @@ LEFT = (".hidden.png", ".folder/a.png", "...", "Thumbs.db", "a.png.crdownload", 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    settings = {"BLIP": "optional", "EXCLUDE": "*.draft"}
+    settings = {"BLIP": "optional", "EXCLUDE": "*.draft", "GEMINI_API_KEY": ""}
     with Stack(tmp_path_factory.mktemp("drop") / "state", environment=os.environ | settings) as running:
         yield running
 

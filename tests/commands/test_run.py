@@ -37,7 +37,7 @@ from infra.local import Failed, StackError, show
 from infra.local.process import free_port
 from infra.local.reconcile import main as reconcile
 from infra.local.results import Outcome, Results
-from infra.local.stack import Stack
+from infra.local.stack import STAND_IN, Stack
 from infra.local.terminal import Run
 from infra.redescribe import main as redescribe
 from tests.support.app import EXPECTED, hear_ctrl_c
@@ -49,6 +49,7 @@ PHOTOGRAPH = Path(__file__).parents[1] / "photographs" / "cat.jpg"
 MARK = "DROPCAP_TEST_RUN"  # an environment variable that all processes of one run have in common
 # These are tests of the stack, whatever the model says; a killed run's claim must not be waited for long.
 SETTINGS = {"BLIP": "optional", "LEASE_S": "10", "GEMINI_ATTEMPTS": "1", "GEMINI_TIMEOUT_S": "8"}
+SETTINGS["GEMINI_API_KEY"] = STAND_IN
 
 
 class Person:
@@ -269,6 +270,18 @@ def test_a_photograph_has_no_false_caption(tmp_path: Path, state: Path) -> None:
     printed = re.findall(r"^(?:Caption|Alt text): (.*)", output, re.MULTILINE)
     assert printed
     assert all("stand-in" in text for text in printed)  # nothing but the stand-in for Gemini's own
+
+
+def test_without_a_key_nothing_is_said_for_gemini_and_one_line_says_how_to_connect_it(
+    tmp_path: Path, picture: Path, state: Path
+) -> None:
+    with person(tmp_path, "--state", state, "--once", picture, GEMINI_API_KEY="") as run:
+        status, output, errors = run.exit()
+    assert (status, errors) == (0, "")
+    assert re.match(r"PostgreSQL, Cloud Storage and the functions are up \(", output)
+    assert output.count("Gemini") == 1
+    assert "\nGemini is not connected, so there are no descriptions and no tags: GEMINI_API_KEY=..." in output
+    assert not re.search("^(Agreement|Tags|Alt text|Caption): ", output, re.MULTILINE)
 
 
 def test_a_missing_file_is_one_line_before_anything_starts(tmp_path: Path) -> None:

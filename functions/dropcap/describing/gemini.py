@@ -24,7 +24,7 @@ from dropcap.describing import moderation, prompt
 from dropcap.describing.client import GeminiClient, timeout_error
 from dropcap.describing.response import NotDescribed, parse
 from dropcap.describing.token_usage import UNLIMITED, RequestBudget
-from dropcap.domain.analysis import ENGLISH, Description
+from dropcap.domain.analysis import ENGLISH, NO_KEY, Description
 from dropcap.domain.gemini_response import GeminiResponse, Tokens
 from dropcap.runtime.timeouts import run_with_timeout
 from dropcap.settings import Settings
@@ -82,7 +82,7 @@ class Describer:
         attempts is longer than an attempt. Raises NotDescribed.
         """
         if not self._key:
-            raise NotDescribed("GEMINI_API_KEY is not set")
+            raise NotDescribed(NO_KEY)
         if not KEY.fullmatch(self._key):
             raise NotDescribed("GEMINI_API_KEY is not a key: it holds characters that no key has")
         client = self._load()

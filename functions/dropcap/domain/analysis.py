@@ -11,6 +11,7 @@ NOTICE = (
     "demonstration captioner: knows {things} drawn objects; "
     "`make model` installs BLIP-base (1 GB download, about 5 minutes)"
 )  # shown with the caption of a demonstration model
+NO_KEY = "GEMINI_API_KEY is not set"  # the problem of a source that is not connected
 
 # In the pipeline's order, which JSON in PostgreSQL does not keep.
 STAGES = ("claim", "read", "open", "resize", "encode", "caption", "describe", "publish", "record")

@@ -11,6 +11,7 @@ from dropcap.database.leases import ABANDONED, not_finished
 from dropcap.domain import texts
 from dropcap.domain.analysis import (
     ENGLISH,
+    NO_KEY,
     Agreement,
     PictureFacts,
     Provenance,
@@ -69,6 +70,11 @@ class Card:
     @property
     def blip(self) -> Source:
         return self.sources.get("blip", Source(False))
+
+    @property
+    def without_gemini(self) -> bool:
+        """Return whether Gemini was not connected when the picture was analyzed."""
+        return self.sources.get("gemini", Source(False)).problem == NO_KEY
 
     @property
     def notice(self) -> str:

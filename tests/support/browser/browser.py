@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, WebError, sync_playwright
 
 from dropcap.settings import Settings
-from infra.local.stack import Stack
+from infra.local.stack import STAND_IN, Stack
 from tests.support.browser.chromium import MISSING, found, launched
 
 WAIT_MS = 60_000  # for what takes a second where nothing else runs
@@ -71,12 +71,13 @@ def looping(browser: Browser) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One local stack, as `make run` starts it, for each test worker that looks at the gallery.
+    """One local stack with the stand-in for Gemini, for each test worker that looks at the gallery.
 
-    Its settings are the defaults, whatever is in the environment of the tests, such as a Gemini key.
+    Its other settings are the defaults, whatever is in the environment of the tests, such as a Gemini key.
     """
     ours = {item.name.upper() for item in fields(Settings)}
     environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment["GEMINI_API_KEY"] = STAND_IN
     with Stack(tmp_path_factory.mktemp("site") / "state", environment=environment) as stack:
         yield stack
 

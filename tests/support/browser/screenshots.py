@@ -27,7 +27,7 @@ from playwright.sync_api import Browser, FloatRect, Page, Playwright, sync_playw
 from dropcap.database.connection import connect_to_schema
 from infra import ROOT
 from infra.local import StackError
-from infra.local.stack import Stack
+from infra.local.stack import STAND_IN, Stack
 from model_export.datasets import scenes
 from tests.support.browser import chromium
 from tests.support.models import no_demo
@@ -201,7 +201,9 @@ def main(words: Sequence[str] | None = None) -> int:
             tempfile.TemporaryDirectory(prefix="dropcap-screenshots-") as state,
             Stack(
                 Path(state) / "state",
-                environment=os.environ | {"MODEL_FOLDER": str(no_demo.copy(Path(state) / "model"))},
+                environment={"GEMINI_API_KEY": STAND_IN}
+                | os.environ
+                | {"MODEL_FOLDER": str(no_demo.copy(Path(state) / "model"))},
             ) as stack,
             sync_playwright() as playwright,
             closing(_browser(playwright)) as browser,

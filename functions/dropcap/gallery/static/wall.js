@@ -7,8 +7,8 @@ export function look(address) {
     request.responseType = "document";
     request.onloadend = () => {
       const page = request.status === 200 ? request.response : null;
-      const notice = page?.getElementById("demonstration"); // also applies to the cards added to this page
-      if (notice && !document.getElementById("demonstration")) document.getElementById("wall")?.before(notice);
+      const notice = page?.getElementById("setup"); // also applies to the cards added to this page
+      if (notice && !document.getElementById("setup")) document.getElementById("wall")?.before(notice);
       resolve({ status: request.status, page, cards: [...(page?.querySelectorAll("#wall > li") ?? [])] });
     };
     request.open("GET", address);

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from dropcap.describing.prompt import MAX_OUTPUT_TOKENS, SCHEMA, SYSTEM_INSTRUCTION
+from dropcap.describing.prompt import MAX_OUTPUT_TOKENS, SCHEMA, SYSTEM_INSTRUCTION, request, schema
 from dropcap.describing.prompt import REQUEST as ASKED
+from dropcap.describing.response import KEY_FIELD
 from dropcap.domain import gemini_prices
 from dropcap.settings import PICTURE_TOKENS, Settings
 from infra.cloud.config import Config
@@ -111,6 +112,13 @@ def input_tokens(resolution: str = DEFAULTS.gemini_media_resolution) -> int:
     return PICTURE_TOKENS[resolution] + prompt_tokens()
 
 
+def batch_key_tokens() -> tuple[int, int]:
+    """Return the tokens that the key of a request in a batch adds, in and out: two hex digits a token."""
+    key = "0123456789ab"
+    extra = json.dumps(schema(DEFAULTS, key)) + request("en", key=key)
+    return (len(extra) - len(json.dumps(SCHEMA) + ASKED)) // 4, len(f'"{KEY_FIELD}": "{key}", ') // 2
+
+
 def descriptions() -> str:
     """Return the US$ for 1,000 descriptions by model, at each media resolution and by batch, as a table.
 
@@ -129,7 +137,10 @@ def descriptions() -> str:
             )
             starts = price.starts.isoformat() if price.starts.year > 1 else ""
             both = f"{price.input:g}; {price.output:g}"
-            batch = usual * gemini_prices.BATCH_SHARE
+            key_in, key_out = batch_key_tokens()
+            batch = (
+                usual + (key_in * price.input + key_out * price.output) / 1000
+            ) * gemini_prices.BATCH_SHARE
             rows.append([f"`{model}`", starts, *map(_money, (high, low, usual, batch)), both, price.as_of])
     return _table(rows)
 

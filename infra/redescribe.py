@@ -16,6 +16,9 @@ from dropcap.errors import SettingsError
 from infra.confirm import NotConfirmed, confirm
 from infra.local import StackError
 
+# ai.google.dev/gemini-api/docs/batch-api, 2026-11.
+BATCHES = "in batches, at half the price: each within 24 hours, usually much sooner"
+
 Send = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Sends a selection to the function `sweep` and returns its response."""
 
@@ -34,16 +37,21 @@ def wanted(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def redescribe(send: Send, chosen: Mapping[str, Any]) -> str:
     """Count, ask and mark; return a line with the result. Raises NotConfirmed."""
-    if not (counted := _all(send, chosen)):
-        return "There is nothing to describe anew: all was described by this prompt and model."
+    counted, batch = _all(send, chosen)
+    if not counted:
+        known = "all was described by this prompt and model, or is in a batch"
+        return f"There is nothing to describe anew: {known}."
     pictures = "1 picture" if counted == 1 else f"{counted:,} pictures"
-    confirm(f"Have Gemini describe {pictures} anew?", os.environ.get("YES"))
-    marked = _all(send, {**chosen, "mark": True})
-    return f"{marked:,} marked: the next runs of `sweep` describe them, as time and budget allow."
+    batches = f" ({BATCHES})" if 0 < batch <= counted else ""
+    confirm(f"Have Gemini describe {pictures} anew{batches}?", os.environ.get("YES"))
+    marked, batch = _all(send, {**chosen, "mark": True})
+    how = f" {BATCHES}" if 0 < batch <= marked else ""
+    return f"{marked:,} marked: the next runs of `sweep` describe them{how}, as time and budget allow."
 
 
-def _all(send: Send, chosen: Mapping[str, Any]) -> int:
-    """Return the number of selected pictures, from as many requests as needed."""
+def _all(send: Send, chosen: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the number of selected pictures, from as many requests as needed, and from how many on they are
+    described in batches; 0: never."""
     pictures = 0
     after: str | None = None
     while True:
@@ -51,7 +59,7 @@ def _all(send: Send, chosen: Mapping[str, Any]) -> int:
         pictures += int(answer["pictures"])
         after = answer["after"]
         if after is None:
-            return pictures
+            return pictures, int(answer.get("batch") or 0)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -45,14 +45,10 @@ class GeminiBudget:
 
         Raises NotDescribed.
         """
-        services, settings, describer = self._services, self._settings, self._services.describer
-        if not (settings.has_budget and self._sha256 and settings.gemini_api_key):
+        services, describer = self._services, self._services.describer
+        entry = self.cache_entry(jpeg, language)
+        if not entry:
             return describer.describe(jpeg, language, self)
-        prompt = f"{describer.prompt} {language}"
-        if settings.safety != "off":
-            # A verdict holds only for the picture that Gemini saw, not for another size, frame or page.
-            prompt += f" {hashlib.sha256(jpeg).hexdigest()}"
-        entry = CacheEntry(self._sha256, prompt, settings.gemini_model)
         if cached := self._cached(entry, language):
             return cached
         response, at = None, dt.datetime.now(dt.UTC)
@@ -69,6 +65,17 @@ class GeminiBudget:
                     entry.store(services.database, response, at)
                 else:
                     entry.release(services.database)
+
+    def cache_entry(self, jpeg: bytes, language: str) -> CacheEntry | None:
+        """Return the entry of the response cache for this picture; None if its response is not cached."""
+        settings = self._settings
+        if not (settings.has_budget and self._sha256 and settings.gemini_api_key):
+            return None
+        prompt = f"{self._services.describer.prompt} {language}"
+        if settings.safety != "off":
+            # A verdict holds only for the picture that Gemini saw, not for another size, frame or page.
+            prompt += f" {hashlib.sha256(jpeg).hexdigest()}"
+        return CacheEntry(self._sha256, prompt, settings.gemini_model)
 
     def _cached(self, entry: CacheEntry, language: str) -> Description | None:
         """Return the description in the cache, or None after acquiring the lease on its entry.

@@ -13,7 +13,8 @@ A tombstone is an id, which is a hash, and some timestamps. Without it, a late e
 upload. Posted pictures have no events, so their rows are deleted, and they may be posted again.
 
 Some data outlives the erasure as configured: objects in buckets with soft delete (7 days, as `make deploy`
-creates them), backups of the database, logs, and copies in browsers.
+creates them), backups of the database, logs, copies in browsers, and the pictures of a batch at Google, until
+it is collected.
 """
 
 from collections.abc import Mapping

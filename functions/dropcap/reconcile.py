@@ -32,6 +32,7 @@ from typing import Any
 from dropcap.database.connection import DatabaseUnavailable
 from dropcap.database.leases import OUTCOME, LeaseHeld
 from dropcap.database.prune import prune
+from dropcap.describing.gemini import deferring
 from dropcap.domain.upload import Upload, UploadState
 from dropcap.errors import Rejected
 from dropcap.pipeline import process
@@ -171,7 +172,9 @@ def _wanted(upload: Upload, services: Services) -> bool:
 def _finish(upload: Upload, services: Services, outcomes: Counter[str]) -> str:
     """Finish one upload and return its outcome; a failure must not stop the others."""
     try:
-        process(services.buckets.current(upload) if upload.in_bucket else upload, services)
+        current = services.buckets.current(upload) if upload.in_bucket else upload
+        with deferring(current, services.settings):
+            process(current, services)
         [[code]] = services.database.query(OUTCOME, id=upload.id) or [[UploadState.DELETED]]
     except LeaseHeld:
         return "left"

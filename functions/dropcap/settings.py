@@ -249,6 +249,12 @@ class Settings:
         "google-generativeai can't send it, so Google's default, high, applies there",
         *one_of(*PICTURE_TOKENS),
     )
+    gemini_batch: int = _setting(
+        10,
+        "number of waiting descriptions from which they are requested in a batch: at half the price, within "
+        "24 hours; 0: never; google-generativeai has no batches",
+        *number(0, 1_000_000),
+    )
     gemini_endpoint: str = _setting("", "URL of the Gemini API; empty: Google's", *url("http", "https"))
     gemini_timeout_s: float = _setting(20.0, "timeout of a request to Gemini, s", *number(0.1, 300))
     gemini_attempts: int = _setting(3, "maximum number of requests to Gemini for a picture", *number(1, 10))
@@ -386,10 +392,21 @@ class Settings:
         published = gemini_prices.price(self.gemini_model, dt.datetime.now(dt.UTC).date())
         return (published.input, published.output) if published else None
 
-    def usd(self, input_tokens: int, output_tokens: int) -> float:
+    @property
+    def can_batch(self) -> bool:
+        """Return whether batches of requests to Gemini are possible: google-generativeai has none."""
+        return bool(self.gemini_api_key.strip()) and self.gemini_sdk == "google-genai"
+
+    @property
+    def defers(self) -> bool:
+        """Return whether an upload may wait for a batch: with SAFETY it needs its verdict first."""
+        return self.can_batch and self.gemini_batch > 0 and self.safety == "off"
+
+    def usd(self, input_tokens: int, output_tokens: int, *, batch: bool = False) -> float:
         """Return the cost of these tokens, US$, rounded up to a millionth; 0 if no price is known."""
         read, written = self.prices or (0.0, 0.0)
-        return ceil(round(input_tokens * read + output_tokens * written, 3)) / 1e6
+        share = gemini_prices.BATCH_SHARE if batch else 1.0
+        return ceil(round((input_tokens * read + output_tokens * written) * share, 3)) / 1e6
 
 
 def table() -> str:

@@ -47,6 +47,8 @@ def _reconcile(state: Path) -> str:
     )
     if described := counts.get("described"):
         summary += f" {described} pending {'description' if described == 1 else 'descriptions'} added."
+    if batched := counts.get("batched"):
+        summary += f" {batched} requested in batches, at half the price: run it again to collect them."
     if stuck := counts.get("stuck"):
         summary += f" {stuck} can't be finished until somebody acts: see the log."
     if not counts["complete"]:

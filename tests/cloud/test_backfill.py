@@ -20,8 +20,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 
+from dropcap.settings import Settings
 from infra.cloud.__main__ import main
 from infra.cloud.backfill.backlog import BATCH
+from infra.cloud.backfill.estimate import costs
 from tests.support.app import EVENT, ROOT, Start, event_of, hear_ctrl_c, rows, small_png
 from tests.support.cloud.control_plane import DROPPED, ControlPlane
 from tests.support.instances import instance
@@ -179,6 +181,35 @@ def test_a_task_is_the_event_that_eventarc_would_send_signed_as_the_trigger(
     assert request["url"] == URL
     assert request["oidcToken"] == {"serviceAccountEmail": account, "audience": URL}
     assert task["dispatchDeadline"] == "545s"
+
+
+@pytest.mark.parametrize(
+    ("settings", "later"),
+    [({"GEMINI_API_KEY": "any"}, True), ({"GEMINI_API_KEY": "any", "GEMINI_BATCH": "0"}, False), ({}, False)],
+)
+def test_descriptions_wait_for_batches_at_half_the_price_where_there_are_any(
+    start: Start,
+    cloud: ControlPlane,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, str],
+    later: bool,
+) -> None:
+    app = start()
+    app.upload("ana/a.png", b"x", tz="UTC")
+    deploy(cloud, UPLOADS_BUCKET=app.uploads, **settings)
+    assert run(cloud, app.uploads) == 0
+    [task] = tasks(cloud)
+    metadata = json.loads(base64.b64decode(task["httpRequest"]["body"]))["metadata"]
+    assert metadata == ({"tz": "UTC", "describe": "later"} if later else {"tz": "UTC"})
+    assert ("Gemini's in batches at half the price" in capsys.readouterr().out) == later
+
+
+def test_a_backfill_by_batch_costs_half_for_gemini_and_no_wait_for_it() -> None:
+    def usd(batch: int) -> float:
+        made = Settings(gemini_api_key="any", gemini_batch=batch)
+        return costs(1000, 1000, made, 1.0)["Gemini"] or 0.0
+
+    assert usd(10) == pytest.approx(usd(0) / 2, abs=1e-5)
 
 
 def test_with_a_prefix_or_patterns_only_those_are_enqueued(start: Start, cloud: ControlPlane) -> None:

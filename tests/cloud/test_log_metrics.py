@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dropcap.describing.gemini import DEFERRED
 from dropcap.domain import analysis
 from infra.cloud.monitoring import Values, alerts, metrics
 from tests.support.app import App, Start, expire_leases, rows, small_png
@@ -75,7 +76,7 @@ def split(query: str, word: str) -> list[str]:
 
 def compares(found: Entry, comparison: str) -> bool:
     """Return whether an entry matches one comparison of the Logging query language."""
-    parsed = re.fullmatch(r"([\w.\"@]+?)(=~|>=|=|:)(.+)", comparison)
+    parsed = re.fullmatch(r"([\w.\"@]+?)(=~|!=|>=|=|:)(.+)", comparison)
     assert parsed, comparison
     path, operator, word = parsed.groups()
     value, wanted = field(found, path), json.loads(word) if word.startswith('"') else word
@@ -87,7 +88,7 @@ def compares(found: Entry, comparison: str) -> bool:
         return value is not None
     if operator == "=~":
         return value is not None and bool(re.search(wanted, str(value)))
-    return bool(value == wanted)
+    return bool(value != wanted) if operator == "!=" else bool(value == wanted)
 
 
 def extracted(found: Entry, extractor: str) -> Any:
@@ -258,6 +259,12 @@ def test_an_upload_that_fails_in_the_sweep_is_an_error_with_its_type(
 )
 def test_a_line_of_a_revision_from_before_event_ids_still_counts(line: Entry, names: str) -> None:
     assert set(counted(entry(json.dumps(line)), older=True)) == set(names.split())
+
+
+def test_a_picture_that_may_wait_for_its_description_is_no_failure_of_gemini() -> None:
+    line = {"event": "gemini_unavailable", "message": "not described by Gemini", "problem": DEFERRED}
+    assert counted(entry(json.dumps(line))) == {}
+    assert set(counted(entry(json.dumps(line | {"problem": "none"})))) == {"gemini_unavailable"}
 
 
 def test_metrics_and_alerts_select_lines_by_event_ids_that_the_functions_write() -> None:

@@ -220,7 +220,12 @@ def test_only_operators_can_read_the_usage_of_all_pictures(start: Start, issuer:
     refused = app.progress.get("/", query_string=WITH_USAGE, headers=issuer.signed_in("ana"))
     assert problem(refused, 403)["code"] == "operators_only"
     allowed = app.progress.get("/", query_string=WITH_USAGE, headers=issuer.signed_in("olga"))
-    assert allowed.get_json() == {"daily_calls": 0, "daily_money": 0.0, "days": []}
+    assert allowed.get_json() == {
+        "daily_calls": 0,
+        "daily_money": 0.0,
+        "in_batches": 0,
+        "days": [],
+    }
 
 
 @pytest.mark.parametrize(

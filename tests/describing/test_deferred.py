@@ -10,7 +10,8 @@ import pytest
 
 from dropcap import erasure
 from dropcap.database.transactions import Database
-from dropcap.deferred.worker import MAX_FAILURES, MAX_TRIES, describe_pending
+from dropcap.deferred.pictures import MAX_FAILURES, MAX_TRIES
+from dropcap.deferred.worker import describe_pending
 from dropcap.domain.upload import Upload
 from dropcap.services import Services
 from dropcap.storage.buckets import Buckets
@@ -117,11 +118,16 @@ def test_redescribe_selects_by_prompt_or_model_and_changes_only_marked_pictures(
         app.deliver(upload)
     app = app.restarted(GEMINI_MODEL=UP)
     app.deliver(app.upload("ana/b.png", small_png()))
-    assert redescribe(app) == {"pictures": 2, "marked": False, "after": None}
+    assert redescribe(app) == {"pictures": 2, "marked": False, "after": None, "batch": 10}
     assert redescribe(app, all=True)["pictures"] == 3
     assert redescribe(app, since="2999-01-01T00:00Z")["pictures"] == 0
     assert app.reconcile() == DONE  # counting marks nothing
-    assert redescribe(app, owner="ana", mark=True) == {"pictures": 1, "marked": True, "after": None}
+    assert redescribe(app, owner="ana", mark=True) == {
+        "pictures": 1,
+        "marked": True,
+        "after": None,
+        "batch": 10,
+    }
     assert app.reconcile() == DONE | {"described": 1}
     models = [result(app, each.id)["provenance"]["gemini"]["model"] for each in (older, other)]
     assert models == [UP, "gemini-3.5-pro"]

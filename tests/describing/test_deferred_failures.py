@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from dropcap.deferred.pictures import MAX_FAILURES
 from dropcap.deferred.rows import FIRST_DELAY_S
-from dropcap.deferred.worker import MAX_FAILURES, describe_pending
+from dropcap.deferred.worker import describe_pending
 from dropcap.domain.analysis import Rendition
 from dropcap.domain.upload import Upload
 from dropcap.storage.buckets import Buckets

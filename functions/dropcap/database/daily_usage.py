@@ -3,6 +3,7 @@
     reserve          A single statement, so concurrent workers can't exceed the cap: PostgreSQL serializes
                      updates of the row and checks the condition again for each. A reservation is the highest
                      cost that a request can have.
+    reserve_batch    The same for all requests of a batch; settle_batch returns the unused part to that day.
     record_usage     Returns the unused part of a reservation. A worker that crashes before returns nothing,
                      because the money may have been spent.
     count_picture    Other usage of a picture, as the last statement of the transaction that records it,
@@ -18,15 +19,28 @@ from typing import Any
 
 from dropcap.database.transactions import Database, Executor
 from dropcap.domain.analysis import Usage
+from dropcap.domain.gemini_response import Tokens
 from dropcap.settings import MOST_INPUT_TOKENS, MOST_OUTPUT_TOKENS, Settings
 
 REPORT_DAYS = 30  # before today
-# Reserve one request and its highest cost, unless that exceeds a cap (0: no cap).
+# Reserve requests and their highest cost, unless that exceeds a cap (0: no cap).
 RESERVE = """
-INSERT INTO spending AS s (day, calls, micro_usd) VALUES (current_date, 1, :most)
-ON CONFLICT (day) DO UPDATE SET calls = s.calls + 1, micro_usd = s.micro_usd + excluded.micro_usd
-WHERE (:calls = 0 OR s.calls < :calls) AND (:money = 0 OR s.micro_usd + excluded.micro_usd <= :money)
+INSERT INTO spending AS s (day, calls, micro_usd, batched)
+SELECT current_date, requests, most, CAST(:batched AS bigint)
+FROM (SELECT CAST(:requests AS bigint) AS requests, CAST(:most AS bigint) AS most) AS asked
+WHERE (:calls = 0 OR requests <= :calls) AND (:money = 0 OR most <= :money)
+ON CONFLICT (day) DO UPDATE SET calls = s.calls + excluded.calls,
+  micro_usd = s.micro_usd + excluded.micro_usd, batched = s.batched + excluded.batched
+WHERE (:calls = 0 OR s.calls + excluded.calls <= :calls)
+  AND (:money = 0 OR s.micro_usd + excluded.micro_usd <= :money)
 RETURNING day
+"""
+# How many more requests of this cost fit into today; NULL: any number.
+AFFORDABLE = """
+SELECT least(
+  CASE WHEN :calls > 0 THEN greatest(0, :calls - coalesce(sum(calls), 0)) END,
+  CASE WHEN :money > 0 THEN greatest(0, floor((:money - coalesce(sum(micro_usd), 0)) / :most)) END
+)::bigint FROM spending WHERE day = current_date
 """
 # Return the unused part of a reservation, and return what the day has cost so far.
 RECORD_USAGE = """
@@ -42,7 +56,7 @@ ON CONFLICT (day) DO UPDATE SET pictures = s.pictures + excluded.pictures,
 """
 # Usage of the last :days days, newest first.
 REPORT = """
-SELECT day, pictures, calls, reused, input_tokens, output_tokens, micro_usd, gb_ms
+SELECT day, pictures, calls, batched, reused, input_tokens, output_tokens, micro_usd, gb_ms
 FROM spending WHERE day >= current_date - CAST(:days AS int) ORDER BY day DESC
 """
 
@@ -55,16 +69,45 @@ class Reservation:
     micro_usd: int
 
 
-def highest_cost(settings: Settings) -> int:
+def highest_cost(settings: Settings, *, batch: bool = False) -> int:
     """Return the highest cost of one request, in micro-US$."""
-    return round(settings.usd(MOST_INPUT_TOKENS, MOST_OUTPUT_TOKENS) * 1e6)
+    return round(settings.usd(MOST_INPUT_TOKENS, MOST_OUTPUT_TOKENS, batch=batch) * 1e6)
 
 
 def reserve(database: Database, settings: Settings) -> Reservation | None:
     """Reserve one request today, or return None if a cap is reached. A retry may reserve twice."""
-    cost, money = highest_cost(settings), round(settings.daily_money * 1e6)
-    rows = database.query(RESERVE, most=cost, calls=settings.daily_calls, money=money)
+    cost = highest_cost(settings)
+    rows = database.query(RESERVE, requests=1, most=cost, batched=0, **_caps(settings))
     return Reservation(rows[0][0], cost) if rows else None
+
+
+def reserve_batch(run: Executor, settings: Settings, requests: int) -> dt.date | None:
+    """Reserve the requests of a batch at half the price; return the day, or None if a cap is reached."""
+    most = requests * highest_cost(settings, batch=True)
+    rows = run(RESERVE, requests=requests, most=most, batched=requests, **_caps(settings))
+    return rows[0][0] if rows else None
+
+
+def affordable(database: Database, settings: Settings, most: int) -> int:
+    """Return how many requests a batch may have today, at most `most`."""
+    if not settings.has_budget:
+        return most
+    cost = max(1, highest_cost(settings, batch=True))
+    [[number]] = database.query(AFFORDABLE, most=cost, **_caps(settings))
+    return most if number is None else min(most, number)
+
+
+def settle_batch(
+    run: Executor, settings: Settings, reserved: tuple[dt.date, int], used: Tokens, micro_usd: int
+) -> None:
+    """Replace the reservation of a batch, a day and a number of requests, by what it cost."""
+    day, requests = reserved
+    unused = requests * highest_cost(settings, batch=True) - micro_usd
+    run(RECORD_USAGE, day=day, unused=unused, input=used.input, output=used.output)
+
+
+def _caps(settings: Settings) -> dict[str, int]:
+    return {"calls": settings.daily_calls, "money": round(settings.daily_money * 1e6)}
 
 
 def record_usage(
@@ -95,12 +138,14 @@ def count_picture(run: Executor, usage: Usage, pictures: int = 1) -> None:
 
 
 def report(database: Database, settings: Settings) -> Mapping[str, Any]:
-    """Return the caps, and the usage of today and the 30 days before, newest first, ready for JSON."""
-    names = ("pictures", "calls", "reused", "input_tokens", "output_tokens")
+    """Return the caps, the pictures in batches, and the usage of the last days, newest first, for JSON."""
+    names = ("pictures", "calls", "batched", "reused", "input_tokens", "output_tokens")
     days = [
         {"day": day.isoformat()}
         | dict(zip(names, counts, strict=True))
         | {"usd": micro_usd / 1e6 if settings.prices else None, "gb_seconds": gb_ms / 1000}
         for day, *counts, micro_usd, gb_ms in database.query(REPORT, days=REPORT_DAYS)
     ]
-    return {"daily_calls": settings.daily_calls, "daily_money": settings.daily_money, "days": days}
+    caps = {"daily_calls": settings.daily_calls, "daily_money": settings.daily_money}
+    [[in_batches]] = database.query("SELECT count(*) FROM batch_requests")
+    return {**caps, "in_batches": in_batches, "days": days}

@@ -9,6 +9,7 @@
     events           delivered EVENTS_DAYS ago; not delivered EVENTS_DAYS + RETENTION_DAYS ago
     answers          given RETENTION_DAYS ago; the same bytes are then described, and paid for, again
     spending         of days RETENTION_DAYS ago
+    batches          not polled for a week, and their requests: without a key, reconcile polls none
     analyze_calls    of hours more than a day ago
 
 Analyses and receipts belong to the user, and are deleted with the picture.
@@ -67,6 +68,8 @@ RULES = (
     ),
     Rule("answers", "asked_at", f"asked_at < {_days_ago(':kept')} AND lease_until < now()"),
     Rule("spending", "day", "day < current_date - CAST(:kept AS int)"),
+    Rule("batches", "poll_after", f"poll_after < {_days_ago('7')}"),
+    Rule("batch_requests", "lease_until", f"lease_until < {_days_ago('7')}"),
     Rule("analyze_calls", "hour", f"hour < {_days_ago('1')}"),
 )
 PRUNE = (

@@ -35,6 +35,13 @@ READ = f"SELECT answer, asked_at FROM answers WHERE {KEY} AND answer IS NOT NULL
 STORE = f"""
 UPDATE answers SET answer = :answer, asked_at = :at WHERE {KEY} AND answer IS NULL RETURNING 1
 """
+# Add a response for which no lease was acquired.
+ADD = """
+INSERT INTO answers AS a (sha256, prompt, model, upload_id, answer, asked_at)
+VALUES (:sha256, :prompt, :model, :upload, :answer, :at)
+ON CONFLICT (sha256, prompt, model) DO UPDATE SET answer = excluded.answer, asked_at = excluded.asked_at
+WHERE a.answer IS NULL RETURNING 1
+"""
 DELETE = f"DELETE FROM answers WHERE {KEY} AND asked_at = :at RETURNING 1"
 RELEASE = f"DELETE FROM answers WHERE {KEY} AND asker = :asker AND answer IS NULL RETURNING 1"
 
@@ -70,6 +77,14 @@ class CacheEntry:
     def store(self, database: Database, answer: GeminiResponse, at: dt.datetime) -> None:
         """Store the response, even if the lease has expired: it has been paid for."""
         database.query(STORE, **self._key, answer=asdict(answer), at=at)
+
+    def cached(self, database: Database) -> bool:
+        """Return whether there is a response, without acquiring the lease."""
+        return bool(database.query(READ, **self._key))
+
+    def add(self, database: Database, upload: uuid.UUID, answer: GeminiResponse, at: dt.datetime) -> None:
+        """Store the response of a batch, for which no lease was acquired."""
+        database.query(ADD, **self._key, upload=upload, answer=asdict(answer), at=at)
 
     def delete(self, database: Database, at: dt.datetime) -> None:
         """Delete the response that was given at this instant."""

@@ -25,22 +25,32 @@ from dropcap.domain.upload import Upload
 # Delay before the next try, which doubles; reconcile runs every ten minutes.
 FIRST_DELAY_S, LONGEST_DELAY_S = 300, 86_400
 BACKOFF_S = f"least({FIRST_DELAY_S} * 2 ^ {{tries}}, {LONGEST_DELAY_S})"
-# Acquire the lease on the row that is due first. A row is not due before its source has been disposed of:
-# until then, a delivery may still publish.
+# A row is not due before its source has been disposed of: until then, a delivery may still publish.
+DUE = """describe_after <= now()
+    AND coalesce((SELECT state FROM uploads WHERE uploads.id = due.id), 'done') = 'done'"""
+# Rows that may go into a batch: after two failures a row is described alone, and with SAFETY a picture
+# without a verdict does not wait for one. An interrupted unpublish, without pictures, needs no description.
+BATCH_TRIES = 2
+BATCHABLE = f"""(describe_tries < {BATCH_TRIES} AND jsonb_typeof(result->'pictures'->0) = 'object'
+    AND (:unjudged OR coalesce(result->'safety'->>'level', 'unknown') <> 'unknown'))"""
+# Acquire the lease on the row that is due first.
 ACQUIRE = f"""
 UPDATE analyses SET describe_tries = describe_tries + 1,
   describe_after = now() + make_interval(secs => greatest(:lease, {BACKOFF_S.format(tries="describe_tries")}))
 WHERE id = (
-  SELECT id FROM analyses AS due WHERE describe_after <= now()
-    AND coalesce((SELECT state FROM uploads WHERE uploads.id = due.id), 'done') = 'done'
+  SELECT id FROM analyses AS due WHERE {DUE} AND (:any OR :batchable = {BATCHABLE})
   ORDER BY describe_after LIMIT 1 FOR UPDATE OF due SKIP LOCKED
 )
 RETURNING id, user_id, describe_after, describe_tries, result
 """
+COUNT = f"SELECT count(*) FROM (SELECT FROM analyses AS due WHERE {DUE} AND {BATCHABLE} LIMIT :most) AS due"
+READ = "SELECT user_id, describe_tries, result FROM analyses WHERE id = :id AND describe_after IS NOT NULL"
 LEASED = "id = :id AND describe_after = :lease_until"
 # Release the lease of a row that was not tried.
 RELEASE = f"""
-UPDATE analyses SET describe_after = now(), describe_tries = describe_tries - 1 WHERE {LEASED} RETURNING id
+UPDATE analyses SET describe_tries = describe_tries - 1,
+  describe_after = now() + make_interval(secs => :delay)
+WHERE {LEASED} RETURNING id
 """
 # Store a paid description, even if the lease expired or the row was marked again meanwhile, provided that the
 # row still needs one. In that case the row stays pending, and the next worker replaces the description.
@@ -93,15 +103,35 @@ class PendingDescription:
         return read(Upload, self.result.get("upload"))
 
 
-def acquire(database: Database, lease_s: float) -> PendingDescription | None:
-    """Acquire the lease on the row that is due first; return None if no row is due."""
-    rows = database.query(ACQUIRE, lease=lease_s)
+def acquire(
+    database: Database, lease_s: float, *, batchable: bool | None = None, unjudged: bool = True
+) -> PendingDescription | None:
+    """Acquire the lease on the row that is due first; return None if no row is due.
+
+    Only rows that may go into a batch if `batchable`, only others if it is False. `unjudged`: pictures
+    without a verdict may.
+    """
+    options = {"any": batchable is None, "batchable": bool(batchable), "unjudged": unjudged}
+    rows = database.query(ACQUIRE, lease=lease_s, **options)
     return PendingDescription(*rows[0]) if rows else None
 
 
-def release(database: Database, pending: PendingDescription) -> None:
-    """Release the lease of a row that was not tried."""
-    database.query(RELEASE, id=pending.id, lease_until=pending.lease_until)
+def count_batchable(database: Database, most: int, *, unjudged: bool) -> int:
+    """Return how many due rows may go into a batch, at most `most`."""
+    [[number]] = database.query(COUNT, most=most, unjudged=unjudged)
+    return int(number)
+
+
+def pending(database: Database, id: uuid.UUID, lease_until: dt.datetime) -> PendingDescription | None:
+    """Return a row that still needs a description, as one leased until this time; None if there is none."""
+    for user, tries, result in database.query(READ, id=id):
+        return PendingDescription(id, user, lease_until, tries, result)
+    return None
+
+
+def release(database: Database, pending: PendingDescription, delay_s: float = 0) -> None:
+    """Release the lease of a row that was not tried; it is due again after the delay."""
+    database.query(RELEASE, id=pending.id, lease_until=pending.lease_until, delay=delay_s)
 
 
 def store(

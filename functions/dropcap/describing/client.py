@@ -4,11 +4,14 @@ import datetime as dt
 import email.utils
 import math
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dropcap.describing.response import NotDescribed
 from dropcap.domain.gemini_response import GeminiResponse
 
+BATCH_TIMEOUT_S = 60.0  # of a request that creates a batch: 7 MB at 1 Mbit/s
 RETRIED = frozenset({429, 500, 502, 503, 504})
 # Google does not charge for 400 and 500 (ai.google.dev/gemini-api/docs/billing) and refuses the others before
 # any work. 502 and 504 are not among them: the model may have answered after the gateway stopped waiting.
@@ -19,11 +22,48 @@ UNBILLED = frozenset({400, 401, 403, 404, 429, 500, 503})
 BAD_PICTURE = re.compile(r"(input|provided) image\b", re.IGNORECASE)
 
 
+@dataclass(frozen=True, slots=True)
+class BatchedRequest:
+    """A request of a batch: `key` identifies it, and Gemini copies it into its response."""
+
+    key: str
+    jpeg: bytes = field(repr=False)
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStatus:
+    """The state of a batch (`SUCCEEDED`, `EXPIRED`, ...), and its responses, in any order, once it has ended.
+
+    `failed` is the number of requests that Gemini refused one by one.
+    """
+
+    state: str
+    responses: Sequence[GeminiResponse] = ()
+    failed: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("SUCCEEDED", "PARTIALLY_SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED")
+
+
 class GeminiClient(Protocol):
-    """The interface of an adapter to one of the packages."""
+    """The interface of an adapter to one of the packages. All methods may raise any error of the package."""
 
     def ask(self, jpeg: bytes, request: str) -> GeminiResponse:
-        """Make one request, without retries. Raises any error of the package."""
+        """Make one request, without retries."""
+
+    def create_batch(self, display_name: str, requests: Sequence[BatchedRequest]) -> str:
+        """Create a batch and return its name. Not idempotent."""
+
+    def find_batch(self, display_name: str) -> str | None:
+        """Return the name of the batch with this display name; None if there is none."""
+
+    def batch(self, name: str) -> BatchStatus | None:
+        """Return the status of a batch; None if there is no batch of this name."""
+
+    def delete_batch(self, name: str, *, cancel: bool = False) -> None:
+        """Delete a batch with its pictures and responses, if it exists; `cancel` it before if it runs."""
 
     def translate_error(self, error: Exception) -> NotDescribed:
         """Return an error of the package as a NotDescribed."""
@@ -69,7 +109,10 @@ def http_error(code: int | None, response: Any) -> NotDescribed:
         )
     problem = f"Gemini's quota is used up ({status})" if code == 429 else f"Gemini refused ({status})"
     wait_s = max(map(_seconds, delays), default=0.0)
-    return NotDescribed(problem, retry_now=code in RETRIED, retry_after_s=wait_s, unbilled=code in UNBILLED)
+    refused = NotDescribed(problem, retry_now=code in RETRIED, unbilled=code in UNBILLED)
+    refused.retry_after_s = wait_s
+    refused.quota = code == 429
+    return refused
 
 
 def _seconds(delay: str) -> float:

@@ -18,7 +18,12 @@ import re
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from dropcap.describing import moderation, prompt
 from dropcap.describing.client import GeminiClient, timeout_error
@@ -26,11 +31,14 @@ from dropcap.describing.response import NotDescribed, parse
 from dropcap.describing.token_usage import UNLIMITED, RequestBudget
 from dropcap.domain.analysis import ENGLISH, NO_KEY, Description
 from dropcap.domain.gemini_response import GeminiResponse, Tokens
+from dropcap.domain.upload import Upload
 from dropcap.runtime.timeouts import run_with_timeout
 from dropcap.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+DEFERRED = "it waits for a batch, as describe=later allows"
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")  # no character that a header, a repr or JSON would escape
 FIRST_BACKOFF_S = 0.5
 # One module for each package, imported on first use.
@@ -38,6 +46,20 @@ ADAPTERS = {
     "google-generativeai": "dropcap.describing.google_generativeai",
     "google-genai": "dropcap.describing.google_genai",
 }
+
+
+# Set while an upload is processed whose description may wait; threads inherit it (runtime/timeouts.py).
+_waits: ContextVar[bool] = ContextVar("waits", default=False)
+
+
+@contextmanager
+def deferring(upload: Upload, settings: Settings) -> Iterator[None]:
+    """Let Gemini not be asked now if the upload's metadata allows it: the description is deferred."""
+    token = _waits.set(upload.describe_later and settings.defers)
+    try:
+        yield
+    finally:
+        _waits.reset(token)
 
 
 class Describer:
@@ -81,10 +103,8 @@ class Describer:
         Takes at most (2 x GEMINI_ATTEMPTS - 1) x GEMINI_TIMEOUT_S seconds, because no pause between two
         attempts is longer than an attempt. Raises NotDescribed.
         """
-        if not self._key:
-            raise NotDescribed(NO_KEY)
-        if not KEY.fullmatch(self._key):
-            raise NotDescribed("GEMINI_API_KEY is not a key: it holds characters that no key has")
+        if _waits.get():
+            raise NotDescribed(DEFERRED)
         client = self._load()
         attempts, longest_wait = self._settings.gemini_attempts, self._settings.gemini_timeout_s
         failed: NotDescribed | None = None
@@ -95,7 +115,8 @@ class Describer:
                 raise (failed.append(f"; {refused}") if failed else refused) from refused.__cause__
             hint = bool(failed and failed.answered)
             try:
-                response = self._attempt(client, jpeg, prompt.request(language, hint=hint))
+                request = prompt.request(language, hint=hint)
+                response = self._run(client, partial(client.ask, jpeg, request))
             except NotDescribed as error:
                 failed = error
                 budget.record_usage(Tokens() if failed.unbilled else None)
@@ -120,7 +141,19 @@ class Describer:
             time.sleep(min(failed.retry_after_s + backoff, longest_wait))
         raise AssertionError("unreachable")
 
+    def batches(self, work: Callable[[GeminiClient], T], timeout_s: float = 0.0) -> T:
+        """Return what `work` on batches returns, within GEMINI_TIMEOUT_S, or `timeout_s`.
+
+        Raises NotDescribed. Call it only if Settings.can_batch.
+        """
+        client = self._load()
+        return self._run(client, lambda: work(client), timeout_s)
+
     def _load(self) -> GeminiClient:
+        if not self._key:
+            raise NotDescribed(NO_KEY)
+        if not KEY.fullmatch(self._key):
+            raise NotDescribed("GEMINI_API_KEY is not a key: it holds characters that no key has")
         with self._lock:
             if self._client is None:
                 name = self._settings.gemini_sdk
@@ -132,11 +165,11 @@ class Describer:
                     raise NotDescribed(problem) from self._without_key(error)
             return self._client
 
-    def _attempt(self, client: GeminiClient, jpeg: bytes, request: str) -> GeminiResponse:
-        """Make one request. The only place that translates errors of the packages."""
-        timeout = self._settings.gemini_timeout_s
+    def _run(self, client: GeminiClient, work: Callable[[], T], timeout_s: float = 0.0) -> T:
+        """Run a request. The only place that translates errors of the packages."""
+        timeout = max(timeout_s, self._settings.gemini_timeout_s)
         try:
-            return run_with_timeout(timeout, lambda: client.ask(jpeg, request))
+            return run_with_timeout(timeout, work)
         except TimeoutError as error:
             raise timeout_error(timeout) from self._without_key(error)
         # The packages may raise anything: google-api-core raises AttributeError for an error body that is not

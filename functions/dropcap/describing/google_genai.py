@@ -2,6 +2,8 @@
 
 import math
 import ssl
+from collections.abc import Sequence
+from http import HTTPStatus
 
 import httpx2
 from google import genai
@@ -20,6 +22,7 @@ class Adapter:
     """A client.GeminiClient. The package does not retry, because it has no `retry_options`."""
 
     def __init__(self, settings: Settings, key: str) -> None:
+        self._settings = settings
         self._timeout = settings.gemini_timeout_s
         self._model = settings.gemini_model
         self._config = types.GenerateContentConfig(
@@ -45,25 +48,59 @@ class Adapter:
         )
 
     def ask(self, jpeg: bytes, request: str) -> GeminiResponse:
-        picture = types.Part.from_bytes(data=jpeg, mime_type="image/jpeg")
-        response = self._client.models.generate_content(
+        return _response(
+            self._client.models.generate_content(
+                model=self._model, contents=_content(jpeg, request), config=self._config
+            )
+        )
+
+    def create_batch(self, display_name: str, requests: Sequence[client.BatchedRequest]) -> str:
+        job = self._client.batches.create(
             model=self._model,
-            contents=types.Content(role="user", parts=[picture, types.Part.from_text(text=request)]),
-            config=self._config,
-        )
-        candidate = next(iter(response.candidates or ()), None)
-        parts = candidate.content.parts if candidate and candidate.content else None
-        feedback = response.prompt_feedback
-        return GeminiResponse(
-            text="".join(part.text or "" for part in parts or () if not part.thought),
-            finish=client.enum_name(candidate.finish_reason) if candidate else "",
-            blocked=client.enum_name(feedback.block_reason) if feedback else "",
-            version=response.model_version or "",
-            ratings=client.safety_ratings(
-                candidate.safety_ratings if candidate else None, feedback.safety_ratings if feedback else None
+            src=[
+                types.InlinedRequest(
+                    contents=_content(each.jpeg, each.request),
+                    config=self._config.model_copy(
+                        update={"response_schema": prompt.schema(self._settings, each.key)}
+                    ),
+                    metadata={"key": each.key},
+                )
+                for each in requests
+            ],
+            config=types.CreateBatchJobConfig(
+                display_name=display_name,
+                http_options=types.HttpOptions(timeout=math.ceil(client.BATCH_TIMEOUT_S * 1000)),
             ),
-            tokens=token_usage.tokens(response.usage_metadata),
         )
+        if not job.name:
+            raise ValueError("a batch without a name")
+        return job.name
+
+    def find_batch(self, display_name: str) -> str | None:
+        pages = self._client.batches.list(config=types.ListBatchJobsConfig(page_size=100))
+        return next((job.name for job in pages if job.display_name == display_name), None)
+
+    def batch(self, name: str) -> client.BatchStatus | None:
+        try:
+            job = self._client.batches.get(name=name)
+        except APIError as refused:
+            if refused.code == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+        state = (job.state.value if job.state else "").removeprefix("JOB_STATE_")
+        answers = (job.dest.inlined_responses if job.dest else None) or ()
+        # Which request an answer belongs to is in its text, not in its metadata or position: prompt.schema.
+        responses = [_response(answer.response) for answer in answers if answer.response]
+        return client.BatchStatus(state, responses, sum(answer.error is not None for answer in answers))
+
+    def delete_batch(self, name: str, *, cancel: bool = False) -> None:
+        try:
+            if cancel:
+                self._client.batches.cancel(name=name)
+            self._client.batches.delete(name=name)
+        except APIError as refused:
+            if refused.code != HTTPStatus.NOT_FOUND:
+                raise
 
     def translate_error(self, error: Exception) -> NotDescribed:
         if isinstance(error, APIError):
@@ -75,3 +112,24 @@ class Adapter:
         # An unreadable response: json and pydantic raise ValueError, the package's own code the others.
         retry_now = isinstance(error, ValueError | AttributeError | RecursionError | httpx2.DecodingError)
         return client.parse_error(error, retry_now=retry_now)
+
+
+def _content(jpeg: bytes, request: str) -> types.Content:
+    picture = types.Part.from_bytes(data=jpeg, mime_type="image/jpeg")
+    return types.Content(role="user", parts=[picture, types.Part.from_text(text=request)])
+
+
+def _response(response: types.GenerateContentResponse) -> GeminiResponse:
+    candidate = next(iter(response.candidates or ()), None)
+    parts = candidate.content.parts if candidate and candidate.content else None
+    feedback = response.prompt_feedback
+    return GeminiResponse(
+        text="".join(part.text or "" for part in parts or () if not part.thought),
+        finish=client.enum_name(candidate.finish_reason) if candidate else "",
+        blocked=client.enum_name(feedback.block_reason) if feedback else "",
+        version=response.model_version or "",
+        ratings=client.safety_ratings(
+            candidate.safety_ratings if candidate else None, feedback.safety_ratings if feedback else None
+        ),
+        tokens=token_usage.tokens(response.usage_metadata),
+    )

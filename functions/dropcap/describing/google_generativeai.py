@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import requests
@@ -27,6 +28,8 @@ SUPPORT_ENDED = (
     "GEMINI_SDK=google-generativeai selects a package whose support ended on 2025-11-30: "
     "unset GEMINI_SDK to use google-genai."
 )
+
+NO_BATCHES = "google-generativeai knows no batches: Settings.can_batch must be checked before."
 
 # Finish reasons that this package does not know and returns as numbers: google-ai-generativelanguage 0.12.1
 # (2026), generative_service.py. Of these, IMAGE_PROHIBITED_CONTENT is a verdict.
@@ -81,6 +84,18 @@ class Adapter:
             ),
             tokens=token_usage.tokens(response.usage_metadata),
         )
+
+    def create_batch(self, display_name: str, requests: Sequence[client.BatchedRequest]) -> str:
+        raise NotImplementedError(NO_BATCHES)
+
+    def find_batch(self, display_name: str) -> str | None:
+        raise NotImplementedError(NO_BATCHES)
+
+    def batch(self, name: str) -> client.BatchStatus | None:
+        raise NotImplementedError(NO_BATCHES)
+
+    def delete_batch(self, name: str, *, cancel: bool = False) -> None:
+        raise NotImplementedError(NO_BATCHES)
 
     def translate_error(self, error: Exception) -> NotDescribed:
         if isinstance(error, GoogleAPICallError):

@@ -51,18 +51,26 @@ def instruction(settings: Settings) -> str:
     return SYSTEM_INSTRUCTION + (moderation.INSTRUCTION if settings.safety != "off" else "")
 
 
-def schema(settings: Settings) -> dict[str, Any]:
-    """Return the schema of a response, which has a safety verdict unless SAFETY=off."""
-    if settings.safety == "off":
-        return SCHEMA
-    properties = {**SCHEMA["properties"], moderation.FIELD: moderation.SCHEMA}
-    return SCHEMA | {"properties": properties, "required": [*SCHEMA["required"], moderation.FIELD]}
+def schema(settings: Settings, key: str = "") -> dict[str, Any]:
+    """Return the schema of a response, which has a safety verdict unless SAFETY=off.
+
+    With a `key`, the response has a field of which this is the only value: it belongs to this request then,
+    whatever the order and the metadata of a batch say.
+    """
+    more = {moderation.FIELD: moderation.SCHEMA} if settings.safety != "off" else {}
+    if key:
+        more |= {response.KEY_FIELD: {"type": "STRING", "format": "enum", "enum": [key]}}
+    return SCHEMA | {
+        "properties": {**SCHEMA["properties"], **more},
+        "required": [*SCHEMA["required"], *more],
+    }
 
 
-def request(language: str, *, hint: bool = False) -> str:
-    """Return the prompt, with a `hint` if the last response was invalid."""
+def request(language: str, *, hint: bool = False, key: str = "") -> str:
+    """Return the prompt, with a `hint` if the last response was invalid, and the `key` of a batch."""
     in_language = f" Write in the language of the BCP 47 tag {language}." if language != ENGLISH else ""
-    return REQUEST + in_language + (HINT if hint else "")
+    with_key = f" Copy into {response.KEY_FIELD}: {key}." if key else ""
+    return REQUEST + in_language + (HINT if hint else "") + with_key
 
 
 def digest(settings: Settings) -> str:

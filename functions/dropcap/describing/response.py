@@ -14,6 +14,7 @@ from dropcap.domain.analysis import ENGLISH, Description, Verdict
 from dropcap.domain.gemini_response import GeminiResponse
 from dropcap.errors import TransientError
 
+KEY_FIELD = "request_key"  # in a response of a batch
 MAX_RESPONSE = 32_768  # characters of JSON: all fields at their limits with every character escaped
 MAX_CAPTION, MAX_DESCRIPTION, MAX_ALT_TEXT, MAX_TEXT, MAX_TAGS, MAX_TAG = 100, 1000, 150, 2000, 20, 40
 # Control characters (PostgreSQL refuses NUL), lone surrogates (not UTF-8), and bidirectional control
@@ -35,6 +36,7 @@ class NotDescribed(TransientError):
     retryable      a later try may succeed, because the picture is not the cause
     unbilled       Google does not charge for the request
     answered       Gemini is available and answered the request
+    quota          a quota is used up
     verdict        the safety verdict of a response without a description
     response       a response that blocks the picture, which is cached like a description
     """
@@ -50,6 +52,7 @@ class NotDescribed(TransientError):
         retryable: bool = True,
     ) -> None:
         super().__init__(problem)
+        self.quota = False
         self.verdict: Verdict | None = None
         self.response: GeminiResponse | None = None
         self.problem = problem
@@ -94,6 +97,14 @@ def parse(
         failed.verdict = moderation.read(None, response.ratings, response.blocked or response.finish)
         failed.response = response if failed.verdict.blocked else None
         raise
+
+
+def request_key(response: GeminiResponse) -> str:
+    """Return the key of the request of a batch that this response answers; empty if it has none."""
+    try:
+        return str(_fields(response).get(KEY_FIELD, ""))
+    except NotDescribed:
+        return ""
 
 
 def _fields(response: GeminiResponse) -> dict[str, Any]:

@@ -18,6 +18,7 @@ ANONYMOUS = "anonymous"  # the user of an upload that lies in no folder
 INT64 = 2**63 - 1  # generations and sizes: cloud.google.com/storage/docs/json_api/v1/objects
 FINALIZED = "google.cloud.storage.object.v1.finalized"  # cloud.google.com/eventarc/docs/reference
 RESIZED = "resizedImage"  # metadata by which Firebase's Resize Images knows its own outputs, of any size
+DESCRIBE, LATER = "describe", "later"  # metadata of an upload whose description may wait
 LONGEST_NAME = 1024  # bytes of an object's name: cloud.google.com/storage/docs/objects#naming
 # A user is a folder: with a slash, "ana/x" could write as "ana"; "." and ".." lead to another folder.
 # Surrogates are not valid UTF-8.
@@ -75,6 +76,11 @@ class Upload:
     def language(self) -> str | None:
         """Return the language of the upload's metadata (`language`); None if it is not a language tag."""
         return language_tag(self.metadata.get("language", ""))
+
+    @property
+    def describe_later(self) -> bool:
+        """Return whether the upload's metadata (`describe=later`) lets its description wait for a batch."""
+        return self.metadata.get(DESCRIBE) == LATER
 
     @property
     def in_bucket(self) -> bool:

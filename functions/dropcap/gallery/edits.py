@@ -46,7 +46,8 @@ WITH deleted AS (
   DELETE FROM analyses WHERE user_id = :user AND id = CAST(:id AS uuid)
   RETURNING analyzed_at, time_zone, counted, result->'picture'->>'sha256' AS sha256
 ),
-cached AS (DELETE FROM answers USING deleted WHERE answers.sha256 = deleted.sha256)
+cached AS (DELETE FROM answers USING deleted WHERE answers.sha256 = deleted.sha256),
+requested AS (DELETE FROM batch_requests WHERE upload_id = CAST(:id AS uuid))
 SELECT analyzed_at, time_zone, counted FROM deleted
 """
 MARK_DELETED = """

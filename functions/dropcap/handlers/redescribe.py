@@ -25,6 +25,7 @@ WITH looked AS (SELECT * FROM analyses WHERE id > CAST(:after AS uuid) ORDER BY 
 chosen AS (
   SELECT id, result FROM looked
   WHERE jsonb_typeof(result->'pictures'->0) = 'object'
+    AND NOT EXISTS (SELECT FROM batch_requests WHERE upload_id = looked.id AND lease_until > now())
     AND (:user = '' OR user_id = :user)
     AND analyzed_at >= coalesce(CAST(:since AS timestamptz), '-infinity')
     AND (:all OR (result->'provenance'->'gemini'->>'model', result->'provenance'->'gemini'->>'prompt',
@@ -90,7 +91,8 @@ def redescribe(
 
     `chosen` limits them to one `user`, unless empty, and to those analyzed `since` a time, unless None; `all`
     includes those by the present prompt and model. Starts after the id `after` and takes at most SWEEP_S. The
-    `after` in the answer is the last id seen, or None when all have been seen.
+    `after` in the answer is the last id seen, or None when all have been seen. `batch` is the number from
+    which waiting pictures are described in batches; those that are in one already are not chosen.
     """
     settings, ends, counted = services.settings, time.monotonic() + services.settings.sweep_s, 0
     present = {
@@ -103,4 +105,5 @@ def redescribe(
         [[found, last]] = services.database.query(sql, after=last, batch=BATCH, **chosen, **present)
         counted += found
         if last is None or time.monotonic() > ends:
-            return {"pictures": counted, "marked": mark, "after": last}
+            batch = settings.gemini_batch if settings.can_batch else 0
+            return {"pictures": counted, "marked": mark, "after": last, "batch": batch}

@@ -37,6 +37,7 @@ def receive(request: flask.Request, services: Services) -> flask.Response:
 def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) -> None:
     """Process the object of a storage event; raise only if redelivery can help."""
     from dropcap.database.leases import LeaseHeld
+    from dropcap.describing.gemini import deferring
     from dropcap.pipeline import process
 
     settings = services.settings
@@ -68,7 +69,8 @@ def handle_event(kind: str, data: Mapping[str, Any] | None, services: Services) 
         logger.info(ignored, extra={"event": "object_ignored", "object": upload.name})
         return
     try:
-        process(upload, services)
+        with deferring(upload, settings):
+            process(upload, services)
     except LeaseHeld as busy:
         logger.info(str(busy), extra={"event": "lease_held"})
         flask.abort(HTTPStatus.SERVICE_UNAVAILABLE)

@@ -89,6 +89,7 @@ class Backfill:
             config.account("trigger"),
             self.deployed.url,
             min(self.deployed.timeout_s + 5, 1800),  # Task.dispatch_deadline: slightly more, at most 30 min
+            later=settings.defers,
         )
         folder = Path(config.environment.get("STATE") or ROOT / ".dropcap") / "backfill"
         self.journal = Journal(folder, self.tasks.name, self.bucket, self.prefix)
@@ -195,6 +196,8 @@ class Backfill:
                 "keep": "kept",
             }[settings.source],
         }
+        if settings.defers:
+            lines["texts"] = "BLIP's at once, Gemini's in batches at half the price, within 24 hours each"
         for name, line in lines.items():
             self._print(f"{name:10}{line}", "bold red" if line.startswith("DELETED") else "")
         if self.prefix:

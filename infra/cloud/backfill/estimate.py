@@ -118,7 +118,7 @@ def costs(pictures: int, objects: int, settings: Settings, seconds: float) -> Ma
     }
     if described:
         read, written = (round(1e6 * more[name]) for name in ("input", "output"))
-        found["Gemini"] = settings.usd(read, written) if settings.prices else None
+        found["Gemini"] = settings.usd(read, written, batch=settings.defers) if settings.prices else None
     return found
 
 

@@ -1,6 +1,7 @@
 """The queue of the backfill: Cloud Tasks stores tasks, and posts them to on_upload at the queue's rate."""
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from google.auth.exceptions import TransportError
 from google.cloud.tasks_v2 import CloudTasksClient, Task
 from google.oauth2.credentials import Credentials
 
-from dropcap.domain.upload import Upload
+from dropcap.domain.upload import DESCRIBE, LATER, Upload
 from infra.cloud import CloudError
 from infra.cloud.config import QUEUE
 from infra.cloud.gcloud.command import Gcloud
@@ -51,15 +52,20 @@ def limits(gcloud: Gcloud, region: str) -> Limits:
 class Tasks:
     """Creates tasks in the queue of this full name; they call `url` as `account`, for at most `deadline_s`.
 
+    With `later`, the descriptions wait for a batch, at half the price.
+
     `put` raises Google's own exceptions.
     """
 
-    def __init__(self, name: str, login: Credentials, account: str, url: str, deadline_s: int) -> None:
+    def __init__(
+        self, name: str, login: Credentials, account: str, url: str, deadline_s: int, *, later: bool
+    ) -> None:
         self.name = name
         self.stopping = threading.Event()  # once set, there are no retries
         self._login = login
         self._url = url
         self._account = account
+        self._metadata = {DESCRIBE: LATER} if later else {}
         self._deadline = {"seconds": deadline_s}
         self._local = threading.local()
         self._retry = Retry(
@@ -84,7 +90,7 @@ class Tasks:
         task of that name, also for up to 24 hours after the first was done; later ones meet the lease in the
         database (cloud.google.com/tasks/docs/quotas, 2026-11-30).
         """
-        headers, body = cloud_event(_resource(upload))
+        headers, body = cloud_event(_resource(upload, self._metadata))
         task: dict[str, Any] = {
             "name": f"{self.name}/tasks/{upload.id}",
             "http_request": {
@@ -113,11 +119,11 @@ def _status(error: Conflict) -> str:
     return str(error.response.json()["error"]["status"])
 
 
-def _resource(upload: Upload) -> dict[str, Any]:
-    """Return the upload as a Cloud Storage event describes it."""
+def _resource(upload: Upload, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return the upload as a Cloud Storage event describes it, with more metadata."""
     return upload.to_json() | {
         "generation": str(upload.generation),
         "size": str(upload.size),
         "contentType": upload.content_type,
-        "metadata": dict(upload.metadata),
+        "metadata": {**metadata, **upload.metadata},
     }

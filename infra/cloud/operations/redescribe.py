@@ -53,7 +53,9 @@ def _answer(config: Config, gcloud: Gcloud, token: str, patience_s: float) -> Ma
     """Return the function's answer, which it also logs."""
     answer = after.await_payload(gcloud, f'jsonPayload.token="{token}"', patience_s)
     if answer is not None:
-        return {"pictures": answer["pictures"], "after": answer.get("after") or None}
+        return {name: answer.get(name) or None for name in ("after", "batch")} | {
+            "pictures": answer["pictures"]
+        }
     raise CloudError(
         f"There was no answer after {patience_s:.0f} s: "
         f"see make logs PROJECT={config.project} FUNCTION=sweep."

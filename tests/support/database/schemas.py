@@ -50,6 +50,9 @@ ROWS = (
     f"INSERT INTO events VALUES ('{ID}', 'analyzed', '{ID}', 'ana', '2026-02-03 04:06+00', '{{}}', "
     "'2026-02-03 04:07+00', 1, '2026-02-03 04:06+00')",
     "INSERT INTO spending VALUES ('2026-02-03', 1, 1378, 120, 712, 1, 0, 900)",
+    f"INSERT INTO batches VALUES ('{ID}', 'batches/1', 'gemini', 'cd', 1, '2026-02-03 04:05+00', "
+    "'2026-02-03 04:06+00', '2026-02-03', false)",
+    f"INSERT INTO batch_requests VALUES ('{ID}', '{ID}', '2026-02-05 04:05+00', 'en', 'ab', 'cd en')",
     f"INSERT INTO answers VALUES ('ab', 'cd', 'gemini', '{ID}', 'h', '2026-02-03 04:05+00', '{{}}', "
     "'2026-02-03 04:06+00')",
 )

@@ -282,8 +282,42 @@ TABLES = (
             Column("pictures", "bigint", "0"),
             Column("reused", "bigint", "0"),  # pictures described from the cache
             Column("gb_ms", "bigint", "0"),
+            Column("batched", "bigint", "0"),  # of the calls: those in batches
         ),
         key=("day",),
+    ),
+    Table(  # batches of requests to Gemini that are not settled: deferred/batch_rows.py
+        "batches",
+        (
+            Column("id", "uuid"),
+            Column("name", "text", "''::text"),  # Google's; empty until it is known
+            Column("model", "text", "''::text"),
+            Column("prompt", "text", "''::text"),  # the hash of the prompt
+            Column("requests", "bigint", "0"),
+            Column("created_at", INSTANT, "now()"),
+            Column("poll_after", INSTANT, "now()"),
+            Column("day", "date", null=True),  # the day in `spending` that has the reservation
+            Column("settled", "boolean", "false"),
+        ),
+        key=("id",),
+        indexes=(Index(("poll_after",)),),
+    ),
+    Table(  # pictures in a batch: each is in one at most
+        "batch_requests",
+        (
+            Column("upload_id", "uuid"),
+            Column("batch_id", "uuid"),
+            Column("lease_until", INSTANT),  # the picture's `describe_after`, while it is in the batch
+            Column("language", "text", "''::text"),
+            Column("sha256", "text", "''::text"),  # of the source; empty: its response is not cached
+            Column("prompt", "text", "''::text"),  # of the response cache
+        ),
+        key=("upload_id",),
+        indexes=(
+            Index(("batch_id",)),
+            Index(("lease_until",)),  # prune.py
+            Index(("sha256",), "(sha256 <> ''::text)"),
+        ),
     ),
     Table(  # Gemini's responses by the bytes of the source: response_cache.py
         ANSWERS,

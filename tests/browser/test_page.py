@@ -4,7 +4,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from html.parser import HTMLParser
+from typing import Any
 
+import pytest
 from markdown_it import MarkdownIt
 from playwright.sync_api import expect
 
@@ -38,6 +40,30 @@ def test_the_wall_has_the_newest_first_and_goes_on_where_one_scrolls(visitor: Gu
         page.wait_for_timeout(100)
     assert captions(page) == [f"picture {each}" for each in range(60)]
     expect(page.locator("#next")).to_have_count(0)
+
+
+@pytest.mark.parametrize("context", [{}, {"viewport": {"width": 390, "height": 844}}])
+def test_back_from_a_picture_leads_to_the_place_that_one_left(guest: Start, context: dict[str, Any]) -> None:
+    visitor = guest(**context)
+    hang(visitor, *numbered(140))
+    page = visitor.open()
+    card = page.locator("#wall .hung").filter(has_text=re.compile(r"picture 119\b"))
+    while not card.count():
+        if (older := page.get_by_role("link", name="Older pictures")).is_visible():
+            older.click()
+        page.keyboard.press("End")
+        page.wait_for_timeout(50)
+    card.scroll_into_view_if_needed()
+    place = "each => [scrollY, each.getBoundingClientRect().top].map(Math.round)"
+    left = card.evaluate(place)
+    card.locator("h2 a").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("picture 119")
+    page.go_back()
+    expect(card.locator("h2 a")).to_be_focused()
+    assert card.evaluate(place) == left
+    page.reload()
+    expect(card.locator("h2 a")).to_be_focused()
+    assert card.evaluate(place) == left
 
 
 def test_older_pictures_that_cant_be_had_just_now_wait_behind_their_link(visitor: Guest) -> None:

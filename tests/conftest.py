@@ -78,6 +78,7 @@ def environment_restored() -> Iterator[None]:
     Exempts modules that the test imported from later garbage collections.
     """
     before, modules = dict(os.environ), len(sys.modules)
+    logs.once.cache_clear()  # another test of this process may have logged the line
     yield
     os.environ.clear()
     os.environ.update(before)

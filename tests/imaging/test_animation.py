@@ -131,22 +131,17 @@ def test_without_animated_nothing_is_animated_and_no_decoder_is_imported(tmp_pat
     program = f"""
 import io, sys
 from pathlib import Path
-from types import SimpleNamespace as Some
 from PIL import Image
 from dropcap import pipeline, renditions
-from dropcap.domain import texts
 from dropcap.domain.body import Body
 from dropcap.sandbox import client
 from dropcap.settings import Settings
 from dropcap.domain.upload import Upload
-def publish(upload, label, data, *of):
-    print(Image.open(io.BytesIO(data)).n_frames)
 settings = Settings(sizes=(60,))
 data = Path("{tmp_path}/a.gif").read_bytes()
 with client.open_picture(Body(lambda: data), settings) as source:
-    some = Some(settings=settings, buckets=Some(publish=publish))
-    nothing = texts.Texts("", "", "", (), "", "en")
-    renditions.publish(source, nothing, Upload("", "a.gif", 1, 9), some, {{}})
+    [made] = renditions.encode(source, Upload("", "a.gif", 1, 9), settings)
+    print(Image.open(io.BytesIO(made.picture.data)).n_frames)
 print(sorted(set(sys.modules).intersection(["dropcap.imaging", "pyvips", "pillow_heif"])))
 """
     assert fresh_python(program) == "1\n[]\n"

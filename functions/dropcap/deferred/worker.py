@@ -10,6 +10,7 @@ from dropcap.budget import BudgetExhausted, GeminiBudget
 from dropcap.deferred import pictures, rows
 from dropcap.deferred.rows import PendingDescription
 from dropcap.describing.response import NotDescribed
+from dropcap.runtime.turns import Turn
 from dropcap.runtime.watchdog import Watchdog
 from dropcap.services import Services
 
@@ -41,7 +42,7 @@ def describe_pending(services: Services, ends: float) -> Mapping[str, int]:
             budget = GeminiBudget(services, pending.id, pending.analysis.picture.sha256)
             with logs.bind_upload(pending.id):
                 try:
-                    outcomes["described"] += _describe(pending, budget, services)
+                    outcomes["described"] += _describe(pending, budget, services, turn)
                 except BudgetExhausted:
                     rows.release(services.database, pending)
                     break
@@ -51,7 +52,7 @@ def describe_pending(services: Services, ends: float) -> Mapping[str, int]:
     return outcomes
 
 
-def _describe(pending: PendingDescription, budget: GeminiBudget, services: Services) -> bool:
+def _describe(pending: PendingDescription, budget: GeminiBudget, services: Services, turn: Turn) -> bool:
     """Describe one picture; return False if it is gone, or its description is no longer wanted."""
     settings = services.settings
     # An earlier unpublish did not finish. A damaged list does not count as empty: it deletes nothing.
@@ -62,6 +63,7 @@ def _describe(pending: PendingDescription, budget: GeminiBudget, services: Servi
     watchdog = Watchdog(settings.memory_warning_mb, settings.lease_s, settings.timeout_s)
     with watchdog.stage("read the largest rendition"):
         published = pictures.read(pending, services)
+    turn.end()
     with watchdog.stage("describe"):
         try:
             language = pending.analysis.named_language or settings.language

@@ -23,6 +23,7 @@ def test_all_but_dropping_works_without_javascript(guest: Start) -> None:
     page.get_by_role("link", name="Older pictures").click()
     assert captions(page) == [f"picture {each}" for each in range(24, 30)]
     page.get_by_role("link", name="picture 29").click()
+    page.get_by_text("Edit the words").click()
     page.get_by_label("Caption", exact=True).fill("butterflies")
     page.get_by_role("button", name="Save").click()
     page.get_by_role("link", name="Pictures", exact=True).click()
@@ -105,6 +106,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(guest: Start) -> Non
             ".map((e) => e.outerHTML)",
         )
         assert small == []
+        expect(page.locator(".keys")).to_be_hidden()
     page = visitor.open()
     expect(page.get_by_text("Take a picture")).to_be_visible()
     expect(page.get_by_text("goes to the search")).to_be_hidden()

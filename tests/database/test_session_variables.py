@@ -21,7 +21,7 @@ from dropcap.database.response_cache import CacheEntry
 from dropcap.database.transactions import Database
 from dropcap.domain.gemini_response import GeminiResponse, Tokens
 from dropcap.errors import SchemaError
-from dropcap.gallery import wall
+from dropcap.gallery import progress_page, wall
 from dropcap.handlers import redescribe
 from dropcap.settings import Settings
 from infra.local.postgres import Postgres
@@ -135,7 +135,7 @@ def observe(app: App) -> dict[str, Any]:
         found[path] = re.sub(rb"(uploads|pictures)-[0-9a-f]{12}", rb"\1", answer.get_data())
     found["stats"] = app.stats("ana")
     found["cards"] = wall.cards(database, "ana")
-    found["memory"] = wall.memory(database, "ana")
+    found["memory"] = progress_page.memory(database, "ana")
     found["tags"] = wall.tags(database, "ana")
     found["alike"] = database.transaction(lambda run: search.query(run, "ana", "krown aerger fluss", ""))
     found["unfinished"] = database.query(reconcile.UNFINISHED, bucket="uploads", rows=10)

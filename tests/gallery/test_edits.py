@@ -45,7 +45,7 @@ def test_a_users_text_is_shown_and_the_models_is_kept(start: Start) -> None:
     path = f"/gallery/picture/{picture}"
     form = {"caption": "  Our \r\n garden\x00 ", "alt_text": "Roses, in June."}
     answer = app.gallery.post(f"{path}/edit?user=ana", data=form, headers=OWN)
-    assert (answer.status_code, answer.headers["Location"]) == (303, f"{path}?user=ana")
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"{path}?done=saved&user=ana")
     assert shown(app, picture) == ["Our garden", "Roses, in June.", True]
 
 
@@ -96,7 +96,7 @@ def test_a_deleted_picture_leaves_no_trace_and_no_event_restores_it(start: Start
     assert app.deliver(upload) == 200
     assert "beach" in traces(app)
     answer = app.gallery.post(f"/gallery/picture/{upload.id}/delete?user=ana", headers=OWN)
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/gallery/?user=ana")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/gallery/?done=deleted&user=ana")
     for _ in range(2):
         assert rows("SELECT id, state, reason_code FROM uploads") == [[upload.id, "done", "deleted"]]
         left = traces(app).replace(f"UUID('{upload.id}')", "", 1)

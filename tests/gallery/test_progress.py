@@ -10,9 +10,10 @@ import pytest
 from dropcap.database import progress
 from dropcap.database.transactions import Database
 from dropcap.gallery.charts import WEEKS, calendar
-from dropcap.gallery.progress_page import Next, next_ones
+from dropcap.gallery.progress_page import Next, memory, next_ones
 from tests.database.test_progress import add, at
 from tests.support.app import App, Start, rows
+from tests.support.database.uploads import record, upload
 
 NOW = at("2026-06-10T12:00")  # a Wednesday
 
@@ -116,3 +117,12 @@ def test_after_the_last_achievement_none_is_next() -> None:
 def test_each_kind_has_one_next_achievement() -> None:
     kinds = [each.counts for each in next_ones(stats(0, 0), ())]
     assert sorted(kinds) == sorted({rule.counts for rule in progress.RULES.values()})
+
+
+def test_memory_is_reported_by_stage_over_the_latest_pictures(database: Database) -> None:
+    for day, used in enumerate((500.0, 100.0, 120.0, 110.0)):
+        measured = {"publish": used, "open": used + 1, "anew": 1.0}
+        taken = NOW + dt.timedelta(days=day)
+        assert record(database, upload(f"ana/{day}.png"), analyzed_at=taken, memory=measured)
+    stages = [(each.stage, each.median, each.mb) for each in memory(database, "ana", pictures=3)]
+    assert stages == [("open", 111.0, 121.0), ("publish", 110.0, 120.0), ("anew", 1.0, 1.0)]

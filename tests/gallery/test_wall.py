@@ -11,7 +11,7 @@ from dropcap.database.leases import Leases
 from dropcap.database.transactions import Database
 from dropcap.domain.analysis import PictureFacts, Rendition, Source
 from dropcap.errors import Rejected
-from dropcap.gallery import pages, pictures, wall
+from dropcap.gallery import pages, pictures, progress_page, wall
 from dropcap.gallery.cards import Card
 from dropcap.gallery.wall import Filters
 from dropcap.settings import Settings
@@ -215,7 +215,7 @@ def test_other_users_pictures_and_uploads_do_not_exist(database: Database) -> No
         assert wall.card(database, "ana", id) is None
         assert wall.pending(database, "ana", id) is None
     assert wall.cards(database, "ana") == []
-    assert wall.memory(database, "ana") == ()
+    assert progress_page.memory(database, "ana") == ()
 
 
 def test_the_page_key_of_another_user_shows_none_of_their_pictures(database: Database) -> None:
@@ -224,13 +224,6 @@ def test_the_page_key_of_another_user_shows_none_of_their_pictures(database: Dat
     mine = add(database, "ana")
     key = wall.page(database, "bo", Filters(), size=1).next
     assert shown(database, after=key) == [mine]
-
-
-def test_memory_is_reported_by_stage_over_the_latest_pictures(database: Database) -> None:
-    for minute, used in enumerate((500.0, 100.0, 120.0, 110.0)):
-        add(database, minutes=minute, memory={"publish": used, "open": used + 1, "anew": 1.0})
-    stages = [(each.stage, each.median, each.mb) for each in wall.memory(database, "ana", pictures=3)]
-    assert stages == [("open", 111.0, 121.0), ("publish", 110.0, 120.0), ("anew", 1.0, 1.0)]
 
 
 INVALID = {
@@ -293,3 +286,24 @@ def test_of_renditions_in_several_formats_the_first_format_is_shown() -> None:
     ]
     assert [each.object for each in pictures.distinct(renditions)] == ["x/900.webp", "x/300.webp"]
     assert pictures.distinct([]) == []
+
+
+def test_the_neighbours_of_a_picture_are_those_of_its_search(database: Database) -> None:
+    crowns = [add(database, minutes=each // 2) for each in range(6)]  # two at each instant
+    add(database, minutes=1, caption="a cat", description="", alt_text="", tags=(), text="")
+    add(database, user="bo", minutes=1)
+
+    def beside(id: uuid.UUID, **filters: Any) -> tuple[uuid.UUID | None, uuid.UUID | None]:
+        card = wall.card(database, "ana", id)
+        assert card
+        return wall.neighbours(database, "ana", card, Filters(**filters))
+
+    order = shown(database, words="crown")
+    assert set(order) == set(crowns)
+    for place, id in enumerate(order):
+        expected = (order[place - 1] if place else None, order[place + 1] if place < 5 else None)
+        assert beside(id, words="crown") == beside(id, tag="gold") == expected
+        assert beside(id, words="crowm", since=START.date()) == expected
+    assert beside(order[2], words="zebra") == beside(order[2], until=dt.date(2001, 1, 1)) == (None, None)
+    everything = shown(database)
+    assert beside(everything[3]) == (everything[2], everything[4])

@@ -137,9 +137,9 @@ ORDER BY word = :word DESC, CASE WHEN any_begins THEN pictures END DESC, similar
 SCAN_NEWEST = """
 SELECT id FROM (
   SELECT id, analyzed_at, document FROM documents WHERE user_id = :user {conditions}
-  ORDER BY analyzed_at DESC, id DESC LIMIT :rows
+  ORDER BY analyzed_at {order}, id {order} LIMIT :rows
 ) AS newest
-WHERE document @@ CAST(:query AS tsquery) ORDER BY analyzed_at DESC, id DESC LIMIT :size
+WHERE document @@ CAST(:query AS tsquery) ORDER BY analyzed_at {order}, id {order} LIMIT :size
 """
 SORT_MATCHES = """
 WITH found AS MATERIALIZED (
@@ -147,11 +147,11 @@ WITH found AS MATERIALIZED (
   WHERE user_id = :user AND document @@ CAST(:query AS tsquery) {conditions}
 )
 SELECT id, count(*) OVER () FROM (SELECT * FROM found LIMIT :most) AS some_or_all
-ORDER BY analyzed_at DESC, id DESC LIMIT :size
+ORDER BY analyzed_at {order}, id {order} LIMIT :size
 """
 SCAN_ALL = """
 SELECT id FROM documents WHERE user_id = :user AND document @@ CAST(:query AS tsquery) {conditions}
-ORDER BY analyzed_at DESC, id DESC LIMIT :size
+ORDER BY analyzed_at {order}, id {order} LIMIT :size
 """
 
 
@@ -267,15 +267,25 @@ def _similar_words(execute: Executor, user: str, word: str) -> tuple[tuple[str, 
 
 
 def newest(
-    execute: Executor, user: str, query: str, size: int, conditions: str, values: Mapping[str, Any]
+    execute: Executor,
+    user: str,
+    query: str,
+    size: int,
+    conditions: str,
+    values: Mapping[str, Any],
+    order: str = "DESC",
 ) -> list[uuid.UUID]:
-    """Return the ids of the user's newest pictures that match the tsquery and the SQL `conditions`."""
+    """Return the ids of the user's newest pictures that match the tsquery and the SQL `conditions`.
+
+    With the order ASC, of the oldest.
+    """
+    parts = {"conditions": conditions, "order": order}
     parameters = dict(user=user, query=query, size=size, **values)
-    rows = execute(SCAN_NEWEST.format(conditions=conditions), rows=NEWEST, **parameters)
+    rows = execute(SCAN_NEWEST.format(**parts), rows=NEWEST, **parameters)
     if len(rows) < size:
-        rows = execute(SORT_MATCHES.format(conditions=conditions), most=MOST_SORTED + 1, **parameters)
+        rows = execute(SORT_MATCHES.format(**parts), most=MOST_SORTED + 1, **parameters)
         if rows and rows[0][1] > MOST_SORTED:
-            rows = execute(SCAN_ALL.format(conditions=conditions), **parameters)
+            rows = execute(SCAN_ALL.format(**parts), **parameters)
     return [row[0] for row in rows]
 
 

@@ -17,6 +17,7 @@ from dropcap.domain.upload import Upload, UploadState
 from dropcap.errors import Rejected
 from dropcap.gallery import pages
 from dropcap.gallery.request import GalleryRequest, no_such_picture, redirect
+from dropcap.gallery.wall import Filters
 from dropcap.http import bodies
 
 LONGEST = {"caption": 300, "alt_text": 250}  # characters by the field of the form
@@ -76,7 +77,8 @@ def edit(request: GalleryRequest, picture: uuid.UUID) -> flask.Response:
     if not rows:
         raise no_such_picture()
     if not request.json:
-        return redirect(request.link(f"/picture/{picture}"))
+        filters = Filters.read(request.http.args)
+        return redirect(request.link(f"/picture/{picture}", **filters.query, done="saved"))
     names = ("caption", "alt_text", "own_caption", "own_alt_text", "edited_at")
     return flask.Response(
         json.dumps(dict(zip(names, rows[0], strict=True)), default=dt.datetime.isoformat),
@@ -108,7 +110,7 @@ def delete(request: GalleryRequest, picture: uuid.UUID) -> flask.Response:
     upload = services.database.transaction(lambda run: _unpublish(run, request.user, picture))
     receipt = erasure.erase(upload, services)
     if receipt is None:
-        return redirect(request.link("/"))
+        return redirect(request.link("/", **Filters.read(request.http.args).query, done="deleted"))
     if request.json:
         return flask.Response(json.dumps({"receipt": receipt}), mimetype="application/json")
     return pages.page(request, "deleted.html", receipt=receipt)

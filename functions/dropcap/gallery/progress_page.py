@@ -8,8 +8,10 @@ from typing import Any
 import flask
 
 from dropcap.database import progress
-from dropcap.gallery import pages, wall
-from dropcap.gallery.charts import WEEKS
+from dropcap.database.transactions import Database
+from dropcap.domain.analysis import stage_order
+from dropcap.gallery import pages
+from dropcap.gallery.charts import WEEKS, StageMemory
 from dropcap.gallery.request import GalleryRequest
 
 
@@ -37,8 +39,26 @@ def show(request: GalleryRequest) -> flask.Response:
         next=next_ones(stats, earned.keys()),
         today=today,
         days=days,
-        memory=wall.memory(database, request.user),
+        memory=memory(database, request.user),
     )
+
+
+def memory(database: Database, user: str, pictures: int = 50) -> tuple[StageMemory, ...]:
+    """Return the resident memory at the end of each stage, over the user's latest pictures."""
+    rows = database.query(
+        """
+        SELECT stage, max(mb), percentile_cont(0.5) WITHIN GROUP (ORDER BY mb)
+        FROM (SELECT result->'memory' AS memory FROM analyses WHERE user_id = :user
+              ORDER BY analyzed_at DESC, id DESC LIMIT :pictures) AS latest,
+             jsonb_each(memory) AS of_stage (stage, used),
+             CAST(CASE jsonb_typeof(used) WHEN 'number' THEN used END AS float8) AS mb
+        WHERE mb IS NOT NULL
+        GROUP BY stage
+        """,
+        user=user,
+        pictures=pictures,
+    )
+    return tuple(StageMemory(*row) for row in sorted(rows, key=lambda row: stage_order(row[0])))
 
 
 def next_ones(stats: Mapping[str, Any], earned: Collection[str]) -> tuple[Next, ...]:

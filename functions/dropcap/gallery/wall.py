@@ -5,7 +5,7 @@ import datetime as dt
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -13,11 +13,9 @@ import flask
 
 from dropcap.database import receipts, search, search_tokens
 from dropcap.database.transactions import Database, Executor
-from dropcap.domain.analysis import stage_order
 from dropcap.errors import Rejected
 from dropcap.gallery import pages
 from dropcap.gallery.cards import COLUMNS, UPLOADS, Card, Pending, card_of, pending_of
-from dropcap.gallery.charts import StageMemory
 from dropcap.gallery.request import GalleryRequest, no_such_picture
 
 SIZE = 24  # cards per page
@@ -31,6 +29,8 @@ CARDS = f"SELECT {COLUMNS} FROM analyses WHERE user_id = :user"
 NEWEST_FIRST = "ORDER BY analyzed_at DESC, id DESC LIMIT :size"
 # Rows after a key, newest first. The first condition can use an index on the instant.
 BEYOND = "AND {0} <= :at AND ({0}, id) < (:at, CAST(:id AS uuid))"
+NEWER = "AND {0} >= :at AND ({0}, id) > (:at, CAST(:id AS uuid))"
+NEIGHBOUR = "SELECT id FROM analyses WHERE user_id = :user {0} ORDER BY analyzed_at {1}, id {1} LIMIT 1"
 # A hold lasts three days. The first condition can use an index on the instant.
 RECENT = """
 created_at > now() - interval '4 days' AND (created_at > now() - interval '1 day' OR state = 'held')
@@ -126,14 +126,32 @@ def show(request: GalleryRequest) -> flask.Response:
 
 
 def picture(request: GalleryRequest, picture: uuid.UUID) -> flask.Response:
-    """Return the page of one picture (`card`) or unfinished upload (`pending`). Raises Rejected."""
+    """Return the page of one picture (`card`) or unfinished upload (`pending`). Raises Rejected.
+
+    The filters of the query choose the wall to go back to, and the pictures beside it.
+    """
+    filters = Filters.read(request.http.args)
     database = request.services.database
     found = card(database, request.user, picture)
     upload = None if found else pending(database, request.user, picture)
     if not found and not upload:
         raise no_such_picture()
     proof = receipts.by_upload(request.services.database, [picture]).get(picture)
-    return pages.page(request, "picture.html", card=found, pending=upload, receipt=proof)
+    newer, older = neighbours(database, request.user, found, filters) if found else (None, None)
+    # The page of the wall that begins with the picture.
+    at = key(found.at + dt.timedelta(microseconds=1), found.id) if found and newer else ""
+    back = request.link("/", **dict(filters.query, after=at))
+    return pages.page(
+        request,
+        "picture.html",
+        card=found,
+        pending=upload,
+        receipt=proof,
+        filters=filters,
+        newer=newer,
+        older=older,
+        back=back,
+    )
 
 
 def page(database: Database, user: str, filters: Filters, size: int = SIZE) -> Page:
@@ -181,6 +199,30 @@ def pending(database: Database, user: str, id: uuid.UUID) -> Pending | None:
     return pending_of(*rows[0]) if rows else None
 
 
+def neighbours(
+    database: Database, user: str, card: Card, filters: Filters
+) -> tuple[uuid.UUID | None, uuid.UUID | None]:
+    """Return the ids of the next newer and the next older picture of a search; None at its ends."""
+
+    def work(run: Executor) -> tuple[uuid.UUID | None, uuid.UUID | None]:
+        within, values = _bounds(replace(filters, after=""), "analyzed_at")
+        values |= {"at": card.at, "id": card.id}
+        searched = bool(filters.words or filters.tag)
+        query = search.query(run, user, filters.words, filters.tag).text if searched else ""
+
+        def beside(beyond: str, order: str) -> uuid.UUID | None:
+            conditions = f"{within} {beyond.format('analyzed_at')}"
+            if not searched:
+                rows = run(NEIGHBOUR.format(conditions, order), user=user, **values)
+                return rows[0][0] if rows else None
+            found = search.newest(run, user, query, 1, conditions, values, order) if query else []
+            return found[0] if found else None
+
+        return beside(NEWER, "ASC"), beside(BEYOND, "DESC")
+
+    return database.transaction(work)
+
+
 def cards(database: Database, user: str, after: Card | None = None, size: int = 200) -> list[Card]:
     """Return the next `size` cards after `after`, newest first."""
     values = {"at": after.at, "id": after.id} if after else {}
@@ -197,24 +239,6 @@ def tags(database: Database, user: str, most: int = 40) -> list[tuple[str, int]]
 def key(at: dt.datetime, id: uuid.UUID) -> str:
     """Return the key of the page after a picture."""
     return f"{(at - EPOCH) // dt.timedelta(microseconds=1):x}-{id.hex}"
-
-
-def memory(database: Database, user: str, pictures: int = 50) -> tuple[StageMemory, ...]:
-    """Return the resident memory at the end of each stage, over the user's latest pictures."""
-    rows = database.query(
-        """
-        SELECT stage, max(mb), percentile_cont(0.5) WITHIN GROUP (ORDER BY mb)
-        FROM (SELECT result->'memory' AS memory FROM analyses WHERE user_id = :user
-              ORDER BY analyzed_at DESC, id DESC LIMIT :pictures) AS latest,
-             jsonb_each(memory) AS of_stage (stage, used),
-             CAST(CASE jsonb_typeof(used) WHEN 'number' THEN used END AS float8) AS mb
-        WHERE mb IS NOT NULL
-        GROUP BY stage
-        """,
-        user=user,
-        pictures=pictures,
-    )
-    return tuple(StageMemory(*row) for row in sorted(rows, key=lambda row: stage_order(row[0])))
 
 
 def _uploads(run: Executor, user: str, filters: Filters, size: int, more: str = "true") -> list[Pending]:

@@ -26,7 +26,8 @@ function ask(details) {
   cancel.autofocus = true;
   cancel.addEventListener("click", () => dialog.close());
   const question = details.querySelector("summary + div");
-  dialog.append(...question.childNodes, " ", cancel);
+  dialog.append(...question.childNodes);
+  dialog.querySelector(".answers").append(cancel);
   dialog.setAttribute("aria-label", details.querySelector("summary").textContent);
   details.after(dialog);
   details.querySelector("summary").addEventListener("click", (event) => {
@@ -49,7 +50,7 @@ function stored(value) {
 
 function press(event) {
   if (!keys?.checked || !keys.offsetParent || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.closest("input, textarea, select")) return;
+  if (event.target.closest("input, textarea, select, pre")) return;
   const search = document.getElementById("q");
   if (event.key === "/" && search) {
     event.preventDefault();
@@ -62,6 +63,8 @@ function press(event) {
     event.preventDefault();
     card[step].querySelector("h2 a").focus();
   }
+  const beside = { ArrowRight: "next", ArrowLeft: "prev" }[event.key];
+  if (beside && !document.querySelector("dialog[open]")) document.querySelector(`.along [rel=${beside}]`)?.click();
 }
 
 if (keys) {
@@ -74,3 +77,10 @@ document.addEventListener("click", (event) => {
   if (button) copy(button);
 });
 document.querySelectorAll("details.delete").forEach(ask);
+const done = document.getElementById("done");
+if (done) {
+  say(done.textContent);
+  const address = new URL(location);
+  address.searchParams.delete("done"); // so that it is not said again
+  history.replaceState(history.state, "", address);
+}

@@ -38,16 +38,16 @@ def test_back_from_a_picture_leads_to_the_place_that_one_left(guest: Start, cont
         page.keyboard.press("End")
         page.wait_for_timeout(50)
     card.scroll_into_view_if_needed()
-    place = "each => [scrollY, each.getBoundingClientRect().top].map(Math.round)"
-    left = card.evaluate(place)
+    top = "each => [scrollY, each.getBoundingClientRect().top].map(Math.round)"
+    left = card.evaluate(top)
     card.locator("h2 a").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("picture 119")
     page.go_back()
     expect(card.locator("h2 a")).to_be_focused()
-    assert card.evaluate(place) == left
+    assert card.evaluate(top) == left
     page.reload()
     expect(card.locator("h2 a")).to_be_focused()
-    assert card.evaluate(place) == left
+    assert card.evaluate(top) == left
 
 
 def test_a_button_that_is_pressed_twice_has_its_own_words_again(guest: Start) -> None:
@@ -123,9 +123,9 @@ def test_from_a_picture_one_goes_on_in_the_same_search_and_back_to_it(visitor: G
         page.wait_for_load_state()  # its script listens now
 
     page = visitor.open(q="cat")
-    place = page.locator("#wall .hung").filter(has_text="a cat 9")
-    place.scroll_into_view_if_needed()
-    left = place.evaluate("each => Math.round(each.getBoundingClientRect().top)")
+    card = page.locator("#wall .hung").filter(has_text="a cat 9")
+    card.scroll_into_view_if_needed()
+    left = card.evaluate("each => Math.round(each.getBoundingClientRect().top)")
     page.get_by_role("link", name="a cat 9", exact=True).click()
     page.get_by_role("link", name="Older").click()
     arrived("a cat 10")
@@ -139,17 +139,18 @@ def test_from_a_picture_one_goes_on_in_the_same_search_and_back_to_it(visitor: G
     arrived("a cat 10")
     page.get_by_role("link", name="Back to the results").click()
     expect(page.get_by_role("searchbox")).to_have_value("cat")
-    expect(place.locator("h2 a")).to_be_focused()
-    assert place.evaluate("each => Math.round(each.getBoundingClientRect().top)") == left
+    expect(card.locator("h2 a")).to_be_focused()
+    assert card.evaluate("each => Math.round(each.getBoundingClientRect().top)") == left
     page.get_by_role("link", name="a cat 0", exact=True).click()
     expect(page.get_by_role("link", name="Newer")).to_have_count(0)
 
 
 def test_without_javascript_the_way_back_leads_to_the_part_of_the_wall_with_the_picture(guest: Start) -> None:
-    visitor = guest(java_script_enabled=False)
+    visitor = guest(java_script_enabled=False, viewport={"width": 320, "height": 640})
     ids = hang(visitor, *numbered(60), published=False)
     page = visitor.open(f"/picture/{ids[40]}")
     page.get_by_role("link", name="Older").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
     page.get_by_role("link", name="All pictures").click()
     assert captions(page)[0] == "picture 41"
 

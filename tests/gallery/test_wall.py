@@ -300,8 +300,8 @@ def test_the_neighbours_of_a_picture_are_those_of_its_search(database: Database)
 
     order = shown(database, words="crown")
     assert set(order) == set(crowns)
-    for place, id in enumerate(order):
-        expected = (order[place - 1] if place else None, order[place + 1] if place < 5 else None)
+    for index, id in enumerate(order):
+        expected = (order[index - 1] if index else None, order[index + 1] if index < 5 else None)
         assert beside(id, words="crown") == beside(id, tag="gold") == expected
         assert beside(id, words="crowm", since=START.date()) == expected
     assert beside(order[2], words="zebra") == beside(order[2], until=dt.date(2001, 1, 1)) == (None, None)

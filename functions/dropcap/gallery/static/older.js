@@ -55,8 +55,8 @@ function follow(link) {
 function save() {
   const card = [...document.querySelectorAll("#wall > li")].find((each) => each.getBoundingClientRect().bottom > 0);
   const focused = document.activeElement?.closest("#wall > li")?.id;
-  const place = { appended, card: card?.id, top: card?.getBoundingClientRect().top, y: scrollY, focused };
-  history.replaceState({ ...history.state, place }, "");
+  const position = { appended, card: card?.id, top: card?.getBoundingClientRect().top, y: scrollY, focused };
+  history.replaceState({ ...history.state, position }, "");
 }
 
 /** Append the pages that were there, and scroll to the place, unless the reader scrolls first. */
@@ -75,7 +75,7 @@ async function restore({ appended: pages, card, top, y, focused }) {
 }
 
 history.scrollRestoration = "manual"; // the browser would restore before the pages are there
-if (history.state?.place) await restore(history.state.place);
+if (history.state?.position) await restore(history.state.position);
 const next = document.getElementById("next");
 if (next) follow(next);
 let timer = 0;

@@ -119,6 +119,6 @@ def test_the_cost_of_a_million_is_the_sum_of_list_prices() -> None:
     found = costs(1_000_000, 1_000_000, Settings(source="keep"), seconds=1.3)
     assert found["Cloud Tasks"] == pytest.approx(0.80)
     assert found["Cloud Run"] == pytest.approx(1e6 * (1.3 * (0.000024 + 0.5 * 0.0000025) + 0.4e-6))
-    assert found["Cloud Storage"] == pytest.approx(5 * 5 + 4 * 0.4 + 0.01)
+    assert found["Cloud Storage"] == pytest.approx(4 * 5 + 4 * 0.4 + 0.01)
     assert "Gemini" not in found
     assert costs(1, 1, Settings(gemini_api_key="k", gemini_model="new"), 1)["Gemini"] is None

@@ -380,6 +380,8 @@ SET = {  # each setting otherwise than by default
     "GEMINI_ENDPOINT": "https://example.com/gemini",
     "GEMINI_TIMEOUT_S": "10",
     "GEMINI_ATTEMPTS": "2",
+    "GEMINI_BATCH": "0",
+    "GEMINI_MEDIA_RESOLUTION": "low",
     "GEMINI_INPUT_PRICE": "1",
     "GEMINI_OUTPUT_PRICE": "2.5",
     "DAILY_CALLS": "1000",

@@ -107,6 +107,8 @@ class Copy:
 
     def install(self, model: str, **options: str) -> None:
         """`make run MODEL=...`, as far as the model."""
+        for name in captioner.OPTIONS:
+            os.environ.pop(name, None)
         os.environ.update(options)
         captioner.install(model, self.state)
 

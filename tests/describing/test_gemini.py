@@ -347,3 +347,12 @@ except NotDescribed as error:
     print(error)
 """)
     assert printed.startswith(f"{settings['gemini_sdk']} can't be used (")
+
+
+def test_a_package_that_changes_the_schema_does_not_change_the_prompt(
+    stand_in: FaultyGemini, settings: dict[str, Any]
+) -> None:
+    """The digest of the prompt is a key of the response cache."""
+    judged = describer(settings, safety="low")
+    judged.describe(jpeg())
+    assert describer(settings, safety="low").prompt == judged.prompt

@@ -153,14 +153,13 @@ class _Submission:
     def _create(self, batch: Batch, requests: list[BatchedRequest]) -> None:
         """Create a stored batch at Google. If that is not answered, the next run finds out."""
         services, settings, database = self.services, self.settings, self.services.database
-        fields = {"event": "batch_submitted", "batch": batch.display_name, "requests": len(requests)}
+        fields = {"batch": batch.display_name, "requests": len(requests)}
         try:
             name = services.describer.batches(
                 lambda client: client.create_batch(batch.display_name, requests), BATCH_TIMEOUT_S
             )
         except NotDescribed as error:
             self.goes_on = False
-            fields |= {"event": "batch_failed", "problem": str(error)}
             if error.quota:
                 # With others in Google's queue, this one waits as well; else there is no queue for this key.
                 self.waits = batch_rows.in_batches(database) > len(requests)
@@ -169,11 +168,12 @@ class _Submission:
                 batch_rows.give_up(database, settings, batch, alone=True)
             else:
                 batch_rows.release(database, batch, "")
-            logger.warning("a batch was not accepted by Gemini", extra=fields)
+            text, fields = "a batch was not accepted by Gemini", fields | {"problem": str(error)}
+            logger.warning(text, extra={"event": "batch_failed", **fields})
             return
         batch_rows.release(database, batch, name)
         self.outcomes["batched"] += len(requests)
-        logger.info("a batch was submitted", extra=fields)
+        logger.info("a batch was submitted", extra={"event": "batch_submitted", **fields})
 
 
 def _collect_all(services: Services, ends: float) -> Counter[str]:

@@ -6,6 +6,7 @@ hash to find pictures that another prompt described.
 
 import hashlib
 import json
+from copy import deepcopy
 from typing import Any
 
 from dropcap.describing import moderation, response
@@ -60,10 +61,11 @@ def schema(settings: Settings, key: str = "") -> dict[str, Any]:
     more = {moderation.FIELD: moderation.SCHEMA} if settings.safety != "off" else {}
     if key:
         more |= {response.KEY_FIELD: {"type": "STRING", "format": "enum", "enum": [key]}}
-    return SCHEMA | {
+    whole = SCHEMA | {
         "properties": {**SCHEMA["properties"], **more},
         "required": [*SCHEMA["required"], *more],
     }
+    return deepcopy(whole)  # google-genai adds fields to what it is given, which the digest must not have
 
 
 def request(language: str, *, hint: bool = False, key: str = "") -> str:

@@ -422,7 +422,7 @@ def test_what_was_set_stays_on_a_fresh_clone_until_it_is_returned_to_its_default
         "alert address ana@example.com: exists -> none",
         f"budget Dropcap {PROJECT}: exists -> none",
         f"bucket {UPLOADS}: deleted objects kept 0 days -> deleted objects kept 7 days",
-        "queue dropcap-backfill: a second 0.5, at once 6 -> a second 2.0, at once 4",
+        "queue dropcap-backfill: a second 0.5, at once 48 -> a second 2.0, at once 32",
     ):
         assert line in back.out
     assert re.search(r"bucket demo-project-quarantine: .*after 30 days.* -> .*after 90 days", back.out)

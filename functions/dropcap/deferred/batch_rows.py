@@ -86,7 +86,7 @@ class Batch:
 
     @property
     def display_name(self) -> str:
-        """The name by which a batch is found at Google if its creation was not answered."""
+        """Return the name by which Google finds a batch whose creation was not answered."""
         return f"dropcap-{self.id.hex}"
 
 

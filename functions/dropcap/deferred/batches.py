@@ -187,9 +187,7 @@ def _collect_all(services: Services, ends: float) -> Counter[str]:
             break
         try:
             _collect(batch, services, outcomes)
-        except (
-            NotDescribed
-        ) as error:  # Gemini is not available; the lease expires, and another run polls again
+        except NotDescribed as error:  # Gemini is not available; another run polls again
             failures += 1
             fields = {"event": "batch_failed", "batch": batch.display_name, "problem": str(error)}
             logger.warning("a batch was not collected", extra=fields)
